@@ -1,0 +1,175 @@
+"""Make a traced graph functional: every in-place op becomes its out-of-place twin.
+
+    y = relu_(x); z = x + 1   ->   y = relu(x); z = y + 1
+
+Exact where the mutated storage is read later only through the mutated tensor itself; where a view or
+another alias of it is read later, the graph is refused, with the source line. Dead code elimination is
+sound on the result, and no activation can overwrite a shortcut.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import fx
+from torch.fx.node import map_aggregate
+
+from fxprune.errors import TraceError
+from fxprune.graph import called_module, place
+
+_OPERATORS = {
+    getattr(operator, "i" + name): getattr(operator, name)
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+} | {operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor}
+
+# Whether these return a view or a copy depends on the memory layout: taken as views whatever the example does.
+_MAYBE_VIEWS = {"reshape", "contiguous", "flatten", "to", "type", "float", "half", "double", "bfloat16", "cpu", "cuda"}
+
+
+def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
+    """Rewrite the in-place ops of ``graph_module``; ``values`` holds every node's (fake) value.
+
+    Raises TraceError for an in-place op that has no exact out-of-place form here.
+    """
+    nodes = list(graph_module.graph.nodes)
+    position = {node: index for index, node in enumerate(nodes)}
+    mutating = [node for node in nodes if is_in_place(node)]
+    storages = _Storages(nodes, values) if mutating else None
+    for node in mutating:
+        target = _mutated(node)
+        if target is None or storages is None:
+            continue
+        if storages.is_state(target):
+            continue  # a buffer that the model updates: stays in place, and dead code elimination keeps it
+        for alias in storages.aliases(target):
+            late = [user for user in alias.users if position[user] > position[node] and user is not node]
+            if alias is not target and alias is not node and late and position[alias] < position[node]:
+                raise TraceError(
+                    f"in-place op at {place(node)} changes a tensor that {late[0].name} reads through "
+                    f"{alias.name}{_source(node)}; write it out of place"
+                )
+        _make_functional(node)
+        target.replace_all_uses_with(
+            node, delete_user_cb=lambda user, at=position[node]: position[user] > at, propagate_meta=False
+        )
+    if mutating:
+        graph_module.graph.lint()
+        graph_module.recompile()
+
+
+def is_in_place(node: fx.Node) -> bool:
+    """Say whether ``node`` overwrites one of its inputs."""
+    if node.op == "call_method":
+        name = str(node.target)
+        return (name.endswith("_") and not name.endswith("__")) or name == "__setitem__"
+    if node.op == "call_module":
+        return bool(getattr(called_module(node), "inplace", False))
+    if node.op != "call_function":
+        return False
+    if node.target in _OPERATORS or node.target is operator.setitem or "out" in node.kwargs:
+        return True
+    if _in_place_argument(node) is not None:
+        return True
+    name = getattr(node.target, "__name__", "")
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _in_place_argument(node: fx.Node) -> int | str | None:
+    """Return where a true ``inplace`` argument of a function stands: its index, its keyword, or None."""
+    if node.kwargs.get("inplace") is True:
+        return "inplace"
+    code = getattr(node.target, "__code__", None)
+    if code is None:
+        return None
+    names = code.co_varnames[: code.co_argcount]
+    if "inplace" in names:
+        index = names.index("inplace")
+        if index < len(node.args) and node.args[index] is True:
+            return index
+    return None
+
+
+def _mutated(node: fx.Node) -> fx.Node | None:
+    target = node.args[0] if node.args else node.kwargs.get("input")
+    return target if isinstance(target, fx.Node) else None
+
+
+def _make_functional(node: fx.Node) -> None:
+    if node.op == "call_module":
+        module = called_module(node)
+        assert module is not None
+        module.inplace = False  # type: ignore[assignment]  # the tracer's own copy of the user's module
+        return
+    argument = _in_place_argument(node)
+    if isinstance(argument, str):
+        node.update_kwarg(argument, False)
+    elif isinstance(argument, int):
+        node.update_arg(argument, False)
+    elif node.op == "call_method" and hasattr(torch.Tensor, str(node.target)[:-1]):
+        node.target = str(node.target)[:-1]
+    elif node.target in _OPERATORS:
+        node.target = _OPERATORS[node.target]
+    elif (twin := _function_twin(node)) is not None:
+        node.target = twin
+    else:
+        raise TraceError(f"in-place op {node.target} at {place(node)} has no out-of-place form{_source(node)}")
+
+
+def _function_twin(node: fx.Node) -> Any:
+    name = getattr(node.target, "__name__", "")
+    if not name.endswith("_"):
+        return None
+    for home in (torch, torch.nn.functional):
+        if getattr(home, name, None) is node.target:
+            return getattr(home, name[:-1], None)
+    return None
+
+
+def _source(node: fx.Node) -> str:
+    trace = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines() if "File" in line]
+    return f", {trace[-1]}" if trace else ""
+
+
+class _Storages:
+    """Which nodes may share memory: equal storages in the recorded run, and ops that may return views."""
+
+    def __init__(self, nodes: list[fx.Node], values: dict[fx.Node, Any]) -> None:
+        self._group: dict[Any, Any] = {}
+        self._members: dict[Any, list[fx.Node]] = {}
+        for node in nodes:
+            self._join(node, *(("storage", key) for key in _storage_keys(values.get(node))))
+            if getattr(node.target, "__name__", str(node.target)) in _MAYBE_VIEWS and node.all_input_nodes:
+                self._join(node, node.all_input_nodes[0])
+        for node in nodes:
+            self._members.setdefault(self._find(node), []).append(node)
+
+    def _find(self, item: Any) -> Any:
+        while self._group.setdefault(item, item) is not item:
+            item = self._group[item]
+        return item
+
+    def _join(self, *items: Any) -> None:
+        roots = [self._find(item) for item in items]
+        for root in roots[1:]:
+            self._group[root] = roots[0]
+
+    def aliases(self, node: fx.Node) -> list[fx.Node]:
+        return self._members[self._find(node)]
+
+    def is_state(self, node: fx.Node) -> bool:
+        return any(other.op == "get_attr" for other in self.aliases(node))
+
+
+def _storage_keys(value: Any) -> Iterator[int]:
+    found: list[int] = []
+
+    def visit(item: Any) -> Any:
+        if isinstance(item, torch.Tensor):
+            found.append(item.untyped_storage()._cdata)
+        return item
+
+    map_aggregate(value, visit)
+    yield from found

@@ -1,0 +1,169 @@
+"""What every pass needs to read and rebuild a GraphModule: copies, uses, submodules, origins.
+
+Origins are plain data in ``node.meta``: ``fxprune_origin`` holds the names of the traced nodes that a node
+stands for (in traced order, the one whose value it computes last), ``fxprune_path`` the module path it came
+from, and ``fxprune_passes`` the passes that made it. New nodes get them through :func:`inherit`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+ORIGIN = "fxprune_origin"
+PATH = "fxprune_path"
+PASSES = "fxprune_passes"
+EXAMPLE_INPUTS = "fxprune_example_inputs"
+
+
+def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Return a GraphModule with its own graph and containers that shares every leaf module and tensor.
+
+    What the graph does not use is left behind, so the copy is also free of dead submodules.
+    """
+    name = type(graph_module).__name__
+    duplicate = fx.GraphModule(graph_module, copy.deepcopy(graph_module.graph), class_name=name)
+    duplicate.meta.update(graph_module.meta)
+    return duplicate
+
+
+def origins(node: fx.Node) -> tuple[str, ...]:
+    """Return the names of the traced nodes that ``node`` stands for."""
+    return tuple(node.meta.get(ORIGIN, (node.name,)))
+
+
+def module_path(node: fx.Node) -> str:
+    """Return the path of the module that ``node`` came from (its own target for a module call)."""
+    return str(node.target) if node.op == "call_module" else str(node.meta.get(PATH, ""))
+
+
+def place(node: fx.Node) -> str:
+    """Return where ``node`` is, for a person: its name, and its module path where that says more."""
+    path = module_path(node)
+    return node.name if path in ("", node.name) else f"{node.name} ({path})"
+
+
+def inherit(new: fx.Node, *old: fx.Node, made_by: str) -> fx.Node:
+    """Give ``new`` the metadata of the last of ``old``, the origins of them all, and its maker's name."""
+    new.meta = dict(old[-1].meta)
+    new.meta[ORIGIN] = tuple(dict.fromkeys(name for node in old for name in origins(node)))
+    makers = (*(maker for node in old for maker in node.meta.get(PASSES, ())), made_by)
+    new.meta[PASSES] = tuple(dict.fromkeys(makers))
+    return new
+
+
+def uses(node: fx.Node) -> int:
+    """Count how often ``node`` is read; ``x * x`` reads twice, though fx lists one user."""
+    count = 0
+
+    def visit(read: fx.Node) -> fx.Node:
+        nonlocal count
+        count += read is node
+        return read
+
+    for user in node.users:
+        fx.map_arg((user.args, user.kwargs), visit)
+    return count
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """Return the one node that reads ``node``, exactly once; None otherwise."""
+    return next(iter(node.users)) if uses(node) == 1 else None
+
+
+def called_module(node: Any) -> nn.Module | None:
+    """Return the module that ``node`` calls; None if it calls none."""
+    if not isinstance(node, fx.Node) or node.op != "call_module":
+        return None
+    owner = node.graph.owning_module
+    assert owner is not None, "a pass reads nodes of a GraphModule"
+    return owner.get_submodule(str(node.target))
+
+
+def attribute(graph_module: nn.Module, target: str) -> Any:
+    """Return what a dotted ``target`` names below ``graph_module``."""
+    value: Any = graph_module
+    for atom in target.split("."):
+        value = getattr(value, atom)
+    return value
+
+
+def set_submodule(graph_module: fx.GraphModule, target: str, module: nn.Module) -> None:
+    """Put ``module`` at ``target``, making the containers on the way."""
+    *parents, last = target.split(".")
+    owner: nn.Module = graph_module
+    for atom in parents:
+        if not isinstance(getattr(owner, atom, None), nn.Module):
+            owner.add_module(atom, nn.Module())
+        owner = owner.get_submodule(atom)
+    setattr(owner, last, module)
+
+
+def free_target(graph_module: fx.GraphModule, wanted: str) -> str:
+    """Return ``wanted``, or the first of ``wanted_1``, ``wanted_2``, ... that nothing has yet."""
+    candidate, number = wanted, 0
+    while _has_attribute(graph_module, candidate):
+        number += 1
+        candidate = f"{wanted}_{number}"
+    return candidate
+
+
+def _has_attribute(graph_module: nn.Module, target: str) -> bool:
+    try:
+        attribute(graph_module, target)
+    except AttributeError:
+        return False
+    return True
+
+
+class CallSites:
+    """How often each module and each parameter of a graph is used, by identity and not by name."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self._calls: Counter[int] = Counter()
+        self._reads: Counter[int] = Counter()
+        seen: set[int] = set()
+        for node in graph_module.graph.nodes:
+            if node.op == "call_module":
+                module = graph_module.get_submodule(node.target)
+                self._calls[id(module)] += 1
+                if id(module) not in seen:
+                    seen.add(id(module))
+                    self._reads.update(id(p) for m in module.modules() for p in m._parameters.values() if p is not None)
+            elif node.op == "get_attr":
+                self._reads[id(attribute(graph_module, node.target))] += 1
+
+    def calls(self, module: nn.Module) -> int:
+        """Return at how many call sites ``module`` stands, under whatever names."""
+        return self._calls[id(module)]
+
+    def shared_parameter(self, module: nn.Module) -> str | None:
+        """Return the name of a parameter of ``module`` that something else reads too, if there is one."""
+        for name, parameter in module.named_parameters():
+            if self._reads[id(parameter)] > 1:
+                return name
+        return None
+
+    def reads(self, tensor: torch.Tensor) -> int:
+        """Return how many modules and get_attr nodes read ``tensor``."""
+        return self._reads[id(tensor)]
+
+
+@contextmanager
+def evaluating(graph_module: nn.Module) -> Iterator[None]:
+    """Put every module in eval mode without gradients, and give each its own flag back at the end."""
+    flags = [(module, module.training) for module in graph_module.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module, flag in flags:
+            module.training = flag

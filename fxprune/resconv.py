@@ -1,0 +1,147 @@
+"""ResConv: a conv with a layer scaling factor and a fusible shortcut, the module that training sees.
+
+    y = s * N(C(x)) + a * x          s: scale, a: shortcut (scalars), C: conv, N: the norm behind it, if any
+
+Xu et al., "Layer Pruning via Fusible Residual Convolutional Block for Deep Neural Networks", arXiv 2011.14356.
+Two parametrisations of (s, a):
+
+"gain-gate" (default), in which only the ratio of the two paths is trained, so that neither the layer's own
+norm nor a later one can absorb what shrinking takes away:
+
+    s = gain * gate / c              c = rms(gamma) of the norm, differentiated through (no norm: rms of the
+    a = gain * (1 - gate) / r            filters' L2 norms);  r = rms of x, measured once, a buffer
+
+"free", the paper's, in which s and a are the parameters (for training plain networks from scratch).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+Parametrization = Literal["gain-gate", "free"]
+Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+_SMALLEST_GAUGE = 0.1
+
+
+class ResConv(nn.Module):
+    """A conv, its norm (or None), a scale and a shortcut; at ``scale=1, shortcut=0`` it is conv and norm alone.
+
+    Args:
+        conv: an nn.Conv1d/2d/3d whose output has its input's shape.
+        norm: the batch norm that directly follows it, or None.
+        input_rms: root mean square of the layer's input (a positive number), the unit of the shortcut.
+        scale: initial scale s.
+        shortcut: initial shortcut a.
+        parametrization: "gain-gate" or "free", see the module's docstring.
+
+    Attributes:
+        gate: trainable scalar in [0, 1], the share of the conv path ("gain-gate" only).
+        gain: fixed positive scalar, the size of both paths together ("gain-gate" only).
+    """
+
+    gain: torch.Tensor
+    input_rms: torch.Tensor
+    signs: torch.Tensor
+    initial_gauge: torch.Tensor
+
+    def __init__(
+        self,
+        conv: Conv,
+        norm: nn.Module | None = None,
+        *,
+        input_rms: float = 1.0,
+        scale: float = 1.0,
+        shortcut: float = 0.0,
+        parametrization: Parametrization = "gain-gate",
+    ) -> None:
+        super().__init__()
+        if parametrization not in ("gain-gate", "free"):
+            raise ValueError(f"parametrization is 'gain-gate' or 'free', not {parametrization!r}")
+        if not input_rms > 0:
+            raise ValueError(f"input_rms must be positive, got {input_rms}")
+        self.conv = conv
+        self.norm = norm
+        self.parametrization = parametrization
+        self.training = conv.training
+        like = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+        self.register_buffer("input_rms", torch.tensor(input_rms, **like))
+        self.register_buffer("initial_gauge", self.gauge().detach().to(**like))
+        if parametrization == "free":
+            self.free_scale = nn.Parameter(torch.tensor(scale, **like))
+            self.free_shortcut = nn.Parameter(torch.tensor(shortcut, **like))
+        else:
+            self.gate = nn.Parameter(torch.tensor(1.0, **like))
+            self.register_buffer("gain", self.initial_gauge.clone())
+            self.register_buffer("signs", torch.ones(2, **like))
+            if (scale, shortcut) != (1.0, 0.0):
+                self.assign(scale=scale, shortcut=shortcut)
+
+    def gauge(self) -> torch.Tensor:
+        """Return c, the size that the norm's (or the conv's) own weights give the conv path; a scalar.
+
+        Worked out in float32 whatever the module's dtype, so that it is the same number in every copy.
+        Kept from falling below 0.1: a zero-initialised norm has no size to divide by.
+        """
+        gamma = None if self.norm is None else self.norm.weight
+        if gamma is not None:
+            return gamma.float().square().mean().sqrt().clamp(min=_SMALLEST_GAUGE)
+        if self.norm is not None:
+            return torch.ones((), device=self.conv.weight.device)
+        weight = self.conv.weight.float()
+        return (weight.square().sum() / weight.shape[0]).sqrt().clamp(min=_SMALLEST_GAUGE)
+
+    @property
+    def scale(self) -> torch.Tensor:
+        """The factor s of the conv path; a scalar tensor."""
+        if self.parametrization == "free":
+            return self.free_scale
+        return self.signs[0] * self.gain * self.gate / self.gauge().to(self.gate.dtype)
+
+    @property
+    def shortcut(self) -> torch.Tensor:
+        """The factor a of the identity path; a scalar tensor."""
+        if self.parametrization == "free":
+            return self.free_shortcut
+        return self.signs[1] * self.gain * (1 - self.gate) / self.input_rms
+
+    @property
+    def effective_scale(self) -> float:
+        """The scale with its own norm's drift taken out: 1 at insertion, and equal to the gate as it is trained."""
+        with torch.no_grad():
+            return float(self.scale.abs() * self.gauge() / self.initial_gauge)
+
+    @property
+    def closed_shortcut(self) -> float:
+        """The shortcut once the gate is closed: the conv path's share goes to the identity path ("gain-gate")."""
+        if self.parametrization == "free":
+            return float(self.free_shortcut)
+        return float(self.signs[1] * self.gain / self.input_rms)
+
+    @torch.no_grad()
+    def assign(self, *, scale: float | None = None, shortcut: float | None = None) -> None:
+        """Set the scale, the shortcut, or both (any finite numbers); what is not given stays as it is."""
+        s = float(self.scale) if scale is None else float(scale)
+        a = float(self.shortcut) if shortcut is None else float(shortcut)
+        if self.parametrization == "free":
+            self.free_scale.fill_(s)
+            self.free_shortcut.fill_(a)
+            return
+        conv_path, identity_path = abs(s) * float(self.gauge()), abs(a) * float(self.input_rms)
+        gain = conv_path + identity_path
+        self.gain.fill_(gain)
+        self.gate.fill_(conv_path / gain if gain else 0.0)
+        self.signs.copy_(torch.tensor([-1.0 if s < 0 else 1.0, -1.0 if a < 0 else 1.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return ``scale * norm(conv(x)) + shortcut * x``, of the shape of ``x``."""
+        y = self.conv(x)
+        if self.norm is not None:
+            y = self.norm(y)
+        return self.scale * y + self.shortcut * x
+
+    def extra_repr(self) -> str:
+        """Return what ``print`` shows beside the submodules."""
+        return f"scale={float(self.scale):.4g}, shortcut={float(self.shortcut):.4g}, {self.parametrization}"

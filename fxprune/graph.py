@@ -25,12 +25,57 @@ EXAMPLE_INPUTS = "fxprune_example_inputs"
 def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Return a GraphModule with its own graph and containers that shares every leaf module and tensor.
 
-    What the graph does not use is left behind, so the copy is also free of dead submodules.
+    Submodules that the graph does not use come along.
     """
     name = type(graph_module).__name__
-    duplicate = fx.GraphModule(graph_module, copy.deepcopy(graph_module.graph), class_name=name)
+    duplicate = fx.GraphModule(_copy_containers(graph_module), copy.deepcopy(graph_module.graph), class_name=name)
     duplicate.meta.update(graph_module.meta)
     return duplicate
+
+
+def _copy_containers(graph_module: fx.GraphModule) -> nn.Module:
+    """Return a shallow copy of the module tree: new containers, the same leaves (what nodes call or read)."""
+    called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
+
+    def duplicate(module: nn.Module, path: str) -> nn.Module:
+        if path in called:
+            return module
+        fresh = nn.Module()
+        fresh.training = module.training
+        fresh._parameters.update(module._parameters)
+        fresh._buffers.update(module._buffers)
+        fresh._non_persistent_buffers_set.update(module._non_persistent_buffers_set)
+        for name, child in module._modules.items():
+            fresh._modules[name] = child and duplicate(child, f"{path}.{name}" if path else name)
+        return fresh
+
+    return duplicate(graph_module, "")
+
+
+def remove_unused_state(graph_module: fx.GraphModule) -> list[str]:
+    """Delete submodules, parameters and buffers that no node uses; return their paths."""
+    used = {str(node.target) for node in graph_module.graph.nodes if node.op in ("call_module", "get_attr")}
+    removed: list[str] = []
+
+    def sweep(module: nn.Module, path: str) -> bool:
+        """Return whether ``module`` holds anything that is used."""
+        if path in used:
+            return True
+        if path and type(module) is not nn.Module:
+            return False  # a layer that was called before, still shared with the input graph: leave it whole
+        prefix = f"{path}." if path else ""
+        for name in [*module._parameters, *module._buffers]:
+            if prefix + name not in used:
+                delattr(module, name)
+                removed.append(prefix + name)
+        for name, child in list(module._modules.items()):
+            if child is None or not sweep(child, prefix + name):
+                delattr(module, name)
+                removed.append(prefix + name)
+        return bool(module._parameters or module._buffers or module._modules)
+
+    sweep(graph_module, "")
+    return removed
 
 
 def origins(node: fx.Node) -> tuple[str, ...]:
@@ -96,13 +141,22 @@ def attribute(graph_module: nn.Module, target: str) -> Any:
 
 def set_submodule(graph_module: fx.GraphModule, target: str, module: nn.Module) -> None:
     """Put ``module`` at ``target``, making the containers on the way."""
+    _set(graph_module, target, module)
+
+
+def set_parameter(graph_module: fx.GraphModule, target: str, parameter: nn.Parameter) -> None:
+    """Put ``parameter`` at ``target``, making the containers on the way."""
+    _set(graph_module, target, parameter)
+
+
+def _set(graph_module: fx.GraphModule, target: str, value: nn.Module | nn.Parameter) -> None:
     *parents, last = target.split(".")
     owner: nn.Module = graph_module
     for atom in parents:
         if not isinstance(getattr(owner, atom, None), nn.Module):
             owner.add_module(atom, nn.Module())
         owner = owner.get_submodule(atom)
-    setattr(owner, last, module)
+    setattr(owner, last, value)
 
 
 def free_target(graph_module: fx.GraphModule, wanted: str) -> str:

@@ -107,11 +107,20 @@ class ResConv(nn.Module):
             return self.free_shortcut
         return self.signs[1] * self.gain * (1 - self.gate) / self.input_rms
 
+    @torch.no_grad()
+    def coefficients(self) -> tuple[float, float]:
+        """Return (scale, shortcut) as Python floats, worked out in float64 whatever the module's dtype."""
+        if self.parametrization == "free":
+            return float(self.free_scale), float(self.free_shortcut)
+        sign_s, sign_a = self.signs.tolist()
+        gain, gate = float(self.gain), float(self.gate)
+        return sign_s * gain * gate / float(self.gauge()), sign_a * gain * (1 - gate) / float(self.input_rms)
+
     @property
+    @torch.no_grad()
     def effective_scale(self) -> float:
         """The scale with its own norm's drift taken out: 1 at insertion, and equal to the gate as it is trained."""
-        with torch.no_grad():
-            return float(self.scale.abs() * self.gauge() / self.initial_gauge)
+        return abs(self.coefficients()[0]) * float(self.gauge()) / float(self.initial_gauge)
 
     @property
     def closed_shortcut(self) -> float:
@@ -123,8 +132,9 @@ class ResConv(nn.Module):
     @torch.no_grad()
     def assign(self, *, scale: float | None = None, shortcut: float | None = None) -> None:
         """Set the scale, the shortcut, or both (any finite numbers); what is not given stays as it is."""
-        s = float(self.scale) if scale is None else float(scale)
-        a = float(self.shortcut) if shortcut is None else float(shortcut)
+        s, a = self.coefficients()
+        s = s if scale is None else float(scale)
+        a = a if shortcut is None else float(shortcut)
         if self.parametrization == "free":
             self.free_scale.fill_(s)
             self.free_shortcut.fill_(a)

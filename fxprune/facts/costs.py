@@ -1,0 +1,119 @@
+"""What a graph costs: multiply-accumulates (MACs) and parameters, a node at a time.
+
+MACs are counted for convolutions, linear layers and matrix products, as the field does; norms, activations
+and element-wise arithmetic count as zero. One MAC is two FLOPs. Counts are for the traced example inputs,
+divided by their batch size where all of them share a first dimension.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from fxprune.facts.convs import CONV_CLASSES, is_conv
+from fxprune.facts.shapes import shape
+from fxprune.graph import attribute, called_module
+from fxprune.resconv import ResConv
+
+_PRODUCTS = {operator.matmul, torch.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm", "__matmul__"}
+
+
+def node_macs(node: fx.Node) -> int:
+    """Return the MACs of one node for the traced shapes, the whole batch; 0 if it multiplies nothing."""
+    out = _output_elements(node)
+    module = called_module(node)
+    if isinstance(module, ResConv):
+        module = module.conv
+    if isinstance(module, CONV_CLASSES):
+        return out * module.weight[0].numel()
+    if isinstance(module, nn.Linear):
+        return out * module.in_features
+    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        return _input_elements(node) * module.weight[0].numel()
+    if isinstance(module, nn.MultiheadAttention):
+        return _attention_macs(node, module)
+    if node.target is functional.linear or node.target is functional.scaled_dot_product_attention:
+        return _functional_macs(node, out)
+    if is_conv(node):
+        weight = _argument_shape(node, 1, "weight")
+        transposed = "transpose" in getattr(node.target, "__name__", "")
+        return 0 if not weight else (_input_elements(node) if transposed else out) * math.prod(weight[1:])
+    if node.target in _PRODUCTS:
+        left = _argument_shape(node, 0, "input")
+        return out * left[-1] if left else 0
+    return 0
+
+
+def _functional_macs(node: fx.Node, out: int) -> int:
+    if node.target is functional.linear:
+        source = _argument_shape(node, 0, "input")
+        return out * source[-1] if source else 0
+    query, key = _argument_shape(node, 0, "query"), _argument_shape(node, 1, "key")
+    return 0 if not query or not key else math.prod(query[:-1]) * key[-2] * query[-1] + out * key[-2]
+
+
+def _attention_macs(node: fx.Node, module: nn.MultiheadAttention) -> int:
+    query, key = _argument_shape(node, 0, "query"), _argument_shape(node, 1, "key")
+    if not query or not key:
+        return 0
+    width, batched = module.embed_dim, len(query) == 3
+    axis = 1 if batched and module.batch_first else 0
+    tokens, others = query[axis], key[axis]
+    batch = query[1 - axis] if batched else 1
+    return batch * width * (2 * tokens * width + 2 * others * width + 2 * tokens * others)
+
+
+def total_macs(graph_module: fx.GraphModule) -> int:
+    """Return the MACs of the whole graph for one sample."""
+    return sum(node_macs(node) for node in graph_module.graph.nodes) // batch_size(graph_module)
+
+
+def batch_size(graph_module: fx.GraphModule) -> int:
+    """Return the first dimension that all example inputs share; 1 if they share none."""
+    shapes = [shape(node) for node in graph_module.graph.nodes if node.op == "placeholder"]
+    sizes = {s[0] if s else None for s in shapes}
+    size = sizes.pop() if len(sizes) == 1 else None
+    return size or 1
+
+
+def node_params(node: fx.Node) -> int:
+    """Return how many trainable or frozen parameters ``node`` holds (scales of ResConvs left out)."""
+    return sum(p.numel() for p in _parameters(node).values())
+
+
+def total_params(graph_module: fx.GraphModule) -> int:
+    """Return how many parameters the graph holds, tied ones once (scales of ResConvs left out)."""
+    found: dict[int, nn.Parameter] = {}
+    for node in graph_module.graph.nodes:
+        found |= _parameters(node)
+    return sum(p.numel() for p in found.values())
+
+
+def _parameters(node: fx.Node) -> dict[int, nn.Parameter]:
+    owner = node.graph.owning_module
+    if node.op == "get_attr" and owner is not None:
+        value = attribute(owner, str(node.target))
+        return {id(value): value} if isinstance(value, nn.Parameter) else {}
+    module = called_module(node)
+    if module is None:
+        return {}
+    scales = {id(p) for m in module.modules() if isinstance(m, ResConv) for p in m.parameters(recurse=False)}
+    return {id(p): p for p in module.parameters() if id(p) not in scales}
+
+
+def _output_elements(node: fx.Node) -> int:
+    return math.prod(shape(node) or (0,))
+
+
+def _input_elements(node: fx.Node) -> int:
+    return math.prod(_argument_shape(node, 0, "input") or (0,))
+
+
+def _argument_shape(node: fx.Node, index: int, name: str) -> tuple[int, ...] | None:
+    argument: Any = node.args[index] if index < len(node.args) else node.kwargs.get(name)
+    return shape(argument) if isinstance(argument, fx.Node) else None

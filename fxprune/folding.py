@@ -1,0 +1,119 @@
+"""The algebra of folding norms, scales and shortcuts into weights, in float64, stored in the layer's dtype.
+
+A batch norm in eval mode is g * (y - mean) + beta with g = gamma / sqrt(var + eps) per channel, so
+
+    norm(W x + b)               =  (g W) x + g (b - mean) + beta
+    s * norm(W x + b) + a * x   =  (s g W + a D) x + s (g (b - mean) + beta)
+
+with D the Dirac kernel, which has a single 1 per output channel. While a pipeline verifies, the float64
+values of the weights that it makes are kept beside the rounded ones, so that what is compared is the
+algebra and not the rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from fxprune.resconv import Conv
+
+_Weighted = TypeVar("_Weighted", bound=nn.Module)
+_exact: ContextVar[dict[int, tuple[torch.Tensor, torch.Tensor]] | None] = ContextVar("exact", default=None)
+
+
+@contextmanager
+def keep_exact_weights(enabled: bool = True) -> Iterator[None]:
+    """Keep the float64 values of all weights made inside; an outer such block goes on serving."""
+    if not enabled or _exact.get() is not None:
+        yield
+        return
+    token = _exact.set({})
+    try:
+        yield
+    finally:
+        _exact.reset(token)
+
+
+def exact(tensor: torch.Tensor) -> torch.Tensor:
+    """Return ``tensor`` in float64: as it was before rounding if that was kept, else converted."""
+    kept = (_exact.get() or {}).get(id(tensor))
+    return tensor.detach().double() if kept is None else kept[1]
+
+
+def make_parameter(value: torch.Tensor, like: torch.Tensor, requires_grad: bool) -> nn.Parameter:
+    """Return ``value`` (float64) as a Parameter with dtype, device and memory layout of ``like``."""
+    rounded = torch.empty_like(like) if like.shape == value.shape else torch.empty(value.shape, **_place(like))
+    parameter = nn.Parameter(rounded.copy_(value), requires_grad=requires_grad)
+    kept = _exact.get()
+    if kept is not None:
+        kept[id(parameter)] = (parameter, value)
+    return parameter
+
+
+def _place(like: torch.Tensor) -> dict[str, torch.dtype | torch.device]:
+    return {"dtype": like.dtype, "device": like.device}
+
+
+@torch.no_grad()
+def with_weights(module: _Weighted, weight: torch.Tensor, bias: torch.Tensor | None) -> _Weighted:
+    """Return a shallow copy of a conv or linear layer with other weights (float64); ``module`` is not changed."""
+    old = module.get_parameter("weight")
+    duplicate = copy.copy(module)
+    duplicate.__dict__ = dict(module.__dict__)
+    duplicate.__dict__["_parameters"] = {
+        "weight": make_parameter(weight, old.detach(), old.requires_grad),
+        "bias": None if bias is None else make_parameter(bias, old.detach()[:0], old.requires_grad),
+    }
+    return duplicate
+
+
+def own_bias(module: nn.Module) -> torch.Tensor | None:
+    """Return the bias of a layer in float64, or None."""
+    bias = module._parameters.get("bias")
+    return None if bias is None else exact(bias)
+
+
+def norm_obstacle(norm: nn.Module, model_is_training: bool) -> str | None:
+    """Return why a batch norm is not a fixed affine map in eval mode, or None if it is one."""
+    if norm.running_mean is None or norm.running_var is None:
+        return "it keeps no running statistics"
+    if norm.training and not model_is_training:
+        return "it is in train mode inside a model in eval mode"
+    return None
+
+
+@torch.no_grad()
+def fold_norm(
+    weight: torch.Tensor, bias: torch.Tensor | None, norm: nn.Module
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weight and bias (float64) of the layer that computes ``norm`` after a layer with the given ones.
+
+    ``weight`` has the output channels first; ``norm`` is a batch norm with running statistics.
+    """
+    mean, variance = norm.get_buffer("running_mean").double(), norm.get_buffer("running_var").double()
+    gamma, beta = norm._parameters.get("weight"), norm._parameters.get("bias")
+    factor = torch.rsqrt(variance + float(norm.eps))  # type: ignore[arg-type]
+    if gamma is not None:
+        factor = factor * exact(gamma)
+    shift = -mean if bias is None else bias - mean
+    folded_bias = factor * shift
+    if beta is not None:
+        folded_bias = folded_bias + exact(beta)
+    return weight * factor.reshape(-1, *[1] * (weight.dim() - 1)), folded_bias
+
+
+def dirac_kernel(conv: Conv, tap: tuple[int, ...]) -> torch.Tensor:
+    """Return D (float64, the shape of ``conv.weight``), with which ``conv`` is the identity.
+
+    Output channel o reads index o mod (C / groups) of its group, at kernel position ``tap``.
+    """
+    kernel = torch.zeros(conv.weight.shape, dtype=torch.float64, device=conv.weight.device)
+    channels = torch.arange(kernel.shape[0], device=kernel.device)
+    kernel[(channels, channels % kernel.shape[1], *tap)] = 1.0
+    return kernel

@@ -1,0 +1,223 @@
+"""A chain of passes that holds each to its contract and keeps every stage.
+
+    result = fxprune.Pipeline([passes.FuseResConv(), passes.Simplify()])(graph_module)
+    print(result)                       # a table, one row a pass
+    result.steps[0].result.declined     # what a pass left alone, and why
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import fx
+
+from fxprune.errors import ContractError, FxpruneError
+from fxprune.facts.costs import total_macs, total_params
+from fxprune.facts.shapes import META, propagate_shapes
+from fxprune.folding import keep_exact_weights
+from fxprune.graph import copy_graph_module
+from fxprune.rewriting import Contract, Pass, PassResult
+from fxprune.trace import example_inputs_of
+from fxprune.verify import TOLERANCE, difference, first_difference, run_float64
+
+AnyPass = Callable[[fx.GraphModule], Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of a pipeline: its input, its result, what the graph costs after it, and its time."""
+
+    name: str
+    contract: Contract
+    before: fx.GraphModule
+    result: PassResult
+    nodes: int
+    macs: int
+    params: int
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class PipelineResult(PassResult):
+    """A PassResult with every step; printing it shows a table.
+
+    ``max_relative`` is the largest relative difference that verification saw in float64 between graphs
+    that must be equal; None if it did not run.
+    """
+
+    steps: tuple[Step, ...] = ()
+    max_relative: float | None = None
+
+    def __str__(self) -> str:
+        if not self.steps:
+            return "an empty pipeline: nothing was done"
+        first = self.steps[0].before
+        rows: list[list[Any]] = [["(input)", "", _nodes(first), total_macs(first), total_params(first), ""]]
+        rows += [
+            [s.name, len(s.result.rewritten), s.nodes, s.macs, s.params, f"{s.milliseconds:.1f}"]
+            for s in self.steps
+        ]
+        table = tabulate(
+            rows,
+            headers=["pass", "sites", "nodes", "MACs", "params", "ms"],
+            colalign=("left", *["right"] * 5),
+            intfmt=",",
+        )
+        lines = [table, self._verdict(), *(f"warning: {message}" for message in self.warnings)]
+        return "\n".join(lines)
+
+    def _verdict(self) -> str:
+        if self.max_relative is None:
+            return "not verified"
+        return f"verified in float64: largest relative difference {self.max_relative:.2g}"
+
+
+class Pipeline(Pass):
+    """Apply passes in order; after each that promises equal values, check that both graphs compute them.
+
+    Args:
+        passes: fxprune passes, or any callable that returns torch.fx's PassResult.
+        verify: hold the passes to their contracts on the graph's example inputs, in float64.
+
+    Raises, when called:
+        ContractError: a pass broke its contract; names the pass and the first node that differs.
+    """
+
+    name = "pipeline"
+
+    def __init__(self, passes: Sequence[AnyPass], *, verify: bool = True) -> None:
+        self.passes = tuple(passes)
+        self.verify = verify
+
+    @property
+    def contract(self) -> Contract:  # type: ignore[override]  # a pipeline's promise is its weakest pass's
+        """The weakest contract of the passes."""
+        return min((contract_of(p) for p in self.passes), default=Contract.VALUES)
+
+    def rewrite(self, graph_module: fx.GraphModule, log: Any) -> None:
+        """Not used: a pipeline rewrites through its passes."""
+        raise NotImplementedError
+
+    def __call__(self, graph_module: fx.GraphModule) -> PipelineResult:
+        """Return the result of all passes; ``graph_module`` is never changed, and every stage is kept."""
+        if self.verify:
+            example_inputs_of(graph_module)
+        steps: list[Step] = []
+        stage = graph_module
+        with keep_exact_weights(self.verify):
+            for one in self.passes:
+                steps.append(_apply(one, stage))
+                stage = steps[-1].result.graph_module
+            seen = _check(steps) if self.verify else None
+        return PipelineResult(
+            stage,
+            any(step.result.modified for step in steps),
+            tuple(site for step in steps for site in step.result.rewritten),
+            tuple(site for step in steps for site in step.result.declined),
+            tuple(dict.fromkeys(message for step in steps for message in step.result.warnings)),
+            tuple(steps),
+            seen,
+        )
+
+
+def contract_of(one: AnyPass) -> Contract:
+    """Return what ``one`` promises; a pass of another library promises nothing."""
+    contract = getattr(one, "contract", Contract.NOTHING)
+    return contract if isinstance(contract, Contract) else Contract.NOTHING
+
+
+def pass_name(one: AnyPass) -> str:
+    """Return the name of a pass, ours or another library's."""
+    return str(getattr(one, "name", None) or getattr(one, "__name__", None) or type(one).__name__)
+
+
+def _apply(one: AnyPass, stage: fx.GraphModule) -> Step:
+    start = time.perf_counter()
+    ours = isinstance(one, Pass)
+    result = one(stage if ours else copy_graph_module(stage))
+    if not isinstance(result, PassResult):
+        if not isinstance(getattr(result, "graph_module", None), fx.GraphModule):
+            raise FxpruneError(f"pass {pass_name(one)} returned {type(result).__name__}, not a PassResult")
+        result.graph_module.graph.lint()
+        result.graph_module.meta.update(stage.meta)
+        result = PassResult(result.graph_module, bool(result.modified))
+    spent = (time.perf_counter() - start) * 1e3
+    after = result.graph_module
+    return Step(
+        pass_name(one), contract_of(one), stage, result, _nodes(after), total_macs(after), total_params(after), spent
+    )
+
+
+def _nodes(graph_module: fx.GraphModule) -> int:
+    return len(graph_module.graph.nodes)
+
+
+def _check(steps: list[Step]) -> float:
+    """Compare the ends of every run of equal-valued steps; on a breach, find the step."""
+    largest = 0.0
+    run: list[Step] = []
+    for step in [*steps, None]:
+        if step is not None and step.contract is Contract.VALUES:
+            run.append(step)
+            continue
+        largest = max(largest, _check_run(run))
+        run = []
+        if step is not None and step.contract is Contract.SIGNATURE:
+            _check_signature(step.before, step)
+    return largest
+
+
+def _check_run(run: list[Step]) -> float:
+    changed = [step for step in run if step.result.modified]
+    if not changed:
+        return 0.0
+    inputs = example_inputs_of(changed[0].before)
+    first, _ = run_float64(changed[0].before, inputs)
+    last, _ = run_float64(changed[-1].result.graph_module, inputs)
+    _, relative = difference(first, last)
+    if not relative <= TOLERANCE:
+        for step in changed:
+            after, _ = run_float64(step.result.graph_module, inputs)
+            _, gap = difference(first, after)
+            if not gap <= TOLERANCE:
+                raise _breach(step, inputs, gap)
+            first = after
+    _check_signature(changed[0].before, changed[-1])
+    return relative
+
+
+def _breach(step: Step, inputs: tuple[Any, ...], gap: float) -> ContractError:
+    where = first_difference(step.before, step.result.graph_module, inputs, TOLERANCE) or "the output"
+    return ContractError(
+        f"pass {step.name} promised equal values but changed them by {gap:.2g} (relative, float64), first at "
+        f"{where}; nothing was changed in the input graph; please report it with the model"
+    )
+
+
+def _check_signature(start: fx.GraphModule, step: Step) -> None:
+    if step.result.graph_module is start:
+        return
+    before, after = (_signature(g) for g in (start, step.result.graph_module))
+    if before != after:
+        raise ContractError(f"pass {step.name} promised an equal signature but changed {before} to {after}")
+
+
+def _signature(graph_module: fx.GraphModule) -> str:
+    """Return shapes and dtypes of the outputs on the example inputs, worked out afresh on a copy."""
+    work = copy_graph_module(graph_module)
+    propagate_shapes(work, example_inputs_of(graph_module))
+    output = next(node for node in reversed(work.graph.nodes) if node.op == "output")
+    metas: list[str] = []
+
+    def visit(meta: Any) -> Any:
+        if isinstance(meta, torch.fx.passes.shape_prop.TensorMetadata):
+            metas.append(f"{tuple(meta.shape)} {meta.dtype}")
+        return meta
+
+    torch.fx.node.map_aggregate(output.meta[META], visit)
+    return ", ".join(metas)

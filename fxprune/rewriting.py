@@ -1,0 +1,102 @@
+"""What a pass is: an immutable callable from GraphModule to PassResult that never changes its input.
+
+A pass finds its sites, checks each (or says why not), and rewrites a copy of the graph that shares every
+untouched submodule. Its contract says what stays true; :class:`fxprune.Pipeline` holds it to that.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import ClassVar
+
+from torch import fx
+
+from fxprune.graph import copy_graph_module, module_path, remove_unused_state
+
+
+class Contract(IntEnum):
+    """What a pass promises, weakest first."""
+
+    NOTHING = 0
+    SIGNATURE = 1
+    """Same input and output shapes and dtypes; values may change."""
+    VALUES = 2
+    """Same outputs in eval mode."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place that a pass rewrote or declined: node name, module path, and the rule or the reason."""
+
+    node: str
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        where = self.path if self.path and self.path != self.node else self.node
+        return f"{where}: {self.why}"
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass did. ``graph_module`` and ``modified`` are torch.fx's own names for these."""
+
+    graph_module: fx.GraphModule
+    modified: bool
+    rewritten: tuple[Site, ...] = ()
+    declined: tuple[Site, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass
+class Log:
+    """Where a running pass writes down what it does."""
+
+    rewritten: list[Site] = field(default_factory=list)
+    declined: list[Site] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def rewrote(self, node: fx.Node, why: str) -> None:
+        """Note that ``node`` was rewritten by the rule ``why``."""
+        self.rewritten.append(Site(node.name, module_path(node), why))
+
+    def decline(self, node: fx.Node, why: str) -> None:
+        """Note that ``node`` was left alone because of ``why``."""
+        self.declined.append(Site(node.name, module_path(node), why))
+
+    def warn(self, message: str) -> None:
+        """Note something that the user should know about the result."""
+        self.warnings.append(message)
+
+
+class Pass(ABC):
+    """A graph rewrite. Subclasses are frozen dataclasses: their fields are the pass's options.
+
+    ``name`` is the pass's name in the shell; the docstring's first line is its help there.
+    """
+
+    name: ClassVar[str]
+    contract: ClassVar[Contract]
+
+    def __call__(self, graph_module: fx.GraphModule) -> PassResult:
+        """Apply the pass to a copy of ``graph_module`` and return the result; the input is never changed."""
+        work = copy_graph_module(graph_module)
+        log = Log()
+        self.rewrite(work, log)
+        if log.rewritten:
+            remove_unused_state(work)
+            work.graph.lint()
+            work.recompile()
+        return PassResult(
+            work if log.rewritten else graph_module,
+            bool(log.rewritten),
+            tuple(log.rewritten),
+            tuple(log.declined),
+            tuple(log.warnings),
+        )
+
+    @abstractmethod
+    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Rewrite ``graph_module`` in place (it is a copy; shared submodules must be replaced, not changed)."""

@@ -1,0 +1,152 @@
+"""Are two graphs the same function? Both run in float64 on the same inputs, and every output is compared."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.node import map_aggregate
+
+from fxprune.folding import exact
+from fxprune.graph import called_module, evaluating, origins, place
+
+TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The largest differences over all outputs, and the first node at which the graphs part (None: nowhere).
+
+    ``max_relative`` is, per output tensor, max |a - b| over max(|a|, |b|).
+    """
+
+    max_absolute: float
+    max_relative: float
+    first_difference: str | None = None
+    tolerance: float = TOLERANCE
+
+    @property
+    def equal(self) -> bool:
+        """Whether the outputs agree within the tolerance."""
+        return self.max_relative <= self.tolerance
+
+    def __str__(self) -> str:
+        verdict = "equal" if self.equal else f"different, first at {self.first_difference or 'the output'}"
+        return f"{verdict}: max absolute {self.max_absolute:.3g}, max relative {self.max_relative:.3g} (float64)"
+
+
+class _Float64(fx.Interpreter):
+    """Runs a graph in float64 whatever its dtype, converting one module at a time."""
+
+    def __init__(self, graph_module: fx.GraphModule, keep: bool) -> None:
+        super().__init__(graph_module, garbage_collect_values=not keep)
+        self.extra_traceback = False
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(str(target))
+        return _as_float64(module)(*args, **kwargs)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        value = self.fetch_attr(str(target))
+        return exact(value) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    def run_node(self, n: fx.Node) -> Any:
+        return map_aggregate(super().run_node(n), _widen)
+
+
+def _as_float64(module: nn.Module) -> nn.Module:
+    tensors = [*module.parameters(), *module.buffers()]
+    if all(t.dtype == torch.float64 or not t.is_floating_point() for t in tensors):
+        return module
+    wide = copy.deepcopy(module).double()
+    for name, parameter in module.named_parameters():
+        wide.get_parameter(name).copy_(exact(parameter))
+    return wide
+
+
+def _widen(value: Any) -> Any:
+    is_float = isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float64
+    return value.double() if is_float else value
+
+
+def run_float64(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> tuple[list[torch.Tensor], _Float64]:
+    """Return the output tensors of ``graph_module`` in eval mode in float64, and the interpreter that ran it."""
+    return _run(graph_module, inputs, keep=False)
+
+
+def _run(
+    graph_module: fx.GraphModule, inputs: Sequence[Any], keep: bool
+) -> tuple[list[torch.Tensor], _Float64]:
+    interpreter = _Float64(graph_module, keep)
+    copies = map_aggregate(
+        tuple(inputs), lambda x: _widen(x.detach().clone()) if isinstance(x, torch.Tensor) else x
+    )
+    with evaluating(graph_module), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _tensors(interpreter.run(*copies)), interpreter
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    found: list[torch.Tensor] = []
+
+    def visit(item: Any) -> Any:
+        if isinstance(item, torch.Tensor):
+            found.append(item)
+        return item
+
+    map_aggregate(value, visit)
+    return found
+
+
+def difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> tuple[float, float]:
+    """Return the largest absolute and relative difference; infinite if numbers or shapes of tensors differ."""
+    if len(before) != len(after):
+        return float("inf"), float("inf")
+    absolute = relative = 0.0
+    for a, b in zip(before, after, strict=True):
+        if a.shape != b.shape:
+            return float("inf"), float("inf")
+        if a.numel() == 0 or torch.equal(a, b):
+            continue
+        gap = float((a.double() - b.double()).abs().nan_to_num(nan=float("inf")).max())
+        size = float(torch.maximum(a.double().abs().max(), b.double().abs().max()))
+        absolute = max(absolute, gap)
+        relative = max(relative, gap / size if size else 0.0)
+    return absolute, relative
+
+
+def verify(
+    a: fx.GraphModule, b: fx.GraphModule, example_inputs: Any, *, tolerance: float = TOLERANCE
+) -> Verification:
+    """Compare two graphs on ``example_inputs`` (a tensor or a tuple) in eval mode, in float64.
+
+    Neither graph is changed. Where they differ, ``first_difference`` names the first node of ``b`` whose
+    value is not that of the node of ``a`` with the same origin.
+    """
+    inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    absolute, relative = difference(run_float64(a, inputs)[0], run_float64(b, inputs)[0])
+    where = None if relative <= tolerance else first_difference(a, b, inputs, tolerance)
+    return Verification(absolute, relative, where, tolerance)
+
+
+def first_difference(a: fx.GraphModule, b: fx.GraphModule, inputs: Sequence[Any], tolerance: float) -> str | None:
+    """Name the first node of ``b`` whose value differs from that of its origin in ``a``."""
+    _, before = _run(a, inputs, keep=True)
+    _, after = _run(b, inputs, keep=True)
+    twins = {name: node for node in a.graph.nodes for name in origins(node)}
+    for node in b.graph.nodes:
+        twin = twins.get(origins(node)[-1])
+        if twin is None or node.op in ("get_attr", "output"):
+            continue
+        _, relative = difference(_tensors(before.env.get(twin)), _tensors(after.env.get(node)))
+        if relative > tolerance:
+            kind = type(called_module(node)).__name__ if node.op == "call_module" else str(node.target)
+            return f"{place(node)}, {kind}"
+    return None
+
+
+__all__ = ["TOLERANCE", "Verification", "difference", "first_difference", "run_float64", "verify"]

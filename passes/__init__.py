@@ -1,0 +1,31 @@
+"""The passes. Each file holds one; each docstring's first line is its help in the shell."""
+
+from fxprune.passes.combine_scales import CombineScales
+from fxprune.passes.drop_dropout import DropDropout
+from fxprune.passes.drop_identities import DropIdentities
+from fxprune.passes.drop_redundant_activations import DropRedundantActivations
+from fxprune.passes.eliminate_dead_code import EliminateDeadCode
+from fxprune.passes.fold_batch_norm import FoldBatchNorm
+from fxprune.passes.fold_scale import FoldScale
+from fxprune.passes.fuse_resconv import FuseResConv
+from fxprune.passes.insert_resconv import InsertResConv
+from fxprune.passes.propagate_zeros import PropagateZeros
+from fxprune.passes.remove_resconvs import RemoveResConvs
+from fxprune.passes.remove_unused_submodules import RemoveUnusedSubmodules
+from fxprune.passes.simplify import Simplify
+
+__all__ = [
+    "CombineScales",
+    "DropDropout",
+    "DropIdentities",
+    "DropRedundantActivations",
+    "EliminateDeadCode",
+    "FoldBatchNorm",
+    "FoldScale",
+    "FuseResConv",
+    "InsertResConv",
+    "PropagateZeros",
+    "RemoveResConvs",
+    "RemoveUnusedSubmodules",
+    "Simplify",
+]

@@ -1,0 +1,66 @@
+"""Drop dropout and stochastic depth from a graph in eval mode, where they return their input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import fx, nn
+from torch.nn import functional
+
+from fxprune.graph import called_module
+from fxprune.rewriting import Contract, Log, Pass
+
+_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+# Where the functions take their training flag.
+_FLAG_POSITION: dict[Any, int] = {
+    functional.dropout: 2,
+    functional.dropout1d: 2,
+    functional.dropout2d: 2,
+    functional.dropout3d: 2,
+    functional.alpha_dropout: 2,
+}
+_FLAG_POSITION_BY_NAME = {"stochastic_depth": 3, "drop_block2d": 4, "drop_block3d": 4}
+
+
+@dataclass(frozen=True)
+class DropDropout(Pass):
+    """Drop dropout and stochastic depth from a model in eval mode."""
+
+    name: ClassVar[str] = "drop-dropout"
+    contract: ClassVar[Contract] = Contract.VALUES
+
+    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Drop every dropout that is inactive."""
+        for node in list(graph_module.graph.nodes):
+            active = _is_active(node, graph_module)
+            source = node.args[0] if node.args else None
+            if active is None or not isinstance(source, fx.Node):
+                continue
+            if active:
+                log.decline(node, "it is active in train mode; call .eval() on the graph to drop it")
+                continue
+            log.rewrote(node, "dropout in eval mode returns its input")
+            node.replace_all_uses_with(source, propagate_meta=False)
+            graph_module.graph.erase_node(node)
+
+
+def _is_active(node: fx.Node, graph_module: fx.GraphModule) -> bool | None:
+    """Say whether ``node`` drops anything now; None if it is no dropout."""
+    module = called_module(node)
+    if module is not None:
+        return module.training and module.p != 0 if isinstance(module, _MODULES) else None
+    if node.op != "call_function":
+        return None
+    name = getattr(node.target, "__name__", "") if _from_torchvision(node.target) else ""
+    position = _FLAG_POSITION.get(node.target, _FLAG_POSITION_BY_NAME.get(name))
+    if position is None:
+        return None
+    flag = node.args[position] if len(node.args) > position else node.kwargs.get("training", True)
+    if isinstance(flag, fx.Node):
+        return graph_module.training or flag.op != "get_attr" or flag.target != "training"
+    return bool(flag)
+
+
+def _from_torchvision(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).startswith("torchvision.ops")

@@ -1,0 +1,41 @@
+"""Drop an activation whose input always lies where it is the identity.
+
+    relu(x) -> x  where x >= 0        relu6(x) -> x  where 0 <= x <= 6
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from fxprune.facts.ranges import UNKNOWN, activation_range, bounds_of_values
+from fxprune.rewriting import Contract, Log, Pass
+
+
+@dataclass(frozen=True)
+class DropRedundantActivations(Pass):
+    """Drop each ReLU, ReLU6, Hardtanh or abs whose input never leaves its linear range."""
+
+    name: ClassVar[str] = "drop-redundant-activations"
+    contract: ClassVar[Contract] = Contract.VALUES
+
+    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Drop every such activation."""
+        bounds = bounds_of_values(graph_module)
+        for node in list(graph_module.graph.nodes):
+            linear = activation_range(node)
+            source = node.args[0] if node.args else None
+            if linear is None or not isinstance(source, fx.Node):
+                continue
+            low, high = bounds.get(source, UNKNOWN)
+            if not (linear[0] <= low and high <= linear[1]):
+                continue
+            log.rewrote(node, f"its input {source.name} is never below {low:g}{_above(high)}: it is the identity")
+            node.replace_all_uses_with(source, propagate_meta=False)
+            graph_module.graph.erase_node(node)
+
+
+def _above(high: float) -> str:
+    return "" if high == float("inf") else f" or above {high:g}"

@@ -1,0 +1,26 @@
+"""Remove nodes that nothing reads and that change nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from fxprune.functionalize import is_in_place
+from fxprune.rewriting import Contract, Log, Pass
+
+
+@dataclass(frozen=True)
+class EliminateDeadCode(Pass):
+    """Remove nodes whose value is never used, except those that write to memory or can raise on purpose."""
+
+    name: ClassVar[str] = "eliminate-dead-code"
+    contract: ClassVar[Contract] = Contract.VALUES
+
+    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Erase dead nodes, last first."""
+        for node in reversed(list(graph_module.graph.nodes)):
+            if not node.users and not node.is_impure() and not is_in_place(node):
+                log.rewrote(node, "its value is never used")
+                graph_module.graph.erase_node(node)

@@ -1,0 +1,64 @@
+"""Fold each batch norm into the conv or linear layer in front of it.
+
+    norm(W x + b)   ->   (g W) x + g (b - mean) + beta,    g = gamma / sqrt(var + eps)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx, nn
+
+from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, own_module
+from fxprune.facts.shapes import shape
+from fxprune.folding import exact, fold_norm, norm_obstacle, own_bias, with_weights
+from fxprune.graph import CallSites, called_module, inherit, only_user, place, set_submodule
+from fxprune.rewriting import Contract, Log, Pass
+
+
+@dataclass(frozen=True)
+class FoldBatchNorm(Pass):
+    """Fold each batch norm into the conv or linear layer that feeds it."""
+
+    name: ClassVar[str] = "fold-batch-norm"
+    contract: ClassVar[Contract] = Contract.VALUES
+
+    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Fold every norm that can be."""
+        sites = CallSites(graph_module)
+        for norm_node in list(graph_module.graph.nodes):
+            norm = called_module(norm_node)
+            if not isinstance(norm, NORM_CLASSES):
+                continue
+            obstacle = _obstacle(norm_node, norm, sites, graph_module.training)
+            if obstacle is not None:
+                log.decline(norm_node, obstacle)
+                continue
+            node = norm_node.args[0]
+            layer = called_module(node)
+            assert isinstance(layer, (*CONV_CLASSES, nn.Linear))
+            weight, bias = fold_norm(exact(layer.weight), own_bias(layer), norm)
+            log.rewrote(norm_node, f"is folded into {place(node)}")
+            set_submodule(graph_module, str(node.target), with_weights(layer, weight, bias))
+            inherit(node, node, norm_node, made_by=self.name)
+            norm_node.replace_all_uses_with(node, propagate_meta=False)
+            graph_module.graph.erase_node(norm_node)
+        if log.rewritten and graph_module.training:
+            log.warn("the graph is in train mode; norms were folded with their running statistics")
+
+
+def _obstacle(norm_node: fx.Node, norm: nn.Module, sites: CallSites, training: bool) -> str | None:
+    node = norm_node.args[0] if norm_node.args else None
+    layer = called_module(node)
+    if not isinstance(node, fx.Node) or not isinstance(layer, (*CONV_CLASSES, nn.Linear)):
+        return "no conv or linear layer directly in front of it"
+    if only_user(node) is not norm_node:
+        return f"the output of {place(node)} is read by others too"
+    if isinstance(layer, nn.Linear) and len(shape(node) or ()) != 2:
+        return "it does not normalise the linear layer's features"
+    return (
+        own_module(norm, NORM_CLASSES, sites)
+        or norm_obstacle(norm, training)
+        or own_module(layer, (*CONV_CLASSES, nn.Linear), sites)
+    )

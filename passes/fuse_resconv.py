@@ -1,0 +1,69 @@
+"""Turn each ResConv into one plain conv.
+
+    s * norm(conv(x)) + a * x   ->   conv'(x),    W' = s g W + a D,   b' = s (g (b - mean) + beta)
+
+with g = gamma / sqrt(var + eps) and D the Dirac kernel; exact in eval mode, at the borders too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import fx
+
+from fxprune.facts.sites import dirac_tap
+from fxprune.folding import dirac_kernel, exact, fold_norm, norm_obstacle, own_bias, with_weights
+from fxprune.graph import CallSites, inherit, set_submodule
+from fxprune.passes.remove_resconvs import resconvs
+from fxprune.resconv import Conv, ResConv
+from fxprune.rewriting import Contract, Log, Pass
+
+
+@dataclass(frozen=True)
+class FuseResConv(Pass):
+    """Fuse the scale, the shortcut and the norm of each ResConv into its conv's weights."""
+
+    name: ClassVar[str] = "fuse-resconv"
+    contract: ClassVar[Contract] = Contract.VALUES
+
+    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Fuse every ResConv that can be."""
+        sites = CallSites(graph_module)
+        for node, resconv in resconvs(graph_module):
+            obstacle = _obstacle(resconv, sites, graph_module.training)
+            if obstacle is not None:
+                log.decline(node, obstacle)
+                continue
+            scale, shortcut = resconv.coefficients()
+            log.rewrote(node, f"scale {scale:.4g} and shortcut {shortcut:.4g} are now in the weights")
+            set_submodule(graph_module, str(node.target), fuse(resconv))
+            inherit(node, node, made_by=self.name)
+        if log.rewritten and graph_module.training:
+            log.warn("the graph is in train mode; norms were folded with their running statistics")
+
+
+def _obstacle(resconv: ResConv, sites: CallSites, training: bool) -> str | None:
+    if sites.calls(resconv) != 1:
+        return f"it is shared by {sites.calls(resconv)} call sites"
+    if resconv.norm is not None:
+        return norm_obstacle(resconv.norm, training)
+    return None
+
+
+@torch.no_grad()
+def fuse(resconv: ResConv) -> Conv:
+    """Return the plain conv that computes what ``resconv`` computes in eval mode."""
+    conv = resconv.conv
+    scale, shortcut = resconv.coefficients()
+    weight, bias = exact(conv.weight), own_bias(conv)
+    if resconv.norm is not None:
+        weight, bias = fold_norm(weight, bias, resconv.norm)
+    weight = scale * weight
+    if shortcut != 0:
+        tap = dirac_tap(conv)
+        if isinstance(tap, str):
+            raise ValueError(f"the conv has no identity kernel: {tap}")
+        weight = weight + shortcut * dirac_kernel(conv, tap)
+    return with_weights(conv, weight, None if bias is None else scale * bias)

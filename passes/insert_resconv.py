@@ -1,0 +1,113 @@
+"""Wrap every eligible conv, and the norm behind it, in a ResConv that training can shrink.
+
+    norm(conv(x))   ->   s * norm(conv(x)) + a * x          s = 1, a = 0: the same function
+
+Xu et al., arXiv 2011.14356; the eligible convs are those of :mod:`fxprune.facts.sites`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from fxprune.facts.sites import ConvSite, find_conv_sites
+from fxprune.graph import called_module, evaluating, free_target, inherit, set_submodule
+from fxprune.resconv import Parametrization, ResConv
+from fxprune.rewriting import Contract, Log, Pass
+from fxprune.trace import example_inputs_of
+
+
+@dataclass(frozen=True)
+class InsertResConv(Pass):
+    """Wrap each eligible conv and its norm in a ResConv, whose scale training can shrink.
+
+    Args:
+        shortcut: initial shortcut a; at 0 the function stays the same.
+        parametrization: "gain-gate" or "free", see :class:`fxprune.ResConv`.
+    """
+
+    name: ClassVar[str] = "insert-resconv"
+    shortcut: float = 0.0
+    parametrization: Parametrization = "gain-gate"
+
+    @property
+    def contract(self) -> Contract:  # type: ignore[override]  # depends on the option
+        """Equal values at shortcut 0, an equal signature otherwise."""
+        return Contract.VALUES if self.shortcut == 0 else Contract.SIGNATURE
+
+    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Insert a ResConv at every eligible site."""
+        sites = find_conv_sites(graph_module)
+        eligible = [site for site in sites if site.eligible]
+        for site in sites:
+            if site.reason is not None:
+                log.decline(site.node, site.reason)
+        sizes = _measure_inputs(graph_module, eligible)
+        for site in eligible:
+            size = sizes[site.node]
+            if not 0 < size < float("inf"):
+                log.decline(site.node, f"its input has size {size:g} (rms) on the example inputs")
+                continue
+            log.rewrote(site.node, f"is now a ResConv with scale 1, shortcut {self.shortcut:g}")
+            self._insert(graph_module, site, size)
+
+    def _insert(self, graph_module: fx.GraphModule, site: ConvSite, input_rms: float) -> None:
+        assert site.conv is not None
+        node, norm = site.node, site.norm
+        resconv = ResConv(
+            site.conv.module,
+            called_module(norm),
+            input_rms=input_rms,
+            shortcut=self.shortcut,
+            parametrization=self.parametrization,
+        )
+        sources = [node] if norm is None else [node, norm]
+        if site.conv.functional:
+            target = free_target(graph_module, f"{site.path}.{node.name}" if site.path else node.name)
+            with node.graph.inserting_before(node):
+                new = node.graph.call_module(target, (site.conv.input,))
+            inherit(new, *sources, made_by=self.name)
+        else:
+            target, new = str(node.target), node
+            inherit(node, *sources, made_by=self.name)
+        set_submodule(graph_module, target, resconv)
+        if norm is not None:
+            norm.replace_all_uses_with(new, propagate_meta=False)
+            node.graph.erase_node(norm)
+        if new is not node:
+            weights = [n for n in node.all_input_nodes if n.op == "get_attr"]
+            node.replace_all_uses_with(new, propagate_meta=False)
+            node.graph.erase_node(node)
+            for weight in weights:
+                if not weight.users:
+                    weight.graph.erase_node(weight)
+
+
+def _measure_inputs(graph_module: fx.GraphModule, sites: list[ConvSite]) -> dict[fx.Node, float]:
+    """Return, per conv node, the root mean square of its input on the example inputs."""
+    if not sites:
+        return {}
+    sources = {site.conv.input for site in sites if site.conv is not None}
+    runner = _RmsRecorder(graph_module, sources)
+    inputs = fx.node.map_aggregate(
+        example_inputs_of(graph_module), lambda x: x.clone() if isinstance(x, torch.Tensor) else x
+    )
+    with evaluating(graph_module):
+        runner.run(*inputs)
+    return {site.node: runner.rms[site.conv.input] for site in sites if site.conv is not None}
+
+
+class _RmsRecorder(fx.Interpreter):
+    def __init__(self, graph_module: fx.GraphModule, wanted: set[fx.Node]) -> None:
+        super().__init__(graph_module)
+        self.wanted = wanted
+        self.rms: dict[fx.Node, float] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self.wanted:
+            self.rms[n] = float(value.detach().float().square().mean().sqrt())
+        return value

@@ -1,0 +1,85 @@
+"""Follow values that are always zero, as behind a removed layer whose shortcut is zero.
+
+    x + 0              ->   x
+    x + conv(0)        ->   x + b          b: the conv's bias; exact at the borders too
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import fx, nn
+
+from fxprune.facts.convs import CONV_CLASSES
+from fxprune.facts.ranges import ZERO, bounds_of_values
+from fxprune.facts.shapes import META, same_shape
+from fxprune.folding import exact, make_parameter
+from fxprune.graph import called_module, free_target, inherit, set_parameter
+from fxprune.rewriting import Contract, Log, Pass
+
+_ADDITIONS = (operator.add, torch.add)
+_SUBTRACTIONS = (operator.sub, torch.sub)
+
+
+@dataclass(frozen=True)
+class PropagateZeros(Pass):
+    """Drop sums with values that are always zero, and convolutions of zeros."""
+
+    name: ClassVar[str] = "propagate-zeros"
+    contract: ClassVar[Contract] = Contract.VALUES
+
+    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Simplify every sum with a zero or with a conv of zeros."""
+        bounds = bounds_of_values(graph_module)
+        for node in list(graph_module.graph.nodes):
+            for kept, other in _terms(node):
+                if bounds.get(other) == ZERO:
+                    log.rewrote(node, f"{other.name} is always zero")
+                    node.replace_all_uses_with(kept, propagate_meta=False)
+                    graph_module.graph.erase_node(node)
+                    break
+                if _is_conv_of_zeros(other, bounds):
+                    log.rewrote(other, "its input is always zero: only its bias is left")
+                    node.replace_input_with(other, self._constant(graph_module, other))
+                    break
+
+    def _constant(self, graph_module: fx.GraphModule, conv_node: fx.Node) -> fx.Node:
+        """Return a node that holds the conv's bias, shaped to broadcast over its output."""
+        conv = called_module(conv_node)
+        assert isinstance(conv, CONV_CLASSES)
+        bias = conv.bias
+        assert bias is not None
+        target = free_target(graph_module, f"{conv_node.target}_bias")
+        shaped = exact(bias).reshape(-1, *[1] * len(conv.kernel_size))
+        set_parameter(graph_module, target, make_parameter(shaped, bias, bias.requires_grad))
+        with graph_module.graph.inserting_before(conv_node):
+            constant = graph_module.graph.get_attr(target)
+        inherit(constant, conv_node, made_by=self.name)
+        constant.meta.pop(META, None)
+        return constant
+
+
+def _terms(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
+    """Return the (kept, dropped) pairs of inputs of a sum that dropping a zero would leave as they are."""
+    if node.target not in (*_ADDITIONS, *_SUBTRACTIONS) or node.kwargs or len(node.args) != 2:
+        return []
+    left, right = node.args
+    if not isinstance(left, fx.Node) or not isinstance(right, fx.Node) or left is right:
+        return []
+    pairs = [(left, right)] if node.target in _SUBTRACTIONS else [(left, right), (right, left)]
+    return [(kept, other) for kept, other in pairs if same_shape(kept, node)]
+
+
+def _is_conv_of_zeros(node: fx.Node, bounds: dict[fx.Node, tuple[float, float]]) -> bool:
+    conv = called_module(node)
+    source = node.args[0] if node.args else None
+    return (
+        isinstance(conv, CONV_CLASSES)
+        and type(conv) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        and isinstance(conv.bias, nn.Parameter)
+        and isinstance(source, fx.Node)
+        and bounds.get(source) == ZERO
+    )

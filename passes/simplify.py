@@ -1,0 +1,47 @@
+"""Clean a graph up after layers were removed: the passes below, again and again, until nothing changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from fxprune.passes.combine_scales import CombineScales
+from fxprune.passes.drop_dropout import DropDropout
+from fxprune.passes.drop_identities import DropIdentities
+from fxprune.passes.drop_redundant_activations import DropRedundantActivations
+from fxprune.passes.eliminate_dead_code import EliminateDeadCode
+from fxprune.passes.fold_scale import FoldScale
+from fxprune.passes.propagate_zeros import PropagateZeros
+from fxprune.passes.remove_unused_submodules import RemoveUnusedSubmodules
+from fxprune.rewriting import Contract, Log, Pass
+
+SIMPLIFICATIONS: tuple[Pass, ...] = (
+    DropIdentities(),
+    DropDropout(),
+    PropagateZeros(),
+    DropRedundantActivations(),  # before the scales are folded: it frees the way to the layer in front
+    CombineScales(),
+    EliminateDeadCode(),  # what nothing reads must not count as a reader of a value to be scaled
+    FoldScale(),
+    RemoveUnusedSubmodules(),
+)
+
+
+@dataclass(frozen=True)
+class Simplify(Pass):
+    """Fold scales, drop redundant activations, zeros, identities, dropout and dead code, until nothing changes."""
+
+    name: ClassVar[str] = "simplify"
+    contract: ClassVar[Contract] = Contract.VALUES
+
+    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Run the simplifications to their fixed point."""
+        while True:
+            done = len(log.rewritten)
+            log.declined.clear()
+            for one in SIMPLIFICATIONS:
+                one.rewrite(graph_module, log)
+            if len(log.rewritten) == done:
+                return

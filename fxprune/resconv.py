@@ -16,6 +16,7 @@ norm nor a later one can absorb what shrinking takes away:
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -40,6 +41,7 @@ class ResConv(nn.Module):
     Attributes:
         gate: trainable scalar in [0, 1], the share of the conv path ("gain-gate" only).
         gain: fixed positive scalar, the size of both paths together ("gain-gate" only).
+        closed: True once :meth:`close` took the conv path out; it is not computed any more.
     """
 
     gain: torch.Tensor
@@ -66,6 +68,7 @@ class ResConv(nn.Module):
         self.norm = norm
         self.parametrization = parametrization
         self.training = conv.training
+        self.closed = False
         like = {"device": conv.weight.device, "dtype": conv.weight.dtype}
         self.register_buffer("input_rms", torch.tensor(input_rms, **like))
         self.register_buffer("initial_gauge", self.gauge().detach().to(**like))
@@ -131,10 +134,16 @@ class ResConv(nn.Module):
 
     @torch.no_grad()
     def assign(self, *, scale: float | None = None, shortcut: float | None = None) -> None:
-        """Set the scale, the shortcut, or both (any finite numbers); what is not given stays as it is."""
+        """Set the scale, the shortcut, or both (any finite numbers); what is not given stays as it is.
+
+        Reopens a closed layer.
+        """
+        self.closed = False
         s, a = self.coefficients()
         s = s if scale is None else float(scale)
         a = a if shortcut is None else float(shortcut)
+        if not (math.isfinite(s) and math.isfinite(a)):
+            raise ValueError(f"scale and shortcut must be finite, got {s} and {a}")
         if self.parametrization == "free":
             self.free_scale.fill_(s)
             self.free_shortcut.fill_(a)
@@ -145,8 +154,19 @@ class ResConv(nn.Module):
         self.gate.fill_(conv_path / gain if gain else 0.0)
         self.signs.copy_(torch.tensor([-1.0 if s < 0 else 1.0, -1.0 if a < 0 else 1.0]))
 
+    @torch.no_grad()
+    def close(self) -> None:
+        """Set the scale to zero for good: from now on only ``shortcut * x`` is computed, and no gate is trained."""
+        if self.parametrization == "free":
+            self.free_scale.zero_().requires_grad_(False)
+        else:
+            self.gate.zero_().requires_grad_(False)
+        self.closed = True
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``scale * norm(conv(x)) + shortcut * x``, of the shape of ``x``."""
+        if self.closed:
+            return self.shortcut * x
         y = self.conv(x)
         if self.norm is not None:
             y = self.norm(y)

@@ -87,10 +87,11 @@ def _run(
     )
     with evaluating(graph_module), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return _tensors(interpreter.run(*copies)), interpreter
+        return tensors_of(interpreter.run(*copies)), interpreter
 
 
-def _tensors(value: Any) -> list[torch.Tensor]:
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """Return every tensor in a nest of tuples, lists and dicts, in order."""
     found: list[torch.Tensor] = []
 
     def visit(item: Any) -> Any:
@@ -142,11 +143,11 @@ def first_difference(a: fx.GraphModule, b: fx.GraphModule, inputs: Sequence[Any]
         twin = twins.get(origins(node)[-1])
         if twin is None or node.op in ("get_attr", "output"):
             continue
-        _, relative = difference(_tensors(before.env.get(twin)), _tensors(after.env.get(node)))
+        _, relative = difference(tensors_of(before.env.get(twin)), tensors_of(after.env.get(node)))
         if relative > tolerance:
             kind = type(called_module(node)).__name__ if node.op == "call_module" else str(node.target)
             return f"{place(node)}, {kind}"
     return None
 
 
-__all__ = ["TOLERANCE", "Verification", "difference", "first_difference", "run_float64", "verify"]
+__all__ = ["TOLERANCE", "Verification", "difference", "first_difference", "run_float64", "tensors_of", "verify"]

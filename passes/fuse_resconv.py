@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from fxprune.facts.layers import resconvs
 from fxprune.facts.sites import dirac_tap
 from fxprune.folding import dirac_kernel, exact, fold_norm, norm_obstacle, own_bias, with_weights
 from fxprune.graph import CallSites, inherit, set_submodule
-from fxprune.passes.remove_resconvs import resconvs
 from fxprune.resconv import Conv, ResConv
 from fxprune.rewriting import Contract, Log, Pass
 

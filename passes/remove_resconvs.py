@@ -14,9 +14,9 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.errors import FxpruneError, TargetError
-from fxprune.facts.costs import batch_size, node_macs, total_macs
-from fxprune.graph import called_module, inherit
+from fxprune.errors import FxpruneError
+from fxprune.facts.layers import count_for_target, resconvs
+from fxprune.graph import inherit
 from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Log, Pass
 
@@ -53,7 +53,9 @@ class RemoveResConvs(Pass):
         threshold = self.threshold
         if threshold is None:
             threshold = DEFAULT_THRESHOLD if self.target_macs is None else 0.0
-        wanted = self._wanted_by_target(graph_module, ranked)
+        wanted = 0
+        if self.target_macs is not None:
+            wanted = count_for_target(graph_module, [node for node, _ in ranked], self.target_macs)
         cut: list[float] = []
         for rank, (node, resconv) in enumerate(ranked):
             scale = resconv.effective_scale
@@ -75,37 +77,6 @@ class RemoveResConvs(Pass):
                 f"{len(cut)} layers were cut for target_macs={self.target_macs:g} though their scales go up to "
                 f"{max(cut):.3g}: expect to retrain, or shrink for longer before removing"
             )
-
-    def _wanted_by_target(self, graph_module: fx.GraphModule, ranked: list[tuple[fx.Node, ResConv]]) -> int:
-        """Return how many of the smallest must go for the target."""
-        if self.target_macs is None:
-            return 0
-        return count_for_target(graph_module, [node for node, _ in ranked], self.target_macs)
-
-
-def resconvs(graph_module: fx.GraphModule) -> list[tuple[fx.Node, ResConv]]:
-    """Return the nodes that call a ResConv, with the modules, in graph order."""
-    calls = ((node, called_module(node)) for node in graph_module.graph.nodes)
-    return [(node, module) for node, module in calls if isinstance(module, ResConv)]
-
-
-def count_for_target(graph_module: fx.GraphModule, ranked: list[fx.Node], target_macs: float) -> int:
-    """Return how many of ``ranked``, from its start, must go to leave at most ``target_macs`` of the MACs.
-
-    Raises TargetError if all of them are not enough.
-    """
-    total = total_macs(graph_module)
-    left = total
-    if left <= target_macs * total:
-        return 0
-    for count, node in enumerate(ranked, start=1):
-        left -= node_macs(node) // batch_size(graph_module)
-        if left <= target_macs * total:
-            return count
-    raise TargetError(
-        f"target_macs={target_macs:g} cannot be met: without all {len(ranked)} removable layers "
-        f"{left / total:.3f} of the MACs are left; ask for at least {left / total + 5e-4:.3f}"
-    )
 
 
 def _replace_by_shortcut(node: fx.Node, shortcut: float, made_by: str) -> None:

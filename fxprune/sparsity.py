@@ -1,0 +1,222 @@
+"""Shrinking the layer scales while a network trains, in the user's own loop.
+
+    shrink = fxprune.ProximalL1(sparse, strength=1e-3)
+    for ...:
+        loss.backward(); optimizer.step(); shrink.step(lr)
+
+L1 acts on the gate alone (see :mod:`fxprune.resconv`), after the optimizer's step, so that gates become exactly
+zero: removing such a layer changes nothing. An optimizer must have been made from the sparse graph's
+parameters, not from those of the model that was traced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import fx, nn
+
+from fxprune.errors import FxpruneError
+from fxprune.facts.costs import batch_size, node_macs
+from fxprune.facts.layers import count_for_target, resconvs
+from fxprune.graph import evaluating, module_path
+from fxprune.resconv import ResConv
+from fxprune.trace import example_inputs_of
+from fxprune.verify import tensors_of
+
+__all__ = [
+    "ProximalL1",
+    "SteeredL1",
+    "l1_term",
+    "macs_weighted",
+    "parameter_groups",
+    "report",
+]
+
+
+class ProximalL1:
+    """The proximal step of an L1 penalty on the layer scales, with a strength that the user fixes.
+
+    Args:
+        graph_module: a graph with ResConvs.
+        strength: the penalty's weight, one number or one a layer (by module path, see :func:`macs_weighted`);
+            a gate falls by ``lr * strength`` a step, against what the loss's gradient does.
+
+    Raises:
+        FxpruneError: the graph has no ResConvs, or a strength names none.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, strength: float | Mapping[str, float] = 1e-3) -> None:
+        self.layers = {module_path(node): module for node, module in resconvs(graph_module)}
+        if not self.layers:
+            raise FxpruneError("the graph has no ResConvs to shrink; apply passes.InsertResConv first")
+        if isinstance(strength, Mapping):
+            unknown = sorted(set(strength) - set(self.layers))
+            if unknown:
+                raise FxpruneError(f"strength names {unknown[0]}, which is no ResConv; see sparsity.report(graph)")
+            self.strength = {path: float(strength.get(path, 0.0)) for path in self.layers}
+        else:
+            self.strength = dict.fromkeys(self.layers, float(strength))
+        self.steps_done = 0
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Shrink every open layer by ``lr`` times its strength; call it after the optimizer's step."""
+        self.steps_done += 1
+        for path, layer in self.layers.items():
+            if not layer.closed:
+                _shrink(layer, lr * self.strength[path])
+
+    @property
+    def zeros(self) -> list[str]:
+        """The paths of the layers whose scale is exactly zero."""
+        return [path for path, layer in self.layers.items() if layer.effective_scale == 0]
+
+
+def _shrink(layer: ResConv, amount: float) -> None:
+    if layer.parametrization == "free":
+        scale = layer.free_scale
+        scale.copy_(scale.sign() * (scale.abs() - amount).clamp(min=0))
+    else:
+        layer.gate.sub_(amount).clamp_(0, 1)
+
+
+class SteeredL1(ProximalL1):
+    """A proximal L1 whose strength is steered so that a target is met by exact zeros after a number of steps.
+
+    One layer after the other is shrunk, each over a window of steps, while the others train on: shrinking all
+    at once pulls every layer down before any reaches zero. The next layer is the one whose half-closed
+    gate changes the graph's outputs least at that moment. A layer that reached zero is closed.
+
+    Args:
+        graph_module: a graph with ResConvs in the "gain-gate" parametrisation.
+        target_macs: the share of the graph's MACs to leave.
+        steps: after how many steps the target is met.
+        probe_inputs: the inputs on which layers are compared; the graph's example inputs by default.
+        window: over how many turns a layer is shrunk (2: the next starts when the last is half closed).
+
+    Raises:
+        TargetError: the target cannot be met; says what can.
+        FxpruneError: as :class:`ProximalL1`.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        *,
+        target_macs: float,
+        steps: int,
+        probe_inputs: Sequence[Any] | None = None,
+        window: float = 1.5,
+    ) -> None:
+        super().__init__(graph_module, 0.0)
+        if any(layer.parametrization == "free" for layer in self.layers.values()):
+            raise FxpruneError("SteeredL1 needs the gain-gate parametrisation; insert with it, or use ProximalL1")
+        self.graph_module = graph_module
+        self.target_macs = target_macs
+        self.steps = max(1, steps)
+        self.window = window
+        self.order: list[str] = []
+        self._macs = {module_path(node): node_macs(node) for node, _ in resconvs(graph_module)}
+        self._nodes = {module_path(node): node for node, _ in resconvs(graph_module)}
+        self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
+        largest_first = sorted(self._nodes.values(), key=node_macs, reverse=True)
+        self._turns = count_for_target(graph_module, largest_first, target_macs)
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Move every chosen gate towards zero as the schedule asks, and keep the others in [0, 1]."""
+        self.steps_done += 1
+        turn = self.steps_done / self.steps * (max(self._turns, 1) - 1 + self.window)
+        while len(self.order) <= turn and not self._target_is_met():
+            self.order.append(self._next_layer())
+        for path, layer in self.layers.items():
+            if layer.closed:
+                continue
+            highest = 1.0
+            if path in self.order:
+                highest = min(1.0, 1 - (turn - self.order.index(path)) / self.window)
+                if highest <= 1e-9 or self.steps_done >= self.steps:
+                    layer.close()
+                    continue
+            layer.gate.clamp_(0, highest)
+
+    def _target_is_met(self) -> bool:
+        rest = [node for path, node in self._nodes.items() if path not in self.order]
+        chosen = [self._nodes[path] for path in self.order]
+        return count_for_target(self.graph_module, chosen + rest, self.target_macs) <= len(chosen)
+
+    def _next_layer(self) -> str:
+        """Return the layer, per MAC saved, whose half-closed gate changes the outputs least."""
+        candidates = [path for path in self.layers if path not in self.order]
+        device = self.layers[candidates[0]].gate.device
+        probe = [x.to(device) if isinstance(x, torch.Tensor) else x for x in self._probe]
+        with evaluating(self.graph_module):
+            reference = tensors_of(self.graph_module(*probe))
+            damages: dict[str, float] = {}
+            for path in candidates:
+                gate = self.layers[path].gate
+                before = gate.clone()
+                gate.div_(2)
+                damages[path] = _rms_difference(reference, tensors_of(self.graph_module(*probe)))
+                gate.copy_(before)
+        return min(candidates, key=lambda path: damages[path] / max(self._macs[path], 1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs beside the graph's own state."""
+        closed = [path for path, layer in self.layers.items() if layer.closed]
+        return {"steps_done": self.steps_done, "order": list(self.order), "closed": closed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; load the graph's own state first."""
+        self.steps_done = int(state["steps_done"])
+        self.order = list(state["order"])
+        for path in state["closed"]:
+            self.layers[path].close()
+
+
+def _rms_difference(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+    gaps = [
+        float((a.double() - b.double()).square().mean())
+        for a, b in zip(reference, other, strict=True)
+        if a.is_floating_point()
+    ]
+    return sum(gaps) ** 0.5
+
+
+def l1_term(graph_module: fx.GraphModule) -> torch.Tensor:
+    """Return the sum of all gates ("gain-gate") or |scales| ("free"), differentiable, to add to a loss.
+
+    A plain L1 term never makes a scale exactly zero; :class:`ProximalL1` does.
+    """
+    terms = [
+        layer.free_scale.abs() if layer.parametrization == "free" else layer.gate
+        for _, layer in resconvs(graph_module)
+    ]
+    return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def macs_weighted(graph_module: fx.GraphModule, strength: float) -> dict[str, float]:
+    """Return a strength per layer, proportional to its MACs, with mean ``strength``."""
+    macs = {module_path(node): node_macs(node) for node, _ in resconvs(graph_module)}
+    mean = sum(macs.values()) / max(len(macs), 1)
+    return {path: strength * count / mean for path, count in macs.items()}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return optimizer groups in which layer scales, norms and biases have no weight decay."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+    rest = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def report(graph_module: fx.GraphModule) -> str:
+    """Return a table of the ResConvs: effective scale, shortcut, MACs a sample."""
+    batch = batch_size(graph_module)
+    rows = [
+        [module_path(node), layer.effective_scale, layer.coefficients()[1], node_macs(node) // batch]
+        for node, layer in resconvs(graph_module)
+    ]
+    return tabulate(rows, headers=["layer", "scale", "shortcut", "MACs"], floatfmt=".4f", intfmt=",")

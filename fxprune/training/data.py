@@ -1,0 +1,173 @@
+"""Image classification data sets by name: ``digits``, ``cifar10:DIR``, ``imagefolder:DIR``.
+
+``imagefolder:DIR`` expects torchvision's layout, DIR/train/CLASS/*.jpg and the same under DIR/val (or test,
+or valid). Decoding, cropping and normalising are torchvision's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+from fxprune.errors import FxpruneError, LoadError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_HELD_OUT_DIGITS = 450
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Training and held-out images as (image tensor, label) data sets.
+
+    ``plain_train`` holds the training images without augmentation; ``shape`` is one image's (C, H, W).
+    """
+
+    train: Dataset[Any]
+    plain_train: Dataset[Any]
+    held_out: Dataset[Any]
+    classes: int
+    shape: tuple[int, int, int]
+
+
+def load_data(spec: str, image_size: int | None = None) -> ImageData:
+    """Open the data set that ``spec`` names; ``image_size`` is the side in pixels that the model takes.
+
+    Raises:
+        LoadError: there is no such data, or it is not laid out as it should be.
+    """
+    kind, _, folder = spec.partition(":")
+    if kind == "digits":
+        return _digits(image_size or 8)
+    if kind not in ("cifar10", "imagefolder"):
+        raise LoadError(f"unknown data {spec!r}; use digits, cifar10:DIR or imagefolder:DIR")
+    root = Path(folder)
+    if not folder or not root.is_dir():
+        raise LoadError(f"{spec}: there is no folder {folder!r}")
+    return _cifar10(root, image_size or 32) if kind == "cifar10" else _image_folder(root, image_size or 224)
+
+
+def _digits(size: int) -> ImageData:
+    """Scikit-learn's 1,797 handwritten digits of 8 x 8 pixels; a fixed quarter of them is held out."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise FxpruneError("the digits need scikit-learn; pip install 'fxprune[demo]'") from error
+    from torchvision.transforms import v2
+
+    digits = load_digits()
+    images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 8 - 1
+    if size != 8:
+        images = v2.functional.resize(images, [size, size])
+    labels = torch.tensor(digits.target)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    held_out, train = order[:_HELD_OUT_DIGITS], order[_HELD_OUT_DIGITS:]
+    plain = TensorDataset(images[train], labels[train])
+    crop = v2.RandomCrop(size, padding=max(1, size // 8), fill=-1)
+    return ImageData(
+        _Augmented(plain, crop), plain, TensorDataset(images[held_out], labels[held_out]), 10, (1, size, size)
+    )
+
+
+class _Augmented(Dataset[Any]):
+    def __init__(self, base: Dataset[Any], transform: Callable[[Any], Any]) -> None:
+        self.base, self.transform = base, transform
+
+    def __len__(self) -> int:
+        return len(self.base)  # type: ignore[arg-type]  # every map-style data set has a length
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        image, label = self.base[index]
+        return self.transform(image), label
+
+
+def _transforms(size: int) -> tuple[Any, Any]:
+    """Return the (train, eval) transforms: small images are shifted and mirrored, large ones cropped at random."""
+    from torchvision.transforms import v2
+
+    finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    if size <= 64:
+        same = v2.Resize((size, size))
+        augment = [same, v2.RandomCrop(size, padding=size // 8), v2.RandomHorizontalFlip()]
+        return v2.Compose([*augment, *finish]), v2.Compose([same, *finish])
+    augment = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
+    centre = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)]
+    return v2.Compose([*augment, *finish]), v2.Compose([*centre, *finish])
+
+
+def _cifar10(root: Path, size: int) -> ImageData:
+    from torchvision.datasets import CIFAR10
+
+    augmented, plain = _transforms(size)
+    try:
+        train, plain_train, held_out = (
+            CIFAR10(root, train=is_train, transform=transform)
+            for is_train, transform in ((True, augmented), (True, plain), (False, plain))
+        )
+    except RuntimeError as error:
+        raise LoadError(f"cifar10:{root}: no CIFAR-10 batches there, or a damaged one: {error}") from error
+    return ImageData(train, plain_train, held_out, 10, (3, size, size))
+
+
+def _image_folder(root: Path, size: int) -> ImageData:
+    from torchvision.datasets import ImageFolder
+
+    held_out_folder = next((root / name for name in ("val", "test", "valid") if (root / name).is_dir()), None)
+    if not (root / "train").is_dir() or held_out_folder is None:
+        raise LoadError(f"imagefolder:{root}: expected {root}/train and {root}/val (or test), one folder a class in each")
+    augmented, plain = _transforms(size)
+    try:
+        train, plain_train, held_out = (
+            ImageFolder(folder, transform=transform, loader=_open_image)
+            for folder, transform in ((root / "train", augmented), (root / "train", plain), (held_out_folder, plain))
+        )
+    except FileNotFoundError as error:
+        raise LoadError(f"imagefolder:{root}: {error}") from error
+    if train.classes != held_out.classes:
+        odd = sorted(set(train.classes) ^ set(held_out.classes))
+        raise LoadError(f"imagefolder:{root}: class {odd[0]!r} is in one of train and {held_out_folder.name} only")
+    return ImageData(train, plain_train, held_out, len(train.classes), (3, size, size))
+
+
+def _open_image(path: str | Path) -> Any:
+    from torchvision.datasets.folder import pil_loader
+
+    try:
+        return pil_loader(path)
+    except OSError as error:
+        raise LoadError(f"cannot read image {path}: {error}; remove or replace it") from error
+
+
+def batches(
+    data: Dataset[Any], batch_size: int, *, workers: int = 0, shuffle_seed: int | None = None
+) -> DataLoader[Any]:
+    """Return a loader; with a seed, order and augmentation are a function of the seed alone."""
+    generator = torch.Generator().manual_seed(shuffle_seed or 0)
+    return DataLoader(
+        data,
+        batch_size=batch_size,
+        shuffle=shuffle_seed is not None,
+        drop_last=shuffle_seed is not None and len(data) > batch_size,  # type: ignore[arg-type]
+        num_workers=workers,
+        generator=generator,
+    )
+
+
+def sample_inputs(data: ImageData, count: int) -> torch.Tensor:
+    """Return ``count`` training images without augmentation, spread over the data set, as (N, C, H, W)."""
+    total = len(data.plain_train)  # type: ignore[arg-type]
+    count = min(count, total)
+    chosen = torch.linspace(0, total - 1, count).long().tolist()
+    images: Iterator[Any] = (image for image, _ in Subset(data.plain_train, chosen))
+    return torch.stack(list(images))
+
+
+def default_workers() -> int:
+    """Return how many processes decode images: one a core, at most eight."""
+    return min(8, os.cpu_count() or 1)

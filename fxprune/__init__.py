@@ -1,22 +1,35 @@
 """fxprune: layer pruning for any CNN, a graph-level model transformation compiler on torch.fx."""
 
+from fxprune.diff import GraphDiff, diff
+from fxprune.emit import emit, load_emitted
 from fxprune.errors import FxpruneError, FxpruneWarning
 from fxprune.pipeline import Pipeline, PipelineResult
+from fxprune.prune import prune
 from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Pass, PassResult
+from fxprune.sparsity import ProximalL1, SteeredL1
 from fxprune.trace import trace
 from fxprune.verify import Verification, verify
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Contract",
     "FxpruneError",
     "FxpruneWarning",
+    "GraphDiff",
     "Pass",
     "PassResult",
     "Pipeline",
     "PipelineResult",
+    "ProximalL1",
     "ResConv",
+    "SteeredL1",
     "Verification",
+    "diff",
+    "emit",
+    "load_emitted",
+    "prune",
     "trace",
     "verify",
 ]

@@ -96,10 +96,9 @@ def place(node: fx.Node) -> str:
 
 def inherit(new: fx.Node, *old: fx.Node, made_by: str) -> fx.Node:
     """Give ``new`` the metadata of the last of ``old``, the origins of them all, and its maker's name."""
-    new.meta = dict(old[-1].meta)
-    new.meta[ORIGIN] = tuple(dict.fromkeys(name for node in old for name in origins(node)))
-    makers = (*(maker for node in old for maker in node.meta.get(PASSES, ())), made_by)
-    new.meta[PASSES] = tuple(dict.fromkeys(makers))
+    names = dict.fromkeys(name for node in old for name in origins(node))
+    makers = dict.fromkeys((*(maker for node in old for maker in node.meta.get(PASSES, ())), made_by))
+    new.meta = {**old[-1].meta, ORIGIN: tuple(names), PASSES: tuple(makers)}
     return new
 
 

@@ -103,6 +103,14 @@ def tensors_of(value: Any) -> list[torch.Tensor]:
     return found
 
 
+def run_plain(model: nn.Module, inputs: Sequence[Any]) -> list[torch.Tensor]:
+    """Return the output tensors of ``model`` in eval mode, in its own dtype."""
+    copies = map_aggregate(tuple(inputs), lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x)
+    with evaluating(model), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return tensors_of(model(*copies))
+
+
 def difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> tuple[float, float]:
     """Return the largest absolute and relative difference; infinite if numbers or shapes of tensors differ."""
     if len(before) != len(after):
@@ -148,6 +156,3 @@ def first_difference(a: fx.GraphModule, b: fx.GraphModule, inputs: Sequence[Any]
             kind = type(called_module(node)).__name__ if node.op == "call_module" else str(node.target)
             return f"{place(node)}, {kind}"
     return None
-
-
-__all__ = ["TOLERANCE", "Verification", "difference", "first_difference", "run_float64", "tensors_of", "verify"]

@@ -22,12 +22,13 @@ import fxprune
 from fxprune import passes
 from fxprune.diff import diff
 from fxprune.emit import emit
-from fxprune.errors import FxpruneError, LoadError
+from fxprune.errors import LoadError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import resconvs
-from fxprune.facts.sites import find_conv_sites
+from fxprune.facts.sites import require_sites
 from fxprune.latency import compare_latency
 from fxprune.pipeline import Pipeline
+from fxprune.prune import AFTER_TRAINING
 from fxprune.trace import trace
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.loop import evaluate
@@ -100,14 +101,7 @@ def prune_on_data(
     sparse.cpu().eval()
     trained = evaluate(sparse, data.held_out, workers=settings.workers)
     removable = len(resconvs(sparse))
-    result = Pipeline(
-        [
-            passes.RemoveResConvs(threshold=0.0),
-            passes.FuseResConv(),
-            passes.FoldBatchNorm(),
-            passes.Simplify(),
-        ]
-    )(sparse)
+    result = Pipeline([passes.RemoveResConvs(threshold=0.0), *AFTER_TRAINING])(sparse)
     pruned = result.graph_module
     say(str(result))
     report: dict[str, Any] = {
@@ -133,18 +127,6 @@ def prune_on_data(
     (out / "diff.txt").write_text(str(diff(traced, pruned, results=[inserted, result])) + "\n")
     write_json(out / "report.json", report)
     return report
-
-
-def require_sites(traced: fx.GraphModule) -> None:
-    """Raise FxpruneError, with every reason, if no conv of the graph is eligible."""
-    sites = find_conv_sites(traced)
-    if any(site.eligible for site in sites):
-        return
-    reasons: dict[str, list[str]] = {}
-    for site in sites:
-        reasons.setdefault(str(site.reason), []).append(site.path or site.node.name)
-    why = "; ".join(f"{paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''}: {r}" for r, paths in reasons.items())
-    raise FxpruneError(f"the model has no removable conv: {why or 'it has no convs at all'}")
 
 
 def latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[str, float]]:

@@ -1,0 +1,108 @@
+"""All of it in one call: trace, insert, train, remove, fuse, simplify."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from fxprune.errors import FxpruneError
+from fxprune.facts.sites import require_sites
+from fxprune.passes import FoldBatchNorm, FuseResConv, InsertResConv, RemoveResConvs, Simplify
+from fxprune.pipeline import Pipeline, PipelineResult
+from fxprune.rewriting import Pass
+from fxprune.sparsity import ProximalL1, SteeredL1
+from fxprune.trace import require_finite, trace
+
+AFTER_TRAINING: tuple[Pass, ...] = (
+    FuseResConv(),
+    FoldBatchNorm(),  # after fusing: what follows a ResConv is no norm of its conv any more
+    Simplify(),  # last: factors fold into convs only once no norm stands between
+)
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    fit: Callable[..., Any],
+    *,
+    target_macs: float | None = None,
+    threshold: float | None = None,
+    strength: float | Mapping[str, float] = 1e-3,
+    steps: int | None = None,
+    verify: bool = True,
+) -> PipelineResult:
+    """Prune whole layers of ``model`` while ``fit`` trains it.
+
+    Args:
+        model: any traceable nn.Module; it is never changed.
+        example_inputs: a small batch of real inputs, as the model takes them (see :func:`fxprune.trace`).
+        fit: an ordinary training function. ``fit(sparse)`` trains the graph that it is given in place; its layers
+            shrink after every step of an optimizer that holds its parameters. ``fit(sparse, shrink)`` calls
+            ``shrink.step(lr)`` itself, after each ``optimizer.step()``.
+        target_macs: the share of the MACs to leave; the smallest scales go first until it is met.
+        threshold: remove every layer with at most this effective scale (1e-2 if no target is given).
+        strength: of the proximal L1 (:class:`fxprune.ProximalL1`), where ``steps`` is not given.
+        steps: number of optimizer steps after which ``target_macs`` shall be met by exact zeros
+            (:class:`fxprune.SteeredL1`); about 40% of the training is a good choice.
+        verify: check in float64 that fusing and simplifying change nothing.
+
+    Returns:
+        The result of the passes; its ``graph_module``, in eval mode, is the pruned network.
+
+    Raises:
+        FxpruneError: no conv is eligible (lists why), the loss of training left NaN in the weights, or ``fit``
+            never took an optimizer step.
+        TargetError: the target cannot be met; says what can.
+    """
+    traced = trace(model, example_inputs)
+    require_sites(traced)
+    sparse = Pipeline([InsertResConv()], verify=verify)(traced).graph_module
+    removal = RemoveResConvs(threshold=threshold, target_macs=target_macs)
+    removal(sparse)  # before any training: raises if the target cannot be met
+    shrink: ProximalL1
+    if steps is not None:
+        if target_macs is None:
+            raise FxpruneError("steps is for target_macs: give both, or a strength")
+        shrink = SteeredL1(sparse, target_macs=target_macs, steps=steps)
+    else:
+        shrink = ProximalL1(sparse, strength)
+    _fit(fit, sparse, shrink)
+    if shrink.steps_done == 0:
+        raise FxpruneError(
+            "fit took no step: train the graph that it is given, with an optimizer made from its parameters"
+        )
+    sparse.eval()
+    require_finite(sparse)
+    return Pipeline([removal, *AFTER_TRAINING], verify=verify)(sparse)
+
+
+def _fit(fit: Callable[..., Any], sparse: fx.GraphModule, shrink: ProximalL1) -> None:
+    if _takes_two(fit):
+        fit(sparse, shrink)
+        return
+    own = {id(p) for p in sparse.parameters()}
+
+    def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        rates = [g["lr"] for g in optimizer.param_groups if any(id(p) in own for p in g["params"])]
+        if rates:
+            shrink.step(float(max(rates)))
+
+    handle = register_optimizer_step_post_hook(after_step)
+    try:
+        fit(sparse)
+    finally:
+        handle.remove()
+
+
+def _takes_two(fit: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(fit).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    required = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(required) >= 2 or any(p.name == "shrink" for p in parameters)

@@ -38,7 +38,9 @@ def cli(debug: bool) -> None:
     """Prune whole layers of CNNs on the torch.fx graph; the result is plain PyTorch."""
 
 
-_weights = click.option("--weights", type=click.Path(path_type=Path), help="State dict to load: .safetensors, .pt, .pth.")
+_weights = click.option(
+    "--weights", type=click.Path(path_type=Path), help="State dict to load: .safetensors, .pt, .pth."
+)
 _classes = click.option("--classes", type=click.IntRange(min=1), help="Outputs of a torchvision or timm model.")
 _input = click.option("--input", "input_shape", metavar="N,C,H,W", help="Shape of the example input.")
 _model_help = f"MODEL: {FORMS}."
@@ -77,11 +79,21 @@ def inspect(model: str, weights: Path | None, classes: int | None, input_shape: 
             }
             for site in sites
         ]
-        summary = {"model": model, "macs": macs, "params": total_params(graph_module), "removable_macs": removable}
+        summary = {
+            "model": model,
+            "macs": macs,
+            "params": total_params(graph_module),
+            "removable_macs": removable,
+        }
         click.echo(json.dumps({**summary, "convs": convs}, indent=2))
         return
     rows = [
-        [site.path or site.node.name, "yes" if site.eligible else f"no: {site.reason}", site.macs, site.params]
+        [
+            site.path or site.node.name,
+            "yes" if site.eligible else f"no: {site.reason}",
+            site.macs,
+            site.params,
+        ]
         for site in sites
     ]
     click.echo(tabulate(rows, headers=["conv", "eligible", "MACs", "params"], intfmt=","))
@@ -99,7 +111,9 @@ def inspect(model: str, weights: Path | None, classes: int | None, input_shape: 
 @_classes
 @click.option("--data", required=True, help="digits, cifar10:DIR or imagefolder:DIR.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; resumes what is there.")
-@click.option("--target-macs", default=0.5, type=click.FloatRange(0, 1, min_open=True), help="Share of MACs to leave.")
+@click.option(
+    "--target-macs", default=0.5, type=click.FloatRange(0, 1, min_open=True), help="Share of MACs to leave."
+)
 @click.option("--epochs", default=10, type=click.IntRange(min=1), help="Epochs of training.")
 @click.option("--lr", default=0.05, type=click.FloatRange(0, min_open=True), help="Peak learning rate.")
 @click.option("--batch-size", default=128, type=click.IntRange(min=1), help="Images a step.")
@@ -178,9 +192,7 @@ def list_passes() -> None:
     click.echo(tabulate(rows, headers=["pass", "options", "keeps equal", "what it does"]))
 
 
-def _traced(
-    model: str, weights: Path | None, classes: int | None, input_shape: str | None
-) -> fx.GraphModule:
+def _traced(model: str, weights: Path | None, classes: int | None, input_shape: str | None) -> fx.GraphModule:
     torch.manual_seed(0)
     loaded = load_model(model, weights, classes)
     if isinstance(loaded.model, fx.GraphModule) and EXAMPLE_INPUTS in loaded.model.meta and input_shape is None:

@@ -36,7 +36,12 @@ _INFIX: dict[Any, str] = {
     operator.and_: "&",
     operator.or_: "|",
 }
-_HOMES: tuple[tuple[str, Any], ...] = (("F", functional), ("torch", torch), ("operator", operator), ("math", math))
+_HOMES: tuple[tuple[str, Any], ...] = (
+    ("F", functional),
+    ("torch", torch),
+    ("operator", operator),
+    ("math", math),
+)
 _NAMES = ("x", "y", "z", "u", "v", "w")
 
 
@@ -55,7 +60,9 @@ class _Imports:
                 return f"{prefix}.{name}"
         package = str(getattr(node.target, "__module__", ""))
         if package.split(".")[0] in ("", "__main__", "fxprune") or not _importable(package, name, node.target):
-            raise EmitError(f"{place(node)} calls {name or node.target!r}, which no import reaches; it cannot be emitted")
+            raise EmitError(
+                f"{place(node)} calls {name or node.target!r}, which no import reaches; it cannot be emitted"
+            )
         self.lines.add(f"import {package}")
         return f"{package}.{name}"
 
@@ -113,9 +120,7 @@ def outermost_layers(graph_module: fx.GraphModule) -> dict[str, LayerSpec]:
     """Return how to build every called module, in the order of the module tree."""
     called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
     outermost = {t for t in called if not any(t.startswith(f"{other}.") for other in called)}
-    return {
-        path: layer_spec(path, module) for path, module in graph_module.named_modules() if path in outermost
-    }
+    return {path: layer_spec(path, module) for path, module in graph_module.named_modules() if path in outermost}
 
 
 def _init(graph_module: fx.GraphModule, layers: dict[str, LayerSpec]) -> list[str]:

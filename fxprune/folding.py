@@ -16,7 +16,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -48,16 +48,15 @@ def exact(tensor: torch.Tensor) -> torch.Tensor:
 
 def make_parameter(value: torch.Tensor, like: torch.Tensor, requires_grad: bool) -> nn.Parameter:
     """Return ``value`` (float64) as a Parameter with dtype, device and memory layout of ``like``."""
-    rounded = torch.empty_like(like) if like.shape == value.shape else torch.empty(value.shape, **_place(like))
-    parameter = nn.Parameter(rounded.copy_(value), requires_grad=requires_grad)
+    if like.shape == value.shape:
+        rounded = torch.empty_like(like).copy_(value)
+    else:
+        rounded = value.to(device=like.device, dtype=like.dtype, copy=True)
+    parameter = nn.Parameter(rounded, requires_grad=requires_grad)
     kept = _exact.get()
     if kept is not None:
         kept[id(parameter)] = (parameter, value)
     return parameter
-
-
-def _place(like: torch.Tensor) -> dict[str, torch.dtype | torch.device]:
-    return {"dtype": like.dtype, "device": like.device}
 
 
 @torch.no_grad()
@@ -89,9 +88,7 @@ def norm_obstacle(norm: nn.Module, model_is_training: bool) -> str | None:
 
 
 @torch.no_grad()
-def fold_norm(
-    weight: torch.Tensor, bias: torch.Tensor | None, norm: nn.Module
-) -> tuple[torch.Tensor, torch.Tensor]:
+def fold_norm(weight: torch.Tensor, bias: torch.Tensor | None, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Return weight and bias (float64) of the layer that computes ``norm`` after a layer with the given ones.
 
     ``weight`` has the output channels first; ``norm`` is a batch norm with running statistics.
@@ -115,5 +112,7 @@ def dirac_kernel(conv: Conv, tap: tuple[int, ...]) -> torch.Tensor:
     """
     kernel = torch.zeros(conv.weight.shape, dtype=torch.float64, device=conv.weight.device)
     channels = torch.arange(kernel.shape[0], device=kernel.device)
-    kernel[(channels, channels % kernel.shape[1], *tap)] = 1.0
+    index: Any = (..., *tap)
+    at_tap = kernel[index]  # a view of shape (out channels, in channels of a group)
+    at_tap[channels, channels % kernel.shape[1]] = 1.0
     return kernel

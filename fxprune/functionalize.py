@@ -26,7 +26,19 @@ _OPERATORS = {
 } | {operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor}
 
 # Whether these return a view or a copy depends on the memory layout: taken as views whatever the example does.
-_MAYBE_VIEWS = {"reshape", "contiguous", "flatten", "to", "type", "float", "half", "double", "bfloat16", "cpu", "cuda"}
+_MAYBE_VIEWS = {
+    "reshape",
+    "contiguous",
+    "flatten",
+    "to",
+    "type",
+    "float",
+    "half",
+    "double",
+    "bfloat16",
+    "cpu",
+    "cuda",
+}
 
 
 def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
@@ -52,9 +64,8 @@ def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> N
                     f"{alias.name}{_source(node)}; write it out of place"
                 )
         _make_functional(node)
-        target.replace_all_uses_with(
-            node, delete_user_cb=lambda user, at=position[node]: position[user] > at, propagate_meta=False
-        )
+        later = {user for user in target.users if position[user] > position[node]}
+        target.replace_all_uses_with(node, delete_user_cb=later.__contains__, propagate_meta=False)
     if mutating:
         graph_module.graph.lint()
         graph_module.recompile()
@@ -86,7 +97,7 @@ def _in_place_argument(node: fx.Node) -> int | str | None:
         return None
     names = code.co_varnames[: code.co_argcount]
     if "inplace" in names:
-        index = names.index("inplace")
+        index: int = names.index("inplace")
         if index < len(node.args) and node.args[index] is True:
             return index
     return None

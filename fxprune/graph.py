@@ -188,9 +188,11 @@ class CallSites:
                 self._calls[id(module)] += 1
                 if id(module) not in seen:
                     seen.add(id(module))
-                    self._reads.update(id(p) for m in module.modules() for p in m._parameters.values() if p is not None)
+                    self._reads.update(
+                        id(p) for m in module.modules() for p in m._parameters.values() if p is not None
+                    )
             elif node.op == "get_attr":
-                self._reads[id(attribute(graph_module, node.target))] += 1
+                self._reads[id(attribute(graph_module, node.target))] += uses(node)
 
     def calls(self, module: nn.Module) -> int:
         """Return at how many call sites ``module`` stands, under whatever names."""
@@ -204,7 +206,7 @@ class CallSites:
         return None
 
     def reads(self, tensor: torch.Tensor) -> int:
-        """Return how many modules and get_attr nodes read ``tensor``."""
+        """Return how many modules and nodes read ``tensor``."""
         return self._reads[id(tensor)]
 
 

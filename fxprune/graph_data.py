@@ -37,7 +37,9 @@ def _allowed_functions() -> dict[str, Callable[..., Any]]:
     """Return every function that a graph file may call, by name."""
     from torch.overrides import get_overridable_functions
 
-    tensor_functions = {id(f) for home, fs in get_overridable_functions().items() if home is not torch.Tensor for f in fs}
+    tensor_functions = {
+        id(f) for home, fs in get_overridable_functions().items() if home is not torch.Tensor for f in fs
+    }
     allowed: dict[str, Callable[..., Any]] = {f"operator.{n}": getattr(operator, n) for n in _OPERATORS}
     for prefix, home in (("F", functional), ("torch", torch)):
         for name in dir(home):

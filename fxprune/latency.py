@@ -14,9 +14,7 @@ from fxprune.graph import evaluating
 from fxprune.trace import example_inputs_of
 
 
-def compare_latency(
-    graphs: Mapping[str, fx.GraphModule], batch_size: int, *, repeats: int = 15
-) -> dict[str, float]:
+def compare_latency(graphs: Mapping[str, fx.GraphModule], batch_size: int, *, repeats: int = 15) -> dict[str, float]:
     """Return the median milliseconds of a forward pass of each graph, measured in turns.
 
     The input is the first example of the first graph's example input, ``batch_size`` times.

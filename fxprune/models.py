@@ -98,7 +98,8 @@ def _from_factory(source: str, name: str) -> nn.Module:
         if not path.is_file():
             raise LoadError(f"there is no file {source}")
         module_spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert module_spec is not None and module_spec.loader is not None
+        assert module_spec is not None
+        assert module_spec.loader is not None
         module = importlib.util.module_from_spec(module_spec)
         sys.modules.setdefault(path.stem, module)
         module_spec.loader.exec_module(module)

@@ -1,8 +1,8 @@
 """A chain of passes that holds each to its contract and keeps every stage.
 
-    result = fxprune.Pipeline([passes.FuseResConv(), passes.Simplify()])(graph_module)
-    print(result)                       # a table, one row a pass
-    result.steps[0].result.declined     # what a pass left alone, and why
+result = fxprune.Pipeline([passes.FuseResConv(), passes.Simplify()])(graph_module)
+print(result)                       # a table, one row a pass
+result.steps[0].result.declined     # what a pass left alone, and why
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ class PipelineResult(PassResult):
         first = self.steps[0].before
         rows: list[list[Any]] = [["(input)", "", _nodes(first), total_macs(first), total_params(first), ""]]
         rows += [
-            [s.name, len(s.result.rewritten), s.nodes, s.macs, s.params, f"{s.milliseconds:.1f}"]
-            for s in self.steps
+            [s.name, len(s.result.rewritten), s.nodes, s.macs, s.params, f"{s.milliseconds:.1f}"] for s in self.steps
         ]
         table = tabulate(
             rows,
@@ -149,7 +148,14 @@ def _apply(one: AnyPass, stage: fx.GraphModule) -> Step:
     spent = (time.perf_counter() - start) * 1e3
     after = result.graph_module
     return Step(
-        pass_name(one), contract_of(one), stage, result, _nodes(after), total_macs(after), total_params(after), spent
+        pass_name(one),
+        contract_of(one),
+        stage,
+        result,
+        _nodes(after),
+        total_macs(after),
+        total_params(after),
+        spent,
     )
 
 

@@ -104,5 +104,7 @@ def _takes_two(fit: Callable[..., Any]) -> bool:
         parameters = inspect.signature(fit).parameters.values()
     except (TypeError, ValueError):
         return False
-    required = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [
+        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
     return len(required) >= 2 or any(p.name == "shrink" for p in parameters)

@@ -69,16 +69,16 @@ class ResConv(nn.Module):
         self.parametrization = parametrization
         self.training = conv.training
         self.closed = False
-        like = {"device": conv.weight.device, "dtype": conv.weight.dtype}
-        self.register_buffer("input_rms", torch.tensor(input_rms, **like))
-        self.register_buffer("initial_gauge", self.gauge().detach().to(**like))
+        one = torch.ones((), device=conv.weight.device, dtype=conv.weight.dtype)
+        self.register_buffer("input_rms", one * input_rms)
+        self.register_buffer("initial_gauge", self.gauge().detach().to(one))
         if parametrization == "free":
-            self.free_scale = nn.Parameter(torch.tensor(scale, **like))
-            self.free_shortcut = nn.Parameter(torch.tensor(shortcut, **like))
+            self.free_scale = nn.Parameter(one * scale)
+            self.free_shortcut = nn.Parameter(one * shortcut)
         else:
-            self.gate = nn.Parameter(torch.tensor(1.0, **like))
+            self.gate = nn.Parameter(one.clone())
             self.register_buffer("gain", self.initial_gauge.clone())
-            self.register_buffer("signs", torch.ones(2, **like))
+            self.register_buffer("signs", one.repeat(2))
             if (scale, shortcut) != (1.0, 0.0):
                 self.assign(scale=scale, shortcut=shortcut)
 
@@ -88,7 +88,7 @@ class ResConv(nn.Module):
         Worked out in float32 whatever the module's dtype, so that it is the same number in every copy.
         Kept from falling below 0.1: a zero-initialised norm has no size to divide by.
         """
-        gamma = None if self.norm is None else self.norm.weight
+        gamma = None if self.norm is None else self.norm._parameters.get("weight")
         if gamma is not None:
             return gamma.float().square().mean().sqrt().clamp(min=_SMALLEST_GAUGE)
         if self.norm is not None:
@@ -167,7 +167,7 @@ class ResConv(nn.Module):
         """Return ``scale * norm(conv(x)) + shortcut * x``, of the shape of ``x``."""
         if self.closed:
             return self.shortcut * x
-        y = self.conv(x)
+        y: torch.Tensor = self.conv(x)
         if self.norm is not None:
             y = self.norm(y)
         return self.scale * y + self.shortcut * x

@@ -183,7 +183,7 @@ def _rms_difference(reference: list[torch.Tensor], other: list[torch.Tensor]) ->
         for a, b in zip(reference, other, strict=True)
         if a.is_floating_point()
     ]
-    return sum(gaps) ** 0.5
+    return float(sum(gaps) ** 0.5)
 
 
 def l1_term(graph_module: fx.GraphModule) -> torch.Tensor:

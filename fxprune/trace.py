@@ -42,7 +42,19 @@ def _in_place_operator(target: Any) -> Any:
     return record
 
 
-for _name in ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor"):
+for _name in (
+    "iadd",
+    "isub",
+    "imul",
+    "itruediv",
+    "ifloordiv",
+    "imod",
+    "ipow",
+    "imatmul",
+    "iand",
+    "ior",
+    "ixor",
+):
     setattr(_Proxy, f"__{_name}__", _in_place_operator(getattr(operator, _name)))
 
 
@@ -111,7 +123,7 @@ def example_inputs_of(graph_module: fx.GraphModule) -> tuple[Any, ...]:
 
 def require_finite(model: nn.Module) -> None:
     """Raise FxpruneError, naming the tensor, if a weight or a running statistic of ``model`` is NaN or Inf."""
-    named = [*model.named_parameters()]
+    named: list[tuple[str, torch.Tensor]] = [*model.named_parameters()]
     named += [(name, b) for name, b in model.named_buffers() if name.rpartition(".")[2].startswith("running_")]
     for name, tensor in named:
         if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(tensor).all()):

@@ -78,13 +78,9 @@ def run_float64(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> tuple[li
     return _run(graph_module, inputs, keep=False)
 
 
-def _run(
-    graph_module: fx.GraphModule, inputs: Sequence[Any], keep: bool
-) -> tuple[list[torch.Tensor], _Float64]:
+def _run(graph_module: fx.GraphModule, inputs: Sequence[Any], keep: bool) -> tuple[list[torch.Tensor], _Float64]:
     interpreter = _Float64(graph_module, keep)
-    copies = map_aggregate(
-        tuple(inputs), lambda x: _widen(x.detach().clone()) if isinstance(x, torch.Tensor) else x
-    )
+    copies = map_aggregate(tuple(inputs), lambda x: _widen(x.detach().clone()) if isinstance(x, torch.Tensor) else x)
     with evaluating(graph_module), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return tensors_of(interpreter.run(*copies)), interpreter
@@ -101,14 +97,6 @@ def tensors_of(value: Any) -> list[torch.Tensor]:
 
     map_aggregate(value, visit)
     return found
-
-
-def run_plain(model: nn.Module, inputs: Sequence[Any]) -> list[torch.Tensor]:
-    """Return the output tensors of ``model`` in eval mode, in its own dtype."""
-    copies = map_aggregate(tuple(inputs), lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x)
-    with evaluating(model), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return tensors_of(model(*copies))
 
 
 def difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> tuple[float, float]:

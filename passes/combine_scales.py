@@ -1,7 +1,7 @@
 """Combine constant factors on the same value.
 
-    (x * a) * b     ->   x * (a b)
-    x * a + x * b   ->   x * (a + b)        (a residual block that lost both convs is relu((1 + a1 a2) * x))
+(x * a) * b     ->   x * (a b)
+x * a + x * b   ->   x * (a + b)        (a residual block that lost both convs is relu((1 + a1 a2) * x))
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Drop nodes that return their input.
 
-    Identity(x), x * 1, x + 0, x / 1, dropout with p = 0   ->   x
+Identity(x), x * 1, x + 0, x / 1, dropout with p = 0   ->   x
 """
 
 from __future__ import annotations

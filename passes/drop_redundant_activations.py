@@ -1,6 +1,6 @@
 """Drop an activation whose input always lies where it is the identity.
 
-    relu(x) -> x  where x >= 0        relu6(x) -> x  where 0 <= x <= 6
+relu(x) -> x  where x >= 0        relu6(x) -> x  where 0 <= x <= 6
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fold each batch norm into the conv or linear layer in front of it.
 
-    norm(W x + b)   ->   (g W) x + g (b - mean) + beta,    g = gamma / sqrt(var + eps)
+norm(W x + b)   ->   (g W) x + g (b - mean) + beta,    g = gamma / sqrt(var + eps)
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from fxprune.facts.shapes import shape
 from fxprune.folding import exact, fold_norm, norm_obstacle, own_bias, with_weights
 from fxprune.graph import CallSites, called_module, inherit, only_user, place, set_submodule
 from fxprune.rewriting import Contract, Log, Pass
+
+_LAYERS = (*CONV_CLASSES, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class FoldBatchNorm(Pass):
                 continue
             node = norm_node.args[0]
             layer = called_module(node)
-            assert isinstance(layer, (*CONV_CLASSES, nn.Linear))
+            assert isinstance(layer, _LAYERS)
             weight, bias = fold_norm(exact(layer.weight), own_bias(layer), norm)
             log.rewrote(norm_node, f"is folded into {place(node)}")
             set_submodule(graph_module, str(node.target), with_weights(layer, weight, bias))
@@ -51,14 +53,10 @@ class FoldBatchNorm(Pass):
 def _obstacle(norm_node: fx.Node, norm: nn.Module, sites: CallSites, training: bool) -> str | None:
     node = norm_node.args[0] if norm_node.args else None
     layer = called_module(node)
-    if not isinstance(node, fx.Node) or not isinstance(layer, (*CONV_CLASSES, nn.Linear)):
+    if not isinstance(node, fx.Node) or not isinstance(layer, _LAYERS):
         return "no conv or linear layer directly in front of it"
     if only_user(node) is not norm_node:
         return f"the output of {place(node)} is read by others too"
     if isinstance(layer, nn.Linear) and len(shape(node) or ()) != 2:
         return "it does not normalise the linear layer's features"
-    return (
-        own_module(norm, NORM_CLASSES, sites)
-        or norm_obstacle(norm, training)
-        or own_module(layer, (*CONV_CLASSES, nn.Linear), sites)
-    )
+    return own_module(norm, NORM_CLASSES, sites) or norm_obstacle(norm, training) or own_module(layer, _LAYERS, sites)

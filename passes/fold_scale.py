@@ -1,7 +1,7 @@
 """Fold a constant factor into the layers before or behind it.
 
-    conv(x) * a         ->   conv'(x),        W' = a W, b' = a b       through relu, pooling, sums (a > 0)
-    conv(x * a)         ->   conv'(x),        W' = a W, b' = b         if every reader is such a layer
+conv(x) * a         ->   conv'(x),        W' = a W, b' = a b       through relu, pooling, sums (a > 0)
+conv(x * a)         ->   conv'(x),        W' = a W, b' = b         if every reader is such a layer
 """
 
 from __future__ import annotations

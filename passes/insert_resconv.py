@@ -67,13 +67,14 @@ class InsertResConv(Pass):
         sources = [node] if norm is None else [node, norm]
         if site.conv.functional:
             target = free_target(graph_module, f"{site.path}.{node.name}" if site.path else node.name)
+            set_submodule(graph_module, target, resconv)
             with node.graph.inserting_before(node):
                 new = node.graph.call_module(target, (site.conv.input,))
             inherit(new, *sources, made_by=self.name)
         else:
-            target, new = str(node.target), node
+            new = node
+            set_submodule(graph_module, str(node.target), resconv)
             inherit(node, *sources, made_by=self.name)
-        set_submodule(graph_module, target, resconv)
         if norm is not None:
             norm.replace_all_uses_with(new, propagate_meta=False)
             node.graph.erase_node(norm)

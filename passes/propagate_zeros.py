@@ -1,7 +1,7 @@
 """Follow values that are always zero, as behind a removed layer whose shortcut is zero.
 
-    x + 0              ->   x
-    x + conv(0)        ->   x + b          b: the conv's bias; exact at the borders too
+x + 0              ->   x
+x + conv(0)        ->   x + b          b: the conv's bias; exact at the borders too
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from torch import fx
 from fxprune.errors import FxpruneError
 from fxprune.facts.layers import count_for_target, resconvs
 from fxprune.graph import inherit
-from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Log, Pass
 
 DEFAULT_THRESHOLD = 1e-2

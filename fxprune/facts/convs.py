@@ -24,7 +24,11 @@ _FUNCTIONS: dict[Any, type[Conv]] = {
 }
 _SIGNATURE = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED_CLASSES = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_TRANSPOSED_FUNCTIONS = {functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d}
+_TRANSPOSED_FUNCTIONS = {
+    functional.conv_transpose1d,
+    functional.conv_transpose2d,
+    functional.conv_transpose3d,
+}
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -80,7 +84,7 @@ def own_module(module: nn.Module, classes: tuple[type[Any], ...], sites: CallSit
 def _functional_call(node: fx.Node, sites: CallSites) -> ConvCall | str:
     if node.target in _TRANSPOSED_FUNCTIONS:
         return "is a transposed convolution"
-    arguments = dict(zip(_SIGNATURE, node.args, strict=False)) | node.kwargs
+    arguments: dict[str, Any] = dict(zip(_SIGNATURE, node.args, strict=False)) | node.kwargs
     source, weight_node, bias_node = (arguments.get(name) for name in _SIGNATURE[:3])
     if not isinstance(source, fx.Node):
         return "its input is not a graph value"
@@ -94,14 +98,9 @@ def _functional_call(node: fx.Node, sites: CallSites) -> ConvCall | str:
     if any(isinstance(value, fx.Node) for value in geometry.values()):
         return "its stride, padding or dilation is computed in forward"
     groups = int(geometry.get("groups", 1))
-    module = _FUNCTIONS[node.target](
-        weight.shape[1] * groups,
-        weight.shape[0],
-        tuple(weight.shape[2:]),
-        bias=bias is not None,
-        device="meta",
-        **geometry,
-    )
+    kind: Any = _FUNCTIONS[node.target]
+    in_channels, kernel_size = weight.shape[1] * groups, tuple(weight.shape[2:])
+    module: Conv = kind(in_channels, weight.shape[0], kernel_size, bias=bias is not None, device="meta", **geometry)
     module.weight, module.bias = weight, bias
     owner = node.graph.owning_module
     module.train(owner.training if owner is not None else True)

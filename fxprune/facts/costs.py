@@ -32,7 +32,7 @@ def node_macs(node: fx.Node) -> int:
     if isinstance(module, CONV_CLASSES):
         return out * module.weight[0].numel()
     if isinstance(module, nn.Linear):
-        return out * module.in_features
+        return out * int(module.in_features)
     if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
         return _input_elements(node) * module.weight[0].numel()
     if isinstance(module, nn.MultiheadAttention):
@@ -41,8 +41,9 @@ def node_macs(node: fx.Node) -> int:
         return _functional_macs(node, out)
     if is_conv(node):
         weight = _argument_shape(node, 1, "weight")
-        transposed = "transpose" in getattr(node.target, "__name__", "")
-        return 0 if not weight else (_input_elements(node) if transposed else out) * math.prod(weight[1:])
+        transposed: bool = "transpose" in getattr(node.target, "__name__", "")
+        elements = _input_elements(node) if transposed else out
+        return elements * math.prod(weight[1:]) if weight else 0
     if node.target in _PRODUCTS:
         left = _argument_shape(node, 0, "input")
         return out * left[-1] if left else 0

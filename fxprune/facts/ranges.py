@@ -90,7 +90,15 @@ _SELECTING_FUNCTIONS = {
     *("contiguous", "mean", "clone", "detach", "expand"),
 }
 # As above, but zeros may be mixed in (padding, dropping out, averages that count padded zeros).
-_ZERO_MIXING_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
+_ZERO_MIXING_MODULES = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.ZeroPad1d,
+    nn.ZeroPad2d,
+    nn.ZeroPad3d,
+)
 _AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _AVERAGE_FUNCTIONS = {functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d}
 _ADDITIONS = {operator.add, torch.add, "add"}

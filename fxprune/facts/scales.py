@@ -40,7 +40,13 @@ _LINEAR_FUNCTIONS: set[Any] = {
 }
 # ... and for positive a only.
 _POSITIVE_MODULES = (nn.ReLU, nn.LeakyReLU, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d)
-_POSITIVE_FUNCTIONS: set[Any] = {functional.relu, torch.relu, "relu", functional.max_pool2d, functional.leaky_relu}
+_POSITIVE_FUNCTIONS: set[Any] = {
+    functional.relu,
+    torch.relu,
+    "relu",
+    functional.max_pool2d,
+    functional.leaky_relu,
+}
 
 
 def constant_factor(node: fx.Node) -> tuple[fx.Node, float] | None:

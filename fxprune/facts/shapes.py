@@ -58,16 +58,12 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> dic
         recorder = _Recorder(graph_module)
         try:
             mode = FakeTensorMode(allow_non_fake_inputs=True)
-            fakes = map_aggregate(
-                tuple(inputs), lambda x: mode.from_tensor(x) if isinstance(x, torch.Tensor) else x
-            )
+            fakes = map_aggregate(tuple(inputs), lambda x: mode.from_tensor(x) if isinstance(x, torch.Tensor) else x)
             with mode:
                 recorder.run(*fakes)
         except (DataDependentOutputException, DynamicOutputShapeException):
             recorder = _Recorder(graph_module)
-            copies = map_aggregate(
-                tuple(inputs), lambda x: x.clone() if isinstance(x, torch.Tensor) else x
-            )
+            copies = map_aggregate(tuple(inputs), lambda x: x.clone() if isinstance(x, torch.Tensor) else x)
             recorder.run(*copies)
     for node, value in recorder.values.items():
         node.meta[META] = map_aggregate(
@@ -91,9 +87,4 @@ def shape(node: fx.Node) -> tuple[int, ...] | None:
 def same_shape(a: fx.Node, b: fx.Node) -> bool:
     """Say whether both nodes are known to compute tensors of one shape and dtype."""
     first, second = tensor_meta(a), tensor_meta(b)
-    return (
-        first is not None
-        and second is not None
-        and first.shape == second.shape
-        and first.dtype == second.dtype
-    )
+    return first is not None and second is not None and first.shape == second.shape and first.dtype == second.dtype

@@ -117,7 +117,7 @@ def dirac_tap(conv: Conv) -> tuple[int, ...] | str:
     return tuple(taps)
 
 
-def _following_norm(node: fx.Node, sites: CallSites) -> fx.Node | None | str:
+def _following_norm(node: fx.Node, sites: CallSites) -> fx.Node | str | None:
     """Return the batch norm that directly follows ``node``, None if none does, or what stands in the way."""
     norms = [user for user in node.users if isinstance(called_module(user), NORM_CLASSES)]
     if not norms:
@@ -127,6 +127,8 @@ def _following_norm(node: fx.Node, sites: CallSites) -> fx.Node | None | str:
     module = called_module(norms[0])
     assert isinstance(module, nn.Module)
     obstacle = own_module(module, NORM_CLASSES, sites)
+    if obstacle is None and module.running_mean is None:
+        obstacle = "it keeps no running statistics, so it cannot be fused later"
     return f"its norm {norms[0].name}: {obstacle}" if obstacle else norms[0]
 
 
@@ -138,5 +140,7 @@ def require_sites(traced: fx.GraphModule) -> None:
     reasons: dict[str, list[str]] = {}
     for site in sites:
         reasons.setdefault(str(site.reason), []).append(site.path or site.node.name)
-    why = "; ".join(f"{paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''}: {r}" for r, paths in reasons.items())
+    why = "; ".join(
+        f"{paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''}: {r}" for r, paths in reasons.items()
+    )
     raise FxpruneError(f"the model has no removable conv: {why or 'it has no convs at all'}")

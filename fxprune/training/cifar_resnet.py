@@ -70,4 +70,5 @@ class CifarResNet(nn.Module):
         x = functional.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         x = functional.adaptive_avg_pool2d(x, 1)
-        return self.linear(torch.flatten(x, 1))
+        logits: torch.Tensor = self.linear(torch.flatten(x, 1))
+        return logits

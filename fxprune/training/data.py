@@ -7,13 +7,13 @@ or valid). Decoding, cropping and normalising are torchvision's.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fxprune.errors import FxpruneError, LoadError
 
@@ -120,12 +120,18 @@ def _image_folder(root: Path, size: int) -> ImageData:
 
     held_out_folder = next((root / name for name in ("val", "test", "valid") if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or held_out_folder is None:
-        raise LoadError(f"imagefolder:{root}: expected {root}/train and {root}/val (or test), one folder a class in each")
+        raise LoadError(
+            f"imagefolder:{root}: expected {root}/train and {root}/val (or test), one folder a class in each"
+        )
     augmented, plain = _transforms(size)
     try:
         train, plain_train, held_out = (
             ImageFolder(folder, transform=transform, loader=_open_image)
-            for folder, transform in ((root / "train", augmented), (root / "train", plain), (held_out_folder, plain))
+            for folder, transform in (
+                (root / "train", augmented),
+                (root / "train", plain),
+                (held_out_folder, plain),
+            )
         )
     except FileNotFoundError as error:
         raise LoadError(f"imagefolder:{root}: {error}") from error
@@ -164,8 +170,7 @@ def sample_inputs(data: ImageData, count: int) -> torch.Tensor:
     total = len(data.plain_train)  # type: ignore[arg-type]
     count = min(count, total)
     chosen = torch.linspace(0, total - 1, count).long().tolist()
-    images: Iterator[Any] = (image for image, _ in Subset(data.plain_train, chosen))
-    return torch.stack(list(images))
+    return torch.stack([data.plain_train[index][0] for index in chosen])
 
 
 def default_workers() -> int:

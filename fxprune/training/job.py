@@ -85,7 +85,7 @@ def prune_on_data(
     say: Say,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Prune ``model`` to ``target_macs`` of its MACs while it trains on ``data``; write the folder, return the report.
+    """Prune ``model`` to ``target_macs`` of its MACs while it trains on ``data``; write ``out``, return the report.
 
     ``model`` is not changed. Raises FxpruneError if it has no eligible convs (lists why), TargetError if the
     target cannot be met, and what :func:`fxprune.training.recipe.train` raises.
@@ -98,7 +98,7 @@ def prune_on_data(
     before = evaluate(model, data.held_out, workers=settings.workers)
     say(f"traced: {len(resconvs(sparse))} removable layers; held-out top-1 {before:.2%} before pruning")
     train(sparse, data, settings, say, target_macs=target_macs, checkpoint=out / "checkpoint.pt")
-    sparse.cpu().eval()
+    sparse.cpu().to(memory_format=torch.contiguous_format).eval()
     trained = evaluate(sparse, data.held_out, workers=settings.workers)
     removable = len(resconvs(sparse))
     result = Pipeline([passes.RemoveResConvs(threshold=0.0), *AFTER_TRAINING])(sparse)
@@ -119,7 +119,11 @@ def prune_on_data(
         "max_relative_difference": max(inserted.max_relative or 0.0, result.max_relative or 0.0),
         "latency_ms": latencies(traced, pruned),
         "settings": {**asdict(settings), "target_macs": target_macs},
-        "versions": {"fxprune": fxprune.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "fxprune": fxprune.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "device": settings.device},
         "seconds": round(time.monotonic() - start, 1),
     }

@@ -90,7 +90,7 @@ def train_epoch(
                 "lower the learning rate and run again"
             )
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         optimizer.step()
         after_step(lr)
         total += value

@@ -1,0 +1,158 @@
+"""What most tests need: random models in float64, and a check that a pass did what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+import fxprune
+from fxprune import passes
+from fxprune.facts.layers import resconvs
+from fxprune.graph import origins
+from fxprune.rewriting import Contract, Pass, PassResult
+
+
+def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every norm of ``model`` random statistics and weights; return it in float64 and eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
+            for name, low, high in (
+                ("weight", 0.5, 1.5),
+                ("bias", -0.5, 0.5),
+                ("running_mean", -0.5, 0.5),
+                ("running_var", 0.5, 2.0),
+            ):
+                tensor = getattr(module, name)
+                if tensor is not None:
+                    tensor.data.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+    return model.double().eval()
+
+
+def traced(model: nn.Module, *inputs: torch.Tensor) -> fx.GraphModule:
+    """Randomize and trace ``model`` in float64."""
+    return fxprune.trace(randomize(model), tuple(x.double() for x in inputs))
+
+
+def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy of the state dict."""
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def assert_state_equal(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Assert that ``model`` still holds exactly ``state``."""
+    assert list(model.state_dict()) == list(state)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+def assert_rewrites(graph: fx.GraphModule, one: Pass, *, count: int, tolerance: float = 1e-12) -> PassResult:
+    """Apply ``one`` and assert all that holds for every pass.
+
+    It rewrites ``count`` sites; its input stays as it was; equal values if it promises them; every node keeps an
+    origin; applied to its own result it does nothing more.
+    """
+    code, state = graph.code, state_of(graph)
+    result = one(graph)
+    assert len(result.rewritten) == count, [str(site) for site in (*result.rewritten, *result.declined)]
+    assert result.modified == (count > 0)
+    assert (result.graph_module is graph) == (count == 0)
+    assert graph.code == code
+    assert_state_equal(graph, state)
+    assert all(origins(node) for node in result.graph_module.graph.nodes)
+    result.graph_module.graph.lint()
+    if one.contract is Contract.VALUES:
+        found = fxprune.verify(graph, result.graph_module, graph.meta["fxprune_example_inputs"], tolerance=tolerance)
+        assert found.equal, str(found)
+    again = one(result.graph_module)
+    assert not again.modified, [str(site) for site in again.rewritten]
+    return result
+
+
+def with_scales(graph: fx.GraphModule, *scales: tuple[float, float]) -> fx.GraphModule:
+    """Insert ResConvs and assign (scale, shortcut) in graph order, the last pair to all that are left."""
+    sparse = passes.InsertResConv()(graph).graph_module
+    for index, (_, layer) in enumerate(resconvs(sparse)):
+        scale, shortcut = scales[min(index, len(scales) - 1)]
+        layer.assign(scale=scale, shortcut=shortcut)
+    return sparse
+
+
+def targets(graph: fx.GraphModule) -> list[str]:
+    """Return what the graph calls, in order: module class names, function and method names."""
+    found = []
+    for node in graph.graph.nodes:
+        if node.op == "call_module":
+            found.append(type(graph.get_submodule(node.target)).__name__)
+        elif node.op in ("call_function", "call_method"):
+            found.append(str(getattr(node.target, "__name__", node.target)))
+    return found
+
+
+def example(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Return normal random numbers in float64."""
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+class Block(nn.Module):
+    """A basic residual block, with in-place ReLUs as torchvision writes them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        y += x
+        z: torch.Tensor = self.relu(y)
+        return z
+
+
+class Wrapped(nn.Module):
+    """A function of the module and x as a module, with some layers."""
+
+    def __init__(self, function: Callable[[Any, torch.Tensor], torch.Tensor], **layers: nn.Module) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(self, x)
+
+
+class TinyNet(nn.Module):
+    """A stem, two residual blocks, a classifier: 4 removable convs."""
+
+    def __init__(self, channels: int = 6, classes: int = 5) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+        )
+        self.block1 = Block(channels)
+        self.block2 = Block(channels)
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.block2(self.block1(self.stem(x)))
+        y: torch.Tensor = self.head(torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1))
+        return y
+
+
+def tiny() -> fx.GraphModule:
+    """Return TinyNet traced in float64 on two images of 8 x 8."""
+    torch.manual_seed(0)
+    return traced(TinyNet(), example(2, 3, 8, 8))
+
+
+def module_at(graph: fx.GraphModule, path: str) -> Any:
+    """Return a submodule, untyped."""
+    return graph.get_submodule(path)

@@ -20,6 +20,7 @@ ORIGIN = "fxprune_origin"
 PATH = "fxprune_path"
 PASSES = "fxprune_passes"
 EXAMPLE_INPUTS = "fxprune_example_inputs"
+TRACED_MACS = "fxprune_traced_macs"
 
 
 def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
@@ -28,7 +29,10 @@ def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
     Submodules that the graph does not use come along.
     """
     name = type(graph_module).__name__
-    duplicate = fx.GraphModule(_copy_containers(graph_module), copy.deepcopy(graph_module.graph), class_name=name)
+    containers = _copy_containers(graph_module)
+    duplicate = fx.GraphModule(containers, copy.deepcopy(graph_module.graph), class_name=name)
+    for table in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+        duplicate.__dict__[table] = containers.__dict__[table]  # fx brings only what the graph uses
     duplicate.meta.update(graph_module.meta)
     return duplicate
 
@@ -53,7 +57,7 @@ def _copy_containers(graph_module: fx.GraphModule) -> nn.Module:
 
 
 def remove_unused_state(graph_module: fx.GraphModule) -> list[str]:
-    """Delete submodules, parameters and buffers that no node uses; return their paths."""
+    """Delete submodules, parameters and buffers that no node uses; return their paths, the outermost ones."""
     used = {str(node.target) for node in graph_module.graph.nodes if node.op in ("call_module", "get_attr")}
     removed: list[str] = []
 
@@ -75,7 +79,8 @@ def remove_unused_state(graph_module: fx.GraphModule) -> list[str]:
         return bool(module._parameters or module._buffers or module._modules)
 
     sweep(graph_module, "")
-    return removed
+    inside = tuple(f"{path}." for path in removed)
+    return [path for path in removed if not path.startswith(inside)]
 
 
 def origins(node: fx.Node) -> tuple[str, ...]:

@@ -24,9 +24,10 @@ from torch import fx, nn
 from torch.fx.node import map_aggregate
 
 from fxprune.errors import FxpruneError, FxpruneWarning, TraceError
+from fxprune.facts.costs import total_macs
 from fxprune.facts.shapes import META, propagate_shapes
 from fxprune.functionalize import functionalize, is_in_place
-from fxprune.graph import EXAMPLE_INPUTS, ORIGIN, PATH
+from fxprune.graph import EXAMPLE_INPUTS, ORIGIN, PATH, TRACED_MACS
 
 _LIBRARY_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
@@ -90,15 +91,9 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected an nn.Module to trace, got {type(model).__name__}")
     require_finite(model)
-    try:
-        own = copy.deepcopy(model)
-    except Exception as error:
-        raise TraceError(f"{type(model).__name__} cannot be copied: {error}") from error
-    flags = {name: module.training for name, module in own.named_modules()}
-    constants = _defaults_to_bake(own, len(inputs))
-    own.eval()
-    graph = _symbolic_trace(own, constants)
-    _follow_training_flag(graph, own, constants)
+    constants = _defaults_to_bake(model, len(inputs))
+    own, graph = _trace_copy(model, constants)
+    flags = {name: module.training for name, module in model.named_modules()}
     graph_module = fx.GraphModule(own, graph, class_name=type(model).__name__)
     for name, module in graph_module.named_modules():
         module.training = flags.get(name, flags[""])
@@ -110,6 +105,7 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
     graph_module.meta[EXAMPLE_INPUTS] = map_aggregate(
         inputs, lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x
     )
+    graph_module.meta[TRACED_MACS] = total_macs(graph_module)
     return graph_module
 
 
@@ -130,11 +126,37 @@ def require_finite(model: nn.Module) -> None:
             raise FxpruneError(f"{name} holds NaN or Inf; load weights from before the training diverged")
 
 
-def _symbolic_trace(model: nn.Module, constants: Mapping[str, Any]) -> fx.Graph:
+def _trace_copy(model: nn.Module, constants: Mapping[str, Any]) -> tuple[nn.Module, fx.Graph]:
+    """Return a copy of ``model`` in eval mode, and its graph, which follows the train flag where it can.
+
+    Where tracing itself updated a buffer (a counter, say), that update is missing from the graph: such a model is
+    traced again with its buffers as graph values.
+    """
+    try:
+        own = copy.deepcopy(model).eval()
+    except Exception as error:
+        raise TraceError(f"{type(model).__name__} cannot be copied: {error}") from error
+    buffers = dict(own.named_buffers())
+    values = {name: buffer.clone() for name, buffer in buffers.items()}
+    versions = {name: buffer._version for name, buffer in buffers.items()}
+    graph = _symbolic_trace(own, constants)
+    updates_buffers = any(buffer._version != versions[name] for name, buffer in buffers.items())
+    if updates_buffers:
+        graph = _symbolic_trace(own, constants, updates_buffers)
+    _follow_training_flag(graph, own, constants, updates_buffers)
+    for name, buffer in buffers.items():
+        if buffer._version != versions[name]:
+            buffer.copy_(values[name])
+    return own, graph
+
+
+def _symbolic_trace(model: nn.Module, constants: Mapping[str, Any], buffers_are_values: bool = False) -> fx.Graph:
     if isinstance(model, fx.GraphModule):
         return copy.deepcopy(model.graph)
+    tracer = _Tracer()
+    tracer.proxy_buffer_attributes = buffers_are_values
     try:
-        return _Tracer().trace(model, dict(constants) or None)
+        return tracer.trace(model, dict(constants) or None)
     except Exception as error:
         frame = _last_own_frame(error)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -193,13 +215,15 @@ def _downstream(node: fx.Node) -> list[fx.Node]:
     return [later for later in node.graph.nodes if later in reached and later is not node]
 
 
-def _follow_training_flag(graph: fx.Graph, model: nn.Module, constants: Mapping[str, Any]) -> None:
+def _follow_training_flag(
+    graph: fx.Graph, model: nn.Module, constants: Mapping[str, Any], buffers_are_values: bool
+) -> None:
     """Replace flags that were baked from ``self.training`` by reads of it."""
     if isinstance(model, fx.GraphModule):
         return
     model.train()
     try:
-        in_training = _symbolic_trace(model, constants)
+        in_training = _symbolic_trace(model, constants, buffers_are_values)
     except TraceError as error:
         _warn_about_train_mode(model, str(error))
         return
@@ -240,7 +264,7 @@ def _warn_about_train_mode(model: nn.Module, reason: str) -> None:
         f"{type(model).__name__} computes something else in train mode ({reason}); "
         "the graph is the eval-mode one, also while it trains",
         FxpruneWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

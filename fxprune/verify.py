@@ -52,7 +52,10 @@ class _Float64(fx.Interpreter):
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         value = self.fetch_attr(str(target))
-        return exact(value) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        if not isinstance(value, torch.Tensor):
+            return value
+        wide = exact(value) if value.is_floating_point() else value
+        return wide if isinstance(value, nn.Parameter) else wide.clone()  # a graph may update its buffers
 
     def run_node(self, n: fx.Node) -> Any:
         return map_aggregate(super().run_node(n), _widen)

@@ -6,7 +6,7 @@ from torch import fx
 
 from fxprune.errors import TargetError
 from fxprune.facts.costs import batch_size, node_macs, total_macs
-from fxprune.graph import called_module
+from fxprune.graph import TRACED_MACS, called_module
 from fxprune.resconv import ResConv
 
 
@@ -17,12 +17,12 @@ def resconvs(graph_module: fx.GraphModule) -> list[tuple[fx.Node, ResConv]]:
 
 
 def count_for_target(graph_module: fx.GraphModule, ranked: list[fx.Node], target_macs: float) -> int:
-    """Return how many of ``ranked``, from its start, must go to leave at most ``target_macs`` of the MACs.
+    """Return how many of ``ranked``, from its start, must go to leave at most ``target_macs`` of the traced MACs.
 
     Raises TargetError if all of them are not enough.
     """
-    total = total_macs(graph_module)
-    left = total
+    left = total_macs(graph_module)
+    total = graph_module.meta.get(TRACED_MACS, left)
     if left <= target_macs * total:
         return 0
     for count, node in enumerate(ranked, start=1):

@@ -1,0 +1,55 @@
+"""MACs against torch's own counter, which counts each twice."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import Wrapped
+from torch import nn
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+import fxprune
+from fxprune.facts.costs import batch_size, node_params, total_macs, total_params
+
+
+def counted(model: nn.Module, x: torch.Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(x)
+    return int(counter.get_total_flops()) // 2
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Conv2d(8, 4, 3, stride=2, groups=2), nn.ReLU(), nn.Conv2d(4, 4, 1)),
+        nn.Sequential(nn.ConvTranspose2d(8, 4, 3, stride=2)),
+        nn.Sequential(nn.Flatten(), nn.Linear(8 * 9 * 9, 7)),
+        Wrapped(lambda m, x: functional.linear(x, m.w.weight), w=nn.Linear(9, 5)),
+        Wrapped(lambda m, x: x @ x.transpose(2, 3)),
+        Wrapped(lambda m, x: functional.scaled_dot_product_attention(x, x, x)),
+        Wrapped(lambda m, x: functional.conv2d(x, m.c.weight), c=nn.Conv2d(8, 4, 3)),
+    ],
+)
+def test_macs_are_half_of_torchs_flops(model: nn.Module) -> None:
+    x = torch.randn(1, 8, 9, 9)
+    assert total_macs(fxprune.trace(model.eval(), x)) == counted(model, x)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "convnext_tiny"])
+def test_macs_of_real_networks(name: str) -> None:
+    models = pytest.importorskip("torchvision.models")
+    with torch.device("cpu"):
+        model = models.get_model(name)
+    graph = fxprune.trace(model.eval(), torch.randn(2, 3, 64, 64))
+    assert batch_size(graph) == 2
+    assert total_macs(graph) == counted(model, torch.randn(1, 3, 64, 64))
+    assert total_params(graph) == sum(p.numel() for p in model.parameters())
+
+
+def test_tied_parameters_count_once() -> None:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    graph = fxprune.trace(nn.Sequential(first, second), torch.randn(2, 4))
+    assert total_params(graph) == 16 + 4 + 4
+    assert [node_params(n) for n in graph.graph.nodes if n.op == "call_module"] == [20, 20]

@@ -1,0 +1,67 @@
+"""InsertResConv: fires on every eligible conv, keeps the function, says why not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import TinyNet, assert_rewrites, example, targets, tiny, traced
+from torch import nn
+
+import fxprune
+from fxprune import passes
+from fxprune.facts.layers import resconvs
+
+
+def test_it_wraps_conv_and_norm_and_keeps_the_function() -> None:
+    result = assert_rewrites(tiny(), passes.InsertResConv(), count=4)
+    assert [str(node.target) for node, _ in resconvs(result.graph_module)] == [
+        "block1.conv1", "block1.conv2", "block2.conv1", "block2.conv2",
+    ]  # fmt: skip
+    assert all(isinstance(layer.norm, nn.BatchNorm2d) for _, layer in resconvs(result.graph_module))
+    assert "bn1" not in dict(result.graph_module.get_submodule("block1").named_children())
+
+
+def test_declines_carry_reasons() -> None:
+    result = passes.InsertResConv()(tiny())
+    assert [(site.path, site.why) for site in result.declined] == [("stem.0", "it changes the channels (3 -> 6)")]
+
+
+def test_without_norm() -> None:
+    graph = traced(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()), example(2, 4, 6, 6))
+    result = assert_rewrites(graph, passes.InsertResConv(), count=1)
+    assert targets(result.graph_module) == ["ResConv", "ReLU"]
+
+
+def test_the_input_size_is_measured_on_the_example() -> None:
+    x = 3 * example(2, 4, 6, 6)
+    graph = traced(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), x)
+    ((_, layer),) = resconvs(passes.InsertResConv()(graph).graph_module)
+    assert float(layer.input_rms) == pytest.approx(float(x.square().mean().sqrt()), rel=1e-6)
+
+
+def test_a_layer_whose_input_is_zero_is_declined() -> None:
+    graph = traced(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), torch.zeros(2, 4, 6, 6))
+    result = assert_rewrites(graph, passes.InsertResConv(), count=0)
+    assert "size 0" in result.declined[0].why
+
+
+def test_a_shortcut_changes_values_but_not_the_signature() -> None:
+    one = passes.InsertResConv(shortcut=1.0, parametrization="free")
+    assert one.contract is fxprune.Contract.SIGNATURE
+    sparse = fxprune.Pipeline([one])(tiny()).graph_module
+    for _, layer in resconvs(sparse):
+        assert layer.coefficients() == (1.0, 1.0)
+
+
+def test_a_model_in_float32_is_verified_to_1e_9_too() -> None:
+    graph = fxprune.trace(TinyNet(), torch.randn(2, 3, 8, 8))
+    result = fxprune.Pipeline([passes.InsertResConv()])(graph)
+    assert result.max_relative is not None
+    assert result.max_relative <= 1e-12
+
+
+def test_a_graph_without_example_inputs_is_refused_with_what_to_do() -> None:
+    graph = torch.fx.symbolic_trace(TinyNet())
+    assert all("fxprune.trace" in site.why for site in passes.InsertResConv()(graph).declined)
+    with pytest.raises(fxprune.FxpruneError, match=r"fxprune\.trace"):
+        fxprune.Pipeline([passes.InsertResConv()])(graph)

@@ -1,0 +1,67 @@
+"""RemoveResConvs: by threshold, by target, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import assert_rewrites, example, tiny, with_scales
+
+import fxprune
+from fxprune import passes
+from fxprune.errors import TargetError
+from fxprune.facts.costs import total_macs
+from fxprune.facts.layers import resconvs
+
+
+def test_scale_zero_is_removed_exactly() -> None:
+    graph = with_scales(tiny(), (0.0, 0.7), (1.0, 0.0), (0.0, 1.0), (0.0, -0.5))
+    result = assert_rewrites(graph, passes.RemoveResConvs(), count=3)
+    x = example(3, 3, 8, 8, seed=1)
+    assert fxprune.verify(graph, result.graph_module, x, tolerance=1e-12).equal
+    assert "takes its place" in result.rewritten[0].why
+
+
+@pytest.mark.parametrize(("threshold", "count"), [(0.0, 1), (0.005, 1), (0.01, 2), (0.5, 3), (1.0, 4)])
+def test_threshold(threshold: float, count: int) -> None:
+    graph = with_scales(tiny(), (0.0, 1.0), (0.009, 1.0), (-0.4, 1.0), (1.0, 0.0))
+    result = assert_rewrites(graph, passes.RemoveResConvs(threshold=threshold), count=count)
+    assert len(result.declined) == 4 - count
+
+
+def test_a_layer_at_the_threshold_becomes_its_shortcut() -> None:
+    graph = with_scales(tiny(), (0.005, 0.7), (1.0, 0.0))
+    removed = passes.RemoveResConvs()(graph).graph_module
+    graph.get_submodule("block1.conv1").assign(scale=0.0, shortcut=0.7)  # type: ignore[operator]
+    assert fxprune.verify(graph, removed, example(2, 3, 8, 8), tolerance=1e-6).equal
+
+
+def test_target_takes_the_smallest_first_and_warns_of_large_ones() -> None:
+    graph = with_scales(tiny(), (0.9, 0.1), (0.2, 0.8), (0.0, 1.0), (1.0, 0.0))
+    result = assert_rewrites(graph, passes.RemoveResConvs(target_macs=0.6), count=2)
+    assert [site.path for site in result.rewritten] == ["block2.conv1", "block1.conv2"]
+    assert total_macs(result.graph_module) <= 0.6 * total_macs(graph)
+    assert "retrain" in result.warnings[0]
+
+
+def test_a_layer_cut_for_the_target_keeps_the_size_of_the_signal() -> None:
+    graph = passes.InsertResConv()(tiny()).graph_module
+    ((_, layer), *_) = resconvs(graph)
+    result = passes.RemoveResConvs(target_macs=0.85)(graph)
+    (factor,) = [
+        n.args[1] for n in result.graph_module.graph.nodes if n.target is torch.ops.aten.mul or n.name == "mul"
+    ]
+    assert factor == pytest.approx(float(layer.gain / layer.input_rms))
+
+
+def test_an_impossible_target_says_what_is_possible() -> None:
+    graph = passes.InsertResConv()(tiny()).graph_module
+    with pytest.raises(
+        TargetError, match=r"cannot be met: without all 4 removable layers 0\.\d+ of the MACs are left"
+    ):
+        passes.RemoveResConvs(target_macs=0.01)(graph)
+
+
+@pytest.mark.parametrize("options", [{"target_macs": 0.0}, {"target_macs": 1.5}, {"threshold": -1.0}])
+def test_senseless_options_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(fxprune.FxpruneError):
+        passes.RemoveResConvs(**options)

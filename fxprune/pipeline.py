@@ -12,18 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from tabulate import tabulate
 from torch import fx
 
 from fxprune.errors import ContractError, FxpruneError
 from fxprune.facts.costs import total_macs, total_params
-from fxprune.facts.shapes import META, propagate_shapes
+from fxprune.facts.shapes import propagate_shapes
 from fxprune.folding import keep_exact_weights
 from fxprune.graph import copy_graph_module
 from fxprune.rewriting import Contract, Pass, PassResult
 from fxprune.trace import example_inputs_of
-from fxprune.verify import TOLERANCE, difference, first_difference, run_float64
+from fxprune.verify import TOLERANCE, difference, first_difference, run_float64, tensors_of
 
 AnyPass = Callable[[fx.GraphModule], Any]
 
@@ -216,14 +215,6 @@ def _check_signature(start: fx.GraphModule, step: Step) -> None:
 def _signature(graph_module: fx.GraphModule) -> str:
     """Return shapes and dtypes of the outputs on the example inputs, worked out afresh on a copy."""
     work = copy_graph_module(graph_module)
-    propagate_shapes(work, example_inputs_of(graph_module))
+    values = propagate_shapes(work, example_inputs_of(graph_module))
     output = next(node for node in reversed(work.graph.nodes) if node.op == "output")
-    metas: list[str] = []
-
-    def visit(meta: Any) -> Any:
-        if isinstance(meta, torch.fx.passes.shape_prop.TensorMetadata):
-            metas.append(f"{tuple(meta.shape)} {meta.dtype}")
-        return meta
-
-    torch.fx.node.map_aggregate(output.meta[META], visit)
-    return ", ".join(metas)
+    return ", ".join(f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in tensors_of(values[output]))

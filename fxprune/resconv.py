@@ -174,4 +174,5 @@ class ResConv(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows beside the submodules."""
-        return f"scale={float(self.scale):.4g}, shortcut={float(self.shortcut):.4g}, {self.parametrization}"
+        scale, shortcut = self.coefficients()
+        return f"scale={scale:.4g}, shortcut={shortcut:.4g}, {self.parametrization}"

@@ -231,24 +231,28 @@ def _follow_training_flag(
         model.eval()
     pairs = list(zip(graph.nodes, in_training.nodes, strict=False))
     if len(graph.nodes) != len(in_training.nodes) or any(
-        (a.op, a.target, a.name) != (b.op, b.target, b.name) for a, b in pairs
+        (a.op, _comparable_target(a)) != (b.op, _comparable_target(b)) for a, b in pairs
     ):
         _warn_about_train_mode(model, "its train-mode graph has other nodes")
         return
     flag: fx.Node | None = None
+    twins = {twin: node for node, twin in pairs}
     for node, twin in pairs:
-        names = [n for n in _argument_names(node) if _argument(node, n) is not _argument(twin, n)]
-        for name in names:
-            if (_argument(node, name), _argument(twin, name)) == (False, True):
+        for name in _argument_names(node):
+            ours, theirs = _argument(node, name), fx.map_arg(_argument(twin, name), twins.__getitem__)
+            if ours is False and theirs is True:
                 if flag is None:
                     last_input = [n for n in graph.nodes if n.op == "placeholder"][-1]
                     with graph.inserting_after(last_input):
                         flag = graph.get_attr("training")
                 node.update_arg(name, flag) if isinstance(name, int) else node.update_kwarg(name, flag)
-            elif not isinstance(_argument(node, name), fx.Node) and str(_argument(node, name)) != str(
-                _argument(twin, name)
-            ):
+            elif str(ours) != str(theirs):
                 _warn_about_train_mode(model, f"{node.name} takes other arguments in train mode")
+
+
+def _comparable_target(node: fx.Node) -> Any:
+    """Return the target, but for constants, which fx numbers anew in every trace."""
+    return "_tensor_constant" if str(node.target).startswith("_tensor_constant") else node.target
 
 
 def _argument_names(node: fx.Node) -> list[int | str]:

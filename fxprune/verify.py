@@ -146,4 +146,5 @@ def first_difference(a: fx.GraphModule, b: fx.GraphModule, inputs: Sequence[Any]
         if relative > tolerance:
             kind = type(called_module(node)).__name__ if node.op == "call_module" else str(node.target)
             return f"{place(node)}, {kind}"
-    return None
+    last = next((n for n in reversed(b.graph.nodes) if n.op != "output"), None)
+    return None if last is None else f"{place(last)}, before the output"

@@ -1,0 +1,76 @@
+"""All of it in one call, with a user's own training function of either kind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import TinyNet, targets
+from torch import nn
+
+import fxprune
+from fxprune.errors import TargetError
+from fxprune.facts.costs import total_macs
+
+
+def loop(model: nn.Module, after_step: object = None, steps: int = 6) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(4, 3, 8, 8)).softmax(1)[:, 0].mean().backward()
+        optimizer.step()
+        if isinstance(after_step, fxprune.ProximalL1):
+            after_step.step(0.05)
+
+
+def test_a_plain_training_function_needs_no_change() -> None:
+    model, x = TinyNet(), torch.randn(4, 3, 8, 8)
+    result = fxprune.prune(model, x, loop, target_macs=0.5, steps=4)
+    before = total_macs(fxprune.trace(model, x))
+    assert total_macs(result.graph_module) <= 0.5 * before
+    assert not result.warnings
+    assert not {"ResConv", "BatchNorm2d"} & set(targets(result.graph_module))
+    assert not result.graph_module.training
+
+
+def test_a_training_function_may_step_by_itself() -> None:
+    def fit(model: nn.Module, shrink: fxprune.ProximalL1) -> None:
+        loop(model, shrink)
+
+    result = fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit, strength=100.0)
+    assert len(result.steps[0].result.rewritten) == 4
+
+
+def test_optimizers_of_other_models_do_not_shrink() -> None:
+    other = nn.Linear(2, 2)
+
+    def fit(model: nn.Module) -> None:
+        optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+        other(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+
+    with pytest.raises(fxprune.FxpruneError, match="fit took no step"):
+        fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit)
+
+
+def test_impossible_requests_are_refused_before_training() -> None:
+    def never(model: nn.Module) -> None:
+        raise AssertionError("trained")
+
+    x = torch.randn(4, 3, 8, 8)
+    with pytest.raises(TargetError, match="cannot be met"):
+        fxprune.prune(TinyNet(), x, never, target_macs=0.001)
+    with pytest.raises(fxprune.FxpruneError, match="no removable conv"):
+        fxprune.prune(nn.Sequential(nn.Conv2d(3, 4, 3)), x, never)
+    with pytest.raises(fxprune.FxpruneError, match="steps is for target_macs"):
+        fxprune.prune(TinyNet(), x, never, steps=3)
+
+
+def test_weights_that_training_made_nan_are_refused() -> None:
+    def fit(model: nn.Module) -> None:
+        loop(model, steps=1)
+        with torch.no_grad():
+            next(model.parameters()).fill_(float("nan"))
+
+    with pytest.raises(fxprune.FxpruneError, match="NaN or Inf"):
+        fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit)

@@ -1,0 +1,137 @@
+"""Proximal steps, steering to a target, groups, strengths, reports."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import TinyNet, tiny
+from torch import fx
+
+import fxprune
+from fxprune import passes, sparsity
+from fxprune.errors import TargetError
+from fxprune.facts.layers import resconvs
+
+
+def sparse_graph() -> fx.GraphModule:
+    torch.manual_seed(0)
+    graph = fxprune.trace(TinyNet(), torch.randn(4, 3, 8, 8))
+    return passes.InsertResConv()(graph).graph_module
+
+
+def test_the_proximal_step_shrinks_gates_to_exact_zero() -> None:
+    graph = sparse_graph()
+    shrink = fxprune.ProximalL1(graph, strength=0.3)
+    for _ in range(3):
+        shrink.step(lr=1.0)
+    assert [layer.gate.item() for _, layer in resconvs(graph)] == pytest.approx([0.1] * 4)
+    assert shrink.zeros == []
+    shrink.step(lr=1.0)
+    assert shrink.zeros == ["block1.conv1", "block1.conv2", "block2.conv1", "block2.conv2"]
+    assert all(layer.effective_scale == 0 for _, layer in resconvs(graph))
+
+
+def test_the_free_parametrisation_is_soft_thresholded() -> None:
+    graph = passes.InsertResConv(parametrization="free")(tiny()).graph_module
+    ((_, first), (_, second), *_) = resconvs(graph)
+    first.assign(scale=-0.5)
+    second.assign(scale=0.05)
+    fxprune.ProximalL1(graph, strength=0.1).step(lr=1.0)
+    assert first.coefficients()[0] == pytest.approx(-0.4)
+    assert second.coefficients()[0] == 0
+
+
+def test_strengths_by_layer() -> None:
+    graph = sparse_graph()
+    fxprune.ProximalL1(graph, {"block1.conv2": 0.5}).step(lr=1.0)
+    assert [layer.gate.item() for _, layer in resconvs(graph)] == [1.0, 0.5, 1.0, 1.0]
+    with pytest.raises(fxprune.FxpruneError, match=r"block9, which is no ResConv"):
+        fxprune.ProximalL1(graph, {"block9": 0.5})
+
+
+def test_macs_weighted_strengths_have_the_mean_that_was_asked_for() -> None:
+    graph = fxprune.trace(
+        torch.nn.Sequential(torch.nn.Conv2d(4, 4, 1), torch.nn.Conv2d(4, 4, 3, padding=1)), torch.randn(2, 4, 6, 6)
+    )
+    strengths = sparsity.macs_weighted(passes.InsertResConv()(graph).graph_module, 0.1)
+    assert strengths == pytest.approx({"0": 0.02, "1": 0.18})
+
+
+def test_a_graph_without_resconvs_is_refused() -> None:
+    with pytest.raises(fxprune.FxpruneError, match=r"passes\.InsertResConv first"):
+        fxprune.ProximalL1(tiny())
+
+
+@pytest.mark.parametrize("target", [0.8, 0.6, 0.3, 0.15])
+def test_steering_meets_the_target_by_zeros_when_the_steps_are_over(target: float) -> None:
+    graph = sparse_graph()
+    before = fxprune.Pipeline([])(graph).graph_module
+    shrink = fxprune.SteeredL1(graph, target_macs=target, steps=20)
+    optimizer = torch.optim.SGD(sparsity.parameter_groups(graph, 1e-4), lr=0.05)
+    history = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        graph(torch.randn(4, 3, 8, 8)).softmax(1)[:, 0].mean().backward()
+        optimizer.step()
+        shrink.step(0.05)
+        history.append(len(shrink.zeros))
+    assert history == sorted(history)
+    result = passes.RemoveResConvs(target_macs=target)(graph)
+    assert not result.warnings
+    assert len(result.rewritten) == history[-1]
+    x = torch.randn(4, 3, 8, 8)
+    assert fxprune.verify(before, result.graph_module, x, tolerance=1e-5).equal
+    assert all(0 <= layer.gate.item() <= 1 for _, layer in resconvs(graph))
+
+
+def test_steering_resumes_from_its_state() -> None:
+    first = sparse_graph()
+    shrink = fxprune.SteeredL1(first, target_macs=0.4, steps=10)
+    for _ in range(6):
+        shrink.step(0.1)
+    second = sparse_graph()
+    second.load_state_dict(first.state_dict())
+    resumed = fxprune.SteeredL1(second, target_macs=0.4, steps=10)
+    resumed.load_state_dict(shrink.state_dict())
+    for _ in range(4):
+        shrink.step(0.1)
+        resumed.step(0.1)
+    assert resumed.zeros == shrink.zeros
+    assert [a.gate.item() for _, a in resconvs(first)] == [b.gate.item() for _, b in resconvs(second)]
+
+
+def test_an_impossible_target_is_refused_before_training() -> None:
+    with pytest.raises(TargetError, match="cannot be met"):
+        fxprune.SteeredL1(sparse_graph(), target_macs=0.001, steps=10)
+
+
+def test_steering_needs_gates() -> None:
+    graph = passes.InsertResConv(parametrization="free")(tiny()).graph_module
+    with pytest.raises(fxprune.FxpruneError, match="gain-gate"):
+        fxprune.SteeredL1(graph, target_macs=0.5, steps=10)
+
+
+def test_the_plain_l1_term_is_differentiable() -> None:
+    graph = sparse_graph()
+    term = sparsity.l1_term(graph)
+    assert term.item() == 4
+    term.backward()
+    assert all(float(layer.gate.grad) == 1 for _, layer in resconvs(graph) if layer.gate.grad is not None)
+    assert sparsity.l1_term(tiny()).item() == 0
+
+
+def test_scales_have_no_weight_decay() -> None:
+    graph = sparse_graph()
+    decayed, rest = sparsity.parameter_groups(graph, 0.1)
+    assert {id(p) for p in decayed["params"]}.isdisjoint(id(layer.gate) for _, layer in resconvs(graph))
+    assert rest["weight_decay"] == 0
+    assert len(decayed["params"]) + len(rest["params"]) == len(list(graph.parameters()))
+
+
+def test_the_report_lists_every_layer() -> None:
+    graph = sparse_graph()
+    next(layer for _, layer in resconvs(graph)).assign(scale=0.25, shortcut=0.5)
+    text = sparsity.report(graph)
+    assert "block1.conv1" in text
+    assert "0.2500" in text
+    assert "0.5000" in text

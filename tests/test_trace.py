@@ -1,0 +1,152 @@
+"""The front end: what it keeps, what it refuses, and with which words."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from helpers import TinyNet, Wrapped, assert_state_equal, example, state_of, targets, traced
+from torch import nn
+from torch.nn import functional
+
+import fxprune
+from fxprune.errors import TraceError
+from fxprune.facts.shapes import shape
+from fxprune.graph import module_path, origins
+
+
+def test_the_graph_computes_the_same_function_and_shares_nothing_with_the_model() -> None:
+    model = TinyNet().double()
+    state = state_of(model)
+    graph = fxprune.trace(model, example(2, 3, 8, 8))
+    assert graph.training
+    x = example(4, 3, 8, 8, seed=1)
+    torch.testing.assert_close(graph.eval()(x), copy.deepcopy(model).eval()(x))
+    own = {p.data_ptr() for p in graph.parameters()}
+    assert not own & {p.data_ptr() for p in model.parameters()}
+    assert_state_equal(model, state)
+    assert list(graph.state_dict()) == list(state)
+
+
+def test_nodes_know_their_shape_origin_and_path() -> None:
+    graph = traced(TinyNet(), example(2, 3, 8, 8))
+    node = next(n for n in graph.graph.nodes if n.target == "block1.conv2")
+    assert shape(node) == (2, 6, 8, 8)
+    assert origins(node) == (node.name,)
+    add = next(n for n in graph.graph.nodes if n.name.startswith("iadd"))
+    assert module_path(add) == "block1"
+
+
+def test_several_inputs() -> None:
+    class Two(nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return a + b, a * b
+
+    graph = fxprune.trace(Two(), (torch.ones(2), torch.ones(2)))
+    a, b = torch.randn(3), torch.randn(3)
+    torch.testing.assert_close(graph(a, b), (a + b, a * b))
+
+
+def test_arguments_without_an_example_take_their_defaults() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None, *, power: int = 2) -> torch.Tensor:
+            y = x**power
+            return y if mask is None else y * mask
+
+    graph = fxprune.trace(Masked(), torch.ones(2))
+    assert [n.name for n in graph.graph.nodes if n.op == "placeholder"] == ["x"]
+    torch.testing.assert_close(graph(torch.full((2,), 3.0)), torch.full((2,), 9.0))
+    both = fxprune.trace(Masked(), (torch.ones(2), torch.ones(2)))
+    torch.testing.assert_close(both(torch.full((2,), 3.0), torch.full((2,), 2.0)), torch.full((2,), 18.0))
+
+
+def test_a_data_dependent_branch_names_the_source_line() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if x.sum() > 0:
+                return x
+            return -x
+
+    with pytest.raises(TraceError, match=r"test_trace\.py:\d+: `if x\.sum\(\) > 0:`"):
+        fxprune.trace(Branching(), torch.ones(2))
+
+
+def test_an_example_of_the_wrong_shape_names_the_layer() -> None:
+    with pytest.raises(TraceError, match=r"stem\.0"):
+        fxprune.trace(TinyNet(), torch.randn(2, 4, 8, 8))
+    with pytest.raises(TraceError, match="2 example inputs were given"):
+        fxprune.trace(TinyNet(), (torch.randn(2, 3, 8, 8), torch.ones(1)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nan_and_inf_in_weights_are_named(value: float) -> None:
+    model = TinyNet()
+    model.block2.conv1.weight.data[0, 0, 0, 0] = value
+    with pytest.raises(fxprune.FxpruneError, match=r"block2\.conv1\.weight holds NaN or Inf"):
+        fxprune.trace(model, torch.randn(2, 3, 8, 8))
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(TraceError, match=r"expected an nn\.Module"):
+        fxprune.trace(torch.relu, torch.ones(2))  # type: ignore[arg-type]
+
+
+def test_a_model_with_another_graph_in_train_mode_is_traced_in_eval_mode_with_a_warning() -> None:
+    class Auxiliary(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return (x, x + 1) if self.training else x
+
+    with pytest.warns(fxprune.FxpruneWarning, match="something else in train mode"):
+        graph = fxprune.trace(Auxiliary(), torch.ones(2))
+    assert isinstance(graph(torch.ones(2)), torch.Tensor)
+
+
+def test_in_place_ops_of_every_kind_become_functional() -> None:
+    def function(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = m.relu(m.first(x))
+        functional.relu(y, inplace=True)
+        y = functional.leaky_relu_(y, 0.1)
+        y.mul_(2).add_(1)
+        y -= x
+        torch.sigmoid_(y)
+        return y * m.relu(m.second(x))
+
+    layers = {"first": nn.Conv2d(4, 4, 1), "second": nn.Conv2d(4, 4, 1), "relu": nn.ReLU(inplace=True)}
+    model = Wrapped(function, **layers)
+    graph = traced(model, example(2, 4, 3, 3))
+    assert not [name for name in targets(graph) if name.endswith("_")]
+    x = example(2, 4, 3, 3, seed=1)
+    torch.testing.assert_close(graph(x.clone()), model(x.clone()))
+    assert model.relu.inplace
+
+
+def test_an_in_place_op_on_a_view_that_is_read_later_is_refused() -> None:
+    def function(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(x)
+        y.view(-1).add_(1)
+        return y
+
+    with pytest.raises(TraceError, match="write it out of place"):
+        fxprune.trace(Wrapped(function), torch.ones(2, 2))
+
+
+def test_an_in_place_op_that_would_change_the_dtype_is_refused() -> None:
+    with pytest.raises(TraceError, match="dtype or shape"):
+        fxprune.trace(Wrapped(lambda m, x: torch.relu(x).add_(torch.ones(2, dtype=torch.float64))), torch.ones(2))
+
+
+def test_frozen_norms_keep_their_mode() -> None:
+    model = TinyNet().train()
+    model.block1.bn1.eval()
+    graph = fxprune.trace(model, torch.randn(2, 3, 8, 8))
+    assert graph.training
+    assert not graph.get_submodule("block1.bn1").training
+    assert graph.get_submodule("block1.bn2").training
+
+
+def test_tracing_a_traced_graph_again() -> None:
+    graph = traced(TinyNet(), example(2, 3, 8, 8))
+    again = fxprune.trace(graph, example(2, 3, 8, 8))
+    torch.testing.assert_close(again(example(2, 3, 8, 8)), graph(example(2, 3, 8, 8)))

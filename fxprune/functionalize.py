@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ _OPERATORS = {
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
 } | {operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor}
 
-# Whether these return a view or a copy depends on the memory layout: taken as views whatever the example does.
+# Whether these return a view or a copy depends on the memory layout or the mode: never taken for certain.
 _MAYBE_VIEWS = {
     "reshape",
     "contiguous",
@@ -38,6 +39,7 @@ _MAYBE_VIEWS = {
     "bfloat16",
     "cpu",
     "cuda",
+    "dropout",
 }
 
 
@@ -56,19 +58,27 @@ def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> N
             continue
         if storages.is_state(target):
             continue  # a buffer that the model updates: stays in place, and dead code elimination keeps it
-        for alias in storages.aliases(target):
-            late = [user for user in alias.users if position[user] > position[node] and user is not node]
-            if alias is not target and alias is not node and late and position[alias] < position[node]:
+        readers = {alias: _readers_after(alias, position, node) for alias in storages.aliases(target)}
+        late = {alias: users for alias, users in readers.items() if users and alias is not node}
+        for alias, users in late.items():
+            if alias is not target and not storages.identical(alias, target):
                 raise TraceError(
-                    f"in-place op at {place(node)} changes a tensor that {late[0].name} reads through "
+                    f"in-place op at {place(node)} changes a tensor that {users[0].name} reads through "
                     f"{alias.name}{_source(node)}; write it out of place"
                 )
         _make_functional(node)
-        later = {user for user in target.users if position[user] > position[node]}
-        target.replace_all_uses_with(node, delete_user_cb=later.__contains__, propagate_meta=False)
+        for alias, users in late.items():
+            alias.replace_all_uses_with(node, delete_user_cb=set(users).__contains__, propagate_meta=False)
     if mutating:
         graph_module.graph.lint()
         graph_module.recompile()
+
+
+def _readers_after(alias: fx.Node, position: dict[fx.Node, int], node: fx.Node) -> list[fx.Node]:
+    """Return what reads ``alias``, itself computed before ``node``, after ``node`` wrote to it."""
+    if position[alias] > position[node]:
+        return []
+    return [user for user in alias.users if position[user] > position[node]]
 
 
 def is_in_place(node: fx.Node) -> bool:
@@ -140,8 +150,17 @@ def _function_twin(node: fx.Node) -> Any:
 
 
 def _source(node: fx.Node) -> str:
-    trace = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines() if "File" in line]
-    return f", {trace[-1]}" if trace else ""
+    """Return the innermost source line of the user's own that made ``node``."""
+    lines = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines()]
+    library = f'File "{Path(torch.__file__).parent}'
+    own = [line for line in lines if line.startswith('File "') and not line.startswith(library)]
+    return f", {own[-1]}" if own else ""
+
+
+def _may_be_view(node: fx.Node) -> bool:
+    module = called_module(node)
+    name = type(module).__name__.lower() if module is not None else getattr(node.target, "__name__", str(node.target))
+    return name in _MAYBE_VIEWS or "dropout" in name
 
 
 class _Storages:
@@ -150,9 +169,10 @@ class _Storages:
     def __init__(self, nodes: list[fx.Node], values: dict[fx.Node, Any]) -> None:
         self._group: dict[Any, Any] = {}
         self._members: dict[Any, list[fx.Node]] = {}
+        self._values = values
         for node in nodes:
             self._join(node, *(("storage", key) for key in _storage_keys(values.get(node))))
-            if getattr(node.target, "__name__", str(node.target)) in _MAYBE_VIEWS and node.all_input_nodes:
+            if _may_be_view(node) and node.all_input_nodes:
                 self._join(node, node.all_input_nodes[0])
         for node in nodes:
             self._members.setdefault(self._find(node), []).append(node)
@@ -169,6 +189,16 @@ class _Storages:
 
     def aliases(self, node: fx.Node) -> list[fx.Node]:
         return self._members[self._find(node)]
+
+    def identical(self, a: fx.Node, b: fx.Node) -> bool:
+        """Say whether both names are for certain one and the same tensor (an nn.Identity's input and output)."""
+        first, second = self._values.get(a), self._values.get(b)
+        if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
+            return False
+        same = (first.shape, first.stride(), first.storage_offset(), first.dtype) == (
+            (second.shape, second.stride(), second.storage_offset(), second.dtype)
+        )
+        return same and not any(_may_be_view(member) for member in self.aliases(a))
 
     def is_state(self, node: fx.Node) -> bool:
         return any(other.op == "get_attr" for other in self.aliases(node))

@@ -25,7 +25,7 @@ from torch.fx.node import map_aggregate
 
 from fxprune.errors import FxpruneError, FxpruneWarning, TraceError
 from fxprune.facts.costs import total_macs
-from fxprune.facts.shapes import META, propagate_shapes
+from fxprune.facts.shapes import propagate_shapes, tensor_meta
 from fxprune.functionalize import functionalize, is_in_place
 from fxprune.graph import EXAMPLE_INPUTS, ORIGIN, PATH, TRACED_MACS
 
@@ -277,11 +277,12 @@ def _functional_with_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any])
     overwriting = [node for node in graph_module.graph.nodes if is_in_place(node)]
     if not overwriting:
         return
-    before = {node: node.meta[META] for node in overwriting}
+    before = {node: tensor_meta(node) for node in overwriting}
     functionalize(graph_module, values)
     propagate_shapes(graph_module, inputs)
     for node, meta in before.items():
-        if str(meta) != str(node.meta[META]):
+        now = tensor_meta(node)
+        if meta is not None and (now is None or (meta.shape, meta.dtype) != (now.shape, now.dtype)):
             raise TraceError(f"in-place op at {node.name} changes dtype or shape out of place; write it out of place")
 
 

@@ -51,7 +51,7 @@ class FoldScale(Pass):
                 continue
             for layer in layers:
                 _scale_layer(graph_module, layer, factor, with_bias=producers is not None)
-                inherit(layer, node, layer, made_by=self.name)
+                inherit(layer, layer, made_by=self.name)
             log.rewrote(node, f"factor {factor:.4g} is now in {', '.join(layer.name for layer in layers)}")
             sites = CallSites(graph_module)  # the layers are new modules now
             node.replace_all_uses_with(source, propagate_meta=False)

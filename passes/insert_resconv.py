@@ -69,7 +69,9 @@ class InsertResConv(Pass):
             target = free_target(graph_module, f"{site.path}.{node.name}" if site.path else node.name)
             set_submodule(graph_module, target, resconv)
             with node.graph.inserting_before(node):
-                new = node.graph.call_module(target, (site.conv.input,))
+                # read from the node: the input that was found may have become a ResConv itself by now
+                source = node.args[0] if node.args else node.kwargs["input"]
+                new = node.graph.call_module(target, (source,))
             inherit(new, *sources, made_by=self.name)
         else:
             new = node

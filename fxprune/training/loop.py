@@ -60,13 +60,11 @@ def train_epoch(
     *,
     device: torch.device,
     label_smoothing: float,
-    teacher: nn.Module | None = None,
     progress: Progress,
     description: str,
 ) -> float:
     """Train ``model`` for one epoch and return the mean loss; ``after_step(lr)`` runs after every step.
 
-    With a teacher (in eval mode), half of the loss is the divergence from its predictions.
     Raises FxpruneError if the loss becomes NaN or infinite, naming the step, before the weights follow it,
     or if a label is outside the model's range.
     """
@@ -81,8 +79,6 @@ def train_epoch(
         logits = model(images)
         _check_labels(logits, labels)
         loss = functional.cross_entropy(logits, labels.to(device), label_smoothing=label_smoothing)
-        if teacher is not None:
-            loss = (loss + _distillation(logits, teacher, images)) / 2
         value = float(loss.detach())
         if not math.isfinite(value):
             raise FxpruneError(
@@ -123,13 +119,6 @@ def evaluate(
         for module, flag in flags:
             module.training = flag
     return correct / max(1, count)
-
-
-def _distillation(logits: torch.Tensor, teacher: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the KL divergence from the teacher's predictions (Hinton et al., arXiv 1503.02531, at T = 1)."""
-    with torch.no_grad():
-        target = teacher(images).softmax(1)
-    return functional.kl_div(logits.log_softmax(1), target, reduction="batchmean")
 
 
 def _to_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -57,12 +57,10 @@ def train(
     say: Say,
     *,
     target_macs: float | None = None,
-    teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
 ) -> None:
     """Train ``model`` in place; with a target, its ResConvs are shrunk until the target is met.
 
-    With a teacher, half of the loss is the divergence from its predictions.
     With a checkpoint path the state is saved there after every epoch, and an existing checkpoint is gone on from.
 
     Raises:
@@ -106,7 +104,6 @@ def train(
                 (lambda lr: None) if shrink is None else shrink.step,
                 device=device,
                 label_smoothing=settings.label_smoothing,
-                teacher=None if teacher is None else teacher.to(device).eval(),
                 progress=progress,
                 description=f"epoch {epoch + 1}/{settings.epochs}",
             )

@@ -1,0 +1,212 @@
+"""The shell, run in this process: output, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from fxprune.cli import main
+
+NET = "fxprune.training.cifar_resnet:CifarResNet"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    try:
+        main(list(arguments))
+        code = 0
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, bright and dark, as small PNG files."""
+    root = tmp_path_factory.mktemp("images")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 12), ("val", 4)):
+        for label, name in enumerate(("dark", "bright")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                noise = torch.randint(0, 100, (16, 16, 3), generator=generator, dtype=torch.uint8) + 150 * label
+                Image.fromarray(noise.numpy()).save(folder / f"{index}.png")
+    return root
+
+
+def prune_command(images: Path, out: Path, *more: str) -> list[str]:
+    data = ["--data", f"imagefolder:{images}", "--image-size", "16", "--workers", "0"]
+    return ["prune", NET, *data, "--out", str(out), "--epochs", "2", "--batch-size", "8", "--lr", "0.01", *more]
+
+
+def test_passes(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "passes")
+    assert code == 0
+    assert "insert-resconv" in out
+    assert "shortcut=0.0" in out
+
+
+def test_inspect(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "inspect", NET, "--input", "2,3,32,32")
+    assert code == 0
+    assert "layer2.0.conv1  no: it changes the channels (16 -> 32)" in out
+    assert "16 of 19 convs are eligible and hold 93.1% of 40,551,040 MACs" in out
+    code, out, _ = run(capsys, "inspect", NET, "--input", "2,3,32,32", "--json")
+    found = json.loads(out)
+    assert found["macs"] == 40_551_040
+    assert sum(conv["eligible"] for conv in found["convs"]) == 16
+
+
+def test_run_writes_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out_folder = tmp_path / "out"
+    arguments = ["--passes", "fold-batch-norm,simplify", "--input", "2,3,16,16", "--out", str(out_folder)]
+    code, out, _ = run(capsys, "run", NET, *arguments)
+    assert code == 0
+    assert "verified in float64" in out
+    assert "bn1.weight" not in load_file(out_folder / "weights.safetensors")
+    code, _, err = run(capsys, "run", NET, *arguments)
+    assert code == 1
+    assert "is not empty" in err
+    code, out, _ = run(capsys, "inspect", str(out_folder))
+    assert code == 0
+    assert "16 of 19 convs" in out
+
+
+def test_prune_from_the_shell_and_its_resuming(
+    capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    code, text, err = run(capsys, *prune_command(images, out, "--target-macs", "0.6"))
+    assert code == 0, err
+    report = json.loads((out / "report.json").read_text())
+    assert report["macs_after"] <= 0.6 * report["macs_before"]
+    assert report["accuracy_after"] == report["accuracy_before_removal"]
+    assert report["max_relative_difference"] < 1e-9
+    assert "of 16 removable layers are gone" in text
+    assert "removed" in (out / "diff.txt").read_text()
+
+    code, _, err = run(capsys, *prune_command(images, out, "--target-macs", "0.6"))
+    assert code == 1
+    assert "finished run" in err
+
+    # killed in the second epoch: the same command goes on and ends with the same network
+    from fxprune.training import recipe
+
+    interrupted = tmp_path / "interrupted"
+    real = recipe.train_epoch
+    calls: list[int] = []
+
+    def killed(*args: object, **kwargs: object) -> float:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(recipe, "train_epoch", killed)
+    command = prune_command(images, interrupted, "--target-macs", "0.6")
+    code, _, err = run(capsys, *command)
+    assert code == 130
+    assert "goes on from the last checkpoint" in err
+    monkeypatch.setattr(recipe, "train_epoch", real)
+    code, _, err = run(capsys, *command[:-1], "0.7")
+    assert code == 1
+    assert "target_macs 0.6, not 0.7" in err
+    code, text, err = run(capsys, *command)
+    assert code == 0, err
+    assert "resuming after epoch 1" in text
+    first, second = load_file(out / "weights.safetensors"), load_file(interrupted / "weights.safetensors")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def one_line(err: str) -> bool:
+    return err.startswith("fxprune: error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["inspect", "torchvision:resnet19"], 1, "did you mean"),
+        (["inspect", NET, "--input", "big"], 2, "no shape"),
+        (["inspect", NET, "--input", "2,4,32,32"], 1, "do not fit the model: at node conv1"),
+        (["inspect", NET, "--weights", "nothing.pt"], 1, "there is no file nothing.pt"),
+        (["run", NET, "--passes", "simplfy"], 1, "did you mean 'simplify'"),
+        (["run", NET], 2, "Missing option '--passes'"),
+        (["prun", NET], 2, "No such command"),
+        (["prune", NET, "--data", "cifar", "--out", "x"], 1, "unknown data 'cifar'"),
+        (["prune", NET, "--data", "cifar10:/nowhere", "--out", "x"], 1, "there is no folder"),
+        (["prune", NET, "--data", "digits", "--out", "x", "--target-macs", "2"], 2, "--target-macs"),
+    ],
+)
+def test_errors_are_one_line(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, _, err = run(capsys, *arguments)
+    assert (found, message in err, one_line(err)) == (code, True, True), err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_impossible_target_says_what_is_possible(
+    capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path
+) -> None:
+    code, _, err = run(capsys, *prune_command(images, tmp_path / "out", "--target-macs", "0.01"))
+    assert code == 1
+    assert one_line(err)
+    assert "cannot be met: without all 16 removable layers" in err
+
+
+def test_a_corrupt_image_is_named(capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "images"
+    shutil.copytree(images, broken)
+    victim = broken / "val" / "dark" / "0.png"
+    victim.write_bytes(victim.read_bytes()[:40])
+    for workers in ("0", "1"):
+        command = prune_command(broken, tmp_path / f"out{workers}")
+        command[command.index("--workers") + 1] = workers
+        code, _, err = run(capsys, *command)
+        assert code == 1
+        assert one_line(err), err
+        assert str(victim) in err
+
+
+def test_an_output_folder_with_other_files_is_left_alone(
+    capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    code, _, err = run(capsys, *prune_command(images, tmp_path))
+    assert code == 1
+    assert "is not empty" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_labels_that_the_model_lacks(capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path) -> None:
+    arguments = prune_command(images, tmp_path / "out")
+    arguments[1] = "torchvision:resnet18"
+    code, _, err = run(capsys, *arguments, "--classes", "1")
+    assert code == 1
+    assert "label 1, but the model has 1 outputs" in err
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(Exception, match="did you mean"):
+        main(["inspect", "torchvision:resnet19", "--debug"])
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    import fxprune
+
+    assert run(capsys, "--version")[1].split()[-1] == fxprune.__version__

@@ -1,0 +1,114 @@
+"""Finding models by name, and weights that fit or do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TinyNet, assert_state_equal, state_of
+from safetensors.torch import save_file
+
+import fxprune
+from fxprune.errors import LoadError
+from fxprune.models import load_model, load_weights
+
+FACTORY = """
+import torch
+def make():
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1))
+def wrong():
+    return 3
+instance = make()
+"""
+
+
+@pytest.fixture
+def factory(tmp_path: Path) -> Path:
+    path = tmp_path / "some_factory.py"
+    path.write_text(FACTORY)
+    return path
+
+
+def test_a_factory_in_a_file(factory: Path) -> None:
+    assert isinstance(load_model(f"{factory}:make").model, torch.nn.Sequential)
+    assert isinstance(load_model(f"{factory}:instance").model, torch.nn.Sequential)
+
+
+def test_a_factory_in_a_package() -> None:
+    model = load_model("fxprune.training.cifar_resnet:CifarResNet").model
+    assert sum(p.numel() for p in model.parameters()) == 269_722
+
+
+def test_torchvision_and_timm() -> None:
+    pytest.importorskip("timm", reason="the extra timm is not installed")
+    assert load_model("torchvision:resnet18", classes=7).model.fc.out_features == 7
+    loaded = load_model("timm:resnet10t", classes=7)
+    assert loaded.input_shape is not None
+    assert loaded.input_shape[:2] == (1, 3)
+
+
+def test_an_emitted_folder(tmp_path: Path) -> None:
+    graph = fxprune.trace(TinyNet().eval(), torch.randn(2, 3, 8, 8))
+    fxprune.emit(graph, tmp_path / "out")
+    assert load_model(str(tmp_path / "out")).input_shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("torchvision:resnet19", "did you mean 'resnet1"),
+        ("timm:resnet10_t", "did you mean 'resnet10t'"),
+        ("resnet18", "no model 'resnet18'"),
+        ("no_such_package.x:make", "cannot import no_such_package"),
+        ("no/such/file.py:make", "there is no file"),
+        ("{file}:mak", "did you mean 'make'"),
+        ("{file}:wrong", r"returned int, not an nn\.Module"),
+    ],
+)
+def test_errors_say_what_to_write(factory: Path, spec: str, message: str) -> None:
+    with pytest.raises(LoadError, match=message):
+        load_model(spec.format(file=factory))
+
+
+def test_weights_of_every_usual_kind(tmp_path: Path) -> None:
+    source = TinyNet()
+    state = source.state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    torch.save(state, tmp_path / "w.pt")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, tmp_path / "w.pth")
+    for name in ("w.safetensors", "w.pt", "w.pth"):
+        model = TinyNet()
+        load_weights(model, tmp_path / name)
+        assert_state_equal(model, state)
+
+
+def test_weights_that_do_not_fit_name_the_keys_and_change_nothing(tmp_path: Path) -> None:
+    model = TinyNet()
+    before = state_of(model)
+    state = dict(model.state_dict())
+    state["extra.weight"] = state.pop("head.bias")
+    save_file(state, tmp_path / "keys.safetensors")
+    with pytest.raises(LoadError, match=r"lacks head\.bias and has unknown extra\.weight"):
+        load_weights(model, tmp_path / "keys.safetensors")
+    save_file(TinyNet(classes=9).state_dict(), tmp_path / "shape.safetensors")
+    with pytest.raises(LoadError, match=r"head\.bias has shape \(9,\), the model's has \(5,\)"):
+        load_weights(model, tmp_path / "shape.safetensors")
+    assert_state_equal(model, before)
+
+
+def test_files_that_are_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="there is no file"):
+        load_weights(TinyNet(), tmp_path / "none.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(LoadError, match=r"text\.pt"):
+        load_weights(TinyNet(), tmp_path / "text.pt")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x08\x00\x00")
+    with pytest.raises(LoadError, match="cannot read weights"):
+        load_weights(TinyNet(), tmp_path / "cut.safetensors")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "pickle.pt")
+    with pytest.raises(LoadError, match="holds more than tensors"):
+        load_weights(TinyNet(), tmp_path / "pickle.pt")
+    torch.save({"epoch": 3}, tmp_path / "empty.pt")
+    with pytest.raises(LoadError, match="holds no state dict"):
+        load_weights(TinyNet(), tmp_path / "empty.pt")

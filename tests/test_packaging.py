@@ -1,0 +1,67 @@
+"""The package as it is built: every folder is listed, imports run one way, nothing heavy comes along."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_package_folder_is_listed() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="tomllib is part of Python from 3.11 on")
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {p.parent.relative_to(ROOT) for p in (ROOT / "fxprune").rglob("__init__.py") if "passes" not in p.parts}
+    assert set(listed) == {".".join(folder.parts) for folder in folders} | {"fxprune.passes"}
+
+
+def test_passes_lie_beside_the_compiler() -> None:
+    link = ROOT / "fxprune" / "passes"
+    assert link.is_symlink()
+    assert link.resolve() == ROOT / "passes"
+
+
+def imports() -> nx.DiGraph:
+    """Return the graph of imports at module level between the project's modules."""
+    graph = nx.DiGraph()
+    for folder, package in ((ROOT / "fxprune", "fxprune"), (ROOT / "passes", "fxprune.passes")):
+        for path in folder.rglob("*.py"):
+            if folder.name == "fxprune" and "passes" in path.relative_to(folder).parts:
+                continue
+            parts = [package, *path.relative_to(folder).with_suffix("").parts]
+            name = ".".join(parts).removesuffix(".__init__")
+            for statement in ast.parse(path.read_text()).body:
+                if isinstance(statement, ast.ImportFrom) and str(statement.module).startswith("fxprune"):
+                    graph.add_edge(name, statement.module)
+    return graph
+
+
+def test_there_is_no_import_circle() -> None:
+    graph = imports()
+    graph.remove_nodes_from(["fxprune", "fxprune.passes"])  # these two only collect names
+    assert list(nx.simple_cycles(graph)) == []
+
+
+def test_the_compiler_knows_no_pass_by_name() -> None:
+    knows = {name for name, target in imports().edges if target.startswith("fxprune.passes")}
+    allowed = ("fxprune.passes", "fxprune.prune", "fxprune.training")
+    assert {name for name in knows if not name.startswith(allowed)} == set()
+
+
+def test_facts_and_instruments_import_no_pass_and_passes_no_instrument() -> None:
+    instruments = {"fxprune.pipeline", "fxprune.verify", "fxprune.diff", "fxprune.emit", "fxprune.cli"}
+    for name, target in imports().edges:
+        if name.startswith("fxprune.passes"):
+            assert target not in instruments, name
+
+
+def test_importing_fxprune_pulls_in_no_shell_and_no_torchvision() -> None:
+    heavy = ("torchvision", "click", "rich", "sklearn", "timm")
+    code = f"import sys, fxprune; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"

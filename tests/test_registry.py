@@ -1,0 +1,60 @@
+"""The text form of pipelines, and what is said when it is wrong."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import fxprune
+from fxprune import passes
+from fxprune.errors import PassSpecError
+from fxprune.registry import known_passes, parse_passes
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_names_and_options() -> None:
+    text = "insert-resconv{shortcut=1.0, parametrization=free}, fuse-resconv,remove-resconvs{target_macs=0.5}"
+    assert parse_passes(text) == [
+        passes.InsertResConv(shortcut=1.0, parametrization="free"),
+        passes.FuseResConv(),
+        passes.RemoveResConvs(target_macs=0.5),
+    ]
+    assert parse_passes("remove-resconvs{threshold=1, target-macs=none}") == [passes.RemoveResConvs(threshold=1.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fuse-resconvs", "did you mean 'fuse-resconv'"),
+        ("insert-resconv{shortcuts=1}", "did you mean 'shortcut'"),
+        ("fuse-resconv{fast=1}", "its options: none"),
+        ("insert-resconv{shortcut}", "has no value"),
+        ("insert-resconv{shortcut=much}", "is a float"),
+        ("insert-resconv{parametrization=gates}", "one of gain-gate, free"),
+        ("remove-resconvs{target_macs=7}", "share of MACs"),
+        ("fuse-resconv;simplify", "cannot read"),
+        ("", "no passes given"),
+    ],
+)
+def test_errors_say_what_to_write(text: str, message: str) -> None:
+    with pytest.raises(fxprune.FxpruneError, match=message):
+        parse_passes(text)
+
+
+def test_an_unknown_pass_is_a_spec_error() -> None:
+    with pytest.raises(PassSpecError):
+        parse_passes("nothing-like-it")
+
+
+def test_every_pass_is_listed_documented_and_tested() -> None:
+    files = {path.stem for path in (ROOT / "passes").glob("*.py")} - {"__init__"}
+    known = known_passes()
+    assert {name.replace("-", "_") for name in known} == files
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for kind in known.values():
+        assert (inspect.getdoc(kind) or "").splitlines()[0].endswith(".")
+        assert kind.__name__ in passes.__all__
+        assert f"passes.{kind.__name__}(" in tests

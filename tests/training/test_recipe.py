@@ -1,0 +1,129 @@
+"""The recipe: checkpoints, resuming, a loss that diverges, and a small network that really learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.errors import LoadError
+from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
+from fxprune.training.data import ImageData, load_data
+from fxprune.training.loop import Schedule, evaluate
+from fxprune.training.recipe import Settings, train
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 10)]
+    return nn.Sequential(*layers)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    return load_data("digits")
+
+
+QUICK = Settings(epochs=2, lr=0.05, batch_size=64)
+
+
+def quiet(message: str) -> None:
+    assert message
+
+
+def test_it_learns(data: ImageData) -> None:
+    model = net()
+    before = evaluate(model, data.held_out)
+    train(model, data, QUICK, quiet)
+    assert evaluate(model, data.held_out) > max(0.8, before)
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(data: ImageData, tmp_path: Path) -> None:
+    whole = net()
+    train(whole, data, QUICK, quiet, checkpoint=tmp_path / "whole.pt")
+    # stop after the first epoch by an error in the second
+    halves = net()
+    said: list[str] = []
+
+    def stop(message: str) -> None:
+        said.append(message)
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_first(message: str) -> None:
+        if message.startswith("epoch 2"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(halves, data, QUICK, stop_after_first, checkpoint=tmp_path / "halves.pt")
+    resumed = net()
+    train(resumed, data, QUICK, stop, checkpoint=tmp_path / "halves.pt")
+    assert said[0].startswith("resuming after epoch 1")
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_checkpoint_of_another_run_is_refused(data: ImageData, tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    train(net(), data, replace(QUICK, epochs=1), quiet, checkpoint=path)
+    with pytest.raises(LoadError, match="is of a run with settings"):
+        train(net(), data, QUICK, quiet, checkpoint=path)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(LoadError, match="is of another model"):
+        train(other, data, replace(QUICK, epochs=1), quiet, checkpoint=path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"epoch": 1, "model": net().state_dict()})
+    assert load_checkpoint(path)["epoch"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(LoadError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_the_old_checkpoint_survives_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"epoch": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(LoadError, match=r"No space left .* the last one is still there"):
+        save_checkpoint(path, {"epoch": 2})
+    monkeypatch.undo()
+    assert load_checkpoint(path) == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_a_loss_that_diverges_stops_and_keeps_the_checkpoint(data: ImageData, tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    train(net(), data, replace(QUICK, epochs=1), quiet, checkpoint=path)
+    kept = path.read_bytes()
+    model = net()
+    with torch.no_grad():
+        model[4].weight.fill_(float("inf"))  # type: ignore[index,operator,union-attr]
+    with pytest.raises(fxprune.FxpruneError, match="at step 0; the last checkpoint is kept"):
+        train(model, data, replace(QUICK, epochs=1), quiet, checkpoint=tmp_path / "other.pt")
+    assert path.read_bytes() == kept
+    assert not (tmp_path / "other.pt").exists()
+
+
+def test_a_model_without_logits_is_refused(data: ImageData) -> None:
+    with pytest.raises(fxprune.FxpruneError, match=r"logits of shape \(N, classes\)"):
+        evaluate(nn.Identity(), data.held_out)
+
+
+def test_the_schedule_warms_up_and_falls_to_zero() -> None:
+    schedule = Schedule(0.1, 100)
+    rates = [schedule.at(step) for step in range(101)]
+    assert rates[0] < rates[4] <= 0.1
+    assert max(rates) == pytest.approx(0.1, rel=0.01)
+    assert rates[100] == pytest.approx(0, abs=1e-12)

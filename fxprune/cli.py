@@ -241,10 +241,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.simplefilter("always", FxpruneWarning)
     try:
         cli(given, standalone_mode=False, prog_name="fxprune")
-    except click.exceptions.Abort:
-        _fail("interrupted", 130)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from the last checkpoint", 130)
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _fail("interrupted; `fxprune prune` goes on from its last checkpoint", 130)
     except click.ClickException as error:
         _fail(error.format_message().replace("\n", " "), 2)
     except Exception as error:

@@ -96,10 +96,10 @@ def test_prune_from_the_shell_and_its_resuming(
     assert "finished run" in err
 
     # killed in the second epoch: the same command goes on and ends with the same network
-    from fxprune.training import recipe
+    from fxprune.training import loop, recipe
 
     interrupted = tmp_path / "interrupted"
-    real = recipe.train_epoch
+    real = loop.train_epoch
     calls: list[int] = []
 
     def killed(*args: object, **kwargs: object) -> float:
@@ -112,7 +112,7 @@ def test_prune_from_the_shell_and_its_resuming(
     command = prune_command(images, interrupted, "--target-macs", "0.6")
     code, _, err = run(capsys, *command)
     assert code == 130
-    assert "goes on from the last checkpoint" in err
+    assert "goes on from its last checkpoint" in err
     monkeypatch.setattr(recipe, "train_epoch", real)
     code, _, err = run(capsys, *command[:-1], "0.7")
     assert code == 1

@@ -166,11 +166,14 @@ def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
 class Everything(nn.Module):
     """Parameters and buffers read directly, a tied weight, odd names, constants of many kinds, two outputs."""
 
+    table: torch.Tensor
+    unsaved: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.items = nn.Sequential(nn.Linear(4, 4), nn.GELU(approximate="tanh"), nn.LayerNorm(4))
         self.values = nn.Linear(4, 4)
-        self.values.weight = self.items[0].weight
+        self.values.weight = self.items.get_parameter("0.weight")
         self.gamma = nn.Parameter(torch.ones(4))
         self.register_buffer("table", torch.arange(4.0))
         self.register_buffer("unsaved", torch.arange(4.0), persistent=False)
@@ -179,7 +182,7 @@ class Everything(nn.Module):
         self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
 
     def forward(self, x: torch.Tensor, scale: float = 2.0) -> dict[str, Any]:
-        y = self.items(x) * self.gamma + self.table[None, :] - self.unsaved
+        y: torch.Tensor = self.items(x) * self.gamma + self.table[None, :] - self.unsaved
         y = self.values(y).clamp(min=-1e30, max=float("inf"))
         y = self.inner["1-b"](self.inner["keys_"](y))
         y = self.norm(y) ** 2 / (1 + y.shape[0]) * scale

@@ -26,9 +26,9 @@ def test_passes_lie_beside_the_compiler() -> None:
     assert link.resolve() == ROOT / "passes"
 
 
-def imports() -> nx.DiGraph:
+def imports() -> nx.DiGraph[str]:
     """Return the graph of imports at module level between the project's modules."""
-    graph = nx.DiGraph()
+    graph: nx.DiGraph[str] = nx.DiGraph()
     for folder, package in ((ROOT / "fxprune", "fxprune"), (ROOT / "passes", "fxprune.passes")):
         for path in folder.rglob("*.py"):
             if folder.name == "fxprune" and "passes" in path.relative_to(folder).parts:
@@ -37,7 +37,7 @@ def imports() -> nx.DiGraph:
             name = ".".join(parts).removesuffix(".__init__")
             for statement in ast.parse(path.read_text()).body:
                 if isinstance(statement, ast.ImportFrom) and str(statement.module).startswith("fxprune"):
-                    graph.add_edge(name, statement.module)
+                    graph.add_edge(name, str(statement.module))
     return graph
 
 

@@ -115,7 +115,7 @@ def test_the_plain_l1_term_is_differentiable() -> None:
     graph = sparse_graph()
     term = sparsity.l1_term(graph)
     assert term.item() == 4
-    term.backward()
+    term.backward()  # type: ignore[no-untyped-call]
     assert all(float(layer.gate.grad) == 1 for _, layer in resconvs(graph) if layer.gate.grad is not None)
     assert sparsity.l1_term(tiny()).item() == 0
 

@@ -105,21 +105,26 @@ def test_a_model_with_another_graph_in_train_mode_is_traced_in_eval_mode_with_a_
 
 def test_in_place_ops_of_every_kind_become_functional() -> None:
     def function(m: Any, x: torch.Tensor) -> torch.Tensor:
-        y = m.relu(m.first(x))
+        y: torch.Tensor = m.relu(m.first(x))
         functional.relu(y, inplace=True)
         y = functional.leaky_relu_(y, 0.1)
         y.mul_(2).add_(1)
         y -= x
         torch.sigmoid_(y)
-        return y * m.relu(m.second(x))
+        z: torch.Tensor = y * m.relu(m.second(x))
+        return z
 
-    layers = {"first": nn.Conv2d(4, 4, 1), "second": nn.Conv2d(4, 4, 1), "relu": nn.ReLU(inplace=True)}
+    layers: dict[str, Any] = {
+        "first": nn.Conv2d(4, 4, 1),
+        "second": nn.Conv2d(4, 4, 1),
+        "relu": nn.ReLU(inplace=True),
+    }
     model = Wrapped(function, **layers)
     graph = traced(model, example(2, 4, 3, 3))
     assert not [name for name in targets(graph) if name.endswith("_")]
     x = example(2, 4, 3, 3, seed=1)
     torch.testing.assert_close(graph(x.clone()), model(x.clone()))
-    assert model.relu.inplace
+    assert layers["relu"].inplace
 
 
 def test_an_in_place_op_on_a_view_that_is_read_later_is_refused() -> None:

@@ -43,7 +43,7 @@ def node_macs(node: fx.Node) -> int:
         weight = _argument_shape(node, 1, "weight")
         transposed: bool = "transpose" in getattr(node.target, "__name__", "")
         elements = _input_elements(node) if transposed else out
-        return elements * math.prod(weight[1:]) if weight else 0
+        return elements * math.prod(int(size) for size in weight[1:]) if weight else 0
     if node.target in _PRODUCTS:
         left = _argument_shape(node, 0, "input")
         return out * left[-1] if left else 0
@@ -62,7 +62,7 @@ def _attention_macs(node: fx.Node, module: nn.MultiheadAttention) -> int:
     query, key = _argument_shape(node, 0, "query"), _argument_shape(node, 1, "key")
     if not query or not key:
         return 0
-    width, batched = module.embed_dim, len(query) == 3
+    width, batched = int(module.embed_dim), len(query) == 3
     axis = 1 if batched and module.batch_first else 0
     tokens, others = query[axis], key[axis]
     batch = query[1 - axis] if batched else 1

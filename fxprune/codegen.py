@@ -143,7 +143,9 @@ def _init(graph_module: fx.GraphModule, layers: dict[str, LayerSpec]) -> list[st
     lines = []
     for name, content in tree.items():
         text = _layer_text(content, "") if isinstance(content, LayerSpec) else _container_text(content, "")
-        lines += (f"self.{name} = {text}" if _is_name(name) else f'self.add_module("{name}", {text})').split("\n")
+        lines += (f"self.{name} = {text}" if _is_name(name) else f"self.add_module({_literal(name)}, {text})").split(
+            "\n"
+        )
     return lines + tensors + _ties(graph_module)
 
 
@@ -159,7 +161,7 @@ def _container_text(content: dict[str, Any], indent: str) -> str:
     kind = "_Layers" if any(hasattr(nn.ModuleDict, name) for name in content) else "nn.ModuleDict"
     inner = indent + "    "
     rows = [
-        f"{inner}{name!r}: ".replace("'", '"')
+        f"{inner}{_literal(name)}: "
         + (_layer_text(part, inner) if isinstance(part, LayerSpec) else _container_text(part, inner))
         for name, part in content.items()
     ]
@@ -182,8 +184,8 @@ def _register(name: str, value: torch.Tensor) -> str:
     empty = f"torch.empty({tuple(value.shape)}{dtype})"
     if isinstance(value, nn.Parameter):
         trained = "" if value.requires_grad else ", requires_grad=False"
-        return f'register_parameter("{name}", nn.Parameter({empty}{trained}))'
-    return f'register_buffer("{name}", {empty})'
+        return f"register_parameter({_literal(name)}, nn.Parameter({empty}{trained}))"
+    return f"register_buffer({_literal(name)}, {empty})"
 
 
 def _ties(graph_module: fx.GraphModule) -> list[str]:
@@ -207,7 +209,7 @@ def _access(target: str) -> str:
         if _is_name(atom):
             text += f".{atom}"
         else:
-            text = f'getattr(self, "{atom}")' if depth == 0 else f'{text}["{atom}"]'
+            text = f"getattr(self, {_literal(atom)})" if depth == 0 else f"{text}[{_literal(atom)}]"
     return text
 
 

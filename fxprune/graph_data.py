@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import keyword
 import operator
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from fxprune.graph import ORIGIN, PASSES, PATH, attribute, set_parameter, set_su
 from fxprune.layer_spec import LayerSpec, build_layer
 
 SCHEMA = 1
+_OPS = ("placeholder", "get_attr", "call_module", "call_function", "call_method", "output")
 _ATTRIBUTES = {"shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag"}
 _FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor")
 _STOCHASTIC = ("torchvision.ops.stochastic_depth.stochastic_depth",)
@@ -134,7 +136,7 @@ def graph_from_data(data: dict[str, Any]) -> fx.GraphModule:
 
 def _rebuild(data: dict[str, Any]) -> fx.GraphModule:
     root = fx.GraphModule(nn.Module(), fx.Graph(), class_name="Model")
-    for path, fields in data["layers"].items():
+    for path, fields in data["layers"].items():  # paths are checked where nodes name them
         spec = LayerSpec(**{**fields, "arguments": {k: _as_tuple(v) for k, v in fields["arguments"].items()}})
         set_submodule(root, path, build_layer(spec))
     for path, tensor in data["tensors"].items():
@@ -149,6 +151,7 @@ def _rebuild(data: dict[str, Any]) -> fx.GraphModule:
     nodes: dict[str, fx.Node] = {}
     graph = fx.Graph()
     for entry in data["nodes"]:
+        _require_harmless_names(entry)
         target = entry["target"]
         if entry["op"] == "call_function":
             target = _function(target, entry["args"])
@@ -161,6 +164,20 @@ def _rebuild(data: dict[str, Any]) -> fx.GraphModule:
         nodes[entry["name"]] = node
     graph.lint()
     return fx.GraphModule(root, graph, class_name="Model")
+
+
+def _require_harmless_names(entry: dict[str, Any]) -> None:
+    """Refuse names that would be code: torch.fx and the emitter write them into the source that they execute."""
+    names = [entry["name"], *entry["kwargs"]]
+    if entry["op"] == "placeholder":
+        names.append(entry["target"])
+    paths = [entry["path"]]
+    if entry["op"] in ("call_module", "get_attr"):
+        paths.append(entry["target"])
+    bad = [name for name in names if not str(name).isidentifier() or keyword.iskeyword(str(name))]
+    bad += [path for path in paths if not str(path).isprintable() or any(c in str(path) for c in '"\\')]
+    if bad or entry["op"] not in _OPS:
+        raise LoadError(f"graph.json has a node with the forbidden name or kind {(bad or [entry['op']])[0]!r}")
 
 
 def _exists(root: nn.Module, path: str) -> bool:

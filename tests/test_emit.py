@@ -234,3 +234,40 @@ def test_a_function_of_nobodys_module_is_refused(tmp_path: Path) -> None:
 
 local_function = lambda x: x  # noqa: E731  # has no importable name
 local_function.__name__ = "local_function_that_no_module_has"
+
+
+def test_odd_names_cannot_break_out_of_the_source(tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleDict({"it's": nn.Linear(4, 4), "ü <b>": nn.ReLU(), "1 + 1": nn.Linear(4, 4)})
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers.values():
+                x = layer(x)
+            return x
+
+    graph = fxprune.trace(Odd().eval(), torch.randn(2, 4))
+    fxprune.emit(graph, tmp_path)
+    x = torch.randn(3, 4)
+    assert torch.equal(fxprune.load_emitted(tmp_path)(x), graph(x))
+    run_without_fxprune(tmp_path, "load()")
+
+
+@pytest.mark.parametrize(
+    ("op", "change"),
+    [
+        ("placeholder", {"target": "x=print('executed')"}),
+        ("call_module", {"path": "a\nraise SystemExit('executed')"}),
+        ("call_module", {"kwargs": {"x=print('executed'), y": 1}}),
+        ("call_module", {"target": 'stem.0")(print("executed")'}),
+        ("call_module", {"op": "exec"}),
+    ],
+)
+def test_names_in_a_graph_file_cannot_be_code(tmp_path: Path, op: str, change: dict[str, Any]) -> None:
+    fxprune.emit(pruned(), tmp_path)
+    data = json.loads((tmp_path / "graph.json").read_text())
+    next(entry for entry in data["nodes"] if entry["op"] == op).update(change)
+    (tmp_path / "graph.json").write_text(json.dumps(data))
+    with pytest.raises(LoadError, match="forbidden name"):
+        fxprune.load_emitted(tmp_path)

@@ -55,7 +55,9 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> None:
             raise LoadError(f"{record} is damaged; give another folder with --out") from error
         wanted = json.loads(json.dumps(run))
         changed = [key for key in {**known, **wanted} if known.get(key) != wanted.get(key)]
-        if changed:
+        if changed and not any(out.glob("*.pt")):
+            write_json(record, wanted)  # nothing was trained yet: nothing is lost by starting anew
+        elif changed:
             key = changed[0]
             raise LoadError(
                 f"{out} holds an unfinished run with {key} {known.get(key)}, not {wanted.get(key)}; "
@@ -95,11 +97,16 @@ def prune_on_data(
     require_sites(traced)
     inserted = Pipeline([passes.InsertResConv()])(traced)
     sparse = inserted.graph_module
-    before = evaluate(model, data.held_out, workers=settings.workers)
+    device = torch.device(settings.device)
+
+    def accuracy(graph_module: fx.GraphModule) -> float:
+        return evaluate(graph_module.to(device), data.held_out, workers=settings.workers, device=device)
+
+    before = accuracy(traced)
     say(f"traced: {len(resconvs(sparse))} removable layers; held-out top-1 {before:.2%} before pruning")
     train(sparse, data, settings, say, target_macs=target_macs, checkpoint=out / "checkpoint.pt")
+    trained = accuracy(sparse)
     sparse.cpu().to(memory_format=torch.contiguous_format).eval()
-    trained = evaluate(sparse, data.held_out, workers=settings.workers)
     removable = len(resconvs(sparse))
     result = Pipeline([passes.RemoveResConvs(threshold=0.0), *AFTER_TRAINING])(sparse)
     pruned = result.graph_module
@@ -115,9 +122,9 @@ def prune_on_data(
         "layers_removed": [site.path for site in result.steps[0].result.rewritten],
         "accuracy_before": before,
         "accuracy_before_removal": trained,
-        "accuracy_after": evaluate(pruned, data.held_out, workers=settings.workers),
+        "accuracy_after": accuracy(pruned),
         "max_relative_difference": max(inserted.max_relative or 0.0, result.max_relative or 0.0),
-        "latency_ms": latencies(traced, pruned),
+        "latency_ms": latencies(traced.to(device), pruned),
         "settings": {**asdict(settings), "target_macs": target_macs},
         "versions": {
             "fxprune": fxprune.__version__,
@@ -127,7 +134,7 @@ def prune_on_data(
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "device": settings.device},
         "seconds": round(time.monotonic() - start, 1),
     }
-    emit(pruned, out)
+    emit(pruned.cpu(), out)
     (out / "diff.txt").write_text(str(diff(traced, pruned, results=[inserted, result])) + "\n")
     write_json(out / "report.json", report)
     return report

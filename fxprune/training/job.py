@@ -64,7 +64,7 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> None:
                 "use the same options to go on, or another --out"
             )
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(path.name != "run.json.new" for path in out.iterdir()):
         raise LoadError(f"{out} is not empty; give another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     write_json(record, dict(run))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +83,7 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     _write(out / _GRAPH, (json.dumps(data, indent=1) + "\n").encode())
     unfinished = out / f"{_WEIGHTS}.new"
     save_file(state, unfinished)
+    shutil.copymode(out / _SOURCE, unfinished)  # safetensors writes files that only their owner may read
     os.replace(unfinished, out / _WEIGHTS)
     if formats:
         _export(model, example_inputs_of(graph_module), out, formats)

@@ -10,6 +10,7 @@ sound on the result, and no activation can overwrite a shortcut.
 from __future__ import annotations
 
 import operator
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -152,7 +153,7 @@ def _function_twin(node: fx.Node) -> Any:
 def _source(node: fx.Node) -> str:
     """Return the innermost source line of the user's own that made ``node``."""
     lines = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines()]
-    library = f'File "{Path(torch.__file__).parent}'
+    library = f'File "{Path(torch.__file__).parent}{os.sep}'
     own = [line for line in lines if line.startswith('File "') and not line.startswith(library)]
     return f", {own[-1]}" if own else ""
 

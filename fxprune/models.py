@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import pickle
 import sys
 from collections.abc import Mapping
@@ -67,6 +68,9 @@ def _torchvision_model(name: str, options: dict[str, Any]) -> nn.Module:
 
     if name not in torchvision.models.list_models():
         raise LoadError(f"torchvision has no model {name!r}{_nearest(name, torchvision.models.list_models())}")
+    takes = inspect.signature(torchvision.models.get_model_builder(name)).parameters
+    if "weights_backbone" in takes:
+        options = {**options, "weights_backbone": None}
     if name in ("googlenet", "inception_v3"):
         options = {**options, "init_weights": False}
     model: nn.Module = torchvision.models.get_model(name, weights=None, **options)

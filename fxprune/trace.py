@@ -13,6 +13,7 @@ import copy
 import inspect
 import linecache
 import operator
+import os
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ from fxprune.facts.shapes import propagate_shapes, tensor_meta
 from fxprune.functionalize import functionalize, is_in_place
 from fxprune.graph import EXAMPLE_INPUTS, ORIGIN, PATH, TRACED_MACS
 
-_LIBRARY_FOLDERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+_LIBRARY_FOLDERS = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
 
 
 class _Proxy(fx.Proxy):

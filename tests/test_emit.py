@@ -90,6 +90,8 @@ def test_surviving_layers_keep_their_keys(tmp_path: Path) -> None:
     keys = set(load_file(tmp_path / "weights.safetensors"))
     assert keys == set(graph.state_dict())
     assert {"stem.0.weight", "block1.conv2.weight", "head.bias"} <= keys
+    modes = {(tmp_path / name).stat().st_mode for name in ("model.py", "weights.safetensors", "graph.json")}
+    assert len(modes) == 1
 
 
 def test_the_folder_is_read_back_without_executing_it(tmp_path: Path) -> None:

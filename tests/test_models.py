@@ -43,6 +43,7 @@ def test_a_factory_in_a_package() -> None:
 def test_torchvision_and_timm() -> None:
     pytest.importorskip("timm", reason="the extra timm is not installed")
     assert load_model("torchvision:resnet18", classes=7).model.get_parameter("fc.bias").shape == (7,)
+    load_model("torchvision:fcn_resnet50")  # its backbone's weights are not downloaded
     loaded = load_model("timm:resnet10t", classes=7)
     assert loaded.input_shape is not None
     assert loaded.input_shape[:2] == (1, 3)

@@ -73,6 +73,13 @@ def test_a_data_dependent_branch_names_the_source_line() -> None:
         fxprune.trace(Branching(), torch.ones(2))
 
 
+def test_a_line_of_a_package_beside_torch_is_named_too() -> None:
+    detection = pytest.importorskip("torchvision.models.detection")
+    model = detection.fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None)
+    with pytest.raises(TraceError, match=r"generalized_rcnn\.py:\d+: `for img in images:`"):
+        fxprune.trace(model, torch.randn(1, 3, 64, 64))
+
+
 def test_an_example_of_the_wrong_shape_names_the_layer() -> None:
     with pytest.raises(TraceError, match=r"stem\.0"):
         fxprune.trace(TinyNet(), torch.randn(2, 4, 8, 8))

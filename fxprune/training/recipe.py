@@ -44,7 +44,7 @@ class Settings:
     batch_size: int = 128
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
-    shrink_share: float = 0.4
+    shrink_share: float = 0.25
     seed: int = 0
     workers: int = 0
     device: str = "cpu"

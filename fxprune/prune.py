@@ -72,7 +72,8 @@ def prune(
     else:
         shrink = ProximalL1(sparse, strength)
     _fit(fit, sparse, shrink)
-    if shrink.steps_done == 0:
+    untouched = all(layer.coefficients() == (1.0, 0.0) for layer in shrink.layers.values())
+    if shrink.steps_done == 0 and untouched:
         raise FxpruneError(
             "fit took no step: train the graph that it is given, with an optimizer made from its parameters"
         )

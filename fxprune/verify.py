@@ -103,7 +103,10 @@ def tensors_of(value: Any) -> list[torch.Tensor]:
 
 
 def difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> tuple[float, float]:
-    """Return the largest absolute and relative difference; infinite if numbers or shapes of tensors differ."""
+    """Return the largest absolute and relative difference; infinite if numbers or shapes of tensors differ.
+
+    NaN equals NaN, and an infinity itself, in the same place only.
+    """
     if len(before) != len(after):
         return float("inf"), float("inf")
     absolute = relative = 0.0
@@ -112,10 +115,13 @@ def difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) ->
             return float("inf"), float("inf")
         if a.numel() == 0 or torch.equal(a, b):
             continue
-        gap = float((a.double() - b.double()).abs().nan_to_num(nan=float("inf")).max())
-        size = float(torch.maximum(a.double().abs().max(), b.double().abs().max()))
+        a, b = a.double(), b.double()
+        same = (a == b) | (a.isnan() & b.isnan())
+        gaps = (a - b).abs().nan_to_num(nan=float("inf")).masked_fill(same, 0.0)
+        sizes = torch.stack([a, b]).abs().nan_to_num(nan=0.0, posinf=0.0)
+        gap, size = float(gaps.max()), float(sizes.max())
         absolute = max(absolute, gap)
-        relative = max(relative, gap / size if size else 0.0)
+        relative = max(relative, gap / size if size else gap)
     return absolute, relative
 
 

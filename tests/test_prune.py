@@ -41,6 +41,14 @@ def test_a_training_function_may_step_by_itself() -> None:
     assert len(result.steps[0].result.rewritten) == 4
 
 
+def test_a_training_function_may_set_the_scales_itself() -> None:
+    def fit(model: nn.Module) -> None:
+        model.get_submodule("block1.conv1").assign(scale=0.0, shortcut=1.0)  # type: ignore[operator]
+
+    result = fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit)
+    assert [site.path for site in result.steps[0].result.rewritten] == ["block1.conv1"]
+
+
 def test_optimizers_of_other_models_do_not_shrink() -> None:
     other = nn.Linear(2, 2)
 

@@ -1,0 +1,57 @@
+"""Comparing outputs: what counts as a difference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import example, tiny
+
+import fxprune
+from fxprune import passes
+from fxprune.verify import difference
+
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "absolute", "relative"),
+    [
+        ([1.0, 2.0], [1.0, 2.0], 0, 0),
+        ([1.0, 4.0], [1.5, 4.0], 0.5, 0.125),
+        ([0.0], [0.0], 0, 0),
+        ([NAN, 1.0], [NAN, 1.0], 0, 0),
+        ([INF, -INF], [INF, -INF], 0, 0),
+        ([NAN, 1.0], [1.0, 1.0], INF, INF),
+        ([1.0], [NAN], INF, INF),
+        ([INF], [-INF], INF, INF),
+        ([INF, 1.0], [1.0, 1.0], INF, INF),
+        ([1.0], [1.0, 2.0], INF, INF),
+    ],
+)
+def test_difference(a: list[float], b: list[float], absolute: float, relative: float) -> None:
+    for first, second in ((a, b), (b, a)):
+        assert difference([torch.tensor(first)], [torch.tensor(second)]) == (absolute, relative)
+
+
+def test_numbers_of_outputs_count() -> None:
+    assert difference([torch.ones(1)], []) == (INF, INF)
+
+
+def test_a_graph_that_became_nan_is_different() -> None:
+    graph = tiny()
+    other = passes.FoldBatchNorm()(graph).graph_module
+    with torch.no_grad():
+        other.get_parameter("head.bias").fill_(NAN)
+    found = fxprune.verify(graph, other, example(2, 3, 8, 8))
+    assert not found.equal
+    assert found.first_difference is not None
+
+
+def test_verifying_changes_neither_graph_nor_the_random_state() -> None:
+    graph = tiny().train()
+    before = torch.get_rng_state()
+    running = graph.get_buffer("stem.1.running_mean").clone()
+    fxprune.verify(graph, graph, example(2, 3, 8, 8))
+    assert graph.training
+    assert torch.equal(graph.get_buffer("stem.1.running_mean"), running)
+    assert torch.equal(torch.get_rng_state(), before)

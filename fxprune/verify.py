@@ -117,7 +117,7 @@ def difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) ->
             continue
         a, b = a.double(), b.double()
         same = (a == b) | (a.isnan() & b.isnan())
-        gaps = (a - b).abs().nan_to_num(nan=float("inf")).masked_fill(same, 0.0)
+        gaps = (a - b).abs().nan_to_num(nan=float("inf"), posinf=float("inf")).masked_fill(same, 0.0)
         sizes = torch.stack([a, b]).abs().nan_to_num(nan=0.0, posinf=0.0)
         gap, size = float(gaps.max()), float(sizes.max())
         absolute = max(absolute, gap)

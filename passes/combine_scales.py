@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from fxprune.facts.scales import constant_factor
-from fxprune.facts.shapes import same_shape
+from fxprune.facts.shapes import is_floating, same_shape
 from fxprune.graph import inherit
 from fxprune.rewriting import Contract, Log, Pass
 
@@ -56,6 +56,6 @@ def _sum(node: fx.Node) -> tuple[fx.Node, float, list[fx.Node]] | None:
     if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
         return None
     (x, a), (y, b) = (constant_factor(part) or (part, 1.0) for part in (left, right))
-    if x is not y or not same_shape(x, node):
+    if x is not y or not is_floating(x) or not same_shape(x, node):
         return None
     return x, a + b, [part for part in (left, right) if part is not x]

@@ -137,7 +137,7 @@ def _bounds(node: fx.Node, known: dict[fx.Node, Bounds]) -> Bounds:
     if node.target in _FUNCTIONS:
         return _FUNCTIONS[node.target]
     if node.target in _SELECTING_FUNCTIONS:
-        return source
+        return UNKNOWN if node.kwargs.get("return_indices") else source
     if node.target is functional.dropout:
         return _non_negative_only(source)
     if node.target in _AVERAGE_FUNCTIONS:
@@ -147,7 +147,8 @@ def _bounds(node: fx.Node, known: dict[fx.Node, Bounds]) -> Bounds:
         bounds = [known.get(part, UNKNOWN) for part in parts if isinstance(part, fx.Node)]
         return (min(b[0] for b in bounds), max(b[1] for b in bounds)) if bounds else UNKNOWN
     if node.target is functional.interpolate:
-        return source if node.kwargs.get("mode", "nearest") in ("nearest", "bilinear", "area") else UNKNOWN
+        mode = node.args[3] if len(node.args) > 3 else node.kwargs.get("mode", "nearest")
+        return source if mode in ("nearest", "bilinear", "area") else UNKNOWN
     if node.target is functional.pad:
         return _pad_bounds(node, source)
     if (node.target in _ADDITIONS and not node.kwargs) or node.target in _PRODUCTS:
@@ -164,7 +165,7 @@ def _module_bounds(module: nn.Module, source: Bounds) -> Bounds:
     if kind in _MODULES:
         return _MODULES[kind](module)
     if kind in _SELECTING_MODULES:
-        return source
+        return UNKNOWN if getattr(module, "return_indices", False) else source
     if kind in _ZERO_MIXING_MODULES:
         return _with_zero(source) if "Pad" in kind.__name__ else _non_negative_only(source)
     if kind in _AVERAGES:

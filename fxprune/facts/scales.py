@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.facts.shapes import same_shape
+from fxprune.facts.shapes import is_floating, same_shape
 from fxprune.graph import called_module
 
 # f(a x) = a f(x) for every a ...
@@ -50,14 +50,15 @@ _POSITIVE_FUNCTIONS: set[Any] = {
 
 
 def constant_factor(node: fx.Node) -> tuple[fx.Node, float] | None:
-    """Return (x, a) if ``node`` is x * a with a Python number a, in the shape and dtype of x; else None."""
+    """Return (x, a) if ``node`` is x * a with a Python number a, in the shape and floating dtype of x; else None."""
     if node.target not in (operator.mul, torch.mul) or node.kwargs or len(node.args) != 2:
         return None
     left, right = node.args
     source, factor = (right, left) if isinstance(right, fx.Node) else (left, right)
     if not isinstance(source, fx.Node) or not isinstance(factor, (int, float)) or isinstance(factor, bool):
         return None
-    return (source, float(factor)) if math.isfinite(factor) and same_shape(source, node) else None
+    is_scale = math.isfinite(factor) and is_floating(node) and same_shape(source, node)
+    return (source, float(factor)) if is_scale else None
 
 
 def passes_factor(node: fx.Node, factor: float) -> bool:

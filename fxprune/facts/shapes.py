@@ -84,6 +84,12 @@ def shape(node: fx.Node) -> tuple[int, ...] | None:
     return None if meta is None else tuple(meta.shape)
 
 
+def is_floating(node: fx.Node) -> bool:
+    """Say whether ``node`` is known to compute one tensor of a floating-point dtype."""
+    meta = tensor_meta(node)
+    return meta is not None and meta.dtype.is_floating_point
+
+
 def same_shape(a: fx.Node, b: fx.Node) -> bool:
     """Say whether both nodes are known to compute tensors of one shape and dtype."""
     first, second = tensor_meta(a), tensor_meta(b)

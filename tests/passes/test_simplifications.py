@@ -54,6 +54,7 @@ def test_redundant_activations_go(function: Callable[[Any, torch.Tensor], torch.
         lambda m, x: torch.relu(torch.tanh(x)),
         lambda m, x: torch.relu(functional.pad(torch.relu(x), (1, 1), value=-1.0)),
         lambda m, x: torch.relu(functional.interpolate(torch.relu(x), scale_factor=2, mode="bicubic")),
+        lambda m, x: torch.relu(functional.interpolate(torch.relu(x), None, 2, "bicubic")),
         lambda m, x: torch.relu(torch.add(torch.relu(x), torch.relu(x), alpha=-2)),
         lambda m, x: torch.relu(torch.cat([torch.relu(x), x], 1)),
         lambda m, x: functional.gelu(torch.relu(x)),
@@ -75,6 +76,7 @@ def test_other_activations_stay(function: Callable[[Any, torch.Tensor], torch.Te
         (lambda m, x: x * 0.5 + torch.relu(x), 0),
         (lambda m, x: x * x, 0),
         (lambda m, x: (x * 0.5) * x[:, :1], 0),
+        (lambda m, x: (lambda n: n + n + n * 2 * 3)(x.long()), 0),
     ],
 )
 def test_scales_combine(function: Callable[[Any, torch.Tensor], torch.Tensor], count: int) -> None:

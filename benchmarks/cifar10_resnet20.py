@@ -2,7 +2,7 @@
 
     python benchmarks/cifar10_resnet20.py --data imagefolder:DIR --weights resnet20.th
 
-Runs ``fxprune prune`` and a plain fine-tuning with the same settings (both go on from their checkpoints after a
+Runs ``fxprune prune`` and a plain fine-tuning for as many epochs (both go on from their checkpoints after a
 kill), measures both networks' latency side by side, and writes results/cifar10_resnet20.json.
 """
 
@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--weights", required=True, type=Path)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--target-macs", type=float, default=0.5)
-    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--lr", type=float, default=0.1, help="of the pruned network, which has more to relearn")
+    parser.add_argument("--baseline-lr", type=float, default=0.05)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the two runs")
     arguments = parser.parse_args()
@@ -56,7 +57,7 @@ def main() -> None:
     data = load_data(arguments.data, IMAGE_SIZE)
     baseline = resnet20()
     load_weights(baseline, arguments.weights)
-    settings = Settings(epochs=arguments.epochs, lr=arguments.lr, workers=arguments.workers)
+    settings = Settings(epochs=arguments.epochs, lr=arguments.baseline_lr, workers=arguments.workers)
     train(baseline, data, settings, print, checkpoint=arguments.runs / "resnet20-cifar10-baseline.pt")
     baseline = baseline.to(memory_format=torch.contiguous_format).eval()
     traced = fxprune.trace(baseline, sample_inputs(data, 16))
@@ -70,6 +71,7 @@ def main() -> None:
         "command": "fxprune " + " ".join(_without_folders(command)),
         "checkpoint_top1": report["accuracy_before"],
         "baseline": {
+            "lr": arguments.baseline_lr,
             "top1": evaluate(baseline, data.held_out, workers=arguments.workers),
             "macs": total_macs(traced),
             "params": total_params(traced),

@@ -194,7 +194,8 @@ def _ties(graph_module: fx.GraphModule) -> list[str]:
     for name, parameter in graph_module.named_parameters(remove_duplicate=False):
         known = first.setdefault(id(parameter), name)
         if known != name:
-            lines.append(f"{_access(name)} = {_access(known)}")
+            owner, _, last = name.rpartition(".")
+            lines.append(f"setattr({_access(owner)}, {_literal(last)}, {_access_tensor(known)})")
     return lines
 
 
@@ -202,8 +203,14 @@ def _is_name(atom: str) -> bool:
     return atom.isidentifier() and not keyword.iskeyword(atom)
 
 
+def _access_tensor(target: str) -> str:
+    """Return the expression for a parameter or buffer below ``self``."""
+    owner, _, name = target.rpartition(".")
+    return f"{_access(owner)}.{name}" if _is_name(name) else f"getattr({_access(owner)}, {_literal(name)})"
+
+
 def _access(target: str) -> str:
-    """Return the expression for a dotted path below ``self``."""
+    """Return the expression for a dotted path of modules below ``self``."""
     text = "self"
     for depth, atom in enumerate(target.split(".") if target else []):
         if _is_name(atom):
@@ -224,7 +231,7 @@ def _forward(graph: fx.Graph, imports: _Imports) -> list[str]:
             inputs.append(names.input(node) + default)
             continue
         if node.op == "get_attr":
-            names.alias(node, _access(str(node.target)))
+            names.alias(node, _access_tensor(str(node.target)))
             continue
         if node.op == "output":
             lines.append(f"    return {_value(node.args[0], names.of)}")
@@ -293,6 +300,7 @@ def _expression(node: fx.Node, name_of: Callable[[fx.Node], str], imports: _Impo
     if node.op == "call_method":
         return f"{arguments[0]}.{node.target}({', '.join([*arguments[1:], *keywords])})"
     if node.target in _INFIX and len(arguments) == 2:
+        arguments = [f"({text})" if text.startswith("-") else text for text in arguments]
         return f"{arguments[0]} {_INFIX[node.target]} {arguments[1]}"
     if node.target is operator.neg:
         return f"-{arguments[0]}"

@@ -62,12 +62,13 @@ def make_parameter(value: torch.Tensor, like: torch.Tensor, requires_grad: bool)
 @torch.no_grad()
 def with_weights(module: _Weighted, weight: torch.Tensor, bias: torch.Tensor | None) -> _Weighted:
     """Return a shallow copy of a conv or linear layer with other weights (float64); ``module`` is not changed."""
-    old = module.get_parameter("weight")
+    old, old_bias = module.get_parameter("weight"), module._parameters.get("bias")
+    trains_bias = old.requires_grad if old_bias is None else old_bias.requires_grad
     duplicate = copy.copy(module)
     duplicate.__dict__ = dict(module.__dict__)
     duplicate.__dict__["_parameters"] = {
         "weight": make_parameter(weight, old.detach(), old.requires_grad),
-        "bias": None if bias is None else make_parameter(bias, old.detach()[:0], old.requires_grad),
+        "bias": None if bias is None else make_parameter(bias, old.detach()[:0], trains_bias),
     }
     return duplicate
 

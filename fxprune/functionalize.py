@@ -57,6 +57,9 @@ def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> N
         target = _mutated(node)
         if target is None or storages is None:
             continue
+        if not isinstance(values.get(target), torch.Tensor):
+            _make_functional(node)  # a size or another number: nothing is written to
+            continue
         if storages.is_state(target):
             continue  # a buffer that the model updates: stays in place, and dead code elimination keeps it
         readers = {alias: _readers_after(alias, position, node) for alias in storages.aliases(target)}

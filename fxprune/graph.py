@@ -135,6 +135,12 @@ def called_module(node: Any) -> nn.Module | None:
     return owner.get_submodule(str(node.target))
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Say whether calling ``module`` runs hooks, which may see or change its values."""
+    tables = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, table, None) for table in tables)
+
+
 def attribute(graph_module: nn.Module, target: str) -> Any:
     """Return what a dotted ``target`` names below ``graph_module``."""
     value: Any = graph_module

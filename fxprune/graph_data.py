@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import keyword
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,7 +26,12 @@ from fxprune.layer_spec import LayerSpec, build_layer
 
 SCHEMA = 1
 _OPS = ("placeholder", "get_attr", "call_module", "call_function", "call_method", "output")
-_ATTRIBUTES = {"shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag"}
+# These leave the tensor world, from where torch imports modules by name or runs what it is given.
+_FORBIDDEN_METHODS = {
+    *("untyped_storage", "storage", "storage_type", "type", "numpy", "apply_", "map_", "map2_", "set_", "backward"),
+    *("register_hook", "register_post_accumulate_grad_hook", "module_load", "share_memory_", "data_ptr"),
+}
+_ATTRIBUTES = {"shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag", "data"}
 _FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "tensor")
 _STOCHASTIC = ("torchvision.ops.stochastic_depth.stochastic_depth",)
 _OPERATORS = (
@@ -48,6 +54,10 @@ def _allowed_functions() -> dict[str, Callable[..., Any]]:
             if not name.startswith("_") and id(getattr(home, name)) in tensor_functions:
                 allowed[f"{prefix}.{name}"] = getattr(home, name)
     allowed |= {f"torch.{name}": getattr(torch, name) for name in _FACTORIES}
+    allowed |= {
+        f"math.{name}": getattr(math, name) for name in ("sqrt", "ceil", "floor", "prod", "log", "log2", "exp")
+    }
+    allowed["torch._assert"] = torch._assert
     return allowed
 
 
@@ -155,7 +165,9 @@ def _rebuild(data: dict[str, Any]) -> fx.GraphModule:
         target = entry["target"]
         if entry["op"] == "call_function":
             target = _function(target, entry["args"])
-        elif entry["op"] == "call_method" and (target.startswith("_") or not hasattr(torch.Tensor, target)):
+        elif entry["op"] == "call_method" and (
+            target.startswith("_") or target in _FORBIDDEN_METHODS or not hasattr(torch.Tensor, target)
+        ):
             raise LoadError(f"graph.json calls {target!r}, which is no tensor method")
         args = tuple(_decode(a, nodes) for a in entry["args"])
         kwargs = {name: _decode(v, nodes) for name, v in entry["kwargs"].items()}

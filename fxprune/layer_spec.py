@@ -55,7 +55,7 @@ def layer_spec(path: str, module: nn.Module) -> LayerSpec:
             positional.append(parameter.name)
         if required or value != parameter.default:
             arguments[parameter.name] = value
-    floats = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    floats = {t.dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()}
     dtype = str(floats.pop()) if len(floats) == 1 else None
     frozen = [not p.requires_grad for p in module.parameters()]
     return LayerSpec(

@@ -86,7 +86,7 @@ def _fit(fit: Callable[..., Any], sparse: fx.GraphModule, shrink: ProximalL1) ->
     if _takes_two(fit):
         fit(sparse, shrink)
         return
-    own = {id(p) for p in sparse.parameters()}
+    own = {id(layer.trained_scale) for layer in shrink.layers.values()}
 
     def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         rates = [g["lr"] for g in optimizer.param_groups if any(id(p) in own for p in g["params"])]

@@ -69,7 +69,8 @@ class ResConv(nn.Module):
         self.parametrization = parametrization
         self.training = conv.training
         self.closed = False
-        one = torch.ones((), device=conv.weight.device, dtype=conv.weight.dtype)
+        dtype = torch.promote_types(conv.weight.dtype, torch.float32)  # scales of half-precision layers stay exact
+        one = torch.ones((), device=conv.weight.device, dtype=dtype)
         self.register_buffer("input_rms", one * input_rms)
         self.register_buffer("initial_gauge", self.gauge().detach().to(one))
         if parametrization == "free":
@@ -110,6 +111,11 @@ class ResConv(nn.Module):
             return self.free_shortcut
         return self.signs[1] * self.gain * (1 - self.gate) / self.input_rms
 
+    @property
+    def trained_scale(self) -> nn.Parameter:
+        """The parameter that shrinking acts on: the gate, or the scale itself ("free")."""
+        return self.free_scale if self.parametrization == "free" else self.gate
+
     @torch.no_grad()
     def coefficients(self) -> tuple[float, float]:
         """Return (scale, shortcut) as Python floats, worked out in float64 whatever the module's dtype."""
@@ -138,12 +144,14 @@ class ResConv(nn.Module):
 
         Reopens a closed layer.
         """
-        self.closed = False
         s, a = self.coefficients()
         s = s if scale is None else float(scale)
         a = a if shortcut is None else float(shortcut)
         if not (math.isfinite(s) and math.isfinite(a)):
             raise ValueError(f"scale and shortcut must be finite, got {s} and {a}")
+        if self.closed:
+            self.closed = False
+            self.trained_scale.requires_grad_(True)
         if self.parametrization == "free":
             self.free_scale.fill_(s)
             self.free_shortcut.fill_(a)
@@ -157,10 +165,7 @@ class ResConv(nn.Module):
     @torch.no_grad()
     def close(self) -> None:
         """Set the scale to zero for good: from now on only ``shortcut * x`` is computed, and no gate is trained."""
-        if self.parametrization == "free":
-            self.free_scale.zero_().requires_grad_(False)
-        else:
-            self.gate.zero_().requires_grad_(False)
+        self.trained_scale.zero_().requires_grad_(False)
         self.closed = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ parameters, not from those of the model that was traced.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,9 +20,9 @@ from tabulate import tabulate
 from torch import fx, nn
 
 from fxprune.errors import FxpruneError
-from fxprune.facts.costs import batch_size, node_macs
+from fxprune.facts.costs import batch_size, node_macs, total_macs
 from fxprune.facts.layers import count_for_target, resconvs
-from fxprune.graph import evaluating, module_path
+from fxprune.graph import TRACED_MACS, evaluating, module_path
 from fxprune.resconv import ResConv
 from fxprune.trace import example_inputs_of
 from fxprune.verify import tensors_of
@@ -66,7 +67,9 @@ class ProximalL1:
         """Shrink every open layer by ``lr`` times its strength; call it after the optimizer's step."""
         self.steps_done += 1
         for path, layer in self.layers.items():
-            if not layer.closed:
+            if layer.closed:
+                layer.close()  # momentum may have moved it
+            else:
                 _shrink(layer, lr * self.strength[path])
 
     @property
@@ -122,18 +125,23 @@ class SteeredL1(ProximalL1):
         self._macs = {module_path(node): node_macs(node) for node, _ in resconvs(graph_module)}
         self._nodes = {module_path(node): node for node, _ in resconvs(graph_module)}
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
-        largest_first = sorted(self._nodes.values(), key=node_macs, reverse=True)
-        self._turns = count_for_target(graph_module, largest_first, target_macs)
+        count_for_target(graph_module, list(self._nodes.values()), target_macs)  # raises if it cannot be met
+        surplus = total_macs(graph_module) - target_macs * graph_module.meta.get(
+            TRACED_MACS, total_macs(graph_module)
+        )
+        mean = sum(self._macs.values()) / batch_size(graph_module) / len(self._macs)
+        self._turns = min(len(self._macs), max(0, math.ceil(surplus / mean)))
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Move every chosen gate towards zero as the schedule asks, and keep the others in [0, 1]."""
         self.steps_done += 1
         turn = self.steps_done / self.steps * (max(self._turns, 1) - 1 + self.window)
-        while len(self.order) <= turn and not self._target_is_met():
+        while (len(self.order) <= turn or self.steps_done >= self.steps) and not self._target_is_met():
             self.order.append(self._next_layer())
         for path, layer in self.layers.items():
             if layer.closed:
+                layer.close()  # momentum may have moved it
                 continue
             highest = 1.0
             if path in self.order:

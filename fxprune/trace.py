@@ -28,7 +28,8 @@ from fxprune.errors import FxpruneError, FxpruneWarning, TraceError
 from fxprune.facts.costs import total_macs
 from fxprune.facts.shapes import propagate_shapes, tensor_meta
 from fxprune.functionalize import functionalize, is_in_place
-from fxprune.graph import EXAMPLE_INPUTS, ORIGIN, PATH, TRACED_MACS
+from fxprune.graph import EXAMPLE_INPUTS, ORIGIN, PATH, TRACED_MACS, evaluating
+from fxprune.verify import difference, tensors_of
 
 _LIBRARY_FOLDERS = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
 
@@ -107,7 +108,30 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
         inputs, lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x
     )
     graph_module.meta[TRACED_MACS] = total_macs(graph_module)
+    _require_same_function(model, graph_module, inputs)
     return graph_module
+
+
+def _require_same_function(model: nn.Module, graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
+    """Call both twice (the second call shows state that tracing lost) and compare what they return."""
+    reference = copy.deepcopy(model)
+    buffers = {name: buffer.clone() for name, buffer in graph_module.named_buffers()}
+    for _ in range(2):
+        outputs = []
+        for module in (reference, graph_module):
+            copies = map_aggregate(inputs, lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x)
+            with evaluating(module), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                outputs.append(tensors_of(module(*copies)))
+        expected, found = outputs
+        same_types = [(t.shape, t.dtype) for t in expected] == [(t.shape, t.dtype) for t in found]
+        if not same_types or difference(expected, found)[1] > 1e-3:
+            raise TraceError(
+                f"{type(model).__name__} computes something else than its traced graph: it asks what type its values "
+                "have, changes the dtype by autocast, or keeps state that torch.fx cannot see"
+            )
+    for name, buffer in graph_module.named_buffers():
+        buffer.copy_(buffers[name])
 
 
 def example_inputs_of(graph_module: fx.GraphModule) -> tuple[Any, ...]:
@@ -144,7 +168,7 @@ def _trace_copy(model: nn.Module, constants: Mapping[str, Any]) -> tuple[nn.Modu
     updates_buffers = any(buffer._version != versions[name] for name, buffer in buffers.items())
     if updates_buffers:
         graph = _symbolic_trace(own, constants, updates_buffers)
-    _follow_training_flag(graph, own, constants, updates_buffers)
+    _follow_training_flag(graph, own, model, constants, updates_buffers)
     for name, buffer in buffers.items():
         if buffer._version != versions[name]:
             buffer.copy_(values[name])
@@ -217,7 +241,7 @@ def _downstream(node: fx.Node) -> list[fx.Node]:
 
 
 def _follow_training_flag(
-    graph: fx.Graph, model: nn.Module, constants: Mapping[str, Any], buffers_are_values: bool
+    graph: fx.Graph, model: nn.Module, original: nn.Module, constants: Mapping[str, Any], buffers_are_values: bool
 ) -> None:
     """Replace flags that were baked from ``self.training`` by reads of it."""
     if isinstance(model, fx.GraphModule):
@@ -241,6 +265,8 @@ def _follow_training_flag(
     for node, twin in pairs:
         for name in _argument_names(node):
             ours, theirs = _argument(node, name), fx.map_arg(_argument(twin, name), twins.__getitem__)
+            if ours is False and theirs is True and _is_frozen(node, original):
+                continue  # its module was in eval mode inside a model in train mode
             if ours is False and theirs is True:
                 if flag is None:
                     last_input = [n for n in graph.nodes if n.op == "placeholder"][-1]
@@ -249,6 +275,12 @@ def _follow_training_flag(
                 node.update_arg(name, flag) if isinstance(name, int) else node.update_kwarg(name, flag)
             elif str(ours) != str(theirs):
                 _warn_about_train_mode(model, f"{node.name} takes other arguments in train mode")
+
+
+def _is_frozen(node: fx.Node, original: nn.Module) -> bool:
+    stack = node.meta.get("nn_module_stack") or {}
+    path = str(list(stack.values())[-1][0]) if stack else ""
+    return original.training and not original.get_submodule(path).training
 
 
 def _comparable_target(node: fx.Node) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.graph import called_module
+from fxprune.graph import called_module, has_hooks
 from fxprune.rewriting import Contract, Log, Pass
 
 _MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -49,7 +49,8 @@ def _is_active(node: fx.Node, graph_module: fx.GraphModule) -> bool | None:
     """Say whether ``node`` drops anything now; None if it is no dropout."""
     module = called_module(node)
     if module is not None:
-        return module.training and module.p != 0 if isinstance(module, _MODULES) else None
+        is_dropout = isinstance(module, _MODULES) and not has_hooks(module)
+        return bool(module.training and module.p != 0) if is_dropout else None
     if node.op != "call_function":
         return None
     name = getattr(node.target, "__name__", "") if _from_torchvision(node.target) else ""

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.facts.shapes import same_shape
-from fxprune.graph import called_module
+from fxprune.graph import called_module, has_hooks
 from fxprune.rewriting import Contract, Log, Pass
 
 _NEUTRAL: dict[Any, tuple[float, bool]] = {
@@ -48,7 +48,7 @@ class DropIdentities(Pass):
 def _passed_through(node: fx.Node) -> fx.Node | None:
     """Return the input that ``node`` returns unchanged, or None."""
     module = called_module(node)
-    if type(module) is nn.Identity and isinstance(node.args[0], fx.Node):
+    if type(module) is nn.Identity and not has_hooks(module) and isinstance(node.args[0], fx.Node):
         return node.args[0]
     if node.target not in _NEUTRAL or node.kwargs or len(node.args) != 2:
         return None

@@ -12,6 +12,7 @@ from torch import fx, nn
 
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, own_module
 from fxprune.facts.shapes import shape
+from fxprune.facts.sites import is_batched
 from fxprune.folding import exact, fold_norm, norm_obstacle, own_bias, with_weights
 from fxprune.graph import CallSites, called_module, inherit, only_user, place, set_submodule
 from fxprune.rewriting import Contract, Log, Pass
@@ -57,6 +58,8 @@ def _obstacle(norm_node: fx.Node, norm: nn.Module, sites: CallSites, training: b
         return "no conv or linear layer directly in front of it"
     if only_user(node) is not norm_node:
         return f"the output of {place(node)} is read by others too"
+    if isinstance(layer, CONV_CLASSES) and not is_batched(node, layer):
+        return f"the output of {place(node)} is unbatched: its first axis is not the channels' to this norm"
     if isinstance(layer, nn.Linear) and len(shape(node) or ()) != 2:
         return "it does not normalise the linear layer's features"
     return own_module(norm, NORM_CLASSES, sites) or norm_obstacle(norm, training) or own_module(layer, _LAYERS, sites)

@@ -52,7 +52,8 @@ class PropagateZeros(Pass):
         assert isinstance(conv, CONV_CLASSES)
         bias = conv.bias
         assert bias is not None
-        target = free_target(graph_module, f"{conv_node.target}_bias")
+        owner, dot, name = str(conv_node.target).rpartition(".")
+        target = free_target(graph_module, f"{owner}{dot}bias_{name}")
         shaped = exact(bias).reshape(-1, *[1] * len(conv.kernel_size))
         set_parameter(graph_module, target, make_parameter(shaped, bias, bias.requires_grad))
         with graph_module.graph.inserting_before(conv_node):

@@ -121,6 +121,7 @@ def test_a_file_that_was_cut_short_is_named(tmp_path: Path, name: str) -> None:
         ({"op": "call_function", "target": "torch.load", "args": ["file"]}, "not one of torch's tensor functions"),
         ({"op": "call_function", "target": "getattr", "args": [{"node": "x"}, "__class__"]}, "reads an attribute"),
         ({"op": "call_method", "target": "__class__", "args": [{"node": "x"}]}, "no tensor method"),
+        ({"op": "call_method", "target": "untyped_storage", "args": [{"node": "x"}]}, "no tensor method"),
     ],
 )
 def test_a_graph_file_cannot_name_what_it_likes(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import TinyNet, Wrapped, assert_state_equal, example, state_of, targets, traced
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional
 
 import fxprune
@@ -71,6 +71,28 @@ def test_a_data_dependent_branch_names_the_source_line() -> None:
 
     with pytest.raises(TraceError, match=r"test_trace\.py:\d+: `if x\.sum\(\) > 0:`"):
         fxprune.trace(Branching(), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: m.layer(x) if isinstance(x, torch.Tensor) and not isinstance(x, fx.Proxy) else x,
+        lambda m, x: m.layer(x) if torch.is_tensor(x) else x,
+    ],
+)
+def test_a_model_that_asks_for_types_is_refused(function: Any) -> None:
+    with pytest.raises(TraceError, match="something else than its traced graph"):
+        fxprune.trace(Wrapped(function, layer=nn.Linear(4, 4)), torch.randn(2, 4))
+
+
+def test_sizes_that_are_counted_on_do_not_change_other_names() -> None:
+    def function(m: Any, x: torch.Tensor) -> torch.Tensor:
+        size = half = x.shape[1]
+        half //= 2
+        return x[:, :half] * size
+
+    graph = fxprune.trace(Wrapped(function), torch.randn(2, 4))
+    torch.testing.assert_close(graph(torch.ones(3, 4)), torch.full((3, 2), 4.0))
 
 
 def test_a_line_of_a_package_beside_torch_is_named_too() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.graph import CallSites, attribute, called_module
+from fxprune.graph import CallSites, attribute, called_module, has_hooks
 from fxprune.resconv import Conv
 
 CONV_CLASSES: tuple[type[Conv], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -29,7 +29,6 @@ _TRANSPOSED_FUNCTIONS = {
     functional.conv_transpose2d,
     functional.conv_transpose3d,
 }
-_FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def own_module(module: nn.Module, classes: tuple[type[Any], ...], sites: CallSit
         return "its weight is parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it plain"
     if type(module) not in classes:
         return f"{type(module).__name__} is a subclass that may compute something else"
-    if any(getattr(module, hooks, None) for hooks in _FORWARD_HOOKS):
+    if has_hooks(module):
         return "it has hooks, which would see other values"
     if sites.calls(module) != 1:
         return f"it is shared by {sites.calls(module)} call sites"

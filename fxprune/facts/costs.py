@@ -44,7 +44,7 @@ def node_macs(node: fx.Node) -> int:
         transposed: bool = "transpose" in getattr(node.target, "__name__", "")
         elements = _input_elements(node) if transposed else out
         return elements * math.prod(int(size) for size in weight[1:]) if weight else 0
-    if node.target in _PRODUCTS:
+    if node.op in ("call_function", "call_method") and node.target in _PRODUCTS:
         left = _argument_shape(node, 0, "input")
         return out * left[-1] if left else 0
     return 0

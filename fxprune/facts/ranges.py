@@ -16,7 +16,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.facts.convs import CONV_CLASSES
-from fxprune.graph import called_module
+from fxprune.graph import called_module, has_hooks
 
 Bounds = tuple[float, float]
 UNKNOWN: Bounds = (-math.inf, math.inf)
@@ -118,7 +118,9 @@ def activation_range(node: fx.Node) -> Bounds | None:
     """Return the range on which the activation at ``node`` is the identity; None if it is no clamp."""
     module = called_module(node)
     if module is not None:
-        return _MODULES[type(module)](module) if type(module) in _CLAMPS else None
+        return _MODULES[type(module)](module) if type(module) in _CLAMPS and not has_hooks(module) else None
+    if node.op not in ("call_function", "call_method"):
+        return None
     if node.target in (functional.relu, torch.relu, "relu", functional.relu6):
         return _FUNCTIONS[node.target]
     return (0.0, math.inf) if node.target in (torch.abs, "abs") else None
@@ -137,7 +139,8 @@ def _bounds(node: fx.Node, known: dict[fx.Node, Bounds]) -> Bounds:
     if node.target in _FUNCTIONS:
         return _FUNCTIONS[node.target]
     if node.target in _SELECTING_FUNCTIONS:
-        return UNKNOWN if node.kwargs.get("return_indices") else source
+        reinterprets = any(isinstance(argument, torch.dtype) for argument in (*node.args, *node.kwargs.values()))
+        return UNKNOWN if reinterprets or node.kwargs.get("return_indices") else source
     if node.target is functional.dropout:
         return _non_negative_only(source)
     if node.target in _AVERAGE_FUNCTIONS:
@@ -158,6 +161,8 @@ def _bounds(node: fx.Node, known: dict[fx.Node, Bounds]) -> Bounds:
 
 def _module_bounds(module: nn.Module, source: Bounds) -> Bounds:
     kind = type(module)
+    if has_hooks(module):
+        return UNKNOWN
     if kind in _CLAMPS:
         return _clamp(source, _MODULES[kind](module))
     if isinstance(module, (*CONV_CLASSES, nn.Linear)):

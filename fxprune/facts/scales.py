@@ -11,7 +11,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.facts.shapes import is_floating, same_shape
-from fxprune.graph import called_module
+from fxprune.graph import called_module, has_hooks
 
 # f(a x) = a f(x) for every a ...
 _LINEAR_MODULES = (
@@ -67,6 +67,8 @@ def passes_factor(node: fx.Node, factor: float) -> bool:
         return False
     module = called_module(node)
     if module is not None:
+        if has_hooks(module):
+            return False
         return type(module) in _LINEAR_MODULES or (factor > 0 and type(module) in _POSITIVE_MODULES)
     if node.op not in ("call_function", "call_method"):
         return False

@@ -71,13 +71,20 @@ def _examine(node: fx.Node, sites: CallSites) -> tuple[ConvCall | None, fx.Node 
         return None, None, call
     if shape(node) is None or shape(call.input) is None:
         return call, None, "its shape is unknown; trace with fxprune.trace(model, example_inputs)"
-    if not same_shape(call.input, node):
+    if not same_shape(call.input, node) or any(step != 1 for step in call.module.stride):
         return call, None, _shape_reason(call)
     tap = dirac_tap(call.module)
     if isinstance(tap, str):
         return call, None, tap
     norm = _following_norm(node, sites)
+    if isinstance(norm, fx.Node) and not is_batched(node, call.module):
+        return call, None, f"its norm {norm.name} reads an unbatched output"
     return (call, None, norm) if isinstance(norm, str) else (call, norm, None)
+
+
+def is_batched(node: fx.Node, conv: Conv) -> bool:
+    """Say whether the output of ``conv`` at ``node`` has a batch dimension before the channels."""
+    return len(shape(node) or ()) == len(conv.kernel_size) + 2
 
 
 def _shape_reason(call: ConvCall) -> str:
@@ -100,7 +107,8 @@ def left_padding(conv: Conv) -> tuple[int, ...]:
         return tuple(span // 2 for span in spans)
     if conv.padding == "valid":
         return (0,) * len(conv.kernel_size)
-    return tuple(int(p) for p in conv.padding)
+    padding = tuple(int(p) for p in conv.padding)
+    return padding * len(conv.kernel_size) if len(padding) == 1 else padding
 
 
 def dirac_tap(conv: Conv) -> tuple[int, ...] | str:
@@ -109,7 +117,8 @@ def dirac_tap(conv: Conv) -> tuple[int, ...] | str:
     The index t with ``t * dilation == left padding``; exact at the borders in every padding mode.
     """
     taps = []
-    for left, dilation, size in zip(left_padding(conv), conv.dilation, conv.kernel_size, strict=True):
+    dilations = tuple(conv.dilation) * (len(conv.kernel_size) if len(conv.dilation) == 1 else 1)
+    for left, dilation, size in zip(left_padding(conv), dilations, conv.kernel_size, strict=True):
         tap, remainder = divmod(left, dilation)
         if remainder or tap >= size:
             return f"no tap of its {_short(conv.kernel_size)} kernel reads the element that it writes"

@@ -142,7 +142,7 @@ def test_other_zeros_stay(function: Callable[[Any, torch.Tensor], torch.Tensor])
 def test_the_bias_that_a_conv_of_zeros_leaves_is_a_parameter() -> None:
     graph = graph_of(lambda m, x: x + m.conv(x * 0.0), conv=conv())
     result = passes.Simplify()(graph)
-    assert {name: tuple(p.shape) for name, p in result.graph_module.named_parameters()} == {"conv_bias": (4, 1, 1)}
+    assert {name: tuple(p.shape) for name, p in result.graph_module.named_parameters()} == {"bias_conv": (4, 1, 1)}
     assert result.graph_module(example(5, 4, 6, 6)).shape == (5, 4, 6, 6)
 
 

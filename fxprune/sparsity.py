@@ -134,11 +134,10 @@ class SteeredL1(ProximalL1):
         self._found = {layer.path: layer for layer in layers(graph_module)}
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
         count_for_target(graph_module, list(self._found.values()), target_macs)  # raises if it cannot be met
-        surplus = total_macs(graph_module) - target_macs * graph_module.meta.get(
-            TRACED_MACS, total_macs(graph_module)
-        )
+        macs = total_macs(graph_module)
+        self._surplus = macs - target_macs * graph_module.meta.get(TRACED_MACS, macs)
         mean = sum(layer.macs for layer in self._found.values()) / len(self._found)
-        self._turns = min(len(self._found), max(0, math.ceil(surplus / mean)))
+        self._turns = min(len(self._found), max(0, math.ceil(self._surplus / mean)))
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -166,9 +165,17 @@ class SteeredL1(ProximalL1):
 
     def _next_layer(self) -> str:
         """Return the layer, per MAC saved, whose half-closed gate changes the outputs least."""
-        gone = set().union(*(self._found[path].nodes for path in self.order))
-        # what lies in a chosen branch goes with it
-        saved = {path: layer.macs_beside(gone) for path, layer in self._found.items() if layer.node not in gone}
+        gone: set[fx.Node] = set()
+        surplus = self._surplus
+        for path in self.order:
+            surplus -= self._found[path].macs_beside(gone)
+            gone |= self._found[path].nodes
+        # What lies in a chosen branch goes with it, and what saves more than is asked for is worth no more.
+        saved = {
+            path: min(layer.macs_beside(gone), surplus)
+            for path, layer in self._found.items()
+            if layer.node not in gone
+        }
         candidates = [path for path in saved if path not in self.order]
         device = self.layers[candidates[0]].gate.device
         probe = [x.to(device) if isinstance(x, torch.Tensor) else x for x in self._probe]

@@ -1,0 +1,136 @@
+"""The zoo: every torchvision model and one timm CNN a family, through fxprune from end to end.
+
+    pip install -e '.[bench]'
+    python benchmarks/zoo.py --jobs 2                       # goes on where it stopped; rows in runs/zoo/
+    python benchmarks/zoo.py --retry                        # again, those whose last row is no success
+    python benchmarks/zoo.py --only 'timm:resnet*'          # some of them
+    python benchmarks/zoo.py --peer torch-pruning           # Torch-Pruning on the same models
+    python benchmarks/zoo.py --summarize                    # results/zoo.json, tables in README.md, from the rows
+    python benchmarks/zoo.py --subset ci --jobs 2           # a few models, from the start; exits 1 if one fails
+
+Each model has a process of its own (zoo_steps.py, zoo_torch_pruning.py): a crash or a time-out is a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from zoo_models import CI_SUBSET, all_specs, kind
+from zoo_summary import summarize
+
+HERE = Path(__file__).parent
+WORKERS = {"fxprune": "zoo_steps.py", "torch-pruning": "zoo_torch_pruning.py"}
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    """Run the models that have no row yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", metavar="PATTERN", default="*", help="of model names, as timm:resnet*")
+    parser.add_argument("--subset", choices=["ci"], help="a fixed few; rows are not kept")
+    parser.add_argument("--peer", choices=["torch-pruning"], help="run this package instead of fxprune")
+    parser.add_argument("--retry", action="store_true", help="run those again that did not succeed")
+    parser.add_argument("--summarize", action="store_true", help="only write the summary")
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds for a model")
+    parser.add_argument("--runs", type=Path, default=Path("runs/zoo"))
+    arguments = parser.parse_args()
+
+    worker = arguments.peer or "fxprune"
+    rows_file = arguments.runs / f"{worker}.jsonl"
+    if arguments.summarize:
+        summarize({name: list(read_rows(arguments.runs / f"{name}.jsonl").values()) for name in WORKERS}, HERE)
+        return
+    if arguments.subset:
+        rows = run_models(CI_SUBSET, worker, None, arguments.jobs, arguments.timeout)
+        sys.exit(any(row["status"] != "ok" for row in rows))
+    done = read_rows(rows_file)
+    finished = {name for name, row in done.items() if row["status"] == "ok" or not arguments.retry}
+    wanted = [spec for spec in all_specs() if fnmatch(spec, arguments.only) and spec not in finished]
+    print(f"{len(wanted)} to run, {len(finished)} have a row in {rows_file}")
+    run_models(wanted, worker, rows_file, arguments.jobs, arguments.timeout)
+
+
+def read_rows(path: Path) -> dict[str, Row]:
+    """Return the last row of every model; a line that a kill cut short is left out."""
+    rows: dict[str, Row] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        rows[row["model"]] = row
+    return rows
+
+
+def run_models(specs: Iterable[str], worker: str, rows_file: Path | None, jobs: int, timeout: float) -> list[Row]:
+    """Run each model in a process of its own; print and append its row as it comes."""
+    commit = _commit()
+    finished: list[Row] = []
+    if rows_file is not None:
+        rows_file.parent.mkdir(parents=True, exist_ok=True)
+
+    def one(spec: str) -> None:
+        row = {**_run_model(spec, worker, timeout), "commit": commit}
+        if rows_file is not None:
+            with rows_file.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        finished.append(row)
+        seconds = row.get("seconds", {}).get("total", 0)
+        print(
+            f"{row['status']:9} {spec:50} {seconds:6.1f} s {row.get('peak_mb', 0):6} MB  {row['error']}", flush=True
+        )
+
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, specs))
+    return finished
+
+
+def _run_model(spec: str, worker: str, timeout: float) -> Row:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "row.json"
+        command = [sys.executable, str(HERE / WORKERS[worker]), spec, str(path)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        )
+        stop = ""
+        try:
+            _, errors = process.communicate(timeout=timeout)
+            if process.returncode:
+                stop = f"exit {process.returncode}: {(errors.strip().splitlines() or [''])[-1]}"[:400]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its own session: it and the process that it reloads in
+            process.communicate()
+            stop = f"time-out after {timeout:g} s"
+        try:
+            row: Row = json.loads(path.read_text())
+        except (OSError, ValueError):
+            row = {"model": spec, "kind": kind(spec), "step": "start", "seconds": {}}
+        return {**row, "status": "failed", "error": stop} if stop else row
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""One model of the zoo from end to end; the process that zoo.py starts for each.
+
+    python benchmarks/zoo_steps.py torchvision:resnet18 row.json
+
+The first step that fails ends it.
+"""
+
+from __future__ import annotations
+
+import operator
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+from zoo_models import (
+    Size,
+    accepts,
+    build,
+    conv_modules_called,
+    make_inputs,
+    randomize,
+    smallest_inputs,
+    tensors_in,
+)
+from zoo_row import Row, fill_row
+
+import fxprune
+from fxprune import passes
+from fxprune.errors import FxpruneError
+from fxprune.facts.costs import total_macs, total_params
+from fxprune.facts.layers import layers
+from fxprune.facts.sites import find_conv_sites
+from fxprune.folding import keep_exact_weights
+from fxprune.graph import called_module, only_user
+from fxprune.prune import AFTER_TRAINING
+from fxprune.verify import difference
+
+ROUNDING = 1e-4
+"""For runs in float32 with the same weights: far above rounding (1e-6), far below any wrong rewrite."""
+
+_RELOAD = """
+import sys
+import torch
+from torch.fx.node import map_aggregate
+
+sys.modules["fxprune"] = None  # importing it is an error from here on
+folder, threads = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(threads)
+sys.path.insert(0, folder)
+from model import load
+
+found = []
+keep = lambda value: found.append(value) if isinstance(value, torch.Tensor) else value
+with torch.no_grad():
+    map_aggregate(load()(*torch.load(folder + "/inputs.pt")), keep)
+torch.save(found, folder + "/outputs.pt")
+"""
+
+
+class SilentDifference(Exception):
+    """Two graphs that must be the same function are not, and fxprune did not notice."""
+
+
+def run(spec: str, row: Row, seed: int = 0) -> None:
+    """Take ``spec`` through all steps."""
+    with row.step("build"):
+        model = build(spec, seed)
+        size, inputs = smallest_inputs(spec, model, seed)
+        randomize(model, inputs, seed)
+        row |= {"size": list(size), "conv_modules": conv_modules_called(model, inputs)}
+    with row.step("trace"):
+        traced = fxprune.trace(model, inputs)
+        row |= _describe(traced)
+    with keep_exact_weights():  # what is compared below is the algebra; the rounding of weights, after emitting
+        with row.step("insert"):
+            inserting = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(traced)
+            sparse = inserting.graph_module
+            is_resconv = [isinstance(layer.module, fxprune.ResConv) for layer in layers(sparse)]
+            row |= {"insert_difference": inserting.max_relative}
+            row |= {"eligible_convs": sum(is_resconv), "branches": len(is_resconv) - sum(is_resconv)}
+        with row.step("removable share"):
+            row["removable_share"] = _removable_share(sparse)
+        with row.step("scale"):
+            row["scaled_to_zero"] = _scale(sparse, seed)
+            row["effect"] = fxprune.verify(traced, sparse, inputs).max_relative
+        with row.step("remove"):
+            removal = fxprune.Pipeline([passes.RemoveLayers(threshold=0.0), *AFTER_TRAINING], verify=False)(sparse)
+            pruned = removal.graph_module
+            row |= {"removed": len(removal.steps[0].result.rewritten), "macs_after": total_macs(pruned)}
+            row |= {"params_after": total_params(pruned), "nodes_after": len(pruned.graph.nodes)}
+            row["needless"] = needless(pruned)
+        with row.step("compare"):
+            row["difference"] = _require_equal(sparse, pruned, inputs)
+        with row.step("other batch"):
+            other = make_inputs(spec, 3, size, seed + 1)
+            row["other_batch"] = _compare_elsewhere(model, traced, sparse, pruned, other)
+        with row.step("other size"):
+            other = make_inputs(spec, 2, _other_size(size), seed + 2)
+            row["other_size"] = _compare_elsewhere(model, traced, sparse, pruned, other)
+    with row.step("emit"), tempfile.TemporaryDirectory() as folder:
+        fxprune.emit(pruned, folder)
+        row["reload_difference"] = _reload(Path(folder), pruned, inputs)
+    row["status"] = "ok"
+
+
+def _other_size(size: Size) -> Size:
+    return (*size[:-2], size[-2] + 32, size[-1] + 64)
+
+
+def _describe(traced: fx.GraphModule) -> dict[str, Any]:
+    sites = find_conv_sites(traced)
+    hidden = [site for site in sites if "opaque" in (site.reason or "")]
+    return {
+        "tier": traced.meta.get("fxprune_tier", "symbolic"),
+        "visible_convs": len({site.path for site in sites if site not in hidden}),
+        "hidden_convs": len(hidden),
+        "macs": total_macs(traced),
+        "params": total_params(traced),
+        "nodes": len(traced.graph.nodes),
+    }
+
+
+def _removable_share(sparse: fx.GraphModule) -> float:
+    """Return the share of the MACs that is gone once every layer and branch that can be removed is."""
+    for layer in layers(sparse):
+        layer.module.assign(scale=0.0)
+    steps = [passes.RemoveLayers(threshold=0.0), passes.EliminateDeadCode()]
+    left = total_macs(fxprune.Pipeline(steps, verify=False)(sparse).graph_module)
+    return round(1 - left / max(total_macs(sparse), 1), 4)
+
+
+def _scale(sparse: fx.GraphModule, seed: int) -> int:
+    """Set half of the scales to zero, the others and all shortcuts to random values; return how many are zero."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform() -> float:
+        return float(torch.empty(()).uniform_(0.3, 1.2, generator=generator))
+
+    found = layers(sparse)
+    zeros = set(torch.randperm(len(found), generator=generator)[: len(found) // 2].tolist())
+    for index, layer in enumerate(found):
+        scale = 0.0 if index in zeros else uniform()
+        if isinstance(layer.module, fxprune.ResConv):
+            layer.module.assign(scale=scale, shortcut=uniform())
+        else:
+            layer.module.assign(scale=scale)
+    return len(zeros)
+
+
+def _require_equal(a: fx.GraphModule, b: fx.GraphModule, inputs: tuple[Any, ...]) -> float:
+    found = fxprune.verify(a, b, inputs)
+    if not found.equal:
+        raise SilentDifference(str(found))
+    return found.max_relative
+
+
+def _compare_elsewhere(
+    model: nn.Module, traced: fx.GraphModule, sparse: fx.GraphModule, pruned: fx.GraphModule, inputs: tuple[Any, ...]
+) -> float | str:
+    """Compare on inputs of another shape: the traced graph with the model, the pruned graph with the scaled one."""
+    if not accepts(model, inputs):
+        return "n/a"
+    try:
+        with torch.no_grad():
+            gap = difference(list(tensors_in(model(*inputs))), list(tensors_in(traced.eval()(*inputs))))[1]
+        if not gap <= ROUNDING:
+            raise SilentDifference(f"the traced graph is not the model on this shape: {gap:.2g} (relative, float32)")
+        return _require_equal(sparse, pruned, inputs)
+    except AssertionError:
+        return "asserts"
+
+
+def _reload(folder: Path, pruned: fx.GraphModule, inputs: tuple[Any, ...]) -> float:
+    """Run the emitted model where fxprune cannot be imported; both in float32, with the same rounded weights."""
+    torch.save(inputs, folder / "inputs.pt")
+    command = [sys.executable, "-c", _RELOAD, str(folder), str(torch.get_num_threads())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the emitted model: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+    with torch.no_grad():
+        expected = list(tensors_in(pruned.eval()(*inputs)))
+    _, relative = difference(expected, torch.load(folder / "outputs.pt"))
+    if not relative <= ROUNDING:
+        raise SilentDifference(f"the emitted model computes something else: {relative:.2g} (relative, float32)")
+    return relative
+
+
+def needless(graph_module: fx.GraphModule) -> dict[str, int]:
+    """Count nodes that are surely not needed for inference, by kind."""
+    counts = {name: sum(map(test, graph_module.graph.nodes)) for name, test in _NEEDLESS.items()}
+    reads = [node.target for node in graph_module.graph.nodes if node.op == "get_attr"]
+    counts["attribute read twice"] = len(reads) - len(set(reads))
+    return {name: count for name, count in counts.items() if count}
+
+
+def _is_dead(node: fx.Node) -> bool:
+    return not node.users and node.op not in ("output", "placeholder") and not node.is_impure()
+
+
+def _is_identity(node: fx.Node) -> bool:
+    return isinstance(called_module(node), (nn.Identity, nn.modules.dropout._DropoutNd))
+
+
+def _is_neutral(node: fx.Node) -> bool:
+    times, plus = (operator.mul, torch.mul, operator.truediv), (operator.add, torch.add, operator.sub)
+    neutral = 1 if node.target in times else 0 if node.target in plus else None
+    return (
+        neutral is not None
+        and len(node.args) > 1
+        and isinstance(node.args[1], (int, float))
+        and node.args[1] == neutral
+    )
+
+
+def _is_foldable_norm(node: fx.Node) -> bool:
+    source = node.args[0] if node.args else None
+    conv = called_module(source)
+    return (
+        isinstance(called_module(node), nn.modules.batchnorm._BatchNorm)
+        and isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        and isinstance(source, fx.Node)
+        and only_user(source) is node
+    )
+
+
+def _is_relu(node: Any) -> bool:
+    functions = (torch.relu, nn.functional.relu, "relu")
+    return isinstance(node, fx.Node) and (isinstance(called_module(node), nn.ReLU) or node.target in functions)
+
+
+def _is_relu_of_relu(node: fx.Node) -> bool:
+    return _is_relu(node) and bool(node.args) and _is_relu(node.args[0])
+
+
+_NEEDLESS: dict[str, Callable[[fx.Node], bool]] = {
+    "dead": _is_dead,
+    "identity or dropout": _is_identity,
+    "times 1 or plus 0": _is_neutral,
+    "norm that folds into its conv": _is_foldable_norm,
+    "relu of relu": _is_relu_of_relu,
+}
+
+
+def run_and_judge(spec: str, row: Row) -> None:
+    """Run the steps; where one raises, say in the row what that means."""
+    try:
+        run(spec, row)
+    except SilentDifference:
+        row["status"] = "different"
+        raise
+    except FxpruneError:
+        row["status"] = "declined" if row["step"] in ("trace", "emit") else "failed"
+        raise
+
+
+if __name__ == "__main__":
+    fill_row(run_and_judge)

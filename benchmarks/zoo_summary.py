@@ -1,0 +1,192 @@
+"""The zoo's rows as results/zoo.json and as the tables in README.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tabulate import tabulate
+
+Row = dict[str, Any]
+GROUPS = {
+    "classification": "torchvision, classification CNNs",
+    "transformer": "torchvision, transformers",
+    "segmentation": "torchvision, segmentation",
+    "video": "torchvision, video",
+    "quantization": "torchvision, quantizable (float)",
+    "detection": "torchvision, detection",
+    "optical_flow": "torchvision, optical flow",
+    "timm": "timm, one CNN a family",
+}
+SHARES = (
+    "resnet50",
+    "resnet152",
+    "regnet_y_8gf",
+    "efficientnet_b0",
+    "mobilenet_v2",
+    "convnext_tiny",
+    "resnext50_32x4d",
+)
+_KEPT = (
+    "model",
+    "status",
+    "step",
+    "error",
+    "size",
+    "tier",
+    "conv_modules",
+    "visible_convs",
+    "hidden_convs",
+    "eligible_convs",
+    "branches",
+    "removed",
+    "removable_share",
+    "macs",
+    "macs_after",
+    "nodes",
+    "nodes_after",
+    "needless",
+    "difference",
+    "other_batch",
+    "other_size",
+    "effect",
+    "reload_difference",
+    "peak_mb",
+)
+_START, _END = "<!-- zoo: written by zoo.py -->", "<!-- end of zoo -->"
+
+
+def summarize(rows: dict[str, list[Row]], folder: Path) -> None:
+    """Write the summary of the rows of fxprune and of Torch-Pruning."""
+    ours, peers = rows["fxprune"], rows["torch-pruning"]
+    result = {
+        "command": "python benchmarks/zoo.py; python benchmarks/zoo.py --peer torch-pruning",
+        "commits": sorted({row["commit"] for row in ours}),
+        "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "torch-pruning")},
+        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "threads a model": 1},
+        "groups": {group: _group(group, ours, peers) for group in GROUPS if any(r["kind"] == group for r in ours)},
+        "models": [_kept(row) for row in sorted(ours, key=lambda row: row["model"])],
+        "torch_pruning": [
+            {key: row[key] for key in ("model", "status", "error")}
+            for row in sorted(peers, key=lambda row: row["model"])
+        ],
+    }
+    (folder / "results" / "zoo.json").write_text(json.dumps(result, indent=1) + "\n")
+    readme = folder / "README.md"
+    before, _, rest = readme.read_text().partition(_START)
+    after = rest.partition(_END)[2]
+    readme.write_text(f"{before.rstrip()}\n\n{_START}\n\n{_tables(result)}\n\n{_END}\n{after.lstrip()}")
+    print(_tables(result))
+
+
+def _kept(row: Row) -> Row:
+    kept = {key: row[key] for key in _KEPT if key in row}
+    if row["status"] == "ok":
+        kept = {key: value for key, value in kept.items() if key not in ("step", "error")}
+    return {**kept, "seconds": row.get("seconds", {}).get("total")}
+
+
+def _group(group: str, ours: list[Row], peers: list[Row]) -> dict[str, Any]:
+    mine = [row for row in ours if row["kind"] == group]
+    good = [row for row in mine if row["status"] == "ok"]
+    theirs = Counter(row["status"] for row in peers if row["kind"] == group)
+    return {
+        "models": len(mine),
+        **{
+            status: sum(row["status"] == status for row in mine)
+            for status in ("ok", "declined", "failed", "different")
+        },
+        "every_conv_visible": sum(
+            row.get("hidden_convs") == 0 and row["visible_convs"] >= row["conv_modules"] for row in good
+        ),
+        "tiers": dict(Counter(row["tier"] for row in mine if "tier" in row)),
+        "largest_difference": max((row["difference"] for row in good), default=None),
+        "other_size": dict(Counter(_verdict(row["other_size"]) for row in good)),
+        "without_effect": [row["model"] for row in good if row["scaled_to_zero"] and row["effect"] < 1e-6],
+        "median_removable_share": median(row["removable_share"] for row in good) if good else None,
+        "needless_nodes": sum(sum(row["needless"].values()) for row in good),
+        "median_seconds": median(row["seconds"]["total"] for row in good) if good else None,
+        "largest_peak_mb": max((row["peak_mb"] for row in mine if "peak_mb" in row), default=None),
+        "torch_pruning": dict(theirs),
+    }
+
+
+def _verdict(found: float | str) -> str:
+    return found if isinstance(found, str) else "equal"
+
+
+def _tables(result: dict[str, Any]) -> str:
+    groups = result["groups"]
+    table = [
+        [
+            GROUPS[group],
+            found["models"],
+            found["ok"],
+            found["every_conv_visible"],
+            found["declined"],
+            found["failed"],
+            found["different"],
+            "" if found["largest_difference"] is None else f"{found['largest_difference']:.1g}",
+            "" if found["median_removable_share"] is None else f"{found['median_removable_share']:.0%}",
+            found["needless_nodes"],
+            "" if found["median_seconds"] is None else f"{found['median_seconds']:.0f}",
+        ]
+        for group, found in groups.items()
+    ]
+    headers = ["", "models", "end to end", "every conv visible", "declined", "failed", "silently different"]
+    headers += ["largest difference", "removable MACs (median)", "needless nodes left", "seconds (median)"]
+    by_name = {row["model"]: row for row in result["models"]}
+    shares = [
+        [name, f"{by_name[f'torchvision:{name}']['removable_share']:.1%}"]
+        for name in SHARES
+        if "removable_share" in by_name.get(f"torchvision:{name}", {})
+    ]
+    statuses = ("ok", "wrong", "not comparable", "prunes nothing", "raises", "failed")
+    peer = [
+        [GROUPS[group], sum(found["torch_pruning"].values()), *(found["torch_pruning"].get(s, 0) for s in statuses)]
+        for group, found in groups.items()
+        if found["torch_pruning"]
+    ]
+    parts = [
+        "## The zoo",
+        "Every model goes through tracing, insertion of both kinds, random scales with half of them zero, removal, "
+        "fusing, folding, simplifying (compared in float64), another batch and image size, and emission, reloaded "
+        "without fxprune. A model is *silently different* if two graphs that must agree do not and nothing raised. "
+        "Command: `python benchmarks/zoo.py`; one row a model in [zoo.json](results/zoo.json).",
+        tabulate(table, headers=headers, tablefmt="github", disable_numparse=True),
+    ]
+    if shares:
+        parts += [
+            "MACs that are gone once every removable layer and branch is:",
+            tabulate(shares, headers=["torchvision", "of the MACs"], tablefmt="github", disable_numparse=True),
+        ]
+    if peer:
+        parts += [
+            f"Torch-Pruning {result['versions']['torch-pruning']}, out of the box, half of the channels, the "
+            "classifier left alone (`--peer torch-pruning`). *Right*: the pruned model computes what the original "
+            "computes once the weights that make the removed channels are zero. *Wrong*: it cannot run; or it lost "
+            "inputs that carry data of channels that it kept; or all that it lost was zero, and yet its "
+            "output is another. *Not comparable*: it runs, but something else than weights mixes channels (layer or "
+            "group norm, softmax, a mean over channels), or a zeroed channel does not arrive as zero.",
+            tabulate(
+                peer,
+                headers=[
+                    "",
+                    "models",
+                    "right",
+                    "wrong",
+                    "runs, not comparable",
+                    "prunes nothing",
+                    "raises",
+                    "crash, time-out",
+                ],
+                tablefmt="github",
+            ),
+        ]
+    return "\n\n".join(parts)

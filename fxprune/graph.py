@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.errors import FxpruneError
+
 ORIGIN = "fxprune_origin"
 PATH = "fxprune_path"
 PASSES = "fxprune_passes"
 EXAMPLE_INPUTS = "fxprune_example_inputs"
 TRACED_MACS = "fxprune_traced_macs"
+OPAQUE = "fxprune_opaque"
 
 
 def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
@@ -83,6 +86,14 @@ def remove_unused_state(graph_module: fx.GraphModule) -> list[str]:
     return [path for path in removed if not path.startswith(inside)]
 
 
+def example_inputs_of(graph_module: fx.GraphModule) -> tuple[Any, ...]:
+    """Return the example inputs that ``graph_module`` was traced with; raises FxpruneError if there are none."""
+    inputs = graph_module.meta.get(EXAMPLE_INPUTS)
+    if inputs is None:
+        raise FxpruneError("the graph has no example inputs; make it with fxprune.trace(model, example_inputs)")
+    return tuple(inputs)
+
+
 def origins(node: fx.Node) -> tuple[str, ...]:
     """Return the names of the traced nodes that ``node`` stands for."""
     return tuple(node.meta.get(ORIGIN, (node.name,)))
@@ -91,6 +102,19 @@ def origins(node: fx.Node) -> tuple[str, ...]:
 def module_path(node: fx.Node) -> str:
     """Return the path of the module that ``node`` came from (its own target for a module call)."""
     return str(node.target) if node.op == "call_module" else str(node.meta.get(PATH, ""))
+
+
+def innermost_module(node: fx.Node) -> str:
+    """Return the path of the innermost module that was being called when ``node`` was traced; its own for a call."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]) if stack else module_path(node)
+
+
+def caller_path(node: fx.Node) -> str:
+    """Return the path of the module whose own forward made ``node``."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    depth = 2 if node.op == "call_module" else 1
+    return str(stack[-depth][0]) if len(stack) >= depth else ""
 
 
 def place(node: fx.Node) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.node import map_aggregate
 
 from fxprune.folding import exact
 from fxprune.graph import called_module, evaluating, origins, place
+from fxprune.nests import copy_tensors, map_tensors, tensors_in
 
 TOLERANCE = 1e-9
 
@@ -50,6 +50,11 @@ class _Float64(fx.Interpreter):
         module = self.fetch_attr(str(target))
         return _as_float64(module)(*args, **kwargs)
 
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is torch._assert:
+            return None  # what a graph asserts holds for its own dtype
+        return super().call_function(target, args, kwargs)
+
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         value = self.fetch_attr(str(target))
         if not isinstance(value, torch.Tensor):
@@ -58,7 +63,7 @@ class _Float64(fx.Interpreter):
         return wide if isinstance(value, nn.Parameter) else wide.clone()  # a graph may update its buffers
 
     def run_node(self, n: fx.Node) -> Any:
-        return map_aggregate(super().run_node(n), _widen)
+        return map_tensors(super().run_node(n), _widen)
 
 
 def _as_float64(module: nn.Module) -> nn.Module:
@@ -71,9 +76,8 @@ def _as_float64(module: nn.Module) -> nn.Module:
     return wide
 
 
-def _widen(value: Any) -> Any:
-    is_float = isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float64
-    return value.double() if is_float else value
+def _widen(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def run_float64(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> tuple[list[torch.Tensor], _Float64]:
@@ -83,23 +87,15 @@ def run_float64(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> tuple[li
 
 def _run(graph_module: fx.GraphModule, inputs: Sequence[Any], keep: bool) -> tuple[list[torch.Tensor], _Float64]:
     interpreter = _Float64(graph_module, keep)
-    copies = map_aggregate(tuple(inputs), lambda x: _widen(x.detach().clone()) if isinstance(x, torch.Tensor) else x)
+    copies = map_tensors(copy_tensors(tuple(inputs)), _widen)
     with evaluating(graph_module), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return tensors_of(interpreter.run(*copies)), interpreter
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
-    """Return every tensor in a nest of tuples, lists and dicts, in order."""
-    found: list[torch.Tensor] = []
-
-    def visit(item: Any) -> Any:
-        if isinstance(item, torch.Tensor):
-            found.append(item)
-        return item
-
-    map_aggregate(value, visit)
-    return found
+    """Return every tensor in a nest of tuples, lists, dicts and dataclasses, in order."""
+    return tensors_in(value)
 
 
 def difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> tuple[float, float]:
@@ -128,12 +124,12 @@ def difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) ->
 def verify(
     a: fx.GraphModule, b: fx.GraphModule, example_inputs: Any, *, tolerance: float = TOLERANCE
 ) -> Verification:
-    """Compare two graphs on ``example_inputs`` (a tensor or a tuple) in eval mode, in float64.
+    """Compare two graphs on ``example_inputs`` (one input or the tuple of inputs) in eval mode, in float64.
 
     Neither graph is changed. Where they differ, ``first_difference`` names the first node of ``b`` whose
     value is not that of the node of ``a`` with the same origin.
     """
-    inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     absolute, relative = difference(run_float64(a, inputs)[0], run_float64(b, inputs)[0])
     where = None if relative <= tolerance else first_difference(a, b, inputs, tolerance)
     return Verification(absolute, relative, where, tolerance)

@@ -12,11 +12,11 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
 )
-from torch.fx.node import map_aggregate
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
 from fxprune.errors import TraceError
 from fxprune.graph import evaluating, module_path
+from fxprune.nests import copy_tensors, map_tensors
 
 META = "tensor_meta"
 
@@ -58,17 +58,14 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> dic
         recorder = _Recorder(graph_module)
         try:
             mode = FakeTensorMode(allow_non_fake_inputs=True)
-            fakes = map_aggregate(tuple(inputs), lambda x: mode.from_tensor(x) if isinstance(x, torch.Tensor) else x)
+            fakes = map_tensors(tuple(inputs), mode.from_tensor)
             with mode:
                 recorder.run(*fakes)
         except (DataDependentOutputException, DynamicOutputShapeException):
             recorder = _Recorder(graph_module)
-            copies = map_aggregate(tuple(inputs), lambda x: x.clone() if isinstance(x, torch.Tensor) else x)
-            recorder.run(*copies)
+            recorder.run(*copy_tensors(tuple(inputs)))
     for node, value in recorder.values.items():
-        node.meta[META] = map_aggregate(
-            value, lambda x: _extract_tensor_metadata(x) if isinstance(x, torch.Tensor) else x
-        )
+        node.meta[META] = map_tensors(value, _extract_tensor_metadata)
     return recorder.values
 
 

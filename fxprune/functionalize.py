@@ -113,6 +113,8 @@ def is_in_place(node: fx.Node) -> bool:
         return True
     if _in_place_argument(node) is not None:
         return True
+    if getattr(node.target, "__module__", None) == operator.not_.__module__:
+        return False  # the operators not_, and_, or_, is_ end so because the bare words are taken
     name = getattr(node.target, "__name__", "")
     return name.endswith("_") and not name.endswith("__")
 

@@ -19,9 +19,8 @@ from fxprune.errors import ContractError, FxpruneError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.folding import keep_exact_weights
-from fxprune.graph import copy_graph_module
+from fxprune.graph import copy_graph_module, example_inputs_of
 from fxprune.rewriting import Contract, Pass, PassResult
-from fxprune.trace import example_inputs_of
 from fxprune.verify import TOLERANCE, difference, first_difference, run_float64, tensors_of
 
 AnyPass = Callable[[fx.GraphModule], Any]

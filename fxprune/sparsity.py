@@ -22,9 +22,8 @@ from torch import fx, nn
 from fxprune.errors import FxpruneError
 from fxprune.facts.costs import batch_size, node_macs, total_macs
 from fxprune.facts.layers import count_for_target, resconvs
-from fxprune.graph import TRACED_MACS, evaluating, module_path
+from fxprune.graph import TRACED_MACS, evaluating, example_inputs_of, module_path
 from fxprune.resconv import ResConv
-from fxprune.trace import example_inputs_of
 from fxprune.verify import tensors_of
 
 __all__ = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import fx
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,

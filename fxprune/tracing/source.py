@@ -10,7 +10,9 @@ from pathlib import Path
 
 import torch
 
-_LIBRARY_FOLDERS = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parent.parent))
+_LIBRARY_FOLDERS = tuple(
+    f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parent.parent)
+)
 
 
 def _is_own(filename: str) -> bool:

@@ -65,7 +65,9 @@ class SymbolicTracer(fx.Tracer):
         except Exception as error:
             path = self._failed_in[1] if self._failed_in and self._failed_in[0] is error else ""
             reason = f"{line_of_error(error)}: {reason_of(error)}"
-            raise TraceError(f"{type(model).__name__} cannot be traced: {reason}", path=path, reason=reason) from error
+            raise TraceError(
+                f"{type(model).__name__} cannot be traced: {reason}", path=path, reason=reason
+            ) from error
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return the stand-in for what ``node`` computes."""

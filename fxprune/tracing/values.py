@@ -150,7 +150,8 @@ class ValueTracer(SymbolicTracer):
     def _run(self, node: fx.Node) -> Any:
         args, kwargs = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)  # type: ignore[misc]
         if node.op == "get_attr":
-            return attribute(self.root, str(node.target))
+            with self._really():
+                return attribute(self.root, str(node.target))
         if node.op == "call_module" and str(node.target) in self._outputs:
             self._from_opaque.add(node)
             return map_tensors(next(self._outputs[str(node.target)]), self._mode.from_tensor)
@@ -193,7 +194,9 @@ class ValueTracer(SymbolicTracer):
             self._assumed.add((obj.node, "truth"))
             condition = obj.node
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                condition = self.create_node("call_function", operator.ne if taken else operator.eq, (obj.node, 0), {})
+                condition = self.create_node(
+                    "call_function", operator.ne if taken else operator.eq, (obj.node, 0), {}
+                )
             elif not taken or not isinstance(value, bool):
                 condition = self.create_node(
                     "call_function", operator.truth if taken else operator.not_, (obj.node,), {}
@@ -226,17 +229,23 @@ class ValueTracer(SymbolicTracer):
         """Return what ``node`` computes as a short expression."""
         if depth == 0 or node.op in ("placeholder", "get_attr", "call_module") or node.kwargs:
             return node.name
+        if node.target in (getattr, operator.getitem) and isinstance(node.args[0], fx.Node):
+            owner, key = self._describe(node.args[0], depth), node.args[1]
+            return f"{owner}.{key}" if node.target is getattr else f"{owner}[{_as_written(key)}]"
         args = [self._describe(a, depth - 1) if isinstance(a, fx.Node) else repr(a) for a in node.args]
-        if node.target is getattr and len(args) == 2:
-            return f"{args[0]}.{node.args[1]}"
-        if node.target is operator.getitem:
-            return f"{args[0]}[{args[1]}]"
         sign = _SIGNS.get(node.target)
         if sign is not None and len(args) == 2:
             return f"{args[0]} {sign} {args[1]}"
         if node.op == "call_method":
             return f"{args[0]}.{node.target}({', '.join(args[1:])})"
         return f"{getattr(node.target, '__name__', node.target)}({', '.join(args)})"
+
+
+def _as_written(key: Any) -> str:
+    if not isinstance(key, slice):
+        return repr(key)
+    parts = ["" if part is None else repr(part) for part in (key.start, key.stop, key.step)]
+    return ":".join(parts if parts[2] else parts[:2])
 
 
 _SIGNS: dict[Any, str] = {

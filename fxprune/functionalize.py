@@ -85,7 +85,7 @@ def _refusal(node: fx.Node, why: str) -> TraceError:
 
 def _require_same_kind(graph_module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> None:
     """Raise TraceError if the out-of-place form that ``node`` now has computes another shape or dtype."""
-    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)  # type: ignore[misc]
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
     with evaluating(graph_module):
         now = getattr(fx.Interpreter(graph_module), node.op)(node.target, args, kwargs)
     before = values[node]

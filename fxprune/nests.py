@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.fx.immutable_collections import immutable_dict
 
 
 def map_tensors(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
@@ -27,10 +28,10 @@ def map_tensors(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
             object.__setattr__(duplicate, field.name, map_tensors(getattr(value, field.name, None), function))
         return duplicate
     if isinstance(value, dict):
-        duplicate = copy.copy(value)
+        entries = dict(value) if isinstance(value, immutable_dict) else copy.copy(value)
         for key, part in value.items():
-            duplicate[key] = map_tensors(part, function)
-        return duplicate
+            entries[key] = map_tensors(part, function)
+        return entries
     tensors = {name: part for name, part in getattr(value, "__dict__", {}).items() if isinstance(part, torch.Tensor)}
     if tensors and not isinstance(value, (torch.nn.Module, type)):  # an object that carries tensors: an ImageList
         duplicate = copy.copy(value)

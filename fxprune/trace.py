@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from fxprune.errors import TraceError
-from fxprune.facts.costs import total_macs
-from fxprune.graph import TRACED_MACS, example_inputs_of
+from fxprune.facts.costs import batch_size, total_macs
+from fxprune.graph import CALLS, PER_SAMPLE, TRACED_MACS, called_module, example_inputs_of, graphs_of, regions_in
+from fxprune.tracing.attempt import attempt
 from fxprune.tracing.check import reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
-from fxprune.tracing.source import line_of_error, reason_of
-from fxprune.tracing.tiers import trace_by_tiers
+from fxprune.tracing.source import reason_of
+from fxprune.tracing.symbolic import SymbolicTracer
+from fxprune.tracing.tiers import inputs_do_not_fit, trace_by_tiers
 
 __all__ = ["example_inputs_of", "require_finite", "trace"]
 
@@ -61,25 +64,32 @@ def trace(
         own = copy.deepcopy(model).eval()
     except Exception as error:
         raise TraceError(f"{type(model).__name__} cannot be copied: {reason_of(error)}") from error
-    expected, refusal = _expected(model, call) if check else (None, None)
-    try:
-        graph_module = trace_by_tiers(own, call, flags, expected)
-    except TraceError as error:
-        if refusal is None or "do not fit" in str(error):
-            raise
-        raise refusal from error
-    if refusal is not None:
-        raise refusal
-    graph_module.meta[TRACED_MACS] = total_macs(graph_module)
+    expected = _expected(model, own, call, flags) if check else None
+    graph_module = trace_by_tiers(own, call, flags, expected)
+    _count_calls_per_sample(graph_module, Fraction(batch_size(graph_module)))
+    for _, graph in graphs_of(graph_module):
+        graph.meta[TRACED_MACS] = total_macs(graph)
     return graph_module
 
 
-def _expected(model: nn.Module, call: Call) -> tuple[list[list[torch.Tensor]] | None, TraceError | None]:
-    """Return what ``model`` returns, or the error that says that it does not take these inputs."""
+def _count_calls_per_sample(graph_module: fx.GraphModule, batch: Fraction) -> None:
+    """Note in every region what its MACs are divided by to be those of one sample of the whole graph."""
+    modules = {called_module(node) for node in graph_module.graph.nodes} - {None}
+    for module in modules:
+        for _, region in regions_in(module) if module is not None else ():
+            region.meta[PER_SAMPLE] = batch / region.meta[CALLS]
+            _count_calls_per_sample(region, region.meta[PER_SAMPLE])
+
+
+def _expected(model: nn.Module, own: nn.Module, call: Call, flags: Mapping[str, bool]) -> list[list[torch.Tensor]]:
+    """Return what ``model`` returns; raises TraceError if it does not take the inputs, naming the node if it can."""
     try:
-        return reference_outputs(model, call), None
+        return reference_outputs(model, call)
     except Exception as error:
-        return None, TraceError(
-            f"the example inputs do not fit the model: {type(model).__name__} fails on them: {line_of_error(error)}: "
-            f"{reason_of(error)}; pass inputs of the shape that it takes"
-        )
+        refusal = inputs_do_not_fit(model, error)
+        try:
+            attempt(own, call, flags, lambda: SymbolicTracer(call))
+        except TraceError as better:
+            if "do not fit" in str(better):
+                refusal = better
+        raise refusal from error

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.folding import exact
-from fxprune.graph import called_module, evaluating, origins, place
+from fxprune.graph import called_module, evaluating, example_inputs_of, graphs_of, origins, place
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 
 TOLERANCE = 1e-9
@@ -81,8 +81,15 @@ def _widen(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def run_float64(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> tuple[list[torch.Tensor], _Float64]:
-    """Return the output tensors of ``graph_module`` in eval mode in float64, and the interpreter that ran it."""
-    return _run(graph_module, inputs, keep=False)
+    """Return the output tensors of ``graph_module`` in eval mode in float64, and the interpreter that ran it.
+
+    Those of every region in an opaque module, on the region's own example inputs, come after them.
+    """
+    outputs, interpreter = _run(graph_module, inputs, keep=False)
+    for path, region in graphs_of(graph_module):
+        if path:
+            outputs += _run(region, example_inputs_of(region), keep=False)[0]
+    return outputs, interpreter
 
 
 def _run(graph_module: fx.GraphModule, inputs: Sequence[Any], keep: bool) -> tuple[list[torch.Tensor], _Float64]:
@@ -136,7 +143,19 @@ def verify(
 
 
 def first_difference(a: fx.GraphModule, b: fx.GraphModule, inputs: Sequence[Any], tolerance: float) -> str | None:
-    """Name the first node of ``b`` whose value differs from that of its origin in ``a``."""
+    """Name the first node of ``b`` whose value differs from that of its origin in ``a``; regions come first."""
+    graphs, others = graphs_of(a), graphs_of(b)
+    if [path for path, _ in graphs] == [path for path, _ in others]:
+        for (path, before), (_, after) in zip(graphs[1:], others[1:], strict=True):
+            where = _first_difference(before, after, example_inputs_of(before), tolerance)
+            if where is not None:
+                return f"{where}, in {path}"
+    where = _first_difference(a, b, inputs, tolerance)
+    last = next((n for n in reversed(b.graph.nodes) if n.op != "output"), None)
+    return where or (None if last is None else f"{place(last)}, before the output")
+
+
+def _first_difference(a: fx.GraphModule, b: fx.GraphModule, inputs: Sequence[Any], tolerance: float) -> str | None:
     _, before = _run(a, inputs, keep=True)
     _, after = _run(b, inputs, keep=True)
     twins = {name: node for node in a.graph.nodes for name in origins(node)}
@@ -148,5 +167,4 @@ def first_difference(a: fx.GraphModule, b: fx.GraphModule, inputs: Sequence[Any]
         if relative > tolerance:
             kind = type(called_module(node)).__name__ if node.op == "call_module" else str(node.target)
             return f"{place(node)}, {kind}"
-    last = next((n for n in reversed(b.graph.nodes) if n.op != "output"), None)
-    return None if last is None else f"{place(last)}, before the output"
+    return None

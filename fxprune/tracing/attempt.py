@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import fx, nn
 
@@ -18,13 +19,13 @@ from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.training_flag import follow_training_flag
 
 # A GraphModule keeps things of its own under these names.
-_RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | {"meta", "_graph", "_code", "_codegen", "_tracer_cls"}
+RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | {"meta", "_graph", "_code", "_codegen", "_tracer_cls"}
 
 
 def attempt(
     own: nn.Module, call: Call, flags: Mapping[str, bool], make_tracer: Callable[[], SymbolicTracer]
 ) -> fx.GraphModule:
-    """Trace ``own``, a module in eval mode that may be taken apart, into a functional GraphModule.
+    """Trace ``own``, a module that may be taken apart, in eval mode into a functional GraphModule.
 
     Args:
         own: the module; its layers become the graph's.
@@ -36,7 +37,9 @@ def attempt(
         TraceError: it cannot be traced, or the inputs do not fit.
     """
     tracer = make_tracer()
-    with _restored_on_failure(own):
+    with _state_kept(own):
+        for module in own.modules():
+            module.training = False
         graph = _graph_of(own, tracer, make_tracer, flags)
         graph_module = _graph_module(own, graph)
         for name, module in graph_module.named_modules():
@@ -89,27 +92,36 @@ def _graph_module(own: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     """Make a GraphModule of ``graph``; a layer with a name that GraphModules need for themselves gets another."""
     kind = type(own).__name__
     reading = [node for node in graph.nodes if node.op in ("call_module", "get_attr")]
-    if not any(str(node.target).partition(".")[0] in _RESERVED for node in reading):
+    if not any(str(node.target).partition(".")[0] in RESERVED for node in reading):
         return fx.GraphModule(own, graph, class_name=kind)
     state = {}
     for node in reading:
         value = attribute(own, str(node.target))
         first, dot, rest = str(node.target).partition(".")
-        node.target = (f"{first}_1" if first in _RESERVED else first) + dot + rest
+        node.target = (f"{first}_1" if first in RESERVED else first) + dot + rest
         state[node.target] = value
     return fx.GraphModule(state, graph, class_name=kind)
 
 
 @contextmanager
-def _restored_on_failure(own: nn.Module) -> Iterator[None]:
-    """Undo what a failed attempt did to the module: in-place flags, and constants that fx stored in it."""
-    flags = [(module, module.inplace) for module in own.modules() if hasattr(module, "inplace")]
-    names = set(own.__dict__)
+def _state_kept(own: nn.Module) -> Iterator[None]:
+    """Undo what tracing leaves in the module: attributes that forward sets, which now hold stand-ins, and constants.
+
+    After a success the flags that the graph needs stay as they are.
+    """
+    before = [
+        (module, {name: _shallow(value) for name, value in module.__dict__.items()}) for module in own.modules()
+    ]
+    succeeded = False
     try:
         yield
-    except Exception:
-        for module, inplace in flags:
-            module.inplace = inplace
-        for name in set(own.__dict__) - names:
-            delattr(own, name)
-        raise
+        succeeded = True
+    finally:
+        for module, state in before:
+            flags = {name: module.__dict__[name] for name in ("inplace", "training") if name in state and succeeded}
+            module.__dict__.clear()
+            module.__dict__.update(state | flags)
+
+
+def _shallow(value: Any) -> Any:
+    return copy.copy(value) if type(value) in (list, dict, set) else value

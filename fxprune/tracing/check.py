@@ -32,7 +32,7 @@ def _outputs(model: nn.Module, call: Call) -> list[torch.Tensor]:
 def require_same_function(
     model: nn.Module, graph_module: fx.GraphModule, graph_call: Call, expected: list[list[torch.Tensor]]
 ) -> None:
-    """Raise TraceError if ``graph_module`` returns something else than ``expected`` from :func:`reference_outputs`."""
+    """Raise TraceError if ``graph_module`` returns something else than ``expected`` (:func:`reference_outputs`)."""
     buffers = {name: buffer.clone() for name, buffer in graph_module.named_buffers()}
     try:
         for wanted in expected:
@@ -53,7 +53,7 @@ def require_finite(model: nn.Module) -> None:
     named: list[tuple[str, torch.Tensor]] = [*model.named_parameters()]
     named += [(name, b) for name, b in model.named_buffers() if name.rpartition(".")[2].startswith("running_")]
     for name, tensor in named:
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
             raise FxpruneError(f"{name} has no shape yet (a lazy module): call the model once before it is traced")
         if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
             raise FxpruneError(f"{name} holds NaN or Inf; load weights from before the training diverged")

@@ -1,7 +1,7 @@
 """Tier 1: torch.fx's symbolic tracing, with what it loses put back.
 
 ``x += y`` is recorded as what it is, arguments may be nests of tensors, a change of the grad mode in forward stays in
-the graph, and modules with hooks are not traced through.
+the graph.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import TraceError
-from fxprune.graph import has_hooks
 from fxprune.tracing.assumptions import Assumption, assertion_message
 from fxprune.tracing.inputs import Argument, Call
 from fxprune.tracing.source import current_line, line_of_error, reason_of
@@ -42,7 +41,7 @@ class SymbolicTracer(fx.Tracer):
 
     Args:
         call: the arguments that become the graph's inputs.
-        opaque: paths of modules that become one call each; modules with hooks do so by themselves.
+        opaque: paths of modules that become one call each.
     """
 
     def __init__(self, call: Call, opaque: Collection[str] = ()) -> None:
@@ -50,7 +49,6 @@ class SymbolicTracer(fx.Tracer):
         self.record_stack_traces = True
         self.call = call
         self.opaque = opaque
-        self.hooked: set[str] = set()
         self.assumptions: list[Assumption] = []
         self._failed_in: tuple[BaseException, str] | None = None
         self._grad_mode: tuple[bool, fx.Node | None] = (True, None)
@@ -115,13 +113,8 @@ class SymbolicTracer(fx.Tracer):
         """Take note of the value that an input has in the example."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Say whether a module is called as one node: torch's own layers, opaque modules, modules with hooks."""
-        if super().is_leaf_module(m, module_qualified_name) or module_qualified_name in self.opaque:
-            return True
-        if has_hooks(m):
-            self.hooked.add(module_qualified_name)
-            return True
-        return False
+        """Say whether a module is called as one node: torch's own layers and opaque modules."""
+        return super().is_leaf_module(m, module_qualified_name) or module_qualified_name in self.opaque
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Trace a module call, and remember in which module's own forward an error arose."""

@@ -50,6 +50,7 @@ class ValueProxy(RecordingProxy):
         return self.tracer.create_proxy("call_function", getattr, (self, k), {})
 
     def keys(self) -> Any:
+        """Return the keys of the mapping that this stands for (torch.fx's Proxy has a method of this name)."""
         return self.__getattr__("keys")()
 
     def __len__(self) -> int:
@@ -148,7 +149,7 @@ class ValueTracer(SymbolicTracer):
         return node
 
     def _run(self, node: fx.Node) -> Any:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)  # type: ignore[misc]
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)
         if node.op == "get_attr":
             with self._really():
                 return attribute(self.root, str(node.target))

@@ -26,9 +26,8 @@ from torch import fx, nn
 from fxprune.codegen import python_source
 from fxprune.errors import EmitError, LoadError
 from fxprune.facts.shapes import propagate_shapes
-from fxprune.graph import EXAMPLE_INPUTS
+from fxprune.graph import EXAMPLE_INPUTS, example_inputs_of
 from fxprune.graph_data import graph_from_data, graph_to_data
-from fxprune.trace import example_inputs_of
 from fxprune.verify import TOLERANCE, difference, run_float64
 
 Format = Literal["pt2", "onnx"]

@@ -6,7 +6,15 @@ class FxpruneError(Exception):
 
 
 class TraceError(FxpruneError):
-    """A model could not be turned into a graph; the message names the source line or the node."""
+    """A model could not be turned into a graph; the message names the source line or the node.
+
+    ``path`` is that of the module whose own forward could not be traced, where one is known, and ``reason`` why.
+    """
+
+    def __init__(self, message: str, *, path: str | None = None, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.reason = reason or message
 
 
 class ContractError(FxpruneError):

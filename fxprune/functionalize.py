@@ -20,7 +20,7 @@ from torch import fx
 from torch.fx.node import map_aggregate
 
 from fxprune.errors import TraceError
-from fxprune.graph import called_module, place
+from fxprune.graph import called_module, caller_path, evaluating, place
 
 _OPERATORS = {
     getattr(operator, "i" + name): getattr(operator, name)
@@ -66,16 +66,31 @@ def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> N
         late = {alias: users for alias, users in readers.items() if users and alias is not node}
         for alias, users in late.items():
             if alias is not target and not storages.identical(alias, target):
-                raise TraceError(
-                    f"in-place op at {place(node)} changes a tensor that {users[0].name} reads through "
-                    f"{alias.name}{_source(node)}; write it out of place"
+                raise _refusal(
+                    node, f"changes a tensor that {users[0].name} reads through {alias.name}{_source(node)}"
                 )
         _make_functional(node)
+        _require_same_kind(graph_module, node, values)
         for alias, users in late.items():
             alias.replace_all_uses_with(node, delete_user_cb=set(users).__contains__, propagate_meta=False)
     if mutating:
         graph_module.graph.lint()
         graph_module.recompile()
+
+
+def _refusal(node: fx.Node, why: str) -> TraceError:
+    message = f"in-place op at {place(node)} {why}; write it out of place"
+    return TraceError(message, path=caller_path(node), reason=message)
+
+
+def _require_same_kind(graph_module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> None:
+    """Raise TraceError if the out-of-place form that ``node`` now has computes another shape or dtype."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    with evaluating(graph_module):
+        now = getattr(fx.Interpreter(graph_module), node.op)(node.target, args, kwargs)
+    before = values[node]
+    if (now.shape, now.dtype) != (before.shape, before.dtype):
+        raise _refusal(node, "changes dtype or shape out of place")
 
 
 def _readers_after(alias: fx.Node, position: dict[fx.Node, int], node: fx.Node) -> list[fx.Node]:
@@ -98,6 +113,8 @@ def is_in_place(node: fx.Node) -> bool:
         return True
     if _in_place_argument(node) is not None:
         return True
+    if getattr(node.target, "__module__", None) == operator.not_.__module__:
+        return False  # the operators not_, and_, or_, is_ end so because the bare words are taken
     name = getattr(node.target, "__name__", "")
     return name.endswith("_") and not name.endswith("__")
 
@@ -140,7 +157,8 @@ def _make_functional(node: fx.Node) -> None:
     elif (twin := _function_twin(node)) is not None:
         node.target = twin
     else:
-        raise TraceError(f"in-place op {node.target} at {place(node)} has no out-of-place form{_source(node)}")
+        name = getattr(node.target, "__name__", node.target)
+        raise _refusal(node, f"({name}) has no out-of-place form{_source(node)}")
 
 
 def _function_twin(node: fx.Node) -> Any:

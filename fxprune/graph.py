@@ -11,16 +11,22 @@ import copy
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx, nn
+
+from fxprune.errors import FxpruneError
 
 ORIGIN = "fxprune_origin"
 PATH = "fxprune_path"
 PASSES = "fxprune_passes"
 EXAMPLE_INPUTS = "fxprune_example_inputs"
 TRACED_MACS = "fxprune_traced_macs"
+OPAQUE = "fxprune_opaque"
+CALLS = "fxprune_calls"  # of a region: the elements that it reads in all its calls, over those of its example
+PER_SAMPLE = "fxprune_per_sample"  # of a region: what its MACs are divided by to be those of one sample
+PRESERVED = "_user_preserved_attributes"  # torch.fx's own key: attributes that copies keep
 
 
 def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
@@ -34,7 +40,74 @@ def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
     for table in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
         duplicate.__dict__[table] = containers.__dict__[table]  # fx brings only what the graph uses
     duplicate.meta.update(graph_module.meta)
+    for attr, value in graph_module.meta.get(PRESERVED, {}).items():
+        setattr(duplicate, attr, value)
     return duplicate
+
+
+def regions_in(module: nn.Module) -> list[tuple[str, fx.GraphModule]]:
+    """Return the graphs that were compiled inside an opaque module, with their paths in it; not those inside them."""
+    found: list[tuple[str, fx.GraphModule]] = []
+    seen: set[int] = set()
+
+    def visit(owner: nn.Module, prefix: str) -> None:
+        for name, child in owner.named_children():
+            if id(child) in seen:
+                continue
+            seen.add(id(child))
+            if _is_region(child):
+                found.append((prefix + name, child))
+            else:
+                visit(child, f"{prefix}{name}.")
+
+    if not isinstance(module, fx.GraphModule):
+        visit(module, "")
+    return found
+
+
+def _is_region(module: nn.Module) -> TypeGuard[fx.GraphModule]:
+    return isinstance(module, fx.GraphModule) and CALLS in module.meta
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Say whether ``module`` is a layer of torch's own, which is always one call."""
+    return type(module).__module__.startswith(("torch.nn", "torch.ao.nn")) and not isinstance(module, nn.Sequential)
+
+
+def mark_opaque(module: nn.Module, opaque: bool = True) -> None:
+    """Mark ``module`` as one whose calls are kept whatever happens to what they return, and need real tensors."""
+    if opaque:
+        module.__dict__["_is_impure"] = True  # the name that torch.fx asks for
+    else:
+        module.__dict__.pop("_is_impure", None)
+
+
+def is_opaque(module: nn.Module | None) -> bool:
+    """Say whether ``module`` could not be traced and is one call."""
+    return module is not None and bool(module.__dict__.get("_is_impure"))
+
+
+def opaque_children(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield ``module`` and all below it, but for regions and what is inside them."""
+    yield module
+    for child in module.children():
+        if not _is_region(child):
+            yield from opaque_children(child)
+
+
+def graphs_of(graph_module: fx.GraphModule) -> list[tuple[str, fx.GraphModule]]:
+    """Return ``graph_module`` (its path is "") and every region in its opaque modules, with paths, recursively."""
+    found = [("", graph_module)]
+    seen: set[int] = set()
+    for node in graph_module.graph.nodes:
+        module = called_module(node)
+        if module is None or id(module) in seen:
+            continue
+        seen.add(id(module))
+        for path, region in regions_in(module):
+            here = f"{node.target}.{path}"
+            found += [(f"{here}.{inner}" if inner else here, graph) for inner, graph in graphs_of(region)]
+    return found
 
 
 def _copy_containers(graph_module: fx.GraphModule) -> nn.Module:
@@ -43,7 +116,7 @@ def _copy_containers(graph_module: fx.GraphModule) -> nn.Module:
 
     def duplicate(module: nn.Module, path: str) -> nn.Module:
         if path in called:
-            return module
+            return _copy_around_regions(module)
         fresh = nn.Module()
         fresh.training = module.training
         fresh._parameters.update(module._parameters)
@@ -54,6 +127,31 @@ def _copy_containers(graph_module: fx.GraphModule) -> nn.Module:
         return fresh
 
     return duplicate(graph_module, "")
+
+
+def _copy_around_regions(module: nn.Module) -> nn.Module:
+    """Return ``module`` itself, or, if there are regions in it, a copy of what is on the way to them and of them."""
+    if not regions_in(module):
+        return module
+    copies: dict[int, nn.Module] = {}
+
+    def duplicate(owner: nn.Module) -> nn.Module:
+        if id(owner) in copies:
+            return copies[id(owner)]
+        if _is_region(owner):
+            fresh: nn.Module = copy_graph_module(owner)
+        elif not regions_in(owner):
+            fresh = owner
+        else:
+            fresh = copy.copy(owner)
+            for table in ("_parameters", "_buffers", "_modules"):
+                fresh.__dict__[table] = dict(owner.__dict__[table])
+            for name, child in owner._modules.items():
+                fresh._modules[name] = child and duplicate(child)
+        copies[id(owner)] = fresh
+        return fresh
+
+    return duplicate(module)
 
 
 def remove_unused_state(graph_module: fx.GraphModule) -> list[str]:
@@ -83,6 +181,14 @@ def remove_unused_state(graph_module: fx.GraphModule) -> list[str]:
     return [path for path in removed if not path.startswith(inside)]
 
 
+def example_inputs_of(graph_module: fx.GraphModule) -> tuple[Any, ...]:
+    """Return the example inputs that ``graph_module`` was traced with; raises FxpruneError if there are none."""
+    inputs = graph_module.meta.get(EXAMPLE_INPUTS)
+    if inputs is None:
+        raise FxpruneError("the graph has no example inputs; make it with fxprune.trace(model, example_inputs)")
+    return tuple(inputs)
+
+
 def origins(node: fx.Node) -> tuple[str, ...]:
     """Return the names of the traced nodes that ``node`` stands for."""
     return tuple(node.meta.get(ORIGIN, (node.name,)))
@@ -91,6 +197,19 @@ def origins(node: fx.Node) -> tuple[str, ...]:
 def module_path(node: fx.Node) -> str:
     """Return the path of the module that ``node`` came from (its own target for a module call)."""
     return str(node.target) if node.op == "call_module" else str(node.meta.get(PATH, ""))
+
+
+def innermost_module(node: fx.Node) -> str:
+    """Return the path of the innermost module that was being called when ``node`` was traced; its own for a call."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]) if stack else module_path(node)
+
+
+def caller_path(node: fx.Node) -> str:
+    """Return the path of the module whose own forward made ``node``."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    depth = 2 if node.op == "call_module" else 1
+    return str(stack[-depth][0]) if len(stack) >= depth else ""
 
 
 def place(node: fx.Node) -> str:

@@ -11,17 +11,18 @@ from torch import fx
 from fxprune.facts.branches import Branch, find_branches
 from fxprune.facts.costs import batch_size, node_macs, total_macs, total_params
 from fxprune.facts.sites import ConvSite, find_conv_sites
+from fxprune.graph import graphs_of
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """The convs and sums of a graph. MACs are for one sample; printing it shows tables.
+    """The convs and sums of a graph, each with its path. MACs are for one sample; printing it shows tables.
 
     ``removable_macs`` lie in eligible convs or branches, what is in both counted once.
     """
 
-    convs: tuple[ConvSite, ...]
-    branches: tuple[Branch, ...]
+    convs: tuple[tuple[str, ConvSite], ...]
+    branches: tuple[tuple[str, Branch], ...]
     macs: int
     params: int
     conv_macs: int
@@ -30,8 +31,8 @@ class Inspection:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
-        convs = [_as_data(site.path or site.node.name, site) for site in self.convs]
-        branches = [_as_data(branch.path, branch) for branch in self.branches]
+        convs = [_as_data(path, site) for path, site in self.convs]
+        branches = [_as_data(path, branch) for path, branch in self.branches]
         return {
             "macs": self.macs,
             "params": self.params,
@@ -43,12 +44,12 @@ class Inspection:
         }
 
     def __str__(self) -> str:
-        convs = [[s.path or s.node.name, _verdict(s), s.macs, s.params] for s in self.convs]
-        branches = [[b.path, _verdict(b), b.macs, b.params] for b in self.branches]
+        convs = [[path, _verdict(s), s.macs, s.params] for path, s in self.convs]
+        branches = [[path, _verdict(b), b.macs, b.params] for path, b in self.branches]
         parts = [tabulate(convs, headers=["conv", "eligible", "MACs", "params"], intfmt=",")]
         if branches:
             parts.append(tabulate(branches, headers=["residual branch", "eligible", "MACs", "params"], intfmt=","))
-        eligible = [sum(one.eligible for one in found) for found in (self.convs, self.branches)]
+        eligible = [sum(one.eligible for _, one in found) for found in (self.convs, self.branches)]
         parts.append(
             f"{eligible[0]} of {len(self.convs)} convs are eligible and hold {self._share(self.conv_macs)} of "
             f"{self.macs:,} MACs,\n{eligible[1]} of {len(self.branches)} sums end a removable branch and hold "
@@ -72,20 +73,16 @@ def _verdict(found: ConvSite | Branch) -> str:
 
 def inspect_graph(graph_module: fx.GraphModule) -> Inspection:
     """Return what :class:`fxprune.passes.InsertResConv` and :class:`fxprune.passes.InsertBranchScale` would find."""
-    convs, branches = find_conv_sites(graph_module), find_branches(graph_module)
-    in_convs = {site.node for site in convs if site.eligible}
-    in_branches = {node for branch in branches if branch.eligible for node in branch.nodes}
-    batch = batch_size(graph_module)
-
-    def cost(nodes: set[fx.Node]) -> int:
-        return sum(node_macs(node) for node in nodes) // batch
-
-    return Inspection(
-        tuple(convs),
-        tuple(branches),
-        total_macs(graph_module),
-        total_params(graph_module),
-        cost(in_convs),
-        cost(in_branches),
-        cost(in_convs | in_branches),
-    )
+    convs: list[tuple[str, ConvSite]] = []
+    branches: list[tuple[str, Branch]] = []
+    costs = [0, 0, 0]
+    for region, graph in graphs_of(graph_module):
+        sites, sums = find_conv_sites(graph), find_branches(graph)
+        prefix = f"{region}." if region else ""
+        convs += [(prefix + (site.path or site.node.name), site) for site in sites]
+        branches += [(prefix + branch.path, branch) for branch in sums]
+        in_convs = {site.node for site in sites if site.eligible}
+        in_branches = {node for branch in sums if branch.eligible for node in branch.nodes}
+        for index, nodes in enumerate((in_convs, in_branches, in_convs | in_branches)):
+            costs[index] += int(sum(node_macs(node) for node in nodes) // batch_size(graph))
+    return Inspection(tuple(convs), tuple(branches), total_macs(graph_module), total_params(graph_module), *costs)

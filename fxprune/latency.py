@@ -10,8 +10,7 @@ import torch
 from torch import fx
 
 from fxprune.errors import FxpruneError
-from fxprune.graph import evaluating
-from fxprune.trace import example_inputs_of
+from fxprune.graph import evaluating, example_inputs_of
 
 
 def compare_latency(graphs: Mapping[str, fx.GraphModule], batch_size: int, *, repeats: int = 15) -> dict[str, float]:

@@ -19,9 +19,8 @@ from fxprune.errors import ContractError, FxpruneError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.folding import keep_exact_weights
-from fxprune.graph import copy_graph_module
+from fxprune.graph import called_module, copy_graph_module, example_inputs_of, graphs_of, is_opaque
 from fxprune.rewriting import Contract, Pass, PassResult
-from fxprune.trace import example_inputs_of
 from fxprune.verify import TOLERANCE, difference, first_difference, run_float64, tensors_of
 
 AnyPass = Callable[[fx.GraphModule], Any]
@@ -159,7 +158,7 @@ def _apply(one: AnyPass, stage: fx.GraphModule) -> Step:
 
 
 def _nodes(graph_module: fx.GraphModule) -> int:
-    return len(graph_module.graph.nodes)
+    return sum(len(graph.graph.nodes) for _, graph in graphs_of(graph_module))
 
 
 def _check(steps: list[Step]) -> float:
@@ -213,8 +212,18 @@ def _check_signature(start: fx.GraphModule, step: Step) -> None:
 
 
 def _signature(graph_module: fx.GraphModule) -> str:
-    """Return shapes and dtypes of the outputs on the example inputs, worked out afresh on a copy."""
-    work = copy_graph_module(graph_module)
-    values = propagate_shapes(work, example_inputs_of(graph_module))
-    output = next(node for node in reversed(work.graph.nodes) if node.op == "output")
-    return ", ".join(f"{tuple(tensor.shape)} {tensor.dtype}" for tensor in tensors_of(values[output]))
+    """Return shapes and dtypes of the outputs on the example inputs, worked out afresh on a copy.
+
+    Where opaque modules compute, shapes may depend on data: there the number of dimensions stands for them, and the
+    regions inside them are looked at exactly.
+    """
+    found = []
+    for _, graph in graphs_of(copy_graph_module(graph_module)):
+        values = propagate_shapes(graph, example_inputs_of(graph))
+        by_data = any(is_opaque(called_module(node)) for node in graph.graph.nodes)
+        output = next(node for node in reversed(graph.graph.nodes) if node.op == "output")
+        found += [
+            f"{f'{tensor.dim()} dimensions' if by_data else tuple(tensor.shape)} {tensor.dtype}"
+            for tensor in tensors_of(values[output])
+        ]
+    return ", ".join(found)

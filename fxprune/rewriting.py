@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.graph import copy_graph_module, module_path, remove_unused_state
+from fxprune.graph import copy_graph_module, graphs_of, module_path, remove_unused_state
 
 
 class Contract(IntEnum):
@@ -57,14 +57,22 @@ class Log:
     rewritten: list[Site] = field(default_factory=list)
     declined: list[Site] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    region: str = ""
+    """Path of the region whose graph is being rewritten; "" in the outermost graph."""
+
+    def _site(self, node: fx.Node, why: str) -> Site:
+        names = (node.name, module_path(node))
+        if self.region:
+            names = (f"{self.region}.{names[0]}", f"{self.region}.{names[1]}" if names[1] else self.region)
+        return Site(*names, why)
 
     def rewrote(self, node: fx.Node, why: str) -> None:
         """Note that ``node`` was rewritten by the rule ``why``."""
-        self.rewritten.append(Site(node.name, module_path(node), why))
+        self.rewritten.append(self._site(node, why))
 
     def decline(self, node: fx.Node, why: str) -> None:
         """Note that ``node`` was left alone because of ``why``."""
-        self.declined.append(Site(node.name, module_path(node), why))
+        self.declined.append(self._site(node, why))
 
     def warn(self, message: str) -> None:
         """Note something that the user should know about the result."""
@@ -82,20 +90,32 @@ class Pass(ABC):
 
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Apply the pass to a copy of ``graph_module`` and return the result; the input is never changed."""
-        work = copy_graph_module(graph_module)
+        given = graph_module
+        work = copy_graph_module(given)
         log = Log()
-        self.rewrite(work, log)
+        self.rewrite_all(work, log)
         if log.rewritten:
-            remove_unused_state(work)
-            work.graph.lint()
-            work.recompile()
+            for _, graph_module in graphs_of(work):
+                remove_unused_state(graph_module)
+                graph_module.graph.lint()
+                graph_module.recompile()
         return PassResult(
-            work if log.rewritten else graph_module,
+            work if log.rewritten else given,
             bool(log.rewritten),
             tuple(log.rewritten),
             tuple(log.declined),
             tuple(log.warnings),
         )
+
+    def rewrite_all(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Rewrite ``graph_module`` and the regions in its opaque modules, one graph after the other.
+
+        A pass that must see all graphs at once overrides this, and sets ``log.region`` to the path of the graph that
+        it is in (see :func:`fxprune.graph.graphs_of`).
+        """
+        for log.region, graph in graphs_of(graph_module):
+            self.rewrite(graph, log)
+        log.region = ""
 
     @abstractmethod
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:

@@ -23,9 +23,8 @@ from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError
 from fxprune.facts.costs import total_macs
 from fxprune.facts.layers import Layer, count_for_target, layers
-from fxprune.graph import TRACED_MACS, evaluating
+from fxprune.graph import TRACED_MACS, evaluating, example_inputs_of
 from fxprune.resconv import ResConv
-from fxprune.trace import example_inputs_of
 from fxprune.verify import tensors_of
 
 __all__ = [

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.node import map_aggregate
 
 from fxprune.folding import exact
-from fxprune.graph import called_module, evaluating, origins, place
+from fxprune.graph import called_module, evaluating, example_inputs_of, graphs_of, origins, place
+from fxprune.nests import copy_tensors, map_tensors, tensors_in
 
 TOLERANCE = 1e-9
 
@@ -50,6 +50,11 @@ class _Float64(fx.Interpreter):
         module = self.fetch_attr(str(target))
         return _as_float64(module)(*args, **kwargs)
 
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is torch._assert:
+            return None  # what a graph asserts holds for its own dtype
+        return super().call_function(target, args, kwargs)
+
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         value = self.fetch_attr(str(target))
         if not isinstance(value, torch.Tensor):
@@ -58,7 +63,7 @@ class _Float64(fx.Interpreter):
         return wide if isinstance(value, nn.Parameter) else wide.clone()  # a graph may update its buffers
 
     def run_node(self, n: fx.Node) -> Any:
-        return map_aggregate(super().run_node(n), _widen)
+        return map_tensors(super().run_node(n), _widen)
 
 
 def _as_float64(module: nn.Module) -> nn.Module:
@@ -71,35 +76,33 @@ def _as_float64(module: nn.Module) -> nn.Module:
     return wide
 
 
-def _widen(value: Any) -> Any:
-    is_float = isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float64
-    return value.double() if is_float else value
+def _widen(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def run_float64(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> tuple[list[torch.Tensor], _Float64]:
-    """Return the output tensors of ``graph_module`` in eval mode in float64, and the interpreter that ran it."""
-    return _run(graph_module, inputs, keep=False)
+    """Return the output tensors of ``graph_module`` in eval mode in float64, and the interpreter that ran it.
+
+    Those of every region in an opaque module, on the region's own example inputs, come after them.
+    """
+    outputs, interpreter = _run(graph_module, inputs, keep=False)
+    for path, region in graphs_of(graph_module):
+        if path:
+            outputs += _run(region, example_inputs_of(region), keep=False)[0]
+    return outputs, interpreter
 
 
 def _run(graph_module: fx.GraphModule, inputs: Sequence[Any], keep: bool) -> tuple[list[torch.Tensor], _Float64]:
     interpreter = _Float64(graph_module, keep)
-    copies = map_aggregate(tuple(inputs), lambda x: _widen(x.detach().clone()) if isinstance(x, torch.Tensor) else x)
+    copies = map_tensors(copy_tensors(tuple(inputs)), _widen)
     with evaluating(graph_module), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return tensors_of(interpreter.run(*copies)), interpreter
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:
-    """Return every tensor in a nest of tuples, lists and dicts, in order."""
-    found: list[torch.Tensor] = []
-
-    def visit(item: Any) -> Any:
-        if isinstance(item, torch.Tensor):
-            found.append(item)
-        return item
-
-    map_aggregate(value, visit)
-    return found
+    """Return every tensor in a nest of tuples, lists, dicts and dataclasses, in order."""
+    return tensors_in(value)
 
 
 def difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> tuple[float, float]:
@@ -128,19 +131,31 @@ def difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) ->
 def verify(
     a: fx.GraphModule, b: fx.GraphModule, example_inputs: Any, *, tolerance: float = TOLERANCE
 ) -> Verification:
-    """Compare two graphs on ``example_inputs`` (a tensor or a tuple) in eval mode, in float64.
+    """Compare two graphs on ``example_inputs`` (one input or the tuple of inputs) in eval mode, in float64.
 
     Neither graph is changed. Where they differ, ``first_difference`` names the first node of ``b`` whose
     value is not that of the node of ``a`` with the same origin.
     """
-    inputs = tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     absolute, relative = difference(run_float64(a, inputs)[0], run_float64(b, inputs)[0])
     where = None if relative <= tolerance else first_difference(a, b, inputs, tolerance)
     return Verification(absolute, relative, where, tolerance)
 
 
 def first_difference(a: fx.GraphModule, b: fx.GraphModule, inputs: Sequence[Any], tolerance: float) -> str | None:
-    """Name the first node of ``b`` whose value differs from that of its origin in ``a``."""
+    """Name the first node of ``b`` whose value differs from that of its origin in ``a``; regions come first."""
+    graphs, others = graphs_of(a), graphs_of(b)
+    if [path for path, _ in graphs] == [path for path, _ in others]:
+        for (path, before), (_, after) in zip(graphs[1:], others[1:], strict=True):
+            where = _first_difference(before, after, example_inputs_of(before), tolerance)
+            if where is not None:
+                return f"{where}, in {path}"
+    where = _first_difference(a, b, inputs, tolerance)
+    last = next((n for n in reversed(b.graph.nodes) if n.op != "output"), None)
+    return where or (None if last is None else f"{place(last)}, before the output")
+
+
+def _first_difference(a: fx.GraphModule, b: fx.GraphModule, inputs: Sequence[Any], tolerance: float) -> str | None:
     _, before = _run(a, inputs, keep=True)
     _, after = _run(b, inputs, keep=True)
     twins = {name: node for node in a.graph.nodes for name in origins(node)}
@@ -152,5 +167,4 @@ def first_difference(a: fx.GraphModule, b: fx.GraphModule, inputs: Sequence[Any]
         if relative > tolerance:
             kind = type(called_module(node)).__name__ if node.op == "call_module" else str(node.target)
             return f"{place(node)}, {kind}"
-    last = next((n for n in reversed(b.graph.nodes) if n.op != "output"), None)
-    return None if last is None else f"{place(last)}, before the output"
+    return None

@@ -11,7 +11,8 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.facts.layers import branch_scales
+from fxprune.branch_scale import BranchScale
+from fxprune.facts.layers import layers_of_graph
 from fxprune.graph import inherit
 from fxprune.rewriting import Contract, Log, Pass
 
@@ -26,7 +27,9 @@ class FuseBranchScale(Pass):
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Replace every BranchScale."""
         graph = graph_module.graph
-        for layer in branch_scales(graph_module):
+        for layer in layers_of_graph(graph_module):
+            if not isinstance(layer.module, BranchScale):
+                continue
             node, scale = layer.node, layer.coefficient()
             shortcut, branch, *weights = node.args
             assert isinstance(branch, fx.Node)

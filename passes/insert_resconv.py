@@ -14,10 +14,9 @@ import torch
 from torch import fx
 
 from fxprune.facts.sites import ConvSite, find_conv_sites
-from fxprune.graph import called_module, evaluating, free_target, inherit, set_submodule
+from fxprune.graph import called_module, evaluating, example_inputs_of, free_target, inherit, set_submodule
 from fxprune.resconv import Parametrization, ResConv
 from fxprune.rewriting import Contract, Log, Pass
-from fxprune.trace import example_inputs_of
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,10 @@ class RemoveLayers(Pass):
         return Contract.VALUES if self.threshold == 0 and self.target_macs is None else Contract.SIGNATURE
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Not used: the layers of all graphs are ranked together."""
+        raise NotImplementedError
+
+    def rewrite_all(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Take the chosen layers out."""
         ranked = sorted((one for one in layers(graph_module) if isinstance(one.module, self.kinds)), key=self._key)
         threshold = self.threshold
@@ -75,6 +79,7 @@ class RemoveLayers(Pass):
         for layer in sorted([*zeros, *others], key=lambda one: not isinstance(one.module, BranchScale)):
             if layer.node in gone:
                 continue
+            log.region = layer.region
             if layer.node not in chosen:
                 bound = f"above {threshold:g}" if self.target_macs is None else "larger than the target needs"
                 log.decline(layer.node, f"scale {layer.scale:.4g} is {bound}")
@@ -83,6 +88,7 @@ class RemoveLayers(Pass):
             if layer.node not in small:
                 rule = f"scale {layer.scale:.4g} is among the {wanted} smallest, for target_macs={self.target_macs:g}"
             gone |= _remove(layer, gone, layer.node not in small, rule, log, self.name)
+        log.region = ""
         cut = [layer.scale for layer in others[: max(wanted, 0)]]
         if cut and max(cut) > DEFAULT_THRESHOLD:
             log.warn(

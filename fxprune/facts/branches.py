@@ -125,7 +125,7 @@ def _passed_through(node: fx.Node) -> fx.Node | None:
 def _region(addition: fx.Node, shortcut: fx.Node, exit_node: fx.Node, entry: fx.Node, flow: _Flow) -> Branch:
     inside = flow.between(entry, exit_node)
     nodes = tuple(sorted(inside, key=flow.position.__getitem__))
-    macs = sum(node_macs(node) for node in nodes) // flow.batch
+    macs = int(sum(node_macs(node) for node in nodes) // flow.batch)
     params = sum(node_params(node) for node in nodes)
     return Branch(
         addition, shortcut, exit_node, entry, nodes, macs, params, _obstacle(addition, exit_node, inside, flow)

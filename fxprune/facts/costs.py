@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional
 from fxprune.branch_scale import BranchScale
 from fxprune.facts.convs import CONV_CLASSES, is_conv
 from fxprune.facts.shapes import shape
-from fxprune.graph import attribute, called_module
+from fxprune.graph import CALLS, PER_SAMPLE, attribute, called_module, regions_in
 from fxprune.resconv import ResConv
 
 _PRODUCTS = {operator.matmul, torch.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm", "__matmul__"}
@@ -28,6 +29,8 @@ def node_macs(node: fx.Node) -> int:
     """Return the MACs of one node for the traced shapes, the whole batch; 0 if it multiplies nothing."""
     out = _output_elements(node)
     module = called_module(node)
+    if module is not None and (regions := regions_in(module)):
+        return sum(int(_all_nodes(region) * region.meta[CALLS]) for _, region in regions)
     if isinstance(module, ResConv):
         module = module.conv
     if isinstance(module, CONV_CLASSES):
@@ -70,13 +73,22 @@ def _attention_macs(node: fx.Node, module: nn.MultiheadAttention) -> int:
     return batch * width * (2 * tokens * width + 2 * others * width + 2 * tokens * others)
 
 
+def _all_nodes(graph_module: fx.GraphModule) -> int:
+    return sum(node_macs(node) for node in graph_module.graph.nodes)
+
+
 def total_macs(graph_module: fx.GraphModule) -> int:
-    """Return the MACs of the whole graph for one sample."""
-    return sum(node_macs(node) for node in graph_module.graph.nodes) // batch_size(graph_module)
+    """Return the MACs of the whole graph for one sample, regions in opaque modules with all their calls included."""
+    return int(_all_nodes(graph_module) // batch_size(graph_module))
 
 
-def batch_size(graph_module: fx.GraphModule) -> int:
-    """Return the first dimension that all example inputs share; 1 if they share none."""
+def batch_size(graph_module: fx.GraphModule) -> int | Fraction:
+    """Return the first dimension that all example inputs share; 1 if they share none.
+
+    For a region it is what its MACs are divided by to be those of all its calls for one sample of the whole graph.
+    """
+    if PER_SAMPLE in graph_module.meta:
+        return Fraction(graph_module.meta[PER_SAMPLE])
     shapes = [shape(node) for node in graph_module.graph.nodes if node.op == "placeholder"]
     sizes = {s[0] if s else None for s in shapes}
     size = sizes.pop() if len(sizes) == 1 else None

@@ -11,7 +11,7 @@ from fxprune.branch_scale import BranchScale
 from fxprune.errors import TargetError
 from fxprune.facts.costs import batch_size, node_macs, total_macs
 from fxprune.facts.liveness import Liveness
-from fxprune.graph import TRACED_MACS, attribute, called_module
+from fxprune.graph import TRACED_MACS, attribute, called_module, graphs_of
 from fxprune.resconv import ResConv
 
 
@@ -19,12 +19,14 @@ from fxprune.resconv import ResConv
 class Layer:
     """A ResConv or a BranchScale in a graph.
 
-    ``node`` calls ``module`` at ``path``; ``nodes`` are those that nobody needs once the layer is removed, with their
-    ``macs`` a sample. The nodes of a branch hold those of the layers inside it.
+    ``node`` calls ``module`` at ``path``, in the graph of ``region`` (see :func:`fxprune.graph.graphs_of`); ``nodes``
+    are those that nobody needs once the layer is removed, with their ``macs`` a sample. The nodes of a branch hold those
+    of the layers inside it.
     """
 
     node: fx.Node
     module: ResConv | BranchScale
+    region: str
     path: str
     nodes: frozenset[fx.Node]
     macs: int
@@ -38,7 +40,7 @@ class Layer:
         """Return the MACs a sample that removing the layer saves once the nodes ``gone`` are removed already."""
         graph_module = self.node.graph.owning_module
         assert isinstance(graph_module, fx.GraphModule)
-        return sum(node_macs(node) for node in self.nodes if node not in gone) // batch_size(graph_module)
+        return int(sum(node_macs(node) for node in self.nodes if node not in gone) // batch_size(graph_module))
 
     def coefficient(self) -> float:
         """Return the factor s of the conv path or the branch, as a Python float."""
@@ -51,27 +53,25 @@ class Layer:
 
 
 def layers(graph_module: fx.GraphModule) -> list[Layer]:
-    """Return the ResConvs and BranchScales of the graph, in graph order."""
+    """Return the ResConvs and BranchScales of a graph and of its regions, in graph order."""
+    return [layer for region, graph in graphs_of(graph_module) for layer in layers_of_graph(graph, region)]
+
+
+def layers_of_graph(graph_module: fx.GraphModule, region: str = "") -> list[Layer]:
+    """Return the ResConvs and BranchScales of one graph, those of its regions left out."""
     live = Liveness(graph_module.graph)
     batch = batch_size(graph_module)
-    return [
-        _layer(node, module, live, batch)
-        for node in graph_module.graph.nodes
-        if isinstance(module := called_module(node), (ResConv, BranchScale))
-    ]
-
-
-def _layer(node: fx.Node, module: ResConv | BranchScale, live: Liveness, batch: int) -> Layer:
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    nodes = live.dead_once_passed_by(node, source)
-    macs = sum(node_macs(one) for one in nodes) // batch
-    return Layer(node, module, str(node.target), frozenset(nodes), macs)
-
-
-def branch_scales(graph_module: fx.GraphModule) -> list[Layer]:
-    """Return the scaled branches of the graph, in graph order."""
-    return [layer for layer in layers(graph_module) if isinstance(layer.module, BranchScale)]
+    found = []
+    for node in graph_module.graph.nodes:
+        module = called_module(node)
+        if isinstance(module, (ResConv, BranchScale)):
+            source = node.args[0]
+            assert isinstance(source, fx.Node)
+            nodes = live.dead_once_passed_by(node, source)
+            macs = int(sum(node_macs(one) for one in nodes) // batch)
+            path = f"{region}.{node.target}" if region else str(node.target)
+            found.append(Layer(node, module, region, path, frozenset(nodes), macs))
+    return found
 
 
 def resconvs(graph_module: fx.GraphModule) -> list[tuple[fx.Node, ResConv]]:
@@ -87,12 +87,11 @@ def count_for_target(graph_module: fx.GraphModule, ranked: Sequence[Layer], targ
     """
     left = total_macs(graph_module)
     total = graph_module.meta.get(TRACED_MACS, left)
-    batch = batch_size(graph_module)
     if left <= target_macs * total:
         return 0
     gone: set[fx.Node] = set()
     for count, layer in enumerate(ranked, start=1):
-        left -= sum(node_macs(node) for node in layer.nodes - gone) // batch
+        left -= layer.macs_beside(gone)
         gone |= layer.nodes
         if left <= target_macs * total:
             return count

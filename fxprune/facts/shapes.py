@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import fx
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensorMode,
 )
-from torch.fx.node import map_aggregate
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
 from fxprune.errors import TraceError
-from fxprune.graph import evaluating, module_path
+from fxprune.graph import called_module, evaluating, is_opaque, module_path
+from fxprune.nests import copy_tensors, map_tensors
 
 META = "tensor_meta"
+
+
+class _NeedsData(Exception):
+    """Fake tensors will not do."""
 
 
 class _Recorder(fx.Interpreter):
@@ -51,24 +54,24 @@ def _explain(node: fx.Node, error: Exception) -> str:
 def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> dict[fx.Node, Any]:
     """Write ``meta["tensor_meta"]`` on every node (torch.fx's TensorMetadata) and return the values found.
 
-    Runs in eval mode on fake tensors; on real ones where a value's shape depends on data.
+    Runs in eval mode on fake tensors; on real ones where a value's shape depends on data or a module is opaque.
     Raises TraceError, naming node and module path, if the inputs do not fit.
     """
+    needs_data = any(is_opaque(called_module(node)) for node in graph_module.graph.nodes)
     with evaluating(graph_module):
         recorder = _Recorder(graph_module)
         try:
+            if needs_data:
+                raise _NeedsData
             mode = FakeTensorMode(allow_non_fake_inputs=True)
-            fakes = map_aggregate(tuple(inputs), lambda x: mode.from_tensor(x) if isinstance(x, torch.Tensor) else x)
+            fakes = map_tensors(tuple(inputs), mode.from_tensor)
             with mode:
                 recorder.run(*fakes)
-        except (DataDependentOutputException, DynamicOutputShapeException):
+        except (DataDependentOutputException, DynamicOutputShapeException, _NeedsData):
             recorder = _Recorder(graph_module)
-            copies = map_aggregate(tuple(inputs), lambda x: x.clone() if isinstance(x, torch.Tensor) else x)
-            recorder.run(*copies)
+            recorder.run(*copy_tensors(tuple(inputs)))
     for node, value in recorder.values.items():
-        node.meta[META] = map_aggregate(
-            value, lambda x: _extract_tensor_metadata(x) if isinstance(x, torch.Tensor) else x
-        )
+        node.meta[META] = map_tensors(value, _extract_tensor_metadata)
     return recorder.values
 
 

@@ -9,7 +9,7 @@ from torch import fx, nn
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, ConvCall, conv_call, is_conv, own_module
 from fxprune.facts.costs import batch_size, node_macs, node_params
 from fxprune.facts.shapes import same_shape, shape
-from fxprune.graph import CallSites, called_module, module_path, only_user
+from fxprune.graph import CallSites, called_module, module_path, only_user, opaque_children
 from fxprune.resconv import Conv, ResConv
 
 
@@ -32,7 +32,10 @@ class ConvSite:
 
 
 def find_conv_sites(graph_module: fx.GraphModule) -> list[ConvSite]:
-    """Return every convolution of the graph, in graph order, those inside opaque modules included."""
+    """Return every convolution of the graph, in graph order, those hidden in opaque modules included.
+
+    Those in regions are sites of their regions (see :func:`fxprune.graph.graphs_of`).
+    """
     sites = CallSites(graph_module)
     batch = batch_size(graph_module)
     found: list[ConvSite] = []
@@ -51,6 +54,7 @@ def _hidden(node: fx.Node) -> list[ConvSite]:
     module = called_module(node)
     if module is None or isinstance(module, ResConv):
         return []
+    own = {id(inner) for inner in opaque_children(module)}
     return [
         ConvSite(
             node,
@@ -60,7 +64,7 @@ def _hidden(node: fx.Node) -> list[ConvSite]:
             f"it is inside an opaque module, {type(module).__name__}",
         )
         for name, inner in module.named_modules()
-        if name and isinstance(inner, CONV_CLASSES)
+        if name and isinstance(inner, CONV_CLASSES) and id(inner) in own
     ]
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import fxprune
 from fxprune import passes
-from fxprune.facts.layers import branch_scales
+from fxprune.facts.layers import layers
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_the_scale_goes_into_the_last_layer(
     modules: dict[str, Any] = {name: nn.Conv2d(4, 4, 3, padding=1) for name in "ab"}
     modules |= {"norm": nn.BatchNorm2d(4), "group": nn.GroupNorm(2, 4), "scale": nn.Parameter(torch.rand(4, 1, 1))}
     graph = passes.InsertBranchScale()(traced(Wrapped(function, **modules), example(2, 4, 5, 5))).graph_module
-    (layer,) = branch_scales(graph)
+    (layer,) = layers(graph)
     layer.module.assign(scale=-0.6)
     fused = assert_rewrites(graph, passes.FuseBranchScale(), count=1)
     result = fxprune.Pipeline([passes.FoldBatchNorm(), passes.Simplify()])(fused.graph_module)

@@ -6,12 +6,12 @@ from helpers import assert_rewrites, targets, tiny
 
 import fxprune
 from fxprune import passes
-from fxprune.facts.layers import branch_scales
+from fxprune.facts.layers import layers
 
 
 def test_a_network_without_its_branches() -> None:
     graph = passes.InsertBranchScale()(tiny()).graph_module
-    for layer in branch_scales(graph):
+    for layer in layers(graph):
         layer.module.close()
     removed = assert_rewrites(graph, passes.RemoveBranches(), count=2).graph_module
     after = [passes.FuseBranchScale(), passes.FoldBatchNorm(), passes.Simplify()]

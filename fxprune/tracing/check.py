@@ -1,0 +1,59 @@
+"""Is the traced graph the model? Both are called on the example inputs and compared."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import fx, nn
+
+from fxprune.errors import FxpruneError, TraceError
+from fxprune.graph import evaluating
+from fxprune.nests import copy_tensors, tensors_in
+from fxprune.tracing.inputs import Call
+from fxprune.verify import difference
+
+_TOLERANCE = 1e-3
+
+
+def reference_outputs(model: nn.Module, call: Call) -> list[list[torch.Tensor]]:
+    """Call a copy of ``model`` twice (the second call shows state that tracing lost); return its output tensors."""
+    reference = copy.deepcopy(model)
+    return [_outputs(reference, call) for _ in range(2)]
+
+
+def _outputs(model: nn.Module, call: Call) -> list[torch.Tensor]:
+    args, kwargs = call.arrange(copy_tensors(call.values))
+    with evaluating(model), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return copy_tensors(tensors_in(model(*args, **kwargs)))  # type: ignore[no-any-return]
+
+
+def require_same_function(
+    model: nn.Module, graph_module: fx.GraphModule, graph_call: Call, expected: list[list[torch.Tensor]]
+) -> None:
+    """Raise TraceError if ``graph_module`` returns something else than ``expected`` (:func:`reference_outputs`)."""
+    buffers = {name: buffer.clone() for name, buffer in graph_module.named_buffers()}
+    try:
+        for wanted in expected:
+            found = _outputs(graph_module, graph_call)
+            same_types = [(t.shape, t.dtype) for t in wanted] == [(t.shape, t.dtype) for t in found]
+            if not same_types or difference(wanted, found)[1] > _TOLERANCE:
+                raise TraceError(
+                    f"{type(model).__name__} computes something else than its traced graph: it asks what type its "
+                    "values have, changes the dtype by autocast, or keeps state that torch.fx cannot see"
+                )
+    finally:
+        for name, buffer in graph_module.named_buffers():
+            buffer.copy_(buffers[name])
+
+
+def require_finite(model: nn.Module) -> None:
+    """Raise FxpruneError, naming the tensor, if a weight or a running statistic of ``model`` is NaN or Inf."""
+    named: list[tuple[str, torch.Tensor]] = [*model.named_parameters()]
+    named += [(name, b) for name, b in model.named_buffers() if name.rpartition(".")[2].startswith("running_")]
+    for name, tensor in named:
+        if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+            raise FxpruneError(f"{name} has no shape yet (a lazy module): call the model once before it is traced")
+        if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
+            raise FxpruneError(f"{name} holds NaN or Inf; load weights from before the training diverged")

@@ -1,0 +1,227 @@
+"""Tier 3: a module whose forward depends on data becomes one call, and what can be traced inside it a region.
+
+    M(x)   ->   M'(x),   M' a copy of M in whose place of a child c stands the GraphModule of c
+
+A region carries the plain attributes of the module that it stands for, its own example inputs (those of the largest
+call), and in its meta how often it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxprune.errors import TraceError
+from fxprune.facts.convs import CONV_CLASSES
+from fxprune.graph import CALLS, PRESERVED, evaluating, has_hooks, is_layer, opaque_children
+from fxprune.nests import copy_tensors, tensors_in
+from fxprune.tracing.attempt import RESERVED
+from fxprune.tracing.inputs import Call, bind
+from fxprune.verify import difference
+
+_TOLERANCE = 1e-3
+_PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+# Of torch's own layers these are worth a region: they hold weights that passes know.
+_LAYERS = (*CONV_CLASSES, nn.Linear)
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+
+Compile = Callable[[nn.Module, Call, Mapping[str, bool]], fx.GraphModule]
+Run = Callable[[], Any]
+
+
+@dataclass
+class Calls:
+    """The calls of one module in a run: the largest one's arguments, the elements of it and of all, the results."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    largest: int = -1
+    elements: int = 0
+    outputs: list[Any] = field(default_factory=list)
+    overwrites: bool = False
+    read_outside: bool = False
+
+
+def run_model(model: nn.Module, call: Call) -> Any:
+    """Call ``model`` on the example, in eval mode without gradients and with a fixed random state."""
+    args, kwargs = call.arrange(copy_tensors(call.values))
+    with evaluating(model), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return model(*args, **kwargs)
+
+
+def record_calls(run: Run, modules: Iterable[nn.Module], *, keep_outputs: bool = False) -> dict[nn.Module, Calls]:
+    """Run the model and return how each of ``modules`` is called in it; those that are not called are left out."""
+    found = {module: Calls() for module in modules}
+    owners: dict[int, list[nn.Module]] = {}
+    for module in found:
+        for inner in module.modules():
+            owners.setdefault(id(inner), []).append(module)
+    active: list[nn.Module] = []
+    versions: list[list[int]] = []
+
+    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+        active.append(module)
+        given = tensors_in((args, kwargs))
+        versions.append([tensor._version for tensor in given])
+        calls, size = found[module], sum(tensor.numel() for tensor in given)
+        calls.elements += size
+        if size > calls.largest:
+            calls.largest = size
+            calls.args, calls.kwargs = copy_tensors(args), copy_tensors(kwargs)
+
+    def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        active.pop()
+        if [tensor._version for tensor in tensors_in((args, kwargs))] != versions.pop():
+            found[module].overwrites = True
+        if keep_outputs:
+            found[module].outputs.append(copy_tensors(output))
+
+    def read(owner: nn.Module) -> None:
+        for module in owners.get(id(owner), ()):
+            if module not in active:
+                found[module].read_outside = True
+
+    handles = [m.register_forward_pre_hook(before, with_kwargs=True, prepend=True) for m in found]
+    handles += [m.register_forward_hook(after, with_kwargs=True) for m in found]
+    try:
+        with _watched_reads(read):
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {module: calls for module, calls in found.items() if calls.largest >= 0}
+
+
+@contextmanager
+def _watched_reads(read: Callable[[nn.Module], None]) -> Iterator[None]:
+    """Tell ``read`` of which modules a parameter or buffer is read by name."""
+    original = nn.Module.__getattr__
+
+    def watched(self: nn.Module, name: str) -> Any:
+        value = original(self, name)
+        if isinstance(value, torch.Tensor):
+            read(self)
+        return value
+
+    nn.Module.__getattr__ = watched  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__getattr__ = original  # type: ignore[method-assign]
+
+
+def compile_inside(
+    opaque: nn.Module, path: str, root: nn.Module, run: Run, compile_region: Compile, flags: Mapping[str, bool]
+) -> None:
+    """Put a region in the place of every child of ``opaque`` that is called in ``run`` and can be traced.
+
+    Args:
+        opaque: the opaque module, a copy that may be changed.
+        path: its path in the user's model, for ``flags``.
+        root: the module that ``run`` calls; regions share no parameter with the rest of it.
+        run: calls the model on the example.
+        compile_region: traces a module; raises TraceError if it cannot be.
+        flags: the train flag of each module of the user's model, by path.
+    """
+    level = list(_named_children(opaque, path))
+    while level:
+        calls = record_calls(run, [child for _, child in level])
+        regions: list[tuple[nn.Module, fx.GraphModule]] = []
+        deeper: list[tuple[str, nn.Module]] = []
+        for name, child in level:
+            region = None
+            if child in calls and _is_worthwhile(child):
+                own_flags = {inner: flags.get(_join(name, inner), True) for inner, _ in child.named_modules()}
+                region = _region(child, calls[child], root, compile_region, own_flags)
+            if region is None:
+                deeper += _named_children(child, name)
+            else:
+                regions.append((child, region))
+        refused = _install(opaque, regions, run)
+        deeper += [entry for name, child in level if child in refused for entry in _named_children(child, name)]
+        level = deeper
+
+
+def _named_children(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    if not isinstance(module, fx.GraphModule) and not (is_layer(module) and not isinstance(module, _CONTAINERS)):
+        yield from ((_join(path, name), child) for name, child in module.named_children())
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path and name else path or name
+
+
+def _is_worthwhile(module: nn.Module) -> bool:
+    if has_hooks(module) or next(module.parameters(), None) is None:
+        return False
+    return not is_layer(module) or type(module) in _LAYERS
+
+
+def _region(
+    child: nn.Module, calls: Calls, root: nn.Module, compile_region: Compile, flags: Mapping[str, bool]
+) -> fx.GraphModule | None:
+    inside = set(child.modules())
+    elsewhere = {id(p) for m in root.modules() if m not in inside for p in m._parameters.values() if p is not None}
+    tied = any(id(parameter) in elsewhere for parameter in child.parameters())
+    if tied or calls.read_outside or calls.overwrites:
+        return None
+    try:
+        region = compile_region(child, bind(child, calls.args, calls.kwargs), flags)
+    except TraceError:
+        return None
+    plain = {name: v for name, v in child.__dict__.items() if name not in RESERVED and _is_plain(name, v)}
+    region.meta[PRESERVED] = plain
+    for name, value in plain.items():
+        setattr(region, name, value)
+    region.meta[CALLS] = Fraction(calls.elements, calls.largest) if calls.largest else Fraction(1)
+    return region
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    if name.startswith("_") or name == "training":
+        return False
+    if isinstance(value, (list, tuple, set)):
+        return all(_is_plain("part", part) for part in value)
+    if isinstance(value, dict):
+        return all(_is_plain("part", part) for part in (*value, *value.values()))
+    return isinstance(value, _PLAIN)
+
+
+def _install(opaque: nn.Module, regions: list[tuple[nn.Module, fx.GraphModule]], run: Run) -> set[nn.Module]:
+    """Put regions in their places where the model still computes the same; return the modules that had to stay.
+
+    What stays is asked for more than a region has: its type, its length, its methods.
+    """
+    if not regions:
+        return set()
+    expected = copy_tensors(tensors_in(run()))
+
+    def replaced(pairs: list[tuple[nn.Module, fx.GraphModule]]) -> bool:
+        for child, region in pairs:
+            _replace(opaque, child, region)
+        try:
+            same = difference(expected, tensors_in(run()))[1] <= _TOLERANCE
+        except Exception:
+            same = False
+        if not same:
+            for child, region in pairs:
+                _replace(opaque, region, child)
+        return same
+
+    if replaced(regions):
+        return set()
+    return {pair[0] for pair in regions if not replaced([pair])}
+
+
+def _replace(opaque: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for module in opaque_children(opaque):
+        for name, child in module._modules.items():
+            if child is old:
+                module._modules[name] = new

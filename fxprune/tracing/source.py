@@ -1,0 +1,42 @@
+"""Where in the user's code something happened."""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+
+_LIBRARY_FOLDERS = tuple(
+    f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parent.parent)
+)
+
+
+def _is_own(filename: str) -> bool:
+    return not filename.startswith((*_LIBRARY_FOLDERS, "<"))
+
+
+def line_of_error(error: BaseException) -> str:
+    """Return ``file:line: source`` of the innermost frame of ``error`` that is not torch's and not ours."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if _is_own(frame.filename):
+            source = frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
+            return f"{frame.filename}:{frame.lineno}: `{source}`"
+    return "in forward"
+
+
+def current_line() -> str:
+    """Return ``file:line: source`` (the file without its folder) of the line of the user's that is running."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and not _is_own(frame.f_code.co_filename):
+        frame = frame.f_back
+    name, number = frame.f_code.co_filename, frame.f_lineno
+    return f"{Path(name).name}:{number}: `{linecache.getline(name, number).strip()}`"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first line of what ``error`` says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

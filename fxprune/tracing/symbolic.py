@@ -1,0 +1,155 @@
+"""Tier 1: torch.fx's symbolic tracing, with what it loses put back.
+
+``x += y`` is recorded as what it is, arguments may be nests of tensors, a change of the grad mode in forward stays in
+the graph.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxprune.errors import TraceError
+from fxprune.tracing.assumptions import Assumption, assertion_message
+from fxprune.tracing.inputs import Argument, Call
+from fxprune.tracing.source import current_line, line_of_error, reason_of
+
+_DEVICES = ("cpu", "cuda")
+
+
+class RecordingProxy(fx.Proxy):
+    """Records ``x += y`` as what it is: torch.fx's own Proxy loses that it writes into ``x``."""
+
+
+def _in_place_operator(target: Any) -> Any:
+    def record(self: RecordingProxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", target, (self, other), {})
+
+    return record
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
+    setattr(RecordingProxy, f"__i{_name}__", _in_place_operator(getattr(operator, f"i{_name}")))
+
+
+class SymbolicTracer(fx.Tracer):
+    """Traces one call of a module.
+
+    Args:
+        call: the arguments that become the graph's inputs.
+        opaque: paths of modules that become one call each.
+    """
+
+    def __init__(self, call: Call, opaque: Collection[str] = ()) -> None:
+        super().__init__()
+        self.record_stack_traces = True
+        self.call = call
+        self.opaque = opaque
+        self.assumptions: list[Assumption] = []
+        self._failed_in: tuple[BaseException, str] | None = None
+        self._grad_mode: tuple[bool, fx.Node | None] = (True, None)
+
+    def graph_of(self, model: nn.Module) -> fx.Graph:
+        """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
+        autocast = [torch.is_autocast_enabled(device) for device in _DEVICES]
+        self._outer_autocast = autocast
+        try:
+            with torch.enable_grad():
+                return self.trace(model)
+        except Exception as error:
+            path = self._failed_in[1] if self._failed_in and self._failed_in[0] is error else ""
+            reason = f"{line_of_error(error)}: {reason_of(error)}"
+            raise TraceError(
+                f"{type(model).__name__} cannot be traced: {reason}", path=path, reason=reason
+            ) from error
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Return the stand-in for what ``node`` computes."""
+        return RecordingProxy(node, self)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        """Make an input of each argument of the call; what the call leaves out takes its default."""
+        inputs = tuple(self._input(argument) for argument in self.call.arguments)
+        args, kwargs = self.call.arrange(inputs)
+        forward: Any = self.root.forward
+        return lambda: forward(*args, **kwargs), []
+
+    def _input(self, argument: Argument) -> Any:
+        proxy = self.create_proxy("placeholder", argument.name, (), {})
+        self.placed(proxy.node, argument.value)
+        if argument.value is None:
+            self._assume(operator.is_, proxy, None, f"argument {argument.name}", f"{argument.name} is None")
+            return None  # a Proxy never is
+        return self._unpacked(proxy, argument.value, argument.name)
+
+    def _unpacked(self, proxy: Any, value: Any, name: str) -> Any:
+        """Return a container of stand-ins for a container of inputs: its structure is the example's."""
+        kind = type(value)
+        if kind not in (list, tuple) and not isinstance(value, dict):
+            return proxy
+        size = self.create_proxy("call_function", len, (proxy,), {})
+        self._assume(operator.eq, size, len(value), f"argument {name}", f"{name} has {len(value)} entries")
+        if isinstance(value, dict):
+            entries = {key: self._unpacked(proxy[key], part, f"{name}[{key!r}]") for key, part in value.items()}
+            return entries if kind is dict else kind(entries)
+        return kind([self._unpacked(proxy[i], part, f"{name}[{i}]") for i, part in enumerate(value)])
+
+    def _assume(self, test: Callable[..., Any], proxy: Any, other: Any, source: str, what: str) -> None:
+        """Put an assertion that ``test(proxy, other)`` holds into the graph."""
+        condition = self.create_proxy("call_function", test, (proxy, other), {})
+        self.assert_node(getattr(condition, "node", condition), source, what)
+
+    def assert_node(self, condition: fx.Node, source: str, what: str) -> None:
+        """Put an assertion of ``condition`` into the graph and note it as an assumption."""
+        message = assertion_message(source, what)
+        node = self.create_node("call_function", torch._assert, (condition, message), {})
+        self.assumptions.append(Assumption(source, what, node.name))
+
+    def placed(self, node: fx.Node, value: Any) -> None:
+        """Take note of the value that an input has in the example."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Say whether a module is called as one node: torch's own layers and opaque modules."""
+        return super().is_leaf_module(m, module_qualified_name) or module_qualified_name in self.opaque
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Trace a module call, and remember in which module's own forward an error arose."""
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception as error:
+            path = self.path_of_module(m)
+            if not self.is_leaf_module(m, path) and (self._failed_in is None or self._failed_in[0] is not error):
+                self._failed_in = (error, path)
+            raise
+
+    def create_arg(self, a: Any) -> Any:
+        """Lower a value to a graph argument."""
+        return a.node if isinstance(a, fx.Proxy) else super().create_arg(a)
+
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
+    ) -> fx.Node:
+        """Record a node; where the grad mode has changed since the last one, record that before it."""
+        if kind not in ("placeholder", "output") and [torch.is_autocast_enabled(d) for d in _DEVICES] != (
+            self._outer_autocast
+        ):
+            raise TraceError(f"{current_line()}: it computes under autocast")
+        self._follow_grad_mode(torch.is_grad_enabled() or kind == "output")
+        return super().create_node(kind, target, args, kwargs, name, None)
+
+    def _follow_grad_mode(self, enabled: bool) -> None:
+        """Record ``with torch.no_grad():``; its end gives back the mode that the caller had at its start."""
+        was_enabled, outer = self._grad_mode
+        if enabled == was_enabled:
+            return
+        if outer is None:
+            outer = self.graph.call_function(torch.is_grad_enabled, ())
+            self.graph.call_function(torch._C._set_grad_enabled, (enabled,))
+            self._grad_mode = (enabled, outer)
+        else:
+            self.graph.call_function(torch._C._set_grad_enabled, (outer,))
+            self._grad_mode = (True, None)

@@ -1,0 +1,233 @@
+"""The tiers of tracing, each tried where the one before fails.
+
+1. symbolic tracing: no value is known.
+2. tracing with the example's values at hand: branches on sizes, dtypes and devices take the example's way.
+3. the innermost module whose own forward cannot be traced becomes one opaque call, and 1 and 2 are tried again;
+   what is inside it is compiled in place.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxprune.errors import TraceError
+from fxprune.facts.convs import CONV_CLASSES
+from fxprune.facts.shapes import propagate_shapes
+from fxprune.graph import (
+    EXAMPLE_INPUTS,
+    OPAQUE,
+    ORIGIN,
+    PATH,
+    graphs_of,
+    has_hooks,
+    is_layer,
+    mark_opaque,
+    opaque_children,
+)
+from fxprune.nests import copy_tensors
+from fxprune.tracing.assumptions import ASSUMPTIONS
+from fxprune.tracing.attempt import attempt
+from fxprune.tracing.check import reference_outputs, require_same_function
+from fxprune.tracing.inputs import Call, call_of_graph
+from fxprune.tracing.opaque import compile_inside, record_calls, run_model
+from fxprune.tracing.source import line_of_error, reason_of
+from fxprune.tracing.symbolic import SymbolicTracer
+from fxprune.tracing.values import ValueTracer
+
+Expected = list[list[torch.Tensor]] | None
+_WHOLE = "model"  # the name of a model that is opaque itself
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """A module that stays one call: its path in its graph, why, and how many convs outside regions it hides."""
+
+    path: str
+    reason: str
+    hidden_convs: int
+
+
+def opaque_modules(graph_module: fx.GraphModule) -> list[Opaque]:
+    """Return every module that stayed opaque, those inside regions included, with full paths."""
+    return [
+        Opaque(f"{prefix}.{one.path}" if prefix else one.path, one.reason, one.hidden_convs)
+        for prefix, graph in graphs_of(graph_module)
+        for one in graph.meta.get(OPAQUE, ())
+    ]
+
+
+def trace_by_tiers(own: nn.Module, call: Call, flags: Mapping[str, bool], expected: Expected) -> fx.GraphModule:
+    """Return the graph of ``own``, which may be one opaque call, with everything traceable inside it compiled.
+
+    Args:
+        own: the module, in eval mode, that is taken apart.
+        call: the call that is traced.
+        flags: the train flag of each module, by path.
+        expected: what the model returns (see :func:`reference_outputs`); None to not compare.
+
+    Raises:
+        TraceError: a GraphModule does not fit its inputs.
+    """
+    return _Tracing(own, call, flags, expected, is_region=False).run()
+
+
+class _Tracing:
+    """The search for a graph of one module: which of its modules must be opaque, and why."""
+
+    def __init__(
+        self, own: nn.Module, call: Call, flags: Mapping[str, bool], expected: Expected, *, is_region: bool
+    ) -> None:
+        self.own, self.call, self.flags, self.expected, self.is_region = own, call, flags, expected, is_region
+        self.reasons: dict[str, str] = {}
+        self.outputs: dict[str, list[Any]] = {}
+        for path, module in own.named_modules():
+            if has_hooks(module) and not is_layer(module):
+                self._make_opaque(path, "it has hooks, which a graph would not run")
+
+    def _make_opaque(self, path: str, reason: str) -> None:
+        self.reasons[path] = reason
+        mark_opaque(self.own.get_submodule(path))
+
+    def run(self) -> fx.GraphModule:
+        """Return the graph; raises TraceError for a region whose own forward cannot be traced."""
+        try:
+            graph_module = self._search()
+        except TraceError as error:
+            if self.is_region or isinstance(self.own, fx.GraphModule):
+                raise
+            self._require_inputs_that_fit()
+            self.reasons = {_WHOLE: error.reason}
+            for module in self.own.modules():
+                mark_opaque(module, module is self.own)
+            graph_module = _whole(self.own, self.call, self.flags)
+        if self.reasons:
+            self._compile_opaque(graph_module)
+        return graph_module
+
+    def _search(self) -> fx.GraphModule:
+        """Try the tiers, making one module opaque after the other; raises TraceError when it comes to the root."""
+        while True:
+            try:
+                if "" in self.reasons:
+                    raise TraceError(self.reasons[""])
+                self._record_outputs()
+                return self._tiers_1_and_2()
+            except TraceError as error:
+                if not error.path or error.path in self.reasons or isinstance(self.own, fx.GraphModule):
+                    raise
+                self._make_opaque(error.path, error.reason)
+
+    def _require_inputs_that_fit(self) -> None:
+        try:
+            run_model(self.own, self.call)
+        except Exception as error:
+            raise inputs_do_not_fit(self.own, error) from error
+
+    def _tiers_1_and_2(self) -> fx.GraphModule:
+        try:
+            return self._checked(attempt(self.own, self.call, self.flags, self._symbolic))
+        except TraceError:
+            if isinstance(self.own, fx.GraphModule):
+                raise
+        return self._checked(
+            attempt(self.own, self.call, self.flags, lambda: ValueTracer(self.call, set(self.reasons), self.outputs))
+        )
+
+    def _symbolic(self) -> SymbolicTracer:
+        return SymbolicTracer(self.call, set(self.reasons))
+
+    def _record_outputs(self) -> None:
+        """Keep what the opaque modules return in a run; raises TraceError for one that writes to its input."""
+        if not self.reasons:
+            return
+        modules = {self.own.get_submodule(path): path for path in self.reasons}
+        calls = record_calls(lambda: run_model(self.own, self.call), modules, keep_outputs=True)
+        for module, path in modules.items():
+            if module in calls and calls[module].overwrites:
+                outer = path.rpartition(".")[0]
+                reason = f"{path} cannot be traced ({self.reasons[path]}) and overwrites its input"
+                raise TraceError(reason, path=outer, reason=reason)
+        self.outputs = {path: calls[module].outputs for module, path in modules.items() if module in calls}
+
+    def _checked(self, graph_module: fx.GraphModule) -> fx.GraphModule:
+        if self.is_region:
+            self._require_own_weights(graph_module)
+        if self.expected is not None:
+            graph_call = call_of_graph(graph_module, self.call)
+            require_same_function(self.own, graph_module, graph_call, self.expected)
+        return graph_module
+
+    def _require_own_weights(self, graph_module: fx.GraphModule) -> None:
+        """Refuse to unroll what calls a layer at several sites: that layer can be a region with one site."""
+        layers = {name: m for name, m in graph_module.named_modules() if next(m.parameters(), None) is not None}
+        stacks: dict[str, list[list[str]]] = {}
+        for node in graph_module.graph.nodes:
+            if node.op == "call_module" and str(node.target) in layers:
+                stacks.setdefault(str(node.target), []).append(list(node.meta.get("nn_module_stack") or {}))
+        for target, calls in stacks.items():
+            if len(calls) > 1:
+                common = itertools.takewhile(lambda keys: len(set(keys)) == 1, zip(*calls, strict=False))
+                caller = [keys[0].partition("@")[0] for keys in common]
+                reason = f"it calls {target} at {len(calls)} sites"
+                raise TraceError(reason, path=caller[-1] if caller else "", reason=reason)
+
+    def _compile_opaque(self, graph_module: fx.GraphModule) -> None:
+        """Compile what is inside the opaque modules, and note what stays hidden."""
+        graph_call = call_of_graph(graph_module, self.call)
+        notes: list[Opaque] = []
+        for path, reason in self.reasons.items():
+            if not any(node.target == path for node in graph_module.graph.nodes):
+                continue
+            module = graph_module.get_submodule(path)
+            place = "" if path == _WHOLE and module is self.own else path
+            compile_inside(
+                module, place, graph_module, lambda: run_model(graph_module, graph_call), _compile_region, self.flags
+            )
+            hidden = sum(isinstance(inner, CONV_CLASSES) for inner in opaque_children(module))
+            notes.append(Opaque(path, reason, hidden))
+        graph_module.meta[OPAQUE] = tuple(notes)
+        propagate_shapes(graph_module, graph_module.meta[EXAMPLE_INPUTS])
+
+
+def inputs_do_not_fit(model: nn.Module, error: Exception) -> TraceError:
+    """Return the error that says that ``model`` itself fails on the example inputs."""
+    return TraceError(
+        f"the example inputs do not fit the model: {type(model).__name__} fails on them: "
+        f"{line_of_error(error)}: {reason_of(error)}; pass inputs of the shape that it takes"
+    )
+
+
+def _compile_region(child: nn.Module, call: Call, flags: Mapping[str, bool]) -> fx.GraphModule:
+    return _Tracing(child, call, flags, reference_outputs(child, call), is_region=True).run()
+
+
+def _whole(own: nn.Module, call: Call, flags: Mapping[str, bool]) -> fx.GraphModule:
+    """Return a graph that is one call of ``own`` and takes what its forward takes, defaults included."""
+    graph = fx.Graph()
+    given = {argument.name: graph.placeholder(argument.name) for argument in call.arguments}
+    args, kwargs = call.arrange(tuple(given.values()))
+    for name, parameter in inspect.signature(own.forward).parameters.items():
+        plain = parameter.default is None or isinstance(parameter.default, (bool, int, float, str))
+        named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if named and plain and name not in given:
+            kwargs[name] = graph.placeholder(name, default_value=parameter.default)
+    graph.output(graph.call_module(_WHOLE, args, kwargs))
+    holder = nn.Module()
+    holder.add_module(_WHOLE, own)
+    graph_module = fx.GraphModule(holder, graph, class_name=type(own).__name__)
+    graph_module.training = flags[""]
+    for path, module in own.named_modules():
+        module.training = flags.get(path, flags[""])
+    for node in graph_module.graph.nodes:
+        node.meta[ORIGIN] = (node.name,)
+        node.meta[PATH] = str(node.target) if node.op == "call_module" else ""
+    graph_module.meta[EXAMPLE_INPUTS] = copy_tensors(call.values)
+    graph_module.meta[ASSUMPTIONS] = ()
+    return graph_module

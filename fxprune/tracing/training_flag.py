@@ -1,0 +1,81 @@
+"""Give back to a graph the train flag that tracing baked into it.
+
+F.dropout(x, 0.5, False)   ->   F.dropout(x, 0.5, self.training)
+
+The model is traced in train mode too, and the two graphs are compared.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import fx, nn
+
+from fxprune.errors import FxpruneWarning, TraceError
+from fxprune.graph import innermost_module
+
+
+def follow_training_flag(
+    graph: fx.Graph, model: nn.Module, retrace: Callable[[], fx.Graph], flags: Mapping[str, bool]
+) -> None:
+    """Replace flags that were baked from ``self.training`` by reads of it.
+
+    Args:
+        graph: the graph of ``model`` in eval mode; it is changed in place.
+        model: the model, in eval mode; it is put in train mode for a moment.
+        retrace: traces ``model`` again.
+        flags: the train flag that each module of the user's model has, by path.
+    """
+    own = [(module, module.training) for module in model.modules()]
+    for module, _ in own:
+        module.training = True
+    try:
+        in_training = retrace()
+    except TraceError as error:
+        _warn(model, error.reason)
+        return
+    finally:
+        for module, training in own:
+            module.training = training
+    nodes, twins = list(graph.nodes), list(in_training.nodes)
+    if [(n.op, _comparable_target(n)) for n in nodes] != [(n.op, _comparable_target(n)) for n in twins]:
+        _warn(model, "its train-mode graph has other nodes")
+        return
+    originals = dict(zip(twins, nodes, strict=True))
+    flag: fx.Node | None = None
+    for node, twin in zip(nodes, twins, strict=True):
+        for name in [*range(len(node.args)), *node.kwargs]:
+            ours, theirs = _argument(node, name), fx.map_arg(_argument(twin, name), originals.__getitem__)
+            if ours is False and theirs is True:
+                if flags[""] and not flags.get(innermost_module(node), True):
+                    continue  # its module was in eval mode inside a model in train mode
+                flag = flag or _read_flag(graph)
+                node.update_arg(name, flag) if isinstance(name, int) else node.update_kwarg(name, flag)
+            elif str(ours) != str(theirs):
+                _warn(model, f"{node.name} takes other arguments in train mode")
+
+
+def _read_flag(graph: fx.Graph) -> fx.Node:
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    with graph.inserting_after(inputs[-1]) if inputs else graph.inserting_before():
+        return graph.get_attr("training")
+
+
+def _comparable_target(node: fx.Node) -> Any:
+    """Return the target, but for constants, which fx numbers anew in every trace."""
+    return "_tensor_constant" if str(node.target).startswith("_tensor_constant") else node.target
+
+
+def _argument(node: fx.Node, name: int | str) -> Any:
+    return node.args[name] if isinstance(name, int) else node.kwargs[name]
+
+
+def _warn(model: nn.Module, reason: str) -> None:
+    warnings.warn(
+        f"{type(model).__name__} computes something else in train mode ({reason}); "
+        "the graph is the eval-mode one, also while it trains",
+        FxpruneWarning,
+        stacklevel=2,
+    )

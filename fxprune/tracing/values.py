@@ -1,0 +1,320 @@
+"""Tier 2: tracing with the example's values at hand.
+
+Every node is run on fake tensors as it is recorded. A Python branch on a size, a dtype or a device then takes the
+example's way, and an assertion in the graph checks that it is right; sizes used as data stay symbolic.
+"""
+
+from __future__ import annotations
+
+import builtins
+import operator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fxprune.errors import TraceError
+from fxprune.graph import attribute, evaluating
+from fxprune.nests import map_tensors, tensors_in
+from fxprune.tracing.inputs import Call
+from fxprune.tracing.source import current_line
+from fxprune.tracing.symbolic import RecordingProxy, SymbolicTracer
+
+# These take no tensor, so that torch cannot see a stand-in among their arguments; ``tensor`` and its like would even
+# read it as raw memory.
+_FACTORIES = (
+    *("arange", "linspace", "logspace", "eye", "zeros", "ones", "full", "empty", "rand", "randn", "randint"),
+    *("tensor", "as_tensor", "scalar_tensor", "randperm", "finfo", "iinfo", "tril_indices", "triu_indices"),
+)
+# How many parts these return depends on sizes.
+_SPLITTING = {
+    *(torch.split, torch.chunk, torch.unbind, torch.tensor_split, torch.hsplit, torch.vsplit, torch.dsplit),
+    *("split", "chunk", "unbind", "tensor_split", "hsplit", "vsplit", "dsplit", "split_with_sizes"),
+}
+
+
+class ValueProxy(RecordingProxy):
+    """Stands for a value that is known on the example inputs."""
+
+    tracer: ValueTracer
+
+    def __getattr__(self, k: str) -> Any:
+        if k.startswith("__") and k.endswith("__"):
+            raise AttributeError(k)
+        found = getattr(self.tracer.values[self.node], k)  # raises AttributeError as the value itself would
+        if callable(found) and not isinstance(found, nn.Module):
+            return lambda *args, **kwargs: self.tracer.create_proxy("call_method", k, (self, *args), kwargs)
+        return self.tracer.create_proxy("call_function", getattr, (self, k), {})
+
+    def keys(self) -> Any:
+        """Return the keys of the mapping that this stands for (torch.fx's Proxy has a method of this name)."""
+        return self.__getattr__("keys")()
+
+    def __len__(self) -> int:
+        value = self.tracer.values[self.node]
+        if isinstance(value, torch.Size):
+            return len(value)
+        return int(self.tracer.concrete(self.tracer.create_proxy("call_function", len, (self,), {})))
+
+    def __contains__(self, item: Any) -> bool:
+        return bool(self.tracer.create_proxy("call_function", operator.contains, (self, item), {}))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+    def __index__(self) -> int:
+        return operator.index(self.tracer.concrete(self))
+
+    def __int__(self) -> int:
+        return int(self.tracer.concrete(self))
+
+    def __float__(self) -> float:
+        return float(self.tracer.concrete(self))
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self.tracer.create_proxy("call_function", round, (self,) if digits is None else (self, digits), {})
+
+
+class ValueTracer(SymbolicTracer):
+    """Traces one call of a module on the example's values.
+
+    Args:
+        call: the arguments that become the graph's inputs, with their example values.
+        opaque: paths of modules that become one call each.
+        outputs: what each opaque module returned, call by call, in a real run.
+    """
+
+    def __init__(
+        self, call: Call, opaque: Collection[str] = (), outputs: Mapping[str, list[Any]] | None = None
+    ) -> None:
+        super().__init__(call, opaque)
+        self.proxy_buffer_attributes = True
+        self.values: dict[fx.Node, Any] = {}
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._outputs = {path: iter(results) for path, results in (outputs or {}).items()}
+        self._running = False
+        self._from_opaque: set[fx.Node] = set()
+        self._assumed: set[tuple[fx.Node, Any]] = set()
+
+    def graph_of(self, model: nn.Module) -> fx.Graph:
+        """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
+        with _builtins_see_values(self):
+            graph = super().graph_of(model)
+        for node in reversed(list(graph.nodes)):
+            bookkeeping = not tensors_in(self.values.get(node)) and node.op in ("call_function", "call_method")
+            if bookkeeping and not node.users and not node.is_impure():
+                graph.erase_node(node)
+        return graph
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Return the stand-in for what ``node`` computes."""
+        return ValueProxy(node, self)
+
+    def placed(self, node: fx.Node, value: Any) -> None:
+        """Take the example's value, as a fake tensor, for that of an input."""
+        self.values[node] = map_tensors(value, self._mode.from_tensor)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> Any:
+        """Record a node and return the stand-in for its value: a container of them where it is a container."""
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
+        if kind in ("placeholder", "output"):
+            return proxy
+        return self._presented(proxy, self.values[proxy.node], target in _SPLITTING)
+
+    def _presented(self, proxy: Any, value: Any, is_split: bool) -> Any:
+        if value is None:
+            return None
+        if isinstance(value, torch.Size) or is_split:
+            return proxy
+        if isinstance(value, dict):
+            entries = [(key, proxy[key]) for key in value]
+            return dict(entries) if type(value) is dict else type(value)(entries)
+        if isinstance(value, (tuple, list)):
+            parts = [proxy[index] for index in range(len(value))]
+            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        return proxy
+
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
+    ) -> fx.Node:
+        """Record a node and run it on the values of its inputs."""
+        node = super().create_node(kind, target, args, kwargs, name, type_expr)
+        if kind not in ("placeholder", "output"):
+            if any(source in self._from_opaque for source in node.all_input_nodes):
+                self._from_opaque.add(node)
+            self.values[node] = self._run(node)
+        return node
+
+    def _run(self, node: fx.Node) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)
+        if node.op == "get_attr":
+            with self._really():
+                return attribute(self.root, str(node.target))
+        if node.op == "call_module" and str(node.target) in self._outputs:
+            self._from_opaque.add(node)
+            return map_tensors(next(self._outputs[str(node.target)]), self._mode.from_tensor)
+        with self._really(), self._mode, torch.no_grad():
+            if node.op == "call_module":
+                module = self.root.get_submodule(str(node.target))
+                with evaluating(module):
+                    return module(*args, **kwargs)
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            function: Any = node.target
+            return function(*args, **kwargs)
+
+    @contextmanager
+    def _really(self) -> Iterator[None]:
+        """Let calls of modules and reads of parameters through while a node runs."""
+        before, self._running = self._running, True
+        try:
+            yield
+        finally:
+            self._running = before
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Trace a module call, or run it where a node is being run."""
+        return forward(*args, **kwargs) if self._running else super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return the stand-in for a parameter or buffer, or itself where a node is being run."""
+        return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def iter(self, obj: Any) -> Iterator[Any]:
+        """Iterate over a shape, or over what has the length that it has in the example, which is asserted."""
+        return iter([obj[index] for index in range(len(obj))])
+
+    def to_bool(self, obj: Any) -> bool:
+        """Take the example's way at a branch, and assert that it is the way; raises TraceError for a tensor."""
+        value = self._decidable(obj)
+        taken = bool(value)
+        if (obj.node, "truth") not in self._assumed:
+            self._assumed.add((obj.node, "truth"))
+            condition = obj.node
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                condition = self.create_node(
+                    "call_function", operator.ne if taken else operator.eq, (obj.node, 0), {}
+                )
+            elif not taken or not isinstance(value, bool):
+                condition = self.create_node(
+                    "call_function", operator.truth if taken else operator.not_, (obj.node,), {}
+                )
+            self.assert_node(condition, current_line(), f"{self._describe(obj.node)} is {taken}")
+        return taken
+
+    def concrete(self, proxy: Any) -> Any:
+        """Return the number that ``proxy`` stands for in the example, and assert that it is that number."""
+        if not isinstance(proxy, fx.Proxy):
+            return proxy
+        value = self._decidable(proxy)
+        if not isinstance(value, (int, float)):
+            raise TypeError(f"{type(value).__name__} is no number")
+        if (proxy.node, "number") not in self._assumed:
+            self._assumed.add((proxy.node, "number"))
+            condition = self.create_node("call_function", operator.eq, (proxy.node, value), {})
+            self.assert_node(condition, current_line(), f"{self._describe(proxy.node)} is {value}")
+        return value
+
+    def _decidable(self, proxy: Any) -> Any:
+        value = self.values[proxy.node]
+        if isinstance(value, torch.Tensor):
+            raise TraceError("the way it goes depends on the data in a tensor")
+        if proxy.node in self._from_opaque:
+            raise TraceError("the way it goes depends on what an opaque module returned")
+        return value
+
+    def _describe(self, node: fx.Node, depth: int = 3) -> str:
+        """Return what ``node`` computes as a short expression."""
+        if depth == 0 or node.op in ("placeholder", "get_attr", "call_module") or node.kwargs:
+            return node.name
+        if node.target in (getattr, operator.getitem) and isinstance(node.args[0], fx.Node):
+            owner, key = self._describe(node.args[0], depth), node.args[1]
+            return f"{owner}.{key}" if node.target is getattr else f"{owner}[{_as_written(key)}]"
+        args = [self._describe(a, depth - 1) if isinstance(a, fx.Node) else repr(a) for a in node.args]
+        sign = _SIGNS.get(node.target)
+        if sign is not None and len(args) == 2:
+            return f"{args[0]} {sign} {args[1]}"
+        if node.op == "call_method":
+            return f"{args[0]}.{node.target}({', '.join(args[1:])})"
+        return f"{getattr(node.target, '__name__', node.target)}({', '.join(args)})"
+
+
+def _as_written(key: Any) -> str:
+    if not isinstance(key, slice):
+        return repr(key)
+    parts = ["" if part is None else repr(part) for part in (key.start, key.stop, key.step)]
+    return ":".join(parts if parts[2] else parts[:2])
+
+
+_SIGNS: dict[Any, str] = {
+    operator.eq: "==",
+    operator.ne: "!=",
+    operator.lt: "<",
+    operator.le: "<=",
+    operator.gt: ">",
+    operator.ge: ">=",
+    operator.mod: "%",
+    operator.mul: "*",
+    operator.add: "+",
+    operator.sub: "-",
+    operator.floordiv: "//",
+    operator.truediv: "/",
+}
+
+
+@contextmanager
+def _builtins_see_values(tracer: ValueTracer) -> Iterator[None]:
+    """While tracing, let ``isinstance`` see the values behind stand-ins, and record ``max``, ``torch.zeros``, ....
+
+    ``isinstance`` is replaced rather than answered by a ``__class__`` property, which would deceive torch's C++ code
+    too: it would then read a stand-in's memory as a tensor's.
+    """
+    original_isinstance = builtins.isinstance
+
+    def sees_value(obj: Any, kinds: Any) -> bool:
+        if original_isinstance(obj, kinds):
+            return True
+        if type(obj) is not ValueProxy:
+            return False
+        return original_isinstance(tracer.values.get(obj.node), kinds)
+
+    def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if _holds_proxy((args, kwargs)):
+                return tracer.create_proxy("call_function", function, args, kwargs)
+            return function(*args, **kwargs)
+
+        return call
+
+    def of_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+        record = recorded(function)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if len(args) > 1 and not kwargs and any(type(a) is ValueProxy for a in args):
+                return record(*args)
+            return function(*args, **kwargs)
+
+        return call
+
+    patches: list[tuple[Any, str, Any]] = [(builtins, "isinstance", sees_value)]
+    patches += [(builtins, name, of_numbers(getattr(builtins, name))) for name in ("max", "min")]
+    patches += [(torch, name, recorded(getattr(torch, name))) for name in _FACTORIES]
+    before = [(home, name, getattr(home, name)) for home, name, _ in patches]
+    try:
+        for home, name, replacement in patches:
+            setattr(home, name, replacement)
+        yield
+    finally:
+        for home, name, original in before:
+            setattr(home, name, original)
+
+
+def _holds_proxy(value: Any) -> bool:
+    if type(value) is ValueProxy:
+        return True
+    if type(value) in (list, tuple):
+        return any(_holds_proxy(part) for part in value)
+    return type(value) is dict and any(_holds_proxy(part) for part in value.values())

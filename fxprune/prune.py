@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from fxprune.errors import FxpruneError
 from fxprune.passes import (
     FoldBatchNorm,
+    FreezeWeights,
     FuseBranchScale,
     FuseResConv,
     InsertBranchScale,
@@ -32,6 +33,7 @@ _INSERTIONS: dict[Layers, tuple[Pass, ...]] = {
     "branches": (InsertBranchScale(),),
 }
 AFTER_TRAINING: tuple[Pass, ...] = (
+    FreezeWeights(),  # first: only plain weights can be fused and folded
     FuseResConv(),
     FuseBranchScale(),
     FoldBatchNorm(),  # after fusing: what follows a ResConv is no norm of its conv any more

@@ -28,7 +28,7 @@ from fxprune.errors import FxpruneError, FxpruneWarning, TraceError
 from fxprune.facts.costs import total_macs
 from fxprune.facts.shapes import propagate_shapes, tensor_meta
 from fxprune.functionalize import functionalize, is_in_place
-from fxprune.graph import EXAMPLE_INPUTS, ORIGIN, PATH, TRACED_MACS, evaluating
+from fxprune.graph import EXAMPLE_INPUTS, ORIGIN, PATH, TRACED_MACS, copy_module, evaluating
 from fxprune.verify import difference, tensors_of
 
 _LIBRARY_FOLDERS = tuple(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__))
@@ -114,7 +114,7 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
 
 def _require_same_function(model: nn.Module, graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
     """Call both twice (the second call shows state that tracing lost) and compare what they return."""
-    reference = copy.deepcopy(model)
+    reference = copy_module(model)
     buffers = {name: buffer.clone() for name, buffer in graph_module.named_buffers()}
     for _ in range(2):
         outputs = []
@@ -158,7 +158,7 @@ def _trace_copy(model: nn.Module, constants: Mapping[str, Any]) -> tuple[nn.Modu
     traced again with its buffers as graph values.
     """
     try:
-        own = copy.deepcopy(model).eval()
+        own = copy_module(model).eval()
     except Exception as error:
         raise TraceError(f"{type(model).__name__} cannot be copied: {error}") from error
     buffers = dict(own.named_buffers())

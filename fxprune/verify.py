@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 
-from fxprune.folding import exact
+from fxprune.folding import exact, in_float64
 from fxprune.graph import called_module, evaluating, origins, place
 
 TOLERANCE = 1e-9
@@ -65,10 +64,7 @@ def _as_float64(module: nn.Module) -> nn.Module:
     tensors = [*module.parameters(), *module.buffers()]
     if all(t.dtype == torch.float64 or not t.is_floating_point() for t in tensors):
         return module
-    wide = copy.deepcopy(module).double()
-    for name, parameter in module.named_parameters():
-        wide.get_parameter(name).copy_(exact(parameter))
-    return wide
+    return in_float64(module)
 
 
 def _widen(value: Any) -> Any:

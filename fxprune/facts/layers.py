@@ -75,9 +75,9 @@ def branch_scales(graph_module: fx.GraphModule) -> list[Layer]:
 
 
 def resconvs(graph_module: fx.GraphModule) -> list[tuple[fx.Node, ResConv]]:
-    """Return the nodes that call a ResConv, with the modules, in graph order."""
+    """Return the nodes that call a ResConv which can be removed, with the modules, in graph order."""
     calls = ((node, called_module(node)) for node in graph_module.graph.nodes)
-    return [(node, module) for node, module in calls if isinstance(module, ResConv)]
+    return [(node, module) for node, module in calls if isinstance(module, ResConv) and module.removable]
 
 
 def count_for_target(graph_module: fx.GraphModule, ranked: Sequence[Layer], target_macs: float) -> int:

@@ -283,8 +283,12 @@ class CallSites:
 
 @contextmanager
 def evaluating(graph_module: nn.Module) -> Iterator[None]:
-    """Put every module in eval mode without gradients, and give each its own flag back at the end."""
+    """Put every module in eval mode without gradients, and give each its own flag back at the end.
+
+    So too the tensors that modules compute and keep (see :func:`copy_module`): those of this run may be fake.
+    """
     flags = [(module, module.training) for module in graph_module.modules()]
+    kept = [(m, k, v) for m, _ in flags for k, v in vars(m).items() if isinstance(v, torch.Tensor)]
     try:
         for module, _ in flags:
             module.training = False
@@ -293,3 +297,5 @@ def evaluating(graph_module: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
+        for module, name, value in kept:
+            vars(module)[name] = value

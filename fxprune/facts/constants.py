@@ -86,9 +86,10 @@ class Constants:
         if module is not None:
             known = type(module) in _STATELESS and not has_hooks(module)
             return None if known else f"it goes through {node.target}, a {type(module).__name__}"
+        name = getattr(node.target, "__name__", str(node.target))
         if node.op == "call_function" and not _is_torchs_own(node.target):
-            return f"{getattr(node.target, '__name__', node.target)} is not a function of torch"
-        return None
+            return f"{name} is not a function of torch"
+        return f"{node.name} reads uninitialised memory" if name in _UNINITIALISED else None
 
     def _watch(self, node: fx.Node) -> str | None:
         """Run ``node`` on copies of what it reads; return what it does beside computing a value."""
@@ -100,8 +101,8 @@ class Constants:
         except Exception as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             return f"{node.name} cannot be evaluated: {first}"
-        if watcher.found is not None:
-            return f"{node.name} {watcher.found}"
+        if watcher.draws:
+            return f"{node.name} draws random numbers"
         for source, copied in copies.items():
             before, after = _tensors(self._values[source]), _tensors(copied)
             if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
@@ -111,15 +112,13 @@ class Constants:
 
 
 class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes whether an op draws random numbers or returns memory that nothing was written to."""
+    """Notes whether an op draws random numbers."""
 
-    found: str | None = None
+    draws = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
-            self.found = "draws random numbers"
-        elif func.overloadpacket.__name__ in _UNINITIALISED:
-            self.found = "reads uninitialised memory"
+            self.draws = True
         return func(*args, **(kwargs or {}))
 
 

@@ -33,9 +33,9 @@ _INSERTIONS: dict[Layers, tuple[Pass, ...]] = {
     "branches": (InsertBranchScale(),),
 }
 AFTER_TRAINING: tuple[Pass, ...] = (
-    FreezeWeights(),  # first: only plain weights can be fused and folded
+    FuseBranchScale(),  # first: it reads weights that the next one makes plain
+    FreezeWeights(),  # before all that fuses and folds into weights
     FuseResConv(),
-    FuseBranchScale(),
     FoldBatchNorm(),  # after fusing: what follows a ResConv is no norm of its conv any more
     Simplify(),  # last: factors fold into convs only once no norm stands between
 )

@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxprune.facts.state import updated_reads
 from fxprune.folding import exact, in_float64
 from fxprune.functionalize import is_in_place
 from fxprune.graph import attribute, called_module, has_hooks
@@ -28,7 +29,7 @@ class Constants:
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self._graph_module = graph_module
-        self._updated = _updated_in_forward(graph_module)
+        self._updated = updated_reads(graph_module)
         self._obstacles: dict[fx.Node, str | None] = {}
         self._values: dict[fx.Node, Any] = {}
         self._wide: dict[fx.Node, Any] = {}
@@ -81,7 +82,7 @@ class Constants:
         if node.op == "get_attr":
             if not isinstance(attribute(self._graph_module, str(node.target)), torch.Tensor):
                 return f"it depends on {node.target}, which may change"
-            return f"{node.target} is updated in forward" if node.target in self._updated else None
+            return f"{node.target} is updated in forward" if node in self._updated else None
         module = called_module(node)
         if module is not None:
             known = type(module) in _STATELESS and not has_hooks(module)
@@ -134,22 +135,6 @@ def _run(node: fx.Node, graph_module: fx.GraphModule, read: Any, wide: bool) -> 
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]
-
-
-def _updated_in_forward(graph_module: fx.GraphModule) -> set[str]:
-    """Return the targets of all tensors that an in-place op of the graph may write to, through whatever views."""
-    targets: set[str] = set()
-    for node in graph_module.graph.nodes:
-        if not is_in_place(node):
-            continue
-        written = [node.args[0] if node.args else node.kwargs.get("input"), node.kwargs.get("out")]
-        waiting = [source for source in written if isinstance(source, fx.Node)]
-        while waiting:
-            source = waiting.pop()
-            waiting += source.all_input_nodes
-            if source.op == "get_attr":
-                targets.add(str(source.target))
-    return targets
 
 
 def _is_torchs_own(function: Any) -> bool:

@@ -51,13 +51,14 @@ class Layer:
 
 
 def layers(graph_module: fx.GraphModule) -> list[Layer]:
-    """Return the ResConvs and BranchScales of the graph, in graph order."""
+    """Return the BranchScales and the ResConvs that can be removed, in graph order."""
     live = Liveness(graph_module.graph)
     batch = batch_size(graph_module)
     return [
         _layer(node, module, live, batch)
         for node in graph_module.graph.nodes
-        if isinstance(module := called_module(node), (ResConv, BranchScale))
+        if isinstance(module := called_module(node), BranchScale)
+        or (isinstance(module, ResConv) and module.removable)
     ]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -51,10 +52,11 @@ def _explain(node: fx.Node, error: Exception) -> str:
 def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> dict[fx.Node, Any]:
     """Write ``meta["tensor_meta"]`` on every node (torch.fx's TensorMetadata) and return the values found.
 
-    Runs in eval mode on fake tensors; on real ones where a value's shape depends on data.
+    Runs in eval mode on fake tensors; on real ones where a value's shape depends on data. Buffers that the graph
+    updates keep their values.
     Raises TraceError, naming node and module path, if the inputs do not fit.
     """
-    with evaluating(graph_module):
+    with evaluating(graph_module), _keeping_buffers(graph_module):
         recorder = _Recorder(graph_module)
         try:
             mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -70,6 +72,17 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> dic
             value, lambda x: _extract_tensor_metadata(x) if isinstance(x, torch.Tensor) else x
         )
     return recorder.values
+
+
+@contextmanager
+def _keeping_buffers(module: nn.Module) -> Iterator[None]:
+    before = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, version, value in before:
+            if buffer._version != version:
+                buffer.copy_(value)
 
 
 def tensor_meta(node: fx.Node) -> TensorMetadata | None:

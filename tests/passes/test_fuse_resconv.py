@@ -67,10 +67,7 @@ def reshaping(layer: nn.Module, x: torch.Tensor, shortcut: float = 1.5) -> fx.Gr
         {"kernel_size": 7, "padding": 3, "stride": 2},
     ],
 )
-@pytest.mark.parametrize("size", [8, 11])
-def test_reshaping_layers_are_fused_exactly(
-    channels: tuple[int, int, int], geometry: dict[str, Any], size: int
-) -> None:
+def test_reshaping_layers_are_fused_exactly(channels: tuple[int, int, int], geometry: dict[str, Any]) -> None:
     before, after, groups = channels
     torch.manual_seed(0)
     graph = reshaping(nn.Conv2d(before, after, groups=groups, **geometry), example(2, before, 11, 11))

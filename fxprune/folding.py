@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from fxprune.graph import copy_module
 from fxprune.resconv import Conv
 
 _Weighted = TypeVar("_Weighted", bound=nn.Module)
@@ -46,17 +47,36 @@ def exact(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().double() if kept is None else kept[1]
 
 
+@torch.no_grad()
+def in_float64(module: _Weighted) -> _Weighted:
+    """Return a deep copy of ``module`` in float64, with the exact values of its parameters."""
+    wide = copy_module(module).double()
+    for name, parameter in module.named_parameters():
+        wide.get_parameter(name).copy_(exact(parameter))
+    return wide  # type: ignore[return-value]
+
+
+def rounded(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Return ``value`` (float64) with dtype, device and memory layout of ``like``; what it was before is kept."""
+    if like.shape == value.shape:
+        made = torch.empty_like(like).copy_(value)
+    else:
+        made = value.to(device=like.device, dtype=like.dtype, copy=True)
+    _keep(made, value)
+    return made
+
+
 def make_parameter(value: torch.Tensor, like: torch.Tensor, requires_grad: bool) -> nn.Parameter:
     """Return ``value`` (float64) as a Parameter with dtype, device and memory layout of ``like``."""
-    if like.shape == value.shape:
-        rounded = torch.empty_like(like).copy_(value)
-    else:
-        rounded = value.to(device=like.device, dtype=like.dtype, copy=True)
-    parameter = nn.Parameter(rounded, requires_grad=requires_grad)
+    parameter = nn.Parameter(rounded(value, like), requires_grad=requires_grad)
+    _keep(parameter, value)
+    return parameter
+
+
+def _keep(tensor: torch.Tensor, value: torch.Tensor) -> None:
     kept = _exact.get()
     if kept is not None:
-        kept[id(parameter)] = (parameter, value)
-    return parameter
+        kept[id(tensor)] = (tensor, value)
 
 
 @torch.no_grad()
@@ -107,13 +127,16 @@ def fold_norm(weight: torch.Tensor, bias: torch.Tensor | None, norm: nn.Module) 
 
 
 def dirac_kernel(conv: Conv, tap: tuple[int, ...]) -> torch.Tensor:
-    """Return D (float64, the shape of ``conv.weight``), with which ``conv`` is the identity.
+    """Return D (float64, the shape of ``conv.weight``), with which ``conv`` is :meth:`ResConv.identity`.
 
-    Output channel o reads index o mod (C / groups) of its group, at kernel position ``tap``.
+    Each output channel reads the input channel of its own place in its group, at kernel position ``tap``; output
+    channels beyond the inputs of their group read nothing.
     """
     kernel = torch.zeros(conv.weight.shape, dtype=torch.float64, device=conv.weight.device)
     channels = torch.arange(kernel.shape[0], device=kernel.device)
+    places = channels % (kernel.shape[0] // conv.groups)
+    has_twin = places < kernel.shape[1]
     index: Any = (..., *tap)
     at_tap = kernel[index]  # a view of shape (out channels, in channels of a group)
-    at_tap[channels, channels % kernel.shape[1]] = 1.0
+    at_tap[channels[has_twin], places[has_twin]] = 1.0
     return kernel

@@ -260,6 +260,18 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, table, None) for table in tables)
 
 
+def copy_module(module: nn.Module) -> nn.Module:
+    """Return a deep copy of ``module``.
+
+    Tensors that it computed and keeps (the weight of an old-style ``torch.nn.utils.weight_norm``, say) are copied by
+    value, which plain deep-copying refuses: they are computed again in every forward.
+    """
+    computed = (
+        v for m in module.modules() for v in vars(m).values() if isinstance(v, torch.Tensor) and not v.is_leaf
+    )
+    return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+
+
 def attribute(graph_module: nn.Module, target: str) -> Any:
     """Return what a dotted ``target`` names below ``graph_module``."""
     value: Any = graph_module
@@ -278,14 +290,24 @@ def set_parameter(graph_module: fx.GraphModule, target: str, parameter: nn.Param
     _set(graph_module, target, parameter)
 
 
+def set_buffer(graph_module: fx.GraphModule, target: str, buffer: torch.Tensor) -> None:
+    """Put ``buffer`` at ``target``, making the containers on the way."""
+    owner, name = _owner(graph_module, target)
+    owner.register_buffer(name, buffer)
+
+
 def _set(graph_module: fx.GraphModule, target: str, value: nn.Module | nn.Parameter) -> None:
+    setattr(*_owner(graph_module, target), value)
+
+
+def _owner(graph_module: fx.GraphModule, target: str) -> tuple[nn.Module, str]:
     *parents, last = target.split(".")
     owner: nn.Module = graph_module
     for atom in parents:
         if not isinstance(getattr(owner, atom, None), nn.Module):
             owner.add_module(atom, nn.Module())
         owner = owner.get_submodule(atom)
-    setattr(owner, last, value)
+    return owner, last
 
 
 def free_target(graph_module: fx.GraphModule, wanted: str) -> str:
@@ -295,6 +317,44 @@ def free_target(graph_module: fx.GraphModule, wanted: str) -> str:
         number += 1
         candidate = f"{wanted}_{number}"
     return candidate
+
+
+def module_target(graph_module: fx.GraphModule, node: fx.Node, source: fx.Node) -> str:
+    """Return where a layer belongs that takes the place of ``node``, a function's call on ``source`` and weights.
+
+    At the path of the module whose forward made the call, if all that is used of that module goes into the weights;
+    else below it. So the weight of a layer with a forward of its own keeps its name.
+    """
+    path = module_path(node)
+    if not path:
+        return free_target(graph_module, node.name)
+    own = {node}
+    waiting = [weight for weight in node.all_input_nodes if weight is not source]
+    while waiting:
+        weight = waiting.pop()
+        if all(user in own for user in weight.users):
+            own.add(weight)
+            waiting += weight.all_input_nodes
+    used = (other for other in graph_module.graph.nodes if other.op in ("get_attr", "call_module"))
+    below = [other for other in used if f"{other.target}.".startswith(f"{path}.")]
+    if below and all(other.op == "get_attr" and other in own for other in below):
+        return path
+    return free_target(graph_module, f"{path}.{node.name}")
+
+
+def erase_unread(node: fx.Node) -> None:
+    """Erase ``node``, which nothing reads, and every read of a tensor and every computation that only it needed.
+
+    What it needs must be free of side effects.
+    """
+    waiting = [node]
+    while waiting:
+        dead = waiting.pop()
+        if dead.users or dead.op == "placeholder":
+            continue
+        sources = list(dead.all_input_nodes)
+        dead.graph.erase_node(dead)
+        waiting += [source for source in sources if source not in waiting]
 
 
 def _has_attribute(graph_module: nn.Module, target: str) -> bool:
@@ -342,8 +402,12 @@ class CallSites:
 
 @contextmanager
 def evaluating(graph_module: nn.Module) -> Iterator[None]:
-    """Put every module in eval mode without gradients, and give each its own flag back at the end."""
+    """Put every module in eval mode without gradients, and give each its own flag back at the end.
+
+    So too the tensors that modules compute and keep (see :func:`copy_module`): those of this run may be fake.
+    """
     flags = [(module, module.training) for module in graph_module.modules()]
+    kept = [(m, k, v) for m, _ in flags for k, v in vars(m).items() if isinstance(v, torch.Tensor)]
     try:
         for module, _ in flags:
             module.training = False
@@ -352,3 +416,5 @@ def evaluating(graph_module: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
+        for module, name, value in kept:
+            vars(module)[name] = value

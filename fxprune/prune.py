@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from fxprune.errors import FxpruneError
 from fxprune.passes import (
     FoldBatchNorm,
+    FreezeWeights,
     FuseBranchScale,
     FuseResConv,
     InsertBranchScale,
@@ -32,8 +33,9 @@ _INSERTIONS: dict[Layers, tuple[Pass, ...]] = {
     "branches": (InsertBranchScale(),),
 }
 AFTER_TRAINING: tuple[Pass, ...] = (
+    FuseBranchScale(),  # first: it reads weights that the next one makes plain
+    FreezeWeights(),  # before all that fuses and folds into weights
     FuseResConv(),
-    FuseBranchScale(),
     FoldBatchNorm(),  # after fusing: what follows a ResConv is no norm of its conv any more
     Simplify(),  # last: factors fold into convs only once no norm stands between
 )

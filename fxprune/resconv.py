@@ -12,18 +12,28 @@ norm nor a later one can absorb what shrinking takes away:
     a = gain * (1 - gate) / r            filters' L2 norms);  r = rms of x, measured once, a buffer
 
 "free", the paper's, in which s and a are the parameters (for training plain networks from scratch).
+
+Where the conv changes its input's shape, x is replaced by a partial identity of the output's shape: such a layer can
+be trained and fused, but not removed. The conv's weight may be computed (parametrized, weight-normed): c follows it.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from fxprune.graph import evaluating
 
 Parametrization = Literal["gain-gate", "free"]
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+WEIGHT_HOOKS = (WeightNorm, SpectralNorm)  # the old style: a hook sets the weight before each forward
 _SMALLEST_GAUGE = 0.1
 
 
@@ -31,7 +41,7 @@ class ResConv(nn.Module):
     """A conv, its norm (or None), a scale and a shortcut; at ``scale=1, shortcut=0`` it is conv and norm alone.
 
     Args:
-        conv: an nn.Conv1d/2d/3d whose output has its input's shape.
+        conv: an nn.Conv1d/2d/3d.
         norm: the batch norm that directly follows it, or None.
         input_rms: root mean square of the layer's input (a positive number), the unit of the shortcut.
         scale: initial scale s.
@@ -72,7 +82,7 @@ class ResConv(nn.Module):
         dtype = torch.promote_types(conv.weight.dtype, torch.float32)  # scales of half-precision layers stay exact
         one = torch.ones((), device=conv.weight.device, dtype=dtype)
         self.register_buffer("input_rms", one * input_rms)
-        self.register_buffer("initial_gauge", self.gauge().detach().to(one))
+        self.register_buffer("initial_gauge", one * self._gauge_now())
         if parametrization == "free":
             self.free_scale = nn.Parameter(one * scale)
             self.free_shortcut = nn.Parameter(one * shortcut)
@@ -94,8 +104,35 @@ class ResConv(nn.Module):
             return gamma.float().square().mean().sqrt().clamp(min=_SMALLEST_GAUGE)
         if self.norm is not None:
             return torch.ones((), device=self.conv.weight.device)
+        for hook in self.conv._forward_pre_hooks.values():
+            if isinstance(hook, WEIGHT_HOOKS):
+                hook(self.conv, ())  # the weight may be that of the step before
         weight = self.conv.weight.float()
         return (weight.square().sum() / weight.shape[0]).sqrt().clamp(min=_SMALLEST_GAUGE)
+
+    def _gauge_now(self) -> float:
+        """Return the gauge as a number, in eval mode: reading it must not step a spectral norm's power iteration."""
+        with evaluating(self):
+            return float(self.gauge())
+
+    @property
+    def removable(self) -> bool:
+        """Whether the shortcut alone has the output's shape, so that the layer can be removed."""
+        return self.conv.in_channels == self.conv.out_channels and all(step == 1 for step in self.conv.stride)
+
+    def identity(self, x: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+        """Return what the conv would compute from ``x`` with the Dirac kernel, in the output's ``shape``.
+
+        That is x itself, or else x read with the stride, with each group's channels cut off or filled up with zeros.
+        """
+        if self.removable:
+            return x
+        conv, axes = self.conv, len(self.conv.kernel_size)
+        reads: Any = (slice(0, size * step, step) for size, step in zip(shape[-axes:], conv.stride, strict=True))
+        x = x[(..., *reads)]
+        x = torch.unflatten(x, -axes - 1, (conv.groups, conv.in_channels // conv.groups))
+        extra = conv.out_channels // conv.groups - x.shape[-axes - 1]
+        return functional.pad(x, (0, 0) * axes + (0, extra)).flatten(-axes - 2, -axes - 1)  # negative: cuts off
 
     @property
     def scale(self) -> torch.Tensor:
@@ -123,13 +160,13 @@ class ResConv(nn.Module):
             return float(self.free_scale), float(self.free_shortcut)
         sign_s, sign_a = self.signs.tolist()
         gain, gate = float(self.gain), float(self.gate)
-        return sign_s * gain * gate / float(self.gauge()), sign_a * gain * (1 - gate) / float(self.input_rms)
+        return sign_s * gain * gate / self._gauge_now(), sign_a * gain * (1 - gate) / float(self.input_rms)
 
     @property
     @torch.no_grad()
     def effective_scale(self) -> float:
         """The scale with its own norm's drift taken out: 1 at insertion, and equal to the gate as it is trained."""
-        return abs(self.coefficients()[0]) * float(self.gauge()) / float(self.initial_gauge)
+        return abs(self.coefficients()[0]) * self._gauge_now() / float(self.initial_gauge)
 
     @property
     def closed_shortcut(self) -> float:
@@ -156,7 +193,7 @@ class ResConv(nn.Module):
             self.free_scale.fill_(s)
             self.free_shortcut.fill_(a)
             return
-        conv_path, identity_path = abs(s) * float(self.gauge()), abs(a) * float(self.input_rms)
+        conv_path, identity_path = abs(s) * self._gauge_now(), abs(a) * float(self.input_rms)
         gain = conv_path + identity_path
         self.gain.fill_(gain)
         self.gate.fill_(conv_path / gain if gain else 0.0)
@@ -165,17 +202,21 @@ class ResConv(nn.Module):
     @torch.no_grad()
     def close(self) -> None:
         """Set the scale to zero for good: from now on only ``shortcut * x`` is computed, and no gate is trained."""
+        if not self.removable:
+            raise ValueError("a ResConv that changes its input's shape cannot be closed")
         self.trained_scale.zero_().requires_grad_(False)
         self.closed = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return ``scale * norm(conv(x)) + shortcut * x``, of the shape of ``x``."""
+        """Return ``scale * norm(conv(x)) + shortcut * x`` (:meth:`identity` of x where shapes differ)."""
         if self.closed:
             return self.shortcut * x
-        y: torch.Tensor = self.conv(x)
+        with parametrize.cached():  # a parametrized weight is read twice but computed once
+            y: torch.Tensor = self.conv(x)
+            scale = self.scale
         if self.norm is not None:
             y = self.norm(y)
-        return self.scale * y + self.shortcut * x
+        return scale * y + self.shortcut * self.identity(x, y.shape)
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows beside the submodules."""

@@ -9,7 +9,6 @@ trace differs only in a flag (``F.dropout(..., training=self.training)``), the f
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -19,7 +18,16 @@ from torch import fx, nn
 
 from fxprune.errors import TraceError
 from fxprune.facts.costs import batch_size, total_macs
-from fxprune.graph import CALLS, PER_SAMPLE, TRACED_MACS, called_module, example_inputs_of, graphs_of, regions_in
+from fxprune.graph import (
+    CALLS,
+    PER_SAMPLE,
+    TRACED_MACS,
+    called_module,
+    copy_module,
+    example_inputs_of,
+    graphs_of,
+    regions_in,
+)
 from fxprune.tracing.attempt import attempt
 from fxprune.tracing.check import reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
@@ -61,7 +69,7 @@ def trace(
     call = bind(model, inputs, example_kwargs or {})
     flags = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
     try:
-        own = copy.deepcopy(model).eval()
+        own = copy_module(model).eval()
     except Exception as error:
         raise TraceError(f"{type(model).__name__} cannot be copied: {reason_of(error)}") from error
     expected = _expected(model, own, call, flags) if check else None

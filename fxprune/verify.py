@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.folding import exact
+from fxprune.folding import exact, in_float64
 from fxprune.graph import called_module, evaluating, example_inputs_of, graphs_of, origins, place
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 
@@ -70,10 +69,7 @@ def _as_float64(module: nn.Module) -> nn.Module:
     tensors = [*module.parameters(), *module.buffers()]
     if all(t.dtype == torch.float64 or not t.is_floating_point() for t in tensors):
         return module
-    wide = copy.deepcopy(module).double()
-    for name, parameter in module.named_parameters():
-        wide.get_parameter(name).copy_(exact(parameter))
-    return wide
+    return in_float64(module)
 
 
 def _widen(tensor: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from fxprune.passes.drop_redundant_activations import DropRedundantActivations
 from fxprune.passes.eliminate_dead_code import EliminateDeadCode
 from fxprune.passes.fold_batch_norm import FoldBatchNorm
 from fxprune.passes.fold_scale import FoldScale
+from fxprune.passes.freeze_weights import FreezeWeights
 from fxprune.passes.fuse_branch_scale import FuseBranchScale
 from fxprune.passes.fuse_resconv import FuseResConv
 from fxprune.passes.insert_branch_scale import InsertBranchScale
@@ -26,6 +27,7 @@ __all__ = [
     "EliminateDeadCode",
     "FoldBatchNorm",
     "FoldScale",
+    "FreezeWeights",
     "FuseBranchScale",
     "FuseResConv",
     "InsertBranchScale",

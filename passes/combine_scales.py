@@ -15,6 +15,7 @@ from torch import fx
 
 from fxprune.facts.scales import constant_factor
 from fxprune.facts.shapes import is_floating, same_shape
+from fxprune.facts.state import updated_values
 from fxprune.graph import inherit
 from fxprune.rewriting import Contract, Log, Pass
 
@@ -28,9 +29,10 @@ class CombineScales(Pass):
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Combine until nothing combines."""
+        updated = updated_values(graph_module)
         for node in list(graph_module.graph.nodes):
             combined = _product(node) or _sum(node)
-            if combined is None:
+            if combined is None or combined[0] in updated:  # x would be read later than it was
                 continue
             source, factor, parts = combined
             with graph_module.graph.inserting_before(node):

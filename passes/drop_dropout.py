@@ -20,7 +20,7 @@ _FLAG_POSITION: dict[Any, int] = {
     functional.dropout3d: 2,
     functional.alpha_dropout: 2,
 }
-_FLAG_POSITION_BY_NAME = {"stochastic_depth": 3, "drop_block2d": 4, "drop_block3d": 4}
+_FLAG_POSITION_BY_NAME = {"stochastic_depth": 3, "drop_block2d": 5, "drop_block3d": 5}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.facts.shapes import same_shape
+from fxprune.facts.state import updated_values
 from fxprune.graph import called_module, has_hooks
 from fxprune.rewriting import Contract, Log, Pass
 
@@ -37,9 +38,10 @@ class DropIdentities(Pass):
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Drop every identity."""
+        updated = updated_values(graph_module)
         for node in list(graph_module.graph.nodes):
             source = _passed_through(node)
-            if source is not None:
+            if source is not None and source not in updated:  # x * 1 is a copy of x
                 log.rewrote(node, f"returns its input {source.name}")
                 node.replace_all_uses_with(source, propagate_meta=False)
                 graph_module.graph.erase_node(node)

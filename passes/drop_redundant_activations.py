@@ -11,6 +11,7 @@ from typing import ClassVar
 from torch import fx
 
 from fxprune.facts.ranges import UNKNOWN, activation_range, bounds_of_values
+from fxprune.facts.state import updated_values
 from fxprune.rewriting import Contract, Log, Pass
 
 
@@ -24,10 +25,11 @@ class DropRedundantActivations(Pass):
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Drop every such activation."""
         bounds = bounds_of_values(graph_module)
+        updated = updated_values(graph_module)
         for node in list(graph_module.graph.nodes):
             linear = activation_range(node)
             source = node.args[0] if node.args else None
-            if linear is None or not isinstance(source, fx.Node):
+            if linear is None or not isinstance(source, fx.Node) or source in updated:
                 continue
             low, high = bounds.get(source, UNKNOWN)
             if not (linear[0] <= low and high <= linear[1]):

@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, own_module
 from fxprune.facts.scales import constant_factor, passes_factor
+from fxprune.facts.state import updated_values
 from fxprune.folding import exact, make_parameter, own_bias, with_weights
 from fxprune.graph import CallSites, attribute, called_module, inherit, only_user, set_parameter, set_submodule
 from fxprune.rewriting import Contract, Log, Pass
@@ -38,6 +39,7 @@ class FoldScale(Pass):
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Fold every factor that can be."""
         sites = CallSites(graph_module)
+        updated = updated_values(graph_module)
 
         def takes_factor(node: fx.Node) -> bool:
             """Say whether the input of ``node`` can be scaled in its weights."""
@@ -53,7 +55,7 @@ class FoldScale(Pass):
 
         for node in list(graph_module.graph.nodes):
             scaled = constant_factor(node)
-            if scaled is None or scaled[1] == 0:
+            if scaled is None or scaled[1] == 0 or scaled[0] in updated:  # x * a is a copy of x
                 continue
             source, factor = scaled
             producers = _producers(source, node, factor, gives_factor)

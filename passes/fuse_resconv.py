@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from fxprune.facts.layers import resconvs
+from fxprune.facts.convs import CONV_CLASSES
 from fxprune.facts.sites import dirac_tap
-from fxprune.folding import dirac_kernel, exact, fold_norm, norm_obstacle, own_bias, with_weights
-from fxprune.graph import CallSites, inherit, set_submodule
+from fxprune.folding import dirac_kernel, exact, fold_norm, in_float64, norm_obstacle, own_bias, with_weights
+from fxprune.graph import CallSites, called_module, has_hooks, inherit, set_submodule
 from fxprune.resconv import Conv, ResConv
 from fxprune.rewriting import Contract, Log, Pass
 
@@ -31,12 +31,15 @@ class FuseResConv(Pass):
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Fuse every ResConv that can be."""
         sites = CallSites(graph_module)
-        for node, resconv in resconvs(graph_module):
+        for node in graph_module.graph.nodes:
+            resconv = called_module(node)
+            if not isinstance(resconv, ResConv):
+                continue
             obstacle = _obstacle(resconv, sites, graph_module.training)
             if obstacle is not None:
                 log.decline(node, obstacle)
                 continue
-            scale, shortcut = resconv.coefficients()
+            scale, shortcut = coefficients(resconv)
             log.rewrote(node, f"scale {scale:.4g} and shortcut {shortcut:.4g} are now in the weights")
             set_submodule(graph_module, str(node.target), fuse(resconv))
             inherit(node, node, made_by=self.name)
@@ -47,16 +50,23 @@ class FuseResConv(Pass):
 def _obstacle(resconv: ResConv, sites: CallSites, training: bool) -> str | None:
     if sites.calls(resconv) != 1:
         return f"it is shared by {sites.calls(resconv)} call sites"
+    if type(resconv.conv) not in CONV_CLASSES or has_hooks(resconv.conv):
+        return "its conv computes its weight; apply freeze-weights first"
     if resconv.norm is not None:
         return norm_obstacle(resconv.norm, training)
     return None
+
+
+def coefficients(resconv: ResConv) -> tuple[float, float]:
+    """Return (scale, shortcut) as verification sees them: the scale may depend on weights that were rounded."""
+    return in_float64(resconv).coefficients()
 
 
 @torch.no_grad()
 def fuse(resconv: ResConv) -> Conv:
     """Return the plain conv that computes what ``resconv`` computes in eval mode."""
     conv = resconv.conv
-    scale, shortcut = resconv.coefficients()
+    scale, shortcut = coefficients(resconv)
     weight, bias = exact(conv.weight), own_bias(conv)
     if resconv.norm is not None:
         weight, bias = fold_norm(weight, bias, resconv.norm)

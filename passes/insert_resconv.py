@@ -2,7 +2,8 @@
 
     norm(conv(x))   ->   s * norm(conv(x)) + a * x          s = 1, a = 0: the same function
 
-Xu et al., arXiv 2011.14356; the eligible convs are those of :mod:`fxprune.facts.sites`.
+Xu et al., arXiv 2011.14356; the eligible convs are those of :mod:`fxprune.facts.sites`. A conv whose weight the graph
+computes from parameters takes that computation along, as a parametrization.
 """
 
 from __future__ import annotations
@@ -11,11 +12,22 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import fx
+from torch import fx, nn
 
+from fxprune.computed import computed_weights, trainable_conv
+from fxprune.facts.constants import Constants
 from fxprune.facts.sites import ConvSite, find_conv_sites
-from fxprune.graph import called_module, evaluating, example_inputs_of, free_target, inherit, set_submodule
-from fxprune.resconv import Parametrization, ResConv
+from fxprune.folding import in_float64
+from fxprune.graph import (
+    called_module,
+    erase_unread,
+    evaluating,
+    example_inputs_of,
+    inherit,
+    module_target,
+    set_submodule,
+)
+from fxprune.resconv import Conv, Parametrization, ResConv
 from fxprune.rewriting import Contract, Log, Pass
 
 
@@ -26,11 +38,14 @@ class InsertResConv(Pass):
     Args:
         shortcut: initial shortcut a; at 0 the function stays the same.
         parametrization: "gain-gate" or "free", see :class:`fxprune.ResConv`.
+        include_reshaping: wrap convs with a stride or other output channels too, for training plain networks: their
+            shortcut is a partial identity. They can be fused, but not removed.
     """
 
     name: ClassVar[str] = "insert-resconv"
     shortcut: float = 0.0
     parametrization: Parametrization = "gain-gate"
+    include_reshaping: bool = False
 
     @property
     def contract(self) -> Contract:  # type: ignore[override]  # depends on the option
@@ -40,36 +55,48 @@ class InsertResConv(Pass):
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Insert a ResConv at every eligible site."""
         sites = find_conv_sites(graph_module)
-        eligible = [site for site in sites if site.eligible]
+        eligible = [site for site in sites if site.eligible or (self.include_reshaping and site.reshaping)]
         for site in sites:
-            if site.reason is not None:
-                log.decline(site.node, site.reason)
+            if site not in eligible:
+                log.decline(site.node, str(site.reason))
+        made: list[tuple[ConvSite, ResConv]] = []
         sizes = _measure_inputs(graph_module, eligible)
+        constants = Constants(graph_module)
         for site in eligible:
             size = sizes[site.node]
             if not 0 < size < float("inf"):
                 log.decline(site.node, f"its input has size {size:g} (rms) on the example inputs")
                 continue
             log.rewrote(site.node, f"is now a ResConv with scale 1, shortcut {self.shortcut:g}")
-            self._insert(graph_module, site, size)
+            assert site.conv is not None
+            conv = trainable_conv(site.conv, constants)  # before the graph changes under the constants
+            made.append((site, self._resconv(conv, called_module(site.norm), size)))
+        for site, resconv in made:
+            self._put(graph_module, site, resconv)
 
-    def _insert(self, graph_module: fx.GraphModule, site: ConvSite, input_rms: float) -> None:
+    def _resconv(self, conv: Conv, norm: nn.Module | None, input_rms: float) -> ResConv:
+        made = ResConv(conv, norm, input_rms=input_rms, parametrization=self.parametrization)
+        if computed_weights(conv) and self.parametrization == "gain-gate":
+            gauge = (
+                in_float64(made).eval().gauge().detach()
+            )  # the same function in float64 too: computed weights are rounded
+            made.initial_gauge.copy_(gauge)
+            made.gain.copy_(gauge)
+        if self.shortcut != 0:
+            made.assign(scale=1.0, shortcut=self.shortcut)
+        return made
+
+    def _put(self, graph_module: fx.GraphModule, site: ConvSite, resconv: ResConv) -> None:
         assert site.conv is not None
         node, norm = site.node, site.norm
-        resconv = ResConv(
-            site.conv.module,
-            called_module(norm),
-            input_rms=input_rms,
-            shortcut=self.shortcut,
-            parametrization=self.parametrization,
-        )
         sources = [node] if norm is None else [node, norm]
         if site.conv.functional:
-            target = free_target(graph_module, f"{site.path}.{node.name}" if site.path else node.name)
+            # read from the node: the input that was found may have become a ResConv itself by now
+            source = node.args[0] if node.args else node.kwargs["input"]
+            assert isinstance(source, fx.Node)
+            target = module_target(graph_module, node, source)
             set_submodule(graph_module, target, resconv)
             with node.graph.inserting_before(node):
-                # read from the node: the input that was found may have become a ResConv itself by now
-                source = node.args[0] if node.args else node.kwargs["input"]
                 new = node.graph.call_module(target, (source,))
             inherit(new, *sources, made_by=self.name)
         else:
@@ -80,12 +107,8 @@ class InsertResConv(Pass):
             norm.replace_all_uses_with(new, propagate_meta=False)
             node.graph.erase_node(norm)
         if new is not node:
-            weights = [n for n in node.all_input_nodes if n.op == "get_attr"]
             node.replace_all_uses_with(new, propagate_meta=False)
-            node.graph.erase_node(node)
-            for weight in weights:
-                if not weight.users:
-                    weight.graph.erase_node(weight)
+            erase_unread(node)
 
 
 def _measure_inputs(graph_module: fx.GraphModule, sites: list[ConvSite]) -> dict[fx.Node, float]:

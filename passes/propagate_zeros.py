@@ -16,8 +16,9 @@ from torch import fx, nn
 from fxprune.facts.convs import CONV_CLASSES
 from fxprune.facts.ranges import ZERO, bounds_of_values
 from fxprune.facts.shapes import META, same_shape
+from fxprune.facts.state import updated_values
 from fxprune.folding import exact, make_parameter
-from fxprune.graph import called_module, free_target, inherit, set_parameter
+from fxprune.graph import called_module, free_target, has_hooks, inherit, set_parameter
 from fxprune.rewriting import Contract, Log, Pass
 
 _ADDITIONS = (operator.add, torch.add)
@@ -34,9 +35,10 @@ class PropagateZeros(Pass):
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Simplify every sum with a zero or with a conv of zeros."""
         bounds = bounds_of_values(graph_module)
+        updated = updated_values(graph_module)
         for node in list(graph_module.graph.nodes):
             for kept, other in _terms(node):
-                if bounds.get(other) == ZERO:
+                if bounds.get(other) == ZERO and kept not in updated:  # a sum is a copy
                     log.rewrote(node, f"{other.name} is always zero")
                     node.replace_all_uses_with(kept, propagate_meta=False)
                     graph_module.graph.erase_node(node)
@@ -81,6 +83,7 @@ def _is_conv_of_zeros(node: fx.Node, bounds: dict[fx.Node, tuple[float, float]])
         isinstance(conv, CONV_CLASSES)
         and type(conv) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
         and isinstance(conv.bias, nn.Parameter)
+        and not has_hooks(conv)
         and isinstance(source, fx.Node)
         and bounds.get(source) == ZERO
     )

@@ -133,19 +133,32 @@ def test_6_a_functional_conv_with_a_shared_weight_is_left_alone() -> None:
     assert ["shared by 2" in str(site.reason) for site in sites] == [True, True]
 
 
-def test_6_a_weight_computed_in_forward_is_declined() -> None:
+def test_6_a_weight_that_depends_on_the_input_is_declined() -> None:
+    class Dynamic(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return functional.conv2d(x, self.weight * x.mean(), self.bias, padding=1)
+
+    (site,) = find_conv_sites(traced(nn.Sequential(Dynamic(4, 4, 3)), example(2, 4, 6, 6)))
+    assert site.reason == "its weight is computed in forward: it depends on the inputs"
+
+
+def test_6_a_weight_computed_from_parameters_alone_is_eligible() -> None:
     class Standardized(nn.Conv2d):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return functional.conv2d(x, self.weight - self.weight.mean(), self.bias, padding=1)
 
     (site,) = find_conv_sites(traced(nn.Sequential(Standardized(4, 4, 3)), example(2, 4, 6, 6)))
-    assert site.reason == "its weight is computed in forward"
+    assert site.eligible
+    assert site.params == 4 * 4 * 9 + 4
 
 
-def test_6_a_parametrized_weight_is_declined() -> None:
-    model = nn.Sequential(parametrizations.weight_norm(conv()))
-    (site,) = find_conv_sites(fxprune.trace(model.double(), example(2, 4, 6, 6)))
-    assert "parametrized" in str(site.reason)
+def test_6_a_parametrized_weight_is_eligible_but_not_folded_into() -> None:
+    model = nn.Sequential(parametrizations.weight_norm(conv()), nn.BatchNorm2d(4))
+    graph = traced(model, example(2, 4, 6, 6))
+    assert find_conv_sites(graph)[0].eligible
+    result = passes.FoldBatchNorm()(graph)
+    assert not result.modified
+    assert "freeze-weights" in result.declined[0].why
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4, 8])

@@ -1,16 +1,19 @@
-"""One view of every convolution call, whether it is an nn.Conv module or F.conv with a parameter."""
+"""One view of every convolution call, whether it is an nn.Conv module or F.conv with parameters of its own."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize
 
-from fxprune.graph import CallSites, attribute, called_module, has_hooks
-from fxprune.resconv import Conv
+from fxprune.facts.constants import Constants
+from fxprune.facts.shapes import shape
+from fxprune.graph import CallSites, attribute, called_module, has_hooks, uses
+from fxprune.resconv import WEIGHT_HOOKS, Conv
 
 CONV_CLASSES: tuple[type[Conv], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORM_CLASSES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -23,7 +26,7 @@ _FUNCTIONS: dict[Any, type[Conv]] = {
     torch.conv3d: nn.Conv3d,
 }
 _SIGNATURE = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_TRANSPOSED_CLASSES = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TRANSPOSED_CLASSES = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _TRANSPOSED_FUNCTIONS = {
     functional.conv_transpose1d,
     functional.conv_transpose2d,
@@ -35,44 +38,50 @@ _TRANSPOSED_FUNCTIONS = {
 class ConvCall:
     """A convolution in a graph: the node, what it reads, and its weights as an nn.Conv module.
 
-    ``module`` is the called module itself, or, for F.conv, a new nn.Conv that holds the same parameters.
+    ``module`` is the called module itself, or, for F.conv, a new nn.Conv that holds the same parameters. Of
+    those which the graph computes from others it holds only the shape: ``computed`` has their nodes, by name.
     """
 
     node: fx.Node
     input: fx.Node
     module: Conv
     functional: bool
+    computed: dict[str, fx.Node] = field(default_factory=dict)
 
 
 def is_conv(node: fx.Node) -> bool:
     """Say whether ``node`` is a convolution of any kind, transposed ones included."""
     if node.op == "call_function":
         return node.target in _FUNCTIONS or node.target in _TRANSPOSED_FUNCTIONS
-    return isinstance(called_module(node), (*CONV_CLASSES, *_TRANSPOSED_CLASSES))
+    return isinstance(called_module(node), (*CONV_CLASSES, *TRANSPOSED_CLASSES))
 
 
-def conv_call(node: fx.Node, sites: CallSites) -> ConvCall | str:
+def conv_call(node: fx.Node, sites: CallSites, constants: Constants) -> ConvCall | str:
     """Return ``node`` as a ConvCall whose weights belong to it alone, or the reason why it cannot be one."""
     if node.op == "call_function":
-        return _functional_call(node, sites)
+        return _functional_call(node, sites, constants)
     module = called_module(node)
-    if isinstance(module, _TRANSPOSED_CLASSES):
+    if isinstance(module, TRANSPOSED_CLASSES):
         return "is a transposed convolution"
     if not isinstance(module, CONV_CLASSES):
         return "is no convolution"
     if not node.args or not isinstance(node.args[0], fx.Node):
         return "its input is not a graph value"
-    obstacle = own_module(module, CONV_CLASSES, sites)
+    obstacle = _own_module(module, CONV_CLASSES, sites)
     return obstacle or ConvCall(node, node.args[0], module, functional=False)
 
 
 def own_module(module: nn.Module, classes: tuple[type[Any], ...], sites: CallSites) -> str | None:
-    """Return why ``module`` may not be replaced by another that computes from the same weights; None if it may."""
-    if hasattr(module, "parametrizations"):
-        return "its weight is parametrized; torch.nn.utils.parametrize.remove_parametrizations makes it plain"
-    if type(module) not in classes:
+    """Return why ``module`` may not be replaced by another with other weights; None if it may."""
+    if parametrize.is_parametrized(module) or _weight_hooks(module):
+        return "its weight is computed from other parameters; apply freeze-weights first"
+    return _own_module(module, classes, sites)
+
+
+def _own_module(module: nn.Module, classes: tuple[type[Any], ...], sites: CallSites) -> str | None:
+    if parametrize.type_before_parametrizations(module) not in classes:
         return f"{type(module).__name__} is a subclass that may compute something else"
-    if has_hooks(module):
+    if has_hooks(module) and not _weight_hooks(module):
         return "it has hooks, which would see other values"
     if sites.calls(module) != 1:
         return f"it is shared by {sites.calls(module)} call sites"
@@ -80,34 +89,83 @@ def own_module(module: nn.Module, classes: tuple[type[Any], ...], sites: CallSit
     return f"its {tied} is tied to another layer's" if tied else None
 
 
-def _functional_call(node: fx.Node, sites: CallSites) -> ConvCall | str:
+def _weight_hooks(module: nn.Module) -> bool:
+    """Say whether ``module`` has hooks, and all of them are torch's own that compute a weight before each forward."""
+    others = (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
+    hooks = module._forward_pre_hooks.values()
+    return bool(hooks) and not any(others) and all(isinstance(hook, WEIGHT_HOOKS) for hook in hooks)
+
+
+def _functional_call(node: fx.Node, sites: CallSites, constants: Constants) -> ConvCall | str:
     if node.target in _TRANSPOSED_FUNCTIONS:
         return "is a transposed convolution"
     arguments: dict[str, Any] = dict(zip(_SIGNATURE, node.args, strict=False)) | node.kwargs
-    source, weight_node, bias_node = (arguments.get(name) for name in _SIGNATURE[:3])
+    source = arguments.get("input")
     if not isinstance(source, fx.Node):
         return "its input is not a graph value"
-    weight, bias = _parameter(weight_node), _parameter(bias_node)
-    if weight is None or (bias is None and bias_node is not None):
-        return "its weight is computed in forward"
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and sites.reads(tensor) != 1:
-            return f"its {name} is shared by {sites.reads(tensor)} call sites"
+    held: dict[str, nn.Parameter] = {}
+    computed: dict[str, fx.Node] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in ("weight", "bias"):
+        value = arguments.get(name)
+        if value is None:
+            continue
+        found = _weight(name, value, node, sites, constants)
+        if isinstance(found, str):
+            return found
+        if isinstance(found, nn.Parameter):
+            held[name], shapes[name] = found, tuple(found.shape)
+        else:
+            computed[name], shapes[name] = found, tuple(constants.value(found).shape)
     geometry = {name: arguments[name] for name in _SIGNATURE[3:] if name in arguments}
-    if any(isinstance(value, fx.Node) for value in geometry.values()):
+    if any(isinstance(part, fx.Node) for value in geometry.values() for part in _parts(value)):
         return "its stride, padding or dilation is computed in forward"
     groups = int(geometry.get("groups", 1))
     kind: Any = _FUNCTIONS[node.target]
-    in_channels, kernel_size = weight.shape[1] * groups, tuple(weight.shape[2:])
-    module: Conv = kind(in_channels, weight.shape[0], kernel_size, bias=bias is not None, device="meta", **geometry)
-    module.weight, module.bias = weight, bias
+    out_channels, in_channels, *kernel = shapes["weight"]
+    if shapes.get("bias", (out_channels,)) != (out_channels,) or shape(source) is None:
+        return "its shape is unknown; trace with fxprune.trace(model, example_inputs)"
+    for name in ("stride", "padding", "dilation"):
+        if isinstance(geometry.get(name), (tuple, list)):
+            numbers = tuple(geometry[name])
+            geometry[name] = numbers * len(kernel) if len(numbers) == 1 else numbers
+    module: Conv = kind(
+        in_channels * groups, out_channels, tuple(kernel), bias="bias" in shapes, device="meta", **geometry
+    )
+    for name, parameter in held.items():
+        setattr(module, name, parameter)
     owner = node.graph.owning_module
     module.train(owner.training if owner is not None else True)
-    return ConvCall(node, source, module, functional=True)
+    return ConvCall(node, source, module, functional=True, computed=computed)
 
 
-def _parameter(node: Any) -> nn.Parameter | None:
-    if not isinstance(node, fx.Node) or node.op != "get_attr" or node.graph.owning_module is None:
-        return None
-    value = attribute(node.graph.owning_module, str(node.target))
-    return value if isinstance(value, nn.Parameter) else None
+def _parts(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def _weight(
+    name: str, value: Any, conv: fx.Node, sites: CallSites, constants: Constants
+) -> nn.Parameter | fx.Node | str:
+    """Return the parameter that ``value`` reads, or the node that computes it for ``conv`` alone, or an obstacle."""
+    if not isinstance(value, fx.Node):
+        return f"its {name} is not a graph value"
+    obstacle = constants.obstacle(value)
+    if obstacle is not None:
+        return f"its {name} is computed in forward: {obstacle}"
+    if not isinstance(constants.value(value), torch.Tensor):
+        return f"its {name} is not a tensor"
+    owner = value.graph.owning_module
+    assert owner is not None
+    chain = constants.chain(value)
+    own_users = {*chain, conv}
+    tensors = {leaf: attribute(owner, str(leaf.target)) for leaf in constants.leaves(value)}
+    if not any(isinstance(tensor, nn.Parameter) for tensor in tensors.values()):
+        return f"its {name} is a buffer, which is not trained"
+    for leaf, tensor in tensors.items():
+        own = sum(uses(other) for other, read in tensors.items() if read is tensor)
+        others = [user for user in leaf.users if user not in own_users]
+        if others or (isinstance(tensor, nn.Parameter) and sites.reads(tensor) != own):
+            return f"its {name} is shared by {sites.reads(tensor)} call sites"
+    if any(user not in own_users for node in chain for user in node.users):
+        return f"its {name} is read by others too"
+    return tensors[value] if value.op == "get_attr" else value

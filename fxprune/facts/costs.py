@@ -34,11 +34,11 @@ def node_macs(node: fx.Node) -> int:
     if isinstance(module, ResConv):
         module = module.conv
     if isinstance(module, CONV_CLASSES):
-        return out * module.weight[0].numel()
+        return out * module.in_channels // module.groups * math.prod(module.kernel_size)  # reads no computed weight
     if isinstance(module, nn.Linear):
         return out * int(module.in_features)
     if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-        return _input_elements(node) * module.weight[0].numel()
+        return _input_elements(node) * module.out_channels // module.groups * math.prod(module.kernel_size)
     if isinstance(module, nn.MultiheadAttention):
         return _attention_macs(node, module)
     if node.target is functional.linear or node.target is functional.scaled_dot_product_attention:

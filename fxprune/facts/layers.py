@@ -20,8 +20,8 @@ class Layer:
     """A ResConv or a BranchScale in a graph.
 
     ``node`` calls ``module`` at ``path``, in the graph of ``region`` (see :func:`fxprune.graph.graphs_of`); ``nodes``
-    are those that nobody needs once the layer is removed, with their ``macs`` a sample. The nodes of a branch hold those
-    of the layers inside it.
+    are those that nobody needs once the layer is removed, with their ``macs`` a sample. The nodes of a branch hold
+    those of the layers inside it.
     """
 
     node: fx.Node
@@ -58,13 +58,13 @@ def layers(graph_module: fx.GraphModule) -> list[Layer]:
 
 
 def layers_of_graph(graph_module: fx.GraphModule, region: str = "") -> list[Layer]:
-    """Return the ResConvs and BranchScales of one graph, those of its regions left out."""
+    """Return the removable ResConvs and the BranchScales of one graph, those of its regions left out."""
     live = Liveness(graph_module.graph)
     batch = batch_size(graph_module)
     found = []
     for node in graph_module.graph.nodes:
         module = called_module(node)
-        if isinstance(module, (ResConv, BranchScale)):
+        if isinstance(module, BranchScale) or (isinstance(module, ResConv) and module.removable):
             source = node.args[0]
             assert isinstance(source, fx.Node)
             nodes = live.dead_once_passed_by(node, source)
@@ -75,9 +75,9 @@ def layers_of_graph(graph_module: fx.GraphModule, region: str = "") -> list[Laye
 
 
 def resconvs(graph_module: fx.GraphModule) -> list[tuple[fx.Node, ResConv]]:
-    """Return the nodes that call a ResConv, with the modules, in graph order."""
+    """Return the nodes that call a ResConv which can be removed, with the modules, in graph order."""
     calls = ((node, called_module(node)) for node in graph_module.graph.nodes)
-    return [(node, module) for node, module in calls if isinstance(module, ResConv)]
+    return [(node, module) for node, module in calls if isinstance(module, ResConv) and module.removable]
 
 
 def count_for_target(graph_module: fx.GraphModule, ranked: Sequence[Layer], target_macs: float) -> int:

@@ -1,7 +1,8 @@
 """Between which bounds every value of a graph lies, whatever the inputs: a forward dataflow analysis.
 
 Used to tell when an activation is the identity (ReLU of a value that is never negative), and which values are
-always zero. An op that is not listed has no bounds. Values are taken to be finite (0 * x is 0).
+always zero. An op that is not listed has no bounds, nor has anything that is not a floating-point tensor (integers
+wrap around, indices are no values). Values are taken to be finite (0 * x is 0).
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
 from fxprune.facts.convs import CONV_CLASSES
+from fxprune.facts.shapes import META
 from fxprune.graph import called_module, has_hooks
 
 Bounds = tuple[float, float]
@@ -30,7 +33,7 @@ _MODULES: dict[type[nn.Module], Callable[[Any], Bounds]] = {
     nn.Hardsigmoid: lambda m: (0.0, 1.0),
     nn.Softmax: lambda m: (0.0, 1.0),
     nn.Softmax2d: lambda m: (0.0, 1.0),
-    nn.Softplus: lambda m: (0.0, math.inf),
+    nn.Softplus: lambda m: (0.0, math.inf) if m.beta > 0 else UNKNOWN,
 }
 _CLAMPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 _FUNCTIONS: dict[Any, Bounds] = {
@@ -45,7 +48,6 @@ _FUNCTIONS: dict[Any, Bounds] = {
     functional.softmax: (0.0, 1.0),
     torch.softmax: (0.0, 1.0),
     "softmax": (0.0, 1.0),
-    functional.softplus: (0.0, math.inf),
     torch.abs: (0.0, math.inf),
     "abs": (0.0, math.inf),
     torch.exp: (0.0, math.inf),
@@ -55,9 +57,6 @@ _FUNCTIONS: dict[Any, Bounds] = {
 _SELECTING_MODULES = (
     nn.Identity,
     nn.Flatten,
-    nn.MaxPool1d,
-    nn.MaxPool2d,
-    nn.MaxPool3d,
     nn.AdaptiveMaxPool1d,
     nn.AdaptiveMaxPool2d,
     nn.AdaptiveMaxPool3d,
@@ -69,9 +68,6 @@ _SELECTING_MODULES = (
     nn.PixelUnshuffle,
 )
 _SELECTING_FUNCTIONS = {
-    functional.max_pool1d,
-    functional.max_pool2d,
-    functional.max_pool3d,
     functional.adaptive_max_pool2d,
     functional.adaptive_avg_pool1d,
     functional.adaptive_avg_pool2d,
@@ -89,6 +85,9 @@ _SELECTING_FUNCTIONS = {
     *("flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "chunk", "split"),
     *("contiguous", "mean", "clone", "detach", "expand"),
 }
+# So too, but a dilated window may hold padding alone, which is -inf.
+_MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+_MAX_POOL_FUNCTIONS = {functional.max_pool1d, functional.max_pool2d, functional.max_pool3d}
 # As above, but zeros may be mixed in (padding, dropping out, averages that count padded zeros).
 _ZERO_MIXING_MODULES = (
     nn.Dropout,
@@ -110,8 +109,17 @@ def bounds_of_values(graph_module: fx.GraphModule) -> dict[fx.Node, Bounds]:
     """Return (lowest, highest) for every node: bounds that hold for all inputs in eval mode."""
     known: dict[fx.Node, Bounds] = {}
     for node in graph_module.graph.nodes:
-        known[node] = _bounds(node, known)
+        known[node] = _bounds(node, known) if _is_floating(node) else UNKNOWN
     return known
+
+
+def _is_floating(node: fx.Node) -> bool:
+    """Say whether ``node`` is known to compute floating-point tensors: one, or a tuple of nothing else."""
+    found: list[bool] = []
+    metas = node.meta.get(META)
+    for meta in metas if isinstance(metas, (tuple, list)) and not isinstance(metas, TensorMetadata) else [metas]:
+        found.append(isinstance(meta, TensorMetadata) and meta.dtype.is_floating_point)
+    return bool(found) and all(found)
 
 
 def activation_range(node: fx.Node) -> Bounds | None:
@@ -140,9 +148,14 @@ def _bounds(node: fx.Node, known: dict[fx.Node, Bounds]) -> Bounds:
         return _FUNCTIONS[node.target]
     if node.target in _SELECTING_FUNCTIONS:
         reinterprets = any(isinstance(argument, torch.dtype) for argument in (*node.args, *node.kwargs.values()))
-        return UNKNOWN if reinterprets or node.kwargs.get("return_indices") else source
+        return UNKNOWN if reinterprets else source
     if node.target is functional.dropout:
         return _non_negative_only(source)
+    if node.target is functional.softplus:
+        beta = node.args[1] if len(node.args) > 1 else node.kwargs.get("beta", 1.0)
+        return (0.0, math.inf) if isinstance(beta, (int, float)) and beta > 0 else UNKNOWN
+    if node.target in _MAX_POOL_FUNCTIONS:
+        return source if _is_one(node.args[4] if len(node.args) > 4 else node.kwargs.get("dilation", 1)) else UNKNOWN
     if node.target in _AVERAGE_FUNCTIONS:
         return _with_zero(source) if len(node.args) < 7 and node.kwargs.get("divisor_override") is None else UNKNOWN
     if node.target in _CONCATENATIONS:
@@ -165,12 +178,14 @@ def _module_bounds(module: nn.Module, source: Bounds) -> Bounds:
         return UNKNOWN
     if kind in _CLAMPS:
         return _clamp(source, _MODULES[kind](module))
-    if isinstance(module, (*CONV_CLASSES, nn.Linear)):
+    if kind in (*CONV_CLASSES, nn.Linear):
         return ZERO if source == ZERO and module.bias is None else UNKNOWN
     if kind in _MODULES:
         return _MODULES[kind](module)
     if kind in _SELECTING_MODULES:
-        return UNKNOWN if getattr(module, "return_indices", False) else source
+        return source
+    if kind in _MAX_POOLS:
+        return source if _is_one(module.dilation) else UNKNOWN
     if kind in _ZERO_MIXING_MODULES:
         return _with_zero(source) if "Pad" in kind.__name__ else _non_negative_only(source)
     if kind in _AVERAGES:
@@ -178,6 +193,10 @@ def _module_bounds(module: nn.Module, source: Bounds) -> Bounds:
     if kind is nn.Upsample:
         return source if module.mode in ("nearest", "linear", "bilinear", "trilinear") else UNKNOWN
     return UNKNOWN
+
+
+def _is_one(numbers: Any) -> bool:
+    return all(number == 1 for number in (numbers if isinstance(numbers, (tuple, list)) else (numbers,)))
 
 
 def _clamp(source: Bounds, limits: Bounds) -> Bounds:
@@ -202,7 +221,7 @@ def _pad_bounds(node: fx.Node, source: Bounds) -> Bounds:
     if mode in ("reflect", "replicate", "circular"):
         return source
     filling = 0.0 if value is None else value
-    if mode != "constant" or not isinstance(filling, (int, float)):
+    if mode != "constant" or not isinstance(filling, (int, float)) or not math.isfinite(filling):
         return UNKNOWN
     return min(source[0], filling), max(source[1], filling)
 
@@ -222,6 +241,6 @@ def _arithmetic(node: fx.Node, known: dict[fx.Node, Bounds]) -> Bounds:
 def _operand(argument: Any, known: dict[fx.Node, Bounds]) -> Bounds:
     if isinstance(argument, fx.Node):
         return known.get(argument, UNKNOWN)
-    if isinstance(argument, (int, float)) and not isinstance(argument, bool):
+    if isinstance(argument, (int, float)) and not isinstance(argument, bool) and math.isfinite(argument):
         return float(argument), float(argument)
     return UNKNOWN

@@ -70,6 +70,11 @@ def passes_factor(node: fx.Node, factor: float) -> bool:
         if has_hooks(module):
             return False
         return type(module) in _LINEAR_MODULES or (factor > 0 and type(module) in _POSITIVE_MODULES)
-    if node.op not in ("call_function", "call_method"):
+    if node.op not in ("call_function", "call_method") or _takes_dtype(node):
         return False
     return node.target in _LINEAR_FUNCTIONS or (factor > 0 and node.target in _POSITIVE_FUNCTIONS)
+
+
+def _takes_dtype(node: fx.Node) -> bool:
+    """Say whether ``node`` is given a dtype: ``x.view(torch.int32)`` reads the same memory as other numbers."""
+    return any(isinstance(argument, torch.dtype) for argument in (*node.args, *node.kwargs.values()))

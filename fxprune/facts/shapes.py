@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -55,10 +56,11 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> dic
     """Write ``meta["tensor_meta"]`` on every node (torch.fx's TensorMetadata) and return the values found.
 
     Runs in eval mode on fake tensors; on real ones where a value's shape depends on data or a module is opaque.
+    Buffers that the graph updates keep their values.
     Raises TraceError, naming node and module path, if the inputs do not fit.
     """
     needs_data = any(is_opaque(called_module(node)) for node in graph_module.graph.nodes)
-    with evaluating(graph_module):
+    with evaluating(graph_module), _keeping_buffers(graph_module):
         recorder = _Recorder(graph_module)
         try:
             if needs_data:
@@ -73,6 +75,17 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> dic
     for node, value in recorder.values.items():
         node.meta[META] = map_tensors(value, _extract_tensor_metadata)
     return recorder.values
+
+
+@contextmanager
+def _keeping_buffers(module: nn.Module) -> Iterator[None]:
+    before = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, version, value in before:
+            if buffer._version != version:
+                buffer.copy_(value)
 
 
 def tensor_meta(node: fx.Node) -> TensorMetadata | None:

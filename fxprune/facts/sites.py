@@ -6,16 +6,20 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from fxprune.facts.constants import Constants
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, ConvCall, conv_call, is_conv, own_module
 from fxprune.facts.costs import batch_size, node_macs, node_params
 from fxprune.facts.shapes import same_shape, shape
-from fxprune.graph import CallSites, called_module, module_path, only_user, opaque_children
+from fxprune.graph import CallSites, attribute, called_module, module_path, only_user, opaque_children
 from fxprune.resconv import Conv, ResConv
 
 
 @dataclass(frozen=True)
 class ConvSite:
-    """One convolution: its node, module path, MACs a sample, parameters; ``reason`` is None if it is eligible."""
+    """One convolution: its node, module path, MACs a sample, parameters; ``reason`` is None if it is eligible.
+
+    ``reshaping``: a ResConv can go around it for training and be fused, but not be removed, for that ``reason``.
+    """
 
     node: fx.Node
     path: str
@@ -24,6 +28,7 @@ class ConvSite:
     reason: str | None
     conv: ConvCall | None = None
     norm: fx.Node | None = None
+    reshaping: bool = False
 
     @property
     def eligible(self) -> bool:
@@ -36,17 +41,10 @@ def find_conv_sites(graph_module: fx.GraphModule) -> list[ConvSite]:
 
     Those in regions are sites of their regions (see :func:`fxprune.graph.graphs_of`).
     """
-    sites = CallSites(graph_module)
-    batch = batch_size(graph_module)
+    sites, constants = CallSites(graph_module), Constants(graph_module)
     found: list[ConvSite] = []
     for node in graph_module.graph.nodes:
-        if is_conv(node):
-            conv, norm, reason = _examine(node, sites)
-            found.append(
-                ConvSite(node, module_path(node), node_macs(node) // batch, node_params(node), reason, conv, norm)
-            )
-        else:
-            found.extend(_hidden(node))
+        found.extend([_examine(node, sites, constants)] if is_conv(node) else _hidden(node))
     return found
 
 
@@ -68,21 +66,59 @@ def _hidden(node: fx.Node) -> list[ConvSite]:
     ]
 
 
-def _examine(node: fx.Node, sites: CallSites) -> tuple[ConvCall | None, fx.Node | None, str | None]:
-    call = conv_call(node, sites)
+def _examine(node: fx.Node, sites: CallSites, constants: Constants) -> ConvSite:
+    call = conv_call(node, sites, constants)
+    macs, params = node_macs(node) // batch_size(_owner(node)), node_params(node)
+
+    def site(reason: str | None, norm: fx.Node | None = None, reshaping: bool = False) -> ConvSite:
+        conv = None if isinstance(call, str) else call
+        return ConvSite(node, module_path(node), macs, params, reason, conv, norm, reshaping)
+
     if isinstance(call, str):
-        return None, None, call
+        return site(call)
+    params += sum(p.numel() for p in _parameters_of(call, constants))
     if shape(node) is None or shape(call.input) is None:
-        return call, None, "its shape is unknown; trace with fxprune.trace(model, example_inputs)"
-    if not same_shape(call.input, node) or any(step != 1 for step in call.module.stride):
-        return call, None, _shape_reason(call)
+        return site("its shape is unknown; trace with fxprune.trace(model, example_inputs)")
+    changes_shape = not same_shape(call.input, node) or any(step != 1 for step in call.module.stride)
+    obstacle, norm = _obstacle(call, sites)
+    if not changes_shape:
+        return site(obstacle, norm)
+    reason = _shape_reason(call)
+    if obstacle is not None:
+        return site(f"{reason}, and {obstacle}" if _is_reshaping(call.module) else reason)
+    return site(reason, norm, _is_reshaping(call.module))
+
+
+def _owner(node: fx.Node) -> fx.GraphModule:
+    owner = node.graph.owning_module
+    assert isinstance(owner, fx.GraphModule)
+    return owner
+
+
+def _parameters_of(call: ConvCall, constants: Constants) -> list[nn.Parameter]:
+    """Return what a functional conv trains; its node itself holds no parameters."""
+    if not call.functional:
+        return []
+    held = [p for p in call.module.parameters() if not p.is_meta]
+    values = [attribute(_owner(call.node), str(n.target)) for n in constants.leaves(*call.computed.values())]
+    return list({id(v): v for v in (*held, *values) if isinstance(v, nn.Parameter)}.values())
+
+
+def _is_reshaping(conv: Conv) -> bool:
+    return conv.in_channels != conv.out_channels or any(step != 1 for step in conv.stride)
+
+
+def _obstacle(call: ConvCall, sites: CallSites) -> tuple[str | None, fx.Node | None]:
+    """Return why no shortcut around the conv and its norm could be fused (None if one could), and the norm."""
     tap = dirac_tap(call.module)
     if isinstance(tap, str):
-        return call, None, tap
-    norm = _following_norm(node, sites)
-    if isinstance(norm, fx.Node) and not is_batched(node, call.module):
-        return call, None, f"its norm {norm.name} reads an unbatched output"
-    return (call, None, norm) if isinstance(norm, str) else (call, norm, None)
+        return tap, None
+    norm = _following_norm(call.node, sites)
+    if isinstance(norm, str):
+        return norm, None
+    if norm is not None and not is_batched(call.node, call.module):
+        return f"its norm {norm.name} reads an unbatched output", None
+    return None, norm
 
 
 def is_batched(node: fx.Node, conv: Conv) -> bool:
@@ -110,21 +146,23 @@ def left_padding(conv: Conv) -> tuple[int, ...]:
         return tuple(span // 2 for span in spans)
     if conv.padding == "valid":
         return (0,) * len(conv.kernel_size)
-    padding = tuple(int(p) for p in conv.padding)
-    return padding * len(conv.kernel_size) if len(padding) == 1 else padding
+    return tuple(int(p) for p in conv.padding)
 
 
 def dirac_tap(conv: Conv) -> tuple[int, ...] | str:
     """Return the kernel index, per axis, at which ``conv`` reads the element it writes; or why there is none.
 
-    The index t with ``t * dilation == left padding``; exact at the borders in every padding mode.
+    The index t with ``t * dilation == left padding``; exact at the borders in every padding mode. With a stride it
+    reads the elements at its multiples. All of them lie inside the input, whatever its size, unless the conv pads
+    more than its kernel spans.
     """
     taps = []
-    dilations = tuple(conv.dilation) * (len(conv.kernel_size) if len(conv.dilation) == 1 else 1)
-    for left, dilation, size in zip(left_padding(conv), dilations, conv.kernel_size, strict=True):
+    for left, dilation, size in zip(left_padding(conv), conv.dilation, conv.kernel_size, strict=True):
         tap, remainder = divmod(left, dilation)
         if remainder or tap >= size:
             return f"no tap of its {_short(conv.kernel_size)} kernel reads the element that it writes"
+        if 2 * left > dilation * (size - 1) and conv.padding != "same":
+            return "it pads more than its kernel spans"
         taps.append(tap)
     return tuple(taps)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import fx, nn
 
 from fxprune.errors import FxpruneError, TraceError
-from fxprune.graph import evaluating
+from fxprune.graph import copy_module, evaluating
 from fxprune.nests import copy_tensors, tensors_in
 from fxprune.tracing.inputs import Call
 from fxprune.verify import difference
@@ -18,7 +16,7 @@ _TOLERANCE = 1e-3
 
 def reference_outputs(model: nn.Module, call: Call) -> list[list[torch.Tensor]]:
     """Call a copy of ``model`` twice (the second call shows state that tracing lost); return its output tensors."""
-    reference = copy.deepcopy(model)
+    reference = copy_module(model)
     return [_outputs(reference, call) for _ in range(2)]
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-from helpers import Wrapped, assert_rewrites, example, targets, tiny, traced, with_scales
-from torch import nn
+from typing import Any
 
+import pytest
+import torch
+from helpers import Wrapped, assert_rewrites, example, targets, tiny, traced, with_scales
+from torch import fx, nn
+
+import fxprune
 from fxprune import passes
 from fxprune.facts.layers import resconvs
 
@@ -40,3 +44,66 @@ def test_a_resconv_called_twice_is_declined() -> None:
     result = passes.FuseResConv()(twice)
     assert not result.modified
     assert "2 call sites" in result.declined[0].why
+
+
+def reshaping(layer: nn.Module, x: torch.Tensor, shortcut: float = 1.5) -> fx.GraphModule:
+    one = passes.InsertResConv(shortcut=shortcut, parametrization="free", include_reshaping=True)
+    return one(traced(nn.Sequential(layer, nn.BatchNorm2d(layer.out_channels)), x)).graph_module  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("channels", [(4, 4, 1), (3, 6, 1), (6, 4, 1), (4, 8, 4), (4, 8, 2), (8, 4, 2), (6, 3, 3)])
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"kernel_size": 3, "padding": 1, "stride": 2},
+        {"kernel_size": 1, "stride": 2},
+        {"kernel_size": 2, "stride": 2},
+        {"kernel_size": 4, "stride": 4},
+        {"kernel_size": 5, "padding": 2, "stride": 3},
+        {"kernel_size": 3, "padding": 2, "dilation": 2, "stride": 2},
+        {"kernel_size": 3, "padding": 1, "stride": 3, "padding_mode": "reflect"},
+        {"kernel_size": (3, 5), "padding": (1, 2), "stride": (1, 2), "padding_mode": "circular"},
+        {"kernel_size": 4, "padding": 1, "stride": 2, "padding_mode": "replicate"},
+        {"kernel_size": 7, "padding": 3, "stride": 2},
+    ],
+)
+def test_reshaping_layers_are_fused_exactly(channels: tuple[int, int, int], geometry: dict[str, Any]) -> None:
+    before, after, groups = channels
+    torch.manual_seed(0)
+    graph = reshaping(nn.Conv2d(before, after, groups=groups, **geometry), example(2, before, 11, 11))
+    fused = passes.FuseResConv()(graph)
+    assert targets(fused.graph_module) == ["Conv2d"]
+    for other in (11, 8, 9, 10):
+        found = fxprune.verify(graph, fused.graph_module, example(2, before, other, other), tolerance=1e-12)
+        assert found.equal, str(found)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("channels", [(3, 6), (6, 3)])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_layers_that_change_only_the_channels_are_fused_exactly(
+    channels: tuple[int, int], kernel: int, padding: str
+) -> None:
+    graph = reshaping(nn.Conv2d(*channels, kernel, padding=padding), example(2, channels[0], 7, 7))
+    assert_rewrites(graph, passes.FuseResConv(), count=1)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.Conv3d])
+def test_reshaping_layers_of_other_dimensions(kind: type[nn.Conv1d | nn.Conv3d]) -> None:
+    axes = 1 if kind is nn.Conv1d else 3
+    model = nn.Sequential(kind(4, 6, 3, padding=1, stride=2), nn.ReLU())
+    one = passes.InsertResConv(shortcut=0.5, parametrization="free", include_reshaping=True)
+    for x in (example(2, 4, *[6] * axes), example(4, *[6] * axes)):
+        assert_rewrites(one(traced(model, x)).graph_module, passes.FuseResConv(), count=1)
+
+
+def test_the_partial_identity_reads_every_second_element_of_the_first_channels() -> None:
+    graph = reshaping(nn.Conv2d(3, 5, 3, padding=1, stride=2), example(1, 3, 7, 7), shortcut=1.0)
+    layer = graph.get_submodule("0")
+    assert isinstance(layer, fxprune.ResConv)
+    layer.assign(scale=0.0)
+    x = example(1, 3, 7, 7)
+    y = graph(x)
+    assert torch.equal(y[:, :3], x[:, :, ::2, ::2])
+    assert not y[:, 3:].any()

@@ -10,6 +10,7 @@ from torch import nn
 import fxprune
 from fxprune import passes
 from fxprune.facts.layers import resconvs
+from fxprune.prune import AFTER_TRAINING
 
 
 def test_it_wraps_conv_and_norm_and_keeps_the_function() -> None:
@@ -65,3 +66,36 @@ def test_a_graph_without_example_inputs_is_refused_with_what_to_do() -> None:
     assert all("fxprune.trace" in site.why for site in passes.InsertResConv()(graph).declined)
     with pytest.raises(fxprune.FxpruneError, match=r"fxprune\.trace"):
         fxprune.Pipeline([passes.InsertResConv()])(graph)
+
+
+def test_reshaping_convs_on_request_are_trained_but_never_removed() -> None:
+    result = assert_rewrites(tiny(), passes.InsertResConv(include_reshaping=True), count=5)
+    sparse = result.graph_module
+    assert not result.declined
+    assert len(resconvs(sparse)) == 4
+    stem = sparse.get_submodule("stem.0")
+    assert isinstance(stem, fxprune.ResConv)
+    assert not stem.removable
+    for layer in (m for m in sparse.modules() if isinstance(m, fxprune.ResConv)):
+        layer.assign(scale=0.0, shortcut=1.0)
+    removed = passes.RemoveResConvs()(sparse)
+    assert len(removed.rewritten) == 4
+    with pytest.raises(ValueError, match="cannot be closed"):
+        stem.close()
+    compiled = fxprune.Pipeline([passes.RemoveResConvs(), *AFTER_TRAINING])(sparse).graph_module
+    assert "ResConv" not in targets(compiled)
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (nn.Conv2d(4, 4, 3), "changes the shape"),  # it crops: no partial identity
+        (nn.Conv2d(4, 8, 1, padding=1), "no tap"),
+        (nn.Conv2d(4, 8, 3, padding=2), "pads more than its kernel spans"),
+        (nn.Conv2d(4, 8, 3, padding=1, dilation=2, stride=2), "no tap"),
+    ],
+)
+def test_what_cannot_be_reshaped_says_why(layer: nn.Module, reason: str) -> None:
+    graph = traced(nn.Sequential(layer), example(2, 4, 9, 9))
+    result = assert_rewrites(graph, passes.InsertResConv(include_reshaping=True), count=0)
+    assert reason in result.declined[0].why

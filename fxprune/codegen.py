@@ -74,9 +74,9 @@ def _init(layout: StateLayout) -> list[str]:
         _branch(tree, path.split(".")[:-1])[path.rpartition(".")[2]] = spec
     tensors = []
     for target, tensor in layout.tensors.items():
-        owner, _, name = target.rpartition(".")
+        owner = target.rpartition(".")[0]
         _branch(tree, owner.split(".") if owner else [])
-        tensors.append(f"{access(owner)}.{_register(name, tensor)}")
+        tensors.append(_tensor_text(target, tensor))
     lines = []
     for name, content in tree.items():
         text = _layer_text(content, "") if isinstance(content, LayerSpec) else _container_text(content, "")
@@ -123,13 +123,16 @@ def _layer_text(spec: LayerSpec, indent: str) -> str:
     return f"{text}.requires_grad_(False)" if spec.all_frozen else text
 
 
-def _register(name: str, tensor: TensorSpec) -> str:
+def _tensor_text(target: str, tensor: TensorSpec) -> str:
+    owner, _, name = target.rpartition(".")
     dtype = "" if tensor.dtype == "torch.float32" else f", dtype={tensor.dtype}"
     empty = f"torch.empty({tensor.shape}{dtype})"
     if tensor.parameter:
         trained = "" if tensor.trainable else ", requires_grad=False"
-        return f"register_parameter({literal(name)}, nn.Parameter({empty}{trained}))"
-    return f"register_buffer({literal(name)}, {empty})"
+        value = f"nn.Parameter({empty}{trained})"
+        plain = f"{access(owner)}.{name} = {value}"
+        return plain if is_name(name) else f"{access(owner)}.register_parameter({literal(name)}, {value})"
+    return f"{access(owner)}.register_buffer({literal(name)}, {empty})"
 
 
 def _tie(name: str, known: str, is_module: bool) -> str:

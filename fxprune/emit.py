@@ -6,6 +6,7 @@
     out/weights.safetensors    its state dict, under the traced model's own keys
     out/graph.json             the same graph as data: fxprune reads it without executing model.py
 
+Where the graph calls functions of torchvision, so does ``model.py``.
 On request also ``model.pt2`` (torch.export) and ``model.onnx``, with a free batch size.
 """
 
@@ -15,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,21 +24,20 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import fx, nn
-from torch.fx.node import map_aggregate
 
 from fxprune.codegen import python_source
 from fxprune.constants import examples_from_data, examples_to_data
+from fxprune.emit_check import build_source, examples_fit, read_back, require_equal
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.files import replacing, write_json, write_text
-from fxprune.graph import EXAMPLE_INPUTS, attribute, example_inputs_of
+from fxprune.graph import EXAMPLE_INPUTS, example_inputs_of
 from fxprune.graph_data import graph_from_data, graph_to_data
 from fxprune.state_layout import state_layout
-from fxprune.verify import TOLERANCE, difference, run_float64
+from fxprune.tracing.assumptions import ASSUMPTIONS, Assumption, assumptions_of
 
 Format = Literal["pt2", "onnx"]
 _SOURCE, _WEIGHTS, _GRAPH = "model.py", "weights.safetensors", "graph.json"
-_SAME_OPERATIONS = 1e-6  # in the model's own dtype
 
 _LOADER = '''
 
@@ -57,7 +57,7 @@ def load(folder=None):
 def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, formats: Sequence[Format] = ()) -> Path:
     """Write ``graph_module`` to ``folder`` as plain PyTorch and return the folder.
 
-    The source is built and run before it is written: in float64 its outputs must equal the graph's.
+    What is to be written is first read back and run, and must compute what the graph computes.
 
     Args:
         graph_module: a graph without ResConvs.
@@ -65,7 +65,8 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
         formats: "pt2" for torch.export, "onnx" for ONNX (extra ``onnx``), beside the source.
 
     Raises:
-        EmitError: plain PyTorch cannot express the graph (names node or module).
+        EmitError: plain PyTorch cannot express the graph, or :func:`load_emitted` could not read it (names node or
+            module). Nothing is written then.
     """
     out = Path(folder)
     unknown = [name for name in formats if name not in ("pt2", "onnx")]
@@ -75,13 +76,16 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     layout = state_layout(graph_module)
     source = python_source(graph_module.graph, layout, title) + _LOADER
     examples = graph_module.meta.get(EXAMPLE_INPUTS)
-    data = {**graph_to_data(graph_module.graph, layout), "examples": examples_to_data(examples)}
-    with torch.random.fork_rng(devices=[]):  # layers are built with random weights
-        again, state = _read_back(graph_module, json.loads(json.dumps(data)))
-        model = _build(source, state)
+    data = graph_to_data(graph_module.graph, layout)
+    data["examples"] = examples_to_data(examples)
+    data["assumptions"] = [asdict(assumption) for assumption in assumptions_of(graph_module)]
+    again, state = read_back(graph_module, data)
+    model = build_source(source, state)
     if examples is not None:
-        _require_equal(graph_module, again, model, examples)
+        require_equal(graph_module, again, model, examples)
         model.load_state_dict(state)
+        if not examples_fit(again, data["examples"]):
+            data["examples"] = None  # random numbers in their place would not do
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / _SOURCE, source)
     write_json(out / _GRAPH, data, indent=1)
@@ -91,83 +95,6 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     if formats:
         _export(model, example_inputs_of(graph_module), out, formats)
     return out
-
-
-def _read_back(graph_module: fx.GraphModule, data: dict[str, Any]) -> tuple[fx.GraphModule, dict[str, torch.Tensor]]:
-    """Return the graph as :func:`load_emitted` will give it, and the weights to be written (on the CPU)."""
-    try:
-        again = graph_from_data(data)
-    except LoadError as error:
-        raise EmitError(f"the graph could not be read back: {error}") from error
-    for name, tensor in _tensors(again).items():
-        own = attribute(graph_module, name)
-        found, wanted = _kind(tensor), _kind(own)
-        if found != wanted:
-            raise EmitError(f"{name} is {wanted}, but a new one is {found}; it cannot be emitted")
-    for path in {name.rpartition(".")[0] for name in _tensors(again)}:
-        extra = _names(graph_module.get_submodule(path)) - _names(again.get_submodule(path))
-        if extra and any(path == layer or path.startswith(f"{layer}.") for layer in data["layers"]):
-            raise EmitError(f"{path} also holds {min(extra)}, which torch.nn does not give it; it cannot be emitted")
-    state = {
-        name: attribute(graph_module, name).detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name in again.state_dict()
-    }
-    again.load_state_dict(state)
-    return again.eval(), state
-
-
-def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
-
-
-def _names(module: nn.Module) -> set[str]:
-    held = {**module._parameters, **module._buffers}
-    return {name for name, tensor in held.items() if tensor is not None}
-
-
-def _kind(tensor: torch.Tensor) -> str:
-    trainable = "trainable" if tensor.requires_grad else "frozen"
-    return f"{trainable} {str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
-
-
-def _build(source: str, state: dict[str, torch.Tensor]) -> nn.Module:
-    """Execute the source that was just written from the graph, and give the model its weights."""
-    namespace: dict[str, Any] = {"__name__": "fxprune_emitted"}
-    try:
-        exec(compile(source, "model.py", "exec"), namespace)
-        model: nn.Module = namespace["Model"]()
-        model.load_state_dict(state)
-    except Exception as error:
-        raise EmitError(f"the emitted source does not build: {first_line(error)}; please report it") from error
-    return model.eval()
-
-
-def _require_equal(
-    graph_module: fx.GraphModule, again: fx.GraphModule, model: nn.Module, examples: Sequence[Any]
-) -> None:
-    """Hold the graph that is read back to the given one in float64, and the source to the graph that is read back."""
-    inputs = map_aggregate(tuple(examples), lambda x: x.cpu() if isinstance(x, torch.Tensor) else x)
-    expected, _ = run_float64(graph_module, examples)
-    absolute, relative = difference([t.cpu() for t in expected], run_float64(again, inputs)[0])
-    if not relative <= TOLERANCE:
-        raise EmitError(f"the graph computes something else when read back (by {absolute:.2g}); please report it")
-    try:
-        absolute, relative = difference(_run(again, inputs), _run(model, inputs))
-    except Exception as error:
-        raise EmitError(f"the emitted source does not run: {first_line(error)}; please report it") from error
-    if not relative <= _SAME_OPERATIONS:
-        raise EmitError(f"the emitted source computes something else (by {absolute:.2g}); please report it")
-
-
-def _run(model: nn.Module, inputs: Sequence[Any]) -> list[torch.Tensor]:
-    copies = map_aggregate(tuple(inputs), lambda x: x.detach().clone() if isinstance(x, torch.Tensor) else x)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        outputs = model(*copies)
-    return tensors_of(vars(outputs) if is_dataclass(outputs) else outputs)
 
 
 def _export(model: nn.Module, examples: tuple[Any, ...], out: Path, formats: Sequence[Format]) -> None:
@@ -213,8 +140,9 @@ def load_emitted(folder: str | os.PathLike[str]) -> fx.GraphModule:
         raise LoadError(f"{root / _WEIGHTS} does not fit {_GRAPH}: {str(error).splitlines()[-1].strip()}") from error
     try:
         inputs = examples_from_data(data.get("examples"))
+        graph_module.meta[ASSUMPTIONS] = tuple(Assumption(**entry) for entry in data.get("assumptions", ()))
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise LoadError(f"{root / _GRAPH} is damaged: its examples: {first_line(error)}") from error
+        raise LoadError(f"{root / _GRAPH} is damaged: its examples or assumptions: {first_line(error)}") from error
     if inputs is not None:
         graph_module.meta[EXAMPLE_INPUTS] = inputs
         propagate_shapes(graph_module, inputs)

@@ -70,6 +70,8 @@ class Expressions:
             return f"{arguments[0]} {_INFIX[node.target]} {arguments[1]}"
         if node.target is operator.neg:
             return f"-{arguments[0]}"
+        if node.target is operator.setitem and not node.users:
+            return f"{arguments[0]}[{self._index(node.args[1])}] = {arguments[2]}"
         if node.target is operator.getitem:
             return f"{arguments[0]}[{self._index(node.args[1])}]"
         if node.target is getattr:
@@ -161,7 +163,9 @@ def plain_number(value: Any) -> Any:
         return value
     if isinstance(value, numbers.Integral):
         return int(value)
-    return float(value) if isinstance(value, numbers.Real) else complex(value)  # type: ignore[arg-type]
+    if isinstance(value, numbers.Real):
+        return float(value)
+    return complex(value) if isinstance(value, numbers.Complex) else value
 
 
 def is_name(atom: str) -> bool:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
+from fxprune.branch_scale import BranchScale
 from fxprune.errors import EmitError
-from fxprune.graph import has_hooks
+from fxprune.graph import has_hooks, is_opaque
 from fxprune.resconv import ResConv
 
 _PER_AXIS = {"kernel_size", "stride", "padding", "dilation", "output_size"}
@@ -69,15 +70,16 @@ def layer_spec(path: str, module: nn.Module) -> LayerSpec:
 def _require_plain(path: str, module: nn.Module) -> None:
     """Raise EmitError for a module that is more than an instance of a class that torch.nn exports."""
     kind = type(module)
-    if isinstance(module, ResConv):
-        raise EmitError(f"{path} is still a ResConv; apply passes.FuseResConv before emitting")
+    own = f"{kind.__module__}.{kind.__name__}"
+    if isinstance(module, (ResConv, BranchScale)):
+        remover = "FuseResConv" if isinstance(module, ResConv) else "FuseBranchScale"
+        raise EmitError(f"{path} is still a {kind.__name__}; apply passes.{remover} before emitting")
+    if is_opaque(module):
+        raise EmitError(
+            f"{path} is an opaque call of a {own}, whose code could not be traced, so that source cannot hold it; "
+            "save the graph's state dict, or make that module traceable"
+        )
     if getattr(nn, kind.__name__, None) is not kind:
-        own = f"{kind.__module__}.{kind.__name__}"
-        if any(isinstance(part, fx.GraphModule) for part in module.modules()):
-            raise EmitError(
-                f"{path} is an opaque call of a {own}, whose code torch.fx could not trace and source cannot hold; "
-                "save the GraphModule's state dict, or emit the traced parts of it one by one"
-            )
         raise EmitError(f"{path} is a {own}, which plain torch.nn cannot rebuild; torch.export the graph instead")
     if any(has_hooks(part) for part in module.modules()):
         raise EmitError(f"{path} has hooks, which source cannot carry; remove them from the model before tracing it")

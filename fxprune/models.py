@@ -17,6 +17,7 @@ from torch import nn
 
 from fxprune.emit import is_emitted, load_emitted
 from fxprune.errors import LoadError, did_you_mean, first_line
+from fxprune.graph import EXAMPLE_INPUTS
 
 FORMS = "torchvision:NAME, timm:NAME, package.module:factory, path/file.py:factory, or a folder that fxprune wrote"
 _CONTAINER_KEYS = ("state_dict", "model_state_dict", "model")
@@ -50,8 +51,8 @@ def load_model(spec: str, weights: str | Path | None = None, classes: int | None
 def _build(spec: str, classes: int | None) -> LoadedModel:
     if is_emitted(Path(spec)):
         graph_module = load_emitted(Path(spec))
-        example = graph_module.meta["fxprune_example_inputs"][0]
-        return LoadedModel(graph_module, tuple(example.shape))
+        example = (graph_module.meta.get(EXAMPLE_INPUTS) or (None,))[0]
+        return LoadedModel(graph_module, tuple(example.shape) if isinstance(example, torch.Tensor) else None)
     source, colon, name = spec.rpartition(":")
     if not colon or not name:
         raise LoadError(f"no model {spec!r}: give {FORMS}")

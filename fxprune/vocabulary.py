@@ -23,13 +23,13 @@ from fxprune.errors import LoadError
 _OPERATORS = (
     *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "neg", "pos", "abs", "getitem"),
     *("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "xor", "not_", "invert", "lshift", "rshift", "contains"),
-    *("is_", "is_not", "index", "truth"),
+    *("is_", "is_not", "index", "truth", "setitem"),
 )
 _MATH = ("sqrt", "ceil", "floor", "trunc", "prod", "log", "log2", "log10", "exp", "pow", "gcd", "isqrt", "fabs")
 _BUILTINS = ("abs", "bool", "divmod", "float", "int", "len", "list", "max", "min", "range", "round", "sum", "tuple")
 _FACTORIES = (
     *("zeros", "ones", "full", "empty", "arange", "linspace", "logspace", "eye", "tensor", "as_tensor"),
-    *("scalar_tensor", "tril_indices", "triu_indices", "rand", "randn", "randint", "randperm", "hann_window"),
+    *("finfo", "iinfo", "is_grad_enabled", "scalar_tensor", "tril_indices", "triu_indices", "rand", "randn", "randint", "randperm", "hann_window"),
 )
 # Functions of torchvision that torch.fx does not trace into, or that are kernels.
 _TORCHVISION = {
@@ -48,6 +48,7 @@ _FORBIDDEN_METHODS = {
 }
 _CONTAINER_METHODS = {"get", "keys", "values", "items"}
 ATTRIBUTES = {"shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag", "data", "is_cuda", "itemsize"}
+ATTRIBUTES |= {"min", "max", "eps", "tiny", "bits"}  # of torch.finfo
 
 
 @functools.cache

@@ -29,7 +29,19 @@ _MATH = ("sqrt", "ceil", "floor", "trunc", "prod", "log", "log2", "log10", "exp"
 _BUILTINS = ("abs", "bool", "divmod", "float", "int", "len", "list", "max", "min", "range", "round", "sum", "tuple")
 _FACTORIES = (
     *("zeros", "ones", "full", "empty", "arange", "linspace", "logspace", "eye", "tensor", "as_tensor"),
-    *("finfo", "iinfo", "is_grad_enabled", "scalar_tensor", "tril_indices", "triu_indices", "rand", "randn", "randint", "randperm", "hann_window"),
+    *(
+        "finfo",
+        "iinfo",
+        "is_grad_enabled",
+        "scalar_tensor",
+        "tril_indices",
+        "triu_indices",
+        "rand",
+        "randn",
+        "randint",
+        "randperm",
+        "hann_window",
+    ),
 )
 # Functions of torchvision that torch.fx does not trace into, or that are kernels.
 _TORCHVISION = {

@@ -1,5 +1,8 @@
 """The errors that fxprune raises: one line that says what was wrong, where, and what to do."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class FxpruneError(Exception):
     """Base of every error that fxprune raises on purpose."""
@@ -39,3 +42,14 @@ class LoadError(FxpruneError):
 
 class FxpruneWarning(UserWarning):
     """Something that works, but not quite as a user may think."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what ``error`` says, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest of ``known``, or nothing."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

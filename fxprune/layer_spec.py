@@ -9,65 +9,96 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.branch_scale import BranchScale
 from fxprune.errors import EmitError
+from fxprune.graph import has_hooks, is_opaque
 from fxprune.resconv import ResConv
 
 _PER_AXIS = {"kernel_size", "stride", "padding", "dilation", "output_size"}
 _PLACEMENT = {"self", "device", "dtype"}
+_OLD_SPELLINGS = {"size_average", "reduce", "min_value", "max_value"}  # torch.nn translates these and forgets them
+_MISSING = object()
 
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """A class of torch.nn by name, its arguments (those that differ from the defaults), and what comes after."""
+    """A class of torch.nn by name, its arguments (those that differ from the defaults), and what comes after.
+
+    ``positional`` names the arguments without a default, ``frozen`` the parameters that take no gradient.
+    """
 
     kind: str
     arguments: dict[str, Any]
     positional: tuple[str, ...]
     dtype: str | None = None
-    frozen: bool = False
+    frozen: tuple[str, ...] = ()
+    all_frozen: bool = False
 
 
 def layer_spec(path: str, module: nn.Module) -> LayerSpec:
     """Return how to build ``module``; raises EmitError, naming ``path``, if torch.nn alone cannot."""
     kind = type(module)
-    if isinstance(module, ResConv):
-        raise EmitError(f"{path} is still a ResConv; apply passes.FuseResConv before emitting")
-    if getattr(nn, kind.__name__, None) is not kind:
-        raise EmitError(
-            f"{path} is a {kind.__module__}.{kind.__name__}, which plain torch.nn cannot rebuild; "
-            "torch.export the graph instead"
-        )
-    parameters = list(inspect.signature(kind.__init__).parameters.values())
+    _require_plain(path, module)
     arguments: dict[str, Any] = {}
     positional: list[str] = []
-    for parameter in parameters:
-        if parameter.name in _PLACEMENT or parameter.name.startswith("_"):
-            continue
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            continue
+    for parameter in _constructor(kind):
         required = parameter.default is parameter.empty
         value = _attribute(module, parameter.name)
-        if value is _MISSING:
-            if required:
-                raise EmitError(f"{path}: cannot find out argument {parameter.name} of {kind.__name__}")
+        if value is _MISSING and parameter.name in _OLD_SPELLINGS:
             continue
+        if value is _MISSING or isinstance(value, (torch.Tensor, nn.Module)):
+            raise EmitError(
+                f"{path}: nn.{kind.__name__} does not keep its argument {parameter.name}, so that it cannot be built "
+                "again; use another layer, or torch.export the graph"
+            )
         if required:
             positional.append(parameter.name)
-        if required or value != parameter.default:
+        if required or (value is not parameter.default and value != parameter.default):
             arguments[parameter.name] = value
-    floats = {t.dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()}
-    dtype = str(floats.pop()) if len(floats) == 1 else None
-    frozen = [not p.requires_grad for p in module.parameters()]
+    parameters = dict(module.named_parameters())
+    frozen = tuple(name for name, parameter in parameters.items() if not parameter.requires_grad)
     return LayerSpec(
         kind.__name__,
         arguments,
         tuple(positional),
-        None if dtype in (None, "torch.float32") else dtype,
-        bool(frozen) and all(frozen),
+        _dtype_of(path, module),
+        frozen,
+        bool(frozen) and len(frozen) == len(parameters),
     )
 
 
-_MISSING = object()
+def _require_plain(path: str, module: nn.Module) -> None:
+    """Raise EmitError for a module that is more than an instance of a class that torch.nn exports."""
+    kind = type(module)
+    own = f"{kind.__module__}.{kind.__name__}"
+    if isinstance(module, (ResConv, BranchScale)):
+        remover = "FuseResConv" if isinstance(module, ResConv) else "FuseBranchScale"
+        raise EmitError(f"{path} is still a {kind.__name__}; apply passes.{remover} before emitting")
+    if is_opaque(module):
+        raise EmitError(
+            f"{path} is an opaque call of a {own}, whose code could not be traced, so that source cannot hold it; "
+            "save the graph's state dict, or make that module traceable"
+        )
+    if getattr(nn, kind.__name__, None) is not kind:
+        raise EmitError(f"{path} is a {own}, which plain torch.nn cannot rebuild; torch.export the graph instead")
+    if any(has_hooks(part) for part in module.modules()):
+        raise EmitError(f"{path} has hooks, which source cannot carry; remove them from the model before tracing it")
+
+
+def _constructor(kind: type[nn.Module]) -> list[inspect.Parameter]:
+    """Return the arguments that rebuild a layer of ``kind``."""
+    parameters = list(inspect.signature(kind.__init__).parameters.values())
+    if issubclass(kind, nn.RNNBase):  # its classes take *args, and pass their own kind on as the first
+        parameters = [p for p in inspect.signature(nn.RNNBase.__init__).parameters.values() if p.name != "mode"]
+        if issubclass(kind, nn.RNN):
+            parameters.append(inspect.Parameter("nonlinearity", inspect.Parameter.KEYWORD_ONLY, default="tanh"))
+        if not issubclass(kind, nn.LSTM):
+            parameters = [p for p in parameters if p.name != "proj_size"]
+    return [
+        p
+        for p in parameters
+        if not (p.name in _PLACEMENT or p.name.startswith("_") or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+    ]
 
 
 def _attribute(module: nn.Module, name: str) -> Any:
@@ -76,12 +107,19 @@ def _attribute(module: nn.Module, name: str) -> Any:
         if name in derived:
             return derived[name]
     value = getattr(module, name, _MISSING)
-    if value is None or isinstance(value, torch.Tensor):
-        # a flag that became a tensor or its absence, as bias=True did; a None that was given stays None
-        return value is not None if name in module._parameters else value
-    if name in _PER_AXIS and isinstance(value, tuple) and value and len(set(value)) == 1:
-        return value[0]
+    if name in module._parameters:
+        return value is not None  # a flag that became a tensor or its absence, as bias=True did
+    if name in _PER_AXIS and isinstance(value, tuple) and value and all(v == value[0] for v in value):
+        return value[0] if isinstance(value[0], int) else value
     return value
+
+
+def _dtype_of(path: str, module: nn.Module) -> str | None:
+    tensors = (*module.parameters(), *module.buffers())
+    dtypes = {t.dtype for t in tensors if t.is_floating_point() or t.is_complex()}
+    if len(dtypes) > 1:
+        raise EmitError(f"{path} holds tensors of {' and '.join(sorted(map(str, dtypes)))}; give it one dtype")
+    return None if dtypes <= {torch.float32} else str(dtypes.pop())
 
 
 def build_layer(spec: LayerSpec) -> nn.Module:
@@ -92,6 +130,6 @@ def build_layer(spec: LayerSpec) -> nn.Module:
     module = kind(**spec.arguments)
     if spec.dtype is not None:
         module.to(getattr(torch, spec.dtype.removeprefix("torch.")))
-    if spec.frozen:
-        module.requires_grad_(False)
+    for name in spec.frozen:
+        module.get_parameter(name).requires_grad_(False)
     return module

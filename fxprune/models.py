@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from fxprune.emit import is_emitted, load_emitted
-from fxprune.errors import LoadError
+from fxprune.errors import LoadError, did_you_mean, first_line
+from fxprune.graph import EXAMPLE_INPUTS
 
 FORMS = "torchvision:NAME, timm:NAME, package.module:factory, path/file.py:factory, or a folder that fxprune wrote"
 _CONTAINER_KEYS = ("state_dict", "model_state_dict", "model")
@@ -50,8 +51,8 @@ def load_model(spec: str, weights: str | Path | None = None, classes: int | None
 def _build(spec: str, classes: int | None) -> LoadedModel:
     if is_emitted(Path(spec)):
         graph_module = load_emitted(Path(spec))
-        example = graph_module.meta["fxprune_example_inputs"][0]
-        return LoadedModel(graph_module, tuple(example.shape))
+        example = (graph_module.meta.get(EXAMPLE_INPUTS) or (None,))[0]
+        return LoadedModel(graph_module, tuple(example.shape) if isinstance(example, torch.Tensor) else None)
     source, colon, name = spec.rpartition(":")
     if not colon or not name:
         raise LoadError(f"no model {spec!r}: give {FORMS}")
@@ -67,7 +68,7 @@ def _torchvision_model(name: str, options: dict[str, Any]) -> nn.Module:
     import torchvision
 
     if name not in torchvision.models.list_models():
-        raise LoadError(f"torchvision has no model {name!r}{_nearest(name, torchvision.models.list_models())}")
+        raise LoadError(f"torchvision has no model {name!r}{did_you_mean(name, torchvision.models.list_models())}")
     takes = inspect.signature(torchvision.models.get_model_builder(name)).parameters
     if "weights_backbone" in takes:
         options = {**options, "weights_backbone": None}
@@ -83,17 +84,10 @@ def _timm_model(name: str, options: dict[str, Any]) -> LoadedModel:
     except ImportError as error:
         raise LoadError(f"timm:{name} needs timm; pip install 'fxprune[timm]'") from error
     if not timm.is_model(name):
-        raise LoadError(f"timm has no model {name!r}{_nearest(name, timm.list_models())}")
+        raise LoadError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
     model = timm.create_model(name, pretrained=False, **options)
     size = (getattr(model, "default_cfg", None) or {}).get("input_size")
     return LoadedModel(model, None if size is None else (1, *size))
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _from_factory(source: str, name: str) -> nn.Module:
@@ -114,7 +108,7 @@ def _from_factory(source: str, name: str) -> nn.Module:
             raise LoadError(f"cannot import {source}: {error}; give {FORMS}") from error
     factory = getattr(module, name, None)
     if factory is None:
-        raise LoadError(f"{source} has no {name}{_nearest(name, dir(module))}")
+        raise LoadError(f"{source} has no {name}{did_you_mean(name, dir(module))}")
     model = factory if isinstance(factory, nn.Module) else factory()
     if not isinstance(model, nn.Module):
         raise LoadError(f"{source}:{name} returned {type(model).__name__}, not an nn.Module")
@@ -163,8 +157,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             f"{path} holds more than tensors, or is damaged; save model.state_dict() and give that file"
         ) from error
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise LoadError(f"cannot read weights from {path}: {reason}") from error
+        raise LoadError(f"cannot read weights from {path}: {first_line(error)}") from error
     for key in _CONTAINER_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import functools
 import re
 import types
 import typing
 from importlib.metadata import entry_points
 
-from fxprune.errors import FxpruneError, PassSpecError
+from fxprune.errors import FxpruneError, PassSpecError, did_you_mean
 from fxprune.rewriting import Pass
 
 GROUP = "fxprune.passes"
@@ -59,7 +58,7 @@ def parse_passes(text: str) -> list[Pass]:
 def _make(name: str, options: str) -> Pass:
     known = known_passes()
     if name not in known:
-        raise PassSpecError(f"unknown pass {name!r}{_nearest(name, list(known))}; `fxprune passes` lists them")
+        raise PassSpecError(f"unknown pass {name!r}{did_you_mean(name, list(known))}; `fxprune passes` lists them")
     fields = options_of(known[name])
     types_of = typing.get_type_hints(known[name])
     values: dict[str, object] = {}
@@ -69,7 +68,7 @@ def _make(name: str, options: str) -> Pass:
         if key not in fields:
             known_options = ", ".join(fields) or "none"
             raise PassSpecError(
-                f"pass {name} has no option {key!r}{_nearest(key, list(fields))}; its options: {known_options}"
+                f"pass {name} has no option {key!r}{did_you_mean(key, list(fields))}; its options: {known_options}"
             )
         if not equals:
             raise PassSpecError(f"option {key} of pass {name} has no value; write {key}=...")
@@ -101,8 +100,3 @@ def _typed(name: str, key: str, text: str, wanted: object) -> object:
         expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
         raise PassSpecError(f"option {key} of pass {name} is a {expected}; got {text!r}")
     return value
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    return f"; did you mean {close[0]!r}?" if close else ""

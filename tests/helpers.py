@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ import fxprune
 from fxprune import passes
 from fxprune.facts.layers import resconvs
 from fxprune.graph import origins
+from fxprune.nests import tensors_in
 from fxprune.rewriting import Contract, Pass, PassResult
+from fxprune.verify import difference
 
 
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -95,6 +99,22 @@ def targets(graph: fx.GraphModule) -> list[str]:
 def example(*shape: int, seed: int = 0) -> torch.Tensor:
     """Return normal random numbers in float64."""
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def emitted(graph: fx.GraphModule, folder: Path, *inputs: Any) -> tuple[Any, Any]:
+    """Emit ``graph``; return the model of model.py and the graph read back, both equal to it on ``inputs``."""
+    fxprune.emit(graph, folder)
+    spec = importlib.util.spec_from_file_location("emitted_model", folder / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    models = (module.load(), fxprune.load_emitted(folder))
+    for model in models if inputs else ():
+        expected, found = tensors_in(graph(*inputs)), tensors_in(model(*inputs))
+        assert [t.dtype for t in found] == [t.dtype for t in expected]
+        assert difference(expected, found) == (0, 0)
+    return models
 
 
 class Block(nn.Module):

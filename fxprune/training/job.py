@@ -25,6 +25,7 @@ from fxprune.emit import emit
 from fxprune.errors import LoadError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import layers as layers_of
+from fxprune.files import write_json, write_text
 from fxprune.latency import compare_latency
 from fxprune.pipeline import Pipeline
 from fxprune.prune import AFTER_TRAINING, Layers, insert_scales
@@ -67,13 +68,6 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> None:
         raise LoadError(f"{out} is not empty; give another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     write_json(record, dict(run))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically."""
-    unfinished = path.with_name(path.name + ".new")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(unfinished, path)
 
 
 def prune_on_data(
@@ -134,7 +128,7 @@ def prune_on_data(
         "seconds": round(time.monotonic() - start, 1),
     }
     emit(pruned.cpu(), out)
-    (out / "diff.txt").write_text(str(diff(traced, pruned, results=[inserted, result])) + "\n")
+    write_text(out / "diff.txt", str(diff(traced, pruned, results=[inserted, result])) + "\n")
     write_json(out / "report.json", report)
     return report
 

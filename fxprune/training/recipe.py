@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.errors import LoadError
+from fxprune.errors import LoadError, first_line
 from fxprune.sparsity import SteeredL1, parameter_groups
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
 from fxprune.training.data import ImageData, batches, sample_inputs
@@ -154,6 +154,6 @@ def _resume(
             shrink.load_state_dict(state["shrink"])
         optimizer.load_state_dict(state["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
-        raise LoadError(f"checkpoint {path} is of another model: {str(error).splitlines()[0]}") from error
+        raise LoadError(f"checkpoint {path} is of another model: {first_line(error)}") from error
     say(f"resuming after epoch {state['epoch']} from {path}")
     return int(state["epoch"])

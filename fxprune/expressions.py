@@ -1,0 +1,190 @@
+"""The text of constants, arguments and calls in emitted source."""
+
+from __future__ import annotations
+
+import enum
+import keyword
+import math
+import numbers
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.errors import EmitError, did_you_mean
+from fxprune.graph import place
+from fxprune.records import Record, record_of
+from fxprune.variables import Variables
+from fxprune.vocabulary import functions, name_of, refused_attribute, refused_method
+
+_INFIX: dict[Any, str] = {
+    operator.add: "+",
+    operator.sub: "-",
+    operator.mul: "*",
+    operator.truediv: "/",
+    operator.floordiv: "//",
+    operator.mod: "%",
+    operator.pow: "**",
+    operator.matmul: "@",
+    operator.eq: "==",
+    operator.ne: "!=",
+    operator.lt: "<",
+    operator.le: "<=",
+    operator.gt: ">",
+    operator.ge: ">=",
+    operator.and_: "&",
+    operator.or_: "|",
+    operator.xor: "^",
+}
+
+
+class Expressions:
+    """Writes what nodes compute, given the names of values; gathers the imports, records and names that it needs."""
+
+    def __init__(self, names: Variables) -> None:
+        self.names = names
+        self.imports: set[str] = set()
+        self.needed = {"torch", "float", "slice", "getattr"}
+        self.records: dict[str, Record] = {}
+
+    def node(self, node: fx.Node) -> str:
+        """Return the expression that computes ``node``; raises EmitError, naming it, if source cannot say it."""
+        try:
+            return self._node(node)
+        except EmitError as error:
+            raise EmitError(f"{place(node)}: {error}") from error
+
+    def _node(self, node: fx.Node) -> str:
+        arguments = [self.value(argument) for argument in node.args]
+        keywords = [f"{name}={self.value(value)}" for name, value in node.kwargs.items()]
+        call = f"({', '.join([*arguments, *keywords])})"
+        if node.op == "call_module":
+            return access(str(node.target)) + call
+        if node.op == "call_method":
+            if refused := refused_method(str(node.target), node.args):
+                raise EmitError(f"it calls the method {node.target}, {refused}; it cannot be emitted")
+            return f"{arguments[0]}.{node.target}({', '.join([*arguments[1:], *keywords])})"
+        if node.target in _INFIX and len(arguments) == 2:
+            arguments = [f"({text})" if text.startswith("-") else text for text in arguments]
+            return f"{arguments[0]} {_INFIX[node.target]} {arguments[1]}"
+        if node.target is operator.neg:
+            return f"-{arguments[0]}"
+        if node.target is operator.setitem and not node.users:
+            return f"{arguments[0]}[{self._index(node.args[1])}] = {arguments[2]}"
+        if node.target is operator.getitem:
+            return f"{arguments[0]}[{self._index(node.args[1])}]"
+        if node.target is getattr:
+            if refused := refused_attribute(node.args[1]):
+                raise EmitError(f"it reads the attribute {node.args[1]}, {refused}; it cannot be emitted")
+            return f"{arguments[0]}.{node.args[1]}"
+        return self._function(node.target) + call
+
+    def _function(self, function: Any) -> str:
+        """Return what source calls ``function``, and note the import that it takes."""
+        name = name_of(function)
+        if name is None:
+            if isinstance(function, type):
+                return self._record(function)
+            own = f"{getattr(function, '__module__', '')}.{getattr(function, '__name__', repr(function))}"
+            raise EmitError(f"it calls {own}, which is no function of torch{did_you_mean(own, functions())}")
+        self.needed.add(name.partition(".")[0])
+        home = name.rpartition(".")[0]
+        if home == "F":
+            self.imports.add("from torch.nn import functional as F")
+        elif home:
+            self.imports.add("import torch" if name.startswith("torch.") else f"import {home}")
+        return name
+
+    def _record(self, kind: type[Any]) -> str:
+        record = record_of(kind)
+        if record is None:
+            raise EmitError(
+                f"it makes a {kind.__module__}.{kind.__qualname__}, which source without that package cannot; "
+                "return a dict, a tuple, a named tuple or a plain dataclass"
+            )
+        if self.records.setdefault(record.name, record) != record:
+            raise EmitError(f"two classes of the model are called {record.name}; rename one")
+        self.needed.add(record.name)
+        return record.name
+
+    def value(self, value: Any) -> str:
+        """Return the source of an argument: of nodes their names, of containers their items."""
+        if isinstance(value, fx.Node):
+            return self.names.of(value)
+        if isinstance(value, slice):
+            return f"slice({', '.join(self.value(p) for p in (value.start, value.stop, value.step))})"
+        if isinstance(value, tuple) and not isinstance(value, torch.Size):
+            inner = [self.value(v) for v in value]
+            if hasattr(value, "_fields"):
+                return f"{self._record(type(value))}({', '.join(inner)})"
+            return f"({inner[0]},)" if len(inner) == 1 else f"({', '.join(inner)})"
+        if isinstance(value, list):
+            return f"[{', '.join(self.value(v) for v in value)}]"
+        if isinstance(value, dict):
+            return f"{{{', '.join(f'{literal(k)}: {self.value(v)}' for k, v in value.items())}}}"
+        return literal(value)
+
+    def _index(self, index: Any) -> str:
+        if isinstance(index, tuple) and index:
+            return ", ".join(self._index(part) for part in index) + ("," if len(index) == 1 else "")
+        if isinstance(index, slice):
+            start, stop, step = ("" if p is None else self.value(p) for p in (index.start, index.stop, index.step))
+            return f"{start}:{stop}" + (f":{step}" if step else "")
+        return self.value(index)
+
+
+def literal(value: Any) -> str:
+    """Return the source of a constant; raises EmitError for what has none."""
+    value = plain_number(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
+    if value is Ellipsis:
+        return "..."
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r") + '"'
+    if value is None or type(value) in (bool, int, float, complex, range):
+        return repr(value)
+    if isinstance(value, (torch.dtype, torch.memory_format, torch.layout)):
+        return str(value)
+    if isinstance(value, torch.device):
+        return f'torch.device("{value}")'
+    if isinstance(value, torch.Size):
+        return f"torch.Size({list(value)!r})"
+    if isinstance(value, (tuple, list)):
+        inner = ", ".join(literal(v) for v in value)
+        return f"[{inner}]" if isinstance(value, list) else f"({inner},)" if len(value) == 1 else f"({inner})"
+    raise EmitError(f"the constant {value!r} of type {type(value).__name__} cannot be written as source")
+
+
+def plain_number(value: Any) -> Any:
+    """Return a number of NumPy's, or of another subclass, as Python's own; anything else as it is."""
+    if isinstance(value, (bool, enum.Enum)) or not isinstance(value, numbers.Number):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    return complex(value) if isinstance(value, numbers.Complex) else value
+
+
+def is_name(atom: str) -> bool:
+    """Say whether ``atom`` can follow a dot in source."""
+    return atom.isidentifier() and not keyword.iskeyword(atom)
+
+
+def access(target: str) -> str:
+    """Return the expression for a dotted path of modules below ``self``."""
+    text = "self"
+    for depth, atom in enumerate(target.split(".") if target else []):
+        if is_name(atom):
+            text += f".{atom}"
+        else:
+            text = f"getattr(self, {literal(atom)})" if depth == 0 else f"{text}[{literal(atom)}]"
+    return text
+
+
+def access_tensor(target: str) -> str:
+    """Return the expression for a parameter or buffer below ``self``."""
+    owner, _, name = target.rpartition(".")
+    return f"{access(owner)}.{name}" if is_name(name) else f"getattr({access(owner)}, {literal(name)})"

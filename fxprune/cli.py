@@ -20,9 +20,8 @@ from torch import fx
 
 import fxprune
 from fxprune.errors import FxpruneError, FxpruneWarning, LoadError
-from fxprune.facts.costs import total_macs, total_params
-from fxprune.facts.sites import find_conv_sites
 from fxprune.graph import EXAMPLE_INPUTS
+from fxprune.inspection import inspect_graph
 from fxprune.models import FORMS, LoadedModel, load_model
 from fxprune.pipeline import Pipeline
 from fxprune.registry import known_passes, options_of, parse_passes
@@ -63,46 +62,10 @@ def demo(seed: int, out: Path) -> None:
 @_input
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(model: str, weights: Path | None, classes: int | None, input_shape: str | None, as_json: bool) -> None:
-    """List each conv of MODEL: eligible or why not, its MACs and parameters."""
+    """List each conv and each residual branch of MODEL: eligible or why not, its MACs and parameters."""
     graph_module = _traced(model, weights, classes, input_shape)
-    sites = find_conv_sites(graph_module)
-    macs = total_macs(graph_module)
-    removable = sum(site.macs for site in sites if site.eligible)
-    if as_json:
-        convs = [
-            {
-                "path": site.path or site.node.name,
-                "eligible": site.eligible,
-                "reason": site.reason,
-                "macs": site.macs,
-                "params": site.params,
-            }
-            for site in sites
-        ]
-        summary = {
-            "model": model,
-            "macs": macs,
-            "params": total_params(graph_module),
-            "removable_macs": removable,
-        }
-        click.echo(json.dumps({**summary, "convs": convs}, indent=2))
-        return
-    rows = [
-        [
-            site.path or site.node.name,
-            "yes" if site.eligible else f"no: {site.reason}",
-            site.macs,
-            site.params,
-        ]
-        for site in sites
-    ]
-    click.echo(tabulate(rows, headers=["conv", "eligible", "MACs", "params"], intfmt=","))
-    eligible = sum(site.eligible for site in sites)
-    share = removable / macs if macs else 0.0
-    click.echo(
-        f"\n{eligible} of {len(sites)} convs are eligible and hold {share:.1%} of {macs:,} MACs; "
-        f"{total_params(graph_module):,} parameters"
-    )
+    found = inspect_graph(graph_module)
+    click.echo(json.dumps({"model": model, **found.to_json()}, indent=2) if as_json else str(found))
 
 
 @cli.command(epilog=_model_help)
@@ -113,6 +76,12 @@ def inspect(model: str, weights: Path | None, classes: int | None, input_shape: 
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; resumes what is there.")
 @click.option(
     "--target-macs", default=0.5, type=click.FloatRange(0, 1, min_open=True), help="Share of MACs to leave."
+)
+@click.option(
+    "--layers",
+    type=click.Choice(["all", "convs", "branches"]),
+    default="all",
+    help="What to prune: convs, branches, or all.",
 )
 @click.option("--epochs", default=10, type=click.IntRange(min=1), help="Epochs of training.")
 @click.option("--lr", default=0.05, type=click.FloatRange(0, min_open=True), help="Peak learning rate.")
@@ -132,7 +101,7 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     from fxprune.training.job import open_folder, prune_on_data
     from fxprune.training.recipe import Settings
 
-    image_size, target_macs = options.pop("image_size"), options.pop("target_macs")
+    image_size, target_macs, layers = (options.pop(key) for key in ("image_size", "target_macs", "layers"))
     device = options.pop("device")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -144,9 +113,12 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     loaded = load_model(model, weights, classes)
     images = load_data(data, image_size)
     run = {"model": model, "weights": weights and str(weights), "data": data, "image_size": image_size}
-    open_folder(out, {**run, "target_macs": target_macs, **options})
+    open_folder(out, {**run, "target_macs": target_macs, "layers": layers, **options})
     _show_report(
-        prune_on_data(loaded.model, images, out, settings, target_macs=target_macs, say=_say, extra=run), out
+        prune_on_data(
+            loaded.model, images, out, settings, target_macs=target_macs, layers=layers, say=_say, extra=run
+        ),
+        out,
     )
 
 

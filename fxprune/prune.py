@@ -1,25 +1,39 @@
-"""All of it in one call: trace, insert, train, remove, fuse, simplify."""
+"""All of it in one call: trace, insert scales, train, remove, fuse, simplify."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import fx, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fxprune.errors import FxpruneError
-from fxprune.facts.sites import require_sites
-from fxprune.passes import FoldBatchNorm, FuseResConv, InsertResConv, RemoveResConvs, Simplify
+from fxprune.passes import (
+    FoldBatchNorm,
+    FuseBranchScale,
+    FuseResConv,
+    InsertBranchScale,
+    InsertResConv,
+    RemoveLayers,
+    Simplify,
+)
 from fxprune.pipeline import Pipeline, PipelineResult
 from fxprune.rewriting import Pass
 from fxprune.sparsity import ProximalL1, SteeredL1
 from fxprune.trace import require_finite, trace
 
+Layers = Literal["all", "convs", "branches"]
+_INSERTIONS: dict[Layers, tuple[Pass, ...]] = {
+    "all": (InsertResConv(), InsertBranchScale()),  # in this order: a branch's scale reads its last norm's weight
+    "convs": (InsertResConv(),),
+    "branches": (InsertBranchScale(),),
+}
 AFTER_TRAINING: tuple[Pass, ...] = (
     FuseResConv(),
+    FuseBranchScale(),
     FoldBatchNorm(),  # after fusing: what follows a ResConv is no norm of its conv any more
     Simplify(),  # last: factors fold into convs only once no norm stands between
 )
@@ -30,6 +44,7 @@ def prune(
     example_inputs: Any,
     fit: Callable[..., Any],
     *,
+    layers: Layers = "all",
     target_macs: float | None = None,
     threshold: float | None = None,
     strength: float | Mapping[str, float] = 1e-3,
@@ -44,6 +59,7 @@ def prune(
         fit: an ordinary training function. ``fit(sparse)`` trains the graph that it is given in place; its layers
             shrink after every step of an optimizer that holds its parameters. ``fit(sparse, shrink)`` calls
             ``shrink.step(lr)`` itself, after each ``optimizer.step()``.
+        layers: what to prune: single convs, whole residual branches, or all of both.
         target_macs: the share of the MACs to leave; the smallest scales go first until it is met.
         threshold: remove every layer with at most this effective scale (1e-2 if no target is given).
         strength: of the proximal L1 (:class:`fxprune.ProximalL1`), where ``steps`` is not given.
@@ -55,14 +71,13 @@ def prune(
         The result of the passes; its ``graph_module``, in eval mode, is the pruned network.
 
     Raises:
-        FxpruneError: no conv is eligible (lists why), the loss of training left NaN in the weights, or ``fit``
+        FxpruneError: no such layer is eligible (lists why), the loss of training left NaN in the weights, or ``fit``
             never took an optimizer step.
         TargetError: the target cannot be met; says what can.
     """
     traced = trace(model, example_inputs)
-    require_sites(traced)
-    sparse = Pipeline([InsertResConv()], verify=verify)(traced).graph_module
-    removal = RemoveResConvs(threshold=threshold, target_macs=target_macs)
+    sparse = insert_scales(traced, layers, verify=verify).graph_module
+    removal = RemoveLayers(threshold=threshold, target_macs=target_macs)
     removal(sparse)  # before any training: raises if the target cannot be met
     shrink: ProximalL1
     if steps is not None:
@@ -72,7 +87,7 @@ def prune(
     else:
         shrink = ProximalL1(sparse, strength)
     _fit(fit, sparse, shrink)
-    untouched = all(layer.coefficients() == (1.0, 0.0) for layer in shrink.layers.values())
+    untouched = all(layer.effective_scale == 1 for layer in shrink.layers.values())
     if shrink.steps_done == 0 and untouched:
         raise FxpruneError(
             "fit took no step: train the graph that it is given, with an optimizer made from its parameters"
@@ -80,6 +95,23 @@ def prune(
     sparse.eval()
     require_finite(sparse)
     return Pipeline([removal, *AFTER_TRAINING], verify=verify)(sparse)
+
+
+def insert_scales(traced: fx.GraphModule, layers: Layers, *, verify: bool = True) -> PipelineResult:
+    """Put a scale on every eligible layer of ``traced``; raises FxpruneError, with all reasons, if there is none."""
+    if layers not in get_args(Layers):
+        raise FxpruneError(f"layers is one of {', '.join(get_args(Layers))}; got {layers!r}")
+    result = Pipeline(_INSERTIONS[layers], verify=verify)(traced)
+    if result.modified:
+        return result
+    reasons: dict[str, list[str]] = {}
+    for site in result.declined:
+        reasons.setdefault(site.why, []).append(site.path or site.node)
+    why = "; ".join(
+        f"{paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''}: {r}" for r, paths in reasons.items()
+    )
+    kinds = {"all": "conv or residual branch", "convs": "conv", "branches": "residual branch"}
+    raise FxpruneError(f"the model has no removable {kinds[layers]}: {why or 'it has no convs at all'}")
 
 
 def _fit(fit: Callable[..., Any], sparse: fx.GraphModule, shrink: ProximalL1) -> None:

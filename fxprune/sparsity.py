@@ -4,9 +4,9 @@
     for ...:
         loss.backward(); optimizer.step(); shrink.step(lr)
 
-L1 acts on the gate alone (see :mod:`fxprune.resconv`), after the optimizer's step, so that gates become exactly
-zero: removing such a layer changes nothing. An optimizer must have been made from the sparse graph's
-parameters, not from those of the model that was traced.
+L1 acts on the gate alone (see :mod:`fxprune.resconv` and :mod:`fxprune.branch_scale`), after the optimizer's step,
+so that gates become exactly zero: removing such a layer changes nothing. An optimizer must have been made from the
+sparse graph's parameters, not from those of the model that was traced.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import torch
 from tabulate import tabulate
 from torch import fx, nn
 
+from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError
-from fxprune.facts.costs import batch_size, node_macs, total_macs
-from fxprune.facts.layers import count_for_target, resconvs
-from fxprune.graph import TRACED_MACS, evaluating, module_path
+from fxprune.facts.costs import total_macs
+from fxprune.facts.layers import Layer, count_for_target, layers
+from fxprune.graph import TRACED_MACS, evaluating
 from fxprune.resconv import ResConv
 from fxprune.trace import example_inputs_of
 from fxprune.verify import tensors_of
@@ -41,22 +42,26 @@ class ProximalL1:
     """The proximal step of an L1 penalty on the layer scales, with a strength that the user fixes.
 
     Args:
-        graph_module: a graph with ResConvs.
-        strength: the penalty's weight, one number or one a layer (by module path, see :func:`macs_weighted`);
+        graph_module: a graph with ResConvs, BranchScales, or both.
+        strength: the penalty's weight, one number or one a layer (by path, see :func:`macs_weighted`);
             a gate falls by ``lr * strength`` a step, against what the loss's gradient does.
 
     Raises:
-        FxpruneError: the graph has no ResConvs, or a strength names none.
+        FxpruneError: the graph has no such layers, or a strength names none.
     """
 
     def __init__(self, graph_module: fx.GraphModule, strength: float | Mapping[str, float] = 1e-3) -> None:
-        self.layers = {module_path(node): module for node, module in resconvs(graph_module)}
+        self.layers = {layer.path: layer.module for layer in layers(graph_module)}
         if not self.layers:
-            raise FxpruneError("the graph has no ResConvs to shrink; apply passes.InsertResConv first")
+            raise FxpruneError(
+                "the graph has no layers to shrink; apply passes.InsertResConv or passes.InsertBranchScale first"
+            )
         if isinstance(strength, Mapping):
             unknown = sorted(set(strength) - set(self.layers))
             if unknown:
-                raise FxpruneError(f"strength names {unknown[0]}, which is no ResConv; see sparsity.report(graph)")
+                raise FxpruneError(
+                    f"strength names {unknown[0]}, which is no scaled layer; see sparsity.report(graph)"
+                )
             self.strength = {path: float(strength.get(path, 0.0)) for path in self.layers}
         else:
             self.strength = dict.fromkeys(self.layers, float(strength))
@@ -78,8 +83,12 @@ class ProximalL1:
         return [path for path, layer in self.layers.items() if layer.effective_scale == 0]
 
 
-def _shrink(layer: ResConv, amount: float) -> None:
-    if layer.parametrization == "free":
+def _is_free(layer: ResConv | BranchScale) -> bool:
+    return isinstance(layer, ResConv) and layer.parametrization == "free"
+
+
+def _shrink(layer: ResConv | BranchScale, amount: float) -> None:
+    if isinstance(layer, ResConv) and layer.parametrization == "free":
         scale = layer.free_scale
         scale.copy_(scale.sign() * (scale.abs() - amount).clamp(min=0))
     else:
@@ -94,7 +103,7 @@ class SteeredL1(ProximalL1):
     gate changes the graph's outputs least at that moment. A layer that reached zero is closed.
 
     Args:
-        graph_module: a graph with ResConvs in the "gain-gate" parametrisation.
+        graph_module: a graph with BranchScales, or ResConvs in the "gain-gate" parametrisation, or both.
         target_macs: the share of the graph's MACs to leave.
         steps: after how many steps the target is met.
         probe_inputs: the inputs on which layers are compared; the graph's example inputs by default.
@@ -115,22 +124,20 @@ class SteeredL1(ProximalL1):
         window: float = 1.5,
     ) -> None:
         super().__init__(graph_module, 0.0)
-        if any(layer.parametrization == "free" for layer in self.layers.values()):
+        if any(_is_free(layer) for layer in self.layers.values()):
             raise FxpruneError("SteeredL1 needs the gain-gate parametrisation; insert with it, or use ProximalL1")
         self.graph_module = graph_module
         self.target_macs = target_macs
         self.steps = max(1, steps)
         self.window = window
         self.order: list[str] = []
-        self._macs = {module_path(node): node_macs(node) for node, _ in resconvs(graph_module)}
-        self._nodes = {module_path(node): node for node, _ in resconvs(graph_module)}
+        self._found = {layer.path: layer for layer in layers(graph_module)}
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
-        count_for_target(graph_module, list(self._nodes.values()), target_macs)  # raises if it cannot be met
-        surplus = total_macs(graph_module) - target_macs * graph_module.meta.get(
-            TRACED_MACS, total_macs(graph_module)
-        )
-        mean = sum(self._macs.values()) / batch_size(graph_module) / len(self._macs)
-        self._turns = min(len(self._macs), max(0, math.ceil(surplus / mean)))
+        count_for_target(graph_module, list(self._found.values()), target_macs)  # raises if it cannot be met
+        macs = total_macs(graph_module)
+        self._surplus = macs - target_macs * graph_module.meta.get(TRACED_MACS, macs)
+        mean = sum(layer.macs for layer in self._found.values()) / len(self._found)
+        self._turns = min(len(self._found), max(0, math.ceil(self._surplus / mean)))
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -152,13 +159,24 @@ class SteeredL1(ProximalL1):
             layer.gate.clamp_(0, highest)
 
     def _target_is_met(self) -> bool:
-        rest = [node for path, node in self._nodes.items() if path not in self.order]
-        chosen = [self._nodes[path] for path in self.order]
+        chosen = [self._found[path] for path in self.order]
+        rest = [layer for path, layer in self._found.items() if path not in self.order]
         return count_for_target(self.graph_module, chosen + rest, self.target_macs) <= len(chosen)
 
     def _next_layer(self) -> str:
         """Return the layer, per MAC saved, whose half-closed gate changes the outputs least."""
-        candidates = [path for path in self.layers if path not in self.order]
+        gone: set[fx.Node] = set()
+        surplus = self._surplus
+        for path in self.order:
+            surplus -= self._found[path].macs_beside(gone)
+            gone |= self._found[path].nodes
+        # What lies in a chosen branch goes with it, and what saves more than is asked for is worth no more.
+        saved = {
+            path: min(layer.macs_beside(gone), surplus)
+            for path, layer in self._found.items()
+            if layer.node not in gone
+        }
+        candidates = [path for path in saved if path not in self.order]
         device = self.layers[candidates[0]].gate.device
         probe = [x.to(device) if isinstance(x, torch.Tensor) else x for x in self._probe]
         with evaluating(self.graph_module):
@@ -170,7 +188,7 @@ class SteeredL1(ProximalL1):
                 gate.div_(2)
                 damages[path] = _rms_difference(reference, tensors_of(self.graph_module(*probe)))
                 gate.copy_(before)
-        return min(candidates, key=lambda path: damages[path] / max(self._macs[path], 1))
+        return min(candidates, key=lambda path: damages[path] / max(saved[path], 1))
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the graph's own state."""
@@ -200,15 +218,17 @@ def l1_term(graph_module: fx.GraphModule) -> torch.Tensor:
     A plain L1 term never makes a scale exactly zero; :class:`ProximalL1` does.
     """
     terms = [
-        layer.free_scale.abs() if layer.parametrization == "free" else layer.gate
-        for _, layer in resconvs(graph_module)
+        layer.module.free_scale.abs()
+        if isinstance(layer.module, ResConv) and layer.module.parametrization == "free"
+        else layer.module.gate
+        for layer in layers(graph_module)
     ]
     return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
 def macs_weighted(graph_module: fx.GraphModule, strength: float) -> dict[str, float]:
     """Return a strength per layer, proportional to its MACs, with mean ``strength``."""
-    macs = {module_path(node): node_macs(node) for node, _ in resconvs(graph_module)}
+    macs = {layer.path: layer.macs for layer in layers(graph_module)}
     mean = sum(macs.values()) / max(len(macs), 1)
     return {path: strength * count / mean for path, count in macs.items()}
 
@@ -221,10 +241,10 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def report(graph_module: fx.GraphModule) -> str:
-    """Return a table of the ResConvs: effective scale, shortcut, MACs a sample."""
-    batch = batch_size(graph_module)
-    rows = [
-        [module_path(node), layer.effective_scale, layer.coefficients()[1], node_macs(node) // batch]
-        for node, layer in resconvs(graph_module)
-    ]
+    """Return a table of the layers: effective scale, shortcut (of a branch: 1), MACs a sample that it holds."""
+    rows = [[layer.path, layer.scale, _shortcut(layer), layer.macs] for layer in layers(graph_module)]
     return tabulate(rows, headers=["layer", "scale", "shortcut", "MACs"], floatfmt=".4f", intfmt=",")
+
+
+def _shortcut(layer: Layer) -> float:
+    return layer.module.coefficients()[1] if isinstance(layer.module, ResConv) else 1.0

@@ -24,6 +24,7 @@ import torch
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 
+from fxprune.batch_norms import recover_batch_norms
 from fxprune.errors import FxpruneError, FxpruneWarning, TraceError
 from fxprune.facts.costs import total_macs
 from fxprune.facts.shapes import propagate_shapes, tensor_meta
@@ -101,6 +102,7 @@ def trace(model: nn.Module, example_inputs: Any) -> fx.GraphModule:
         module.training = flags.get(name, flags[""])
     _drop_baked_placeholders(graph_module, constants)
     _functional_with_shapes(graph_module, inputs)
+    recover_batch_norms(graph_module, own)
     for node in graph_module.graph.nodes:
         node.meta[ORIGIN] = (node.name,)
         node.meta[PATH] = _path_of(node)

@@ -7,9 +7,13 @@ from fxprune.passes.drop_redundant_activations import DropRedundantActivations
 from fxprune.passes.eliminate_dead_code import EliminateDeadCode
 from fxprune.passes.fold_batch_norm import FoldBatchNorm
 from fxprune.passes.fold_scale import FoldScale
+from fxprune.passes.fuse_branch_scale import FuseBranchScale
 from fxprune.passes.fuse_resconv import FuseResConv
+from fxprune.passes.insert_branch_scale import InsertBranchScale
 from fxprune.passes.insert_resconv import InsertResConv
 from fxprune.passes.propagate_zeros import PropagateZeros
+from fxprune.passes.remove_branches import RemoveBranches
+from fxprune.passes.remove_layers import RemoveLayers
 from fxprune.passes.remove_resconvs import RemoveResConvs
 from fxprune.passes.remove_unused_submodules import RemoveUnusedSubmodules
 from fxprune.passes.simplify import Simplify
@@ -22,9 +26,13 @@ __all__ = [
     "EliminateDeadCode",
     "FoldBatchNorm",
     "FoldScale",
+    "FuseBranchScale",
     "FuseResConv",
+    "InsertBranchScale",
     "InsertResConv",
     "PropagateZeros",
+    "RemoveBranches",
+    "RemoveLayers",
     "RemoveResConvs",
     "RemoveUnusedSubmodules",
     "Simplify",

@@ -1,6 +1,8 @@
 """Fold a constant factor into the layers before or behind it.
 
-conv(x) * a         ->   conv'(x),        W' = a W, b' = a b       through relu, pooling, sums (a > 0)
+conv(x) * a         ->   conv'(x),        W' = a W, b' = a b       through relu, pooling, sums (a > 0), products
+norm(x) * a         ->   norm'(x),        gamma' = a gamma, beta' = a beta
+(x * p) * a         ->   x * p',          p' = a p                 p: a parameter, as a layer scale is
 conv(x * a)         ->   conv'(x),        W' = a W, b' = b         if every reader is such a layer
 """
 
@@ -14,13 +16,16 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
-from fxprune.facts.convs import CONV_CLASSES, own_module
+from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, own_module
 from fxprune.facts.scales import constant_factor, passes_factor
-from fxprune.folding import exact, own_bias, with_weights
-from fxprune.graph import CallSites, called_module, inherit, only_user, set_submodule
+from fxprune.folding import exact, make_parameter, own_bias, with_weights
+from fxprune.graph import CallSites, attribute, called_module, inherit, only_user, set_parameter, set_submodule
 from fxprune.rewriting import Contract, Log, Pass
 
 _LAYERS = (*CONV_CLASSES, nn.Linear)
+_SUMS = (operator.add, torch.add, "add")
+_PRODUCTS = (operator.mul, torch.mul, "mul")
+_NORMS = (*NORM_CLASSES, nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True)
@@ -34,17 +39,25 @@ class FoldScale(Pass):
         """Fold every factor that can be."""
         sites = CallSites(graph_module)
 
-        def is_foldable(node: fx.Node) -> bool:
+        def takes_factor(node: fx.Node) -> bool:
+            """Say whether the input of ``node`` can be scaled in its weights."""
             module = called_module(node)
             return isinstance(module, _LAYERS) and own_module(module, _LAYERS, sites) is None
+
+        def gives_factor(node: fx.Node) -> bool:
+            """Say whether the output of ``node`` can be scaled in its weights."""
+            module = called_module(node)
+            if isinstance(module, _NORMS):
+                return module.weight is not None and own_module(module, _NORMS, sites) is None
+            return takes_factor(node) or _own_parameter(node, sites)
 
         for node in list(graph_module.graph.nodes):
             scaled = constant_factor(node)
             if scaled is None or scaled[1] == 0:
                 continue
             source, factor = scaled
-            producers = _producers(source, node, factor, is_foldable)
-            consumers = None if producers is not None else _consumers(node, factor, is_foldable)
+            producers = _producers(source, node, factor, gives_factor)
+            consumers = None if producers is not None else _consumers(node, factor, takes_factor)
             layers = producers if producers is not None else consumers
             if layers is None:
                 log.decline(node, f"factor {factor:.4g}: not all layers before it, nor all behind it, can take it")
@@ -58,44 +71,56 @@ class FoldScale(Pass):
             graph_module.graph.erase_node(node)
 
 
+def _own_parameter(node: fx.Node, sites: CallSites) -> bool:
+    """Say whether ``node`` reads a parameter that nothing else reads."""
+    owner = node.graph.owning_module
+    if node.op != "get_attr" or owner is None:
+        return False
+    value = attribute(owner, str(node.target))
+    return isinstance(value, nn.Parameter) and value.is_floating_point() and sites.reads(value) == 1
+
+
 def _scale_layer(graph_module: fx.GraphModule, node: fx.Node, factor: float, with_bias: bool) -> None:
-    module = called_module(node)
-    assert isinstance(module, _LAYERS)
+    target = str(node.target)
+    if node.op == "get_attr":
+        old: nn.Parameter = attribute(graph_module, target)
+        set_parameter(graph_module, target, make_parameter(factor * exact(old), old.detach(), old.requires_grad))
+        return
+    module = graph_module.get_submodule(target)
     bias = own_bias(module)
     if bias is not None and with_bias:
         bias = factor * bias
-    set_submodule(graph_module, str(node.target), with_weights(module, factor * exact(module.weight), bias))
+    set_submodule(graph_module, target, with_weights(module, factor * exact(module.get_parameter("weight")), bias))
 
 
 def _producers(
-    node: fx.Node, reader: fx.Node, factor: float, is_foldable: Callable[[fx.Node], bool]
+    node: fx.Node, reader: fx.Node, factor: float, gives_factor: Callable[[fx.Node], bool]
 ) -> list[fx.Node] | None:
     """Return the layers whose outputs, all scaled, scale ``node`` for ``reader`` alone; None if there are none."""
     if only_user(node) is not reader:
         return None
-    if is_foldable(node):
+    if gives_factor(node):
         return [node]
-    if node.target in (operator.add, torch.add) and not node.kwargs and len(node.args) == 2:
-        found: list[fx.Node] = []
-        for term in node.args:
-            part = _producers(term, node, factor, is_foldable) if isinstance(term, fx.Node) else None
-            if part is None:
-                return None
-            found += part
-        return found
+    is_sum, is_product = node.target in _SUMS, node.target in _PRODUCTS
+    if (is_sum or is_product) and not node.kwargs and len(node.args) == 2:
+        parts = [_producers(t, node, factor, gives_factor) if isinstance(t, fx.Node) else None for t in node.args]
+        if is_product:
+            return next((part for part in parts if part is not None), None)
+        first, second = parts
+        return None if first is None or second is None else first + second
     if passes_factor(node, factor) and isinstance(node.args[0], fx.Node):
-        return _producers(node.args[0], node, factor, is_foldable)
+        return _producers(node.args[0], node, factor, gives_factor)
     return None
 
 
-def _consumers(node: fx.Node, factor: float, is_foldable: Callable[[fx.Node], bool]) -> list[fx.Node] | None:
+def _consumers(node: fx.Node, factor: float, takes_factor: Callable[[fx.Node], bool]) -> list[fx.Node] | None:
     """Return the layers that are all that reads ``node``; None if anything else reads it."""
     found: list[fx.Node] = []
     for user in node.users:
-        if is_foldable(user) and user.args[0] is node:
+        if takes_factor(user) and user.args[0] is node:
             found.append(user)
             continue
-        behind = _consumers(user, factor, is_foldable) if passes_factor(user, factor) else None
+        behind = _consumers(user, factor, takes_factor) if passes_factor(user, factor) else None
         if behind is None:
             return None
         found += behind

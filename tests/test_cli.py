@@ -88,7 +88,7 @@ def test_prune_from_the_shell_and_its_resuming(
     assert report["macs_after"] <= 0.6 * report["macs_before"]
     assert report["accuracy_after"] == report["accuracy_before_removal"]
     assert report["max_relative_difference"] < 1e-9
-    assert "of 16 removable layers are gone" in text
+    assert "of 23 removable layers are gone" in text
     assert "removed" in (out / "diff.txt").read_text()
 
     code, _, err = run(capsys, *prune_command(images, out, "--target-macs", "0.6"))
@@ -164,7 +164,7 @@ def test_an_impossible_target_says_what_is_possible(
     code, _, err = run(capsys, *prune_command(images, tmp_path / "out", "--target-macs", "0.01"))
     assert code == 1
     assert one_line(err)
-    assert "cannot be met: without all 16 removable layers" in err
+    assert "cannot be met: without all 23 removable layers" in err
     code, _, err = run(capsys, *prune_command(images, tmp_path / "out", "--target-macs", "0.9", "--epochs", "1"))
     assert code == 0, err
 

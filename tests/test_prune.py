@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from helpers import TinyNet, targets
 from torch import nn
 
 import fxprune
+from fxprune.branch_scale import BranchScale
 from fxprune.errors import TargetError
 from fxprune.facts.costs import total_macs
+from fxprune.facts.layers import layers as layers_of
+from fxprune.prune import insert_scales
 
 
 def loop(model: nn.Module, after_step: object = None, steps: int = 6) -> None:
@@ -38,7 +43,7 @@ def test_a_training_function_may_step_by_itself() -> None:
         loop(model, shrink)
 
     result = fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit, strength=100.0)
-    assert len(result.steps[0].result.rewritten) == 4
+    assert len(result.steps[0].result.rewritten) == 2  # both branches, with the convs in them
 
 
 def test_a_training_function_may_set_the_scales_itself() -> None:
@@ -82,3 +87,30 @@ def test_weights_that_training_made_nan_are_refused() -> None:
 
     with pytest.raises(fxprune.FxpruneError, match="NaN or Inf"):
         fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit)
+
+
+def test_a_model_without_removable_layers_lists_why() -> None:
+    def insert(model: nn.Module, x: torch.Tensor, layers: Any = "all") -> None:
+        insert_scales(fxprune.trace(model, x), layers)
+
+    x = torch.randn(2, 4, 9, 9)
+    with pytest.raises(fxprune.FxpruneError, match=r"no removable conv or .*: 0: it changes .* 1: it changes"):
+        insert(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 3)), x)
+    with pytest.raises(fxprune.FxpruneError, match="no convs at all"):
+        insert(nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 4), "convs")
+    with pytest.raises(fxprune.FxpruneError, match="layers is one of"):
+        insert(nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 4), "some")
+
+
+@pytest.mark.parametrize(
+    ("layers", "kinds"), [("convs", {"conv"}), ("branches", {"branch"}), ("all", {"conv", "branch"})]
+)
+def test_single_convs_or_whole_branches(layers: Any, kinds: set[str]) -> None:
+    def fit(model: nn.Module) -> None:
+        found = layers_of(model)  # type: ignore[arg-type]
+        assert {"branch" if isinstance(layer.module, BranchScale) else "conv" for layer in found} == kinds
+        for layer in found:
+            layer.module.close()
+
+    result = fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit, layers=layers)
+    assert targets(result.graph_module).count("Conv2d") == 1

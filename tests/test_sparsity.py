@@ -45,7 +45,7 @@ def test_strengths_by_layer() -> None:
     graph = sparse_graph()
     fxprune.ProximalL1(graph, {"block1.conv2": 0.5}).step(lr=1.0)
     assert [layer.gate.item() for _, layer in resconvs(graph)] == [1.0, 0.5, 1.0, 1.0]
-    with pytest.raises(fxprune.FxpruneError, match=r"block9, which is no ResConv"):
+    with pytest.raises(fxprune.FxpruneError, match=r"block9, which is no scaled layer"):
         fxprune.ProximalL1(graph, {"block9": 0.5})
 
 
@@ -58,7 +58,7 @@ def test_macs_weighted_strengths_have_the_mean_that_was_asked_for() -> None:
 
 
 def test_a_graph_without_resconvs_is_refused() -> None:
-    with pytest.raises(fxprune.FxpruneError, match=r"passes\.InsertResConv first"):
+    with pytest.raises(fxprune.FxpruneError, match=r"passes\.InsertResConv or passes\.InsertBranchScale first"):
         fxprune.ProximalL1(tiny())
 
 

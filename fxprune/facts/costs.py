@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from fxprune.branch_scale import BranchScale
 from fxprune.facts.convs import CONV_CLASSES, is_conv
 from fxprune.facts.shapes import shape
 from fxprune.graph import attribute, called_module
@@ -83,12 +84,12 @@ def batch_size(graph_module: fx.GraphModule) -> int:
 
 
 def node_params(node: fx.Node) -> int:
-    """Return how many trainable or frozen parameters ``node`` holds (scales of ResConvs left out)."""
+    """Return how many trainable or frozen parameters ``node`` holds (scales of ResConvs and branches left out)."""
     return sum(p.numel() for p in _parameters(node).values())
 
 
 def total_params(graph_module: fx.GraphModule) -> int:
-    """Return how many parameters the graph holds, tied ones once (scales of ResConvs left out)."""
+    """Return how many parameters the graph holds, tied ones once (scales of ResConvs and branches left out)."""
     found: dict[int, nn.Parameter] = {}
     for node in graph_module.graph.nodes:
         found |= _parameters(node)
@@ -103,7 +104,8 @@ def _parameters(node: fx.Node) -> dict[int, nn.Parameter]:
     module = called_module(node)
     if module is None:
         return {}
-    scales = {id(p) for m in module.modules() if isinstance(m, ResConv) for p in m.parameters(recurse=False)}
+    scaled = (m for m in module.modules() if isinstance(m, (ResConv, BranchScale)))
+    scales = {id(p) for m in scaled for p in m.parameters(recurse=False)}
     return {id(p): p for p in module.parameters() if id(p) not in scales}
 
 

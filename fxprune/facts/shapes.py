@@ -94,3 +94,16 @@ def same_shape(a: fx.Node, b: fx.Node) -> bool:
     """Say whether both nodes are known to compute tensors of one shape and dtype."""
     first, second = tensor_meta(a), tensor_meta(b)
     return first is not None and second is not None and first.shape == second.shape and first.dtype == second.dtype
+
+
+def is_size(node: fx.Node) -> bool:
+    """Say whether ``node`` is known to compute no tensor: a size, a dtype, a device."""
+    value = node.meta.get(META)
+    return value is not None and not _holds_tensor(value)
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, TensorMetadata):
+        return True
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return any(_holds_tensor(part) for part in parts)

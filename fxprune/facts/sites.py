@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
-from fxprune.errors import FxpruneError
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, ConvCall, conv_call, is_conv, own_module
 from fxprune.facts.costs import batch_size, node_macs, node_params
 from fxprune.facts.shapes import same_shape, shape
@@ -139,17 +138,3 @@ def _following_norm(node: fx.Node, sites: CallSites) -> fx.Node | str | None:
     if obstacle is None and module.running_mean is None:
         obstacle = "it keeps no running statistics, so it cannot be fused later"
     return f"its norm {norms[0].name}: {obstacle}" if obstacle else norms[0]
-
-
-def require_sites(traced: fx.GraphModule) -> None:
-    """Raise FxpruneError, with every reason, if no conv of the graph is eligible."""
-    sites = find_conv_sites(traced)
-    if any(site.eligible for site in sites):
-        return
-    reasons: dict[str, list[str]] = {}
-    for site in sites:
-        reasons.setdefault(str(site.reason), []).append(site.path or site.node.name)
-    why = "; ".join(
-        f"{paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''}: {r}" for r, paths in reasons.items()
-    )
-    raise FxpruneError(f"the model has no removable conv: {why or 'it has no convs at all'}")

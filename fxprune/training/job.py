@@ -24,11 +24,10 @@ from fxprune.diff import diff
 from fxprune.emit import emit
 from fxprune.errors import LoadError
 from fxprune.facts.costs import total_macs, total_params
-from fxprune.facts.layers import resconvs
-from fxprune.facts.sites import require_sites
+from fxprune.facts.layers import layers as layers_of
 from fxprune.latency import compare_latency
 from fxprune.pipeline import Pipeline
-from fxprune.prune import AFTER_TRAINING
+from fxprune.prune import AFTER_TRAINING, Layers, insert_scales
 from fxprune.trace import trace
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.loop import evaluate
@@ -85,17 +84,17 @@ def prune_on_data(
     *,
     target_macs: float,
     say: Say,
+    layers: Layers = "all",
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Prune ``model`` to ``target_macs`` of its MACs while it trains on ``data``; write ``out``, return the report.
 
-    ``model`` is not changed. Raises FxpruneError if it has no eligible convs (lists why), TargetError if the
+    ``model`` is not changed. Raises FxpruneError if it has no eligible layers (lists why), TargetError if the
     target cannot be met, and what :func:`fxprune.training.recipe.train` raises.
     """
     start = time.monotonic()
     traced = trace(model, sample_inputs(data, _EXAMPLES))
-    require_sites(traced)
-    inserted = Pipeline([passes.InsertResConv()])(traced)
+    inserted = insert_scales(traced, layers)
     sparse = inserted.graph_module
     device = torch.device(settings.device)
 
@@ -103,12 +102,12 @@ def prune_on_data(
         return evaluate(graph_module.to(device), data.held_out, workers=settings.workers, device=device)
 
     before = accuracy(traced)
-    say(f"traced: {len(resconvs(sparse))} removable layers; held-out top-1 {before:.2%} before pruning")
+    say(f"traced: {len(layers_of(sparse))} removable layers; held-out top-1 {before:.2%} before pruning")
     train(sparse, data, settings, say, target_macs=target_macs, checkpoint=out / "checkpoint.pt")
     trained = accuracy(sparse)
     sparse.cpu().to(memory_format=torch.contiguous_format).eval()
-    removable = len(resconvs(sparse))
-    result = Pipeline([passes.RemoveResConvs(threshold=0.0), *AFTER_TRAINING])(sparse)
+    removable = len(layers_of(sparse))
+    result = Pipeline([passes.RemoveLayers(threshold=0.0), *AFTER_TRAINING])(sparse)
     pruned = result.graph_module
     say(str(result))
     report: dict[str, Any] = {
@@ -125,7 +124,7 @@ def prune_on_data(
         "accuracy_after": accuracy(pruned),
         "max_relative_difference": max(inserted.max_relative or 0.0, result.max_relative or 0.0),
         "latency_ms": latencies(traced.to(device), pruned),
-        "settings": {**asdict(settings), "target_macs": target_macs},
+        "settings": {**asdict(settings), "target_macs": target_macs, "layers": layers},
         "versions": {
             "fxprune": fxprune.__version__,
             "torch": torch.__version__,

@@ -9,7 +9,7 @@ from torch import nn
 
 import fxprune
 from fxprune.facts.costs import total_macs, total_params
-from fxprune.facts.sites import find_conv_sites, require_sites
+from fxprune.facts.sites import find_conv_sites
 from fxprune.training.cifar_resnet import CifarResNet
 
 
@@ -35,14 +35,6 @@ def test_cifar_resnets(depth: int, macs: float, params: float, removable: int) -
 def test_reasons(layer: nn.Module, reason: str) -> None:
     (site,) = find_conv_sites(traced(nn.Sequential(layer), example(2, 4, 9, 9)))
     assert site.reason == reason
-
-
-def test_a_model_without_eligible_convs_lists_why() -> None:
-    graph = traced(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 3)), example(2, 4, 9, 9))
-    with pytest.raises(fxprune.FxpruneError, match=r"no removable conv: 0: it changes .* 1: it changes"):
-        require_sites(graph)
-    with pytest.raises(fxprune.FxpruneError, match="no convs at all"):
-        require_sites(traced(nn.Sequential(nn.Linear(4, 4)), example(2, 4)))
 
 
 def test_convs_inside_an_opaque_module_are_listed() -> None:

@@ -1,0 +1,102 @@
+"""BranchScale: the addition at the end of a residual branch, with a scale on the branch.
+
+    y = x + s * r          x: the shortcut, r = R(x): what the branch computes, s: scale (a scalar)
+
+The method of Xu et al. (arXiv 2011.14356) one level up: the layer is a whole residual branch, the shortcut is the
+network's own. The branch's last weights (see :func:`fxprune.facts.branches.size_weights`) must not take back
+what shrinking takes away, so the scale is trained as a gate in units of their size:
+
+    s = gate * c0 / c         c = product of the rms of those weights, differentiated through; c0: its value at first
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+_SMALLEST_SIZE = 0.1
+
+
+class BranchScale(nn.Module):
+    """The sum of a shortcut and a scaled branch; at ``gate=1`` it is their plain sum.
+
+    Args:
+        weights: the branch's last weights, as they are at insertion; none for a branch whose size is fixed otherwise.
+
+    Attributes:
+        gate: trainable scalar in [0, 1], the share of the branch that is left.
+        signed_size: fixed scalar, 1 unless :meth:`assign` set another.
+        closed: True once :meth:`close` took the branch out; only ``x`` is returned.
+    """
+
+    signed_size: torch.Tensor
+    initial_gauge: torch.Tensor
+    parametrization = "gain-gate"
+
+    def __init__(self, *weights: torch.Tensor) -> None:
+        super().__init__()
+        self.closed = False
+        like = weights[0] if weights else torch.ones(())
+        one = torch.ones((), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+        self.gate = nn.Parameter(one.clone())
+        self.register_buffer("signed_size", one.clone())
+        self.register_buffer("initial_gauge", self.gauge(*weights).detach().to(one))
+
+    def gauge(self, *weights: torch.Tensor) -> torch.Tensor:
+        """Return c, the size that ``weights`` give the branch; a scalar.
+
+        Of a vector (a norm's gamma, a layer scale) the rms, of a kernel the rms of its filters' L2 norms, each kept
+        from falling below 0.1. Worked out in float32 whatever the dtype, so that it is the same number in every copy.
+        """
+        size = torch.ones((), device=self.gate.device)
+        for weight in weights:
+            filters = weight.shape[0] if weight.dim() > 1 and weight.numel() > max(weight.shape) else weight.numel()
+            size = size * (weight.float().square().sum() / filters).sqrt().clamp(min=_SMALLEST_SIZE)
+        return size
+
+    def scale(self, *weights: torch.Tensor) -> torch.Tensor:
+        """Return the factor s of the branch, given its last weights as they are now; a scalar tensor."""
+        return self.signed_size * self.gate * (self.initial_gauge / self.gauge(*weights).to(self.gate.dtype))
+
+    @property
+    def trained_scale(self) -> nn.Parameter:
+        """The parameter that shrinking acts on: the gate."""
+        return self.gate
+
+    @torch.no_grad()
+    def coefficient(self, *weights: torch.Tensor) -> float:
+        """Return the factor s of the branch as a Python float, worked out in float64 whatever the module's dtype."""
+        drift = float(self.initial_gauge) / float(self.gauge(*weights))
+        return float(self.signed_size) * float(self.gate) * drift
+
+    @property
+    def effective_scale(self) -> float:
+        """The scale without the drift of the branch's own weights: 1 at insertion, the gate as it is trained."""
+        return abs(float(self.signed_size)) * float(self.gate.detach())
+
+    @torch.no_grad()
+    def assign(self, *, scale: float) -> None:
+        """Set the effective scale with its sign (any finite number); reopens a closed branch."""
+        if not math.isfinite(scale):
+            raise ValueError(f"scale must be finite, got {scale}")
+        if self.closed:
+            self.closed = False
+            self.gate.requires_grad_(True)
+        self.signed_size.fill_(scale or 1.0)
+        self.gate.fill_(1.0 if scale else 0.0)
+
+    @torch.no_grad()
+    def close(self) -> None:
+        """Set the scale to zero for good: from now on only the shortcut is returned, and no gate is trained."""
+        self.gate.zero_().requires_grad_(False)
+        self.closed = True
+
+    def forward(self, x: torch.Tensor, r: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        """Return ``x + scale * r``, of the shape of both."""
+        return x if self.closed else x + self.scale(*weights).to(r.dtype) * r
+
+    def extra_repr(self) -> str:
+        """Return what ``print`` shows."""
+        return f"effective_scale={self.effective_scale:.4g}"

@@ -1,0 +1,223 @@
+"""The residual branches of a graph: single-entry single-exit regions R between a tensor x and a sum x + R(x).
+
+Found by dominators on the dataflow graph, whatever the source code looked like. A region is the part of the graph
+between x and R's last node b: x dominates b (no path from the inputs reaches b but through x), and nothing
+outside reads the inside. Sizes that are read from tensors and values computed from parameters alone are no inputs
+of a region. In a longer sum, x + P(x) + Q(x), each of P and Q is a branch; nn.Identity and dropout pass x on.
+
+Nested and overlapping candidates: two such regions are disjoint or one holds the other. Both are branches; removing
+the outer one takes the inner ones with it, and their cost is counted once.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import networkx
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from fxprune.facts.convs import is_conv
+from fxprune.facts.costs import batch_size, node_macs, node_params
+from fxprune.facts.liveness import Liveness, has_effect
+from fxprune.facts.shapes import is_floating, is_size, same_shape
+from fxprune.graph import called_module, has_hooks, module_path, uses
+
+_ADDITIONS = (operator.add, torch.add, "add")
+_START = "start"  # stands before all inputs
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A residual branch, or a sum that is none.
+
+    ``addition`` is the sum, ``shortcut`` and ``exit`` its two operands, ``entry`` the x of R(x), ``nodes`` those of
+    R in graph order; MACs a sample and parameters are R's. ``reason`` is None if the branch is removable.
+    """
+
+    addition: fx.Node
+    shortcut: fx.Node
+    exit: fx.Node
+    entry: fx.Node | None
+    nodes: tuple[fx.Node, ...]
+    macs: int
+    params: int
+    reason: str | None
+
+    @property
+    def path(self) -> str:
+        """Where it is, for a person: the block's module path and the branch's first and last node."""
+        block = module_path(self.addition)
+        span = f"{_short(self.nodes[0])} ... {_short(self.nodes[-1])}" if self.nodes else self.addition.name
+        return f"{block} [{span}]" if block else f"[{span}]"
+
+    @property
+    def eligible(self) -> bool:
+        """Whether the branch can be scaled, and later be removed."""
+        return self.reason is None
+
+
+def _short(node: fx.Node) -> str:
+    return str(node.target).rpartition(".")[2] if node.op == "call_module" else node.name
+
+
+def find_branches(graph_module: fx.GraphModule) -> list[Branch]:
+    """Return every sum of two tensors of one shape, in graph order: a branch, or the reason why it is none."""
+    flow = _Flow(graph_module)
+    return [_examine(node, flow) for node in graph_module.graph.nodes if _is_sum(node)]
+
+
+def _is_sum(node: fx.Node) -> bool:
+    if node.target not in _ADDITIONS or node.kwargs or len(node.args) != 2 or not is_floating(node):
+        return False
+    return all(isinstance(a, fx.Node) and same_shape(a, node) for a in node.args) and node.args[0] is not node.args[1]
+
+
+def _examine(addition: fx.Node, flow: _Flow) -> Branch:
+    left, right = addition.args
+    assert isinstance(left, fx.Node)
+    assert isinstance(right, fx.Node)
+    declined: Branch | None = None
+    for shortcut, exit_node in ((left, right), (right, left)):
+        for entry in _shortcut_terms(shortcut):
+            if entry is not exit_node and flow.dominates(entry, exit_node):
+                found = _region(addition, shortcut, exit_node, entry, flow)
+                if found.eligible:
+                    return found
+                declined = declined or found
+    return declined or Branch(
+        addition, left, right, None, (), 0, 0, "no residual: neither side is computed from the other alone"
+    )
+
+
+def _shortcut_terms(node: fx.Node) -> Iterator[fx.Node]:
+    """Yield ``node``, what it passes through unchanged, and, where these are sums, their terms."""
+    while (source := _passed_through(node)) is not None:
+        yield node
+        node = source
+    yield node
+    if node.target in _ADDITIONS and not node.kwargs:
+        for term in node.args:
+            if isinstance(term, fx.Node):
+                yield _without_identities(term)
+
+
+def _without_identities(node: fx.Node) -> fx.Node:
+    while (source := _passed_through(node)) is not None:
+        node = source
+    return node
+
+
+def _passed_through(node: fx.Node) -> fx.Node | None:
+    """Return the input that ``node`` returns unchanged in eval mode, or None."""
+    module = called_module(node)
+    is_identity = type(module) in (nn.Identity, *_DROPOUTS) and module is not None and not has_hooks(module)
+    if is_identity or node.target is functional.dropout:
+        return node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+    return None
+
+
+def _region(addition: fx.Node, shortcut: fx.Node, exit_node: fx.Node, entry: fx.Node, flow: _Flow) -> Branch:
+    inside = flow.between(entry, exit_node)
+    nodes = tuple(sorted(inside, key=flow.position.__getitem__))
+    macs = sum(node_macs(node) for node in nodes) // flow.batch
+    params = sum(node_params(node) for node in nodes)
+    return Branch(
+        addition, shortcut, exit_node, entry, nodes, macs, params, _obstacle(addition, exit_node, inside, flow)
+    )
+
+
+def _obstacle(addition: fx.Node, exit_node: fx.Node, inside: set[fx.Node], flow: _Flow) -> str | None:
+    if uses(exit_node) != 1 and any(flow.live.needed(user) and user is not addition for user in exit_node.users):
+        return f"its output {exit_node.name} is read by others too"
+    for node in inside:
+        if has_effect(node):
+            return f"{node.name} inside it changes state"
+        outside = flow.reader_outside(node, inside, addition)
+        if outside is not None:
+            return f"{node.name} inside it is read by {outside.name} outside"
+    if not any(node_macs(node) or is_conv(node) for node in inside):
+        return "it holds no convolution and no linear layer"
+    return None
+
+
+class _Flow:
+    """The dataflow between tensors that depend on the inputs, with its dominators."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self.order = list(graph_module.graph.nodes)
+        self.position = {node: index for index, node in enumerate(self.order)}
+        self.batch = batch_size(graph_module)
+        self.live = Liveness(graph_module.graph)
+        self._sources: dict[fx.Node, list[fx.Node]] = {}
+        graph: networkx.DiGraph[Any] = networkx.DiGraph()
+        graph.add_node(_START)
+        for node in self.order:
+            if node.op == "placeholder":
+                self._sources[node] = []
+                graph.add_edge(_START, node)
+            elif self.live.needed(node) and not is_size(node):
+                sources = [source for source in node.all_input_nodes if source in self._sources]
+                if sources:
+                    self._sources[node] = sources
+                    graph.add_edges_from((source, node) for source in sources)
+        parents = networkx.immediate_dominators(graph, _START)
+        children: dict[Any, list[Any]] = {}
+        for node, parent in parents.items():
+            if node is not _START:
+                children.setdefault(parent, []).append(node)
+        self._interval: dict[Any, tuple[int, int]] = {}
+        _number(children, self._interval)
+
+    def dominates(self, a: fx.Node, b: fx.Node) -> bool:
+        """Say whether every path from the inputs to ``b`` passes ``a``."""
+        if a not in self._interval or b not in self._interval:
+            return False
+        (first, last), (at, _) = self._interval[a], self._interval[b]
+        return first <= at <= last
+
+    def between(self, entry: fx.Node, exit_node: fx.Node) -> set[fx.Node]:
+        """Return the nodes on the paths from ``entry``, which dominates it, to ``exit_node``; without ``entry``."""
+        found = {exit_node}
+        waiting = [exit_node]
+        while waiting:
+            for source in self._sources[waiting.pop()]:
+                if source is not entry and source not in found:
+                    found.add(source)
+                    waiting.append(source)
+        return found
+
+    def reader_outside(self, node: fx.Node, inside: set[fx.Node], addition: fx.Node) -> fx.Node | None:
+        """Return a node outside the region that needs ``node``, directly or through sizes read from it."""
+        waiting = [user for user in node.users if self.live.needed(user)]
+        seen: set[fx.Node] = set()
+        while waiting:
+            user = waiting.pop()
+            if user in inside or user is addition or user in seen:
+                continue
+            if user in self._sources or not is_size(user):
+                return user
+            seen.add(user)
+            waiting.extend(reader for reader in user.users if self.live.needed(reader))
+        return None
+
+
+def _number(children: dict[Any, list[Any]], interval: dict[Any, tuple[int, int]]) -> None:
+    """Number a tree in preorder: ``interval[n]`` is the number of n and the highest one below it."""
+    count = 0
+    first: dict[Any, int] = {}
+    stack: list[tuple[Any, bool]] = [(_START, False)]
+    while stack:
+        node, done = stack.pop()
+        if done:
+            interval[node] = (first[node], count - 1)
+            continue
+        first[node] = count
+        count += 1
+        stack.append((node, True))
+        stack.extend((child, False) for child in children.get(node, ()))

@@ -1,0 +1,74 @@
+"""What a graph would no longer compute if some of its values were not read any more."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import torch
+from torch import fx
+
+from fxprune.functionalize import is_in_place
+
+
+def is_guard(node: fx.Node) -> bool:
+    """Say whether ``node`` only checks a value: an assertion, which goes with what it checks."""
+    return node.op == "call_function" and node.target is torch._assert
+
+
+def has_effect(node: fx.Node) -> bool:
+    """Say whether ``node`` matters beside its value: it is an input or the output, or writes to memory."""
+    return node.op in ("placeholder", "output") or is_in_place(node) or (node.is_impure() and not is_guard(node))
+
+
+class Liveness:
+    """Which nodes of a graph its output needs, and which would go with others. Read it before editing the graph."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        self._idle: set[fx.Node] = set()
+        for node in reversed(graph.nodes):
+            if is_guard(node) or (not has_effect(node) and self._idle.issuperset(node.users)):
+                self._idle.add(node)
+
+    def needed(self, node: fx.Node) -> bool:
+        """Say whether the output, or another effect than an assertion, depends on ``node``."""
+        return node not in self._idle
+
+    def dead_once_passed_by(self, node: fx.Node, kept: fx.Node) -> set[fx.Node]:
+        """Return ``node`` and all that nobody needs once its readers read ``kept``, one of its inputs, instead."""
+        others = [source for source in node.all_input_nodes if source is not kept]
+        return {node} | self._dead(others, reader=node, kept=kept)
+
+    def _dead(self, values: Iterable[fx.Node], reader: fx.Node, kept: fx.Node) -> set[fx.Node]:
+        dead: set[fx.Node] = set()
+        waiting = list(values)
+        while waiting:
+            node = waiting.pop()
+            if node in dead or node is kept or has_effect(node):
+                continue
+            if any(self.needed(user) and user not in dead and user is not reader for user in node.users):
+                continue
+            dead.add(node)
+            for checked in self._idle_readers(node):
+                dead.add(checked)
+                waiting.extend(checked.all_input_nodes)
+            waiting.extend(node.all_input_nodes)
+        return dead
+
+    def _idle_readers(self, node: fx.Node) -> set[fx.Node]:
+        found: set[fx.Node] = set()
+        waiting = list(node.users)
+        while waiting:
+            user = waiting.pop()
+            if user in self._idle and user not in found:
+                found.add(user)
+                waiting.extend(user.users)
+        return found
+
+
+def erase(nodes: Collection[fx.Node]) -> None:
+    """Erase ``nodes``, which only each other read, from their graph."""
+    chosen = set(nodes)
+    if chosen:
+        for node in reversed(next(iter(chosen)).graph.nodes):
+            if node in chosen:
+                node.graph.erase_node(node)

@@ -1,0 +1,45 @@
+"""Turn each BranchScale back into a plain sum.
+
+x + s * r   (BranchScale)   ->   x + r * s   ->   x + r',    s folded into r's last layer by FoldScale
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from fxprune.facts.layers import branch_scales
+from fxprune.graph import inherit
+from fxprune.rewriting import Contract, Log, Pass
+
+
+@dataclass(frozen=True)
+class FuseBranchScale(Pass):
+    """Replace each BranchScale by the sum of shortcut and branch times its scale."""
+
+    name: ClassVar[str] = "fuse-branch-scale"
+    contract: ClassVar[Contract] = Contract.VALUES
+
+    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Replace every BranchScale."""
+        graph = graph_module.graph
+        for layer in branch_scales(graph_module):
+            node, scale = layer.node, layer.coefficient()
+            shortcut, branch, *weights = node.args
+            assert isinstance(branch, fx.Node)
+            log.rewrote(node, f"scale {scale:.4g} now multiplies the branch")
+            with graph.inserting_before(node):
+                if scale != 1:
+                    product = graph.call_function(operator.mul, (branch, scale))
+                    inherit(product, branch, made_by=self.name)
+                    branch = product
+                total = graph.call_function(operator.add, (shortcut, branch))
+            inherit(total, node, made_by=self.name)
+            node.replace_all_uses_with(total, propagate_meta=False)
+            graph.erase_node(node)
+            for read in weights:
+                if isinstance(read, fx.Node) and not read.users:
+                    graph.erase_node(read)

@@ -1,0 +1,61 @@
+"""Put a scale on every residual branch, which training can shrink.
+
+    x + R(x)   ->   x + s * R(x)          s = 1: the same function
+
+The method of Xu et al. (arXiv 2011.14356) one level up; the branches are those of :mod:`fxprune.facts.branches`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from fxprune.branch_scale import BranchScale
+from fxprune.facts.branch_size import size_weights
+from fxprune.facts.branches import Branch, find_branches
+from fxprune.graph import attribute, free_target, inherit, module_path, set_submodule
+from fxprune.rewriting import Contract, Log, Pass
+
+
+@dataclass(frozen=True)
+class InsertBranchScale(Pass):
+    """Replace the sum at the end of each residual branch by one whose scale training can shrink.
+
+    Apply :class:`InsertResConv` first where both are wanted: it does not wrap a norm whose weight is read by others.
+    """
+
+    name: ClassVar[str] = "insert-branch-scale"
+    contract: ClassVar[Contract] = Contract.VALUES
+
+    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Insert a BranchScale at every eligible sum."""
+        for branch in find_branches(graph_module):
+            if branch.reason is not None:
+                log.decline(branch.addition, branch.reason)
+                continue
+            log.rewrote(branch.addition, f"the branch {branch.path} now has a scale of 1")
+            self._insert(graph_module, branch)
+
+    def _insert(self, graph_module: fx.GraphModule, branch: Branch) -> None:
+        addition, graph = branch.addition, graph_module.graph
+        weights = size_weights(branch.exit)
+        scaled = BranchScale(*(attribute(graph_module, target).detach() for target in weights))
+        scaled.training = graph_module.training
+        block = module_path(addition)
+        target = free_target(graph_module, f"{block}.branch_scale" if block else "branch_scale")
+        set_submodule(graph_module, target, scaled)
+        # read the operands from the node: the ones that were found may be a BranchScale by now
+        left, right = addition.args
+        exit_first = left is branch.exit
+        shortcut, exit_node = (right, left) if exit_first else (left, right)
+        with graph.inserting_before(addition):
+            reads = [graph.get_attr(name) for name in weights]
+            new = graph.call_module(target, (shortcut, exit_node, *reads))
+        for read in reads:
+            inherit(read, branch.exit, made_by=self.name)
+            read.meta.pop("tensor_meta", None)
+        inherit(new, addition, made_by=self.name)
+        addition.replace_all_uses_with(new, propagate_meta=False)
+        graph.erase_node(addition)

@@ -1,0 +1,117 @@
+"""Take out the layers, convs and residual branches, whose scale training has made small.
+
+    s * norm(conv(x)) + a * x   ->   a * x          exact for s = 0
+    x + s * R(x)                ->   x              exact for s = 0
+
+A conv at or below the threshold becomes a * x. One that is cut only because a target asks for it has its gate closed
+first, so that the signal keeps its size: its shortcut is the one that it has at gate = 0.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import fx, nn
+
+from fxprune.branch_scale import BranchScale
+from fxprune.errors import FxpruneError
+from fxprune.facts.layers import Layer, count_for_target, layers
+from fxprune.facts.liveness import erase
+from fxprune.graph import inherit
+from fxprune.resconv import ResConv
+from fxprune.rewriting import Contract, Log, Pass
+
+DEFAULT_THRESHOLD = 1e-2
+
+
+@dataclass(frozen=True)
+class RemoveLayers(Pass):
+    """Remove each conv or branch whose scale is at or below a threshold, or the smallest until a target is met.
+
+    Args:
+        threshold: remove layers with at most this effective scale (1e-2 if no target is given either).
+        target_macs: the share of the graph's MACs to leave, between 0 and 1: the layers that rank lowest go first
+            until it is met. With a threshold too, both apply.
+        rank: by "scale", the effective scale, or by "scale-per-mac", the same over the MACs that removal saves.
+
+    Raises:
+        TargetError: even without any layer more MACs than the target are left; says how many.
+    """
+
+    name: ClassVar[str] = "remove-layers"
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (ResConv, BranchScale)
+    threshold: float | None = None
+    target_macs: float | None = None
+    rank: Literal["scale", "scale-per-mac"] = "scale"
+
+    def __post_init__(self) -> None:
+        if self.target_macs is not None and not 0 < self.target_macs <= 1:
+            raise FxpruneError(f"target_macs is the share of MACs to leave, in (0, 1]; got {self.target_macs}")
+        if self.threshold is not None and not self.threshold >= 0:
+            raise FxpruneError(f"threshold must not be negative; got {self.threshold}")
+
+    @property
+    def contract(self) -> Contract:  # type: ignore[override]  # depends on the option
+        """Equal values where only exact zeros go, an equal signature otherwise."""
+        return Contract.VALUES if self.threshold == 0 and self.target_macs is None else Contract.SIGNATURE
+
+    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Take the chosen layers out."""
+        ranked = sorted((one for one in layers(graph_module) if isinstance(one.module, self.kinds)), key=self._key)
+        threshold = self.threshold
+        if threshold is None:
+            threshold = DEFAULT_THRESHOLD if self.target_macs is None else 0.0
+        zeros = [one for one in ranked if one.scale <= threshold]
+        others = [one for one in ranked if one.scale > threshold]
+        wanted = 0
+        if self.target_macs is not None:
+            wanted = count_for_target(graph_module, [*zeros, *others], self.target_macs) - len(zeros)
+        chosen = {layer.node for layer in [*zeros, *others[: max(wanted, 0)]]}
+        small = {layer.node for layer in zeros}
+        gone: set[fx.Node] = set()
+        # branches first: what lies in them goes with them
+        for layer in sorted([*zeros, *others], key=lambda one: not isinstance(one.module, BranchScale)):
+            if layer.node in gone:
+                continue
+            if layer.node not in chosen:
+                bound = f"above {threshold:g}" if self.target_macs is None else "larger than the target needs"
+                log.decline(layer.node, f"scale {layer.scale:.4g} is {bound}")
+                continue
+            rule = f"scale {layer.scale:.4g} is at most {threshold:g}"
+            if layer.node not in small:
+                rule = f"scale {layer.scale:.4g} is among the {wanted} smallest, for target_macs={self.target_macs:g}"
+            gone |= _remove(layer, gone, layer.node not in small, rule, log, self.name)
+        cut = [layer.scale for layer in others[: max(wanted, 0)]]
+        if cut and max(cut) > DEFAULT_THRESHOLD:
+            log.warn(
+                f"{len(cut)} layers were cut for target_macs={self.target_macs:g} though their scales go up to "
+                f"{max(cut):.3g}: expect to retrain, or shrink for longer before removing"
+            )
+
+    def _key(self, layer: Layer) -> float:
+        return layer.scale / max(layer.macs, 1) if self.rank == "scale-per-mac" else layer.scale
+
+
+def _remove(layer: Layer, gone: set[fx.Node], cut: bool, rule: str, log: Log, made_by: str) -> set[fx.Node]:
+    """Replace the layer by its shortcut, and return the nodes that went."""
+    node, source = layer.node, layer.node.args[0]
+    assert isinstance(source, fx.Node)
+    if isinstance(layer.module, BranchScale):
+        going = layer.nodes - gone
+        macs = f", with {len(going) - 1} nodes and {layer.macs:,} MACs"
+        log.rewrote(node, f"{rule}; the branch goes{macs}")
+        node.replace_all_uses_with(source, propagate_meta=False)
+        erase(going)
+        return set(going)
+    shortcut = layer.module.closed_shortcut if cut else layer.module.coefficients()[1]
+    log.rewrote(node, f"{rule}; {shortcut:.4g} * x takes its place")
+    replacement = source
+    if shortcut != 1:
+        with node.graph.inserting_before(node):
+            replacement = node.graph.call_function(operator.mul, (source, shortcut))
+        inherit(replacement, node, made_by=made_by)
+    node.replace_all_uses_with(replacement, propagate_meta=False)
+    node.graph.erase_node(node)
+    return {node}

@@ -1,0 +1,45 @@
+"""FuseBranchScale: the scale of a branch that stays ends in its last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from helpers import Wrapped, assert_rewrites, example, targets, traced
+from torch import nn
+
+import fxprune
+from fxprune import passes
+from fxprune.facts.layers import branch_scales
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda m, x: x + m.norm(m.a(x)), ["Conv2d", "add"]),
+        (lambda m, x: x + m.b(torch.tanh(m.a(x))), ["Conv2d", "tanh", "Conv2d", "add"]),
+        (lambda m, x: x + m.scale * torch.tanh(m.a(x)), ["Conv2d", "tanh", "mul", "add"]),
+        (lambda m, x: x + m.group(m.a(x)), ["Conv2d", "GroupNorm", "add"]),
+        (lambda m, x: x + torch.tanh(m.a(x)), ["Conv2d", "tanh", "mul", "add"]),
+    ],
+)
+def test_the_scale_goes_into_the_last_layer(
+    function: Callable[[Any, torch.Tensor], torch.Tensor], expected: list[str]
+) -> None:
+    modules: dict[str, Any] = {name: nn.Conv2d(4, 4, 3, padding=1) for name in "ab"}
+    modules |= {"norm": nn.BatchNorm2d(4), "group": nn.GroupNorm(2, 4), "scale": nn.Parameter(torch.rand(4, 1, 1))}
+    graph = passes.InsertBranchScale()(traced(Wrapped(function, **modules), example(2, 4, 5, 5))).graph_module
+    (layer,) = branch_scales(graph)
+    layer.module.assign(scale=-0.6)
+    fused = assert_rewrites(graph, passes.FuseBranchScale(), count=1)
+    result = fxprune.Pipeline([passes.FoldBatchNorm(), passes.Simplify()])(fused.graph_module)
+    assert targets(result.graph_module) == expected
+    assert not [node for node in result.graph_module.graph.nodes if "branch_scale" in str(node.target)]
+
+
+def test_a_scale_of_one_adds_nothing() -> None:
+    graph = traced(Wrapped(lambda m, x: x + m.a(x), a=nn.Conv2d(4, 4, 1)), example(2, 4, 5, 5))
+    scaled = passes.InsertBranchScale()(graph).graph_module
+    assert targets(passes.FuseBranchScale()(scaled).graph_module) == targets(graph)

@@ -1,0 +1,65 @@
+"""RemoveLayers: convs and branches in one ranking; exact zeros change nothing."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import assert_rewrites, targets, tiny
+from torch import fx
+
+import fxprune
+from fxprune import passes
+from fxprune.branch_scale import BranchScale
+from fxprune.facts.costs import total_macs
+from fxprune.facts.layers import layers
+from fxprune.rewriting import Contract
+
+
+def scaled(*scales: float) -> fx.GraphModule:
+    """Return the tiny network with scales on conv1, conv2 and the branch of both of its blocks."""
+    graph = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(tiny()).graph_module
+    for layer, scale in zip(layers(graph), scales, strict=True):
+        if isinstance(layer.module, BranchScale):
+            layer.module.assign(scale=scale)
+        else:
+            layer.module.assign(scale=scale, shortcut=0.5)
+    return graph
+
+
+def test_a_branch_at_zero_goes_with_all_that_is_in_it() -> None:
+    one = passes.RemoveLayers(threshold=0.0)
+    assert one.contract is Contract.VALUES
+    result = assert_rewrites(scaled(0.0, 0.5, 0.0, 1.0, 0.0, 0.7), one, count=2)
+    assert "the branch goes, with 3 nodes" in str(result.rewritten[0])
+    assert "BranchScale" in targets(result.graph_module)
+    assert not any(name.startswith("block1.") for name, _ in result.graph_module.named_parameters())
+
+
+def test_a_threshold_keeps_only_the_signature() -> None:
+    assert passes.RemoveLayers().contract is Contract.SIGNATURE
+    assert_rewrites(scaled(1.0, 1.0, 0.005, 1.0, 1.0, 0.5), passes.RemoveLayers(), count=1)
+
+
+@pytest.mark.parametrize(("rank", "gone"), [("scale", "block1.conv1"), ("scale-per-mac", "block2.branch_scale")])
+def test_one_ranking_for_convs_and_branches(rank: str, gone: str) -> None:
+    graph = scaled(0.3, 1.0, 1.0, 1.0, 1.0, 0.4)
+    one = passes.RemoveLayers(target_macs=0.9, rank=rank)  # type: ignore[arg-type]
+    result = one(graph)
+    assert [site.path for site in result.rewritten] == [gone]
+    assert "expect to retrain" in result.warnings[0]
+
+
+def test_what_a_branch_holds_counts_once_for_a_target() -> None:
+    graph = scaled(0.1, 0.2, 0.0, 1.0, 1.0, 1.0)
+    total = total_macs(graph)
+    kept = next(layer for layer in layers(graph) if layer.path == "block1.branch_scale")
+    result = passes.RemoveLayers(target_macs=(total - kept.macs) / total + 1e-9)(graph)
+    assert [site.path for site in result.rewritten] == ["block1.branch_scale"]
+    assert total_macs(result.graph_module) == total - kept.macs
+
+
+def test_each_kind_alone() -> None:
+    graph = scaled(0.0, 1.0, 0.0, 1.0, 1.0, 1.0)
+    branches = assert_rewrites(graph, passes.RemoveBranches(threshold=0.0), count=1)
+    assert [site.path for site in branches.rewritten] == ["block1.branch_scale"]
+    convs = assert_rewrites(graph, passes.RemoveResConvs(threshold=0.0), count=1)
+    assert [site.path for site in convs.rewritten] == ["block1.conv1"]

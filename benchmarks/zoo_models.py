@@ -24,7 +24,7 @@ CI_SUBSET = (
     "timm:convnext_zepto_rms",
     "timm:repvgg_a0",
     "timm:efficientvit_m0",
-    "timm:hardcorenas_a",
+    "timm:ghostnet_050",
 )
 _KINDS = ("segmentation", "video", "quantization", "detection", "optical_flow")
 _TRANSFORMERS = ("vision_transformer", "swin_transformer", "maxvit")

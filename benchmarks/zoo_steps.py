@@ -229,7 +229,7 @@ def _is_foldable_norm(node: fx.Node) -> bool:
 def _is_rank_check(node: fx.Node) -> bool:
     test = node.args[0] if node.target is torch._assert and node.args else None
     attribute = test.args[0] if isinstance(test, fx.Node) and test.target is operator.eq else None
-    return isinstance(attribute, fx.Node) and attribute.target is getattr and attribute.args[1] == "ndim"
+    return isinstance(attribute, fx.Node) and attribute.target is getattr and "ndim" in attribute.args
 
 
 def _is_relu(node: Any) -> bool:

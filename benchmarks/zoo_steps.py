@@ -36,7 +36,7 @@ from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import layers
 from fxprune.facts.sites import find_conv_sites
 from fxprune.folding import keep_exact_weights
-from fxprune.graph import called_module, only_user
+from fxprune.graph import called_module
 from fxprune.prune import AFTER_TRAINING
 from fxprune.verify import difference
 
@@ -135,14 +135,14 @@ def _removable_share(sparse: fx.GraphModule) -> float:
 
 
 def _scale(sparse: fx.GraphModule, seed: int) -> int:
-    """Set half of the scales to zero, the others and all shortcuts to random values; return how many are zero."""
+    """Set half of the scales (rounded up) to zero, the rest and all shortcuts to random values; return the zeros."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform() -> float:
         return float(torch.empty(()).uniform_(0.3, 1.2, generator=generator))
 
     found = layers(sparse)
-    zeros = set(torch.randperm(len(found), generator=generator)[: len(found) // 2].tolist())
+    zeros = set(torch.randperm(len(found), generator=generator)[: (len(found) + 1) // 2].tolist())
     for index, layer in enumerate(found):
         scale = 0.0 if index in zeros else uniform()
         if isinstance(layer.module, fxprune.ResConv):
@@ -218,14 +218,18 @@ def _is_neutral(node: fx.Node) -> bool:
 
 
 def _is_foldable_norm(node: fx.Node) -> bool:
+    is_norm = isinstance(called_module(node), nn.modules.batchnorm._BatchNorm)
     source = node.args[0] if node.args else None
-    conv = called_module(source)
-    return (
-        isinstance(called_module(node), nn.modules.batchnorm._BatchNorm)
-        and isinstance(conv, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-        and isinstance(source, fx.Node)
-        and only_user(source) is node
-    )
+    if not isinstance(source, fx.Node) or not (is_norm or node.target is nn.functional.batch_norm):
+        return False
+    readers = [user for user in source.users if user.target is not getattr]  # a read of its shape stops nothing
+    return isinstance(called_module(source), (nn.Conv1d, nn.Conv2d, nn.Conv3d)) and readers == [node]
+
+
+def _is_rank_check(node: fx.Node) -> bool:
+    test = node.args[0] if node.target is torch._assert and node.args else None
+    attribute = test.args[0] if isinstance(test, fx.Node) and test.target is operator.eq else None
+    return isinstance(attribute, fx.Node) and attribute.target is getattr and "ndim" in attribute.args
 
 
 def _is_relu(node: Any) -> bool:
@@ -242,6 +246,7 @@ _NEEDLESS: dict[str, Callable[[fx.Node], bool]] = {
     "identity or dropout": _is_identity,
     "times 1 or plus 0": _is_neutral,
     "norm that folds into its conv": _is_foldable_norm,
+    "check of a known rank": _is_rank_check,
     "relu of relu": _is_relu_of_relu,
 }
 

@@ -17,6 +17,7 @@ removed channels are set to zero; the pruned model must compute the same as that
 from __future__ import annotations
 
 import copy
+import re
 import warnings
 from collections import defaultdict
 from typing import Any
@@ -32,22 +33,21 @@ from fxprune.verify import difference
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_MIXING = ("layer_norm", "group_norm", "rms_norm", "softmax", "dot_product", "vector_norm", "var", "std", "cumsum")
-_MIXING += ("sort", "topk", "nms")
+_MIXING = re.compile("layer_norm|group_norm|rms_norm|softmax|dot_product|vector_norm|var|std|cumsum|sort|topk|nms")
 _REDUCTIONS = ("mean", "sum", "amax", "max", "logsumexp", "prod")
 
 
-class MixingOps(TorchDispatchMode):
+class MixingOps(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own __init_subclass__
     """Collects the ops of a run that mix channels without having a weight for each."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note the op and run it."""
         name = func.overloadpacket.__name__
-        if any(part in name for part in _MIXING):
+        if _MIXING.search(name):
             self.found.add(name)
         if "batch_norm" in name and any(value is True for value in args):  # with the statistics of its input
             self.found.add(name)
@@ -130,7 +130,7 @@ def arriving(masked: nn.Module, removed: Removed, inputs: tuple[Any, ...]) -> tu
             if len(values) == 2:
                 varying = max(varying, float((values[0] - values[1]).abs().max() / x.abs().max().clamp_min(1e-12)))
 
-    paths = {}
+    paths: dict[nn.Module, list[int]] = {}
     for path, channels in removed.inputs.items():
         module = masked.get_submodule(path)
         if isinstance(module, nn.Linear) or (isinstance(module, _CONVS) and module.groups == 1):
@@ -148,9 +148,9 @@ def classifiers(spec: str, model: Any, inputs: tuple[Any, ...]) -> list[nn.Modul
         return [getattr(model, name) for name in ("roi_heads", "rpn", "head") if hasattr(model, name)]
     with torch.no_grad():
         widths = {t.shape[1] for t in tensors_in(model(*inputs)) if t.dim() > 1}
-    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, *_CONVS))]
+    layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, (nn.Linear, *_CONVS))]
     last = [m for m in layers if isinstance(m, nn.Linear)][-1:]
-    return [m for m in layers if _channels(m, True) in widths] + last
+    return [m for m in layers if _channels(m, True) in widths or m in last]
 
 
 def run(spec: str, row: Row) -> None:

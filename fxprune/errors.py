@@ -11,13 +11,17 @@ class FxpruneError(Exception):
 class TraceError(FxpruneError):
     """A model could not be turned into a graph; the message names the source line or the node.
 
-    ``path`` is that of the module whose own forward could not be traced, where one is known, and ``reason`` why.
+    ``path`` is that of the module whose own forward could not be traced, where one is known, ``reason`` says why, and
+    ``source`` is the line of its code.
     """
 
-    def __init__(self, message: str, *, path: str | None = None, reason: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, path: str | None = None, reason: str | None = None, source: str | None = None
+    ) -> None:
         super().__init__(message)
         self.path = path
         self.reason = reason or message
+        self.source = source
 
 
 class ContractError(FxpruneError):

@@ -5,9 +5,11 @@ Each assumption is checked when the graph runs, by a ``torch._assert`` node in i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import fx
+
+from fxprune.graph import graphs_of
 
 ASSUMPTIONS = "fxprune_assumptions"
 
@@ -29,6 +31,15 @@ class Assumption:
 def assertion_message(source: str, what: str) -> str:
     """Return the message of the assertion node."""
     return f"{source}: the graph was traced where {what}; these inputs differ: trace the model on inputs like them"
+
+
+def all_assumptions(graph_module: fx.GraphModule) -> list[Assumption]:
+    """Return what ``graph_module`` and the regions in its opaque modules assume; their nodes with full paths."""
+    return [
+        replace(one, node=f"{prefix}.{one.node}" if prefix else one.node)
+        for prefix, graph in graphs_of(graph_module)
+        for one in assumptions_of(graph)
+    ]
 
 
 def assumptions_of(graph_module: fx.GraphModule) -> tuple[Assumption, ...]:

@@ -62,10 +62,9 @@ class SymbolicTracer(fx.Tracer):
                 return self.trace(model)
         except Exception as error:
             path = self._failed_in[1] if self._failed_in and self._failed_in[0] is error else ""
-            reason = f"{line_of_error(error)}: {reason_of(error)}"
-            raise TraceError(
-                f"{type(model).__name__} cannot be traced: {reason}", path=path, reason=reason
-            ) from error
+            source, reason = line_of_error(error), reason_of(error)
+            message = f"{type(model).__name__} cannot be traced: {source}: {reason}"
+            raise TraceError(message, path=path, reason=reason, source=source) from error
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return the stand-in for what ``node`` computes."""
@@ -101,7 +100,7 @@ class SymbolicTracer(fx.Tracer):
     def _assume(self, test: Callable[..., Any], proxy: Any, other: Any, source: str, what: str) -> None:
         """Put an assertion that ``test(proxy, other)`` holds into the graph."""
         condition = self.create_proxy("call_function", test, (proxy, other), {})
-        self.assert_node(getattr(condition, "node", condition), source, what)
+        self.assert_node(condition.node, source, what)
 
     def assert_node(self, condition: fx.Node, source: str, what: str) -> None:
         """Put an assertion of ``condition`` into the graph and note it as an assumption."""

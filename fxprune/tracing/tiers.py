@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,17 +47,23 @@ _WHOLE = "model"  # the name of a model that is opaque itself
 
 @dataclass(frozen=True)
 class Opaque:
-    """A module that stays one call: its path in its graph, why, and how many convs outside regions it hides."""
+    """A module that stays one call: its path, why, the source line, and how many convs it hides outside regions."""
 
     path: str
     reason: str
+    source: str | None
     hidden_convs: int
+
+    @property
+    def why(self) -> str:
+        """The reason, after the source line where there is one."""
+        return f"{self.source}: {self.reason}" if self.source else self.reason
 
 
 def opaque_modules(graph_module: fx.GraphModule) -> list[Opaque]:
     """Return every module that stayed opaque, those inside regions included, with full paths."""
     return [
-        Opaque(f"{prefix}.{one.path}" if prefix else one.path, one.reason, one.hidden_convs)
+        replace(one, path=f"{prefix}.{one.path}" if prefix else one.path)
         for prefix, graph in graphs_of(graph_module)
         for one in graph.meta.get(OPAQUE, ())
     ]
@@ -85,14 +91,14 @@ class _Tracing:
         self, own: nn.Module, call: Call, flags: Mapping[str, bool], expected: Expected, *, is_region: bool
     ) -> None:
         self.own, self.call, self.flags, self.expected, self.is_region = own, call, flags, expected, is_region
-        self.reasons: dict[str, str] = {}
+        self.reasons: dict[str, TraceError] = {}
         self.outputs: dict[str, list[Any]] = {}
         for path, module in own.named_modules():
             if has_hooks(module) and not is_layer(module):
-                self._make_opaque(path, "it has hooks, which a graph would not run")
+                self._make_opaque(path, TraceError("it has hooks, which a graph would not run"))
 
-    def _make_opaque(self, path: str, reason: str) -> None:
-        self.reasons[path] = reason
+    def _make_opaque(self, path: str, why: TraceError) -> None:
+        self.reasons[path] = why
         mark_opaque(self.own.get_submodule(path))
 
     def run(self) -> fx.GraphModule:
@@ -103,7 +109,7 @@ class _Tracing:
             if self.is_region or isinstance(self.own, fx.GraphModule):
                 raise
             self._require_inputs_that_fit()
-            self.reasons = {_WHOLE: error.reason}
+            self.reasons = {_WHOLE: error}
             for module in self.own.modules():
                 mark_opaque(module, module is self.own)
             graph_module = _whole(self.own, self.call, self.flags)
@@ -116,13 +122,13 @@ class _Tracing:
         while True:
             try:
                 if "" in self.reasons:
-                    raise TraceError(self.reasons[""])
+                    raise self.reasons[""]
                 self._record_outputs()
                 return self._tiers_1_and_2()
             except TraceError as error:
                 if not error.path or error.path in self.reasons or isinstance(self.own, fx.GraphModule):
                     raise
-                self._make_opaque(error.path, error.reason)
+                self._make_opaque(error.path, error)
 
     def _require_inputs_that_fit(self) -> None:
         try:
@@ -152,7 +158,7 @@ class _Tracing:
         for module, path in modules.items():
             if module in calls and calls[module].overwrites:
                 outer = path.rpartition(".")[0]
-                reason = f"{path} cannot be traced ({self.reasons[path]}) and overwrites its input"
+                reason = f"{path} cannot be traced ({self.reasons[path].reason}) and overwrites its input"
                 raise TraceError(reason, path=outer, reason=reason)
         self.outputs = {path: calls[module].outputs for module, path in modules.items() if module in calls}
 
@@ -182,7 +188,7 @@ class _Tracing:
         """Compile what is inside the opaque modules, and note what stays hidden."""
         graph_call = call_of_graph(graph_module, self.call)
         notes: list[Opaque] = []
-        for path, reason in self.reasons.items():
+        for path, why in self.reasons.items():
             if not any(node.target == path for node in graph_module.graph.nodes):
                 continue
             module = graph_module.get_submodule(path)
@@ -191,7 +197,7 @@ class _Tracing:
                 module, place, graph_module, lambda: run_model(graph_module, graph_call), _compile_region, self.flags
             )
             hidden = sum(isinstance(inner, CONV_CLASSES) for inner in opaque_children(module))
-            notes.append(Opaque(path, reason, hidden))
+            notes.append(Opaque(path, why.reason, why.source, hidden))
         graph_module.meta[OPAQUE] = tuple(notes)
         propagate_shapes(graph_module, graph_module.meta[EXAMPLE_INPUTS])
 

@@ -56,8 +56,10 @@ def run_model(model: nn.Module, call: Call) -> Any:
         return model(*args, **kwargs)
 
 
-def record_calls(run: Run, modules: Iterable[nn.Module], *, keep_outputs: bool = False) -> dict[nn.Module, Calls]:
-    """Run the model and return how each of ``modules`` is called in it; those that are not called are left out."""
+def record_calls(
+    run: Run, modules: Iterable[nn.Module], *, keep_outputs: bool = False
+) -> tuple[dict[nn.Module, Calls], Any]:
+    """Run the model; return how each of ``modules`` is called in it, if it is, and what the model returns."""
     found = {module: Calls() for module in modules}
     owners: dict[int, list[nn.Module]] = {}
     for module in found:
@@ -92,11 +94,11 @@ def record_calls(run: Run, modules: Iterable[nn.Module], *, keep_outputs: bool =
     handles += [m.register_forward_hook(after, with_kwargs=True) for m in found]
     try:
         with _watched_reads(read):
-            run()
+            result = run()
     finally:
         for handle in handles:
             handle.remove()
-    return {module: calls for module, calls in found.items() if calls.largest >= 0}
+    return {module: calls for module, calls in found.items() if calls.largest >= 0}, result
 
 
 @contextmanager
@@ -132,7 +134,8 @@ def compile_inside(
     """
     level = list(_named_children(opaque, path))
     while level:
-        calls = record_calls(run, [child for _, child in level])
+        calls, result = record_calls(run, [child for _, child in level])
+        expected = copy_tensors(tensors_in(result))
         regions: list[tuple[nn.Module, fx.GraphModule]] = []
         deeper: list[tuple[str, nn.Module]] = []
         for name, child in level:
@@ -144,7 +147,7 @@ def compile_inside(
                 deeper += _named_children(child, name)
             else:
                 regions.append((child, region))
-        refused = _install(opaque, regions, run)
+        refused = _install(opaque, regions, run, expected)
         deeper += [entry for name, child in level if child in refused for entry in _named_children(child, name)]
         level = deeper
 
@@ -194,14 +197,15 @@ def _is_plain(name: str, value: Any) -> bool:
     return isinstance(value, _PLAIN)
 
 
-def _install(opaque: nn.Module, regions: list[tuple[nn.Module, fx.GraphModule]], run: Run) -> set[nn.Module]:
+def _install(
+    opaque: nn.Module, regions: list[tuple[nn.Module, fx.GraphModule]], run: Run, expected: list[torch.Tensor]
+) -> set[nn.Module]:
     """Put regions in their places where the model still computes the same; return the modules that had to stay.
 
     What stays is asked for more than a region has: its type, its length, its methods.
     """
     if not regions:
         return set()
-    expected = copy_tensors(tensors_in(run()))
 
     def replaced(pairs: list[tuple[nn.Module, fx.GraphModule]]) -> bool:
         for child, region in pairs:

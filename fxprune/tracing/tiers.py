@@ -154,7 +154,7 @@ class _Tracing:
         if not self.reasons:
             return
         modules = {self.own.get_submodule(path): path for path in self.reasons}
-        calls = record_calls(lambda: run_model(self.own, self.call), modules, keep_outputs=True)
+        calls, _ = record_calls(lambda: run_model(self.own, self.call), modules, keep_outputs=True)
         for module, path in modules.items():
             if module in calls and calls[module].overwrites:
                 outer = path.rpartition(".")[0]

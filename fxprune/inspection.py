@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tabulate import tabulate
@@ -12,13 +12,16 @@ from fxprune.facts.branches import Branch, find_branches
 from fxprune.facts.costs import batch_size, node_macs, total_macs, total_params
 from fxprune.facts.sites import ConvSite, find_conv_sites
 from fxprune.graph import graphs_of
+from fxprune.tracing.assumptions import Assumption, all_assumptions
+from fxprune.tracing.tiers import Opaque, opaque_modules
 
 
 @dataclass(frozen=True)
 class Inspection:
     """The convs and sums of a graph, each with its path. MACs are for one sample; printing it shows tables.
 
-    ``removable_macs`` lie in eligible convs or branches, what is in both counted once.
+    ``removable_macs`` lie in eligible convs or branches, what is in both counted once. ``opaque`` is what could not
+    be traced, ``assumptions`` what the graph takes for granted about its inputs.
     """
 
     convs: tuple[tuple[str, ConvSite], ...]
@@ -28,6 +31,8 @@ class Inspection:
     conv_macs: int
     branch_macs: int
     removable_macs: int
+    opaque: tuple[Opaque, ...] = ()
+    assumptions: tuple[Assumption, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -41,6 +46,8 @@ class Inspection:
             "removable_macs_in_branches": self.branch_macs,
             "convs": convs,
             "branches": branches,
+            "opaque": [asdict(one) for one in self.opaque],
+            "assumptions": [asdict(one) for one in self.assumptions],
         }
 
     def __str__(self) -> str:
@@ -56,7 +63,9 @@ class Inspection:
             f"{self._share(self.branch_macs)}; together "
             f"{self._share(self.removable_macs)}; {self.params:,} parameters"
         )
-        return "\n\n".join(parts)
+        notes = [f"opaque: {one.path}, which hides {one.hidden_convs} convs: {one.why}" for one in self.opaque]
+        notes += [f"assumed, and checked whenever it runs: {one.what} ({one.source})" for one in self.assumptions]
+        return "\n\n".join([*parts, "\n".join(notes)] if notes else parts)
 
     def _share(self, macs: int) -> str:
         return f"{macs / self.macs if self.macs else 0:.1%}"
@@ -85,4 +94,12 @@ def inspect_graph(graph_module: fx.GraphModule) -> Inspection:
         in_branches = {node for branch in sums if branch.eligible for node in branch.nodes}
         for index, nodes in enumerate((in_convs, in_branches, in_convs | in_branches)):
             costs[index] += int(sum(node_macs(node) for node in nodes) // batch_size(graph))
-    return Inspection(tuple(convs), tuple(branches), total_macs(graph_module), total_params(graph_module), *costs)
+    return Inspection(
+        tuple(convs),
+        tuple(branches),
+        total_macs(graph_module),
+        total_params(graph_module),
+        *costs,
+        opaque=tuple(opaque_modules(graph_module)),
+        assumptions=tuple(all_assumptions(graph_module)),
+    )

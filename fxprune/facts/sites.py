@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import fx, nn
 
@@ -10,7 +10,7 @@ from fxprune.facts.constants import Constants
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, ConvCall, conv_call, is_conv, own_module
 from fxprune.facts.costs import batch_size, node_macs, node_params
 from fxprune.facts.shapes import same_shape, shape
-from fxprune.graph import CallSites, attribute, called_module, graphs_of, module_path, only_user, opaque_children
+from fxprune.graph import CallSites, attribute, called_module, module_path, only_user, opaque_children
 from fxprune.resconv import Conv, ResConv
 
 
@@ -46,15 +46,6 @@ def find_conv_sites(graph_module: fx.GraphModule) -> list[ConvSite]:
     for node in graph_module.graph.nodes:
         found.extend([_examine(node, sites, constants)] if is_conv(node) else _hidden(node))
     return found
-
-
-def find_all_conv_sites(graph_module: fx.GraphModule) -> list[ConvSite]:
-    """Return the convolutions of ``graph_module`` and of every region in it, with full paths."""
-    return [
-        replace(site, path=".".join(part for part in (prefix, site.path or site.node.name) if part))
-        for prefix, graph in graphs_of(graph_module)
-        for site in find_conv_sites(graph)
-    ]
 
 
 def _hidden(node: fx.Node) -> list[ConvSite]:

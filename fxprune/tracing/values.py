@@ -161,7 +161,8 @@ class ValueTracer(SymbolicTracer):
         with self._really(), self._mode, torch.no_grad():
             module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
             if node.target is functional.batch_norm or (isinstance(module, NORM_CLASSES) and not has_hooks(module)):
-                return torch.empty_like(args[0])  # fake tensors take 10 ms for what is the shape of the input
+                normalized: Any = args[0]
+                return torch.empty_like(normalized)  # fake tensors take 10 ms for what is the shape of the input
             if node.op == "call_module":
                 assert module is not None
                 with evaluating(module):

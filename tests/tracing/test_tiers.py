@@ -14,8 +14,8 @@ import fxprune
 from fxprune import passes
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import resconvs
-from fxprune.facts.sites import find_all_conv_sites
 from fxprune.graph import CALLS, called_module, graphs_of
+from fxprune.inspection import inspect_graph
 from fxprune.tracing.tiers import opaque_modules
 from fxprune.verify import difference, tensors_of
 
@@ -118,7 +118,7 @@ def test_a_block_that_depends_on_data_is_opaque_and_compiled_inside() -> None:
     assert (opaque.path, opaque.hidden_convs) == ("choosy", 0)
     assert "if y.sum() > -1e9" in str(opaque.source)
     assert [path for path, _ in graphs_of(graph)] == ["", "choosy.block", "choosy.other"]
-    sites = {site.path: site.eligible for site in find_all_conv_sites(graph)}
+    sites = {path: site.eligible for path, site in inspect_graph(graph).convs}
     assert {"block.conv1", "block.conv2", "choosy.block.conv1", "choosy.block.conv2"} <= {
         p for p in sites if sites[p]
     }
@@ -205,7 +205,7 @@ def test_a_model_with_hooks_keeps_them() -> None:
     graph = fxprune.trace(model, torch.randn(2, 3, 6, 6))
     x = torch.randn(2, 3, 6, 6)
     torch.testing.assert_close(graph(x), model(x))
-    assert [site.eligible for site in find_all_conv_sites(graph)] == [True]
+    assert [site.eligible for _, site in inspect_graph(graph).convs] == [True]
 
 
 def test_a_parameter_that_the_code_around_it_reads_stays_where_it_is() -> None:

@@ -10,9 +10,7 @@ sound on the result, and no activation can overwrite a shortcut.
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from torch.fx.node import map_aggregate
 
 from fxprune.errors import TraceError
 from fxprune.graph import called_module, caller_path, evaluating, place
+from fxprune.tracing.source import is_own
 
 _OPERATORS = {
     getattr(operator, "i" + name): getattr(operator, name)
@@ -174,8 +173,7 @@ def _function_twin(node: fx.Node) -> Any:
 def _source(node: fx.Node) -> str:
     """Return the innermost source line of the user's own that made ``node``."""
     lines = [line.strip() for line in str(node.meta.get("stack_trace") or "").splitlines()]
-    library = f'File "{Path(torch.__file__).parent}{os.sep}'
-    own = [line for line in lines if line.startswith('File "') and not line.startswith(library)]
+    own = [line for line in lines if line.startswith('File "') and is_own(line.split('"')[1])]
     return f", {own[-1]}" if own else ""
 
 
@@ -189,28 +187,33 @@ class _Storages:
     """Which nodes may share memory: equal storages in the recorded run, and ops that may return views."""
 
     def __init__(self, nodes: list[fx.Node], values: dict[fx.Node, Any]) -> None:
-        self._group: dict[Any, Any] = {}
-        self._members: dict[Any, list[fx.Node]] = {}
+        self._root: dict[int, int] = {}
+        self._members: dict[int, list[fx.Node]] = {}
         self._values = values
+        # the output only reads; what it holds together is not one storage
+        self._keys = {node: list(_storage_keys(values.get(node))) if node.op != "output" else [] for node in nodes}
         for node in nodes:
-            self._join(node, *(("storage", key) for key in _storage_keys(values.get(node))))
             if _may_be_view(node) and node.all_input_nodes:
-                self._join(node, node.all_input_nodes[0])
+                self._join(*self._keys[node], *self._keys[node.all_input_nodes[0]])
         for node in nodes:
-            self._members.setdefault(self._find(node), []).append(node)
+            for key in dict.fromkeys(self._find(key) for key in self._keys[node]):
+                self._members.setdefault(key, []).append(node)
 
-    def _find(self, item: Any) -> Any:
-        while self._group.setdefault(item, item) is not item:
-            item = self._group[item]
-        return item
+    def _find(self, key: int) -> int:
+        while self._root.setdefault(key, key) != key:
+            key = self._root[key]
+        return key
 
-    def _join(self, *items: Any) -> None:
-        roots = [self._find(item) for item in items]
+    def _join(self, *keys: int) -> None:
+        roots = [self._find(key) for key in keys]
         for root in roots[1:]:
-            self._group[root] = roots[0]
+            self._root[root] = roots[0]
 
     def aliases(self, node: fx.Node) -> list[fx.Node]:
-        return self._members[self._find(node)]
+        found = {node: None}
+        for key in self._keys[node]:
+            found |= dict.fromkeys(self._members[self._find(key)])
+        return list(found)
 
     def identical(self, a: fx.Node, b: fx.Node) -> bool:
         """Say whether both names are for certain one and the same tensor (an nn.Identity's input and output)."""

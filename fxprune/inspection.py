@@ -99,7 +99,7 @@ def inspect_graph(graph_module: fx.GraphModule) -> Inspection:
         tuple(branches),
         total_macs(graph_module),
         total_params(graph_module),
-        *costs,
-        opaque=tuple(opaque_modules(graph_module)),
-        assumptions=tuple(all_assumptions(graph_module)),
+        *(costs[0], costs[1], costs[2]),
+        tuple(opaque_modules(graph_module)),
+        tuple(all_assumptions(graph_module)),
     )

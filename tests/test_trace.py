@@ -266,3 +266,16 @@ def test_a_residual_onto_the_models_input_and_an_in_place_relu_on_a_shortcut() -
     result = fxprune.Pipeline([passes.InsertResConv(), passes.FuseResConv(), passes.Simplify()])(graph)
     assert len(result.steps[0].result.rewritten) == 2
     torch.testing.assert_close(result.graph_module(example(3, 4, 6, 6)), model(example(3, 4, 6, 6)))
+
+
+def test_outputs_in_one_container_are_not_one_tensor() -> None:
+    def function(m: Any, x: torch.Tensor) -> Any:
+        first = m.relu(m.first(x))
+        return {"first": first, "second": m.relu(m.second(first))}
+
+    layers = {"first": nn.Conv2d(4, 4, 1), "second": nn.Conv2d(4, 4, 1)}
+    model = Wrapped(function, relu=nn.ReLU(inplace=True), **layers)
+    graph = traced(model, example(2, 4, 5, 5))
+    assert opaque_modules(graph) == []
+    x = example(2, 4, 5, 5, seed=1)
+    torch.testing.assert_close(graph(x), model(x))

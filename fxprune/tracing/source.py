@@ -15,14 +15,15 @@ _LIBRARY_FOLDERS = tuple(
 )
 
 
-def _is_own(filename: str) -> bool:
+def is_own(filename: str) -> bool:
+    """Say whether a file is the user's, or another library's, but neither torch's nor fxprune's."""
     return not filename.startswith((*_LIBRARY_FOLDERS, "<"))
 
 
 def line_of_error(error: BaseException) -> str:
     """Return ``file:line: source`` of the innermost frame of ``error`` that is not torch's and not ours."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if _is_own(frame.filename):
+        if is_own(frame.filename):
             source = frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
             return f"{frame.filename}:{frame.lineno}: `{source}`"
     return "in forward"
@@ -31,7 +32,7 @@ def line_of_error(error: BaseException) -> str:
 def current_line() -> str:
     """Return ``file:line: source`` (the file without its folder) of the line of the user's that is running."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and not _is_own(frame.f_code.co_filename):
+    while frame.f_back is not None and not is_own(frame.f_code.co_filename):
         frame = frame.f_back
     name, number = frame.f_code.co_filename, frame.f_lineno
     return f"{Path(name).name}:{number}: `{linecache.getline(name, number).strip()}`"

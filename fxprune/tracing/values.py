@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import operator
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -103,7 +104,8 @@ class ValueTracer(SymbolicTracer):
 
     def graph_of(self, model: nn.Module) -> fx.Graph:
         """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
-        with _builtins_see_values(self):
+        with _builtins_see_values(self), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those of runs on fake tensors; a real run gives the model's own
             graph = super().graph_of(model)
         for node in reversed(list(graph.nodes)):
             bookkeeping = not tensors_in(self.values.get(node)) and node.op in ("call_function", "call_method")

@@ -17,7 +17,7 @@ _LIBRARY_FOLDERS = tuple(
 
 def is_own(filename: str) -> bool:
     """Say whether a file is the user's, or another library's, but neither torch's nor fxprune's."""
-    return not filename.startswith((*_LIBRARY_FOLDERS, "<"))
+    return not filename.startswith((*_LIBRARY_FOLDERS, "<")) and not filename.endswith("typing_extensions.py")
 
 
 def line_of_error(error: BaseException) -> str:

@@ -23,7 +23,8 @@ from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError
 from fxprune.facts.costs import total_macs
 from fxprune.facts.layers import Layer, count_for_target, layers
-from fxprune.graph import TRACED_MACS, evaluating, example_inputs_of
+from fxprune.graph import TRACED_MACS, evaluating, example_inputs_of, graphs_of
+from fxprune.nests import map_tensors
 from fxprune.resconv import ResConv
 from fxprune.verify import tensors_of
 
@@ -177,15 +178,20 @@ class SteeredL1(ProximalL1):
         }
         candidates = [path for path in saved if path not in self.order]
         device = self.layers[candidates[0]].gate.device
-        probe = [x.to(device) if isinstance(x, torch.Tensor) else x for x in self._probe]
+        graphs = dict(graphs_of(self.graph_module))
+        references: dict[str, list[torch.Tensor]] = {}
+        damages: dict[str, float] = {}
         with evaluating(self.graph_module):
-            reference = tensors_of(self.graph_module(*probe))
-            damages: dict[str, float] = {}
             for path in candidates:
-                gate = self.layers[path].gate
+                region, gate = self._found[path].region, self.layers[path].gate
+                # What opaque code returns may jump with the data: a region is compared by its own outputs.
+                inputs = example_inputs_of(graphs[region]) if region else self._probe
+                probe = map_tensors(tuple(inputs), lambda tensor: tensor.to(device))
+                if region not in references:
+                    references[region] = tensors_of(graphs[region](*probe))
                 before = gate.clone()
                 gate.div_(2)
-                damages[path] = _rms_difference(reference, tensors_of(self.graph_module(*probe)))
+                damages[path] = _relative_difference(references[region], tensors_of(graphs[region](*probe)))
                 gate.copy_(before)
         return min(candidates, key=lambda path: damages[path] / max(saved[path], 1))
 
@@ -202,13 +208,16 @@ class SteeredL1(ProximalL1):
             self.layers[path].close()
 
 
-def _rms_difference(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:
-    gaps = [
-        float((a.double() - b.double()).square().mean())
-        for a, b in zip(reference, other, strict=True)
-        if a.is_floating_point()
-    ]
-    return float(sum(gaps) ** 0.5)
+def _relative_difference(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+    """Return the root mean square of the difference over that of ``reference``; infinite for other shapes."""
+    gap = size = 0.0
+    for a, b in zip(reference, other, strict=True):
+        if a.shape != b.shape:
+            return math.inf
+        if a.is_floating_point():
+            gap += float((a.double() - b.double()).square().mean())
+            size += float(a.double().square().mean())
+    return math.sqrt(gap / size) if size else math.sqrt(gap)
 
 
 def l1_term(graph_module: fx.GraphModule) -> torch.Tensor:

@@ -57,7 +57,7 @@ def with_a_parameter(m: Any, x: torch.Tensor) -> torch.Tensor:
 
 def adds_in_place(m: Any, x: torch.Tensor) -> torch.Tensor:
     x = m.a(x)
-    y = m.relu(m.norm8(m.b(x)))
+    y: torch.Tensor = m.relu(m.norm8(m.b(x)))
     y += x
     y *= 0.5
     return y

@@ -177,6 +177,22 @@ def test_a_traced_detector_trains() -> None:
     assert all(gate.grad is not None for gate in gates)
 
 
+def test_a_detector_is_pruned_while_it_trains() -> None:
+    def fit(sparse: nn.Module) -> None:
+        optimizer = torch.optim.SGD(sparse.parameters(), lr=0.01)
+        for _ in range(5):
+            optimizer.zero_grad()
+            sparse(images(8, 12), targets=[{}, {}])["loss"].backward()
+            optimizer.step()
+
+    model = randomize(Detector()).train()
+    result = fxprune.prune(model, images(8, 12), fit, target_macs=0.8, steps=4)
+    assert total_macs(result.graph_module) <= 0.8 * total_macs(result.steps[0].before)
+    assert result.max_relative is not None
+    assert result.max_relative < 1e-9
+    assert len(result.graph_module(images(8, 10, 12))) == 3
+
+
 def test_a_broken_region_is_a_breach() -> None:
     graph = fxprune.trace(randomize(Detector()), images(8, 12))
     other = passes.FoldBatchNorm()(graph).graph_module

@@ -12,9 +12,14 @@ from fxprune.files import replacing, write_json, write_text
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "some.txt"
     write_text(path, "old")
-    with pytest.raises(FileNotFoundError), replacing(path) as unfinished:
-        unfinished.write_text("half")
-        (tmp_path / "none").read_text()
+
+    def be_cut_short() -> None:
+        with replacing(path) as unfinished:
+            unfinished.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        be_cut_short()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,7 +1,7 @@
 """A graph as JSON, and back, without executing code from the file.
 
-Only layers that torch.nn exports, and what :mod:`fxprune.emission.vocabulary` holds, can be named in such a file; anything
-else is refused when it is read.
+Only layers that torch.nn exports, and what :mod:`fxprune.emission.vocabulary` holds, can be named in such a file;
+anything else is refused when it is read.
 """
 
 from __future__ import annotations

@@ -25,15 +25,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import fx, nn
 
-from fxprune.codegen import python_source
-from fxprune.constants import examples_from_data, examples_to_data
-from fxprune.emit_check import build_source, examples_fit, read_back, require_equal
+from fxprune.emission.check import build_source, examples_fit, read_back, require_equal
+from fxprune.emission.codegen import python_source
+from fxprune.emission.constants import examples_from_data, examples_to_data
+from fxprune.emission.graph_data import graph_from_data, graph_to_data
+from fxprune.emission.state_layout import state_layout
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.files import replacing, write_json, write_text
 from fxprune.graph import EXAMPLE_INPUTS, example_inputs_of
-from fxprune.graph_data import graph_from_data, graph_to_data
-from fxprune.state_layout import state_layout
 from fxprune.tracing.assumptions import ASSUMPTIONS, Assumption, assumptions_of
 
 Format = Literal["pt2", "onnx"]
@@ -72,9 +72,8 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     unknown = [name for name in formats if name not in ("pt2", "onnx")]
     if unknown:
         raise EmitError(f"unknown format {unknown[0]!r}; use pt2 or onnx")
-    title = f"{type(graph_module).__name__}, written by fxprune as plain PyTorch."
     layout = state_layout(graph_module)
-    source = python_source(graph_module.graph, layout, title) + _LOADER
+    source = python_source(graph_module.graph, layout, type(graph_module).__name__) + _LOADER
     examples = graph_module.meta.get(EXAMPLE_INPUTS)
     data = graph_to_data(graph_module.graph, layout)
     data["examples"] = examples_to_data(examples)

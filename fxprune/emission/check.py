@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.constants import examples_from_data
+from fxprune.emission.constants import examples_from_data
+from fxprune.emission.graph_data import graph_from_data
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import attribute
-from fxprune.graph_data import graph_from_data
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 from fxprune.verify import TOLERANCE, difference, run_float64
 

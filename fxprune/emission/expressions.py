@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxprune.emission.records import Record, record_of
+from fxprune.emission.variables import Variables
+from fxprune.emission.vocabulary import functions, name_of, refused_attribute, refused_method
 from fxprune.errors import EmitError, did_you_mean
 from fxprune.graph import place
-from fxprune.records import Record, record_of
-from fxprune.variables import Variables
-from fxprune.vocabulary import functions, name_of, refused_attribute, refused_method
 
 _INFIX: dict[Any, str] = {
     operator.add: "+",

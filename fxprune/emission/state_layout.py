@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.emission.layer_spec import LayerSpec, layer_spec
 from fxprune.errors import EmitError
 from fxprune.graph import attribute, place
-from fxprune.layer_spec import LayerSpec, layer_spec
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A graph as JSON, and back, without executing code from the file.
 
-Only layers that torch.nn exports, and what :mod:`fxprune.vocabulary` holds, can be named in such a file; anything
-else is refused when it is read.
+Only layers that torch.nn exports, and what :mod:`fxprune.emission.vocabulary` holds, can be named in such a file;
+anything else is refused when it is read.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.constants import decode, encode
+from fxprune.emission.constants import decode, encode
+from fxprune.emission.layer_spec import LayerSpec, build_layer
+from fxprune.emission.records import Record, record_of
+from fxprune.emission.state_layout import StateLayout
+from fxprune.emission.vocabulary import function_named, name_of, refused_attribute, refused_method
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.graph import ORIGIN, PASSES, PATH, attribute, place, set_parameter, set_submodule
-from fxprune.layer_spec import LayerSpec, build_layer
-from fxprune.records import Record, record_of
-from fxprune.state_layout import StateLayout
-from fxprune.vocabulary import function_named, name_of, refused_attribute, refused_method
 
 SCHEMA = 2
 _OPS = ("placeholder", "get_attr", "call_module", "call_function", "call_method", "output")

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxprune.emission.expressions import Expressions, access, access_tensor, is_name, literal
+from fxprune.emission.layer_spec import LayerSpec
+from fxprune.emission.state_layout import StateLayout, TensorSpec
+from fxprune.emission.variables import Variables
 from fxprune.errors import EmitError
-from fxprune.expressions import Expressions, access, access_tensor, is_name, literal
 from fxprune.graph import module_path
-from fxprune.layer_spec import LayerSpec
-from fxprune.state_layout import StateLayout, TensorSpec
-from fxprune.variables import Variables
 
 _CONTAINER = '''class _Layers(nn.Module):
     """Layers under names that nn.ModuleDict keeps for itself."""
@@ -29,8 +29,8 @@ _CONTAINER = '''class _Layers(nn.Module):
 '''
 
 
-def python_source(graph: fx.Graph, layout: StateLayout, title: str) -> str:
-    """Return the text of ``model.py``: one class ``Model`` whose state-dict keys are the graph's.
+def python_source(graph: fx.Graph, layout: StateLayout, name: str) -> str:
+    """Return the text of ``model.py``: one class ``Model`` whose state-dict keys are those of the graph of ``name``.
 
     Raises EmitError, naming the node, if plain PyTorch cannot express the graph.
     """
@@ -50,7 +50,7 @@ def python_source(graph: fx.Graph, layout: StateLayout, title: str) -> str:
     body = "\n".join(
         [
             "class Model(nn.Module):",
-            f'    """{title}"""',
+            f'    """{name}, with its layers under the names that they had there."""',
             "",
             "    def __init__(self):",
             "        super().__init__()",
@@ -65,7 +65,7 @@ def python_source(graph: fx.Graph, layout: StateLayout, title: str) -> str:
         imports.add("import torch")
     header = "\n".join(sorted(imports, key=lambda line: (line.startswith("from torch"), line)))
     classes = "".join(f"{record.source()}\n\n\n" for record in records)
-    return f'"""{title}"""\n\n{header}\n\n\n{classes}{helper}{body}\n'
+    return f'"""{name}, written by fxprune as plain PyTorch."""\n\n{header}\n\n\n{classes}{helper}{body}\n'
 
 
 def _init(layout: StateLayout) -> list[str]:

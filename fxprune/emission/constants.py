@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxprune.emission.expressions import plain_number
+from fxprune.emission.records import Record, record_of
 from fxprune.errors import EmitError, LoadError
-from fxprune.expressions import plain_number
-from fxprune.records import Record, record_of
 
 
 def encode(value: Any) -> Any:

@@ -29,19 +29,8 @@ _MATH = ("sqrt", "ceil", "floor", "trunc", "prod", "log", "log2", "log10", "exp"
 _BUILTINS = ("abs", "bool", "divmod", "float", "int", "len", "list", "max", "min", "range", "round", "sum", "tuple")
 _FACTORIES = (
     *("zeros", "ones", "full", "empty", "arange", "linspace", "logspace", "eye", "tensor", "as_tensor"),
-    *(
-        "finfo",
-        "iinfo",
-        "is_grad_enabled",
-        "scalar_tensor",
-        "tril_indices",
-        "triu_indices",
-        "rand",
-        "randn",
-        "randint",
-        "randperm",
-        "hann_window",
-    ),
+    *("scalar_tensor", "tril_indices", "triu_indices", "rand", "randn", "randint", "randperm", "hann_window"),
+    *("finfo", "iinfo", "is_grad_enabled"),
 )
 # Functions of torchvision that torch.fx does not trace into, or that are kernels.
 _TORCHVISION = {
@@ -59,8 +48,10 @@ _FORBIDDEN_METHODS = {
     *("register_hook", "register_post_accumulate_grad_hook", "module_load", "share_memory_", "data_ptr"),
 }
 _CONTAINER_METHODS = {"get", "keys", "values", "items"}
-ATTRIBUTES = {"shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag", "data", "is_cuda", "itemsize"}
-ATTRIBUTES |= {"min", "max", "eps", "tiny", "bits"}  # of torch.finfo
+_ATTRIBUTES = {
+    *("shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag", "data", "is_cuda", "itemsize"),
+    *("min", "max", "eps", "tiny", "bits"),  # of torch.finfo
+}
 
 
 @functools.cache
@@ -126,4 +117,4 @@ def _is_dtype_of(value: Any) -> bool:
 
 def refused_attribute(name: Any) -> str | None:
     """Say why the attribute ``name`` may not be read; None if it may."""
-    return None if name in ATTRIBUTES else f"which is not one of {', '.join(sorted(ATTRIBUTES))}"
+    return None if name in _ATTRIBUTES else f"which is not one of {', '.join(sorted(_ATTRIBUTES))}"

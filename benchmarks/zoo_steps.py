@@ -38,6 +38,7 @@ from fxprune.facts.sites import find_conv_sites
 from fxprune.folding import keep_exact_weights
 from fxprune.graph import called_module
 from fxprune.prune import AFTER_TRAINING
+from fxprune.tracing.tiers import tier_of
 from fxprune.verify import difference
 
 ROUNDING = 1e-4
@@ -116,7 +117,7 @@ def _describe(traced: fx.GraphModule) -> dict[str, Any]:
     sites = find_conv_sites(traced)
     hidden = [site for site in sites if "opaque" in (site.reason or "")]
     return {
-        "tier": traced.meta.get("fxprune_tier", "symbolic"),
+        "tier": tier_of(traced),
         "visible_convs": len({site.path for site in sites if site not in hidden}),
         "hidden_convs": len(hidden),
         "macs": total_macs(traced),

@@ -24,6 +24,7 @@ PASSES = "fxprune_passes"
 EXAMPLE_INPUTS = "fxprune_example_inputs"
 TRACED_MACS = "fxprune_traced_macs"
 OPAQUE = "fxprune_opaque"
+TIER = "fxprune_tier"
 CALLS = "fxprune_calls"  # of a region: the elements that it reads in all its calls, over those of its example
 PER_SAMPLE = "fxprune_per_sample"  # of a region: what its MACs are divided by to be those of one sample
 PRESERVED = "_user_preserved_attributes"  # torch.fx's own key: attributes that copies keep

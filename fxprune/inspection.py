@@ -13,15 +13,21 @@ from fxprune.facts.costs import batch_size, node_macs, total_macs, total_params
 from fxprune.facts.sites import ConvSite, find_conv_sites
 from fxprune.graph import graphs_of
 from fxprune.tracing.assumptions import Assumption, all_assumptions
-from fxprune.tracing.tiers import Opaque, opaque_modules
+from fxprune.tracing.tiers import Opaque, Tier, opaque_modules, tier_of
+
+_TIERS: dict[Tier, str] = {
+    "symbolic": "traced symbolically",
+    "values": "traced with the example's values at hand",
+    "opaque": "traced in part: what depends on data is opaque",
+}
 
 
 @dataclass(frozen=True)
 class Inspection:
     """The convs and sums of a graph, each with its path. MACs are for one sample; printing it shows tables.
 
-    ``removable_macs`` lie in eligible convs or branches, what is in both counted once. ``opaque`` is what could not
-    be traced, ``assumptions`` what the graph takes for granted about its inputs.
+    ``removable_macs`` lie in eligible convs or branches, what is in both counted once. ``tier`` is how the graph was
+    traced, ``opaque`` what could not be, ``assumptions`` what the graph takes for granted about its inputs.
     """
 
     convs: tuple[tuple[str, ConvSite], ...]
@@ -31,6 +37,7 @@ class Inspection:
     conv_macs: int
     branch_macs: int
     removable_macs: int
+    tier: Tier
     opaque: tuple[Opaque, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
 
@@ -46,6 +53,7 @@ class Inspection:
             "removable_macs_in_branches": self.branch_macs,
             "convs": convs,
             "branches": branches,
+            "traced": self.tier,
             "opaque": [asdict(one) for one in self.opaque],
             "assumptions": [asdict(one) for one in self.assumptions],
         }
@@ -63,7 +71,8 @@ class Inspection:
             f"{self._share(self.branch_macs)}; together "
             f"{self._share(self.removable_macs)}; {self.params:,} parameters"
         )
-        notes = [f"opaque: {one.path}, which hides {one.hidden_convs} convs: {one.why}" for one in self.opaque]
+        notes = [_TIERS[self.tier]] if self.tier != "symbolic" else []
+        notes += [f"opaque: {one.path}, which hides {one.hidden_convs} convs: {one.why}" for one in self.opaque]
         notes += [f"assumed, and checked whenever it runs: {one.what} ({one.source})" for one in self.assumptions]
         return "\n\n".join([*parts, "\n".join(notes)] if notes else parts)
 
@@ -100,6 +109,7 @@ def inspect_graph(graph_module: fx.GraphModule) -> Inspection:
         total_macs(graph_module),
         total_params(graph_module),
         *(costs[0], costs[1], costs[2]),
+        tier_of(graph_module),
         tuple(opaque_modules(graph_module)),
         tuple(all_assumptions(graph_module)),
     )

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.functionalize import functionalize
-from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, attribute, innermost_module
+from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, attribute, innermost_module
 from fxprune.nests import copy_tensors
 from fxprune.tracing.assumptions import ASSUMPTIONS
 from fxprune.tracing.batch_norms import recover_batch_norms
@@ -51,7 +51,7 @@ def attempt(
         graph_module.meta[EXAMPLE_INPUTS] = copy_tensors(call_of_graph(graph_module, call).values)
         graph_module.meta[ASSUMPTIONS] = tuple(tracer.assumptions)
         if isinstance(own, fx.GraphModule):
-            graph_module.meta |= {key: own.meta[key] for key in (ASSUMPTIONS, OPAQUE) if key in own.meta}
+            graph_module.meta |= {key: own.meta[key] for key in (ASSUMPTIONS, OPAQUE, TIER) if key in own.meta}
         values = propagate_shapes(graph_module, graph_module.meta[EXAMPLE_INPUTS])
         functionalize(graph_module, values)
         recover_batch_norms(graph_module, own)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
@@ -25,6 +25,7 @@ from fxprune.graph import (
     OPAQUE,
     ORIGIN,
     PATH,
+    TIER,
     graphs_of,
     has_hooks,
     is_layer,
@@ -42,6 +43,7 @@ from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.values import ValueTracer
 
 Expected = list[list[torch.Tensor]] | None
+Tier = Literal["symbolic", "values", "opaque"]
 _WHOLE = "model"  # the name of a model that is opaque itself
 
 
@@ -58,6 +60,12 @@ class Opaque:
     def why(self) -> str:
         """The reason, after the source line where there is one."""
         return f"{self.source}: {self.reason}" if self.source else self.reason
+
+
+def tier_of(graph_module: fx.GraphModule) -> Tier:
+    """Return how ``graph_module`` was traced: the last tier that it took."""
+    tier: Tier = graph_module.meta.get(TIER, "symbolic")
+    return tier
 
 
 def opaque_modules(graph_module: fx.GraphModule) -> list[Opaque]:
@@ -138,16 +146,16 @@ class _Tracing:
 
     def _tiers_1_and_2(self) -> fx.GraphModule:
         try:
-            return self._checked(attempt(self.own, self.call, self.flags, self._symbolic))
+            return self._attempt("symbolic", lambda: SymbolicTracer(self.call, set(self.reasons)))
         except TraceError:
             if isinstance(self.own, fx.GraphModule):
                 raise
-        return self._checked(
-            attempt(self.own, self.call, self.flags, lambda: ValueTracer(self.call, set(self.reasons), self.outputs))
-        )
+        return self._attempt("values", lambda: ValueTracer(self.call, set(self.reasons), self.outputs))
 
-    def _symbolic(self) -> SymbolicTracer:
-        return SymbolicTracer(self.call, set(self.reasons))
+    def _attempt(self, tier: Tier, make_tracer: Callable[[], SymbolicTracer]) -> fx.GraphModule:
+        graph_module = self._checked(attempt(self.own, self.call, self.flags, make_tracer))
+        graph_module.meta.setdefault(TIER, tier)  # a graph that is traced again keeps its own
+        return graph_module
 
     def _record_outputs(self) -> None:
         """Keep what the opaque modules return in a run; raises TraceError for one that writes to its input."""
@@ -199,6 +207,7 @@ class _Tracing:
             hidden = sum(isinstance(inner, CONV_CLASSES) for inner in opaque_children(module))
             notes.append(Opaque(path, why.reason, why.source, hidden))
         graph_module.meta[OPAQUE] = tuple(notes)
+        graph_module.meta[TIER] = "opaque"
         propagate_shapes(graph_module, graph_module.meta[EXAMPLE_INPUTS])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.fx._symbolic_trace import PH
 from torch.nn import functional
 
 import fxprune
+from fxprune.emission.vocabulary import functions
 from fxprune.errors import EmitError, LoadError
 from fxprune.tracing.assumptions import assumptions_of
 
@@ -132,6 +134,20 @@ def test_functions_of_torchvision_are_known(tmp_path: Path) -> None:
     graph = fx.symbolic_trace(StochasticDepth(0.5, "row").eval())
     emitted(graph, tmp_path, torch.randn(2, 3))
     assert "torchvision.ops.stochastic_depth(input, 0.5" in (tmp_path / "model.py").read_text()
+
+
+def test_every_function_that_torchvision_keeps_whole_is_known() -> None:
+    import torchvision
+
+    root = Path(torchvision.__file__).parent
+    known = {(f.__module__, name.rpartition(".")[2]) for name, f in functions().items() if "torchvision" in name}
+    wrapped = {
+        (".".join(path.relative_to(root.parent).with_suffix("").parts), name)
+        for path in root.rglob("*.py")
+        for name in re.findall(r'^torch\.fx\.wrap\("(\w+)"\)', path.read_text(), re.MULTILINE)
+    }
+    assert wrapped
+    assert wrapped <= known
 
 
 def unknown(x: Any) -> Any:

@@ -14,8 +14,8 @@ from torch import fx
 
 from fxprune.emission.records import Record, record_of
 from fxprune.emission.variables import Variables
-from fxprune.emission.vocabulary import functions, name_of, refused_attribute, refused_method
-from fxprune.errors import EmitError, did_you_mean
+from fxprune.emission.vocabulary import name_of, refused_attribute, refused_method
+from fxprune.errors import EmitError
 from fxprune.graph import place
 
 _INFIX: dict[Any, str] = {
@@ -87,7 +87,7 @@ class Expressions:
             if isinstance(function, type):
                 return self._record(function)
             own = f"{getattr(function, '__module__', '')}.{getattr(function, '__name__', repr(function))}"
-            raise EmitError(f"it calls {own}, which is no function of torch{did_you_mean(own, functions())}")
+            raise EmitError(f"it calls {own}, which is no function of torch that only computes; it cannot be emitted")
         self.needed.add(name.partition(".")[0])
         home = name.rpartition(".")[0]
         if home == "F":

@@ -41,6 +41,11 @@ _TORCHVISION = {
     "torchvision.models.swin_transformer": (
         *("shifted_window_attention", "_patch_merging_pad", "_get_relative_position_bias"),
     ),
+    "torchvision.models.video.swin_transformer": (
+        *("shifted_window_attention_3d", "_get_window_and_shift_size", "_get_relative_position_bias"),
+        *("_compute_pad_size_3d", "_compute_attention_mask_3d"),
+    ),
+    "torchvision.models.video.mvit": ("_unsqueeze", "_squeeze", "_add_rel_pos", "_add_shortcut"),
 }
 # These leave the world of tensors: torch imports modules by name there, or runs what it is given.
 _FORBIDDEN_METHODS = {

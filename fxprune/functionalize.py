@@ -108,7 +108,7 @@ def is_in_place(node: fx.Node) -> bool:
         return bool(getattr(called_module(node), "inplace", False))
     if node.op != "call_function":
         return False
-    if node.target in _OPERATORS or node.target is operator.setitem or "out" in node.kwargs:
+    if node.target in _OPERATORS or node.target is operator.setitem or node.kwargs.get("out") is not None:
         return True
     if _in_place_argument(node) is not None:
         return True

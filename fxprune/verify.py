@@ -11,6 +11,7 @@ from torch import fx, nn
 
 from fxprune.folding import exact, in_float64
 from fxprune.graph import called_module, evaluating, example_inputs_of, graphs_of, origins, place
+from fxprune.interpreter import Interpreter
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 
 TOLERANCE = 1e-9
@@ -38,12 +39,8 @@ class Verification:
         return f"{verdict}: max absolute {self.max_absolute:.3g}, max relative {self.max_relative:.3g} (float64)"
 
 
-class _Float64(fx.Interpreter):
+class _Float64(Interpreter):
     """Runs a graph in float64 whatever its dtype, converting one module at a time."""
-
-    def __init__(self, graph_module: fx.GraphModule, keep: bool) -> None:
-        super().__init__(graph_module, garbage_collect_values=not keep)
-        self.extra_traceback = False
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(str(target))
@@ -89,7 +86,7 @@ def run_float64(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> tuple[li
 
 
 def _run(graph_module: fx.GraphModule, inputs: Sequence[Any], keep: bool) -> tuple[list[torch.Tensor], _Float64]:
-    interpreter = _Float64(graph_module, keep)
+    interpreter = _Float64(graph_module, keep=keep)
     copies = map_tensors(copy_tensors(tuple(inputs)), _widen)
     with evaluating(graph_module), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

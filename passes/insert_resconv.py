@@ -27,6 +27,7 @@ from fxprune.graph import (
     module_target,
     set_submodule,
 )
+from fxprune.interpreter import Interpreter
 from fxprune.resconv import Conv, Parametrization, ResConv
 from fxprune.rewriting import Contract, Log, Pass
 
@@ -125,7 +126,7 @@ def _measure_inputs(graph_module: fx.GraphModule, sites: list[ConvSite]) -> dict
     return {site.node: runner.rms[site.conv.input] for site in sites if site.conv is not None}
 
 
-class _RmsRecorder(fx.Interpreter):
+class _RmsRecorder(Interpreter):
     def __init__(self, graph_module: fx.GraphModule, wanted: set[fx.Node]) -> None:
         super().__init__(graph_module)
         self.wanted = wanted

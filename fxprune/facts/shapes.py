@@ -16,6 +16,7 @@ from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
 from fxprune.errors import TraceError
 from fxprune.graph import called_module, evaluating, is_opaque, module_path
+from fxprune.interpreter import Interpreter
 from fxprune.nests import copy_tensors, map_tensors
 
 META = "tensor_meta"
@@ -25,12 +26,11 @@ class _NeedsData(Exception):
     """Fake tensors will not do."""
 
 
-class _Recorder(fx.Interpreter):
+class _Recorder(Interpreter):
     """Runs a graph and keeps every value, so that storages stay apart."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__(graph_module, garbage_collect_values=False)
-        self.extra_traceback = False
+        super().__init__(graph_module, keep=True)
         self.values: dict[fx.Node, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:

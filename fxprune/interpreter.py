@@ -1,0 +1,31 @@
+"""torch.fx's Interpreter, calling functions with the arguments that the graph's own code would pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+from torch.fx.immutable_collections import immutable_dict, immutable_list
+
+
+class Interpreter(fx.Interpreter):
+    """Runs a graph node by node; lists and dicts among the arguments are new and may be written to."""
+
+    def __init__(self, graph_module: fx.GraphModule, *, keep: bool = False) -> None:
+        super().__init__(graph_module, garbage_collect_values=not keep)
+        self.extra_traceback = False
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return what ``n`` is called with; torch.fx would pass its own immutable lists."""
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        return tuple(_plain(value) for value in args), {name: _plain(value) for name, value in kwargs.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, immutable_list):
+        return [_plain(item) for item in value]
+    if isinstance(value, immutable_dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if type(value) is tuple:
+        return tuple(_plain(item) for item in value)
+    return value

@@ -140,6 +140,7 @@ def randomize(model: nn.Module, inputs: tuple[Any, ...], seed: int = 0) -> None:
     model(*inputs)
     for handle in handles:
         handle.remove()
+    model.train().eval()  # some attention layers cache what they compute from weights, until they train again
 
 
 def _randomize_constant(name: str, parameter: torch.Tensor) -> None:

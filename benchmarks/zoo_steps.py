@@ -31,14 +31,14 @@ from zoo_row import Row, fill_row
 
 import fxprune
 from fxprune import passes
-from fxprune.errors import FxpruneError
+from fxprune.errors import EmitError, FxpruneError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import layers
-from fxprune.facts.sites import find_conv_sites
 from fxprune.folding import keep_exact_weights
-from fxprune.graph import called_module
+from fxprune.graph import called_module, graphs_of
+from fxprune.inspection import inspect_graph
 from fxprune.prune import AFTER_TRAINING
-from fxprune.tracing.tiers import tier_of
+from fxprune.tracing.tiers import opaque_modules, tier_of
 from fxprune.verify import difference
 
 ROUNDING = 1e-4
@@ -93,7 +93,7 @@ def run(spec: str, row: Row, seed: int = 0) -> None:
             removal = fxprune.Pipeline([passes.RemoveLayers(threshold=0.0), *AFTER_TRAINING], verify=False)(sparse)
             pruned = removal.graph_module
             row |= {"removed": len(removal.steps[0].result.rewritten), "macs_after": total_macs(pruned)}
-            row |= {"params_after": total_params(pruned), "nodes_after": len(pruned.graph.nodes)}
+            row |= {"params_after": total_params(pruned), "nodes_after": _node_count(pruned)}
             row["needless"] = needless(pruned)
         with row.step("compare"):
             row["difference"] = _require_equal(sparse, pruned, inputs)
@@ -104,8 +104,13 @@ def run(spec: str, row: Row, seed: int = 0) -> None:
             other = make_inputs(spec, 2, _other_size(size), seed + 2)
             row["other_size"] = _compare_elsewhere(model, traced, sparse, pruned, other)
     with row.step("emit"), tempfile.TemporaryDirectory() as folder:
-        fxprune.emit(pruned, folder)
-        row["reload_difference"] = _reload(Path(folder), pruned, inputs)
+        try:
+            fxprune.emit(pruned, folder)
+            row["reload_difference"] = _reload(Path(folder), pruned, inputs)
+        except EmitError as error:
+            if row["tier"] != "opaque":  # what could not be traced has no source to write
+                raise
+            row["not_emitted"] = str(error)[:400]
     row["status"] = "ok"
 
 
@@ -114,16 +119,22 @@ def _other_size(size: Size) -> Size:
 
 
 def _describe(traced: fx.GraphModule) -> dict[str, Any]:
-    sites = find_conv_sites(traced)
-    hidden = [site for site in sites if "opaque" in (site.reason or "")]
+    opaque = opaque_modules(traced)
+    found = inspect_graph(traced)
     return {
         "tier": tier_of(traced),
-        "visible_convs": len({site.path for site in sites if site not in hidden}),
-        "hidden_convs": len(hidden),
-        "macs": total_macs(traced),
-        "params": total_params(traced),
-        "nodes": len(traced.graph.nodes),
+        "opaque": [f"{one.path}: {one.reason}"[:200] for one in opaque],
+        "hidden_convs": sum(one.hidden_convs for one in opaque),
+        "visible_convs": len({path for path, site in found.convs if "opaque module" not in (site.reason or "")}),
+        "inspected_share": round(found.removable_macs / max(found.macs, 1), 4),
+        "macs": found.macs,
+        "params": found.params,
+        "nodes": _node_count(traced),
     }
+
+
+def _node_count(graph_module: fx.GraphModule) -> int:
+    return sum(len(graph.graph.nodes) for _, graph in graphs_of(graph_module))
 
 
 def _removable_share(sparse: fx.GraphModule) -> float:
@@ -193,9 +204,13 @@ def _reload(folder: Path, pruned: fx.GraphModule, inputs: tuple[Any, ...]) -> fl
 
 def needless(graph_module: fx.GraphModule) -> dict[str, int]:
     """Count nodes that are surely not needed for inference, by kind."""
-    counts = {name: sum(map(test, graph_module.graph.nodes)) for name, test in _NEEDLESS.items()}
-    reads = [node.target for node in graph_module.graph.nodes if node.op == "get_attr"]
-    counts["attribute read twice"] = len(reads) - len(set(reads))
+    counts = dict.fromkeys((*_NEEDLESS, "attribute read twice"), 0)
+    for _, graph in graphs_of(graph_module):
+        nodes = list(graph.graph.nodes)
+        for name, test in _NEEDLESS.items():
+            counts[name] += sum(map(test, nodes))
+        reads = [node.target for node in nodes if node.op == "get_attr"]
+        counts["attribute read twice"] += len(reads) - len(set(reads))
     return {name: count for name, count in counts.items() if count}
 
 

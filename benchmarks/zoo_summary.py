@@ -40,6 +40,8 @@ _KEPT = (
     "error",
     "size",
     "tier",
+    "opaque",
+    "not_emitted",
     "conv_modules",
     "visible_convs",
     "hidden_convs",
@@ -47,6 +49,7 @@ _KEPT = (
     "branches",
     "removed",
     "removable_share",
+    "inspected_share",
     "macs",
     "macs_after",
     "nodes",
@@ -105,6 +108,7 @@ def _group(group: str, ours: list[Row], peers: list[Row]) -> dict[str, Any]:
         "every_conv_visible": sum(
             row.get("hidden_convs") == 0 and row["visible_convs"] >= row["conv_modules"] for row in good
         ),
+        "not_emitted": [row["model"] for row in good if "not_emitted" in row],
         "tiers": dict(Counter(row["tier"] for row in mine if "tier" in row)),
         "largest_difference": max((row["difference"] for row in good), default=None),
         "other_size": dict(Counter(_verdict(row["other_size"]) for row in good)),
@@ -129,6 +133,7 @@ def _tables(result: dict[str, Any]) -> str:
             found["models"],
             found["ok"],
             found["every_conv_visible"],
+            len(found["not_emitted"]),
             found["declined"],
             found["failed"],
             found["different"],
@@ -139,7 +144,16 @@ def _tables(result: dict[str, Any]) -> str:
         ]
         for group, found in groups.items()
     ]
-    headers = ["", "models", "end to end", "every conv visible", "declined", "failed", "silently different"]
+    headers = [
+        "",
+        "models",
+        "end to end",
+        "every conv visible",
+        "not emitted",
+        "declined",
+        "failed",
+        "silently different",
+    ]
     headers += ["largest difference", "removable MACs (median)", "needless nodes left", "seconds (median)"]
     by_name = {row["model"]: row for row in result["models"]}
     shares = [
@@ -157,7 +171,8 @@ def _tables(result: dict[str, Any]) -> str:
         "## The zoo",
         "Every model goes through tracing, insertion of both kinds, random scales with half of them zero, removal, "
         "fusing, folding, simplifying (compared in float64), another batch and image size, and emission, reloaded "
-        "without fxprune. A model is *silently different* if two graphs that must agree do not and nothing raised. "
+        "without fxprune. A model is *silently different* if two graphs that must agree do not and nothing raised; "
+        "*not emitted* if a part of it stayed opaque, so that there is no source to write. "
         "Command: `python benchmarks/zoo.py`; one row a model in [zoo.json](results/zoo.json).",
         tabulate(table, headers=headers, tablefmt="github", disable_numparse=True),
     ]

@@ -307,7 +307,18 @@ def _builtins_see_values(tracer: ValueTracer) -> Iterator[None]:
 
         return call
 
-    patches: list[tuple[Any, str, Any]] = [(builtins, "isinstance", sees_value)]
+    enter_autocast = torch.autocast.__init__
+
+    def without_stand_ins(self: torch.autocast, device_type: Any, *args: Any, **kwargs: Any) -> None:
+        # nothing is assumed: autocast leaves no trace in a graph, and what it does to values is compared afterwards
+        known = tracer.values[device_type.node] if type(device_type) is ValueProxy else device_type
+        enter_autocast(self, known, *args, **kwargs)
+
+    patches: list[tuple[Any, str, Any]] = [
+        (builtins, "isinstance", sees_value),
+        (torch.autocast, "__init__", without_stand_ins),
+        (fx._symbolic_trace, "_create_wrapped_func", recorded),  # torch.fx's own takes no containers of stand-ins
+    ]
     patches += [(builtins, name, of_numbers(getattr(builtins, name))) for name in ("max", "min")]
     patches += [(torch, name, recorded(getattr(torch, name))) for name in _FACTORIES]
     before = [(home, name, getattr(home, name)) for home, name, _ in patches]

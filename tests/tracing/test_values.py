@@ -16,6 +16,7 @@ import fxprune
 from fxprune import passes
 from fxprune.facts.convs import is_conv
 from fxprune.tracing.assumptions import assumptions_of
+from fxprune.tracing.tiers import tier_of
 
 
 def same_padding(size: int, kernel: int, stride: int) -> int:
@@ -124,3 +125,19 @@ def test_builtins_are_given_back() -> None:
     before = (isinstance, max, min, torch.zeros)
     traced(Wrapped(lambda m, x: x if isinstance(x, torch.Tensor) else x + 1), example(2, 2))
     assert before == (isinstance, max, min, torch.zeros)
+
+
+class Autocasting(nn.Module):
+    """Asks for its input's device, and leaves autocast there."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x.shape) != 2:
+            raise ValueError("two axes")
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            return torch.relu(x)
+
+
+def test_autocast_on_the_inputs_device_is_no_assumption() -> None:
+    graph = fxprune.trace(Autocasting(), torch.randn(2, 3))
+    assert tier_of(graph) == "values"
+    assert not [one for one in assumptions_of(graph) if "device" in one.what]

@@ -25,7 +25,7 @@ from fxprune.facts.convs import is_conv
 from fxprune.facts.costs import batch_size, node_macs, node_params
 from fxprune.facts.liveness import Liveness, has_effect
 from fxprune.facts.shapes import is_floating, is_size, same_shape
-from fxprune.graph import called_module, has_hooks, module_path, uses
+from fxprune.graph import attribute, called_module, has_hooks, module_path, uses
 
 _ADDITIONS = (operator.add, torch.add, "add")
 _START = "start"  # stands before all inputs
@@ -138,12 +138,22 @@ def _obstacle(addition: fx.Node, exit_node: fx.Node, inside: set[fx.Node], flow:
     for node in inside:
         if has_effect(node):
             return f"{node.name} inside it changes state"
-        outside = flow.reader_outside(node, inside, addition)
+        outside = flow.reader_outside(node, inside, addition if node is exit_node else None)
         if outside is not None:
             return f"{node.name} inside it is read by {outside.name} outside"
-    if not any(node_macs(node) or is_conv(node) for node in inside):
+    if not any(node_macs(node) or is_conv(node) or _has_matrix(node) for node in inside):
         return "it holds no convolution and no linear layer"
     return None
+
+
+def _has_matrix(node: fx.Node) -> bool:
+    """Say whether ``node`` computes with a parameter that is more than a vector."""
+    module, owner = called_module(node), node.graph.owning_module
+    tensors = list(module.parameters()) if module is not None else []
+    for source in node.all_input_nodes:
+        if source.op == "get_attr" and owner is not None:
+            tensors.append(attribute(owner, str(source.target)))
+    return any(isinstance(t, nn.Parameter) and t.numel() > max(t.shape, default=1) for t in tensors)
 
 
 class _Flow:
@@ -192,13 +202,13 @@ class _Flow:
                     waiting.append(source)
         return found
 
-    def reader_outside(self, node: fx.Node, inside: set[fx.Node], addition: fx.Node) -> fx.Node | None:
-        """Return a node outside the region that needs ``node``, directly or through sizes read from it."""
+    def reader_outside(self, node: fx.Node, inside: set[fx.Node], allowed: fx.Node | None) -> fx.Node | None:
+        """Return a node outside the region, but not ``allowed``, that needs ``node`` or a size read from it."""
         waiting = [user for user in node.users if self.live.needed(user)]
         seen: set[fx.Node] = set()
         while waiting:
             user = waiting.pop()
-            if user in inside or user is addition or user in seen:
+            if user in inside or user is allowed or user in seen:
                 continue
             if user in self._sources or not is_size(user):
                 return user

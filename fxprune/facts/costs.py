@@ -41,6 +41,8 @@ def node_macs(node: fx.Node) -> int:
         return _input_elements(node) * module.out_channels // module.groups * math.prod(module.kernel_size)
     if isinstance(module, nn.MultiheadAttention):
         return _attention_macs(node, module)
+    if getattr(node.target, "__name__", "").startswith("shifted_window_attention"):
+        return _window_attention_macs(node)
     if node.target is functional.linear or node.target is functional.scaled_dot_product_attention:
         return _functional_macs(node, out)
     if is_conv(node):
@@ -60,6 +62,15 @@ def _functional_macs(node: fx.Node, out: int) -> int:
         return out * source[-1] if source else 0
     query, key = _argument_shape(node, 0, "query"), _argument_shape(node, 1, "key")
     return 0 if not query or not key else math.prod(query[:-1]) * key[-2] * query[-1] + out * key[-2]
+
+
+def _window_attention_macs(node: fx.Node) -> int:
+    """Return the MACs of torchvision's Swin attention: four projections, and two products inside windows."""
+    source = _argument_shape(node, 0, "input")
+    window: Any = node.args[4] if len(node.args) > 4 else node.kwargs.get("window_size")
+    if not source or not isinstance(window, (list, tuple)) or not all(isinstance(side, int) for side in window):
+        return 0
+    return math.prod(source) * (4 * source[-1] + 2 * math.prod(window))
 
 
 def _attention_macs(node: fx.Node, module: nn.MultiheadAttention) -> int:

@@ -141,3 +141,12 @@ def test_the_weights_that_set_a_branchs_size(function: Any, expected: list[str])
     (branch,) = branches_of(function, **modules)
     assert branch.eligible
     assert size_weights(branch.exit) == expected
+
+
+def test_a_region_ends_before_the_shortcut_of_its_sum() -> None:
+    def function(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = x + m.a(x)
+        return y + torch.relu(y)  # type: ignore[no-any-return]
+
+    found = branches_of(function, a=conv())
+    assert [branch.reason for branch in found] == [None, "it holds no convolution and no linear layer"]

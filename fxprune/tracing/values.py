@@ -149,10 +149,11 @@ class ValueTracer(SymbolicTracer):
         if kind not in ("placeholder", "output"):
             if any(source in self._from_opaque for source in node.all_input_nodes):
                 self._from_opaque.add(node)
-            self.values[node] = self._run(node)
+            self.values[node] = self.run_recorded_node(node)
         return node
 
-    def _run(self, node: fx.Node) -> Any:
+    def run_recorded_node(self, node: fx.Node) -> Any:
+        """Return what ``node`` computes from the values of its inputs."""
         args, kwargs = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)
         if node.op == "get_attr":
             with self._really():

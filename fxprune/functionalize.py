@@ -19,6 +19,7 @@ from torch.fx.node import map_aggregate
 
 from fxprune.errors import TraceError
 from fxprune.graph import called_module, caller_path, evaluating, place
+from fxprune.interpreter import Interpreter, plain
 from fxprune.tracing.source import is_own
 
 _OPERATORS = {
@@ -52,7 +53,7 @@ def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> N
     position = {node: index for index, node in enumerate(nodes)}
     mutating = [node for node in nodes if is_in_place(node)]
     storages = _Storages(nodes, values) if mutating else None
-    runner = fx.Interpreter(graph_module)
+    runner = Interpreter(graph_module)
     for node in mutating:
         target = _mutated(node)
         if target is None or storages is None:
@@ -83,9 +84,9 @@ def _refusal(node: fx.Node, why: str) -> TraceError:
     return TraceError(message, path=caller_path(node), reason=message)
 
 
-def _require_same_kind(runner: fx.Interpreter, node: fx.Node, values: dict[fx.Node, Any]) -> None:
+def _require_same_kind(runner: Interpreter, node: fx.Node, values: dict[fx.Node, Any]) -> None:
     """Raise TraceError if the out-of-place form that ``node`` now has computes another shape or dtype."""
-    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    args, kwargs = plain(fx.map_arg((node.args, node.kwargs), values.__getitem__))
     module = called_module(node)
     with evaluating(module) if module is not None else torch.no_grad():
         now = getattr(runner, node.op)(node.target, args, kwargs)

@@ -21,6 +21,7 @@ from torch.nn import functional
 from fxprune.errors import TraceError
 from fxprune.facts.convs import NORM_CLASSES
 from fxprune.graph import attribute, evaluating, has_hooks
+from fxprune.interpreter import plain
 from fxprune.nests import map_tensors, tensors_in
 from fxprune.tracing.inputs import Call
 from fxprune.tracing.source import current_line
@@ -154,7 +155,7 @@ class ValueTracer(SymbolicTracer):
 
     def run_recorded_node(self, node: fx.Node) -> Any:
         """Return what ``node`` computes from the values of its inputs."""
-        args, kwargs = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)
+        args, kwargs = plain(fx.map_arg((node.args, node.kwargs), self.values.__getitem__))
         if node.op == "get_attr":
             with self._really():
                 return attribute(self.root, str(node.target))

@@ -19,6 +19,7 @@ from torch.fx.node import map_aggregate
 
 from fxprune.errors import TraceError
 from fxprune.graph import called_module, caller_path, evaluating, place
+from fxprune.interpreter import Interpreter, plain
 from fxprune.tracing.source import is_own
 
 _OPERATORS = {
@@ -52,6 +53,7 @@ def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> N
     position = {node: index for index, node in enumerate(nodes)}
     mutating = [node for node in nodes if is_in_place(node)]
     storages = _Storages(nodes, values) if mutating else None
+    runner = Interpreter(graph_module)
     for node in mutating:
         target = _mutated(node)
         if target is None or storages is None:
@@ -69,7 +71,7 @@ def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> N
                     node, f"changes a tensor that {users[0].name} reads through {alias.name}{_source(node)}"
                 )
         _make_functional(node)
-        _require_same_kind(graph_module, node, values)
+        _require_same_kind(runner, node, values)
         for alias, users in late.items():
             alias.replace_all_uses_with(node, delete_user_cb=set(users).__contains__, propagate_meta=False)
     if mutating:
@@ -82,11 +84,12 @@ def _refusal(node: fx.Node, why: str) -> TraceError:
     return TraceError(message, path=caller_path(node), reason=message)
 
 
-def _require_same_kind(graph_module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> None:
+def _require_same_kind(runner: Interpreter, node: fx.Node, values: dict[fx.Node, Any]) -> None:
     """Raise TraceError if the out-of-place form that ``node`` now has computes another shape or dtype."""
-    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-    with evaluating(graph_module):
-        now = getattr(fx.Interpreter(graph_module), node.op)(node.target, args, kwargs)
+    args, kwargs = plain(fx.map_arg((node.args, node.kwargs), values.__getitem__))
+    module = called_module(node)
+    with evaluating(module) if module is not None else torch.no_grad():
+        now = getattr(runner, node.op)(node.target, args, kwargs)
     before = values[node]
     if (now.shape, now.dtype) != (before.shape, before.dtype):
         raise _refusal(node, "changes dtype or shape out of place")

@@ -18,14 +18,15 @@ class Interpreter(fx.Interpreter):
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return what ``n`` is called with; torch.fx would pass its own immutable lists."""
         args, kwargs = super().fetch_args_kwargs_from_env(n)
-        return tuple(_plain(value) for value in args), {name: _plain(value) for name, value in kwargs.items()}
+        return tuple(plain(value) for value in args), {name: plain(value) for name, value in kwargs.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return ``value`` with torch.fx's immutable lists and dicts in it as ordinary ones."""
     if isinstance(value, immutable_list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, immutable_dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if type(value) is tuple:
-        return tuple(_plain(item) for item in value)
+        return tuple(plain(item) for item in value)
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import os
 import sys
@@ -14,15 +15,26 @@ _LIBRARY_FOLDERS = tuple(
     f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parent.parent)
 )
 
+RUNS_A_NODE = "run_recorded_node"  # the function of ours below which frames are not the user's code
+
 
 def is_own(filename: str) -> bool:
     """Say whether a file is the user's, or another library's, but neither torch's nor fxprune's."""
-    return not filename.startswith((*_LIBRARY_FOLDERS, "<")) and not filename.endswith("typing_extensions.py")
+    return not filename.startswith((*_LIBRARY_FOLDERS, "<"))
 
 
 def line_of_error(error: BaseException) -> str:
-    """Return ``file:line: source`` of the innermost frame of ``error`` that is not torch's and not ours."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+    """Return ``file:line: source`` of the innermost frame of ``error`` that is not torch's and not ours.
+
+    Where the error arose in a node that a tracer ran, it is the line that made the node.
+    """
+    frames = list(
+        itertools.takewhile(
+            lambda frame: frame.name != RUNS_A_NODE or is_own(frame.filename),
+            traceback.extract_tb(error.__traceback__),
+        )
+    )
+    for frame in reversed(frames):
         if is_own(frame.filename):
             source = frame.line or linecache.getline(frame.filename, frame.lineno or 0).strip()
             return f"{frame.filename}:{frame.lineno}: `{source}`"

@@ -21,6 +21,7 @@ from torch.nn import functional
 from fxprune.errors import TraceError
 from fxprune.facts.convs import NORM_CLASSES
 from fxprune.graph import attribute, evaluating, has_hooks
+from fxprune.interpreter import plain
 from fxprune.nests import map_tensors, tensors_in
 from fxprune.tracing.inputs import Call
 from fxprune.tracing.source import current_line
@@ -149,11 +150,12 @@ class ValueTracer(SymbolicTracer):
         if kind not in ("placeholder", "output"):
             if any(source in self._from_opaque for source in node.all_input_nodes):
                 self._from_opaque.add(node)
-            self.values[node] = self._run(node)
+            self.values[node] = self.run_recorded_node(node)
         return node
 
-    def _run(self, node: fx.Node) -> Any:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), self.values.__getitem__)
+    def run_recorded_node(self, node: fx.Node) -> Any:
+        """Return what ``node`` computes from the values of its inputs."""
+        args, kwargs = plain(fx.map_arg((node.args, node.kwargs), self.values.__getitem__))
         if node.op == "get_attr":
             with self._really():
                 return attribute(self.root, str(node.target))

@@ -8,13 +8,15 @@
     python benchmarks/zoo.py --summarize                    # results/zoo.json, tables in README.md, from the rows
     python benchmarks/zoo.py --subset ci --jobs 2           # a few models, from the start; exits 1 if one fails
 
-Each model has a process of its own (zoo_steps.py, zoo_torch_pruning.py): a crash or a time-out is a row.
+Each model has a process of its own (zoo_worker.py, zoo_steps.py, zoo_torch_pruning.py); a crash or time-out is a row.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -28,9 +30,11 @@ from typing import Any
 
 from zoo_models import CI_SUBSET, all_specs, kind
 from zoo_summary import summarize
+from zoo_worker import work
 
 HERE = Path(__file__).parent
-WORKERS = {"fxprune": "zoo_steps.py", "torch-pruning": "zoo_torch_pruning.py"}
+WORKERS = {"fxprune": "zoo_steps", "torch-pruning": "zoo_torch_pruning"}
+_FORKS = multiprocessing.get_context("forkserver")
 
 Row = dict[str, Any]
 
@@ -49,6 +53,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     worker = arguments.peer or "fxprune"
+    os.environ["OMP_NUM_THREADS"] = "1"
+    _FORKS.set_forkserver_preload(["torch", "torchvision", "timm"])
     rows_file = arguments.runs / f"{worker}.jsonl"
     if arguments.summarize:
         summarize({name: list(read_rows(arguments.runs / f"{name}.jsonl").values()) for name in WORKERS}, HERE)
@@ -101,25 +107,16 @@ def run_models(specs: Iterable[str], worker: str, rows_file: Path | None, jobs: 
 def _run_model(spec: str, worker: str, timeout: float) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "row.json"
-        command = [sys.executable, str(HERE / WORKERS[worker]), spec, str(path)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            start_new_session=True,
-        )
-        stop = ""
-        try:
-            _, errors = process.communicate(timeout=timeout)
-            if process.returncode:
-                stop = f"exit {process.returncode}: {(errors.strip().splitlines() or [''])[-1]}"[:400]
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its own session: it and the process that it reloads in
-            process.communicate()
+        process = _FORKS.Process(target=work, args=(WORKERS[worker], spec, str(path)))
+        process.start()
+        process.join(timeout)
+        stop = f"exit {process.exitcode}" if process.exitcode else ""
+        if process.is_alive():
             stop = f"time-out after {timeout:g} s"
+        with contextlib.suppress(ProcessLookupError):
+            assert process.pid
+            os.killpg(process.pid, signal.SIGKILL)  # its own session: it and the process that it reloads in
+        process.join()
         try:
             row: Row = json.loads(path.read_text())
         except (OSError, ValueError):

@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.models import load_model
-
 TIMM_LIST = Path(__file__).parent / "timm_cnns.txt"
 CI_SUBSET = (
     "torchvision:resnet18",
@@ -56,6 +54,8 @@ def kind(spec: str) -> str:
 def build(spec: str, seed: int = 0) -> nn.Module:
     """Build a model with random weights, in eval mode; detection models for small images."""
     torch.manual_seed(seed)
+    from fxprune.models import load_model  # not before a worker has forked what must not know fxprune
+
     model = load_model(spec).model.eval()
     if kind(spec) == "detection":
         _make_small_detector(model)

@@ -6,13 +6,14 @@ import json
 import resource
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from zoo_models import kind
+from zoo_worker import CleanProcess
 
 MEMORY = 16 << 30
 """Bytes of address space; more than that is an error of the model's own process, before the machine runs out."""
@@ -43,22 +44,21 @@ class Row(dict[str, Any]):
             self.save()
 
 
-def fill_row(run: Callable[[str, Row], None]) -> None:
-    """Run the model that the command line names, and write its row; ``--debug`` shows a traceback.
+def fill_row(run: Callable[[str, Row, CleanProcess], None], clean: CleanProcess, spec: str, path: str) -> None:
+    """Run the model ``spec`` and write its row to ``path``.
 
     ``run`` fills the row; an exception that it raises is the row's error, and may name the row's status.
     """
-    torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    row = Row(sys.argv[1], Path(sys.argv[2]))
+    row = Row(spec, Path(path))
     start = time.perf_counter()
     try:
-        run(row["model"], row)
+        run(spec, row, clean)
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         row["error"] = f"{type(error).__name__}: {lines[0]}"[:400]
         if "--debug" in sys.argv:
-            raise
+            traceback.print_exc()
     finally:
         row["seconds"]["total"] = round(time.perf_counter() - start, 2)
         row.save()

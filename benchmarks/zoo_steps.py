@@ -8,8 +8,6 @@ The first step that fails ends it.
 from __future__ import annotations
 
 import operator
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +25,8 @@ from zoo_models import (
     smallest_inputs,
     tensors_in,
 )
-from zoo_row import Row, fill_row
+from zoo_row import Row
+from zoo_worker import CleanProcess
 
 import fxprune
 from fxprune import passes
@@ -44,30 +43,12 @@ from fxprune.verify import difference
 ROUNDING = 1e-4
 """For runs in float32 with the same weights: far above rounding (1e-6), far below any wrong rewrite."""
 
-_RELOAD = """
-import sys
-import torch
-from torch.fx.node import map_aggregate
-
-sys.modules["fxprune"] = None  # importing it is an error from here on
-folder, threads = sys.argv[1], int(sys.argv[2])
-torch.set_num_threads(threads)
-sys.path.insert(0, folder)
-from model import load
-
-found = []
-keep = lambda value: found.append(value) if isinstance(value, torch.Tensor) else value
-with torch.no_grad():
-    map_aggregate(load()(*torch.load(folder + "/inputs.pt")), keep)
-torch.save(found, folder + "/outputs.pt")
-"""
-
 
 class SilentDifference(Exception):
     """Two graphs that must be the same function are not, and fxprune did not notice."""
 
 
-def run(spec: str, row: Row, seed: int = 0) -> None:
+def run(spec: str, row: Row, clean: CleanProcess, seed: int = 0) -> None:
     """Take ``spec`` through all steps."""
     with row.step("build"):
         model = build(spec, seed)
@@ -106,7 +87,7 @@ def run(spec: str, row: Row, seed: int = 0) -> None:
     with row.step("emit"), tempfile.TemporaryDirectory() as folder:
         try:
             fxprune.emit(pruned, folder)
-            row["reload_difference"] = _reload(Path(folder), pruned, inputs)
+            row["reload_difference"] = _reload(clean, Path(folder), pruned, inputs)
         except EmitError as error:
             if row["tier"] != "opaque":  # what could not be traced has no source to write
                 raise
@@ -187,16 +168,12 @@ def _compare_elsewhere(
         return "asserts"
 
 
-def _reload(folder: Path, pruned: fx.GraphModule, inputs: tuple[Any, ...]) -> float:
+def _reload(clean: CleanProcess, folder: Path, pruned: fx.GraphModule, inputs: tuple[Any, ...]) -> float:
     """Run the emitted model where fxprune cannot be imported; both in float32, with the same rounded weights."""
-    torch.save(inputs, folder / "inputs.pt")
-    command = [sys.executable, "-c", _RELOAD, str(folder), str(torch.get_num_threads())]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"the emitted model: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
+    found = clean.outputs(folder, inputs)
     with torch.no_grad():
         expected = list(tensors_in(pruned.eval()(*inputs)))
-    _, relative = difference(expected, torch.load(folder / "outputs.pt"))
+    _, relative = difference(expected, found)
     if not relative <= ROUNDING:
         raise SilentDifference(f"the emitted model computes something else: {relative:.2g} (relative, float32)")
     return relative
@@ -267,17 +244,13 @@ _NEEDLESS: dict[str, Callable[[fx.Node], bool]] = {
 }
 
 
-def run_and_judge(spec: str, row: Row) -> None:
+def run_and_judge(spec: str, row: Row, clean: CleanProcess) -> None:
     """Run the steps; where one raises, say in the row what that means."""
     try:
-        run(spec, row)
+        run(spec, row, clean)
     except SilentDifference:
         row["status"] = "different"
         raise
     except FxpruneError:
         row["status"] = "declined" if row["step"] in ("trace", "emit") else "failed"
         raise
-
-
-if __name__ == "__main__":
-    fill_row(run_and_judge)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 import re
-import warnings
 from collections import defaultdict
 from typing import Any
 
@@ -27,7 +26,8 @@ import torch_pruning as tp
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from zoo_models import accepts, build, kind, randomize, smallest_inputs, tensors_in
-from zoo_row import Row, fill_row
+from zoo_row import Row
+from zoo_worker import CleanProcess
 
 from fxprune.verify import difference
 
@@ -211,6 +211,6 @@ def _to_double(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple([t.double() for t in x] if isinstance(x, list) else x.double() for x in inputs)
 
 
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    fill_row(run)
+def run_and_judge(spec: str, row: Row, clean: CleanProcess) -> None:
+    """Run the steps; Torch-Pruning needs no other process."""
+    run(spec, row)

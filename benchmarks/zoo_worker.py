@@ -1,0 +1,66 @@
+"""A model's own process, and beside it one that has never imported fxprune and cannot.
+
+Both are forked from a server that has torch and timm loaded, which saves several seconds a model.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import sys
+import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from torch.fx.node import map_aggregate
+
+_FORK = multiprocessing.get_context("fork")
+
+
+class CleanProcess:
+    """Runs emitted models where importing fxprune is an error; start it before fxprune is imported."""
+
+    def __init__(self) -> None:
+        if any(name.partition(".")[0] == "fxprune" for name in sys.modules):
+            raise RuntimeError("fxprune is imported already")
+        self._pipe, theirs = _FORK.Pipe()
+        _FORK.Process(target=_serve, args=(theirs,), daemon=True).start()
+
+    def outputs(self, folder: Path, inputs: object) -> list[torch.Tensor]:
+        """Return what the model in ``folder`` returns for ``inputs``; raises RuntimeError if it cannot be run."""
+        torch.save(inputs, folder / "inputs.pt")
+        self._pipe.send(str(folder))
+        error = self._pipe.recv()
+        if error:
+            raise RuntimeError(f"the emitted model: {error}")
+        found: list[torch.Tensor] = torch.load(folder / "outputs.pt")
+        return found
+
+
+def _serve(pipe: Connection) -> None:
+    sys.modules["fxprune"] = None  # type: ignore[assignment]  # importing it is an error from here on
+    folder = pipe.recv()
+    try:
+        sys.path.insert(0, folder)
+        load = importlib.import_module("model").load
+        found: list[torch.Tensor] = []
+        with torch.no_grad():
+            value = load()(*torch.load(f"{folder}/inputs.pt"))
+        map_aggregate(value, lambda item: found.append(item) if isinstance(item, torch.Tensor) else None)
+        torch.save(found, f"{folder}/outputs.pt")
+        pipe.send("")
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+
+
+def work(module: str, spec: str, path: str) -> None:
+    """Run ``module``'s steps on the model ``spec`` and write the row to ``path``; a session of its own."""
+    os.setsid()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    clean = CleanProcess()
+    with open(os.devnull, "w") as nowhere:
+        sys.stdout = nowhere
+        importlib.import_module("zoo_row").fill_row(importlib.import_module(module).run_and_judge, clean, spec, path)

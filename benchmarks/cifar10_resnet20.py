@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--target-macs", type=float, default=0.5)
     parser.add_argument("--lr", type=float, default=0.1, help="of the pruned network, which has more to relearn")
     parser.add_argument("--baseline-lr", type=float, default=0.05)
+    parser.add_argument("--layers", default="convs", help="as for fxprune prune")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the two runs")
     arguments = parser.parse_args()
@@ -49,6 +50,7 @@ def main() -> None:
     command = ["prune", "benchmarks/networks.py:resnet20", "--weights", str(arguments.weights)]
     command += ["--data", arguments.data, "--image-size", str(IMAGE_SIZE), "--epochs", str(arguments.epochs)]
     command += ["--target-macs", str(arguments.target_macs), "--lr", str(arguments.lr)]
+    command += ["--layers", arguments.layers]
     command += ["--workers", str(arguments.workers), "--out", str(out)]
     if not (out / "report.json").exists():
         cli(command, standalone_mode=False)

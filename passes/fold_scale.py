@@ -1,6 +1,7 @@
 """Fold a constant factor into the layers before or behind it.
 
 conv(x) * a         ->   conv'(x),        W' = a W, b' = a b       through relu, pooling, sums (a > 0), products
+attention(x)[0] * a ->   attention'(x)[0],    the same in its last projection
 norm(x) * a         ->   norm'(x),        gamma' = a gamma, beta' = a beta
 (x * p) * a         ->   x * p',          p' = a p                 p: a parameter, as a layer scale is
 conv(x * a)         ->   conv'(x),        W' = a W, b' = b         if every reader is such a layer
@@ -8,6 +9,7 @@ conv(x * a)         ->   conv'(x),        W' = a W, b' = b         if every read
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,6 +53,8 @@ class FoldScale(Pass):
             module = called_module(node)
             if isinstance(module, _NORMS):
                 return module.weight is not None and own_module(module, _NORMS, sites) is None
+            if isinstance(module, nn.MultiheadAttention):
+                return own_module(module, (nn.MultiheadAttention,), sites) is None
             return takes_factor(node) or _own_parameter(node, sites)
 
         for node in list(graph_module.graph.nodes):
@@ -89,10 +93,23 @@ def _scale_layer(graph_module: fx.GraphModule, node: fx.Node, factor: float, wit
         set_parameter(graph_module, target, make_parameter(factor * exact(old), old.detach(), old.requires_grad))
         return
     module = graph_module.get_submodule(target)
+    if isinstance(module, nn.MultiheadAttention):
+        set_submodule(graph_module, target, _scaled_attention(module, factor))
+        return
     bias = own_bias(module)
     if bias is not None and with_bias:
         bias = factor * bias
     set_submodule(graph_module, target, with_weights(module, factor * exact(module.get_parameter("weight")), bias))
+
+
+def _scaled_attention(module: nn.MultiheadAttention, factor: float) -> nn.MultiheadAttention:
+    """Return a shallow copy of ``module`` with another last projection."""
+    last = module.out_proj
+    bias = own_bias(last)
+    scaled = with_weights(last, factor * exact(last.weight), None if bias is None else factor * bias)
+    duplicate = copy.copy(module)
+    duplicate.__dict__ = {**vars(module), "_modules": {**module._modules, "out_proj": scaled}}
+    return duplicate
 
 
 def _producers(
@@ -100,6 +117,12 @@ def _producers(
 ) -> list[fx.Node] | None:
     """Return the layers whose outputs, all scaled, scale ``node`` for ``reader`` alone; None if there are none."""
     if only_user(node) is not reader:
+        return None
+    if node.target is operator.getitem and isinstance(called_module(node.args[0]), nn.MultiheadAttention):
+        attention = node.args[0]  # (values, attention weights): the weights must not be read, nor scaled
+        is_own = isinstance(attention, fx.Node) and node.args[1] == 0 and only_user(attention) is node
+        return [attention] if is_own and isinstance(attention, fx.Node) and gives_factor(attention) else None
+    if isinstance(called_module(node), nn.MultiheadAttention):
         return None
     if gives_factor(node):
         return [node]

@@ -43,3 +43,21 @@ def test_a_scale_of_one_adds_nothing() -> None:
     graph = traced(Wrapped(lambda m, x: x + m.a(x), a=nn.Conv2d(4, 4, 1)), example(2, 4, 5, 5))
     scaled = passes.InsertBranchScale()(graph).graph_module
     assert targets(passes.FuseBranchScale()(scaled).graph_module) == targets(graph)
+
+
+def test_an_attention_takes_the_scale_into_its_last_projection() -> None:
+    model = Wrapped(lambda m, x: x + m.attention(x, x, x)[0], attention=nn.MultiheadAttention(8, 2, batch_first=True))
+    graph = passes.InsertBranchScale()(traced(model, example(2, 5, 8))).graph_module
+    (layer,) = layers(graph)
+    layer.module.assign(scale=0.6)
+    result = fxprune.Pipeline([passes.FuseBranchScale(), passes.Simplify()])(graph)
+    assert targets(result.graph_module) == ["MultiheadAttention", "getitem", "add"]
+
+
+def test_an_attention_whose_weights_are_read_does_not() -> None:
+    def function(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y, weights = m.attention(x, x, x)
+        return y * 0.5 + weights.mean()  # type: ignore[no-any-return]
+
+    model = Wrapped(function, attention=nn.MultiheadAttention(8, 2, batch_first=True))
+    assert_rewrites(traced(model, example(2, 5, 8)), passes.FoldScale(), count=0)

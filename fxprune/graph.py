@@ -312,7 +312,16 @@ def _owner(graph_module: fx.GraphModule, target: str) -> tuple[nn.Module, str]:
 
 
 def free_target(graph_module: fx.GraphModule, wanted: str) -> str:
-    """Return ``wanted``, or the first of ``wanted_1``, ``wanted_2``, ... that nothing has yet."""
+    """Return ``wanted``, or the first of ``wanted_1``, ``wanted_2``, ... that nothing has yet.
+
+    What would stand inside a layer, which other graphs may share, gets a name beside it: ``conv_weight``.
+    """
+    atoms = wanted.split(".")
+    for depth in range(1, len(atoms)):
+        owner = ".".join(atoms[:depth])
+        if _has_attribute(graph_module, owner) and type(attribute(graph_module, owner)) is not nn.Module:
+            wanted = ".".join([*atoms[: depth - 1], "_".join(atoms[depth - 1 :])])
+            break
     candidate, number = wanted, 0
     while _has_attribute(graph_module, candidate):
         number += 1

@@ -334,3 +334,14 @@ def test_standardised_convs_of_timm_that_keep_their_shape_are_eligible(name: str
     keeping = [site for site, call in computed if same_shape(call.input, call.node) and call.module.stride == (1, 1)]
     assert keeping
     assert all(site.eligible for site in keeping)
+
+
+def test_a_value_computed_from_a_layers_weight_does_not_end_in_the_layer() -> None:
+    def function(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return m.conv(x) + m.conv(torch.ones(1, 4, 6, 6, dtype=x.dtype)) * m.conv.weight.mean()  # type: ignore[no-any-return]
+
+    graph = traced(Wrapped(function, conv=nn.Conv2d(4, 4, 3, padding=1)), example(2, 4, 6, 6))
+    layer = graph.get_submodule("conv")
+    names = list(layer.state_dict())
+    assert_rewrites(graph, passes.FreezeWeights(), count=1)
+    assert list(layer.state_dict()) == names

@@ -56,6 +56,7 @@ _CONTAINER_METHODS = {"get", "keys", "values", "items"}
 _ATTRIBUTES = {
     *("shape", "dtype", "device", "ndim", "T", "mT", "H", "mH", "real", "imag", "data", "is_cuda", "itemsize"),
     *("min", "max", "eps", "tiny", "bits"),  # of torch.finfo
+    *("type", "index"),  # of a device
 }
 
 

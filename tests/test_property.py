@@ -18,10 +18,12 @@ from torch.nn import functional
 
 import fxprune
 from fxprune import passes
-from fxprune.facts.layers import resconvs
+from fxprune.facts.layers import layers
+from fxprune.prune import AFTER_TRAINING
+from fxprune.resconv import ResConv
 
 GRAPHS = int(os.environ.get("FXPRUNE_GRAPHS", "60"))
-COMPILE = [passes.RemoveResConvs(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
+COMPILE = [passes.RemoveLayers(threshold=0.0), *AFTER_TRAINING]
 SCALES = (0.0, 0.0, 0.0, 1.0, 0.5, -0.7, 1e-3)
 SHORTCUTS = (0.0, 0.0, 1.0, 1.0, 0.3, -0.4, 2.0)
 
@@ -130,11 +132,15 @@ def check(seed: int) -> None:
         assert "write it out of place" in str(error)  # noqa: PT017  # a decline, with the reason
         return
     torch.testing.assert_close(graph(x.clone()), expected, rtol=1e-12, atol=1e-12)
-    sparse = fxprune.Pipeline([passes.InsertResConv()])(graph).graph_module
-    for _, layer in resconvs(sparse):
-        layer.assign(scale=chance.choice(SCALES[:-1]), shortcut=chance.choice(SHORTCUTS))
+    sparse = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(graph).graph_module
+    for layer in layers(sparse):
+        scale = chance.choice(SCALES)
+        if isinstance(layer.module, ResConv):
+            layer.module.assign(scale=scale, shortcut=chance.choice(SHORTCUTS))
+        else:
+            layer.module.assign(scale=scale)
     result = fxprune.Pipeline(COMPILE)(sparse)
-    assert not resconvs(result.graph_module)
+    assert not layers(result.graph_module)
     found = fxprune.verify(sparse, result.graph_module, torch.randn(3, 4, 7, 7, dtype=torch.float64))
     assert found.equal, (seed, str(found))
     assert_state_equal(model, state)

@@ -2,6 +2,7 @@
 
 from fxprune.branch_scale import BranchScale
 from fxprune.diff import GraphDiff, diff
+from fxprune.emission.strip import strip
 from fxprune.emit import emit, load_emitted
 from fxprune.errors import FxpruneError, FxpruneWarning
 from fxprune.pipeline import Pipeline, PipelineResult
@@ -33,6 +34,7 @@ __all__ = [
     "emit",
     "load_emitted",
     "prune",
+    "strip",
     "trace",
     "verify",
 ]

@@ -77,7 +77,7 @@ def _require_plain(path: str, module: nn.Module) -> None:
     if is_opaque(module):
         raise EmitError(
             f"{path} is an opaque call of a {own}, whose code could not be traced, so that source cannot hold it; "
-            "save the graph's state dict, or make that module traceable"
+            "torch.save(fxprune.strip(graph_module), FILE) keeps it, or make that module traceable"
         )
     if getattr(nn, kind.__name__, None) is not kind:
         raise EmitError(f"{path} is a {own}, which plain torch.nn cannot rebuild; torch.export the graph instead")

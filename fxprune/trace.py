@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.errors import TraceError
+from fxprune.errors import TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
 from fxprune.graph import (
     CALLS,
@@ -31,7 +31,6 @@ from fxprune.graph import (
 from fxprune.tracing.attempt import attempt
 from fxprune.tracing.check import reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
-from fxprune.tracing.source import reason_of
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.tiers import inputs_do_not_fit, trace_by_tiers
 
@@ -71,7 +70,7 @@ def trace(
     try:
         own = copy_module(model).eval()
     except Exception as error:
-        raise TraceError(f"{type(model).__name__} cannot be copied: {reason_of(error)}") from error
+        raise TraceError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
     expected = _expected(model, own, call, flags) if check else None
     graph_module = trace_by_tiers(own, call, flags, expected)
     _count_calls_per_sample(graph_module, Fraction(batch_size(graph_module)))

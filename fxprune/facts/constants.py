@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxprune.errors import first_line
 from fxprune.facts.state import updated_reads
 from fxprune.folding import exact, in_float64
 from fxprune.functionalize import is_in_place
@@ -100,8 +101,7 @@ class Constants:
             with torch.random.fork_rng(devices=[]), watcher:
                 value = _run(node, self._graph_module, copies.__getitem__, wide=False)
         except Exception as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return f"{node.name} cannot be evaluated: {first}"
+            return f"{node.name} cannot be evaluated: {first_line(error)}"
         if watcher.draws:
             return f"{node.name} draws random numbers"
         for source, copied in copies.items():

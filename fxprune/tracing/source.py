@@ -48,8 +48,3 @@ def current_line() -> str:
         frame = frame.f_back
     name, number = frame.f_code.co_filename, frame.f_lineno
     return f"{Path(name).name}:{number}: `{linecache.getline(name, number).strip()}`"
-
-
-def reason_of(error: BaseException) -> str:
-    """Return the first line of what ``error`` says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

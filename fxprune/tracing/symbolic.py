@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.errors import TraceError
+from fxprune.errors import TraceError, first_line
 from fxprune.tracing.assumptions import Assumption, assertion_message
 from fxprune.tracing.inputs import Argument, Call
-from fxprune.tracing.source import current_line, line_of_error, reason_of
+from fxprune.tracing.source import current_line, line_of_error
 
 _DEVICES = ("cpu", "cuda")
 
@@ -62,7 +62,7 @@ class SymbolicTracer(fx.Tracer):
                 return self.trace(model)
         except Exception as error:
             path = self._failed_in[1] if self._failed_in and self._failed_in[0] is error else ""
-            source, reason = line_of_error(error), reason_of(error)
+            source, reason = line_of_error(error), first_line(error)
             message = f"{type(model).__name__} cannot be traced: {source}: {reason}"
             raise TraceError(message, path=path, reason=reason, source=source) from error
 

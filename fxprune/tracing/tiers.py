@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
-from fxprune.errors import TraceError
+from fxprune.errors import TraceError, first_line
 from fxprune.facts.convs import CONV_CLASSES
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import (
@@ -38,7 +38,7 @@ from fxprune.tracing.attempt import attempt
 from fxprune.tracing.check import reference_outputs, require_same_function
 from fxprune.tracing.inputs import Call, call_of_graph
 from fxprune.tracing.opaque import compile_inside, record_calls, run_model
-from fxprune.tracing.source import line_of_error, reason_of
+from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.values import ValueTracer
 
@@ -215,7 +215,7 @@ def inputs_do_not_fit(model: nn.Module, error: Exception) -> TraceError:
     """Return the error that says that ``model`` itself fails on the example inputs."""
     return TraceError(
         f"the example inputs do not fit the model: {type(model).__name__} fails on them: "
-        f"{line_of_error(error)}: {reason_of(error)}; pass inputs of the shape that it takes"
+        f"{line_of_error(error)}: {first_line(error)}; pass inputs of the shape that it takes"
     )
 
 

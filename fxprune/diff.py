@@ -103,8 +103,7 @@ def diff(before: fx.GraphModule, after: fx.GraphModule, *, results: Sequence[Pas
             kind = "unchanged" if _same(twins[0], node) else "changed"
         costs = [sum(cost(t) for t in twins) // each for cost, each in ((node_macs, batch), (node_params, 1))]
         now = (node_macs(node) // batch, node_params(node))
-        names = dict.fromkeys([*sources, node.name])
-        why = () if kind == "unchanged" else tuple(dict.fromkeys(r for n in names for r in reasons.get(n, ())))
+        why = () if kind == "unchanged" else tuple(dict.fromkeys(r for n in sources for r in reasons.get(n, ())))
         at = max((position[name] for name in sources), default=len(position))
         entries.append(
             (at, Change(kind, module_path(node), _kind_of(node), sources, node.name, shape(node),
@@ -131,7 +130,8 @@ def _reasons(results: Sequence[PassResult]) -> dict[str, list[str]]:
         for step in getattr(result, "steps", ()) or [None]:
             name = "" if step is None else f"{step.name}: "
             for site in (result if step is None else step.result).rewritten:
-                found.setdefault(site.node, []).append(name + site.why)
+                for origin in site.origins:
+                    found.setdefault(origin, []).append(name + site.why)
     return found
 
 

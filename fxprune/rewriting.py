@@ -7,13 +7,14 @@ untouched submodule. Its contract says what stays true; :class:`fxprune.Pipeline
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar
 
 from torch import fx
 
-from fxprune.graph import copy_graph_module, graphs_of, module_path, remove_unused_state
+from fxprune.graph import copy_graph_module, graphs_of, module_path, origins, remove_unused_state
 
 
 class Contract(IntEnum):
@@ -28,11 +29,15 @@ class Contract(IntEnum):
 
 @dataclass(frozen=True)
 class Site:
-    """A place that a pass rewrote or declined: node name, module path, and the rule or the reason."""
+    """A place that a pass rewrote or declined: node name, module path, and the rule or the reason.
+
+    ``origins`` are the traced nodes that it concerns (see :func:`fxprune.graph.origins`).
+    """
 
     node: str
     path: str
     why: str
+    origins: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         where = self.path if self.path and self.path != self.node else self.node
@@ -60,15 +65,16 @@ class Log:
     region: str = ""
     """Path of the region whose graph is being rewritten; "" in the outermost graph."""
 
-    def _site(self, node: fx.Node, why: str) -> Site:
+    def _site(self, node: fx.Node, why: str, others: Iterable[fx.Node] = ()) -> Site:
         names = (node.name, module_path(node))
         if self.region:
             names = (f"{self.region}.{names[0]}", f"{self.region}.{names[1]}" if names[1] else self.region)
-        return Site(*names, why)
+        sources = dict.fromkeys(name for one in (node, *others) for name in origins(one))
+        return Site(*names, why, tuple(sources))
 
-    def rewrote(self, node: fx.Node, why: str) -> None:
-        """Note that ``node`` was rewritten by the rule ``why``."""
-        self.rewritten.append(self._site(node, why))
+    def rewrote(self, node: fx.Node, why: str, others: Iterable[fx.Node] = ()) -> None:
+        """Note that ``node``, and with it ``others``, was rewritten by the rule ``why``."""
+        self.rewritten.append(self._site(node, why, others))
 
     def decline(self, node: fx.Node, why: str) -> None:
         """Note that ``node`` was left alone because of ``why``."""

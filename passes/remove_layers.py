@@ -107,7 +107,7 @@ def _remove(layer: Layer, gone: set[fx.Node], cut: bool, rule: str, log: Log, ma
     if isinstance(layer.module, BranchScale):
         going = layer.nodes - gone
         macs = f", with {len(going) - 1} nodes and {layer.macs:,} MACs"
-        log.rewrote(node, f"{rule}; the branch goes{macs}")
+        log.rewrote(node, f"{rule}; the branch goes{macs}", going)
         node.replace_all_uses_with(source, propagate_meta=False)
         erase(going)
         return set(going)

@@ -8,6 +8,7 @@ from helpers import tiny, with_scales
 
 import fxprune
 from fxprune import passes
+from fxprune.facts.layers import layers
 
 STEPS = [passes.RemoveResConvs(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
 
@@ -52,3 +53,19 @@ def test_a_changed_constant_is_a_change() -> None:
     other = passes.FoldBatchNorm()(graph).graph_module
     again = passes.FoldBatchNorm()(other).graph_module
     assert fxprune.diff(other, again).count("unchanged") == len(other.graph.nodes) - 1
+
+
+def test_all_that_goes_with_a_branch_says_so() -> None:
+    graph = tiny()
+    scaled = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(graph)
+    for layer in layers(scaled.graph_module):
+        if layer.path == "block1.branch_scale":
+            layer.module.close()
+    result = fxprune.Pipeline([passes.RemoveLayers(threshold=0.0), *fxprune.AFTER_TRAINING])(scaled.graph_module)
+    found = fxprune.diff(graph, result.graph_module, results=[scaled, result])
+    removed = [change for change in found.changes if change.kind == "removed"]
+    gone = [change for change in removed if change.path.startswith(("block1.conv", "block1.bn"))]
+    assert {change.path for change in gone} >= {"block1.conv1", "block1.bn1", "block1.conv2", "block1.bn2"}
+    assert all("remove-layers: scale 0 is at most 0; the branch goes" in " ".join(change.why) for change in gone)
+    kept = [change for change in found.changes if change.path.startswith("block2")]
+    assert not any("the branch goes" in " ".join(change.why) for change in kept)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx, nn
 
-from fxprune.facts.shapes import same_shape
+from fxprune.facts.shapes import META, same_shape
 from fxprune.facts.state import updated_values
 from fxprune.graph import called_module, has_hooks
 from fxprune.rewriting import Contract, Log, Pass
@@ -58,6 +58,11 @@ def _passed_through(node: fx.Node) -> fx.Node | None:
     left, right = node.args
     for value, other in ((left, right), (right, left) if commutes else (left, right)):
         is_neutral = isinstance(other, (int, float)) and not isinstance(other, bool) and other == neutral
-        if is_neutral and isinstance(value, fx.Node) and same_shape(value, node):
+        if is_neutral and isinstance(value, fx.Node) and (same_shape(value, node) or _are_sizes(value, node)):
             return value
     return None
+
+
+def _are_sizes(*nodes: fx.Node) -> bool:
+    """Say whether each of ``nodes`` is known to be a whole number, as sizes are."""
+    return all(type(node.meta.get(META)) is int for node in nodes)

@@ -221,3 +221,18 @@ def test_simplify_reaches_its_fixed_point() -> None:
     assert targets(passes.Simplify()(graph).graph_module) == ["Conv2d", "relu"]
     again = passes.Simplify()(passes.Simplify()(graph).graph_module)
     assert not again.modified
+
+
+def test_neutral_arithmetic_on_sizes_goes_too() -> None:
+    def function(m: Any, x: torch.Tensor) -> torch.Tensor:
+        size = x.shape[2]
+        return functional.pad(x, (0, (size - 0) * 1 + 0, 0, size * 2))
+
+    graph = traced(Wrapped(function), example(2, 4, 3, 3))
+    result = assert_rewrites(graph, passes.DropIdentities(), count=3)
+    torch.testing.assert_close(result.graph_module(x := example(2, 4, 5, 3)), graph(x))
+
+
+def test_a_size_over_one_is_a_float() -> None:
+    graph = traced(Wrapped(lambda m, x: x * (x.shape[2] / 1)), example(2, 4, 3, 3))
+    assert_rewrites(graph, passes.DropIdentities(), count=0)

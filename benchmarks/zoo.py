@@ -107,7 +107,7 @@ def run_models(specs: Iterable[str], worker: str, rows_file: Path | None, jobs: 
 def _run_model(spec: str, worker: str, timeout: float) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "row.json"
-        process = _FORKS.Process(target=work, args=(WORKERS[worker], spec, str(path)))
+        process = _FORKS.Process(target=work, args=(WORKERS[worker], spec, str(path), os.getpid()))
         process.start()
         process.join(timeout)
         stop = f"exit {process.exitcode}" if process.exitcode else ""

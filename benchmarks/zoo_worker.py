@@ -8,7 +8,10 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import signal
 import sys
+import threading
+import time
 import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -55,12 +58,23 @@ def _serve(pipe: Connection) -> None:
         pipe.send(f"{type(error).__name__}: {error}")
 
 
-def work(module: str, spec: str, path: str) -> None:
+def _die_with(owner: int) -> None:
+    """Kill this process and its children as soon as the process ``owner`` is gone."""
+    while True:
+        time.sleep(2)
+        try:
+            os.kill(owner, 0)
+        except ProcessLookupError:
+            os.killpg(0, signal.SIGKILL)
+
+
+def work(module: str, spec: str, path: str, owner: int) -> None:
     """Run ``module``'s steps on the model ``spec`` and write the row to ``path``; a session of its own."""
     os.setsid()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     clean = CleanProcess()
+    threading.Thread(target=_die_with, args=(owner,), daemon=True).start()  # after the fork: forks copy no threads
     with open(os.devnull, "w") as nowhere:
         sys.stdout = nowhere
         importlib.import_module("zoo_row").fill_row(importlib.import_module(module).run_and_judge, clean, spec, path)

@@ -1,7 +1,7 @@
 """The zoo: every torchvision model and one timm CNN a family, through fxprune from end to end.
 
     pip install -e '.[bench]'
-    python benchmarks/zoo.py --jobs 2                       # goes on where it stopped; rows in runs/zoo/
+    python benchmarks/zoo.py --jobs 2                       # goes on where it stopped; rows in results/zoo/
     python benchmarks/zoo.py --retry                        # again, those whose last row is no success
     python benchmarks/zoo.py --only 'timm:resnet*'          # some of them
     python benchmarks/zoo.py --peer torch-pruning           # Torch-Pruning on the same models
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--summarize", action="store_true", help="only write the summary")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for a model")
-    parser.add_argument("--runs", type=Path, default=Path("runs/zoo"))
+    parser.add_argument("--runs", type=Path, default=HERE / "results" / "zoo")
     arguments = parser.parse_args()
 
     worker = arguments.peer or "fxprune"

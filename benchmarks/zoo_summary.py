@@ -80,7 +80,8 @@ def summarize(rows: dict[str, list[Row]], folder: Path) -> None:
             for row in sorted(peers, key=lambda row: row["model"])
         ],
     }
-    (folder / "results" / "zoo.json").write_text(json.dumps(result, indent=1) + "\n")
+    summary = {key: value for key, value in result.items() if key not in ("models", "torch_pruning")}
+    (folder / "results" / "zoo.json").write_text(json.dumps(summary, indent=1) + "\n")  # the rows lie beside it
     readme = folder / "README.md"
     before, _, rest = readme.read_text().partition(_START)
     after = rest.partition(_END)[2]

@@ -20,8 +20,9 @@ from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.folding import keep_exact_weights
 from fxprune.graph import called_module, copy_graph_module, example_inputs_of, graphs_of, is_opaque
+from fxprune.nests import tensors_in
 from fxprune.rewriting import Contract, Pass, PassResult
-from fxprune.verify import TOLERANCE, difference, first_difference, run_float64, tensors_of
+from fxprune.verify import TOLERANCE, difference, first_difference, run_float64
 
 AnyPass = Callable[[fx.GraphModule], Any]
 
@@ -224,6 +225,6 @@ def _signature(graph_module: fx.GraphModule) -> str:
         output = next(node for node in reversed(graph.graph.nodes) if node.op == "output")
         found += [
             f"{f'{tensor.dim()} dimensions' if by_data else tuple(tensor.shape)} {tensor.dtype}"
-            for tensor in tensors_of(values[output])
+            for tensor in tensors_in(values[output])
         ]
     return ", ".join(found)

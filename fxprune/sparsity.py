@@ -24,9 +24,8 @@ from fxprune.errors import FxpruneError
 from fxprune.facts.costs import total_macs
 from fxprune.facts.layers import Layer, count_for_target, layers
 from fxprune.graph import TRACED_MACS, evaluating, example_inputs_of, graphs_of
-from fxprune.nests import map_tensors
+from fxprune.nests import map_tensors, tensors_in
 from fxprune.resconv import ResConv
-from fxprune.verify import tensors_of
 
 __all__ = [
     "ProximalL1",
@@ -188,10 +187,10 @@ class SteeredL1(ProximalL1):
                 inputs = example_inputs_of(graphs[region]) if region else self._probe
                 probe = map_tensors(tuple(inputs), lambda tensor: tensor.to(device))
                 if region not in references:
-                    references[region] = tensors_of(graphs[region](*probe))
+                    references[region] = tensors_in(graphs[region](*probe))
                 before = gate.clone()
                 gate.div_(2)
-                damages[path] = _relative_difference(references[region], tensors_of(graphs[region](*probe)))
+                damages[path] = _relative_difference(references[region], tensors_in(graphs[region](*probe)))
                 gate.copy_(before)
         return min(candidates, key=lambda path: damages[path] / max(saved[path], 1))
 

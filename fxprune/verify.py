@@ -90,12 +90,7 @@ def _run(graph_module: fx.GraphModule, inputs: Sequence[Any], keep: bool) -> tup
     copies = map_tensors(copy_tensors(tuple(inputs)), _widen)
     with evaluating(graph_module), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return tensors_of(interpreter.run(*copies)), interpreter
-
-
-def tensors_of(value: Any) -> list[torch.Tensor]:
-    """Return every tensor in a nest of tuples, lists, dicts and dataclasses, in order."""
-    return tensors_in(value)
+        return tensors_in(interpreter.run(*copies)), interpreter
 
 
 def difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> tuple[float, float]:
@@ -156,7 +151,7 @@ def _first_difference(a: fx.GraphModule, b: fx.GraphModule, inputs: Sequence[Any
         twin = twins.get(origins(node)[-1])
         if twin is None or node.op in ("get_attr", "output"):
             continue
-        _, relative = difference(tensors_of(before.env.get(twin)), tensors_of(after.env.get(node)))
+        _, relative = difference(tensors_in(before.env.get(twin)), tensors_in(after.env.get(node)))
         if relative > tolerance:
             kind = type(called_module(node)).__name__ if node.op == "call_module" else str(node.target)
             return f"{place(node)}, {kind}"

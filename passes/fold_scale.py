@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import fx, nn
 
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, own_module
@@ -23,11 +22,10 @@ from fxprune.facts.scales import constant_factor, passes_factor
 from fxprune.facts.state import updated_values
 from fxprune.folding import exact, make_parameter, own_bias, with_weights
 from fxprune.graph import CallSites, attribute, called_module, inherit, only_user, set_parameter, set_submodule
+from fxprune.operators import ADDITIONS, PRODUCTS
 from fxprune.rewriting import Contract, Log, Pass
 
 _LAYERS = (*CONV_CLASSES, nn.Linear)
-_SUMS = (operator.add, torch.add, "add")
-_PRODUCTS = (operator.mul, torch.mul, "mul")
 _NORMS = (*NORM_CLASSES, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -126,7 +124,7 @@ def _producers(
         return None
     if gives_factor(node):
         return [node]
-    is_sum, is_product = node.target in _SUMS, node.target in _PRODUCTS
+    is_sum, is_product = node.target in ADDITIONS, node.target in PRODUCTS
     if (is_sum or is_product) and not node.kwargs and len(node.args) == 2:
         parts = [_producers(t, node, factor, gives_factor) if isinstance(t, fx.Node) else None for t in node.args]
         if is_product:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import fx, nn
 
 from fxprune.computed import computed_weights, trainable_conv
@@ -28,6 +27,7 @@ from fxprune.graph import (
     set_submodule,
 )
 from fxprune.interpreter import Interpreter
+from fxprune.nests import copy_tensors
 from fxprune.resconv import Conv, Parametrization, ResConv
 from fxprune.rewriting import Contract, Log, Pass
 
@@ -118,9 +118,7 @@ def _measure_inputs(graph_module: fx.GraphModule, sites: list[ConvSite]) -> dict
         return {}
     sources = {site.conv.input for site in sites if site.conv is not None}
     runner = _RmsRecorder(graph_module, sources)
-    inputs = fx.node.map_aggregate(
-        example_inputs_of(graph_module), lambda x: x.clone() if isinstance(x, torch.Tensor) else x
-    )
+    inputs = copy_tensors(example_inputs_of(graph_module))
     with evaluating(graph_module):
         runner.run(*inputs)
     return {site.node: runner.rms[site.conv.input] for site in sites if site.conv is not None}

@@ -17,26 +17,7 @@ from fxprune.emission.variables import Variables
 from fxprune.emission.vocabulary import name_of, refused_attribute, refused_method
 from fxprune.errors import EmitError
 from fxprune.graph import place
-
-_INFIX: dict[Any, str] = {
-    operator.add: "+",
-    operator.sub: "-",
-    operator.mul: "*",
-    operator.truediv: "/",
-    operator.floordiv: "//",
-    operator.mod: "%",
-    operator.pow: "**",
-    operator.matmul: "@",
-    operator.eq: "==",
-    operator.ne: "!=",
-    operator.lt: "<",
-    operator.le: "<=",
-    operator.gt: ">",
-    operator.ge: ">=",
-    operator.and_: "&",
-    operator.or_: "|",
-    operator.xor: "^",
-}
+from fxprune.operators import INFIX
 
 
 class Expressions:
@@ -65,9 +46,9 @@ class Expressions:
             if refused := refused_method(str(node.target), node.args):
                 raise EmitError(f"it calls the method {node.target}, {refused}; it cannot be emitted")
             return f"{arguments[0]}.{node.target}({', '.join([*arguments[1:], *keywords])})"
-        if node.target in _INFIX and len(arguments) == 2:
+        if node.target in INFIX and len(arguments) == 2:
             arguments = [f"({text})" if text.startswith("-") else text for text in arguments]
-            return f"{arguments[0]} {_INFIX[node.target]} {arguments[1]}"
+            return f"{arguments[0]} {INFIX[node.target]} {arguments[1]}"
         if node.target is operator.neg:
             return f"-{arguments[0]}"
         if node.target is operator.setitem and not node.users:

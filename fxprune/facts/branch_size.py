@@ -13,13 +13,13 @@ from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES
 from fxprune.facts.scales import passes_factor
 from fxprune.facts.shapes import same_shape
 from fxprune.graph import attribute, called_module
+from fxprune.operators import PRODUCTS
 
 _LAYERS = (*CONV_CLASSES, nn.Linear)
 _NORMS = (*NORM_CLASSES, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _LAYER_FUNCTIONS = (functional.linear, functional.conv1d, functional.conv2d, functional.conv3d)
 # Where the functions take their weight.
 _NORM_FUNCTIONS: dict[Any, int] = {functional.batch_norm: 3, functional.layer_norm: 2, functional.group_norm: 2}
-_PRODUCTS = (operator.mul, torch.mul, "mul")
 _RESHAPES = (torch.reshape, torch.unsqueeze, operator.getitem, "reshape", "view", "unsqueeze")
 
 
@@ -52,7 +52,7 @@ def _step(node: fx.Node, found: list[str]) -> fx.Node | None:
     if node.op == "call_function" and node.target in _NORM_FUNCTIONS:
         found += _parameter(_argument(node, _NORM_FUNCTIONS[node.target], "weight"))
         return None
-    if node.target in _PRODUCTS and len(node.args) == 2:
+    if node.target in PRODUCTS and len(node.args) == 2:
         return _through_product(node, found)
     if node.target is operator.getitem and isinstance(called_module(node.args[0]), nn.MultiheadAttention):
         found.append(f"{node.args[0].target}.out_proj.weight")  # type: ignore[union-attr]

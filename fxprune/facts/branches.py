@@ -11,13 +11,11 @@ the outer one takes the inner ones with it, and their cost is counted once.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import networkx
-import torch
 from torch import fx, nn
 from torch.nn import functional
 
@@ -26,8 +24,8 @@ from fxprune.facts.costs import batch_size, node_macs, node_params
 from fxprune.facts.liveness import Liveness, has_effect
 from fxprune.facts.shapes import is_floating, is_size, same_shape
 from fxprune.graph import attribute, called_module, has_hooks, module_path, uses
+from fxprune.operators import ADDITIONS
 
-_ADDITIONS = (operator.add, torch.add, "add")
 _START = "start"  # stands before all inputs
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
@@ -73,7 +71,7 @@ def find_branches(graph_module: fx.GraphModule) -> list[Branch]:
 
 
 def _is_sum(node: fx.Node) -> bool:
-    if node.target not in _ADDITIONS or node.kwargs or len(node.args) != 2 or not is_floating(node):
+    if node.target not in ADDITIONS or node.kwargs or len(node.args) != 2 or not is_floating(node):
         return False
     return all(isinstance(a, fx.Node) and same_shape(a, node) for a in node.args) and node.args[0] is not node.args[1]
 
@@ -101,7 +99,7 @@ def _shortcut_terms(node: fx.Node) -> Iterator[fx.Node]:
         yield node
         node = source
     yield node
-    if node.target in _ADDITIONS and not node.kwargs:
+    if node.target in ADDITIONS and not node.kwargs:
         for term in node.args:
             if isinstance(term, fx.Node):
                 yield _without_identities(term)

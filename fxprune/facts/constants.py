@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.node import map_aggregate
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.errors import first_line
@@ -19,6 +18,7 @@ from fxprune.facts.state import updated_reads
 from fxprune.folding import exact, in_float64
 from fxprune.functionalize import is_in_place
 from fxprune.graph import attribute, called_module, has_hooks
+from fxprune.nests import copy_tensors, map_tensors, tensors_in
 
 # Layers that compute the same in train and eval mode and keep no state.
 _STATELESS = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Linear, nn.ReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax)
@@ -50,7 +50,7 @@ class Constants:
         """Return what ``node`` computes if everything is computed in float64, as verification does."""
         if node not in self._wide:
             assert self.obstacle(node) is None
-            self._wide[node] = map_aggregate(_run(node, self._graph_module, self.wide_value, wide=True), _widen)
+            self._wide[node] = map_tensors(_run(node, self._graph_module, self.wide_value, wide=True), _widen)
         return self._wide[node]
 
     def leaves(self, *nodes: fx.Node) -> list[fx.Node]:
@@ -95,7 +95,7 @@ class Constants:
 
     def _watch(self, node: fx.Node) -> str | None:
         """Run ``node`` on copies of what it reads; return what it does beside computing a value."""
-        copies = {source: map_aggregate(self._values[source], _clone) for source in node.all_input_nodes}
+        copies = {source: copy_tensors(self._values[source]) for source in node.all_input_nodes}
         watcher = _Watcher()  # type: ignore[no-untyped-call]
         try:
             with torch.random.fork_rng(devices=[]), watcher:
@@ -105,7 +105,7 @@ class Constants:
         if watcher.draws:
             return f"{node.name} draws random numbers"
         for source, copied in copies.items():
-            before, after = _tensors(self._values[source]), _tensors(copied)
+            before, after = tensors_in(self._values[source]), tensors_in(copied)
             if not all(torch.equal(a, b) for a, b in zip(before, after, strict=True)):
                 return f"{node.name} changes {source.name}"
         self._values[node] = value
@@ -142,15 +142,5 @@ def _is_torchs_own(function: Any) -> bool:
     return home in ("torch", "_operator", "math", "builtins") or home.startswith("torch.")
 
 
-def _clone(value: Any) -> Any:
-    return value.clone() if isinstance(value, torch.Tensor) else value
-
-
-def _widen(value: Any) -> Any:
-    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-
-
-def _tensors(value: Any) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-    map_aggregate(value, lambda item: found.append(item) if isinstance(item, torch.Tensor) else None)
-    return found
+def _widen(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor

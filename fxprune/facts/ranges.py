@@ -20,6 +20,7 @@ from torch.nn import functional
 from fxprune.facts.convs import CONV_CLASSES
 from fxprune.facts.shapes import META
 from fxprune.graph import called_module, has_hooks
+from fxprune.operators import ADDITIONS, PRODUCTS
 
 Bounds = tuple[float, float]
 UNKNOWN: Bounds = (-math.inf, math.inf)
@@ -100,8 +101,6 @@ _ZERO_MIXING_MODULES = (
 )
 _AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _AVERAGE_FUNCTIONS = {functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d}
-_ADDITIONS = {operator.add, torch.add, "add"}
-_PRODUCTS = {operator.mul, torch.mul, "mul"}
 _CONCATENATIONS = {torch.cat, torch.concat, torch.stack}
 
 
@@ -167,7 +166,7 @@ def _bounds(node: fx.Node, known: dict[fx.Node, Bounds]) -> Bounds:
         return source if mode in ("nearest", "bilinear", "area") else UNKNOWN
     if node.target is functional.pad:
         return _pad_bounds(node, source)
-    if (node.target in _ADDITIONS and not node.kwargs) or node.target in _PRODUCTS:
+    if (node.target in ADDITIONS and not node.kwargs) or node.target in PRODUCTS:
         return _arithmetic(node, known)
     return UNKNOWN
 
@@ -230,7 +229,7 @@ def _arithmetic(node: fx.Node, known: dict[fx.Node, Bounds]) -> Bounds:
     if len(node.args) != 2:
         return UNKNOWN
     (low_a, high_a), (low_b, high_b) = (_operand(argument, known) for argument in node.args)
-    if node.target in _ADDITIONS:
+    if node.target in ADDITIONS:
         return low_a + low_b, high_a + high_b
     if node.args[0] is node.args[1]:
         return 0.0, math.inf

@@ -23,6 +23,7 @@ from fxprune.facts.convs import NORM_CLASSES
 from fxprune.graph import attribute, evaluating, has_hooks
 from fxprune.interpreter import plain
 from fxprune.nests import map_tensors, tensors_in
+from fxprune.operators import INFIX
 from fxprune.tracing.inputs import Call
 from fxprune.tracing.source import current_line
 from fxprune.tracing.symbolic import RecordingProxy, SymbolicTracer
@@ -244,7 +245,7 @@ class ValueTracer(SymbolicTracer):
             owner, key = self._describe(node.args[0], depth), node.args[1]
             return f"{owner}.{key}" if node.target is getattr else f"{owner}[{_as_written(key)}]"
         args = [self._describe(a, depth - 1) if isinstance(a, fx.Node) else repr(a) for a in node.args]
-        sign = _SIGNS.get(node.target)
+        sign = INFIX.get(node.target)
         if sign is not None and len(args) == 2:
             return f"{args[0]} {sign} {args[1]}"
         if node.op == "call_method":
@@ -257,22 +258,6 @@ def _as_written(key: Any) -> str:
         return repr(key)
     parts = ["" if part is None else repr(part) for part in (key.start, key.stop, key.step)]
     return ":".join(parts if parts[2] else parts[:2])
-
-
-_SIGNS: dict[Any, str] = {
-    operator.eq: "==",
-    operator.ne: "!=",
-    operator.lt: "<",
-    operator.le: "<=",
-    operator.gt: ">",
-    operator.ge: ">=",
-    operator.mod: "%",
-    operator.mul: "*",
-    operator.add: "+",
-    operator.sub: "-",
-    operator.floordiv: "//",
-    operator.truediv: "/",
-}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 import fxprune
 from fxprune.errors import TraceError
 from fxprune.facts.convs import is_conv
-from fxprune.verify import tensors_of
+from fxprune.nests import tensors_in
 
 
 class Net(nn.Module):
@@ -130,5 +130,5 @@ def test_outputs_of_every_kind(function: Any) -> None:
     model = Structured(function)
     found, expected = fxprune.trace(model, X)(Y), model(Y)
     assert isinstance(found, dict) if isinstance(expected, dict) else type(found) is type(expected)
-    for kept, wanted in zip(tensors_of(found), tensors_of(expected), strict=True):
+    for kept, wanted in zip(tensors_in(found), tensors_in(expected), strict=True):
         torch.testing.assert_close(kept, wanted)

@@ -16,8 +16,9 @@ from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import resconvs
 from fxprune.graph import CALLS, called_module, graphs_of
 from fxprune.inspection import inspect_graph
+from fxprune.nests import tensors_in
 from fxprune.tracing.tiers import opaque_modules
-from fxprune.verify import difference, tensors_of
+from fxprune.verify import difference
 
 CHAIN = [passes.RemoveResConvs(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
 
@@ -128,8 +129,8 @@ def test_a_block_that_depends_on_data_is_opaque_and_compiled_inside() -> None:
     assert result.max_relative < 1e-12
     x = example(3, 3, 5, 5, seed=1)
     with torch.no_grad():
-        assert difference(tensors_of(sparse(x)), tensors_of(result.graph_module(x)))[1] < 1e-9
-        assert difference(tensors_of(model(x)), tensors_of(graph(x)))[1] < 1e-12
+        assert difference(tensors_in(sparse(x)), tensors_in(result.graph_module(x)))[1] < 1e-9
+        assert difference(tensors_in(model(x)), tensors_in(graph(x)))[1] < 1e-12
     assert_state_equal(model, state)
 
 
@@ -162,8 +163,8 @@ def test_a_detector_is_compiled_in_place_and_called_as_before() -> None:
     assert total_macs(result.graph_module) < total_macs(graph)
     with torch.no_grad():
         for given in (images(8, 12), images(6, 10, 14)):
-            assert difference(tensors_of(model(given)), tensors_of(graph(given)))[1] < 1e-12
-            assert difference(tensors_of(sparse(given)), tensors_of(result.graph_module(given)))[1] < 1e-9
+            assert difference(tensors_in(model(given)), tensors_in(graph(given)))[1] < 1e-12
+            assert difference(tensors_in(sparse(given)), tensors_in(result.graph_module(given)))[1] < 1e-9
     assert result.graph_module(images(8))[0]["stride"] == 2
 
 

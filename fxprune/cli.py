@@ -75,7 +75,14 @@ def inspect(model: str, weights: Path | None, classes: int | None, input_shape: 
 @click.option("--data", required=True, help="digits, cifar10:DIR or imagefolder:DIR.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; resumes what is there.")
 @click.option(
-    "--target-macs", default=0.5, type=click.FloatRange(0, 1, min_open=True), help="Share of MACs to leave."
+    "--target-macs",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of MACs to leave; 0.5 unless a strength is given.",
+)
+@click.option(
+    "--strength",
+    type=click.FloatRange(0, min_open=True),
+    help="Shrink by an L1 of this fixed strength, instead of steering to the target.",
 )
 @click.option(
     "--layers",
@@ -84,42 +91,89 @@ def inspect(model: str, weights: Path | None, classes: int | None, input_shape: 
     help="What to prune: convs, branches, or all.",
 )
 @click.option("--epochs", default=10, type=click.IntRange(min=1), help="Epochs of training.")
+@click.option("--finetune-epochs", default=0, type=click.IntRange(min=0), help="Epochs after the removal, at lr/10.")
 @click.option("--lr", default=0.05, type=click.FloatRange(0, min_open=True), help="Peak learning rate.")
-@click.option("--batch-size", default=128, type=click.IntRange(min=1), help="Images a step.")
+@click.option("--batch-size", default=128, type=click.IntRange(min=1), help="Images a step, over all processes.")
+@click.option(
+    "--accumulate", default=1, type=click.IntRange(min=1), help="Parts a step is computed in, to save memory."
+)
 @click.option("--weight-decay", default=5e-4, type=click.FloatRange(0), help="Of the weights.")
 @click.option("--label-smoothing", default=0.0, type=click.FloatRange(0, 1, max_open=True), help="Of the loss.")
+@click.option(
+    "--shrink-share",
+    default=0.25,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of the training after which the target is met.",
+)
+@click.option(
+    "--distill", default=0.0, type=click.FloatRange(0, 1), help="Share of the loss that learns the unpruned outputs."
+)
+@click.option("--temperature", default=4.0, type=click.FloatRange(0, min_open=True), help="Of distillation.")
+@click.option(
+    "--teacher-weights", type=click.Path(path_type=Path), help="Teach with MODEL with these weights instead."
+)
+@click.option(
+    "--recalibrate",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Batches that batch norms are measured on at the end.",
+)
+@click.option("--precision", default="float32", type=click.Choice(["float32", "bf16"]), help="Of training.")
+@click.option("--compile/--no-compile", default=False, help="Train with torch.compile.")
 @click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels; 224 for a folder, 32 for CIFAR-10.")
+@click.option(
+    "--on-bad-image", default="fail", type=click.Choice(["fail", "skip"]), help="What to do if one cannot be read."
+)
 @click.option("--seed", default=0, help="Of the data order, the augmentation and the model's initial weights.")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images; one a core by default.")
-@click.option("--device", default="auto", help="cpu, cuda, ...; auto takes a GPU if there is one.")
+@click.option("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")
+@click.option(
+    "--checkpoint-minutes", default=10.0, type=click.FloatRange(0), help="How often to save within an epoch."
+)
 def prune(model: str, weights: Path | None, classes: int | None, data: str, out: Path, **options: Any) -> None:
     """Fine-tune MODEL on your images, prune its layers meanwhile, write the result to a folder.
 
-    Killed at any moment, the same command goes on from its last checkpoint.
+    Killed at any moment, the same command goes on from its last checkpoint. On several GPUs or hosts:
+    torchrun --nproc-per-node 4 -m fxprune prune MODEL ...
     """
     from fxprune.training.data import default_workers, load_data
+    from fxprune.training.engine import make_accelerator
     from fxprune.training.job import open_folder, prune_on_data
-    from fxprune.training.recipe import Settings
+    from fxprune.training.settings import Settings
 
-    image_size, target_macs, layers = (options.pop(key) for key in ("image_size", "target_macs", "layers"))
-    device = options.pop("device")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    workers = options.pop("workers")
-    if workers is None:
-        workers = 0 if data == "digits" else default_workers()
-    settings = Settings(**options, workers=workers, device=device)
+    image_size, target_macs, layers, strength, teacher_weights, on_bad_image = (
+        options.pop(key)
+        for key in ("image_size", "target_macs", "layers", "strength", "teacher_weights", "on_bad_image")
+    )
+    if target_macs is None and strength is None:
+        target_macs = 0.5
+    if teacher_weights is not None and not options["distill"]:
+        raise click.UsageError("--teacher-weights needs --distill SHARE")
+    if options["workers"] is None:
+        options["workers"] = 0 if data == "digits" else default_workers()
+    settings = Settings(**options)
     torch.manual_seed(settings.seed)
     loaded = load_model(model, weights, classes)
-    images = load_data(data, image_size)
-    run = {"model": model, "weights": weights and str(weights), "data": data, "image_size": image_size}
-    open_folder(out, {**run, "target_macs": target_macs, "layers": layers, **options})
-    _show_report(
-        prune_on_data(
-            loaded.model, images, out, settings, target_macs=target_macs, layers=layers, say=_say, extra=run
-        ),
-        out,
+    teacher = None if teacher_weights is None else load_model(model, teacher_weights, classes).model
+    images = load_data(data, image_size, on_bad_image=on_bad_image)
+    run = {
+        "model": model,
+        "weights": weights and str(weights),
+        "teacher_weights": teacher_weights and str(teacher_weights),
+        "data": data,
+        "image_size": image_size,
+    }
+    target = {"target_macs": target_macs, "strength": strength, "layers": layers}
+    accelerator = make_accelerator(settings, out)
+    if accelerator.is_main_process:
+        open_folder(out, {**run, **target, **settings.shared()})
+    accelerator.wait_for_everyone()
+    say = _say if accelerator.is_main_process else _say_nothing
+    report = prune_on_data(
+        loaded.model, images, out, settings, **target, teacher=teacher, say=say, extra=run, accelerator=accelerator
     )
+    if accelerator.is_main_process:
+        _show_report(report, out)
 
 
 @cli.command(epilog=_model_help)
@@ -187,6 +241,10 @@ def _input_shape(loaded: LoadedModel, text: str | None) -> tuple[int, ...]:
 def _say(message: str) -> None:
     click.echo(message)
     sys.stdout.flush()
+
+
+def _say_nothing(_: str) -> None:
+    """What the other processes of a distributed run say."""
 
 
 def _show_report(report: dict[str, Any], out: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from tabulate import tabulate
-from torch import fx, nn
+from torch import distributed, fx, nn
 
 from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError
@@ -50,7 +50,9 @@ class ProximalL1:
     """
 
     def __init__(self, graph_module: fx.GraphModule, strength: float | Mapping[str, float] = 1e-3) -> None:
-        self.layers = {layer.path: layer.module for layer in layers(graph_module)}
+        self.graph_module = graph_module
+        self._found = {layer.path: layer for layer in layers(graph_module)}
+        self.layers = {path: layer.module for path, layer in self._found.items()}
         if not self.layers:
             raise FxpruneError(
                 "the graph has no layers to shrink; apply passes.InsertResConv or passes.InsertBranchScale first"
@@ -81,6 +83,41 @@ class ProximalL1:
         """The paths of the layers whose scale is exactly zero."""
         return [path for path, layer in self.layers.items() if layer.effective_scale == 0]
 
+    @property
+    def closed(self) -> list[str]:
+        """The paths of the layers that were closed: zero for good."""
+        return [path for path, layer in self.layers.items() if layer.closed]
+
+    @property
+    def left(self) -> float:
+        """The share of the traced graph's MACs that is left without the closed layers."""
+        macs = total_macs(self.graph_module)
+        gone: set[fx.Node] = set()
+        saved = 0
+        for path in self.closed:
+            saved += self._found[path].macs_beside(gone)
+            gone |= self._found[path].nodes
+        return float((macs - saved) / self.graph_module.meta.get(TRACED_MACS, macs))
+
+    def close_zeros(self) -> None:
+        """Close the layers whose scale is exactly zero: they stay so, and need not be computed any more."""
+        still_open = [layer for layer in self.layers.values() if not layer.closed]
+        if still_open:
+            scales = torch.stack([layer.trained_scale.detach() for layer in still_open]).tolist()  # one read for all
+            for layer, scale in zip(still_open, scales, strict=True):
+                if scale == 0:
+                    layer.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs beside the graph's own state."""
+        return {"steps_done": self.steps_done, "closed": self.closed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; load the graph's own state first."""
+        self.steps_done = int(state["steps_done"])
+        for path in state["closed"]:
+            self.layers[path].close()
+
 
 def _is_free(layer: ResConv | BranchScale) -> bool:
     return isinstance(layer, ResConv) and layer.parametrization == "free"
@@ -99,7 +136,8 @@ class SteeredL1(ProximalL1):
 
     One layer after the other is shrunk, each over a window of steps, while the others train on: shrinking all
     at once pulls every layer down before any reaches zero. The next layer is the one whose half-closed
-    gate changes the graph's outputs least at that moment. A layer that reached zero is closed.
+    gate changes the graph's outputs least at that moment, per MAC that its removal saves. A layer that reached zero
+    is closed. Under torch.distributed, the first process chooses for all.
 
     Args:
         graph_module: a graph with BranchScales, or ResConvs in the "gain-gate" parametrisation, or both.
@@ -125,12 +163,11 @@ class SteeredL1(ProximalL1):
         super().__init__(graph_module, 0.0)
         if any(_is_free(layer) for layer in self.layers.values()):
             raise FxpruneError("SteeredL1 needs the gain-gate parametrisation; insert with it, or use ProximalL1")
-        self.graph_module = graph_module
         self.target_macs = target_macs
         self.steps = max(1, steps)
         self.window = window
         self.order: list[str] = []
-        self._found = {layer.path: layer for layer in layers(graph_module)}
+        self._damages: dict[str, float] = {}
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
         count_for_target(graph_module, list(self._found.values()), target_macs)  # raises if it cannot be met
         macs = total_macs(graph_module)
@@ -176,12 +213,24 @@ class SteeredL1(ProximalL1):
             if layer.node not in gone
         }
         candidates = [path for path in saved if path not in self.order]
-        device = self.layers[candidates[0]].gate.device
+        damages = self._damages_of(candidates, saved)
+        return _agreed(min(damages, key=lambda path: damages[path] / max(saved[path], 1)))
+
+    def _damages_of(self, candidates: list[str], saved: Mapping[str, int]) -> dict[str, float]:
+        """Return the output change of each candidate that may be the least, per MAC saved.
+
+        Closing a layer seldom makes another one easier to miss, so those known from an earlier turn to do more damage
+        than the best so far are not tried again (lazy greedy, Minoux 1978).
+        """
         graphs = dict(graphs_of(self.graph_module))
+        device = self.layers[candidates[0]].gate.device
         references: dict[str, list[torch.Tensor]] = {}
-        damages: dict[str, float] = {}
+        found: dict[str, float] = {}
+        best = math.inf
         with evaluating(self.graph_module):
-            for path in candidates:
+            for path in sorted(candidates, key=lambda path: self._damages.get(path, 0.0) / max(saved[path], 1)):
+                if self._damages.get(path, 0.0) / max(saved[path], 1) > best:
+                    break
                 region, gate = self._found[path].region, self.layers[path].gate
                 # What opaque code returns may jump with the data: a region is compared by its own outputs.
                 inputs = example_inputs_of(graphs[region]) if region else self._probe
@@ -190,21 +239,30 @@ class SteeredL1(ProximalL1):
                     references[region] = tensors_in(graphs[region](*probe))
                 before = gate.clone()
                 gate.div_(2)
-                damages[path] = _relative_difference(references[region], tensors_in(graphs[region](*probe)))
+                found[path] = _relative_difference(references[region], tensors_in(graphs[region](*probe)))
                 gate.copy_(before)
-        return min(candidates, key=lambda path: damages[path] / max(saved[path], 1))
+                best = min(best, found[path] / max(saved[path], 1))
+        self._damages |= found
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the graph's own state."""
-        closed = [path for path, layer in self.layers.items() if layer.closed]
-        return {"steps_done": self.steps_done, "order": list(self.order), "closed": closed}
+        return {**super().state_dict(), "order": list(self.order), "damages": dict(self._damages)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state``; load the graph's own state first."""
-        self.steps_done = int(state["steps_done"])
+        super().load_state_dict(state)
         self.order = list(state["order"])
-        for path in state["closed"]:
-            self.layers[path].close()
+        self._damages = dict(state["damages"])
+
+
+def _agreed(choice: str) -> str:
+    """Return the first process's choice; arithmetic may differ by a last bit between devices."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return choice
+    choices = [choice]
+    distributed.broadcast_object_list(choices, src=0)
+    return choices[0]
 
 
 def _relative_difference(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:

@@ -11,20 +11,25 @@ import torch
 from fxprune.errors import LoadError, first_line
 from fxprune.files import replacing
 
+FORMAT = 2
+"""Of what a checkpoint holds; one of another format is refused."""
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` to ``path`` atomically; the old file survives a full disk or a kill."""
     try:
         with replacing(path) as unfinished, unfinished.open("wb") as file:
-            torch.save(state, file)
-    except OSError as error:
-        raise LoadError(f"cannot write checkpoint {path}: {error}; the last one is still there") from error
+            torch.save({"format": FORMAT, **state}, file)
+    except (OSError, RuntimeError) as error:  # torch's zip writer wraps what the disk says
+        raise LoadError(
+            f"cannot write checkpoint {path}: {first_line(error)}; the last one is still there"
+        ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read what :func:`save_checkpoint` wrote; never executes code.
 
-    Raises LoadError if the file is damaged or no checkpoint.
+    Raises LoadError if the file is damaged, no checkpoint, or one of another version of fxprune.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -32,4 +37,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise LoadError(f"checkpoint {path} is damaged or no checkpoint: {first_line(error)}") from error
     if not isinstance(state, dict):
         raise LoadError(f"checkpoint {path} is no checkpoint: it holds a {type(state).__name__}")
+    if state.get("format") != FORMAT:
+        raise LoadError(
+            f"checkpoint {path} has format {state.get('format')}, this fxprune writes {FORMAT}; "
+            "finish the run with the version that began it, or start anew in another --out"
+        )
     return state

@@ -7,15 +7,17 @@ or valid). Decoding, cropping and normalising are torchvision's.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
-from fxprune.errors import FxpruneError, LoadError
+from fxprune.errors import FxpruneError, FxpruneWarning, LoadError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -36,8 +38,12 @@ class ImageData:
     shape: tuple[int, int, int]
 
 
-def load_data(spec: str, image_size: int | None = None) -> ImageData:
+def load_data(
+    spec: str, image_size: int | None = None, *, on_bad_image: Literal["fail", "skip"] = "fail"
+) -> ImageData:
     """Open the data set that ``spec`` names; ``image_size`` is the side in pixels that the model takes.
+
+    An image of a folder that cannot be read is an error that names it, or with "skip" a warning, and it is left out.
 
     Raises:
         LoadError: there is no such data, or it is not laid out as it should be.
@@ -50,7 +56,11 @@ def load_data(spec: str, image_size: int | None = None) -> ImageData:
     root = Path(folder)
     if not folder or not root.is_dir():
         raise LoadError(f"{spec}: there is no folder {folder!r}")
-    return _cifar10(root, image_size or 32) if kind == "cifar10" else _image_folder(root, image_size or 224)
+    return (
+        _cifar10(root, image_size or 32)
+        if kind == "cifar10"
+        else _image_folder(root, image_size or 224, on_bad_image == "skip")
+    )
 
 
 def _digits(size: int) -> ImageData:
@@ -115,8 +125,18 @@ def _cifar10(root: Path, size: int) -> ImageData:
     return ImageData(train, plain_train, held_out, 10, (3, size, size))
 
 
-def _image_folder(root: Path, size: int) -> ImageData:
+def _image_folder(root: Path, size: int, skip_bad: bool) -> ImageData:
     from torchvision.datasets import ImageFolder
+
+    class Folder(ImageFolder):  # type: ignore[misc]  # torchvision ships no types
+        def __getitem__(self, index: int) -> Any:
+            try:
+                return super().__getitem__(index)
+            except LoadError as error:
+                if not skip_bad:
+                    raise
+                warnings.warn(f"{error}; it is left out", FxpruneWarning, stacklevel=1)
+                return None
 
     held_out_folder = next((root / name for name in ("val", "test", "valid") if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or held_out_folder is None:
@@ -126,7 +146,7 @@ def _image_folder(root: Path, size: int) -> ImageData:
     augmented, plain = _transforms(size)
     try:
         train, plain_train, held_out = (
-            ImageFolder(folder, transform=transform, loader=_open_image)
+            Folder(folder, transform=transform, loader=_open_image)
             for folder, transform in (
                 (root / "train", augmented),
                 (root / "train", plain),
@@ -147,22 +167,51 @@ def _open_image(path: str | Path) -> Any:
     try:
         return pil_loader(path)
     except OSError as error:
-        raise LoadError(f"cannot read image {path}: {error}; remove or replace it") from error
+        raise LoadError(f"cannot read image {path}: {error}") from error
 
 
-def batches(
-    data: Dataset[Any], batch_size: int, *, workers: int = 0, shuffle_seed: int | None = None
-) -> DataLoader[Any]:
-    """Return a loader; with a seed, order and augmentation are a function of the seed alone."""
-    generator = torch.Generator().manual_seed(shuffle_seed or 0)
-    return DataLoader(
-        data,
-        batch_size=batch_size,
-        shuffle=shuffle_seed is not None,
-        drop_last=shuffle_seed is not None and len(data) > batch_size,  # type: ignore[arg-type]
-        num_workers=workers,
-        generator=generator,
-    )
+def step_batches(count: int, batch_size: int, seed: int) -> list[list[int]]:
+    """Return one epoch of ``count`` samples, shuffled by ``seed``, as the indices of each step's batch.
+
+    All batches are full, unless there is only one.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    full = max(1, count // batch_size)
+    return [order[step * batch_size : (step + 1) * batch_size] for step in range(full)]
+
+
+def loader(data: Dataset[Any], index_batches: Sequence[Sequence[int]], *, workers: int = 0) -> DataLoader[Any]:
+    """Return a loader of (images, labels), a batch for each list of indices; samples that are None are left out."""
+    batches: Any = index_batches  # torch's types ask for a Sampler, its code for any iterable
+    return DataLoader(data, batch_sampler=batches, num_workers=workers, collate_fn=_collate)
+
+
+def _collate(samples: list[Any]) -> Any:
+    readable = [sample for sample in samples if sample is not None]
+    if not readable:
+        raise LoadError(f"none of the {len(samples)} images of a batch can be read")
+    return default_collate(readable)
+
+
+class Seeded(Dataset[Any]):
+    """A data set whose random augmentation is a function of the seed and the index alone.
+
+    It does not depend on how many processes decode or train, nor on where a run was interrupted.
+    """
+
+    def __init__(self, base: Dataset[Any], seed: int) -> None:
+        self.base, self.seed = base, seed
+
+    def __len__(self) -> int:
+        return len(self.base)  # type: ignore[arg-type]  # every map-style data set has a length
+
+    def __getitem__(self, index: int) -> Any:
+        state = torch.default_generator.get_state()
+        try:
+            torch.default_generator.manual_seed(zlib.crc32(f"{self.seed} {index}".encode()))  # it takes 32 bits
+            return self.base[index]
+        finally:
+            torch.default_generator.set_state(state)
 
 
 def sample_inputs(data: ImageData, count: int) -> torch.Tensor:
@@ -170,7 +219,8 @@ def sample_inputs(data: ImageData, count: int) -> torch.Tensor:
     total = len(data.plain_train)  # type: ignore[arg-type]
     count = min(count, total)
     chosen = torch.linspace(0, total - 1, count).long().tolist()
-    return torch.stack([data.plain_train[index][0] for index in chosen])
+    samples = [data.plain_train[index] for index in chosen]
+    return torch.stack([sample[0] for sample in samples if sample is not None])
 
 
 def default_workers() -> int:

@@ -10,7 +10,8 @@ import torch
 from fxprune.training.cifar_resnet import CifarResNet
 from fxprune.training.data import load_data
 from fxprune.training.job import open_folder, prune_on_data
-from fxprune.training.recipe import Say, Settings, train
+from fxprune.training.recipe import Say, train
+from fxprune.training.settings import Settings
 
 TARGET_MACS = 0.48
 

@@ -1,19 +1,20 @@
 """The main job: a trained network and images in, a folder with the pruned network and its report out.
 
-The folder holds the emitted model (model.py, weights.safetensors, graph.json), report.json, diff.txt, and, while it
-is being made, run.json and checkpoint.pt, from which the same command goes on after a kill.
+The folder holds the emitted model (model.py, weights.safetensors, graph.json), report.json, diff.txt, metrics.jsonl,
+and, while it is being made, run.json and checkpoint.pt, from which the same command goes on after a kill.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -31,10 +32,15 @@ from fxprune.pipeline import Pipeline
 from fxprune.prune import AFTER_TRAINING, Layers, insert_scales
 from fxprune.trace import trace
 from fxprune.training.data import ImageData, sample_inputs
-from fxprune.training.loop import evaluate
-from fxprune.training.recipe import Say, Settings, train
+from fxprune.training.engine import make_accelerator
+from fxprune.training.evaluation import evaluate
+from fxprune.training.recipe import Say, train
+from fxprune.training.settings import Settings
 
-REPORT_SCHEMA = 1
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+REPORT_SCHEMA = 2
 _EXAMPLES = 16
 
 
@@ -76,34 +82,75 @@ def prune_on_data(
     out: Path,
     settings: Settings,
     *,
-    target_macs: float,
+    target_macs: float | None,
     say: Say,
+    strength: float | None = None,
     layers: Layers = "all",
+    teacher: nn.Module | None = None,
     extra: Mapping[str, Any] | None = None,
+    accelerator: Accelerator | None = None,
 ) -> dict[str, Any]:
     """Prune ``model`` to ``target_macs`` of its MACs while it trains on ``data``; write ``out``, return the report.
 
-    ``model`` is not changed. Raises FxpruneError if it has no eligible layers (lists why), TargetError if the
-    target cannot be met, and what :func:`fxprune.training.recipe.train` raises.
+    With a ``strength`` the scales are shrunk by a fixed proximal L1 instead, zeros are removed, and what a target
+    asks for beyond them is cut at the end. ``model`` is not changed. The ``teacher`` of ``settings.distill`` is the
+    unpruned ``model`` unless another is given. Of several processes, the main one writes.
+
+    Raises FxpruneError if it has no eligible layers (lists why), TargetError if the target cannot be met, and what
+    :func:`fxprune.training.recipe.train` raises.
     """
     start = time.monotonic()
+    accelerator = accelerator or make_accelerator(settings, out)
+    accelerator.init_trackers("tensorboard")
     traced = trace(model, sample_inputs(data, _EXAMPLES))
     inserted = insert_scales(traced, layers)
     sparse = inserted.graph_module
-    device = torch.device(settings.device)
+    teacher = copy.deepcopy(teacher or traced) if settings.distill else None
 
     def accuracy(graph_module: fx.GraphModule) -> float:
-        return evaluate(graph_module.to(device), data.held_out, workers=settings.workers, device=device)
+        graph_module.to(accelerator.device)
+        return evaluate(graph_module, data.held_out, workers=settings.workers, accelerator=accelerator)
 
     before = accuracy(traced)
     say(f"traced: {len(layers_of(sparse))} removable layers; held-out top-1 {before:.2%} before pruning")
-    train(sparse, data, settings, say, target_macs=target_macs, checkpoint=out / "checkpoint.pt")
+    steered = None if strength is not None else target_macs
+    metrics = out / "metrics.jsonl"
+    path = train(
+        sparse,
+        data,
+        settings,
+        say,
+        target_macs=steered,
+        strength=strength,
+        teacher=teacher,
+        checkpoint=out / "checkpoint.pt",
+        metrics=metrics,
+        accelerator=accelerator,
+    )
     trained = accuracy(sparse)
     sparse.cpu().to(memory_format=torch.contiguous_format).eval()
     removable = len(layers_of(sparse))
-    result = Pipeline([passes.RemoveLayers(threshold=0.0), *AFTER_TRAINING])(sparse)
-    pruned = result.graph_module
-    say(str(result))
+    cut = passes.RemoveLayers(threshold=0.0, target_macs=None if strength is None else target_macs)
+    removal = Pipeline([cut])(sparse)
+    removed = removal.graph_module
+    without = accuracy(removed)
+    say(f"removed {len(removal.steps[0].result.rewritten)} layers: held-out top-1 {trained:.2%} -> {without:.2%}")
+    if settings.finetune_epochs:
+        short = replace(settings, epochs=settings.finetune_epochs, lr=settings.lr / 10)
+        train(
+            removed,
+            data,
+            short,
+            say,
+            teacher=teacher,
+            checkpoint=out / "finetune.pt",
+            metrics=out / "finetune.jsonl",
+            accelerator=accelerator,
+        )
+    removed.cpu().to(memory_format=torch.contiguous_format).eval()
+    fusing = Pipeline(AFTER_TRAINING)(removed)
+    pruned = fusing.graph_module
+    say(str(fusing))
     report: dict[str, Any] = {
         "schema": REPORT_SCHEMA,
         **(extra or {}),
@@ -112,25 +159,41 @@ def prune_on_data(
         "params_before": total_params(traced),
         "params_after": total_params(pruned),
         "layers_removable": removable,
-        "layers_removed": [site.path for site in result.steps[0].result.rewritten],
+        "layers_removed": [site.path for site in removal.steps[0].result.rewritten],
         "accuracy_before": before,
         "accuracy_before_removal": trained,
+        "accuracy_after_removal": without,
         "accuracy_after": accuracy(pruned),
-        "max_relative_difference": max(inserted.max_relative or 0.0, result.max_relative or 0.0),
-        "latency_ms": latencies(traced.to(device), pruned),
-        "settings": {**asdict(settings), "target_macs": target_macs, "layers": layers},
+        "max_relative_difference": max(found.max_relative or 0.0 for found in (inserted, removal, fusing)),
+        "latency_ms": latencies(traced.to(accelerator.device), pruned),
+        "path": [_point(row) for row in path if "epoch" in row],
+        "settings": {**asdict(settings), "target_macs": target_macs, "strength": strength, "layers": layers},
         "versions": {
             "fxprune": fxprune.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "device": settings.device},
+        "hardware": {
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "device": str(accelerator.device),
+            "processes": accelerator.num_processes,
+        },
         "seconds": round(time.monotonic() - start, 1),
     }
-    emit(pruned.cpu(), out)
-    write_text(out / "diff.txt", str(diff(traced, pruned, results=[inserted, result])) + "\n")
-    write_json(out / "report.json", report)
+    if accelerator.is_main_process:
+        emit(pruned.cpu(), out)
+        write_text(out / "diff.txt", str(diff(traced, pruned, results=[inserted, removal, fusing])) + "\n")
+        write_json(out / "report.json", report)
+    accelerator.end_training()
     return report
+
+
+def _point(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the report tells of an epoch."""
+    return {
+        name: row[name] for name in ("epoch", "loss", "top1", "layers_left", "macs_left", "seconds") if name in row
+    }
 
 
 def latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[str, float]]:

@@ -1,132 +1,201 @@
-"""The training loop of the recipe: one epoch, one evaluation, and what they report."""
+"""The training loop of the recipe, on Hugging Face accelerate: the same steps on one process and on many."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from torch import nn
+from rich.progress import Progress
+from torch import fx, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
 
 from fxprune.errors import FxpruneError
-from fxprune.training.data import batches
+from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
+from fxprune.pipeline import Pipeline
+from fxprune.sparsity import ProximalL1, parameter_groups
+from fxprune.training.data import ImageData, Seeded, loader, step_batches
+from fxprune.training.evaluation import check_labels, evaluate, to_device
+from fxprune.training.metrics import Metrics
+from fxprune.training.settings import Schedule, Settings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_STEPS_A_ROW = 50
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """A cosine learning rate after a linear warm-up over the first twentieth of all steps."""
+class Trainer:
+    """Trains ``model`` in place, step by step; where it stands is ``step``, and all else follows from the settings.
 
-    peak: float
-    total_steps: int
+    What is computed is the model without its closed layers: a copy that shares every weight with it, made anew when
+    a layer closes. So training gets cheaper as layers go.
 
-    def at(self, step: int) -> float:
-        """Return the learning rate of step ``step``, counted from 0."""
-        warm_up = max(1, self.total_steps // 20)
-        if step < warm_up:
-            return self.peak * (step + 1) / warm_up
-        return self.peak * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
-
-
-def progress_bar() -> Progress:
-    """Return the progress bar that training and evaluation show."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        transient=True,
-    )
-
-
-def train_epoch(
-    model: nn.Module,
-    loader: DataLoader[Any],
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-    first_step: int,
-    after_step: Callable[[float], None],
-    *,
-    device: torch.device,
-    label_smoothing: float,
-    progress: Progress,
-    description: str,
-) -> float:
-    """Train ``model`` for one epoch and return the mean loss; ``after_step(lr)`` runs after every step.
-
-    Raises FxpruneError if the loss becomes NaN or infinite, naming the step, before the weights follow it,
-    or if a label is outside the model's range.
+    Args:
+        model: what to train; on the accelerator's device.
+        teacher: whose outputs to learn too (``settings.distill``), in eval mode on the same device.
+        shrink: what shrinks the model's layers after each step, if any.
     """
-    model.train()
-    total = 0.0
-    task = progress.add_task(description, total=len(loader), note="")
-    for index, (images, labels) in enumerate(loader):
-        lr = schedule.at(first_step + index)
-        for group in optimizer.param_groups:
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: ImageData,
+        settings: Settings,
+        accelerator: Accelerator,
+        metrics: Metrics,
+        *,
+        shrink: ProximalL1 | None = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
+        self.model, self.data, self.settings, self.shrink, self.teacher = model, data, settings, shrink, teacher
+        self.accelerator, self.metrics = accelerator, metrics
+        self.steps_per_epoch = len(step_batches(len(data.train), settings.batch_size, 0))  # type: ignore[arg-type]
+        self.schedule = Schedule(settings.lr, self.steps_per_epoch * settings.epochs)
+        groups = parameter_groups(model, settings.weight_decay)
+        self.optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
+        self.step = 0
+        self.loss_sum = 0.0  # of the epoch so far
+        self.top1: float | None = None
+        self._computed = model
+        self._network = model
+        self._closed = -1
+
+    def run_epoch(self, progress: Progress, task: Any, after_step: Callable[[], None]) -> None:
+        """Train to the end of the epoch that ``step`` lies in, and evaluate; ``after_step()`` runs between steps."""
+        settings, accelerator = self.settings, self.accelerator
+        epoch, first = divmod(self.step, self.steps_per_epoch)
+        seed = settings.seed * 100_003 + epoch
+        index_batches = step_batches(len(self.data.train), settings.batch_size, seed)  # type: ignore[arg-type]
+        processes = accelerator.num_processes
+        mine = [
+            batch[: len(batch) // processes * processes][accelerator.process_index :: processes]
+            for batch in index_batches
+        ]
+        start = time.monotonic()
+        self.prepare()
+        self.model.train()
+        for images, labels in loader(Seeded(self.data.train, seed), mine[first:], workers=settings.workers):
+            value = self._train_step(images, labels)
+            self.loss_sum += value
+            if self.step % _STEPS_A_ROW == 0:
+                self.metrics.write({"step": self.step, "loss": value, **self._state()})
+            if self.step % self.steps_per_epoch:
+                after_step()
+            progress.update(
+                task,
+                completed=self.step,
+                description=f"epoch {epoch + 1}/{settings.epochs}",
+                note=self._note(value),
+            )
+        self._share_buffers()
+        self.top1 = evaluate(self._computed, self.data.held_out, workers=settings.workers, accelerator=accelerator)
+        row = {"step": self.step, "epoch": epoch + 1, "loss": self.loss_sum / self.steps_per_epoch, "top1": self.top1}
+        seconds = round(time.monotonic() - start, 2)
+        self.metrics.write({**row, **self._state(), "seconds": seconds})
+        self.loss_sum = 0.0
+
+    def prepare(self) -> None:
+        """Make anew what is computed, if a layer has closed since; a DDP, autocast or compiled module around it."""
+        closed = 0 if self.shrink is None else len(self.shrink.closed)
+        if closed == self._closed:
+            return
+        self.finish()
+        self._closed = closed
+        self._computed = self.model
+        if isinstance(self.model, fx.GraphModule):
+            passes = [RemoveLayers(threshold=0.0), RemoveUnusedSubmodules()]
+            self._computed = Pipeline(passes, verify=False)(self.model).graph_module
+        self._network = self.accelerator.prepare_model(self._computed)
+        self._network.train()
+
+    def finish(self) -> None:
+        """Take off what accelerate put around the model."""
+        self.accelerator.unwrap_model(self._network, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+
+    def _train_step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
+        """Take one step, with the images in ``accumulate`` parts; return the mean loss over all processes.
+
+        Raises FxpruneError if the loss is NaN or infinite, before the weights follow it.
+        """
+        settings, accelerator = self.settings, self.accelerator
+        rank = accelerator.process_index
+        torch.manual_seed((settings.seed * 100_003 + self.step) * 1009 + rank)  # dropout, as after a resume
+        lr = self.schedule.at(self.step)
+        for group in self.optimizer.param_groups:
             group["lr"] = lr
-        images = _to_device(images, device)
-        logits = model(images)
-        _check_labels(logits, labels)
-        loss = functional.cross_entropy(logits, labels.to(device), label_smoothing=label_smoothing)
-        value = float(loss.detach())
+        self.optimizer.zero_grad()
+        total = torch.zeros((), device=accelerator.device)
+        parts = list(zip(images.chunk(settings.accumulate), labels.chunk(settings.accumulate), strict=True))
+        for number, (part, part_labels) in enumerate(parts, start=1):
+            if number < len(parts):
+                with accelerator.no_sync(self._network):
+                    total += self._backward(part, part_labels, len(images))
+            else:
+                total += self._backward(part, part_labels, len(images))
+        value = float(accelerator.reduce(total, "mean"))
         if not math.isfinite(value):
             raise FxpruneError(
-                f"the loss became {value} at step {first_step + index}; the last checkpoint is kept: "
+                f"the loss became {value} at step {self.step}; the last checkpoint is kept: "
                 "lower the learning rate and run again"
             )
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-        optimizer.step()
-        after_step(lr)
-        total += value
-        progress.update(task, advance=1, note=f"loss {value:.3f}")
-    progress.remove_task(task)
-    return total / max(1, len(loader))
+        self.optimizer.step()
+        self.step += 1
+        if self.shrink is not None:
+            self.shrink.step(lr)
+            self.shrink.close_zeros()  # also those that the optimizer itself brought to zero
+            self.prepare()
+        return value
+
+    def _backward(self, images: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
+        """Add the gradient of these images' share of the mean loss over ``count``; return that share."""
+        images = to_device(images, self.accelerator.device)
+        logits = self._network(images)
+        check_labels(logits, labels)
+        settings = self.settings
+        loss = functional.cross_entropy(
+            logits.float(), labels.to(logits.device), label_smoothing=settings.label_smoothing
+        )
+        if self.teacher is not None:
+            with torch.no_grad(), self.accelerator.autocast():
+                known = self.teacher(images)
+            loss = (1 - settings.distill) * loss + settings.distill * distillation(
+                logits, known, settings.temperature
+            )
+        loss = loss * (len(images) / count)
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _share_buffers(self) -> None:
+        """Give every process the main one's batch-norm statistics; gradients keep all else equal."""
+        from accelerate.utils import broadcast
+
+        if self.accelerator.num_processes > 1:
+            for buffer in self.model.buffers():
+                buffer.copy_(broadcast(buffer.clone()))
+
+    def _state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"lr": self.schedule.at(self.step - 1)}
+        if self.shrink is not None:
+            state |= {"layers_left": len(self.shrink.layers) - len(self.shrink.zeros), "macs_left": self.shrink.left}
+        return state
+
+    def _note(self, loss: float) -> str:
+        note = f"loss {loss:.3f}" + ("" if self.top1 is None else f", top-1 {self.top1:.2%}")
+        if self.shrink is not None:
+            left = len(self.shrink.layers) - len(self.shrink.closed)
+            note += f", {left} of {len(self.shrink.layers)} layers left, {self.shrink.left:.1%} of the MACs"
+        return note
 
 
-def evaluate(
-    model: nn.Module,
-    data: Dataset[Any],
-    *,
-    batch_size: int = 256,
-    workers: int = 0,
-    device: torch.device | None = None,
-) -> float:
-    """Return the top-1 accuracy of ``model`` on ``data``, between 0 and 1; its train or eval mode is kept."""
-    device = device or torch.device("cpu")
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    correct = count = 0
-    try:
-        with torch.no_grad():
-            for images, labels in batches(data, batch_size, workers=workers):
-                logits = model(_to_device(images, device))
-                _check_labels(logits, labels)
-                correct += int((logits.argmax(1).cpu() == labels).sum())
-                count += len(labels)
-    finally:
-        for module, flag in flags:
-            module.training = flag
-    return correct / max(1, count)
+def distillation(logits: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return how far softened ``logits`` (N, classes) are from the teacher's: T^2 KL, mean over the images.
 
-
-def _to_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    return images.to(device).contiguous(memory_format=torch.channels_last)
-
-
-def _check_labels(logits: Any, labels: torch.Tensor) -> None:
-    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
-        raise FxpruneError("the model does not return logits of shape (N, classes); train it in a loop of your own")
-    if int(labels.max()) >= logits.shape[1]:
-        raise FxpruneError(f"the data has label {int(labels.max())}, but the model has {logits.shape[1]} outputs")
+    Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv 1503.02531.
+    """
+    student = functional.log_softmax(logits.float() / temperature, dim=1)
+    known = functional.log_softmax(teacher.float() / temperature, dim=1)
+    return functional.kl_div(student, known, reduction="batchmean", log_target=True) * temperature**2

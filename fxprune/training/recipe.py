@@ -6,48 +6,29 @@ while the learning rate is high; the network then trains on without them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
 
 from fxprune.errors import LoadError, first_line
-from fxprune.sparsity import SteeredL1, parameter_groups
+from fxprune.sparsity import ProximalL1, SteeredL1
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
-from fxprune.training.data import ImageData, batches, sample_inputs
-from fxprune.training.loop import Schedule, evaluate, progress_bar, train_epoch
+from fxprune.training.data import ImageData, Seeded, loader, sample_inputs, step_batches
+from fxprune.training.engine import make_accelerator
+from fxprune.training.evaluation import recalibrate
+from fxprune.training.loop import Trainer
+from fxprune.training.metrics import Metrics, progress_bar
+from fxprune.training.settings import Settings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train.
-
-    Attributes:
-        epochs: passes over the training images.
-        lr: peak learning rate of SGD with Nesterov momentum 0.9.
-        batch_size: images a step.
-        weight_decay: of weights; scales, norms and biases have none.
-        label_smoothing: of the cross-entropy.
-        shrink_share: the share of all steps after which the target is met.
-        seed: of the data order, the augmentation and dropout.
-        workers: processes that decode images.
-        device: where to train.
-    """
-
-    epochs: int = 10
-    lr: float = 0.05
-    batch_size: int = 128
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-    shrink_share: float = 0.25
-    seed: int = 0
-    workers: int = 0
-    device: str = "cpu"
+_PROBE_IMAGES = 128
 
 
 def train(
@@ -57,90 +38,101 @@ def train(
     say: Say,
     *,
     target_macs: float | None = None,
+    strength: float | None = None,
+    teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
-) -> None:
-    """Train ``model`` in place; with a target, its ResConvs are shrunk until the target is met.
+    metrics: Path | None = None,
+    accelerator: Accelerator | None = None,
+) -> list[dict[str, Any]]:
+    """Train ``model`` in place; return its metrics: a row every 50 steps, and one with "epoch" and "top1" an epoch.
 
-    With a checkpoint path the state is saved there after every epoch, and an existing checkpoint is gone on from.
+    Args:
+        model: any network that returns logits; with a target or a strength, a graph with layer scales.
+        target_macs: the share of MACs to leave: scales are steered to zero until it is met.
+        strength: of a proximal L1 on the scales, fixed, instead of a target.
+        teacher: the network whose outputs ``settings.distill`` of the loss asks for.
+        checkpoint: where to save the state after every epoch, and every ``settings.checkpoint_minutes``; an existing
+            one is gone on from, in the middle of an epoch as if nothing had happened.
+        metrics: file for the rows, as JSON lines.
 
     Raises:
-        LoadError: the checkpoint belongs to another model or other settings.
+        LoadError: the checkpoint belongs to another model, other settings or another version.
         FxpruneError: the loss became NaN, or the data do not fit the model.
     """
-    device = torch.device(settings.device)
+    accelerator = accelerator or make_accelerator(settings)
+    device = accelerator.device
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-    steps = max(1, _steps_per_epoch(data, settings))
-    schedule = Schedule(settings.lr, steps * settings.epochs)
-    optimizer = torch.optim.SGD(
-        parameter_groups(model, settings.weight_decay), lr=settings.lr, momentum=0.9, nesterov=True
+    if teacher is not None:
+        teacher.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    log = Metrics(metrics, accelerator)
+    shrink = _shrinking(model, data, settings, target_macs, strength)
+    uses_teacher = teacher if settings.distill else None
+    trainer = Trainer(model, data, settings, accelerator, log, shrink=shrink, teacher=uses_teacher)
+    run = {"settings": settings.shared(), "target_macs": target_macs, "strength": strength}
+    if checkpoint is not None and checkpoint.exists():
+        _resume(checkpoint, run, trainer)
+        log.resume(trainer.step)
+        say(f"resuming after {_where(trainer)} from {checkpoint}")
+    saved = time.monotonic()
+
+    def save() -> None:
+        nonlocal saved
+        saved = time.monotonic()
+        if checkpoint is not None and accelerator.is_main_process:
+            save_checkpoint(checkpoint, {**run, **_state(trainer)})
+
+    def save_if_due() -> None:
+        if time.monotonic() - saved > settings.checkpoint_minutes * 60:
+            save()
+
+    with progress_bar(accelerator.is_main_process) as progress:
+        total = trainer.steps_per_epoch * settings.epochs
+        task = progress.add_task("training", total=total, completed=trainer.step, note="")
+        while trainer.step < total:
+            trainer.run_epoch(progress, task, save_if_due)
+            save()
+            row = log.rows[-1]
+            done = f"epoch {row['epoch']}/{settings.epochs}: loss {row['loss']:.3f}, held-out top-1 {row['top1']:.2%}"
+            left = f", {row['layers_left']} layers and {row['macs_left']:.1%} of the MACs left" if shrink else ""
+            say(done + left)
+    trainer.finish()
+    if settings.recalibrate:
+        seed = settings.seed * 100_003 + settings.epochs
+        batches = step_batches(len(data.train), settings.batch_size, seed)  # type: ignore[arg-type]
+        recalibrate(model, loader(Seeded(data.train, seed), batches, workers=settings.workers), settings.recalibrate)
+    return log.rows
+
+
+def _shrinking(
+    model: nn.Module, data: ImageData, settings: Settings, target_macs: float | None, strength: float | None
+) -> ProximalL1 | None:
+    if target_macs is None and strength is None:
+        return None
+    assert isinstance(model, fx.GraphModule)
+    if strength is not None:
+        return ProximalL1(model, strength)
+    assert target_macs is not None
+    steps = len(step_batches(len(data.train), settings.batch_size, 0)) * settings.epochs  # type: ignore[arg-type]
+    return SteeredL1(
+        model,
+        target_macs=target_macs,
+        steps=round(steps * settings.shrink_share),
+        probe_inputs=(sample_inputs(data, _PROBE_IMAGES),),
     )
-    shrink = None
-    if target_macs is not None:
-        assert isinstance(model, fx.GraphModule)
-        probe = sample_inputs(data, 256)
-        shrink = SteeredL1(
-            model,
-            target_macs=target_macs,
-            steps=round(schedule.total_steps * settings.shrink_share),
-            probe_inputs=(probe,),
-        )
-    run = {"settings": _portable(settings), "target_macs": target_macs}
-    first = _resume(checkpoint, run, model, optimizer, shrink, say)
-    with progress_bar() as progress:
-        for epoch in range(first, settings.epochs):
-            torch.manual_seed(settings.seed * 100_003 + epoch)
-            loader = batches(
-                data.train,
-                settings.batch_size,
-                workers=settings.workers,
-                shuffle_seed=settings.seed * 100_003 + epoch,
-            )
-            loss = train_epoch(
-                model,
-                loader,
-                optimizer,
-                schedule,
-                epoch * steps,
-                (lambda lr: None) if shrink is None else shrink.step,
-                device=device,
-                label_smoothing=settings.label_smoothing,
-                progress=progress,
-                description=f"epoch {epoch + 1}/{settings.epochs}",
-            )
-            accuracy = evaluate(model, data.held_out, workers=settings.workers, device=device)
-            layers = "" if shrink is None else f", {len(shrink.zeros)} of {len(shrink.layers)} scales at zero"
-            say(f"epoch {epoch + 1}/{settings.epochs}: loss {loss:.3f}, held-out top-1 {accuracy:.2%}{layers}")
-            if checkpoint is not None:
-                state = {
-                    **run,
-                    "epoch": epoch + 1,
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "shrink": None if shrink is None else shrink.state_dict(),
-                }
-                save_checkpoint(checkpoint, state)
 
 
-def _steps_per_epoch(data: ImageData, settings: Settings) -> int:
-    return len(batches(data.train, settings.batch_size, shuffle_seed=0))
+def _state(trainer: Trainer) -> dict[str, Any]:
+    return {
+        "step": trainer.step,
+        "loss_sum": trainer.loss_sum,
+        "top1": trainer.top1,
+        "model": trainer.model.state_dict(),
+        "optimizer": trainer.optimizer.state_dict(),
+        "shrink": None if trainer.shrink is None else trainer.shrink.state_dict(),
+    }
 
 
-def _portable(settings: Settings) -> dict[str, Any]:
-    """Return the settings that a resumed run must share; where it runs may change."""
-    return {name: value for name, value in asdict(settings).items() if name not in ("workers", "device")}
-
-
-def _resume(
-    path: Path | None,
-    run: dict[str, Any],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    shrink: SteeredL1 | None,
-    say: Say,
-) -> int:
-    """Load the checkpoint, if there is one, and return the epoch to go on with."""
-    if path is None or not path.exists():
-        return 0
+def _resume(path: Path, run: dict[str, Any], trainer: Trainer) -> None:
     state = load_checkpoint(path)
     for key, value in run.items():
         if state.get(key) != value:
@@ -149,11 +141,15 @@ def _resume(
                 "use the same options, or another --out"
             )
     try:
-        model.load_state_dict(state["model"])
-        if shrink is not None:
-            shrink.load_state_dict(state["shrink"])
-        optimizer.load_state_dict(state["optimizer"])
+        trainer.model.load_state_dict(state["model"])
+        if trainer.shrink is not None:
+            trainer.shrink.load_state_dict(state["shrink"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.step, trainer.loss_sum, trainer.top1 = state["step"], state["loss_sum"], state["top1"]
     except (RuntimeError, ValueError, KeyError) as error:
         raise LoadError(f"checkpoint {path} is of another model: {first_line(error)}") from error
-    say(f"resuming after epoch {state['epoch']} from {path}")
-    return int(state["epoch"])
+
+
+def _where(trainer: Trainer) -> str:
+    epochs, steps = divmod(trainer.step, trainer.steps_per_epoch)
+    return f"epoch {epochs}" + (f" and {steps} steps" if steps else "")

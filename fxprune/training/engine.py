@@ -1,0 +1,43 @@
+"""Where training runs: on how many processes, on which device, in which precision. All that is accelerate's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxprune.errors import FxpruneError
+from fxprune.training.settings import Settings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelerator:
+    """Return accelerate's engine; under ``torchrun`` or ``accelerate launch`` one of several processes.
+
+    With a folder, its trackers are TensorBoard's, if that is installed.
+    Raises FxpruneError if accelerate is missing, or the batch cannot be shared evenly by the processes.
+    """
+    try:
+        from accelerate import Accelerator
+        from accelerate.utils import is_tensorboard_available
+    except ImportError as error:
+        raise FxpruneError("training needs accelerate; pip install 'fxprune[train]'") from error
+    options: dict[str, Any] = {"mixed_precision": "bf16" if settings.precision == "bf16" else "no"}
+    if settings.compile:
+        options["dynamo_backend"] = "inductor"
+    if settings.device == "cpu":
+        options["cpu"] = True
+    elif settings.device != "auto":
+        os.environ["ACCELERATE_TORCH_DEVICE"] = settings.device
+    if folder is not None and is_tensorboard_available():
+        options |= {"log_with": "tensorboard", "project_dir": str(folder)}
+    accelerator = Accelerator(**options)
+    share = settings.accumulate * accelerator.num_processes
+    if settings.batch_size % share:
+        raise FxpruneError(
+            f"a batch of {settings.batch_size} images cannot be shared by {accelerator.num_processes} processes in "
+            f"{settings.accumulate} parts each; use a multiple of {share}"
+        )
+    return accelerator

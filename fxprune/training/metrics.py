@@ -1,0 +1,66 @@
+"""What a run tells while it goes on: a line of metrics.jsonl, TensorBoard if it is there, and the progress bar."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fxprune.files import write_text
+
+
+class Metrics:
+    """Rows of numbers, appended to a file as JSON lines; each holds the optimizer step after which it was taken.
+
+    Args:
+        path: the file; None keeps the rows in memory only.
+        accelerator: whose trackers get the numbers too, and whose main process alone writes.
+    """
+
+    def __init__(self, path: Path | None, accelerator: Any) -> None:
+        self.path = path if accelerator.is_main_process else None
+        self.rows: list[dict[str, Any]] = []
+        self._accelerator = accelerator
+        self._name = "metrics" if path is None else path.stem
+
+    def resume(self, step: int) -> None:
+        """Keep the rows up to ``step``: those after it will come again."""
+        if self.path is None or not self.path.exists():
+            return
+        self.rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Append a row."""
+        self.rows.append(row)
+        if self.path is not None:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        numbers = {f"{self._name}/{name}": value for name, value in row.items() if name != "step"}
+        self._accelerator.log(numbers, step=row["step"])
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a metrics file; a line that a kill cut short is left out."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def progress_bar(shown: bool) -> Progress:
+    """Return the bar that training shows; ``note`` is its field for loss, accuracy and what is left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        transient=True,
+        disable=not shown,
+    )

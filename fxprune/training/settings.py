@@ -1,0 +1,82 @@
+"""How to train: the settings of a run, and its learning rate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from fxprune.errors import FxpruneError
+
+_WHERE = ("workers", "device", "compile", "checkpoint_minutes")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; the same settings give the same training on one process and on many.
+
+    Attributes:
+        epochs: passes over the training images.
+        lr: peak learning rate of SGD with Nesterov momentum 0.9.
+        batch_size: images a step, over all processes.
+        accumulate: parts that a step's images are computed in, one after the other, to save memory.
+        weight_decay: of weights; scales, norms and biases have none.
+        label_smoothing: of the cross-entropy.
+        shrink_share: the share of all steps after which the target is met.
+        distill: the weight, 0 to 1, of learning the teacher's outputs instead of the labels (Hinton et al.,
+            arXiv 1503.02531).
+        temperature: what both networks' logits are divided by for that.
+        recalibrate: training batches from which batch norms measure their statistics anew after training.
+        finetune_epochs: epochs after the removal, with a learning rate that starts at a tenth of ``lr``.
+        precision: "float32" or "bf16" (autocast).
+        seed: of the data order, the augmentation and dropout.
+        compile: train with torch.compile.
+        workers: processes that decode images.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        checkpoint_minutes: how often to save within an epoch; at its end always.
+    """
+
+    epochs: int = 10
+    lr: float = 0.05
+    batch_size: int = 128
+    accumulate: int = 1
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.0
+    shrink_share: float = 0.25
+    distill: float = 0.0
+    temperature: float = 4.0
+    recalibrate: int = 0
+    finetune_epochs: int = 0
+    precision: Literal["float32", "bf16"] = "float32"
+    seed: int = 0
+    compile: bool = False
+    workers: int = 0
+    device: str = "auto"
+    checkpoint_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.accumulate:
+            raise FxpruneError(
+                f"a batch of {self.batch_size} images cannot be split into {self.accumulate} equal parts"
+            )
+        if not 0 <= self.distill <= 1:
+            raise FxpruneError(f"distill is a weight between 0 and 1; got {self.distill}")
+
+    def shared(self) -> dict[str, Any]:
+        """Return the settings that a resumed run must share; where it runs may change."""
+        return {name: value for name, value in asdict(self).items() if name not in _WHERE}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A cosine learning rate after a linear warm-up over the first twentieth of all steps."""
+
+    peak: float
+    total_steps: int
+
+    def at(self, step: int) -> float:
+        """Return the learning rate of step ``step``, counted from 0."""
+        warm_up = max(1, self.total_steps // 20)
+        if step < warm_up:
+            return self.peak * (step + 1) / warm_up
+        return self.peak * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))

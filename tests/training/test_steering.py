@@ -1,0 +1,313 @@
+"""Training with layer scales: closed layers are not computed; kills and the number of processes change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import fx, nn
+
+import fxprune
+from fxprune.errors import FxpruneError, LoadError
+from fxprune.facts.costs import total_macs
+from fxprune.passes import RemoveLayers
+from fxprune.prune import insert_scales
+from fxprune.sparsity import ProximalL1
+from fxprune.training.checkpoint import save_checkpoint
+from fxprune.training.data import ImageData, load_data, sample_inputs
+from fxprune.training.engine import make_accelerator
+from fxprune.training.evaluation import evaluate, recalibrate
+from fxprune.training.loop import Trainer, distillation
+from fxprune.training.metrics import Metrics, read_metrics
+from fxprune.training.recipe import train
+from fxprune.training.settings import Settings
+
+QUICK = Settings(epochs=2, lr=0.01, batch_size=64, shrink_share=0.5)
+
+
+class Block(nn.Module):
+    """A residual block of two convs."""
+
+    def __init__(self, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(8, 8, 3, padding=1, bias=False), norm(8)
+        self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), norm(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.norm1(self.conv1(x)))
+        return torch.relu(x + self.norm2(self.conv2(y)))
+
+
+def network(norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Module:
+    torch.manual_seed(0)
+    stem = nn.Conv2d(1, 8, 3, padding=1)
+    return nn.Sequential(stem, *(Block(norm) for _ in range(3)), nn.Dropout(0.1), nn.Flatten(), nn.Linear(512, 10))
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    return load_data("digits")
+
+
+def sparse_network(data: ImageData, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> fx.GraphModule:
+    return insert_scales(fxprune.trace(network(norm), sample_inputs(data, 8)), "all").graph_module
+
+
+def quiet(message: str) -> None:
+    assert message
+
+
+def same_state(one: nn.Module, other: nn.Module) -> None:
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_the_target_is_met_by_zeros_whose_removal_changes_nothing(data: ImageData, tmp_path: Path) -> None:
+    sparse = sparse_network(data)
+    before = total_macs(sparse)
+    rows = train(sparse, data, QUICK, quiet, target_macs=0.5, metrics=tmp_path / "metrics.jsonl")
+    removed = RemoveLayers(threshold=0.0)(sparse).graph_module
+    assert total_macs(removed) <= 0.5 * before
+    images = sample_inputs(data, 32).double()
+    assert torch.equal(sparse.eval().double()(images), removed.eval().double()(images))
+    epochs = [row for row in rows if "epoch" in row]
+    assert [row["epoch"] for row in epochs] == [1, 2]
+    assert epochs[-1]["macs_left"] == pytest.approx(total_macs(removed) / before)
+    assert read_metrics(tmp_path / "metrics.jsonl") == rows
+
+
+def test_closed_layers_are_not_computed(data: ImageData, tmp_path: Path) -> None:
+    sparse = sparse_network(data)
+    shrink = ProximalL1(sparse, 0.0)
+    accelerator = make_accelerator(QUICK)
+    trainer = Trainer(sparse, data, QUICK, accelerator, Metrics(None, accelerator), shrink=shrink)
+    trainer.prepare()
+    whole = trainer._computed
+    assert isinstance(whole, fx.GraphModule)
+    branches = [path for path in shrink.layers if isinstance(shrink.layers[path], fxprune.BranchScale)]
+    shrink.layers[branches[0]].close()
+    trainer.prepare()
+    lean = trainer._computed
+    assert isinstance(lean, fx.GraphModule)
+    assert total_macs(lean) < total_macs(whole) == total_macs(sparse)
+    assert shrink.left == pytest.approx(total_macs(lean) / total_macs(sparse))
+    images = sample_inputs(data, 4)
+    assert torch.equal(lean.eval()(images), sparse.eval()(images))
+    assert {id(p) for p in lean.parameters()} < {id(p) for p in sparse.parameters()}
+
+
+def test_a_fixed_strength(data: ImageData) -> None:
+    sparse = sparse_network(data)
+    rows = train(sparse, data, replace(QUICK, epochs=1), quiet, strength=50.0)
+    assert rows[-1]["macs_left"] < 1
+    assert rows[-1]["layers_left"] == len(ProximalL1(sparse).layers) - len(ProximalL1(sparse).zeros)
+
+
+def test_resuming_in_the_middle_of_an_epoch_changes_nothing(data: ImageData, tmp_path: Path) -> None:
+    often = replace(QUICK, checkpoint_minutes=0.0)  # after every step
+    whole = sparse_network(data)
+    train(whole, data, QUICK, quiet, target_macs=0.5, metrics=tmp_path / "whole.jsonl")
+    halves = sparse_network(data)
+    stop_at = [7, 15, 30]  # of 42 steps
+
+    def killed(path: Path, state: dict[str, Any]) -> None:
+        save_checkpoint(path, state)
+        if stop_at and state["step"] >= stop_at[0]:
+            stop_at.pop(0)
+            raise KeyboardInterrupt
+
+    for _ in range(4):
+        halves = sparse_network(data)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("fxprune.training.recipe.save_checkpoint", killed)
+            try:
+                train(
+                    halves, data, often, quiet, target_macs=0.5, checkpoint=tmp_path / "c.pt",
+                    metrics=tmp_path / "halves.jsonl",
+                )  # fmt: skip
+            except KeyboardInterrupt:
+                continue
+    assert not stop_at
+    same_state(whole, halves)
+    a, b = (read_metrics(tmp_path / f"{name}.jsonl") for name in ("whole", "halves"))
+    assert [{**row, "seconds": 0} for row in a] == [{**row, "seconds": 0} for row in b]
+
+
+def test_accumulating_is_the_same_step(data: ImageData) -> None:
+    def identity(_: int) -> nn.Module:
+        return nn.Identity()
+
+    settings = replace(QUICK, epochs=1)
+    one, two = (sparse_network(data, identity).eval() for _ in range(2))
+    for sparse, parts in ((one, 1), (two, 4)):
+        for module in sparse.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        train(sparse, data, replace(settings, accumulate=parts), quiet, target_macs=0.6)
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_bf16(data: ImageData) -> None:
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+    try:
+        sparse = sparse_network(data)
+        rows = train(sparse, data, replace(QUICK, precision="bf16"), quiet, target_macs=0.5)
+    finally:
+        AcceleratorState._reset_state()
+    assert all(parameter.dtype == torch.float32 for parameter in sparse.parameters())
+    assert rows[-1]["top1"] > 0.6
+
+
+def test_distillation_learns_the_teacher(data: ImageData) -> None:
+    logits = torch.randn(5, 10)
+    assert float(distillation(logits, logits + 3, 4.0)) == pytest.approx(0, abs=1e-5)
+    expected = nn.functional.kl_div((logits / 2).log_softmax(1), (2 * logits / 2).softmax(1), reduction="batchmean")
+    torch.testing.assert_close(distillation(logits, 2 * logits, 2.0), 4 * expected)
+    teacher = network()
+    train(teacher, data, replace(QUICK, epochs=3), quiet)
+    kept = {name: value.clone() for name, value in teacher.state_dict().items()}
+    student = network()
+    train(student, data, replace(QUICK, distill=1.0), quiet, teacher=teacher)
+    assert all(torch.equal(kept[name], value) for name, value in teacher.state_dict().items())
+    images = sample_inputs(data, 256)
+    student.eval()
+    agreement = (student(images).argmax(1) == teacher(images).argmax(1)).float().mean()
+    assert agreement > 0.85
+
+
+def test_recalibrating_measures_plain_means() -> None:
+    norm = nn.BatchNorm2d(2)
+    batches = [(torch.randn(4, 2, 3, 3) + 5, torch.zeros(4)) for _ in range(3)]
+    recalibrate(norm, batches, 3)  # type: ignore[arg-type]
+    mean = torch.stack([images.mean((0, 2, 3)) for images, _ in batches]).mean(0)
+    torch.testing.assert_close(norm.running_mean, mean)
+    assert norm.momentum == 0.1
+    assert norm.training
+
+
+def test_a_label_outside_the_range(data: ImageData) -> None:
+    with pytest.raises(FxpruneError, match="label 9, but the model has 4 outputs"):
+        evaluate(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), data.held_out)
+
+
+def test_a_checkpoint_of_another_version_is_refused(data: ImageData, tmp_path: Path) -> None:
+    torch.save({"format": 1, "step": 3}, tmp_path / "c.pt")
+    with pytest.raises(LoadError, match="has format 1"):
+        train(network(), data, QUICK, quiet, checkpoint=tmp_path / "c.pt")
+
+
+def test_a_batch_that_processes_cannot_share() -> None:
+    with pytest.raises(FxpruneError, match="cannot be split into 3"):
+        Settings(batch_size=64, accumulate=3)
+
+
+KILLED = [
+    "prune", "", "--data", "digits", "--epochs", "3", "--batch-size", "64", "--device", "cpu",
+    "--target-macs", "0.5", "--checkpoint-minutes", "0", "--shrink-share", "0.5",
+]  # fmt: skip
+
+
+def test_kill_9_at_any_moment_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    source = tmp_path / "net.py"
+    source.write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    block = lambda: [nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]\n"
+        "    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), *block(), *block(), *block(),\n"
+        "                         nn.Flatten(), nn.Linear(512, 10))\n"
+    )
+    command = [sys.executable, "-m", "fxprune", *KILLED]
+    command[4] = f"{source}:net"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    whole = subprocess.run([*command, "--out", str(tmp_path / "whole")], env=environment, capture_output=True)
+    assert whole.returncode == 0, whole.stderr.decode()
+    kills = 0
+    for steps in (1, 25, 60):
+        with subprocess.Popen(
+            [*command, "--out", str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL
+        ) as process:
+            kills += _kill_after(process, tmp_path / "killed" / "checkpoint.pt", steps)
+    last = subprocess.run(
+        [*command, "--out", str(tmp_path / "killed")], env=environment, capture_output=True, text=True
+    )
+    assert last.returncode == 0, last.stderr
+    assert kills == 3
+    assert "resuming after" in last.stdout
+    for name in ("weights.safetensors", "graph.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+    whole_report, report = (json.loads((tmp_path / d / "report.json").read_text()) for d in ("whole", "killed"))
+    assert report["accuracy_after"] == whole_report["accuracy_after"]
+
+
+def _kill_after(process: subprocess.Popen[bytes], checkpoint: Path, steps: int) -> bool:
+    """Kill the process once its checkpoint has reached a step; False if it ended before."""
+    while process.poll() is None:
+        time.sleep(0.02)
+        try:
+            reached = torch.load(checkpoint, weights_only=True)["step"]
+        except FileNotFoundError:
+            continue
+        if reached >= steps:
+            process.kill()
+            process.wait()
+            return True
+    return False
+
+
+TWO_PROCESSES = """
+import sys
+import torch
+from torch import nn
+sys.path.insert(0, {tests!r})
+from test_steering import network, sparse_network
+from fxprune.sparsity import ProximalL1
+from fxprune.training.data import load_data
+from fxprune.training.recipe import train
+from fxprune.training.settings import Settings
+
+data = load_data("digits")
+sparse = sparse_network(data, lambda _: nn.Identity())
+for module in sparse.modules():
+    if isinstance(module, nn.Dropout):
+        module.p = 0.0
+settings = Settings(epochs=1, lr=0.02, batch_size=64, shrink_share=0.5, device="cpu", accumulate=int(sys.argv[2]))
+train(sparse, data, settings, print, target_macs=0.5)
+from accelerate import PartialState
+state = PartialState()
+torch.save(
+    {{"model": sparse.state_dict(), "closed": ProximalL1(sparse).closed, "processes": state.num_processes}},
+    f"{{sys.argv[1]}}-{{state.process_index}}.pt",
+)
+"""
+
+
+def test_two_processes_get_what_one_gets(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(TWO_PROCESSES.format(tests=str(Path(__file__).parent)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for command, out in (([sys.executable], "one"), (two, "two")):
+        done = subprocess.run(
+            [*command, str(script), str(tmp_path / out), "2"], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    one, first, second = (
+        torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one-0", "two-0", "two-1")
+    )
+    assert (one["processes"], first["processes"]) == (1, 2)
+    assert one["closed"] == first["closed"] == second["closed"] != []
+    for name, value in first["model"].items():
+        assert torch.equal(value, second["model"][name]), name
+        torch.testing.assert_close(value, one["model"][name], rtol=1e-3, atol=1e-4, msg=name)

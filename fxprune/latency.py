@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import fx
@@ -14,24 +16,33 @@ from fxprune.graph import evaluating, example_inputs_of
 
 
 def compare_latency(graphs: Mapping[str, fx.GraphModule], batch_size: int, *, repeats: int = 15) -> dict[str, float]:
-    """Return the median milliseconds of a forward pass of each graph, measured in turns.
+    """Return the median milliseconds of a forward pass of each graph, in eval mode, measured in turns.
 
     The input is the first example of the first graph's example input, ``batch_size`` times.
     """
     example, *others = example_inputs_of(next(iter(graphs.values())))
     if others or not isinstance(example, torch.Tensor):
         raise FxpruneError("latency is measured for models of one tensor input")
-    times: dict[str, list[float]] = {name: [] for name in graphs}
-    for turn in range(repeats + 2):
-        for name, graph in graphs.items():
-            device = next((p.device for p in graph.parameters()), torch.device("cpu"))
-            images = example[:1].to(device).repeat(batch_size, *[1] * (example.dim() - 1))
-            with evaluating(graph):
-                start = time.perf_counter()
-                graph(images)
-                if device.type == "cuda":
-                    torch.cuda.synchronize()
-                spent = time.perf_counter() - start
+    device = next((p.device for graph in graphs.values() for p in graph.parameters()), torch.device("cpu"))
+    images = example[:1].to(device).repeat(batch_size, *[1] * (example.dim() - 1))
+    with ExitStack() as stack:
+        for graph in graphs.values():
+            stack.enter_context(evaluating(graph))
+        return median_times(graphs, images, turns=repeats)
+
+
+@torch.no_grad()
+def median_times(
+    models: Mapping[str, Callable[[torch.Tensor], Any]], images: torch.Tensor, *, turns: int = 15
+) -> dict[str, float]:
+    """Return the median milliseconds that each of ``models`` takes for ``images``, called in turns."""
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(turns + 2):
+        for name, model in models.items():
+            start = time.perf_counter()
+            model(images)
+            if images.is_cuda:
+                torch.cuda.synchronize()
             if turn >= 2:  # the first turns warm up
-                times[name].append(spent * 1e3)
+                times[name].append((time.perf_counter() - start) * 1e3)
     return {name: statistics.median(values) for name, values in times.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -96,24 +97,24 @@ def test_prune_from_the_shell_and_its_resuming(
     assert "finished run" in err
 
     # killed in the second epoch: the same command goes on and ends with the same network
-    from fxprune.training import loop, recipe
+    from fxprune.training.loop import Trainer
 
     interrupted = tmp_path / "interrupted"
-    real = loop.train_epoch
+    real = Trainer.run_epoch
     calls: list[int] = []
 
-    def killed(*args: object, **kwargs: object) -> float:
+    def killed(trainer: Trainer, *args: Any) -> None:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(*args, **kwargs)  # type: ignore[arg-type]
+        real(trainer, *args)
 
-    monkeypatch.setattr(recipe, "train_epoch", killed)
+    monkeypatch.setattr(Trainer, "run_epoch", killed)
     command = prune_command(images, interrupted, "--target-macs", "0.6")
     code, _, err = run(capsys, *command)
     assert code == 130
     assert "goes on from its last checkpoint" in err
-    monkeypatch.setattr(recipe, "train_epoch", real)
+    monkeypatch.setattr(Trainer, "run_epoch", real)
     code, _, err = run(capsys, *command[:-1], "0.7")
     assert code == 1
     assert "target_macs 0.6, not 0.7" in err

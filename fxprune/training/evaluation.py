@@ -44,7 +44,7 @@ def evaluate(
             check_labels(logits, labels)
             counts += torch.stack([(logits.argmax(1).cpu() == labels).sum(), torch.tensor(len(labels))]).to(device)
     if accelerator is not None:
-        counts = accelerator.reduce(counts, "sum")  # type: ignore[assignment]  # a tensor for a tensor
+        counts = accelerator.reduce(counts, "sum")
     correct, count = counts.tolist()
     return float(correct / max(1, count))
 

@@ -1,0 +1,163 @@
+"""CIFAR ResNets pruned by the shell command, against the same checkpoint fine-tuned for as many epochs.
+
+    python benchmarks/cifar10.py resnet56 --data imagefolder:DIR --weights resnet56.th --targets 0.7 0.5 0.35
+
+Runs a plain fine-tuning and ``fxprune prune`` for each target, with the same settings, then measures all networks
+side by side and writes results/cifar10_NETWORK.json. Every arm goes on from its checkpoint after a kill; with
+``--arm baseline`` or ``--arm 0.5`` it is one of them alone, so that several can run at a time; without, it measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import networks
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.cli import cli
+from fxprune.emit import load_emitted
+from fxprune.facts.costs import total_macs, total_params
+from fxprune.files import write_json
+from fxprune.latency import compare_latency
+from fxprune.models import load_weights
+from fxprune.passes import FoldBatchNorm, Simplify
+from fxprune.training.data import load_data, sample_inputs
+from fxprune.training.recipe import train
+from fxprune.training.settings import Settings
+
+HERE = Path(__file__).parent
+IMAGE_SIZE = 32
+BATCH_SIZES = (1, 64)
+
+
+def main() -> None:
+    """Run the arms that are not done yet, measure, write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", help="one of benchmarks/networks.py")
+    parser.add_argument("--data", required=True, help="as for fxprune prune")
+    parser.add_argument("--weights", required=True, type=Path)
+    parser.add_argument("--targets", type=float, nargs="+", default=[0.5], help="shares of MACs to leave")
+    parser.add_argument("--arm", help="baseline, or one of the targets: run only that, measure nothing")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=0.05)
+    parser.add_argument("--shrink-share", type=float, default=0.25)
+    parser.add_argument("--distill", type=float, default=0.0, help="with the fine-tuned baseline as the teacher")
+    parser.add_argument("--layers", default="all", help="as for fxprune prune")
+    parser.add_argument("--precision", default="float32", help="as for fxprune prune")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
+    arguments = parser.parse_args()
+
+    settings = Settings(
+        epochs=arguments.epochs,
+        lr=arguments.lr,
+        shrink_share=arguments.shrink_share,
+        distill=arguments.distill,
+        precision=arguments.precision,
+        seed=arguments.seed,
+        workers=arguments.workers,
+    )
+    folder = arguments.runs / f"{arguments.network}-cifar10-seed{settings.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if arguments.arm in (None, "baseline"):
+        fine_tune(arguments, settings, folder)
+    for target in arguments.targets:
+        if arguments.arm in (None, str(target)):
+            prune(arguments, settings, target, folder)
+    if arguments.arm is None:
+        write_json(HERE / "results" / f"cifar10_{arguments.network}.json", measure(arguments, settings, folder))
+
+
+def fine_tune(arguments: argparse.Namespace, settings: Settings, folder: Path) -> None:
+    """Train the unpruned network for as long as the others; its folder gets weights.pt and report.json."""
+    out = folder / "baseline"
+    out.mkdir(exist_ok=True)
+    if (out / "report.json").exists():
+        return
+    data = load_data(arguments.data, IMAGE_SIZE)
+    network = build(arguments.network, arguments.weights)
+    alone = Settings(**{**asdict(settings), "distill": 0.0})
+    rows = train(network, data, alone, print, checkpoint=out / "checkpoint.pt", metrics=out / "metrics.jsonl")
+    network = network.cpu().to(memory_format=torch.contiguous_format)
+    torch.save(network.state_dict(), out / "weights.pt")
+    epochs = [{name: row[name] for name in ("epoch", "loss", "top1", "seconds")} for row in rows if "epoch" in row]
+    write_json(out / "report.json", {"top1": epochs[-1]["top1"], "path": epochs})
+
+
+def prune(arguments: argparse.Namespace, settings: Settings, target: float, folder: Path) -> None:
+    """Run the shell command for one target."""
+    out = folder / f"target-{target}"
+    if (out / "report.json").exists():
+        return
+    command = ["prune", f"benchmarks/networks.py:{arguments.network}", "--weights", str(arguments.weights)]
+    command += ["--data", arguments.data, "--image-size", str(IMAGE_SIZE), "--target-macs", str(target)]
+    command += ["--layers", arguments.layers, "--out", str(out)]
+    for name in ("epochs", "lr", "shrink_share", "precision", "seed", "workers"):
+        command += ["--" + name.replace("_", "-"), str(getattr(settings, name))]
+    if settings.distill:
+        command += ["--distill", str(settings.distill), "--teacher-weights", str(folder / "baseline" / "weights.pt")]
+    cli(command, standalone_mode=False)
+
+
+def measure(arguments: argparse.Namespace, settings: Settings, folder: Path) -> dict[str, Any]:
+    """Return the record: accuracies as the runs reported them, costs, and latencies taken side by side."""
+    baseline = build(arguments.network, folder / "baseline" / "weights.pt").eval()
+    traced = fxprune.trace(baseline, sample_inputs(load_data(arguments.data, IMAGE_SIZE), 16))
+    folded = fxprune.Pipeline([FoldBatchNorm(), Simplify()])(traced).graph_module
+    reports = {target: _read(folder / f"target-{target}") for target in arguments.targets}
+    models = {str(target): load_emitted(folder / f"target-{target}") for target in arguments.targets}
+    latency = {}
+    for batch_size in BATCH_SIZES:
+        times = compare_latency({"baseline": folded, **models}, batch_size, repeats=30)
+        ratios = {name: time / times["baseline"] for name, time in times.items()}
+        latency[str(batch_size)] = {"ms": times, "ratio": ratios}
+    own = _read(folder / "baseline")
+    pruned = {}
+    for target, report in reports.items():
+        names = ("accuracy_before_removal", "accuracy_after_removal", "layers_removed", "layers_removable")
+        pruned[str(target)] = {
+            "top1": report["accuracy_after"],
+            "against_baseline": report["accuracy_after"] - own["top1"],
+            "macs": report["macs_after"],
+            "params": report["params_after"],
+            **{name: report[name] for name in (*names, "max_relative_difference", "path", "seconds")},
+        }
+    any_report = next(iter(reports.values()))
+    weights, data = arguments.weights.name, f"{arguments.data.partition(':')[0]}:DIR"
+    targets = " ".join(map(str, arguments.targets))
+    return {
+        "command": f"python benchmarks/cifar10.py {arguments.network} --data {data} --weights {weights} "
+        f"--targets {targets}",
+        "checkpoint_top1": any_report["accuracy_before"],
+        "baseline": {**own, "macs": total_macs(traced), "params": total_params(traced)},
+        "pruned": pruned,
+        "latency": latency,
+        "settings": {**settings.shared(), "layers": arguments.layers},
+        "versions": any_report["versions"],
+        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), **any_report["hardware"]},
+    }
+
+
+def build(name: str, weights: Path) -> nn.Module:
+    """Return a network of networks.py with these weights."""
+    network: nn.Module = getattr(networks, name)()
+    load_weights(network, weights)
+    return network
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Latency and memory at equal MACs: layers removed by fxprune against channels removed by Torch-Pruning.
+
+    pip install -e '.[bench]'
+    python benchmarks/latency.py resnet56 --targets 0.5 0.35
+    python benchmarks/latency.py torchvision:resnet50 --targets 0.5 --size 224 --batches 1 8 64
+
+Weights are random (the time does not depend on them); which layers go is drawn with a seed, or is what training
+chose: ``--pruned 0.5=DIR`` takes the folder that ``fxprune prune`` wrote. Torch-Pruning removes the same share of
+channels everywhere, whatever comes nearest to the target; with "rounded" in multiples of 8, as it advises for speed.
+In CIFAR networks it prunes inside the blocks only: the padding of their shortcuts breaks what it makes of the rest.
+Batch norms are folded in all networks, which then run in turns, in one process: medians. Writes
+results/latency_NETWORK.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import networks
+import torch
+import torch_pruning as tp
+from tabulate import tabulate
+from torch import fx, nn
+from torch.profiler import ProfilerActivity, profile
+
+import fxprune
+from fxprune.emit import load_emitted
+from fxprune.facts.costs import total_macs, total_params
+from fxprune.files import write_json
+from fxprune.latency import median_times
+from fxprune.models import load_model
+from fxprune.passes import FoldBatchNorm, RemoveLayers, Simplify
+from fxprune.prune import AFTER_TRAINING, insert_scales
+from fxprune.sparsity import ProximalL1
+from fxprune.training.cifar_resnet import CifarResNet
+
+HERE = Path(__file__).parent
+OURS = "fxprune"
+
+
+def main() -> None:
+    """Build the networks, measure them in turns, write the result and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", help="one of benchmarks/networks.py, or torchvision:NAME")
+    parser.add_argument("--targets", type=float, nargs="+", default=[0.5], help="shares of MACs to leave")
+    parser.add_argument("--pruned", nargs="*", default=[], metavar="TARGET=DIR", help="folders of fxprune prune")
+    parser.add_argument("--layers", default="all", help="as for fxprune prune")
+    parser.add_argument("--size", type=int, default=32, help="of the images, in pixels")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256])
+    parser.add_argument("--modes", nargs="+", choices=["eager", "compile"], default=["eager", "compile"])
+    parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    folders = dict(pair.split("=", 1) for pair in arguments.pruned)
+
+    example = torch.randn(2, 3, arguments.size, arguments.size)
+    result: dict[str, Any] = {}
+    for target in arguments.targets:
+        models = {"unpruned": plain(build(arguments.network), example)}
+        if str(target) in folders:
+            models[OURS] = load_emitted(Path(folders[str(target)]))
+        else:
+            models[OURS] = without_layers(build(arguments.network), example, target, arguments)
+        for name, multiple in (("torch-pruning", None), ("torch-pruning, rounded", 8)):
+            models[name] = plain(without_channels(arguments.network, example, target, multiple), example)
+        device = torch.device(arguments.device)
+        costs = {
+            name: {"macs": total_macs(plain(model, example)), "params": total_params(model)}
+            for name, model in models.items()
+        }
+        rows = []
+        for batch_size in arguments.batches:
+            images = torch.randn(batch_size, 3, arguments.size, arguments.size, device=device)
+            for model in models.values():
+                model.to(device).eval()
+            memory = {
+                name: [peak_mb(model, images, train) for train in (False, True)] for name, model in models.items()
+            }
+            for mode in arguments.modes:
+                runs: dict[str, Callable[[torch.Tensor], Any]] = dict(models)
+                if mode == "compile":
+                    torch._dynamo.reset()
+                    runs = {name: torch.compile(model) for name, model in models.items()}
+                times = median_times(runs, images, turns=arguments.turns)
+                rows.append({"batch": batch_size, "mode": mode, "ms": times, "peak_mb": memory})
+                print(table(f"{target} {mode} batch {batch_size}", rows[-1]), flush=True)
+        source = f"trained: {Path(folders[str(target)]).name}" if str(target) in folders else f"seed {arguments.seed}"
+        result[str(target)] = {"costs": costs, "layers": source, "rows": rows}
+    name = arguments.network.rpartition(":")[2]
+    command = f"python benchmarks/latency.py {arguments.network} --targets"
+    record = {
+        "command": " ".join([command, *map(str, arguments.targets)]),
+        "image_size": arguments.size,
+        "targets": result,
+        "versions": {"torch": torch.__version__, "torch-pruning": version("torch-pruning")},
+        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "device": str(arguments.device)},
+    }
+    write_json(HERE / "results" / f"latency_{name}.json", record)
+
+
+def build(name: str) -> nn.Module:
+    """Return the network with random weights, in eval mode."""
+    torch.manual_seed(0)
+    network: nn.Module = load_model(name).model if ":" in name else getattr(networks, name)()
+    return network.eval()
+
+
+def plain(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
+    """Return ``model`` traced, with its batch norms folded."""
+    return fxprune.Pipeline([FoldBatchNorm(), Simplify()])(fxprune.trace(model, example)).graph_module
+
+
+def without_layers(
+    model: nn.Module, example: torch.Tensor, target: float, arguments: argparse.Namespace
+) -> fx.GraphModule:
+    """Return ``model`` without as many of its layers, drawn at random, as the target asks for."""
+    sparse = insert_scales(fxprune.trace(model, example), arguments.layers).graph_module
+    generator = torch.Generator().manual_seed(arguments.seed)
+    for layer in ProximalL1(sparse).layers.values():
+        layer.assign(scale=float(torch.rand((), generator=generator)))
+    chosen = RemoveLayers(threshold=0.0, target_macs=target, rank="scale-per-mac")(sparse).graph_module
+    return fxprune.Pipeline(AFTER_TRAINING)(chosen).graph_module
+
+
+def without_channels(name: str, example: torch.Tensor, target: float, multiple: int | None) -> nn.Module:
+    """Return the network pruned by Torch-Pruning with the ratio that comes nearest to the target."""
+    total = total_macs(fxprune.trace(build(name), example))
+    low, high = 0.0, 0.95
+    best: tuple[float, nn.Module] | None = None
+    for _ in range(8):
+        ratio = (low + high) / 2
+        model = build(name)
+        keep = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        if isinstance(model, CifarResNet):
+            keep += [module for path, module in model.named_modules() if path == "conv1" or path.endswith("conv2")]
+        importance = tp.importance.MagnitudeImportance()
+        options = {"pruning_ratio": ratio, "ignored_layers": keep, "round_to": multiple}
+        tp.pruner.MagnitudePruner(model, example, importance=importance, **options).step()
+        left = total_macs(fxprune.trace(model, example, check=False)) / total
+        if best is None or abs(left - target) < best[0]:
+            best = abs(left - target), model
+        too_much = left <= target or left > 0.99  # nothing goes where no channel would be left of some layer
+        low, high = (low, ratio) if too_much else (ratio, high)
+    assert best is not None
+    return best[1]
+
+
+def peak_mb(model: nn.Module, images: torch.Tensor, train: bool) -> float:
+    """Return the most memory, in MiB, that a forward pass (and a backward one) holds beside weights and input."""
+    parameters = [parameter.requires_grad_(train) for parameter in model.parameters()]
+
+    def step() -> None:
+        with torch.set_grad_enabled(train):
+            output = model(images)
+            if train:
+                torch.autograd.grad(output.sum(), parameters)
+
+    step()
+    if images.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return round((torch.cuda.max_memory_allocated() - before) / 2**20, 2)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return round(peak / 2**20, 2)
+
+
+def table(title: str, row: dict[str, Any]) -> str:
+    """Return a row of the result with ratios to fxprune's network."""
+    ours = row["ms"][OURS]
+    lines = [
+        [name, f"{ms:.2f}", f"{ms / ours:.2f}", *(f"{mb:.1f}" for mb in row["peak_mb"][name])]
+        for name, ms in row["ms"].items()
+    ]
+    return tabulate(lines, headers=[title, "ms", "over fxprune's", "peak MiB", "peak MiB, training"])
+
+
+if __name__ == "__main__":
+    main()

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import networks
 import torch
+from provenance import provenance
 from torch import nn
 
 import fxprune
@@ -131,19 +130,13 @@ def measure(arguments: argparse.Namespace, settings: Settings, folder: Path) -> 
             "params": report["params_after"],
             **{name: report[name] for name in (*names, "max_relative_difference", "path", "seconds")},
         }
-    any_report = next(iter(reports.values()))
-    weights, data = arguments.weights.name, f"{arguments.data.partition(':')[0]}:DIR"
-    targets = " ".join(map(str, arguments.targets))
     return {
-        "command": f"python benchmarks/cifar10.py {arguments.network} --data {data} --weights {weights} "
-        f"--targets {targets}",
-        "checkpoint_top1": any_report["accuracy_before"],
+        **provenance(),
+        "checkpoint_top1": next(iter(reports.values()))["accuracy_before"],
         "baseline": {**own, "macs": total_macs(traced), "params": total_params(traced)},
         "pruned": pruned,
         "latency": latency,
         "settings": {**settings.shared(), "layers": arguments.layers},
-        "versions": any_report["versions"],
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), **any_report["hardware"]},
     }
 
 

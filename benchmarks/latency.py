@@ -15,16 +15,14 @@ results/latency_NETWORK.json.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import networks
 import torch
 import torch_pruning as tp
+from provenance import provenance
 from tabulate import tabulate
 from torch import fx, nn
 from torch.profiler import ProfilerActivity, profile
@@ -94,14 +92,7 @@ def main() -> None:
         source = f"trained: {Path(folders[str(target)]).name}" if str(target) in folders else f"seed {arguments.seed}"
         result[str(target)] = {"costs": costs, "layers": source, "rows": rows}
     name = arguments.network.rpartition(":")[2]
-    command = f"python benchmarks/latency.py {arguments.network} --targets"
-    record = {
-        "command": " ".join([command, *map(str, arguments.targets)]),
-        "image_size": arguments.size,
-        "targets": result,
-        "versions": {"torch": torch.__version__, "torch-pruning": version("torch-pruning")},
-        "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "device": str(arguments.device)},
-    }
+    record = {**provenance("torch-pruning"), "image_size": arguments.size, "targets": result}
     write_json(HERE / "results" / f"latency_{name}.json", record)
 
 

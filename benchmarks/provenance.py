@@ -1,0 +1,37 @@
+"""Where a recorded result comes from: the command, versions, hardware."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fxprune
+
+
+def provenance(*packages: str) -> dict[str, Any]:
+    """Return the running command, the versions of fxprune, torch and ``packages``, and the machine's kind."""
+    script = f"benchmarks/{Path(sys.argv[0]).name}"
+    return {
+        "command": " ".join(["python", script, *map(_without_folder, sys.argv[1:])]),
+        "versions": {"fxprune": fxprune.__version__, **{name: version(name) for name in ("torch", *packages)}},
+        "hardware": {
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def _without_folder(word: str) -> str:
+    """Return a command's word with an absolute folder of this machine reduced: a file to its name, data to DIR."""
+    before, separator, folder = word.rpartition(":") if ":/" in word else word.rpartition("=")
+    if not folder.startswith("/"):
+        return word
+    return f"{before}{separator}{Path(folder).name if Path(folder).suffix else 'DIR'}"

@@ -80,17 +80,17 @@ def run(name: str, arm: str, data: ImageData, settings: Settings, folder: Path) 
     torch.manual_seed(settings.seed)
     network: nn.Module = getattr(networks, name)()
     examples = sample_inputs(data, 16)
-    trained: nn.Module = network
+    trained = fxprune.trace(network, examples)
     if arm == "resconv":
         insert = InsertResConv(shortcut=1.0, parametrization="free", include_reshaping=True)
-        trained = insert(fxprune.trace(network, examples)).graph_module
+        trained = insert(trained).graph_module
     rows = train(
         trained, data, settings, print, checkpoint=folder / "checkpoint.pt", metrics=folder / "metrics.jsonl"
     )
     epochs = [{key: row[key] for key in ("epoch", "loss", "top1", "seconds")} for row in rows if "epoch" in row]
     report: dict[str, Any] = {"top1": epochs[-1]["top1"], "path": epochs}
     if arm == "resconv":
-        trained = trained.cpu().to(memory_format=torch.contiguous_format).eval()
+        trained.cpu().to(memory_format=torch.contiguous_format).eval()
         result = fxprune.Pipeline([FuseResConv(), *FOLD])(trained)
         unpruned = fxprune.Pipeline(FOLD)(fxprune.trace(network.eval(), examples)).graph_module
         report |= {

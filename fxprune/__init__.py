@@ -9,7 +9,8 @@ from fxprune.pipeline import Pipeline, PipelineResult
 from fxprune.prune import AFTER_TRAINING, prune
 from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Pass, PassResult
-from fxprune.sparsity import ProximalL1, SteeredL1
+from fxprune.sparsity import ProximalL1
+from fxprune.steering import SteeredL1
 from fxprune.trace import trace
 from fxprune.verify import Verification, verify
 

@@ -23,7 +23,8 @@ from fxprune.passes import (
 )
 from fxprune.pipeline import Pipeline, PipelineResult
 from fxprune.rewriting import Pass
-from fxprune.sparsity import ProximalL1, SteeredL1
+from fxprune.sparsity import ProximalL1
+from fxprune.steering import SteeredL1
 from fxprune.trace import require_finite, trace
 
 Layers = Literal["all", "convs", "branches"]

@@ -1,4 +1,4 @@
-"""Proximal steps, steering to a target, groups, strengths, reports."""
+"""Proximal steps, groups, strengths, reports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import fx
 
 import fxprune
 from fxprune import passes, sparsity
-from fxprune.errors import TargetError
 from fxprune.facts.layers import resconvs
 
 
@@ -60,55 +59,6 @@ def test_macs_weighted_strengths_have_the_mean_that_was_asked_for() -> None:
 def test_a_graph_without_resconvs_is_refused() -> None:
     with pytest.raises(fxprune.FxpruneError, match=r"passes\.InsertResConv or passes\.InsertBranchScale first"):
         fxprune.ProximalL1(tiny())
-
-
-@pytest.mark.parametrize("target", [0.8, 0.6, 0.3, 0.15])
-def test_steering_meets_the_target_by_zeros_when_the_steps_are_over(target: float) -> None:
-    graph = sparse_graph()
-    before = fxprune.Pipeline([])(graph).graph_module
-    shrink = fxprune.SteeredL1(graph, target_macs=target, steps=20)
-    optimizer = torch.optim.SGD(sparsity.parameter_groups(graph, 1e-4), lr=0.05)
-    history = []
-    for _ in range(20):
-        optimizer.zero_grad()
-        graph(torch.randn(4, 3, 8, 8)).softmax(1)[:, 0].mean().backward()
-        optimizer.step()
-        shrink.step(0.05)
-        history.append(len(shrink.zeros))
-    assert history == sorted(history)
-    result = passes.RemoveResConvs(target_macs=target)(graph)
-    assert not result.warnings
-    assert len(result.rewritten) == history[-1]
-    x = torch.randn(4, 3, 8, 8)
-    assert fxprune.verify(before, result.graph_module, x, tolerance=1e-5).equal
-    assert all(0 <= layer.gate.item() <= 1 for _, layer in resconvs(graph))
-
-
-def test_steering_resumes_from_its_state() -> None:
-    first = sparse_graph()
-    shrink = fxprune.SteeredL1(first, target_macs=0.4, steps=10)
-    for _ in range(6):
-        shrink.step(0.1)
-    second = sparse_graph()
-    second.load_state_dict(first.state_dict())
-    resumed = fxprune.SteeredL1(second, target_macs=0.4, steps=10)
-    resumed.load_state_dict(shrink.state_dict())
-    for _ in range(4):
-        shrink.step(0.1)
-        resumed.step(0.1)
-    assert resumed.zeros == shrink.zeros
-    assert [a.gate.item() for _, a in resconvs(first)] == [b.gate.item() for _, b in resconvs(second)]
-
-
-def test_an_impossible_target_is_refused_before_training() -> None:
-    with pytest.raises(TargetError, match="cannot be met"):
-        fxprune.SteeredL1(sparse_graph(), target_macs=0.001, steps=10)
-
-
-def test_steering_needs_gates() -> None:
-    graph = passes.InsertResConv(parametrization="free")(tiny()).graph_module
-    with pytest.raises(fxprune.FxpruneError, match="gain-gate"):
-        fxprune.SteeredL1(graph, target_macs=0.5, steps=10)
 
 
 def test_the_plain_l1_term_is_differentiable() -> None:

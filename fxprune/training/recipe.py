@@ -15,7 +15,8 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import LoadError, first_line
-from fxprune.sparsity import ProximalL1, SteeredL1
+from fxprune.sparsity import ProximalL1
+from fxprune.steering import SteeredL1
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
 from fxprune.training.data import ImageData, Seeded, loader, sample_inputs, step_batches
 from fxprune.training.engine import make_accelerator

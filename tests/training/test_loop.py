@@ -271,7 +271,7 @@ import sys
 import torch
 from torch import nn
 sys.path.insert(0, {tests!r})
-from test_steering import network, sparse_network
+from test_loop import network, sparse_network
 from fxprune.sparsity import ProximalL1
 from fxprune.training.data import load_data
 from fxprune.training.recipe import train

@@ -1,0 +1,200 @@
+"""Shrinking layer scales so that a target is met: which layer next, how fast, until enough of them are zero.
+
+shrink = fxprune.SteeredL1(sparse, target_macs=0.5, steps=4000)
+for ...:
+    loss.backward(); optimizer.step(); shrink.step(lr)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import distributed, fx
+
+from fxprune.errors import FxpruneError
+from fxprune.facts.costs import total_macs
+from fxprune.facts.layers import count_for_target
+from fxprune.graph import TRACED_MACS, evaluating, example_inputs_of, graphs_of
+from fxprune.nests import map_tensors, tensors_in
+from fxprune.resconv import ResConv
+from fxprune.sparsity import ProximalL1
+
+
+class SteeredL1(ProximalL1):
+    """A proximal L1 whose strength is steered so that a target is met by exact zeros after a number of steps.
+
+    One layer after the other is shrunk, each over a window of steps, while the others train on with their gates as
+    they are: shrinking all at once pulls every layer down before any reaches zero, and a gate that nobody asked for
+    can overthrow the training. The next layer is the one whose half-closed gate changes the graph's outputs least at
+    that moment, per MAC that its removal saves; its shortcut is measured in units of its input as it is then. A
+    chosen gate may fall faster than the schedule asks, at most twice as fast. A layer that reached zero is closed.
+    Under torch.distributed, the first process chooses for all.
+
+    Args:
+        graph_module: a graph with BranchScales, or ResConvs in the "gain-gate" parametrisation, or both.
+        target_macs: the share of the graph's MACs to leave.
+        steps: after how many steps the target is met.
+        probe_inputs: the inputs on which layers are compared; the graph's example inputs by default.
+        window: over how many turns a layer is shrunk (2: the next starts when the last is half closed).
+
+    Raises:
+        TargetError: the target cannot be met; says what can.
+        FxpruneError: as :class:`ProximalL1`.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        *,
+        target_macs: float,
+        steps: int,
+        probe_inputs: Sequence[Any] | None = None,
+        window: float = 1.5,
+    ) -> None:
+        super().__init__(graph_module, 0.0)
+        if any(layer.parametrization == "free" for layer in self.layers.values()):
+            raise FxpruneError("SteeredL1 needs the gain-gate parametrisation; insert with it, or use ProximalL1")
+        self.target_macs = target_macs
+        self.steps = max(1, steps)
+        self.window = window
+        self.order: list[str] = []
+        self._damages: dict[str, float] = {}
+        self._gates = self._gates_now()
+        self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
+        count_for_target(graph_module, list(self._found.values()), target_macs)  # raises if it cannot be met
+        macs = total_macs(graph_module)
+        self._surplus = macs - target_macs * graph_module.meta.get(TRACED_MACS, macs)
+        mean = sum(layer.macs for layer in self._found.values()) / len(self._found)
+        self._turns = min(len(self._found), max(0, math.ceil(self._surplus / mean)))
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Move every chosen gate towards zero as the schedule asks; the others stay as they are."""
+        self.steps_done += 1
+        turns = max(self._turns, 1) - 1 + self.window
+        turn = self.steps_done / self.steps * turns
+        while (len(self.order) <= turn or self.steps_done >= self.steps) and not self._target_is_met():
+            self.order.append(self._next_layer())
+        fall = 2 * turns / (self.steps * self.window)
+        for path, layer in self.layers.items():
+            if layer.closed:
+                layer.close()  # momentum may have moved it
+            elif path not in self.order:
+                layer.gate.fill_(self._gates[path])
+            else:
+                highest = 1 - (turn - self.order.index(path)) / self.window
+                if highest <= 1e-9 or self.steps_done >= self.steps:
+                    layer.close()
+                    continue
+                last = self._gates[path]
+                layer.gate.clamp_(max(0.0, last - fall), min(last, highest))
+                self._gates[path] = float(layer.gate)
+
+    def _target_is_met(self) -> bool:
+        chosen = [self._found[path] for path in self.order]
+        rest = [layer for path, layer in self._found.items() if path not in self.order]
+        return count_for_target(self.graph_module, chosen + rest, self.target_macs) <= len(chosen)
+
+    def _next_layer(self) -> str:
+        """Return the layer, per MAC saved, whose half-closed gate changes the outputs least."""
+        gone: set[fx.Node] = set()
+        surplus = self._surplus
+        for path in self.order:
+            surplus -= self._found[path].macs_beside(gone)
+            gone |= self._found[path].nodes
+        # What lies in a chosen branch goes with it, and what saves more than is asked for is worth no more.
+        saved = {
+            path: min(layer.macs_beside(gone), surplus)
+            for path, layer in self._found.items()
+            if layer.node not in gone
+        }
+        candidates = [path for path in saved if path not in self.order]
+        damages = self._damages_of(candidates, saved)
+        return _agreed(min(damages, key=lambda path: damages[path] / max(saved[path], 1)))
+
+    def _damages_of(self, candidates: list[str], saved: Mapping[str, int]) -> dict[str, float]:
+        """Return the output change of each candidate that may be the least, per MAC saved.
+
+        Closing a layer seldom makes another one easier to miss, so those known from an earlier turn to do more damage
+        than the best so far are not tried again (lazy greedy, Minoux 1978).
+        """
+        graphs = dict(graphs_of(self.graph_module))
+        device = self.layers[candidates[0]].gate.device
+        references: dict[str, list[torch.Tensor]] = {}
+        found: dict[str, float] = {}
+        best = math.inf
+        with evaluating(self.graph_module):
+            for path in sorted(candidates, key=lambda path: self._damages.get(path, 0.0) / max(saved[path], 1)):
+                if self._damages.get(path, 0.0) / max(saved[path], 1) > best:
+                    break
+                region, gate = self._found[path].region, self.layers[path].gate
+                # What opaque code returns may jump with the data: a region is compared by its own outputs.
+                inputs = example_inputs_of(graphs[region]) if region else self._probe
+                probe = map_tensors(tuple(inputs), lambda tensor: tensor.to(device))
+                if region not in references:
+                    with self._measuring_inputs(region):
+                        references[region] = tensors_in(graphs[region](*probe))
+                before = gate.clone()
+                gate.div_(2)
+                found[path] = _relative_difference(references[region], tensors_in(graphs[region](*probe)))
+                gate.copy_(before)
+                best = min(best, found[path] / max(saved[path], 1))
+        self._damages |= found
+        return found
+
+    @contextmanager
+    def _measuring_inputs(self, region: str) -> Iterator[None]:
+        """Take the size of what ResConvs read as their shortcut's unit, where that changes nothing: at gate 1."""
+
+        def measure(module: ResConv, inputs: tuple[torch.Tensor, ...]) -> None:
+            rms = inputs[0].detach().float().square().mean().sqrt()
+            if 0 < float(rms) < math.inf:
+                module.input_rms.fill_(rms)
+
+        modules = [self.layers[path] for path, layer in self._found.items() if layer.region == region]
+        untouched = [one for one in modules if isinstance(one, ResConv) and not one.closed and float(one.gate) == 1]
+        handles = [one.register_forward_pre_hook(measure) for one in untouched]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _gates_now(self) -> dict[str, float]:
+        return {path: float(layer.trained_scale.detach()) for path, layer in self.layers.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint needs beside the graph's own state."""
+        return {**super().state_dict(), "order": list(self.order), "damages": dict(self._damages)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from ``state``; load the graph's own state first."""
+        super().load_state_dict(state)
+        self.order = list(state["order"])
+        self._damages = dict(state["damages"])
+        self._gates = self._gates_now()
+
+
+def _agreed(choice: str) -> str:
+    """Return the first process's choice; arithmetic may differ by a last bit between devices."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return choice
+    choices = [choice]
+    distributed.broadcast_object_list(choices, src=0)
+    return choices[0]
+
+
+def _relative_difference(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:
+    """Return the root mean square of the difference over that of ``reference``; infinite for other shapes."""
+    gap = size = 0.0
+    for a, b in zip(reference, other, strict=True):
+        if a.shape != b.shape:
+            return math.inf
+        if a.is_floating_point():
+            gap += float((a.double() - b.double()).square().mean())
+            size += float(a.double().square().mean())
+    return math.sqrt(gap / size) if size else math.sqrt(gap)

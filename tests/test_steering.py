@@ -1,0 +1,120 @@
+"""Steering to a target: what is chosen, how fast it goes, what stays as it is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import TinyNet, tiny
+from torch import fx
+
+import fxprune
+from fxprune import passes, sparsity
+from fxprune.errors import TargetError
+from fxprune.facts.layers import resconvs
+
+
+def sparse_graph() -> fx.GraphModule:
+    torch.manual_seed(0)
+    graph = fxprune.trace(TinyNet(), torch.randn(4, 3, 8, 8))
+    return passes.InsertResConv()(graph).graph_module
+
+
+@pytest.mark.parametrize("target", [0.8, 0.6, 0.3, 0.15])
+def test_steering_meets_the_target_by_zeros_when_the_steps_are_over(target: float) -> None:
+    graph = sparse_graph()
+    before = fxprune.Pipeline([])(graph).graph_module
+    shrink = fxprune.SteeredL1(graph, target_macs=target, steps=20)
+    optimizer = torch.optim.SGD(sparsity.parameter_groups(graph, 1e-4), lr=0.05)
+    history = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        graph(torch.randn(4, 3, 8, 8)).softmax(1)[:, 0].mean().backward()
+        optimizer.step()
+        shrink.step(0.05)
+        history.append(len(shrink.zeros))
+    assert history == sorted(history)
+    result = passes.RemoveResConvs(target_macs=target)(graph)
+    assert not result.warnings
+    assert len(result.rewritten) == history[-1]
+    x = torch.randn(4, 3, 8, 8)
+    assert fxprune.verify(before, result.graph_module, x, tolerance=1e-5).equal
+    assert all(0 <= layer.gate.item() <= 1 for _, layer in resconvs(graph))
+
+
+def test_steering_resumes_from_its_state() -> None:
+    first = sparse_graph()
+    shrink = fxprune.SteeredL1(first, target_macs=0.4, steps=10)
+    for _ in range(6):
+        shrink.step(0.1)
+    second = sparse_graph()
+    second.load_state_dict(first.state_dict())
+    resumed = fxprune.SteeredL1(second, target_macs=0.4, steps=10)
+    resumed.load_state_dict(shrink.state_dict())
+    for _ in range(4):
+        shrink.step(0.1)
+        resumed.step(0.1)
+    assert resumed.zeros == shrink.zeros
+    assert [a.gate.item() for _, a in resconvs(first)] == [b.gate.item() for _, b in resconvs(second)]
+
+
+def test_an_impossible_target_is_refused_before_training() -> None:
+    with pytest.raises(TargetError, match="cannot be met"):
+        fxprune.SteeredL1(sparse_graph(), target_macs=0.001, steps=10)
+
+
+def test_steering_needs_gates() -> None:
+    graph = passes.InsertResConv(parametrization="free")(tiny()).graph_module
+    with pytest.raises(fxprune.FxpruneError, match="gain-gate"):
+        fxprune.SteeredL1(graph, target_macs=0.5, steps=10)
+
+
+def test_gates_that_were_not_chosen_stay_as_they_are() -> None:
+    graph = sparse_graph()
+    shrink = fxprune.SteeredL1(graph, target_macs=0.8, steps=10)
+    for _ in range(12):
+        with torch.no_grad():  # what momentum may do
+            for layer in shrink.layers.values():
+                layer.gate.sub_(0.3)
+        shrink.step(0.1)
+    assert {layer.gate.item() for path, layer in shrink.layers.items() if path not in shrink.order} == {1.0}
+    assert shrink.closed == shrink.zeros == shrink.order != []
+
+
+def test_a_chosen_gate_falls_at_most_twice_as_fast_as_asked() -> None:
+    graph = sparse_graph()
+    shrink = fxprune.SteeredL1(graph, target_macs=0.8, steps=30)
+    asked = shrink.window + max(shrink._turns, 1) - 1
+    falls = []
+    before = 1.0
+    while not shrink.closed:
+        with torch.no_grad():
+            for layer in shrink.layers.values():
+                layer.gate.sub_(1.0)
+        shrink.step(0.1)
+        gate = shrink.layers[shrink.order[0]].gate.item()
+        falls.append(before - gate)
+        before = gate
+    assert max(falls) == pytest.approx(2 * asked / (30 * shrink.window), rel=1e-3)
+
+
+def test_the_shortcut_is_in_units_of_the_input_at_the_choice() -> None:
+    graph = sparse_graph()
+    stale = [layer.input_rms.item() for _, layer in resconvs(graph)]
+    shrink = fxprune.SteeredL1(graph, target_macs=0.4, steps=10, probe_inputs=(3 * torch.randn(4, 3, 8, 8),))
+    reference = graph.eval()(torch.ones(1, 3, 8, 8))
+    with torch.no_grad():
+        shrink._next_layer()
+    assert all(layer.input_rms.item() > 1.5 * was for (_, layer), was in zip(resconvs(graph), stale, strict=True))
+    assert torch.equal(graph(torch.ones(1, 3, 8, 8)), reference)
+    assert {layer.gate.item() for layer in shrink.layers.values()} == {1.0}
+
+
+def test_layers_that_would_do_more_damage_are_not_tried_again() -> None:
+    graph = sparse_graph()
+    shrink = fxprune.SteeredL1(graph, target_macs=0.4, steps=10)
+    with torch.no_grad():
+        first = shrink._next_layer()
+        every = dict(shrink._damages)
+        assert set(every) == set(shrink.layers)
+        shrink._damages = {path: damage if path == first else 1e9 for path, damage in every.items()}
+        assert shrink._damages_of(list(every), dict.fromkeys(every, 1)) == {first: every[first]}

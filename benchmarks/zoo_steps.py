@@ -69,7 +69,7 @@ def run(spec: str, row: Row, clean: CleanProcess, seed: int = 0) -> None:
             row["removable_share"] = _removable_share(sparse)
         with row.step("scale"):
             row["scaled_to_zero"] = _scale(sparse, seed)
-            row["effect"] = difference(run_float64(traced, inputs)[0], run_float64(sparse, inputs)[0])[1]
+            row["effect"] = difference(run_float64(traced, inputs), run_float64(sparse, inputs))[1]
         with row.step("remove"):
             removal = fxprune.Pipeline([passes.RemoveLayers(threshold=0.0), *AFTER_TRAINING], verify=False)(sparse)
             pruned = removal.graph_module

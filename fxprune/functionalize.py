@@ -18,6 +18,7 @@ from torch import fx
 from torch.fx.node import map_aggregate
 
 from fxprune.errors import TraceError
+from fxprune.facts.shapes import WRITES
 from fxprune.graph import called_module, caller_path, evaluating, place
 from fxprune.interpreter import Interpreter, plain
 from fxprune.tracing.source import is_own
@@ -47,9 +48,15 @@ _MAYBE_VIEWS = {
 def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
     """Rewrite the in-place ops of ``graph_module``; ``values`` holds every node's (fake) value.
 
+    Calls of the user's own functions that were seen to write into their arguments are refused too.
+
     Raises TraceError for an in-place op that has no exact out-of-place form here.
     """
     nodes = list(graph_module.graph.nodes)
+    for node in nodes:
+        if node.meta.pop(WRITES, False):
+            name = getattr(node.target, "__name__", node.target)
+            raise _refusal(node, f"({name}) writes into its arguments{_source(node)}")
     position = {node: index for index, node in enumerate(nodes)}
     mutating = [node for node in nodes if is_in_place(node)]
     storages = _Storages(nodes, values) if mutating else None

@@ -182,12 +182,12 @@ def _check_run(run: list[Step]) -> float:
     if not changed:
         return 0.0
     inputs = example_inputs_of(changed[0].before)
-    first, _ = run_float64(changed[0].before, inputs)
-    last, _ = run_float64(changed[-1].result.graph_module, inputs)
+    first = run_float64(changed[0].before, inputs)
+    last = run_float64(changed[-1].result.graph_module, inputs)
     _, relative = difference(first, last)
     if not relative <= TOLERANCE:
         for step in changed:
-            after, _ = run_float64(step.result.graph_module, inputs)
+            after = run_float64(step.result.graph_module, inputs)
             _, gap = difference(first, after)
             if not gap <= TOLERANCE:
                 raise _breach(step, inputs, gap)

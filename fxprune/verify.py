@@ -15,6 +15,7 @@ from fxprune.interpreter import Interpreter
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 
 TOLERANCE = 1e-9
+_SAMPLES = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,11 @@ class Verification:
 
 
 class _Float64(Interpreter):
-    """Runs a graph in float64 whatever its dtype, converting one module at a time."""
+    """Runs a graph in float64 whatever its dtype, converting one module at a time; may keep digests of all values."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.digests: dict[fx.Node, list[torch.Tensor]] | None = None
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(str(target))
@@ -59,7 +64,10 @@ class _Float64(Interpreter):
         return wide if isinstance(value, nn.Parameter) else wide.clone()  # a graph may update its buffers
 
     def run_node(self, n: fx.Node) -> Any:
-        return map_tensors(super().run_node(n), _widen)
+        value = map_tensors(super().run_node(n), _widen)
+        if self.digests is not None:
+            self.digests[n] = [part for tensor in tensors_in(value) for part in _digest(tensor)]
+        return value
 
 
 def _as_float64(module: nn.Module) -> nn.Module:
@@ -69,24 +77,37 @@ def _as_float64(module: nn.Module) -> nn.Module:
     return in_float64(module)
 
 
+def _digest(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """Return small tensors that differ wherever ``tensor`` does, but for accidents: samples, means and the shape."""
+    flat = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    flat = flat.detach().reshape(-1).double()
+    if flat.numel() <= 2 * _SAMPLES:
+        return [tensor.detach().clone()]
+    means = torch.stack([flat.mean(), flat.abs().mean()])
+    return [flat[:: len(flat) // _SAMPLES].clone(), means, torch.tensor(tensor.shape)]
+
+
 def _widen(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def run_float64(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> tuple[list[torch.Tensor], _Float64]:
-    """Return the output tensors of ``graph_module`` in eval mode in float64, and the interpreter that ran it.
+def run_float64(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> list[torch.Tensor]:
+    """Return the output tensors of ``graph_module`` in eval mode in float64.
 
     Those of every region in an opaque module, on the region's own example inputs, come after them.
     """
-    outputs, interpreter = _run(graph_module, inputs, keep=False)
+    outputs, _ = _run(graph_module, inputs)
     for path, region in graphs_of(graph_module):
         if path:
-            outputs += _run(region, example_inputs_of(region), keep=False)[0]
-    return outputs, interpreter
+            outputs += _run(region, example_inputs_of(region))[0]
+    return outputs
 
 
-def _run(graph_module: fx.GraphModule, inputs: Sequence[Any], keep: bool) -> tuple[list[torch.Tensor], _Float64]:
-    interpreter = _Float64(graph_module, keep=keep)
+def _run(
+    graph_module: fx.GraphModule, inputs: Sequence[Any], *, digests: bool = False
+) -> tuple[list[torch.Tensor], _Float64]:
+    interpreter = _Float64(graph_module)
+    interpreter.digests = {} if digests else None
     copies = map_tensors(copy_tensors(tuple(inputs)), _widen)
     with evaluating(graph_module), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -125,7 +146,7 @@ def verify(
     value is not that of the node of ``a`` with the same origin.
     """
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    absolute, relative = difference(run_float64(a, inputs)[0], run_float64(b, inputs)[0])
+    absolute, relative = difference(run_float64(a, inputs), run_float64(b, inputs))
     where = None if relative <= tolerance else first_difference(a, b, inputs, tolerance)
     return Verification(absolute, relative, where, tolerance)
 
@@ -144,14 +165,13 @@ def first_difference(a: fx.GraphModule, b: fx.GraphModule, inputs: Sequence[Any]
 
 
 def _first_difference(a: fx.GraphModule, b: fx.GraphModule, inputs: Sequence[Any], tolerance: float) -> str | None:
-    _, before = _run(a, inputs, keep=True)
-    _, after = _run(b, inputs, keep=True)
+    before, after = (_run(graph, inputs, digests=True)[1].digests or {} for graph in (a, b))
     twins = {name: node for node in a.graph.nodes for name in origins(node)}
     for node in b.graph.nodes:
         twin = twins.get(origins(node)[-1])
         if twin is None or node.op in ("get_attr", "output"):
             continue
-        _, relative = difference(tensors_in(before.env.get(twin)), tensors_in(after.env.get(node)))
+        _, relative = difference(before.get(twin, []), after.get(node, []))
         if relative > tolerance:
             kind = type(called_module(node)).__name__ if node.op == "call_module" else str(node.target)
             return f"{place(node)}, {kind}"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import example, tiny
+from torch import nn
 
 import fxprune
 from fxprune import passes
+from fxprune.graph import copy_graph_module, inherit
 from fxprune.verify import difference
 
 INF, NAN = float("inf"), float("nan")
@@ -55,3 +57,23 @@ def test_verifying_changes_neither_graph_nor_the_random_state() -> None:
     assert graph.training
     assert torch.equal(graph.get_buffer("stem.1.running_mean"), running)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_first_difference_in_large_values_is_found() -> None:
+    class Big(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            big = torch.relu(x).repeat(1, 1, 400, 400)
+            return torch.tanh(big).mean((2, 3))
+
+    a = fxprune.trace(Big(), torch.rand(1, 2, 2, 2))
+    b = copy_graph_module(a)
+    tanh = next(node for node in b.graph.nodes if node.target is torch.tanh)
+    with b.graph.inserting_after(tanh):
+        changed = b.graph.call_function(torch.mul, (tanh, 1.0001))
+    inherit(changed, tanh, made_by="test")
+    tanh.replace_all_uses_with(changed)
+    changed.args = (tanh, 1.0001)
+    b.recompile()
+    found = fxprune.verify(a, b, torch.rand(1, 2, 2, 2))
+    assert not found.equal
+    assert str(found.first_difference).startswith("mul")

@@ -82,9 +82,9 @@ def require_equal(
 ) -> None:
     """Hold the graph that is read back to the given one in float64, and the source to the graph that is read back."""
     inputs = map_tensors(tuple(examples), torch.Tensor.cpu)
-    expected, _ = run_float64(graph_module, examples)
+    expected = run_float64(graph_module, examples)
     try:
-        read, _ = run_float64(again, inputs)
+        read = run_float64(again, inputs)
         ours, theirs = _run(again, inputs), _run(model, inputs)
     except Exception as error:
         raise EmitError(f"what would be written does not run: {first_line(error)}") from error

@@ -20,9 +20,10 @@ from torch.nn import functional
 from fxprune.errors import TraceError
 from fxprune.graph import called_module, evaluating, has_hooks, is_opaque, module_path
 from fxprune.interpreter import Interpreter
-from fxprune.nests import copy_tensors, map_tensors
+from fxprune.nests import copy_tensors, map_tensors, tensors_in
 
 META = "tensor_meta"
+WRITES = "fxprune_writes"  # on a call of foreign code that was seen to write into its arguments
 
 
 class _NeedsData(Exception):
@@ -41,13 +42,27 @@ class _Recorder(Interpreter):
         if isinstance(source, FakeTensor) and is_batch_norm(n):
             self.values[n] = torch.empty_like(source)
             return self.values[n]
+        inputs = [(one, one._version) for one in self._tensors_read(n)] if is_foreign(n) else []
         try:
             self.values[n] = super().run_node(n)
         except (DataDependentOutputException, DynamicOutputShapeException):
             raise
         except Exception as error:
             raise TraceError(_explain(n, error)) from error
+        if any(one._version != version for one, version in inputs):
+            n.meta[WRITES] = True
         return self.values[n]
+
+    def _tensors_read(self, n: fx.Node) -> list[torch.Tensor]:
+        return [tensor for source in n.all_input_nodes for tensor in tensors_in(self.values[source])]
+
+
+def is_foreign(node: fx.Node) -> bool:
+    """Say whether ``node`` calls code that may do anything: a function of the user's, or an opaque module."""
+    if node.op == "call_module":
+        return is_opaque(called_module(node))
+    module = str(getattr(node.target, "__module__", None) or "")
+    return node.op == "call_function" and module.partition(".")[0] not in ("torch", "_operator", "builtins", "math")
 
 
 def is_batch_norm(node: fx.Node) -> bool:

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from fxprune.errors import TraceError
 from fxprune.facts.convs import NORM_CLASSES
+from fxprune.facts.shapes import is_foreign
 from fxprune.graph import attribute, evaluating, has_hooks
 from fxprune.interpreter import plain
 from fxprune.nests import map_tensors, tensors_in
@@ -175,7 +176,11 @@ class ValueTracer(SymbolicTracer):
             if node.op == "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
             function: Any = node.target
-            return function(*args, **kwargs)
+            inputs = [(tensor, tensor._version) for tensor in tensors_in((args, kwargs))] if is_foreign(node) else []
+            value = function(*args, **kwargs)
+            if any(tensor._version != version for tensor, version in inputs):
+                raise TraceError(f"{function.__name__} writes into its arguments")
+            return value
 
     @contextmanager
     def _really(self) -> Iterator[None]:

@@ -20,10 +20,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     try:
         with replacing(path) as unfinished, unfinished.open("wb") as file:
             torch.save({"format": FORMAT, **state}, file)
-    except (OSError, RuntimeError) as error:  # torch's zip writer wraps what the disk says
-        raise LoadError(
-            f"cannot write checkpoint {path}: {first_line(error)}; the last one is still there"
-        ) from error
+    except (OSError, RuntimeError) as error:  # torch's zip writer hides what the disk says
+        why = first_line(error) if isinstance(error, OSError) else f"is the disk full? ({first_line(error)})"
+        kept = "; the last one is still there" if path.exists() else ""
+        raise LoadError(f"cannot write checkpoint {path}: {why}{kept}") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

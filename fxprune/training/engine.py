@@ -12,6 +12,9 @@ from fxprune.training.settings import Settings
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+COMPILER = "inductor"
+"""The backend of torch.compile."""
+
 
 def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelerator:
     """Return accelerate's engine; under ``torchrun`` or ``accelerate launch`` one of several processes.
@@ -26,7 +29,7 @@ def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelera
         raise FxpruneError("training needs accelerate; pip install 'fxprune[train]'") from error
     options: dict[str, Any] = {"mixed_precision": "bf16" if settings.precision == "bf16" else "no"}
     if settings.compile:
-        options["dynamo_backend"] = "inductor"
+        options["dynamo_backend"] = COMPILER
     if settings.device == "cpu":
         options["cpu"] = True
     elif settings.device != "auto":

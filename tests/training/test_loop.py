@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import fx, nn
 
 import fxprune
@@ -157,17 +158,35 @@ def test_accumulating_is_the_same_step(data: ImageData) -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-def test_bf16(data: ImageData) -> None:
-    from accelerate.state import AcceleratorState
-
+@pytest.fixture
+def other_engine() -> Iterator[None]:
+    """Let a test make an engine of another kind than those of this process so far."""
     AcceleratorState._reset_state()
-    try:
-        sparse = sparse_network(data)
-        rows = train(sparse, data, replace(QUICK, precision="bf16"), quiet, target_macs=0.5)
-    finally:
-        AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.usefixtures("other_engine")
+def test_bf16(data: ImageData) -> None:
+    sparse = sparse_network(data)
+    rows = train(sparse, data, replace(QUICK, precision="bf16"), quiet, target_macs=0.5)
     assert all(parameter.dtype == torch.float32 for parameter in sparse.parameters())
     assert rows[-1]["top1"] > 0.6
+
+
+@pytest.mark.usefixtures("other_engine")
+def test_compiled(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, plain = sparse_network(data), sparse_network(data)
+    monkeypatch.setattr("fxprune.training.engine.COMPILER", "eager")  # torch.compile without a C++ compiler
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    train(compiled, data, replace(QUICK, epochs=1, compile=True), quiet, target_macs=0.5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1  # anew for each layer that closed
+    torch._dynamo.reset()
+    AcceleratorState._reset_state()
+    train(plain, data, replace(QUICK, epochs=1), quiet, target_macs=0.5)
+    for a, b in zip(compiled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_distillation_learns_the_teacher(data: ImageData) -> None:

@@ -1,6 +1,7 @@
 """CIFAR ResNets pruned by the shell command, against the same checkpoint fine-tuned for as many epochs.
 
     python benchmarks/cifar10.py resnet56 --data imagefolder:DIR --weights resnet56.th --targets 0.7 0.5 0.35
+    python benchmarks/cifar10.py resnet110 --data cifar10:DIR --targets 0.345 --epochs 200 --lr 0.1 --shrink-share 0.5
 
 Runs a plain fine-tuning and ``fxprune prune`` for each target, with the same settings, then measures all networks
 side by side and writes results/cifar10_NETWORK.json. Every arm goes on from its checkpoint after a kill; with
@@ -42,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", help="one of benchmarks/networks.py")
     parser.add_argument("--data", required=True, help="as for fxprune prune")
-    parser.add_argument("--weights", required=True, type=Path)
+    parser.add_argument("--weights", type=Path, help="without, all arms start from scratch, from the same weights")
     parser.add_argument("--targets", type=float, nargs="+", default=[0.5], help="shares of MACs to leave")
     parser.add_argument("--arm", help="baseline, or one of the targets: run only that, measure nothing")
     parser.add_argument("--epochs", type=int, default=8)
@@ -83,6 +84,7 @@ def fine_tune(arguments: argparse.Namespace, settings: Settings, folder: Path) -
     if (out / "report.json").exists():
         return
     data = load_data(arguments.data, IMAGE_SIZE)
+    torch.manual_seed(settings.seed)  # as the shell does
     network = build(arguments.network, arguments.weights)
     alone = Settings(**{**asdict(settings), "distill": 0.0})
     rows = train(network, data, alone, print, checkpoint=out / "checkpoint.pt", metrics=out / "metrics.jsonl")
@@ -97,8 +99,9 @@ def prune(arguments: argparse.Namespace, settings: Settings, target: float, fold
     out = folder / f"target-{target}"
     if (out / "report.json").exists():
         return
-    command = ["prune", f"benchmarks/networks.py:{arguments.network}", "--weights", str(arguments.weights)]
-    command += ["--data", arguments.data, "--image-size", str(IMAGE_SIZE), "--target-macs", str(target)]
+    command = ["prune", f"{HERE / 'networks.py'}:{arguments.network}", "--data", arguments.data]
+    command += ["--weights", str(arguments.weights)] if arguments.weights else []
+    command += ["--image-size", str(IMAGE_SIZE), "--target-macs", str(target)]
     command += ["--layers", arguments.layers, "--out", str(out)]
     for name in ("epochs", "lr", "shrink_share", "precision", "seed", "workers"):
         command += ["--" + name.replace("_", "-"), str(getattr(settings, name))]
@@ -140,10 +143,11 @@ def measure(arguments: argparse.Namespace, settings: Settings, folder: Path) -> 
     }
 
 
-def build(name: str, weights: Path) -> nn.Module:
-    """Return a network of networks.py with these weights."""
+def build(name: str, weights: Path | None) -> nn.Module:
+    """Return a network of networks.py with these weights, or with random ones."""
     network: nn.Module = getattr(networks, name)()
-    load_weights(network, weights)
+    if weights is not None:
+        load_weights(network, weights)
     return network
 
 

@@ -18,10 +18,11 @@ from torch import fx
 from torch.fx.node import map_aggregate
 
 from fxprune.errors import TraceError
-from fxprune.facts.shapes import WRITES
+from fxprune.facts.shapes import META, WRITES
 from fxprune.graph import called_module, caller_path, evaluating, place
 from fxprune.interpreter import Interpreter, plain
 from fxprune.tracing.source import is_own
+from fxprune.written import Written
 
 _OPERATORS = {
     getattr(operator, "i" + name): getattr(operator, name)
@@ -48,27 +49,25 @@ _MAYBE_VIEWS = {
 def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
     """Rewrite the in-place ops of ``graph_module``; ``values`` holds every node's (fake) value.
 
-    Calls of the user's own functions that were seen to write into their arguments are refused too.
+    So do calls of functions that torch.fx did not look into and that were seen to write into an argument.
 
     Raises TraceError for an in-place op that has no exact out-of-place form here.
     """
     nodes = list(graph_module.graph.nodes)
-    for node in nodes:
-        if node.meta.pop(WRITES, False):
-            name = getattr(node.target, "__name__", node.target)
-            raise _refusal(node, f"({name}) writes into its arguments{_source(node)}")
+    writes = {node: _written_argument(node, values) for node in nodes if WRITES in node.meta}
+    values |= {node: values[target] for node, target in writes.items()}
     position = {node: index for index, node in enumerate(nodes)}
-    mutating = [node for node in nodes if is_in_place(node)]
+    mutating = [node for node in nodes if node in writes or is_in_place(node)]
     storages = _Storages(nodes, values) if mutating else None
     runner = Interpreter(graph_module)
     for node in mutating:
-        target = _mutated(node)
+        target = writes.get(node) or _mutated(node)
         if target is None or storages is None:
             continue
         if not isinstance(values.get(target), torch.Tensor):
             _make_functional(node)  # a size or another number: nothing is written to
             continue
-        if storages.is_state(target):
+        if storages.is_state(target) and node not in writes:
             continue  # a buffer that the model updates: stays in place, and dead code elimination keeps it
         readers = {alias: _readers_after(alias, position, node) for alias in storages.aliases(target)}
         late = {alias: users for alias, users in readers.items() if users and alias is not node}
@@ -77,13 +76,30 @@ def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> N
                 raise _refusal(
                     node, f"changes a tensor that {users[0].name} reads through {alias.name}{_source(node)}"
                 )
-        _make_functional(node)
-        _require_same_kind(runner, node, values)
+        if node in writes:
+            node.target = Written(node.target, node.args.index(target))
+            node.meta[META] = target.meta[META]
+        else:
+            _make_functional(node)
+            _require_same_kind(runner, node, values)
         for alias, users in late.items():
             alias.replace_all_uses_with(node, delete_user_cb=set(users).__contains__, propagate_meta=False)
     if mutating:
         graph_module.graph.lint()
         graph_module.recompile()
+
+
+def _written_argument(node: fx.Node, values: dict[fx.Node, Any]) -> fx.Node:
+    """Return the one argument that a call of foreign code writes into; raises TraceError if it is not that simple."""
+    name = getattr(node.target, "__name__", node.target)
+    indices = node.meta.pop(WRITES)
+    if node.op != "call_function" or node.kwargs or len(indices) != 1 or indices[0] is None:
+        raise _refusal(node, f"({name}) writes into its arguments{_source(node)}")
+    target, result = node.args[indices[0]], values[node]
+    assert isinstance(target, fx.Node)
+    if (node.users and result is not values[target]) or target.op == "get_attr":
+        raise _refusal(node, f"({name}) writes into an argument and returns something else{_source(node)}")
+    return target
 
 
 def _refusal(node: fx.Node, why: str) -> TraceError:

@@ -13,6 +13,7 @@ from fxprune.emission.state_layout import StateLayout, TensorSpec
 from fxprune.emission.variables import Variables
 from fxprune.errors import EmitError
 from fxprune.graph import module_path
+from fxprune.written import Written
 
 _CONTAINER = '''class _Layers(nn.Module):
     """Layers under names that nn.ModuleDict keeps for itself."""
@@ -24,6 +25,17 @@ _CONTAINER = '''class _Layers(nn.Module):
 
     def __getitem__(self, name):
         return self.get_submodule(name)
+
+
+'''
+
+
+_WRITTEN = '''def _written(function, position, *arguments):
+    """Call function, which writes into the argument at position, with a copy of that, and return the copy."""
+    changed = list(arguments)
+    changed[position] = arguments[position].clone()
+    function(*changed)
+    return changed[position]
 
 
 '''
@@ -47,6 +59,7 @@ def python_source(graph: fx.Graph, layout: StateLayout, name: str) -> str:
         forward = _forward(graph, expressions, hidden)
     init = _init(layout)
     helper = _CONTAINER if any("_Layers(" in line for line in init) else ""
+    helper += _WRITTEN if any(isinstance(node.target, Written) for node in graph.nodes) else ""
     body = "\n".join(
         [
             "class Model(nn.Module):",

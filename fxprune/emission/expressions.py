@@ -18,6 +18,7 @@ from fxprune.emission.vocabulary import name_of, refused_attribute, refused_meth
 from fxprune.errors import EmitError
 from fxprune.graph import place
 from fxprune.operators import INFIX
+from fxprune.written import Written
 
 
 class Expressions:
@@ -59,6 +60,10 @@ class Expressions:
             if refused := refused_attribute(node.args[1]):
                 raise EmitError(f"it reads the attribute {node.args[1]}, {refused}; it cannot be emitted")
             return f"{arguments[0]}.{node.args[1]}"
+        if isinstance(node.target, Written):
+            self.needed.add("_written")
+            function = self._function(node.target.function)
+            return f"_written({', '.join([function, str(node.target.position), *arguments])})"
         return self._function(node.target) + call
 
     def _function(self, function: Any) -> str:

@@ -21,6 +21,7 @@ from fxprune.emission.state_layout import StateLayout
 from fxprune.emission.vocabulary import function_named, name_of, refused_attribute, refused_method
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.graph import ORIGIN, PASSES, PATH, attribute, place, set_parameter, set_submodule
+from fxprune.written import Written
 
 SCHEMA = 2
 _OPS = ("placeholder", "get_attr", "call_module", "call_function", "call_method", "output")
@@ -59,6 +60,8 @@ def _node_to_data(node: fx.Node) -> dict[str, Any]:
 def _function_to_data(function: Any) -> Any:
     if function is getattr:
         return "getattr"
+    if isinstance(function, Written):
+        return {"written": _function_to_data(function.function), "position": function.position}
     record = record_of(function)
     if record is not None:
         return {"record": asdict(record)}
@@ -134,6 +137,8 @@ def _container(root: nn.Module, path: str) -> nn.Module:
 
 
 def _function_from_data(target: Any, args: tuple[Any, ...], records: dict[Record, type[Any]]) -> Callable[..., Any]:
+    if isinstance(target, dict) and "written" in target:
+        return Written(function_named(target["written"]), int(target["position"]))
     if isinstance(target, dict):
         fields = target["record"]
         record = Record(fields["kind"], fields["name"], tuple(fields["fields"]))

@@ -23,7 +23,7 @@ from fxprune.interpreter import Interpreter
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 
 META = "tensor_meta"
-WRITES = "fxprune_writes"  # on a call of foreign code that was seen to write into its arguments
+WRITES = "fxprune_writes"  # on a call of foreign code: which of its arguments it was seen to write into
 
 
 class _NeedsData(Exception):
@@ -43,14 +43,18 @@ class _Recorder(Interpreter):
             self.values[n] = torch.empty_like(source)
             return self.values[n]
         inputs = [(one, one._version) for one in self._tensors_read(n)] if is_foreign(n) else []
+        direct = [self.values.get(one) if isinstance(one, fx.Node) else None for one in n.args]
         try:
             self.values[n] = super().run_node(n)
         except (DataDependentOutputException, DynamicOutputShapeException):
             raise
         except Exception as error:
             raise TraceError(_explain(n, error)) from error
-        if any(one._version != version for one, version in inputs):
-            n.meta[WRITES] = True
+        changed = [one for one, version in inputs if one._version != version]
+        if changed:
+            n.meta[WRITES] = tuple(
+                next((index for index, value in enumerate(direct) if value is one), None) for one in changed
+            )
         return self.values[n]
 
     def _tensors_read(self, n: fx.Node) -> list[torch.Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import Block, assert_state_equal, example, module_at, randomize, state_of
-from torch import fx, nn
+from torch import nn
 
 import fxprune
 from fxprune import passes
@@ -19,13 +19,6 @@ from fxprune.inspection import inspect_graph
 from fxprune.nests import tensors_in
 from fxprune.tracing.tiers import opaque_modules
 from fxprune.verify import difference
-
-
-def add_into(x: torch.Tensor, y: torch.Tensor) -> None:
-    x.add_(y)
-
-
-fx.wrap("add_into")
 
 CHAIN = [passes.RemoveResConvs(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
 
@@ -284,24 +277,3 @@ def test_opaque_calls_are_known_by_their_node() -> None:
     graph = fxprune.trace(WithOneChoosyBlock(), torch.randn(2, 3, 6, 6))
     (node,) = [n for n in graph.graph.nodes if n.target == "choosy"]
     assert isinstance(called_module(node), Choosy)
-
-
-def test_a_function_that_writes_into_its_arguments_stays_where_it_is() -> None:
-    class Writes(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(4, 4, 3, padding=1)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            y = self.conv(x)
-            add_into(y, x)  # a leaf to torch.fx; nothing reads what it returns
-            return y * 2
-
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), Writes(), nn.Conv2d(4, 4, 3, padding=1)).eval()
-    x = torch.randn(2, 3, 8, 8)
-    graph = fxprune.trace(model, x)
-    assert [(one.path, one.hidden_convs) for one in opaque_modules(graph)] == [("1", 0)]
-    assert "add_into writes into its arguments" in opaque_modules(graph)[0].reason
-    simplified = fxprune.Pipeline([passes.Simplify()])(graph).graph_module
-    assert torch.equal(simplified(x), model(x))

@@ -39,7 +39,8 @@ class SteeredL1(ProximalL1):
         target_macs: the share of the graph's MACs to leave.
         steps: after how many steps the target is met.
         probe_inputs: the inputs on which layers are compared; the graph's example inputs by default.
-        window: over how many turns a layer is shrunk (2: the next starts when the last is half closed).
+        window: how long a layer is shrunk: its share of the MACs to save, times the steps, times this (2: the next
+            starts when the last is half closed).
 
     Raises:
         TargetError: the target cannot be met; says what can.
@@ -62,6 +63,7 @@ class SteeredL1(ProximalL1):
         self.steps = max(1, steps)
         self.window = window
         self.order: list[str] = []
+        self._shares: list[float] = []
         self._damages: dict[str, float] = {}
         self._gates = self._gates_now()
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
@@ -69,28 +71,30 @@ class SteeredL1(ProximalL1):
         macs = total_macs(graph_module)
         self._surplus = macs - target_macs * graph_module.meta.get(TRACED_MACS, macs)
         mean = sum(layer.macs for layer in self._found.values()) / len(self._found)
-        self._turns = min(len(self._found), max(0, math.ceil(self._surplus / mean)))
+        self._end = 1 + (window - 1) * min(1.0, mean / max(self._surplus, 1))  # when the last layer is about closed
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Move every chosen gate towards zero as the schedule asks; the others stay as they are."""
         self.steps_done += 1
-        turns = max(self._turns, 1) - 1 + self.window
-        turn = self.steps_done / self.steps * turns
-        while (len(self.order) <= turn or self.steps_done >= self.steps) and not self._target_is_met():
-            self.order.append(self._next_layer())
-        fall = 2 * turns / (self.steps * self.window)
+        time = self.steps_done / self.steps * self._end  # in shares of the MACs to save
+        while (time >= sum(self._shares) or self.steps_done >= self.steps) and not self._target_is_met():
+            path, share = self._next_layer()
+            self.order.append(path)
+            self._shares.append(share)
         for path, layer in self.layers.items():
             if layer.closed:
                 layer.close()  # momentum may have moved it
             elif path not in self.order:
                 layer.gate.fill_(self._gates[path])
             else:
-                highest = 1 - (turn - self.order.index(path)) / self.window
+                index = self.order.index(path)
+                span = max(self.window * self._shares[index], self._end / self.steps)
+                highest = 1 - (time - sum(self._shares[:index])) / span
                 if highest <= 1e-9 or self.steps_done >= self.steps:
                     layer.close()
                     continue
-                last = self._gates[path]
+                last, fall = self._gates[path], 2 * self._end / (self.steps * span)
                 layer.gate.clamp_(max(0.0, last - fall), min(last, highest))
                 self._gates[path] = float(layer.gate)
 
@@ -99,8 +103,8 @@ class SteeredL1(ProximalL1):
         rest = [layer for path, layer in self._found.items() if path not in self.order]
         return count_for_target(self.graph_module, chosen + rest, self.target_macs) <= len(chosen)
 
-    def _next_layer(self) -> str:
-        """Return the layer, per MAC saved, whose half-closed gate changes the outputs least."""
+    def _next_layer(self) -> tuple[str, float]:
+        """Return the layer whose half-closed gate changes the outputs least per MAC saved, and its share of them."""
         gone: set[fx.Node] = set()
         surplus = self._surplus
         for path in self.order:
@@ -114,7 +118,8 @@ class SteeredL1(ProximalL1):
         }
         candidates = [path for path in saved if path not in self.order]
         damages = self._damages_of(candidates, saved)
-        return _agreed(min(damages, key=lambda path: damages[path] / max(saved[path], 1)))
+        path = _agreed(min(damages, key=lambda path: damages[path] / max(saved[path], 1)))
+        return path, saved[path] / max(self._surplus, 1)
 
     def _damages_of(self, candidates: list[str], saved: Mapping[str, int]) -> dict[str, float]:
         """Return the output change of each candidate that may be the least, per MAC saved.
@@ -169,12 +174,18 @@ class SteeredL1(ProximalL1):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the graph's own state."""
-        return {**super().state_dict(), "order": list(self.order), "damages": dict(self._damages)}
+        return {
+            **super().state_dict(),
+            "order": list(self.order),
+            "shares": list(self._shares),
+            "damages": dict(self._damages),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from ``state``; load the graph's own state first."""
         super().load_state_dict(state)
         self.order = list(state["order"])
+        self._shares = list(state["shares"])
         self._damages = dict(state["damages"])
         self._gates = self._gates_now()
 

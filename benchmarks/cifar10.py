@@ -30,6 +30,7 @@ from fxprune.latency import compare_latency
 from fxprune.models import load_weights
 from fxprune.passes import FoldBatchNorm, Simplify
 from fxprune.training.data import load_data, sample_inputs
+from fxprune.training.evaluation import evaluate
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
@@ -89,9 +90,10 @@ def fine_tune(arguments: argparse.Namespace, settings: Settings, folder: Path) -
     alone = Settings(**{**asdict(settings), "distill": 0.0})
     rows = train(network, data, alone, print, checkpoint=out / "checkpoint.pt", metrics=out / "metrics.jsonl")
     network = network.cpu().to(memory_format=torch.contiguous_format)
+    top1 = evaluate(network, data.held_out, workers=settings.workers)  # in float32, as the pruned ones
     torch.save(network.state_dict(), out / "weights.pt")
     epochs = [{name: row[name] for name in ("epoch", "loss", "top1", "seconds")} for row in rows if "epoch" in row]
-    write_json(out / "report.json", {"top1": epochs[-1]["top1"], "path": epochs})
+    write_json(out / "report.json", {"top1": top1, "path": epochs})
 
 
 def prune(arguments: argparse.Namespace, settings: Settings, target: float, folder: Path) -> None:

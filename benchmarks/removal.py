@@ -57,7 +57,8 @@ def main() -> None:
     shares = list(SHARES)
     for epoch, batches in enumerate(epochs):
         sparse.train()
-        for images, labels in loader(Seeded(data.train, epoch), batches, workers=arguments.workers):
+        for batch in loader(Seeded(data.train, epoch), batches, workers=arguments.workers):
+            images, labels = batch
             loss = functional.cross_entropy(sparse(images), labels)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch

@@ -147,8 +147,14 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     )
     if target_macs is None and strength is None:
         target_macs = 0.5
-    if teacher_weights is not None and not options["distill"]:
-        raise click.UsageError("--teacher-weights needs --distill SHARE")
+    given = click.get_current_context().get_parameter_source
+    for option, needed, is_there in (
+        ("teacher_weights", "--distill", options["distill"] > 0),
+        ("temperature", "--distill", options["distill"] > 0),
+        ("shrink_share", "no --strength", strength is None),
+    ):
+        if given(option) is click.core.ParameterSource.COMMANDLINE and not is_there:
+            raise click.UsageError(f"--{option.replace('_', '-')} needs {needed}")
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
     settings = Settings(**options)

@@ -64,6 +64,7 @@ class ProximalL1:
         else:
             self.strength = dict.fromkeys(self.layers, float(strength))
         self.steps_done = 0
+        self._left: tuple[list[str] | None, float] = None, 1.0  # for these closed layers
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -88,13 +89,17 @@ class ProximalL1:
     @property
     def left(self) -> float:
         """The share of the traced graph's MACs that is left without the closed layers."""
+        closed = self.closed
+        if self._left[0] == closed:
+            return self._left[1]
         macs = total_macs(self.graph_module)
         gone: set[fx.Node] = set()
         saved = 0
-        for path in self.closed:
+        for path in closed:
             saved += self._found[path].macs_beside(gone)
             gone |= self._found[path].nodes
-        return float((macs - saved) / self.graph_module.meta.get(TRACED_MACS, macs))
+        self._left = closed, float((macs - saved) / self.graph_module.meta.get(TRACED_MACS, macs))
+        return self._left[1]
 
     def close_zeros(self) -> None:
         """Close the layers whose scale is exactly zero: they stay so, and need not be computed any more."""

@@ -67,7 +67,7 @@ class SteeredL1(ProximalL1):
         self._damages: dict[str, float] = {}
         self._gates = self._gates_now()
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
-        count_for_target(graph_module, list(self._found.values()), target_macs)  # raises if it cannot be met
+        self._is_met = count_for_target(graph_module, list(self._found.values()), target_macs) == 0  # or raises
         macs = total_macs(graph_module)
         self._surplus = macs - target_macs * graph_module.meta.get(TRACED_MACS, macs)
         mean = sum(layer.macs for layer in self._found.values()) / len(self._found)
@@ -77,17 +77,19 @@ class SteeredL1(ProximalL1):
     def step(self, lr: float) -> None:
         """Move every chosen gate towards zero as the schedule asks; the others stay as they are."""
         self.steps_done += 1
+        for path, layer in self.layers.items():
+            if path not in self.order and not layer.closed:
+                layer.gate.fill_(self._gates[path])  # before the choice, which compares layers as they are
         time = self.steps_done / self.steps * self._end  # in shares of the MACs to save
-        while (time >= sum(self._shares) or self.steps_done >= self.steps) and not self._target_is_met():
+        while (time >= sum(self._shares) or self.steps_done >= self.steps) and not self._is_met:
             path, share = self._next_layer()
             self.order.append(path)
             self._shares.append(share)
+            self._is_met = self._target_is_met()
         for path, layer in self.layers.items():
             if layer.closed:
                 layer.close()  # momentum may have moved it
-            elif path not in self.order:
-                layer.gate.fill_(self._gates[path])
-            else:
+            elif path in self.order:
                 index = self.order.index(path)
                 span = max(self.window * self._shares[index], self._end / self.steps)
                 highest = 1 - (time - sum(self._shares[:index])) / span
@@ -118,8 +120,20 @@ class SteeredL1(ProximalL1):
         }
         candidates = [path for path in saved if path not in self.order]
         damages = self._damages_of(candidates, saved)
-        path = _agreed(min(damages, key=lambda path: damages[path] / max(saved[path], 1)))
+        path = self._agreed(min(damages, key=lambda path: damages[path] / max(saved[path], 1)))
         return path, saved[path] / max(self._surplus, 1)
+
+    def _agreed(self, choice: str) -> str:
+        """Return the first process's choice, and take over its units: each process has statistics of its own."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return choice
+        resconvs = {path: layer for path, layer in self.layers.items() if isinstance(layer, ResConv)}
+        known: list[Any] = [choice, {path: float(layer.input_rms) for path, layer in resconvs.items()}]
+        distributed.broadcast_object_list(known, src=0)
+        for path, layer in resconvs.items():
+            layer.input_rms.fill_(known[1][path])
+        agreed: str = known[0]
+        return agreed
 
     def _damages_of(self, candidates: list[str], saved: Mapping[str, int]) -> dict[str, float]:
         """Return the output change of each candidate that may be the least, per MAC saved.
@@ -188,15 +202,7 @@ class SteeredL1(ProximalL1):
         self._shares = list(state["shares"])
         self._damages = dict(state["damages"])
         self._gates = self._gates_now()
-
-
-def _agreed(choice: str) -> str:
-    """Return the first process's choice; arithmetic may differ by a last bit between devices."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return choice
-    choices = [choice]
-    distributed.broadcast_object_list(choices, src=0)
-    return choices[0]
+        self._is_met = self._target_is_met()
 
 
 def _relative_difference(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:

@@ -181,16 +181,17 @@ def step_batches(count: int, batch_size: int, seed: int) -> list[list[int]]:
 
 
 def loader(data: Dataset[Any], index_batches: Sequence[Sequence[int]], *, workers: int = 0) -> DataLoader[Any]:
-    """Return a loader of (images, labels), a batch for each list of indices; samples that are None are left out."""
+    """Return a loader of (images, labels), a batch for each list of indices; samples that are None are left out.
+
+    A batch of which no sample is left is None.
+    """
     batches: Any = index_batches  # torch's types ask for a Sampler, its code for any iterable
     return DataLoader(data, batch_sampler=batches, num_workers=workers, collate_fn=_collate)
 
 
 def _collate(samples: list[Any]) -> Any:
     readable = [sample for sample in samples if sample is not None]
-    if not readable:
-        raise LoadError(f"none of the {len(samples)} images of a batch can be read")
-    return default_collate(readable)
+    return default_collate(readable) if readable else None
 
 
 class Seeded(Dataset[Any]):

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from fxprune.errors import FxpruneError
 from fxprune.training.settings import Settings
 
@@ -30,13 +32,18 @@ def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelera
     options: dict[str, Any] = {"mixed_precision": "bf16" if settings.precision == "bf16" else "no"}
     if settings.compile:
         options["dynamo_backend"] = COMPILER
-    if settings.device == "cpu":
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if settings.device == "cpu" or (processes > 1 and settings.device == "auto" and not torch.cuda.is_available()):
         options["cpu"] = True
-    elif settings.device != "auto":
+    elif processes > 1 and settings.device not in ("auto", "cuda"):
+        raise FxpruneError(f"{processes} processes cannot share device {settings.device}; leave out --device")
+    elif processes == 1 and settings.device != "auto":
         os.environ["ACCELERATE_TORCH_DEVICE"] = settings.device
     if folder is not None and is_tensorboard_available():
         options |= {"log_with": "tensorboard", "project_dir": str(folder)}
     accelerator = Accelerator(**options)
+    if accelerator.num_processes != processes:
+        raise FxpruneError(f"{processes} processes were started, but accelerate runs {accelerator.num_processes}")
     share = settings.accumulate * accelerator.num_processes
     if settings.batch_size % share:
         raise FxpruneError(

@@ -39,7 +39,10 @@ def evaluate(
     counts = torch.zeros(2, dtype=torch.long, device=device)
     with _modes_kept(model), torch.no_grad():
         model.eval()
-        for images, labels in loader(data, index_batches, workers=workers):
+        for batch in loader(data, index_batches, workers=workers):
+            if batch is None:
+                continue
+            images, labels = batch
             logits = model(to_device(images, device))
             check_labels(logits, labels)
             counts += torch.stack([(logits.argmax(1).cpu() == labels).sum(), torch.tensor(len(labels))]).to(device)
@@ -55,16 +58,18 @@ def recalibrate(model: nn.Module, batches: DataLoader[Any], count: int) -> None:
     While scales moved, the running means lagged behind. Norms that keep no statistics, and frozen ones (in eval mode
     while the model trains), stay as they are.
     """
-    norms = [module for module in model.modules() if isinstance(module, _NORMS) and module.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
     device = device_of(model)
     with _modes_kept(model), torch.no_grad():
         model.train()
+        norms = [module for module in model.modules() if isinstance(module, _NORMS) and module.track_running_stats]
+        norms = [norm for norm in norms if norm.training]
+        momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # torch's word for a plain mean
-        for images, _ in islice(batches, count):
-            model(to_device(images, device))
+        for batch in islice(batches, count):
+            if batch is not None:
+                model(to_device(batch[0], device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

@@ -136,6 +136,8 @@ def prune_on_data(
     without = accuracy(removed)
     say(f"removed {len(removal.steps[0].result.rewritten)} layers: held-out top-1 {trained:.2%} -> {without:.2%}")
     if settings.finetune_epochs:
+        for layer in layers_of(removed):
+            layer.module.trained_scale.requires_grad_(False)  # what stays, stays as it is
         short = replace(settings, epochs=settings.finetune_epochs, lr=settings.lr / 10)
         train(
             removed,

@@ -1,4 +1,4 @@
-"""The training loop of the recipe, on Hugging Face accelerate: the same steps on one process and on many."""
+"""The training loop of the recipe, on Hugging Face accelerate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import Progress
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, LoadError
 from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
 from fxprune.pipeline import Pipeline
 from fxprune.sparsity import ProximalL1, parameter_groups
@@ -77,8 +77,10 @@ class Trainer:
         start = time.monotonic()
         self.prepare()
         self.model.train()
-        for images, labels in loader(Seeded(self.data.train, seed), mine[first:], workers=settings.workers):
-            value = self._train_step(images, labels)
+        for batch in loader(Seeded(self.data.train, seed), mine[first:], workers=settings.workers):
+            if batch is None:
+                raise LoadError(f"none of the images of step {self.step} can be read")
+            value = self._train_step(*batch)
             self.loss_sum += value
             if self.step % _STEPS_A_ROW == 0:
                 self.metrics.write({"step": self.step, "loss": value, **self._state()})
@@ -140,7 +142,7 @@ class Trainer:
         if not math.isfinite(value):
             raise FxpruneError(
                 f"the loss became {value} at step {self.step}; the last checkpoint is kept: "
-                "lower the learning rate and run again"
+                "run again with a lower learning rate, in another folder"
             )
         self.optimizer.step()
         self.step += 1

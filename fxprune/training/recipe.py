@@ -17,6 +17,7 @@ from torch import fx, nn
 from fxprune.errors import LoadError, first_line
 from fxprune.sparsity import ProximalL1
 from fxprune.steering import SteeredL1
+from fxprune.trace import require_finite
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
 from fxprune.training.data import ImageData, Seeded, loader, sample_inputs, step_batches
 from fxprune.training.engine import make_accelerator
@@ -72,13 +73,17 @@ def train(
     run = {"settings": settings.shared(), "target_macs": target_macs, "strength": strength}
     if checkpoint is not None and checkpoint.exists():
         _resume(checkpoint, run, trainer)
-        log.resume(trainer.step)
         say(f"resuming after {_where(trainer)} from {checkpoint}")
+    log.resume(trainer.step)
+    steps = accelerator.gather(torch.tensor([trainer.step], device=device)).tolist()
+    if len(set(steps)) > 1:
+        raise LoadError(f"the processes' checkpoints are at steps {steps}: --out must be one folder that all share")
     saved = time.monotonic()
 
     def save() -> None:
         nonlocal saved
         saved = time.monotonic()
+        require_finite(model)
         if checkpoint is not None and accelerator.is_main_process:
             save_checkpoint(checkpoint, {**run, **_state(trainer)})
 
@@ -99,7 +104,9 @@ def train(
     trainer.finish()
     if settings.recalibrate:
         seed = settings.seed * 100_003 + settings.epochs
-        batches = step_batches(len(data.train), settings.batch_size, seed)  # type: ignore[arg-type]
+        part = settings.batch_size // (settings.accumulate * accelerator.num_processes)
+        batches = step_batches(len(data.train), part, seed)  # type: ignore[arg-type]
+        torch.manual_seed(seed)
         recalibrate(model, loader(Seeded(data.train, seed), batches, workers=settings.workers), settings.recalibrate)
     return log.rows
 

@@ -13,7 +13,9 @@ _WHERE = ("workers", "device", "compile", "checkpoint_minutes")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train; the same settings give the same training on one process and on many.
+    """How to train; the same settings take the same steps on one process and on many.
+
+    Batch norms see the images of one process and one part of a step at a time, as in torch's own DDP.
 
     Attributes:
         epochs: passes over the training images.

@@ -91,8 +91,10 @@ def test_an_image_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.warns(FxpruneWarning, match=r"val/a/1\.jpg.*left out"):
         labels = next(iter(loader(data.held_out, [range(4)])))[1]
     assert labels.tolist() == [0, 1, 1]
-    with pytest.warns(FxpruneWarning), pytest.raises(LoadError, match="none of the 1 images"):
-        next(iter(loader(data.held_out, [[1]])))
+    with pytest.warns(FxpruneWarning):
+        assert next(iter(loader(data.held_out, [[1]]))) is None
+    with pytest.warns(FxpruneWarning):
+        assert 0 <= evaluate(model, data.held_out, batch_size=1) <= 1
 
 
 def test_a_class_without_images(tmp_path: Path) -> None:

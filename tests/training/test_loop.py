@@ -1,4 +1,4 @@
-"""Training with layer scales: closed layers are not computed; kills and the number of processes change nothing."""
+"""Training with layer scales: closed layers are not computed; kills change nothing, nor do several processes."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from fxprune.facts.costs import total_macs
 from fxprune.passes import RemoveLayers
 from fxprune.prune import insert_scales
 from fxprune.sparsity import ProximalL1
-from fxprune.training.checkpoint import save_checkpoint
+from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
 from fxprune.training.data import ImageData, load_data, sample_inputs
 from fxprune.training.engine import make_accelerator
 from fxprune.training.evaluation import evaluate, recalibrate
+from fxprune.training.job import prune_on_data
 from fxprune.training.loop import Trainer, distillation
 from fxprune.training.metrics import Metrics, read_metrics
 from fxprune.training.recipe import train
@@ -169,7 +170,11 @@ def other_engine() -> Iterator[None]:
 @pytest.mark.usefixtures("other_engine")
 def test_bf16(data: ImageData) -> None:
     sparse = sparse_network(data)
+    seen = set()
+    conv = next(module for module in sparse.modules() if isinstance(module, nn.Conv2d))
+    conv.register_forward_hook(lambda *call: seen.add(call[2].dtype))
     rows = train(sparse, data, replace(QUICK, precision="bf16"), quiet, target_macs=0.5)
+    assert torch.bfloat16 in seen
     assert all(parameter.dtype == torch.float32 for parameter in sparse.parameters())
     assert rows[-1]["top1"] > 0.6
 
@@ -214,6 +219,38 @@ def test_recalibrating_measures_plain_means() -> None:
     torch.testing.assert_close(norm.running_mean, mean)
     assert norm.momentum == 0.1
     assert norm.training
+
+
+def test_recalibrating_leaves_frozen_norms_alone() -> None:
+    class Frozen(nn.BatchNorm2d):
+        def train(self, mode: bool = True) -> Frozen:
+            super().train(False)
+            return self
+
+    norm = Frozen(2)
+    before = norm.running_mean.clone()  # type: ignore[union-attr]
+    recalibrate(norm, [(torch.randn(4, 2, 3, 3) + 5, torch.zeros(4))], 1)  # type: ignore[arg-type]
+    assert torch.equal(norm.running_mean, before)  # type: ignore[arg-type]
+
+
+def test_fine_tuning_leaves_the_gates_as_they_are(data: ImageData, tmp_path: Path) -> None:
+    settings = replace(QUICK, finetune_epochs=1, recalibrate=2, lr=0.05)
+    said: list[str] = []
+    report = prune_on_data(network(), data, tmp_path / "out", settings, target_macs=0.6, say=said.append)
+    assert report["accuracy_before_removal"] == report["accuracy_after_removal"]
+    assert [row["step"] for row in read_metrics(tmp_path / "out" / "finetune.jsonl")][-1] == 21
+    assert fxprune.load_emitted(tmp_path / "out")
+    state = load_checkpoint(tmp_path / "out" / "finetune.pt")["model"]
+    gates = {name: float(value) for name, value in state.items() if name.endswith(".gate")}
+    assert gates
+    assert set(gates.values()) == {1.0}
+
+
+def test_rows_of_a_run_without_a_checkpoint_go(data: ImageData, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 50, "loss": 1.0}\n')
+    rows = train(network(), data, replace(QUICK, epochs=1), quiet, metrics=tmp_path / "metrics.jsonl")
+    assert read_metrics(tmp_path / "metrics.jsonl") == rows
+    assert len(rows) == 1
 
 
 def test_a_label_outside_the_range(data: ImageData) -> None:
@@ -301,7 +338,7 @@ sparse = sparse_network(data, lambda _: nn.Identity())
 for module in sparse.modules():
     if isinstance(module, nn.Dropout):
         module.p = 0.0
-settings = Settings(epochs=1, lr=0.02, batch_size=64, shrink_share=0.5, device="cpu", accumulate=int(sys.argv[2]))
+settings = Settings(epochs=1, lr=0.02, batch_size=64, shrink_share=0.5, accumulate=int(sys.argv[2]))
 train(sparse, data, settings, print, target_macs=0.5)
 from accelerate import PartialState
 state = PartialState()

@@ -107,7 +107,9 @@ def test_the_shortcut_is_in_units_of_the_input_at_the_choice() -> None:
             layer.gate.sub_(0.01)  # as an optimizer's step does
     shrink.step(0.1)
     assert all(layer.input_rms.item() > 1.5 * was for (_, layer), was in zip(resconvs(graph), stale, strict=True))
-    shrink.layers[shrink.order[0]].assign(scale=1.0, shortcut=0.0)
+    chosen = shrink.layers[shrink.order[0]]
+    assert isinstance(chosen, fxprune.ResConv)
+    chosen.assign(scale=1.0, shortcut=0.0)
     assert torch.equal(graph(torch.ones(1, 3, 8, 8)), reference)
 
 
@@ -125,7 +127,7 @@ def test_layers_that_would_do_more_damage_are_not_tried_again() -> None:
 def test_macs_fall_evenly_over_all_the_steps() -> None:
     graph = sparse_graph()
     shrink = fxprune.SteeredL1(graph, target_macs=0.3, steps=100)
-    closed_at = {}
+    closed_at: dict[str, int] = {}
     for step in range(1, 101):
         shrink.step(0.1)
         closed_at |= {path: step for path in shrink.closed if path not in closed_at}

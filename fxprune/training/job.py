@@ -131,10 +131,11 @@ def prune_on_data(
     sparse.cpu().to(memory_format=torch.contiguous_format).eval()
     removable = len(layers_of(sparse))
     cut = passes.RemoveLayers(threshold=0.0, target_macs=None if strength is None else target_macs)
-    removal = Pipeline([cut])(sparse)
+    results = [Pipeline([cut] if settings.finetune_epochs else [cut, *AFTER_TRAINING])(sparse)]
+    removal = results[0].steps[0].result
     removed = removal.graph_module
     without = accuracy(removed)
-    say(f"removed {len(removal.steps[0].result.rewritten)} layers: held-out top-1 {trained:.2%} -> {without:.2%}")
+    say(f"removed {len(removal.rewritten)} layers: held-out top-1 {trained:.2%} -> {without:.2%}")
     if settings.finetune_epochs:
         for layer in layers_of(removed):
             layer.module.trained_scale.requires_grad_(False)  # what stays, stays as it is
@@ -149,10 +150,11 @@ def prune_on_data(
             metrics=out / "finetune.jsonl",
             accelerator=accelerator,
         )
-    removed.cpu().to(memory_format=torch.contiguous_format).eval()
-    fusing = Pipeline(AFTER_TRAINING)(removed)
-    pruned = fusing.graph_module
-    say(str(fusing))
+        removed.cpu().to(memory_format=torch.contiguous_format).eval()
+        results.append(Pipeline(AFTER_TRAINING)(removed))
+    for result in results:
+        say(str(result))
+    pruned = results[-1].graph_module
     report: dict[str, Any] = {
         "schema": REPORT_SCHEMA,
         **(extra or {}),
@@ -161,12 +163,12 @@ def prune_on_data(
         "params_before": total_params(traced),
         "params_after": total_params(pruned),
         "layers_removable": removable,
-        "layers_removed": [site.path for site in removal.steps[0].result.rewritten],
+        "layers_removed": [site.path for site in removal.rewritten],
         "accuracy_before": before,
         "accuracy_before_removal": trained,
         "accuracy_after_removal": without,
         "accuracy_after": accuracy(pruned),
-        "max_relative_difference": max(found.max_relative or 0.0 for found in (inserted, removal, fusing)),
+        "max_relative_difference": max(found.max_relative or 0.0 for found in (inserted, *results)),
         "latency_ms": latencies(traced.to(accelerator.device), pruned),
         "path": [_point(row) for row in path if "epoch" in row],
         "settings": {**asdict(settings), "target_macs": target_macs, "strength": strength, "layers": layers},
@@ -185,7 +187,7 @@ def prune_on_data(
     }
     if accelerator.is_main_process:
         emit(pruned.cpu(), out)
-        write_text(out / "diff.txt", str(diff(traced, pruned, results=[inserted, removal, fusing])) + "\n")
+        write_text(out / "diff.txt", str(diff(traced, pruned, results=[inserted, *results])) + "\n")
         write_json(out / "report.json", report)
     accelerator.end_training()
     return report

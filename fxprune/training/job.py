@@ -100,6 +100,7 @@ def prune_on_data(
     :func:`fxprune.training.recipe.train` raises.
     """
     start = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
     accelerator = accelerator or make_accelerator(settings, out)
     accelerator.init_trackers("tensorboard")
     traced = trace(model, sample_inputs(data, _EXAMPLES))

@@ -20,6 +20,7 @@ import networks
 import torch
 from provenance import provenance
 from torch import nn
+from training_arguments import add_training_arguments, settings_from
 
 import fxprune
 from fxprune.cli import cli
@@ -43,30 +44,16 @@ def main() -> None:
     """Run the arms that are not done yet, measure, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", help="one of benchmarks/networks.py")
-    parser.add_argument("--data", required=True, help="as for fxprune prune")
     parser.add_argument("--weights", type=Path, help="without, all arms start from scratch, from the same weights")
     parser.add_argument("--targets", type=float, nargs="+", default=[0.5], help="shares of MACs to leave")
     parser.add_argument("--arm", help="baseline, or one of the targets: run only that, measure nothing")
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--shrink-share", type=float, default=0.25)
     parser.add_argument("--distill", type=float, default=0.0, help="with the fine-tuned baseline as the teacher")
     parser.add_argument("--layers", default="all", help="as for fxprune prune")
-    parser.add_argument("--precision", default="float32", help="as for fxprune prune")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
+    add_training_arguments(parser, epochs=8, lr=0.05)
     arguments = parser.parse_args()
 
-    settings = Settings(
-        epochs=arguments.epochs,
-        lr=arguments.lr,
-        shrink_share=arguments.shrink_share,
-        distill=arguments.distill,
-        precision=arguments.precision,
-        seed=arguments.seed,
-        workers=arguments.workers,
-    )
+    settings = settings_from(arguments)
     folder = arguments.runs / f"{arguments.network}-cifar10-seed{settings.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     if arguments.arm in (None, "baseline"):

@@ -19,6 +19,7 @@ import networks
 import torch
 from provenance import provenance
 from torch import nn
+from training_arguments import add_training_arguments, settings_from
 
 import fxprune
 from fxprune.facts.costs import total_macs, total_params
@@ -38,24 +39,11 @@ def main() -> None:
     """Train the arms that are not done yet, compare them, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", choices=["plain20", "plain56"])
-    parser.add_argument("--data", required=True, help="as for fxprune prune")
     parser.add_argument("--arm", choices=["plain", "resconv"], help="train only this one")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
+    add_training_arguments(parser, epochs=20, lr=0.1)
     arguments = parser.parse_args()
 
-    settings = Settings(
-        epochs=arguments.epochs,
-        lr=arguments.lr,
-        weight_decay=1e-4,
-        precision=arguments.precision,
-        seed=arguments.seed,
-        workers=arguments.workers,
-    )
+    settings = settings_from(arguments, weight_decay=1e-4)
     data = load_data(arguments.data, IMAGE_SIZE)
     arms = {}
     for arm in ("plain", "resconv"):

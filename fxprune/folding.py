@@ -56,6 +56,11 @@ def in_float64(module: _Weighted) -> _Weighted:
     return wide  # type: ignore[return-value]
 
 
+def widen(tensor: torch.Tensor) -> torch.Tensor:
+    """Return ``tensor`` in float64 if it holds floating-point numbers, else as it is."""
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
 def rounded(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Return ``value`` (float64) with dtype, device and memory layout of ``like``; what it was before is kept."""
     if like.shape == value.shape:

@@ -1,4 +1,4 @@
-"""Python's operators as graphs call them: how each is written, and under which names sums and products go."""
+"""What graphs call: how Python writes its operators, the names of sums and products, what is torch's own."""
 
 from __future__ import annotations
 
@@ -28,3 +28,9 @@ INFIX: dict[Any, str] = {
 }
 ADDITIONS: tuple[Any, ...] = (operator.add, torch.add, "add")
 PRODUCTS: tuple[Any, ...] = (operator.mul, torch.mul, "mul")
+
+
+def is_torchs_own(function: Any) -> bool:
+    """Say whether ``function`` is torch's or one of Python's operators, not code that may do anything."""
+    home = str(getattr(function, "__module__", ""))
+    return home.partition(".")[0] == "torch" or home in ("_operator", "math", "builtins")

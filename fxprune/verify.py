@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.folding import exact, in_float64
+from fxprune.folding import exact, in_float64, widen
 from fxprune.graph import called_module, evaluating, example_inputs_of, graphs_of, origins, place
 from fxprune.interpreter import Interpreter
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
@@ -64,7 +64,7 @@ class _Float64(Interpreter):
         return wide if isinstance(value, nn.Parameter) else wide.clone()  # a graph may update its buffers
 
     def run_node(self, n: fx.Node) -> Any:
-        value = map_tensors(super().run_node(n), _widen)
+        value = map_tensors(super().run_node(n), widen)
         if self.digests is not None:
             self.digests[n] = [part for tensor in tensors_in(value) for part in _digest(tensor)]
         return value
@@ -87,10 +87,6 @@ def _digest(tensor: torch.Tensor) -> list[torch.Tensor]:
     return [flat[:: len(flat) // _SAMPLES].clone(), means, torch.tensor(tensor.shape)]
 
 
-def _widen(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
 def run_float64(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> list[torch.Tensor]:
     """Return the output tensors of ``graph_module`` in eval mode in float64.
 
@@ -108,7 +104,7 @@ def _run(
 ) -> tuple[list[torch.Tensor], _Float64]:
     interpreter = _Float64(graph_module)
     interpreter.digests = {} if digests else None
-    copies = map_tensors(copy_tensors(tuple(inputs)), _widen)
+    copies = map_tensors(copy_tensors(tuple(inputs)), widen)
     with evaluating(graph_module), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return tensors_in(interpreter.run(*copies)), interpreter

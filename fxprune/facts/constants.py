@@ -15,10 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.errors import first_line
 from fxprune.facts.state import updated_reads
-from fxprune.folding import exact, in_float64
+from fxprune.folding import exact, in_float64, widen
 from fxprune.functionalize import is_in_place
 from fxprune.graph import attribute, called_module, has_hooks
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
+from fxprune.operators import is_torchs_own
 
 # Layers that compute the same in train and eval mode and keep no state.
 _STATELESS = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Linear, nn.ReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax)
@@ -50,7 +51,7 @@ class Constants:
         """Return what ``node`` computes if everything is computed in float64, as verification does."""
         if node not in self._wide:
             assert self.obstacle(node) is None
-            self._wide[node] = map_tensors(_run(node, self._graph_module, self.wide_value, wide=True), _widen)
+            self._wide[node] = map_tensors(_run(node, self._graph_module, self.wide_value, wide=True), widen)
         return self._wide[node]
 
     def leaves(self, *nodes: fx.Node) -> list[fx.Node]:
@@ -89,7 +90,7 @@ class Constants:
             known = type(module) in _STATELESS and not has_hooks(module)
             return None if known else f"it goes through {node.target}, a {type(module).__name__}"
         name = getattr(node.target, "__name__", str(node.target))
-        if node.op == "call_function" and not _is_torchs_own(node.target):
+        if node.op == "call_function" and not is_torchs_own(node.target):
             return f"{name} is not a function of torch"
         return f"{node.name} reads uninitialised memory" if name in _UNINITIALISED else None
 
@@ -135,12 +136,3 @@ def _run(node: fx.Node, graph_module: fx.GraphModule, read: Any, wide: bool) -> 
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         return node.target(*args, **kwargs)  # type: ignore[operator]
-
-
-def _is_torchs_own(function: Any) -> bool:
-    home = str(getattr(function, "__module__", ""))
-    return home in ("torch", "_operator", "math", "builtins") or home.startswith("torch.")
-
-
-def _widen(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor

@@ -21,6 +21,7 @@ from fxprune.errors import TraceError
 from fxprune.graph import called_module, evaluating, has_hooks, is_opaque, module_path
 from fxprune.interpreter import Interpreter
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
+from fxprune.operators import is_torchs_own
 
 META = "tensor_meta"
 WRITES = "fxprune_writes"  # on a call of foreign code: which of its arguments it was seen to write into
@@ -43,7 +44,6 @@ class _Recorder(Interpreter):
             self.values[n] = torch.empty_like(source)
             return self.values[n]
         inputs = [(one, one._version) for one in self._tensors_read(n)] if is_foreign(n) else []
-        direct = [self.values.get(one) if isinstance(one, fx.Node) else None for one in n.args]
         try:
             self.values[n] = super().run_node(n)
         except (DataDependentOutputException, DynamicOutputShapeException):
@@ -52,6 +52,7 @@ class _Recorder(Interpreter):
             raise TraceError(_explain(n, error)) from error
         changed = [one for one, version in inputs if one._version != version]
         if changed:
+            direct = [self.values[one] if isinstance(one, fx.Node) else None for one in n.args]
             n.meta[WRITES] = tuple(
                 next((index for index, value in enumerate(direct) if value is one), None) for one in changed
             )
@@ -65,8 +66,7 @@ def is_foreign(node: fx.Node) -> bool:
     """Say whether ``node`` calls code that may do anything: a function of the user's, or an opaque module."""
     if node.op == "call_module":
         return is_opaque(called_module(node))
-    module = str(getattr(node.target, "__module__", None) or "")
-    return node.op == "call_function" and module.partition(".")[0] not in ("torch", "_operator", "builtins", "math")
+    return node.op == "call_function" and not is_torchs_own(node.target)
 
 
 def is_batch_norm(node: fx.Node) -> bool:

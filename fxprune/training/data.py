@@ -170,14 +170,22 @@ def _open_image(path: str | Path) -> Any:
         raise LoadError(f"cannot read image {path}: {error}") from error
 
 
+def steps_per_epoch(data: ImageData, batch_size: int) -> int:
+    """Return the number of steps that the training images make; :func:`step_batches` shuffles them into as many."""
+    return _steps(len(data.train), batch_size)  # type: ignore[arg-type]  # every map-style data set has a length
+
+
+def _steps(count: int, batch_size: int) -> int:
+    return max(1, count // batch_size)
+
+
 def step_batches(count: int, batch_size: int, seed: int) -> list[list[int]]:
     """Return one epoch of ``count`` samples, shuffled by ``seed``, as the indices of each step's batch.
 
     All batches are full, unless there is only one.
     """
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    full = max(1, count // batch_size)
-    return [order[step * batch_size : (step + 1) * batch_size] for step in range(full)]
+    return [order[step * batch_size : (step + 1) * batch_size] for step in range(_steps(count, batch_size))]
 
 
 def loader(data: Dataset[Any], index_batches: Sequence[Sequence[int]], *, workers: int = 0) -> DataLoader[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +17,7 @@ from fxprune.errors import FxpruneError, LoadError
 from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
 from fxprune.pipeline import Pipeline
 from fxprune.sparsity import ProximalL1, parameter_groups
-from fxprune.training.data import ImageData, Seeded, loader, step_batches
+from fxprune.training.data import ImageData, Seeded, loader, step_batches, steps_per_epoch
 from fxprune.training.evaluation import check_labels, evaluate, to_device
 from fxprune.training.metrics import Metrics
 from fxprune.training.settings import Schedule, Settings
@@ -52,7 +53,7 @@ class Trainer:
     ) -> None:
         self.model, self.data, self.settings, self.shrink, self.teacher = model, data, settings, shrink, teacher
         self.accelerator, self.metrics = accelerator, metrics
-        self.steps_per_epoch = len(step_batches(len(data.train), settings.batch_size, 0))  # type: ignore[arg-type]
+        self.steps_per_epoch = steps_per_epoch(data, settings.batch_size)
         self.schedule = Schedule(settings.lr, self.steps_per_epoch * settings.epochs)
         groups = parameter_groups(model, settings.weight_decay)
         self.optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
@@ -133,10 +134,8 @@ class Trainer:
         total = torch.zeros((), device=accelerator.device)
         parts = list(zip(images.chunk(settings.accumulate), labels.chunk(settings.accumulate), strict=True))
         for number, (part, part_labels) in enumerate(parts, start=1):
-            if number < len(parts):
-                with accelerator.no_sync(self._network):
-                    total += self._backward(part, part_labels, len(images))
-            else:
+            is_last = number == len(parts)
+            with nullcontext() if is_last else accelerator.no_sync(self._network):
                 total += self._backward(part, part_labels, len(images))
         value = float(accelerator.reduce(total, "mean"))
         if not math.isfinite(value):
@@ -182,7 +181,8 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"lr": self.schedule.at(self.step - 1)}
         if self.shrink is not None:
-            state |= {"layers_left": len(self.shrink.layers) - len(self.shrink.zeros), "macs_left": self.shrink.left}
+            left = len(self.shrink.layers) - len(self.shrink.closed)
+            state |= {"layers_left": left, "macs_left": self.shrink.left}
         return state
 
     def _note(self, loss: float) -> str:

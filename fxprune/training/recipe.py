@@ -19,7 +19,7 @@ from fxprune.sparsity import ProximalL1
 from fxprune.steering import SteeredL1
 from fxprune.trace import require_finite
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
-from fxprune.training.data import ImageData, Seeded, loader, sample_inputs, step_batches
+from fxprune.training.data import ImageData, Seeded, loader, sample_inputs, step_batches, steps_per_epoch
 from fxprune.training.engine import make_accelerator
 from fxprune.training.evaluation import recalibrate
 from fxprune.training.loop import Trainer
@@ -120,7 +120,7 @@ def _shrinking(
     if strength is not None:
         return ProximalL1(model, strength)
     assert target_macs is not None
-    steps = len(step_batches(len(data.train), settings.batch_size, 0)) * settings.epochs  # type: ignore[arg-type]
+    steps = steps_per_epoch(data, settings.batch_size) * settings.epochs
     return SteeredL1(
         model,
         target_macs=target_macs,

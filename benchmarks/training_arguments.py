@@ -1,0 +1,27 @@
+"""The arguments that benchmarks which train have in common, and the settings that they make."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from fxprune.training.settings import Settings
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, *, epochs: int, lr: float) -> None:
+    """Add the options for data and training, with these defaults."""
+    parser.add_argument("--data", required=True, help="as for fxprune prune")
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--lr", type=float, default=lr)
+    parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
+
+
+def settings_from(arguments: argparse.Namespace, **more: Any) -> Settings:
+    """Return the settings that the arguments name, and ``more``."""
+    given = vars(arguments)
+    return Settings(**{one.name: given[one.name] for one in fields(Settings) if one.name in given}, **more)

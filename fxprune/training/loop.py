@@ -182,7 +182,9 @@ class Trainer:
         state: dict[str, Any] = {"lr": self.schedule.at(self.step - 1)}
         if self.shrink is not None:
             left = len(self.shrink.layers) - len(self.shrink.closed)
-            state |= {"layers_left": left, "macs_left": self.shrink.left}
+            scales = {path: round(layer.effective_scale, 4) for path, layer in self.shrink.layers.items()}
+            moved = {path: scale for path, scale in scales.items() if self.metrics.scales.get(path) != scale}
+            state |= {"layers_left": left, "macs_left": self.shrink.left, "scales": moved}
         return state
 
     def _note(self, loss: float) -> str:

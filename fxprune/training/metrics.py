@@ -14,6 +14,8 @@ from fxprune.files import write_text
 class Metrics:
     """Rows of numbers, appended to a file as JSON lines; each holds the optimizer step after which it was taken.
 
+    "scales" holds the effective scales of the layers, by path, that are not what they were in the row before.
+
     Args:
         path: the file; None keeps the rows in memory only.
         accelerator: whose trackers get the numbers too, and whose main process alone writes.
@@ -22,6 +24,7 @@ class Metrics:
     def __init__(self, path: Path | None, accelerator: Any) -> None:
         self.path = path if accelerator.is_main_process else None
         self.rows: list[dict[str, Any]] = []
+        self.scales: dict[str, float] = {}  # as the rows so far tell them
         self._accelerator = accelerator
         self._name = "metrics" if path is None else path.stem
 
@@ -30,16 +33,20 @@ class Metrics:
         if self.path is None or not self.path.exists():
             return
         self.rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+        for row in self.rows:
+            self.scales |= row.get("scales", {})
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row."""
         self.rows.append(row)
+        self.scales |= row.get("scales", {})
         if self.path is not None:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-        numbers = {f"{self._name}/{name}": value for name, value in row.items() if name != "step"}
-        self._accelerator.log(numbers, step=row["step"])
+        scales = {f"scales/{path}": scale for path, scale in row.get("scales", {}).items()}
+        numbers = {name: value for name, value in (row | scales).items() if name not in ("step", "scales")}
+        self._accelerator.log({f"{self._name}/{name}": value for name, value in numbers.items()}, step=row["step"])
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from torch import fx, nn
 import fxprune
 from fxprune.errors import FxpruneError, LoadError
 from fxprune.facts.costs import total_macs
+from fxprune.facts.layers import layers
 from fxprune.passes import RemoveLayers
 from fxprune.prune import insert_scales
 from fxprune.sparsity import ProximalL1
@@ -85,6 +86,13 @@ def test_the_target_is_met_by_zeros_whose_removal_changes_nothing(data: ImageDat
     assert [row["epoch"] for row in epochs] == [1, 2]
     assert epochs[-1]["macs_left"] == pytest.approx(total_macs(removed) / before)
     assert read_metrics(tmp_path / "metrics.jsonl") == rows
+    told: dict[str, float] = {}
+    for row in rows:
+        assert all(told.get(path) != scale for path, scale in row["scales"].items())
+        told |= row["scales"]
+    now = {layer.path: layer.scale for layer in layers(sparse)}
+    assert told == pytest.approx(now, abs=1e-4)
+    assert 0 in now.values()
 
 
 def test_closed_layers_are_not_computed(data: ImageData, tmp_path: Path) -> None:

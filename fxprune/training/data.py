@@ -10,7 +10,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from fxprune.errors import FxpruneError, FxpruneWarning, LoadError
+from fxprune.training.in_memory import InMemory
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _HELD_OUT_DIGITS = 450
+_SMALL = 64  # pixels: what is shifted and mirrored, not cropped at random
 
 
 @dataclass(frozen=True)
@@ -37,30 +39,65 @@ class ImageData:
     classes: int
     shape: tuple[int, int, int]
 
+    def to(self, device: torch.device) -> ImageData:
+        """Return the same data with the images that are kept in memory on ``device``."""
+
+        def move(data: Dataset[Any]) -> Dataset[Any]:
+            return data.to(device) if isinstance(data, InMemory) else data
+
+        return replace(self, train=move(self.train), plain_train=move(self.plain_train), held_out=move(self.held_out))
+
 
 def load_data(
-    spec: str, image_size: int | None = None, *, on_bad_image: Literal["fail", "skip"] = "fail"
+    spec: str,
+    image_size: int | None = None,
+    *,
+    on_bad_image: Literal["fail", "skip"] = "fail",
+    in_memory: bool = False,
 ) -> ImageData:
     """Open the data set that ``spec`` names; ``image_size`` is the side in pixels that the model takes.
 
     An image of a folder that cannot be read is an error that names it, or with "skip" a warning, and it is left out.
+    With ``in_memory`` images of up to 64 pixels are decoded once, to be kept and augmented on the device
+    (:meth:`ImageData.to`).
 
     Raises:
         LoadError: there is no such data, or it is not laid out as it should be.
+        FxpruneError: the images are too large to be kept in memory.
     """
     kind, _, folder = spec.partition(":")
     if kind == "digits":
+        if in_memory:
+            raise FxpruneError("the digits always are in memory; leave out --in-memory")
         return _digits(image_size or 8)
     if kind not in ("cifar10", "imagefolder"):
         raise LoadError(f"unknown data {spec!r}; use digits, cifar10:DIR or imagefolder:DIR")
     root = Path(folder)
     if not folder or not root.is_dir():
         raise LoadError(f"{spec}: there is no folder {folder!r}")
-    return (
-        _cifar10(root, image_size or 32)
-        if kind == "cifar10"
-        else _image_folder(root, image_size or 224, on_bad_image == "skip")
+    size = image_size or (32 if kind == "cifar10" else 224)
+    if in_memory and size > _SMALL:
+        raise FxpruneError(f"images of {size} pixels are not kept in memory, only up to {_SMALL}: set --image-size")
+    data = (
+        _cifar10(root, size, in_memory) if kind == "cifar10" else _image_folder(root, size, on_bad_image, in_memory)
     )
+    return _decoded(data) if in_memory else data
+
+
+def _decoded(data: ImageData) -> ImageData:
+    """Return ``data``, of uint8 images, with all of them decoded."""
+
+    def decode(images: Dataset[Any]) -> InMemory:
+        count = len(images)  # type: ignore[arg-type]  # every map-style data set has a length
+        indices = [list(range(first, min(first + 1000, count))) for first in range(0, count, 1000)]
+        batches = [batch for batch in loader(images, indices, workers=default_workers()) if batch is not None]
+        if not batches:
+            raise LoadError("none of the images can be read")
+        pixels, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        return InMemory(pixels, labels, IMAGENET_MEAN, IMAGENET_STD)
+
+    train = decode(data.plain_train)
+    return replace(data, train=train, plain_train=train, held_out=decode(data.held_out))
 
 
 def _digits(size: int) -> ImageData:
@@ -97,13 +134,18 @@ class _Augmented(Dataset[Any]):
         return self.transform(image), label
 
 
-def _transforms(size: int) -> tuple[Any, Any]:
-    """Return the (train, eval) transforms: small images are shifted and mirrored, large ones cropped at random."""
+def _transforms(size: int, in_memory: bool) -> tuple[Any, Any]:
+    """Return the (train, eval) transforms: small images are shifted and mirrored, large ones cropped at random.
+
+    With ``in_memory`` both only make uint8 tensors of one size; :class:`InMemory` does the rest.
+    """
     from torchvision.transforms import v2
 
     finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-    if size <= 64:
+    if size <= _SMALL:
         same = v2.Resize((size, size))
+        if in_memory:
+            return (v2.Compose([same, v2.ToImage()]),) * 2
         augment = [same, v2.RandomCrop(size, padding=size // 8), v2.RandomHorizontalFlip()]
         return v2.Compose([*augment, *finish]), v2.Compose([same, *finish])
     augment = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
@@ -111,10 +153,10 @@ def _transforms(size: int) -> tuple[Any, Any]:
     return v2.Compose([*augment, *finish]), v2.Compose([*centre, *finish])
 
 
-def _cifar10(root: Path, size: int) -> ImageData:
+def _cifar10(root: Path, size: int, in_memory: bool) -> ImageData:
     from torchvision.datasets import CIFAR10
 
-    augmented, plain = _transforms(size)
+    augmented, plain = _transforms(size, in_memory)
     try:
         train, plain_train, held_out = (
             CIFAR10(root, train=is_train, transform=transform)
@@ -125,7 +167,7 @@ def _cifar10(root: Path, size: int) -> ImageData:
     return ImageData(train, plain_train, held_out, 10, (3, size, size))
 
 
-def _image_folder(root: Path, size: int, skip_bad: bool) -> ImageData:
+def _image_folder(root: Path, size: int, on_bad_image: str, in_memory: bool) -> ImageData:
     from torchvision.datasets import ImageFolder
 
     class Folder(ImageFolder):  # type: ignore[misc]  # torchvision ships no types
@@ -133,7 +175,7 @@ def _image_folder(root: Path, size: int, skip_bad: bool) -> ImageData:
             try:
                 return super().__getitem__(index)
             except LoadError as error:
-                if not skip_bad:
+                if on_bad_image != "skip":
                     raise
                 warnings.warn(f"{error}; it is left out", FxpruneWarning, stacklevel=1)
                 return None
@@ -143,7 +185,7 @@ def _image_folder(root: Path, size: int, skip_bad: bool) -> ImageData:
         raise LoadError(
             f"imagefolder:{root}: expected {root}/train and {root}/val (or test), one folder a class in each"
         )
-    augmented, plain = _transforms(size)
+    augmented, plain = _transforms(size, in_memory)
     try:
         train, plain_train, held_out = (
             Folder(folder, transform=transform, loader=_open_image)
@@ -191,13 +233,17 @@ def step_batches(count: int, batch_size: int, seed: int) -> list[list[int]]:
 def loader(data: Dataset[Any], index_batches: Sequence[Sequence[int]], *, workers: int = 0) -> DataLoader[Any]:
     """Return a loader of (images, labels), a batch for each list of indices; samples that are None are left out.
 
-    A batch of which no sample is left is None.
+    A batch of which no sample is left is None. Images that are kept in memory need no ``workers``.
     """
     batches: Any = index_batches  # torch's types ask for a Sampler, its code for any iterable
+    if isinstance(data.base if isinstance(data, Seeded) else data, InMemory):
+        workers = 0
     return DataLoader(data, batch_sampler=batches, num_workers=workers, collate_fn=_collate)
 
 
-def _collate(samples: list[Any]) -> Any:
+def _collate(samples: Any) -> Any:
+    if isinstance(samples, tuple):
+        return samples  # a batch already, by InMemory
     readable = [sample for sample in samples if sample is not None]
     return default_collate(readable) if readable else None
 
@@ -221,6 +267,12 @@ class Seeded(Dataset[Any]):
             return self.base[index]
         finally:
             torch.default_generator.set_state(state)
+
+    def __getitems__(self, indices: Sequence[int]) -> Any:
+        """Return the samples of a batch, or of images in memory the batch itself."""
+        if isinstance(self.base, InMemory):
+            return self.base.augmented(indices, self.seed)
+        return [self[index] for index in indices]
 
 
 def sample_inputs(data: ImageData, count: int) -> torch.Tensor:

@@ -107,6 +107,7 @@ def prune_on_data(
     inserted = insert_scales(traced, layers)
     sparse = inserted.graph_module
     teacher = copy.deepcopy(teacher or traced) if settings.distill else None
+    data = data.to(accelerator.device)
 
     def accuracy(graph_module: fx.GraphModule) -> float:
         graph_module.to(accelerator.device)

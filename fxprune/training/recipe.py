@@ -66,6 +66,7 @@ def train(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     if teacher is not None:
         teacher.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    data = data.to(device)
     log = Metrics(metrics, accelerator)
     shrink = _shrinking(model, data, settings, target_macs, strength)
     uses_teacher = teacher if settings.distill else None

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fxprune.errors import FxpruneWarning, LoadError
-from fxprune.training.data import Seeded, load_data, loader, sample_inputs, step_batches
+from fxprune.errors import FxpruneError, FxpruneWarning, LoadError
+from fxprune.training.data import IMAGENET_MEAN, IMAGENET_STD, Seeded, load_data, loader, sample_inputs, step_batches
 from fxprune.training.evaluation import evaluate
 
 
@@ -109,3 +109,55 @@ def test_a_class_without_images(tmp_path: Path) -> None:
 def test_cifar10_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="no CIFAR-10 batches"):
         load_data(f"cifar10:{tmp_path}")
+
+
+def write_images(root: Path, counts: dict[str, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for folder, count in counts.items():
+        (root / folder).mkdir(parents=True)
+        for number in range(count):
+            pixels = torch.randint(0, 256, (16, 16, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(root / folder / f"{number}.png")
+
+
+def test_images_in_memory_are_the_same_images(tmp_path: Path) -> None:
+    write_images(tmp_path, {"train/cat": 5, "train/dog": 4, "val/cat": 2, "val/dog": 1})
+    spec = f"imagefolder:{tmp_path}"
+    plain, kept = load_data(spec, 16), load_data(spec, 16, in_memory=True).to(torch.device("cpu"))
+    for a, b in ((plain.plain_train, kept.plain_train), (plain.held_out, kept.held_out)):
+        count = len(a)  # type: ignore[arg-type]
+        for one, other in zip(*(next(iter(loader(data, [range(count)]))) for data in (a, b)), strict=True):
+            assert torch.allclose(one.float(), other.float(), atol=1e-6)
+    assert torch.allclose(sample_inputs(plain, 3), sample_inputs(kept, 3), atol=1e-6)
+
+
+def test_images_in_memory_are_shifted_and_mirrored_by_seed_and_index(tmp_path: Path) -> None:
+    write_images(tmp_path, {"train/cat": 40, "val/cat": 1})
+    kept = load_data(f"imagefolder:{tmp_path}", 16, in_memory=True)
+
+    def batch(indices: list[int], seed: int) -> torch.Tensor:
+        images: torch.Tensor = next(iter(loader(Seeded(kept.train, seed), [indices], workers=2)))[0]
+        return images
+
+    first = batch(list(range(40)), seed=1)
+    assert torch.equal(first[7:9], batch([7, 8], seed=1))
+    assert not torch.equal(first, batch(list(range(40)), seed=2))
+    plain = next(iter(loader(kept.plain_train, [range(40)])))[0]
+    black = (-torch.tensor(IMAGENET_MEAN) / torch.tensor(IMAGENET_STD)).view(-1, 1, 1)
+    moved = 0
+    for image, original in zip(first, plain, strict=True):
+        padded = black.expand(3, 20, 20).clone()
+        padded[:, 2:18, 2:18] = original
+        shifted = [padded[:, y : y + 16, x : x + 16] for y in range(5) for x in range(5)]
+        found = [(n, f) for n, s in enumerate(shifted) for f in (s, s.flip(2)) if torch.allclose(f, image, atol=1e-6)]
+        assert found
+        moved += found[0][0] != 12
+    assert moved > 20
+
+
+def test_large_images_are_not_kept_in_memory(tmp_path: Path) -> None:
+    write_images(tmp_path, {"train/cat": 1, "val/cat": 1})
+    with pytest.raises(FxpruneError, match="224 pixels are not kept in memory"):
+        load_data(f"imagefolder:{tmp_path}", in_memory=True)
+    with pytest.raises(FxpruneError, match="leave out --in-memory"):
+        load_data("digits", in_memory=True)

@@ -8,6 +8,7 @@ for ...:
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,8 +17,9 @@ import torch
 from torch import distributed, fx
 
 from fxprune.errors import FxpruneError
-from fxprune.facts.costs import total_macs
-from fxprune.facts.layers import count_for_target
+from fxprune.facts.costs import node_params, total_macs
+from fxprune.facts.layers import Layer, count_for_target
+from fxprune.facts.shapes import shape
 from fxprune.graph import TRACED_MACS, evaluating, example_inputs_of, graphs_of
 from fxprune.nests import map_tensors, tensors_in
 from fxprune.resconv import ResConv
@@ -30,8 +32,11 @@ class SteeredL1(ProximalL1):
     One layer after the other is shrunk, each over a window of steps, while the others train on with their gates as
     they are: shrinking all at once pulls every layer down before any reaches zero, and a gate that nobody asked for
     can overthrow the training. The next layer is the one whose half-closed gate changes the graph's outputs least at
-    that moment, per MAC that its removal saves; its shortcut is measured in units of its input as it is then. A
-    chosen gate may fall faster than the schedule asks, at most twice as fast. A layer that reached zero is closed.
+    that moment, per MAC that its removal saves, weighed by what the network cannot learn again: times the square root
+    of the layer's parameters per MAC (of two layers that cost the same, the one that reads a larger image with fewer
+    parameters goes first), and over the number of layers left whose outputs have its shape (the last of a stage is
+    worth more than the first). Its shortcut is measured in units of its input as it is then. A chosen gate may fall
+    faster than the schedule asks, at most twice as fast. A layer that reached zero is closed.
     Under torch.distributed, the first process chooses for all.
 
     Args:
@@ -66,6 +71,7 @@ class SteeredL1(ProximalL1):
         self._shares: list[float] = []
         self._damages: dict[str, float] = {}
         self._gates = self._gates_now()
+        self._worth = {path: _parameters_per_mac(layer) ** 0.5 for path, layer in self._found.items()}
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
         self._is_met = count_for_target(graph_module, list(self._found.values()), target_macs) == 0  # or raises
         macs = total_macs(graph_module)
@@ -119,8 +125,12 @@ class SteeredL1(ProximalL1):
             if layer.node not in gone
         }
         candidates = [path for path in saved if path not in self.order]
-        damages = self._damages_of(candidates, saved)
-        path = self._agreed(min(damages, key=lambda path: damages[path] / max(saved[path], 1)))
+        left = Counter(shape(self._found[path].node) for path in candidates)
+        weights = {
+            path: self._worth[path] / left[shape(self._found[path].node)] / max(saved[path], 1) for path in candidates
+        }
+        damages = self._damages_of(candidates, weights)
+        path = self._agreed(min(damages, key=lambda path: damages[path] * weights[path]))
         return path, saved[path] / max(self._surplus, 1)
 
     def _agreed(self, choice: str) -> str:
@@ -135,8 +145,8 @@ class SteeredL1(ProximalL1):
         agreed: str = known[0]
         return agreed
 
-    def _damages_of(self, candidates: list[str], saved: Mapping[str, int]) -> dict[str, float]:
-        """Return the output change of each candidate that may be the least, per MAC saved.
+    def _damages_of(self, candidates: list[str], weights: Mapping[str, float]) -> dict[str, float]:
+        """Return the output change of each candidate that may be the least, times its weight.
 
         Closing a layer seldom makes another one easier to miss, so those known from an earlier turn to do more damage
         than the best so far are not tried again (lazy greedy, Minoux 1978).
@@ -147,8 +157,8 @@ class SteeredL1(ProximalL1):
         found: dict[str, float] = {}
         best = math.inf
         with evaluating(self.graph_module):
-            for path in sorted(candidates, key=lambda path: self._damages.get(path, 0.0) / max(saved[path], 1)):
-                if self._damages.get(path, 0.0) / max(saved[path], 1) > best:
+            for path in sorted(candidates, key=lambda path: self._damages.get(path, 0.0) * weights[path]):
+                if self._damages.get(path, 0.0) * weights[path] > best:
                     break
                 region, gate = self._found[path].region, self.layers[path].gate
                 # What opaque code returns may jump with the data: a region is compared by its own outputs.
@@ -161,7 +171,7 @@ class SteeredL1(ProximalL1):
                 gate.div_(2)
                 found[path] = _relative_difference(references[region], tensors_in(graphs[region](*probe)))
                 gate.copy_(before)
-                best = min(best, found[path] / max(saved[path], 1))
+                best = min(best, found[path] * weights[path])
         self._damages |= found
         return found
 
@@ -203,6 +213,12 @@ class SteeredL1(ProximalL1):
         self._damages = dict(state["damages"])
         self._gates = self._gates_now()
         self._is_met = self._target_is_met()
+
+
+def _parameters_per_mac(layer: Layer) -> float:
+    """Return how many parameters go with ``layer`` for each MAC that goes."""
+    gone = (node for node in layer.nodes if node.op != "get_attr" or set(node.users) != {layer.node})  # not its gauge
+    return max(1, sum(node_params(node) for node in gone)) / max(1, layer.macs)
 
 
 def _relative_difference(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:

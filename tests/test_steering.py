@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import TinyNet, tiny
-from torch import fx
+from torch import fx, nn
 
 import fxprune
 from fxprune import passes, sparsity
@@ -122,6 +122,46 @@ def test_layers_that_would_do_more_damage_are_not_tried_again() -> None:
         assert set(every) == set(shrink.layers)
         shrink._damages = {path: damage if path == first else 1e9 for path, damage in every.items()}
         assert shrink._damages_of(list(every), dict.fromkeys(every, 1)) == {first: every[first]}
+
+
+class Stages(nn.Module):
+    """Residual convs of equal MACs: some read 8 x 8 positions with 8 channels, some 4 x 4 with 16."""
+
+    def __init__(self, early: int, late: int) -> None:
+        super().__init__()
+        self.early = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(early))
+        self.late = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1, bias=False) for _ in range(late))
+        self.down = nn.Conv2d(8, 16, 2, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for conv in self.early:
+            x = torch.relu(x + conv(x))
+        x = self.down(x)
+        for conv in self.late:
+            x = torch.relu(x + conv(x))
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "chosen"),
+    [
+        (1, 1, "early"),  # 4 times the positions, a quarter of the parameters
+        (1, 3, "late"),  # the only early one against one of three
+        (2, 3, "early"),
+    ],
+)
+def test_of_equal_damages_what_the_network_can_best_do_without_goes_first(
+    early: int, late: int, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = fxprune.trace(Stages(early, late), torch.randn(4, 8, 8, 8))
+    sparse = passes.InsertBranchScale()(graph).graph_module
+    shrink = fxprune.SteeredL1(sparse, target_macs=0.9, steps=10)
+    assert len({layer.macs for layer in shrink._found.values()}) == 1
+    monkeypatch.setattr("fxprune.steering._relative_difference", lambda *_: 0.1)
+    shrink.step(0.1)
+    path = shrink.order[0]
+    convs = [node.target for node in shrink._found[path].nodes if str(node.target).startswith(("early", "late"))]
+    assert str(convs[0]).startswith(chosen)
 
 
 def test_macs_fall_evenly_over_all_the_steps() -> None:

@@ -1,0 +1,202 @@
+"""Tables and plots of the recorded results, in README.md and results/*.png.
+
+    python benchmarks/tables.py
+
+Reads what cifar10.py, removal.py, plain.py and latency.py wrote; runs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from tabulate import tabulate
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+START, END = "<!-- training and latency: written by tables.py -->", "<!-- end of training and latency -->"
+OURS, UNPRUNED = "fxprune", "unpruned"
+
+
+def main() -> None:
+    """Draw every plot and replace the tables in README.md."""
+    mpl.use("Agg")
+    sections: list[str] = []
+    for pattern, section in (
+        ("cifar10_*.json", accuracy),
+        ("removal_*.json", removal),
+        ("plain_*.json", plain),
+        ("latency_*.json", latency),
+    ):
+        for path in sorted(RESULTS.glob(pattern)):
+            sections.append(section(path.stem, json.loads(path.read_text())))
+    readme = HERE / "README.md"
+    before, _, rest = readme.read_text().partition(START)
+    after = rest.partition(END)[2]
+    readme.write_text(f"{before}{START}\n\n" + "\n\n".join(sections) + f"\n\n{END}{after}")
+
+
+def accuracy(name: str, record: dict[str, Any]) -> str:
+    """Return the section of a pruned network against its fine-tuned baseline; draw its way there."""
+    network = name.removeprefix("cifar10_")
+    base = record["baseline"]
+    rows: list[list[Any]] = [
+        ["the checkpoint as it is", _percent(record["checkpoint_top1"]), "", "", "", "", ""],
+        ["fine-tuned (baseline)", _percent(base["top1"]), "", f"{base['macs']:,}", f"{base['params']:,}", 1, 1],
+    ]
+    for target, one in record["pruned"].items():
+        ratios = [f"{record['latency'][batch]['ratio'][target]:.2f}" for batch in ("1", "64")]
+        rows.append(
+            [
+                f"{1 - one['macs'] / base['macs']:.1%} of the MACs removed",
+                _percent(one["top1"]),
+                f"{100 * one['against_baseline']:+.2f}",
+                f"{one['macs']:,}",
+                f"{one['params']:,}",
+                *ratios,
+            ]
+        )
+    headers = ["", "top-1", "against the baseline", "MACs", "parameters", "time, batch 1", "batch 64"]
+
+    def draw(axes: Axes) -> None:
+        paths = {"baseline": base["path"], **{f"{t} of the MACs": o["path"] for t, o in record["pruned"].items()}}
+        for label, path in paths.items():
+            axes.plot([p["epoch"] for p in path], [100 * p["top1"] for p in path], label=label)
+        axes.set(xlabel="epoch", ylabel="held-out top-1, %", title=f"{network}: training, scales closing meanwhile")
+        axes.legend()
+
+    settings = record.get("settings", {})
+    changes = [one["accuracy_after_removal"] - one["accuracy_before_removal"] for one in record["pruned"].values()]
+    text = (
+        f"{settings['epochs']} epochs for every network, seed {settings['seed']}, {settings['precision']}; times "
+        f"over the baseline's. The removal itself changed top-1 by at most {100 * max(map(abs, changes)):.2f} points."
+    )
+    return _section(f"{network}, pruned against fine-tuned", record, name, text, rows, headers, draw)
+
+
+def removal(name: str, record: dict[str, Any]) -> str:
+    """Return the section of top-1 right before and after removal."""
+    rows = [
+        [
+            f"{1 - row['macs_left']:.1%}",
+            row["layers_removed"],
+            _percent(row["top1_before"]),
+            _percent(row["top1_after"]),
+            f"{100 * row['change']:+.2f}",
+            f"{row['max_relative_difference']:.0e}",
+        ]
+        for row in record["rows"]
+    ]
+    headers = ["MACs removed", "layers", "top-1 before", "right after", "change", "largest difference, float64"]
+
+    def draw(axes: Axes) -> None:
+        left = [100 * (1 - row["macs_left"]) for row in record["rows"]]
+        axes.plot(left, [100 * row["top1_before"] for row in record["rows"]], "o-", label="scales at zero")
+        axes.plot(left, [100 * row["top1_after"] for row in record["rows"]], "x", label="layers removed")
+        axes.set(xlabel="MACs removed, %", ylabel="held-out top-1, %", title="no training between the two")
+        axes.legend()
+
+    epochs = record["settings"]["epochs"]
+    text = (
+        f"One training of {epochs} epochs in which the scales go to zero one after the other; at each share the "
+        f"zeros are removed from a copy, with no training after it. The checkpoint: {_percent(record['checkpoint_top1'])}."
+    )
+    network = name.removeprefix("removal_")
+    return _section(f"{network}, right after removal", record, name, text, rows, headers, draw)
+
+
+def plain(name: str, record: dict[str, Any]) -> str:
+    """Return the section of a plain network with and without ResConv."""
+    arms = {"plain": record["plain"], "with ResConv": record["resconv"]}
+    rows = [[arm, _percent(one["top1"]), f"{one['path'][-1]['loss']:.3f}"] for arm, one in arms.items()]
+    fused = record["resconv"]
+    rows.append(["with ResConv, fused", _percent(fused["top1_fused"]), ""])
+    text = (
+        f"From scratch, {record['settings']['epochs']} epochs, the same schedule and first weights. Fused, it has "
+        f"the plain network's {fused['macs'][1]:,} MACs and {fused['params'][1]:,} parameters; largest difference "
+        f"{fused['max_relative_difference']:.0e} (float64)."
+    )
+
+    def draw(axes: Axes) -> None:
+        for arm, one in arms.items():
+            axes.plot([p["epoch"] for p in one["path"]], [100 * p["top1"] for p in one["path"]], label=arm)
+        axes.set(xlabel="epoch", ylabel="held-out top-1, %", title=name.removeprefix("plain_"))
+        axes.legend()
+
+    network = name.removeprefix("plain_")
+    return _section(f"{network}, from scratch", record, name, text, rows, ["", "top-1", "last loss"], draw)
+
+
+def latency(name: str, record: dict[str, Any]) -> str:
+    """Return the section of latency and memory at equal MACs."""
+    rows = []
+    for target, one in record["targets"].items():
+        for row in one["rows"]:
+            ours = row["ms"][OURS]
+            others = [f"{ms / ours:.2f}" for network, ms in row["ms"].items() if network != OURS]
+            memory = [
+                " / ".join(f"{mb[train]:.1f}" for network, mb in row["peak_mb"].items() if network != UNPRUNED)
+                for train in (0, 1)
+            ]
+            rows.append([target, row["mode"], row["batch"], *others, *memory])
+    networks = list(next(iter(record["targets"].values()))["costs"])
+    compared = [network for network in networks if network != UNPRUNED]
+    order = ", then ".join(compared)
+    headers = ["MACs left", "mode", "batch", *(n for n in networks if n != OURS), "peak MiB", "peak MiB, training"]
+    costs = "; ".join(
+        f"at {target}: "
+        + ", ".join(f"{n} {one['costs'][n]['macs'] / one['costs'][UNPRUNED]['macs']:.1%}" for n in compared)
+        for target, one in record["targets"].items()
+    )
+    text = f"Times over that of fxprune's network, medians in turns. Memory: {order}. MACs left {costs}."
+
+    def draw(axes: Axes) -> None:
+        for number, (label, ratio) in enumerate(_slowest(record)):
+            axes.barh(number, ratio, color="tab:blue")
+            axes.text(ratio, number, f" {ratio:.2f}", va="center")
+            axes.text(0.02, number, label, va="center", color="white", fontsize=8)
+        axes.axvline(1, color="black")
+        axes.set(xlabel="Torch-Pruning's time over fxprune's", yticks=[], title="equal MACs")
+
+    network = name.removeprefix("latency_")
+    return _section(f"{network}, latency and memory at equal MACs", record, name, text, rows, headers, draw)
+
+
+def _slowest(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for target, one in record["targets"].items():
+        for row in one["rows"]:
+            yield f"{target}, {row['mode']}, batch {row['batch']}", row["ms"]["torch-pruning"] / row["ms"][OURS]
+
+
+def _section(
+    title: str,
+    record: dict[str, Any],
+    name: str,
+    text: str,
+    rows: list[list[Any]],
+    headers: list[str],
+    draw: Callable[[Axes], None],
+) -> str:
+    figure, axes = pyplot.subplots(figsize=(6, max(3.2, 0.16 * len(rows))), layout="constrained")
+    draw(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(RESULTS / f"{name}.png", dpi=80)
+    pyplot.close(figure)
+    versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+    source = f"`{record['command']}` ({versions}; {record['hardware']['cores']} cores)"
+    table = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
+    picture, data = f"![{title}](results/{name}.png)", f"[{name}.json](results/{name}.json)"
+    return f"### {title}\n\n{text}\n\n{table}\n\n{picture}\n\n{source}; {data}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}"
+
+
+if __name__ == "__main__":
+    main()

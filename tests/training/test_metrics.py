@@ -1,0 +1,49 @@
+"""What a run tells: rows in a file, and TensorBoard's files where it is installed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from fxprune.training.engine import make_accelerator
+from fxprune.training.metrics import Metrics, read_metrics
+from fxprune.training.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _own_engine() -> Iterator[None]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_tensorboard_gets_every_number(tmp_path: Path) -> None:
+    accelerator = make_accelerator(Settings(device="cpu"), tmp_path)
+    accelerator.init_trackers("tensorboard")
+    log = Metrics(tmp_path / "metrics.jsonl", accelerator)
+    log.write({"step": 50, "loss": 1.5, "scales": {"a.conv": 1.0, "b.conv": 0.5}})
+    log.write({"step": 100, "loss": 1.25, "scales": {"b.conv": 0.25}})
+    accelerator.end_training()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    told = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert told == {
+        "metrics/loss": [(50, 1.5), (100, 1.25)],
+        "metrics/scales/a.conv": [(50, 1.0)],
+        "metrics/scales/b.conv": [(50, 0.5), (100, 0.25)],
+    }
+
+
+def test_rows_that_come_again_and_lines_cut_short_go(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": 50, "loss": 2.0, "scales": {"a": 1.0}}, {"step": 100, "loss": 1.0, "scales": {"a": 0.5}}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 150, "lo')
+    log = Metrics(path, make_accelerator(Settings(device="cpu")))
+    log.resume(50)
+    assert log.rows == read_metrics(path) == rows[:1]
+    assert log.scales == {"a": 1.0}

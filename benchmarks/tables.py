@@ -104,7 +104,8 @@ def removal(name: str, record: dict[str, Any]) -> str:
     epochs = record["settings"]["epochs"]
     text = (
         f"One training of {epochs} epochs in which the scales go to zero one after the other; at each share the "
-        f"zeros are removed from a copy, with no training after it. The checkpoint: {_percent(record['checkpoint_top1'])}."
+        "zeros are removed from a copy, with no training after it. "
+        f"The checkpoint: {_percent(record['checkpoint_top1'])}."
     )
     network = name.removeprefix("removal_")
     return _section(f"{network}, right after removal", record, name, text, rows, headers, draw)

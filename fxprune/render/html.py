@@ -1,0 +1,164 @@
+"""A diff, or one graph, as one HTML file: no server, no network, nothing but the file.
+
+The page's style and script lie in ``static/``; what they show is embedded as JSON. A content security policy lets that
+script run and nothing else, and the script writes text only, so that no name in a graph can do harm.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from fxprune.diffing.entries import KINDS, Change, NodeInfo, Reason
+from fxprune.diffing.graph_diff import GraphDiff
+from fxprune.inspection import Inspection
+
+_SCRIPTS = ("model.js", "rows.js", "details.js", "page.js")
+_MARKS = {"unchanged": "", "changed": "~", "fused": "∗", "removed": "−", "added": "+"}
+
+
+def page(stages: Sequence[tuple[str, GraphDiff]], whole: GraphDiff, *, title: str) -> str:
+    """Return the HTML page of a diff.
+
+    Args:
+        stages: the diff of each step of a pipeline with the pass's name, in order; none where two files are compared.
+        whole: the diff of the first graph and the last.
+        title: what was compared.
+    """
+    table = _Table()
+    shown = [("whole", whole), *stages]
+    notes = [
+        "The two graphs share no origin: their layers are matched by name, op, shape and neighbourhood, which is a guess."
+    ]
+    data = {
+        "sides": [["before", 0], ["after", 1]],
+        "kinds": [{"name": kind, "mark": _MARKS[kind]} for kind in KINDS],
+        "focus": {"label": "Changed only", "rest": "unchanged"},
+        "stages": [_stage(table, name, one) for name, one in shown],
+        "trained": _trained_scales([one for _, one in stages]),
+        "notes": notes if whole.matched_by == "guess" else [],
+    }
+    return document(title, {**data, **table.data()})
+
+
+def graph_page(graph: GraphDiff, found: Inspection, *, title: str) -> str:
+    """Return the HTML page of one graph: what can be pruned in it and why the rest cannot, and what is opaque.
+
+    Args:
+        graph: the diff of the graph with itself.
+        found: what :func:`fxprune.inspection.inspect_graph` says of it.
+        title: the model's name.
+    """
+    table = _Table()
+    kinds = ["other", "eligible", "kept", "opaque"]
+    marks = dict(zip(kinds, ("", "✓", "✕", "▣"), strict=True))
+    verdicts = _verdicts(found)
+    changes = []
+    for change in graph.changes:
+        assert change.after is not None
+        kind, why = verdicts.get(change.after.name, ("other", ()))
+        changes.append([kinds.index(kind), [], table.node(change.after), [], [table.reason(one) for one in why]])
+    eligible = [sum(one.eligible for _, one in sites) for sites in (found.convs, found.branches)]
+    stage = {
+        "name": "graph",
+        "changes": changes,
+        "tiles": [
+            _share("MACs in removable layers", found.macs, found.removable_macs),
+            _share("removable convs", len(found.convs), eligible[0]),
+            _share("removable branches", len(found.branches), eligible[1]),
+            _share("parameters", found.params, found.params),
+        ],
+    }
+    data = {
+        "sides": [["graph", 1]],
+        "kinds": [{"name": kind, "mark": marks[kind]} for kind in kinds],
+        "focus": {"label": "Convs and branches only", "rest": "others"},
+        "stages": [stage],
+        "trained": {},
+        "notes": found.notes(),
+    }
+    return document(title, {**data, **table.data()})
+
+
+class _Table:
+    """The nodes and reasons of all stages, each once; a stage refers to them by number."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[NodeInfo, int] = {}
+        self._reasons: dict[Reason, int] = {}
+
+    def node(self, node: NodeInfo) -> int:
+        return self._nodes.setdefault(node, len(self._nodes))
+
+    def reason(self, reason: Reason) -> int:
+        return self._reasons.setdefault(reason, len(self._reasons))
+
+    def change(self, change: Change) -> list[Any]:
+        after = -1 if change.after is None else self.node(change.after)
+        row = [KINDS.index(change.kind), [self.node(node) for node in change.before], after]
+        why = [self.reason(one) for one in change.why]
+        return [*row, change.what, why] if change.what or why else row
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "nodes": [
+                [n.name, n.op, n.path, n.inputs, n.shape, n.macs, n.params, n.scale, n.detail] for n in self._nodes
+            ],
+            "reasons": [[r.pass_name, r.rule, r.step] for r in self._reasons],
+        }
+
+
+def _stage(table: _Table, name: str, one: GraphDiff) -> dict[str, Any]:
+    pairs = (("MACs", "macs"), ("parameters", "params"), ("nodes", "nodes"))
+    tiles = [
+        {"label": label, "whole": getattr(one.before, key), "part": getattr(one.after, key), "change": True}
+        for label, key in pairs
+    ]
+    return {"name": name, "changes": [table.change(change) for change in one.changes], "tiles": tiles}
+
+
+def _share(label: str, whole: int, part: int) -> dict[str, Any]:
+    return {"label": label, "whole": whole, "part": part, "change": False}
+
+
+def _trained_scales(stages: Sequence[GraphDiff]) -> dict[str, float]:
+    """Return the last effective scale that each layer had, by module path."""
+    found: dict[str, float] = {}
+    for stage in stages:
+        for change in stage.changes:
+            found |= {n.path: n.scale for n in (*change.before, change.after) if n is not None and n.scale is not None}
+    return found
+
+
+def document(title: str, data: Mapping[str, Any]) -> str:
+    """Return the page that shows ``data``."""
+    style, script = _static("page.css"), "".join(_static(name) for name in _SCRIPTS)
+    return Template(_static("page.html")).substitute(
+        title=html.escape(title),
+        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}",
+        style=style,
+        data=_embedded(data),
+        script=script,
+    )
+
+
+def _static(name: str) -> str:
+    return (files("fxprune.render") / "static" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _embedded(data: Any) -> str:
+    """Return ``data`` as JSON in which nothing can end a script element, as ASCII."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

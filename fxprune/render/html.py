@@ -128,11 +128,20 @@ def _share(label: str, whole: int, part: int) -> dict[str, Any]:
 
 
 def _trained_scales(stages: Sequence[GraphDiff]) -> dict[str, float]:
-    """Return the last effective scale that each layer had, by module path."""
+    """Return the last effective scale that each node of the first graph had, or what stood for it, by its name."""
     found: dict[str, float] = {}
+    first = {node.name: node.name for stage in stages[:1] for change in stage.changes for node in change.before}
     for stage in stages:
+        following: dict[str, str] = {}
         for change in stage.changes:
-            found |= {n.path: n.scale for n in (*change.before, change.after) if n is not None and n.scale is not None}
+            known = [(node, first[node.name]) for node in change.before if node.name in first]
+            found |= {name: node.scale for node, name in known if node.scale is not None}
+            after = change.after
+            if known and after is not None:
+                _, name = next((pair for pair in known if pair[0].path == after.path), known[-1])
+                following[after.name] = name
+                found |= {} if after.scale is None else {name: after.scale}
+        first = following
     return found
 
 

@@ -22,7 +22,7 @@ function prepareStage() {
       if (known.at(-1) !== node.name) readers[side].set(name, [...known, node.name]);
     }));
   }
-  const scaleOf = (node, side) => node.scale ?? (state.stage === 0 && side === 0 ? data.trained[node.path] : null) ?? null;
+  const scaleOf = (node, side) => node.scale ?? (state.stage === 0 && side === 0 ? data.trained[node.name] : null) ?? null;
   view = {lines, readers, scaleOf, tree: treeOf(lines, data.kinds), sides: data.sides, kinds: data.kinds,
     stage: state.stage, stageCount: data.stages.length, rows: [], cursor: 0};
   data.sides.forEach(([, side], index) => scroller.classList.toggle(`scales-${index}`,

@@ -8,7 +8,7 @@ const SPINE = 11; // from the spine to the right end of the wires
 function el(tag, attributes, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes ?? {}))
-    if (value !== undefined && value !== null && value !== false) element.setAttribute(name, value);
+    if (value !== undefined && value !== null) element.setAttribute(name, value);
   element.append(...children.filter((child) => child !== null && child !== undefined));
   return element;
 }
@@ -70,7 +70,8 @@ function sideElement(view, row, at, side) {
   const kind = view.kinds[change.kind].name;
   const wires = wiresElement(view.wires[side], at, view.cursor, node && kind);
   if (!node) {
-    const gone = into && side === 1 ? el("span", {class: "into"}, `↖ part of ${into.path || into.name}`) : null;
+    const gone = into && side === 1 ? el("span", {class: "into"}, `↖ part of ${localName(into, line.home)}`) : null;
+    if (gone) gone.style.paddingLeft = `${row.depth * 14}px`;
     return el("div", {class: gone ? "side" : "side none", role: "gridcell"}, wires, gone);
   }
   const name = el("span", {class: "name", title: node.path || node.name}, localName(node, line.home));
@@ -121,7 +122,10 @@ function rowElement(view, at) {
   }
   if (row.type === "group") {
     const sides = view.sides.map(([, side]) => groupSideElement(view, row, at, side));
-    return el("div", {...attributes, class: "row group", "aria-expanded": !row.closed}, ...withMark(sides, ""));
+    const kind = view.sides.length === 1 ? null : row.group.holds[1] === 0 ? "removed" : row.group.holds[0] === 0 ? "added" : null;
+    const mark = view.kinds.find(({name}) => name === kind)?.mark ?? "";
+    return el("div", {...attributes, class: `row group ${kind ?? ""}`, "aria-expanded": !row.closed,
+      "aria-label": `module ${row.group.path}`}, ...withMark(sides, mark));
   }
   const {change} = view.lines[row.first];
   const {name, mark} = view.kinds[change.kind];

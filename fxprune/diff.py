@@ -39,8 +39,8 @@ def diff(before: fx.GraphModule, after: fx.GraphModule, *, results: Sequence[Pas
     Args:
         before: the earlier graph.
         after: the later one.
-        results: what the passes in between returned, in order, for the reasons; they also tell that ``after`` was made
-            from ``before``.
+        results: what the passes in between returned, in order, for the reasons; they also tell that ``after`` was
+            made from ``before``.
     """
     traces = before.meta.get(TRACE), after.meta.get(TRACE)
     by_origin = before is after or bool(results) or (traces[0] is not None and traces[0] == traces[1])

@@ -21,8 +21,8 @@ _SCALED = (ResConv, BranchScale)
 def compare(old: tuple[fx.Node, NodeInfo], new: tuple[fx.Node, NodeInfo], *, same_inputs: bool) -> tuple[What, ...]:
     """Return what changed between two nodes and what they are told to be, in the order of ``WHAT``.
 
-    Tensors are equal if they are the same object, or else if all their values are; those without data (on "meta")
-    if their shapes are.
+    Tensors are equal if they are the same object, or else if all their values are, wherever they lie; those without
+    data (on "meta") if their shapes are.
     """
     (a, before), (b, after) = old, new
     found: set[What] = set()
@@ -56,7 +56,7 @@ def _callee(node: fx.Node) -> Any:
 
 
 def _arguments(node: fx.Node) -> str:
-    return str(fx.map_arg((node.args, node.kwargs), lambda _: "%"))  # type: ignore[arg-type, return-value]
+    return str(fx.map_arg((node.args, node.kwargs), lambda _: "%"))
 
 
 def _dtype(node: fx.Node) -> torch.dtype | None:
@@ -123,7 +123,7 @@ def _difference(a: Any, b: Any, what: What) -> Iterator[What]:
         if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor) or a != b:
             yield what
         return
-    if a.dtype != b.dtype or a.device != b.device:
+    if a.dtype != b.dtype:
         yield "options"
     if not _equal(a.detach(), b.detach()):
         yield what

@@ -15,7 +15,7 @@ What = Literal["op", "kernel", "bias", "scale", "value", "shape", "options", "in
 - kernel: its weight, whatever its layer; bias: its bias; value: any other tensor, as a norm's statistics;
 - scale: the scale or the shortcut of a ResConv, the scale of a branch;
 - shape: its output's shape or dtype;
-- options: numbers and flags that it is called or built with, the dtype or the device of its weights;
+- options: numbers and flags that it is called or built with, the dtype of its weights;
 - input: it reads other nodes, in another order, or not what became of those that it read.
 """
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from fxprune.diffing import schema
+import networkx as nx
+
+from fxprune.diffing import exports, schema, text
 from fxprune.diffing.entries import Change, Kind, Totals
 
 MatchedBy = Literal["origin", "guess"]
@@ -19,8 +21,8 @@ class GraphDiff:
         changes: the entries, in graph order, removed nodes where they stood.
         before: what the earlier graph holds in all.
         after: what the later one holds.
-        matched_by: "origin" if both graphs come from one trace and their nodes tell which is which; otherwise "guess":
-            nodes were matched by name, op, shape and neighbourhood.
+        matched_by: "origin" if both graphs come from one trace, and so their nodes tell which is which; otherwise
+            "guess": nodes were matched by name, op, shape and neighbourhood.
     """
 
     changes: tuple[Change, ...]
@@ -37,6 +39,27 @@ class GraphDiff:
         """Return how many entries are of ``kind``."""
         return sum(change.kind == kind for change in self.changes)
 
+    def __str__(self) -> str:
+        return "\n".join(line.text for line in text.unified(self))
+
+    def _repr_html_(self) -> str:
+        return text.as_html(text.unified(self))
+
+    def to_networkx(self) -> nx.DiGraph[int]:
+        """Return the entries as a graph, numbered as ``changes`` is; an edge leads from what is read to its reader.
+
+        Attributes of nodes are text and numbers; an edge has ``graphs``: "before", "after" or "both".
+        """
+        return exports.to_networkx(self.changes)
+
+    def to_dot(self) -> str:
+        """Return :meth:`to_networkx` in Graphviz's language, coloured by kind."""
+        return exports.to_dot(self.changes)
+
+    def to_graphml(self) -> str:
+        """Return :meth:`to_networkx` as GraphML."""
+        return exports.to_graphml(self.changes)
+
     def to_json(self) -> dict[str, Any]:
         """Return it as data for ``json.dumps``; :mod:`fxprune.diffing.schema` describes it."""
         return {
@@ -50,6 +73,6 @@ class GraphDiff:
 
     @classmethod
     def from_json(cls, data: Any) -> GraphDiff:
-        """Return the diff that :meth:`to_json` gave; raises LoadError if it is none, damaged, or of a newer version."""
+        """Return the diff that :meth:`to_json` gave; raises LoadError for anything else, and for a newer version."""
         changes, before, after, matched_by = schema.read(data)
         return cls(changes, before, after, cast(MatchedBy, matched_by))

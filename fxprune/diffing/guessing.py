@@ -94,8 +94,8 @@ def _pair_by_neighbours(
     for new in order(after):
         if new in pairs:
             continue
-        key = (after[new].op, after[new].shape, tuple(pairs.get(n) for n in around(new)))
-        same = waiting.get(key)
+        neighbours = tuple(pairs.get(n) for n in around(new))
+        same = waiting.get((after[new].op, after[new].shape, neighbours))
         if same:
             pairs[new] = same.popleft()
             taken.add(pairs[new])

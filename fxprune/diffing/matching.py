@@ -53,9 +53,8 @@ class _Matching:
 
     def _may_become(self, old: fx.Node, new: fx.Node) -> bool:
         """Say whether ``new`` can be what ``old`` became: a layer of which only a factor is left is gone."""
-        return (
-            self.before[old].op == self.after[new].op or not _is_layer(self.before[old]) or _is_layer(self.after[new])
-        )
+        was, now = self.before[old], self.after[new]
+        return was.op == now.op or not _is_layer(was) or _is_layer(now)
 
     def _take(self, new: fx.Node, old: fx.Node) -> None:
         self.matches[new] = (*self.matches.get(new, ()), old)

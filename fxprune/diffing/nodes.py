@@ -10,12 +10,13 @@ from torch import fx, nn
 
 from fxprune.branch_scale import BranchScale
 from fxprune.diffing.entries import NodeInfo, Totals
-from fxprune.facts.convs import CONV_CLASSES, TRANSPOSED_CLASSES
 from fxprune.facts.costs import batch_size, node_macs, node_params, total_macs, total_params
 from fxprune.facts.scales import constant_factor
 from fxprune.facts.shapes import shape
 from fxprune.graph import called_module, graphs_of, module_path, opaque_children, regions_in
 from fxprune.resconv import ResConv
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def describe(graph_module: fx.GraphModule, region: str = "") -> dict[fx.Node, NodeInfo]:
@@ -76,20 +77,19 @@ def _scale(module: nn.Module | None) -> float | None:
 
 
 def _detail(node: fx.Node, module: nn.Module | None) -> str:
-    if isinstance(module, ResConv):
-        module = module.conv
-    if isinstance(module, (*CONV_CLASSES, *TRANSPOSED_CLASSES)):
-        parts = [_sizes(module.kernel_size)]
+    layer = module.conv if isinstance(module, ResConv) else module
+    if isinstance(layer, _CONVS):
+        parts = [_sizes(layer.kernel_size)]
         parts += [
             f"{name} {_steps(steps)}"
-            for name, steps in (("stride", module.stride), ("dilation", module.dilation))
+            for name, steps in (("stride", layer.stride), ("dilation", layer.dilation))
             if any(step != 1 for step in steps)
         ]
-        parts.append(f"{module.in_channels} -> {module.out_channels}")
-        parts += [f"groups {module.groups}"] if module.groups != 1 else []
+        parts.append(f"{layer.in_channels} -> {layer.out_channels}")
+        parts += [f"groups {layer.groups}"] if layer.groups != 1 else []
         return ", ".join(parts)
-    if isinstance(module, nn.Linear):
-        return f"{module.in_features} -> {module.out_features}"
+    if isinstance(layer, nn.Linear):
+        return f"{layer.in_features} -> {layer.out_features}"
     if node.op == "get_attr":
         return str(node.target)
     factor = constant_factor(node)

@@ -91,7 +91,9 @@ def _change(data: Any) -> Change:
 def _node(data: Any) -> NodeInfo:
     scale = _optional(data["scale"], _number)
     return NodeInfo(
-        *(_text(data[key]) for key in ("name", "op", "path")),
+        _text(data["name"]),
+        _text(data["op"]),
+        _text(data["path"]),
         _list(data["inputs"], _text),
         _optional(data["shape"], lambda shape: _list(shape, _int)),
         _int(data["macs"]),

@@ -39,7 +39,7 @@ function propertiesElement(view, sides, go) {
     const cells = sides.map(({side, nodes}) => nodes.map((node) => value(node, side)));
     if (cells.flat().every((cell) => cell === null)) return "";
     const texts = cells.map((cell) => cell.map((one) => one?.textContent ?? one).join("\n"));
-    const differs = sides.length === 2 && texts[0] !== texts[1] && texts.every((text) => text !== "");
+    const differs = cells.length === 2 && cells.every(({length}) => length === 1) && texts[0] !== texts[1];
     return el("tr", {class: differs ? "differs" : null}, el("th", {scope: "row"}, label),
       ...cells.map((cell) => el("td", {}, ...cell.map((one) => el("div", {}, one ?? "–")))));
   });

@@ -110,11 +110,15 @@ function drawOverview() {
 function moveTo(at) {
   if (!view.rows.length) return;
   view.cursor = Math.min(view.rows.length - 1, Math.max(0, at));
+  if (details.hidden) keepInSight();
+  else openDetails();
+}
+
+function keepInSight() {
   const top = view.cursor * ROW, head = get("columns").offsetHeight;
   if (top < scroller.scrollTop) scroller.scrollTop = top;
   else if (top + ROW + head > scroller.scrollTop + scroller.clientHeight) scroller.scrollTop = top + ROW + head - scroller.clientHeight;
   redraw();
-  if (!details.hidden) openDetails();
 }
 
 function moveToMark(direction) {
@@ -196,12 +200,12 @@ function openDetails() {
     close: () => { closeDetails(); scroller.focus(); },
   });
   if (details.hidden) { details.hidden = false; drawOverview(); }
+  keepInSight();
 }
 
 function closeDetails() {
-  if (details.hidden) return;
-  details.hidden = true;
-  drawOverview();
+  if (!details.hidden) { details.hidden = true; drawOverview(); }
+  keepInSight();
 }
 
 function setFocused(focused) {
@@ -263,11 +267,12 @@ function showTiles({tiles}) {
   get("tiles").replaceChildren(...tiles.map(({label, whole, part, change}) => {
     const share = whole ? part / whole : 1, fill = el("i");
     fill.style.width = `${Math.min(1, share) * 100}%`;
-    const text = !change ? (part === whole ? exact(part) : `${exact(part)} of ${exact(whole)}`)
-      : part === whole ? exact(part) : `${exact(whole)} → ${exact(part)}`;
-    const percent = part === whole ? (change ? "unchanged" : "") : change ? `${share < 1 ? "−" : "+"}${Math.abs((1 - share) * 100).toFixed(1)}%`
-      : `${(share * 100).toFixed(1)}%`;
-    return el("div", {}, el("dt", {}, label), el("dd", {}, text, " ", el("b", {}, percent)), el("span", {class: "bar"}, fill));
+    const text = (number) => part === whole ? number(part) : change ? `${number(whole)} → ${number(part)}`
+      : `${number(part)} of ${number(whole)}`;
+    const percent = !change ? `${(share * 100).toFixed(1)}%` : part === whole ? "unchanged"
+      : `${share < 1 ? "−" : "+"}${Math.abs((1 - share) * 100).toFixed(1)}%`;
+    return el("div", {title: text(exact)}, el("dt", {}, label), el("dd", {}, text(short), " ", el("b", {}, percent)),
+      el("span", {class: "bar"}, fill));
   }));
 }
 

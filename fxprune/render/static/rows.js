@@ -104,7 +104,7 @@ function groupSideElement(view, row, at, side) {
         counts.append(el("span", {class: `badge ${kindName}`, title: `${count} ${kindName}`}, `${mark}${count}`));
     });
   const nodes = el("small", {}, `${exact(group.holds[side])} ${group.holds[side] === 1 ? "node" : "nodes"}`);
-  return el("div", {class: "side", role: "gridcell"}, wires, name, el("span", {class: "op"}, nodes, " ", counts),
+  return el("div", {class: "side", role: "gridcell"}, wires, name, el("span", {class: "op"}, counts, nodes),
     el("span", {class: "macs"}, group.macs[side] ? short(group.macs[side]) : ""), el("span", {class: "scale"}));
 }
 

@@ -15,12 +15,18 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from fxprune.diffing.entries import KINDS, Change, NodeInfo, Reason
+from torch import fx
+
+from fxprune.diffing.entries import KINDS, Change, Kind, NodeInfo, Reason
 from fxprune.diffing.graph_diff import GraphDiff
+from fxprune.diffing.nodes import describe
+from fxprune.graph import called_module, graphs_of, is_opaque, module_path
 from fxprune.inspection import Inspection
 
 _SCRIPTS = ("model.js", "rows.js", "details.js", "page.js")
-_MARKS = {"unchanged": "", "changed": "~", "fused": "∗", "removed": "−", "added": "+"}
+_MARKS: dict[Kind, str] = {"unchanged": "", "changed": "~", "fused": "∗", "removed": "−", "added": "+"}
+_VERDICT_MARKS = {"other": "", "eligible": "✓", "kept": "✕", "opaque": "▣"}
+_GUESSED = "The graphs share no origin: layers are matched by name, op, shape and neighbourhood, which is a guess."
 
 
 def page(stages: Sequence[tuple[str, GraphDiff]], whole: GraphDiff, *, title: str) -> str:
@@ -33,57 +39,80 @@ def page(stages: Sequence[tuple[str, GraphDiff]], whole: GraphDiff, *, title: st
     """
     table = _Table()
     shown = [("whole", whole), *stages]
-    notes = [
-        "The two graphs share no origin: their layers are matched by name, op, shape and neighbourhood, which is a guess."
-    ]
     data = {
         "sides": [["before", 0], ["after", 1]],
         "kinds": [{"name": kind, "mark": _MARKS[kind]} for kind in KINDS],
         "focus": {"label": "Changed only", "rest": "unchanged"},
         "stages": [_stage(table, name, one) for name, one in shown],
         "trained": _trained_scales([one for _, one in stages]),
-        "notes": notes if whole.matched_by == "guess" else [],
+        "notes": [_GUESSED] if whole.matched_by == "guess" else [],
     }
-    return document(title, {**data, **table.data()})
+    return _document(title, {**data, **table.data()})
 
 
-def graph_page(graph: GraphDiff, found: Inspection, *, title: str) -> str:
+def graph_page(graph_module: fx.GraphModule, found: Inspection, *, title: str) -> str:
     """Return the HTML page of one graph: what can be pruned in it and why the rest cannot, and what is opaque.
 
     Args:
-        graph: the diff of the graph with itself.
+        graph_module: the graph; its regions are shown after it.
         found: what :func:`fxprune.inspection.inspect_graph` says of it.
         title: the model's name.
     """
     table = _Table()
-    kinds = ["other", "eligible", "kept", "opaque"]
-    marks = dict(zip(kinds, ("", "✓", "✕", "▣"), strict=True))
-    verdicts = _verdicts(found)
+    verdicts = _verdicts(graph_module, found)
     changes = []
-    for change in graph.changes:
-        assert change.after is not None
-        kind, why = verdicts.get(change.after.name, ("other", ()))
-        changes.append([kinds.index(kind), [], table.node(change.after), [], [table.reason(one) for one in why]])
-    eligible = [sum(one.eligible for _, one in sites) for sites in (found.convs, found.branches)]
+    for region, graph in graphs_of(graph_module):
+        for node, info in describe(graph, region).items():
+            verdict = verdicts.get(node, {})
+            kind = next((kind for kind in ("opaque", "eligible", "kept") if kind in verdict), "other")
+            why = [table.reason(reason) for kind in verdict for reason in verdict[kind]]
+            changes.append([list(_VERDICT_MARKS).index(kind), [], table.node(info), [], why])
+    convs, branches = (sum(one.eligible for _, one in sites) for sites in (found.convs, found.branches))
+    tiles = [
+        ("MACs in removable layers", found.macs, found.removable_macs),
+        ("removable convs", len(found.convs), convs),
+        ("removable branches", len(found.branches), branches),
+        ("parameters", None, found.params),
+    ]
     stage = {
         "name": "graph",
         "changes": changes,
-        "tiles": [
-            _share("MACs in removable layers", found.macs, found.removable_macs),
-            _share("removable convs", len(found.convs), eligible[0]),
-            _share("removable branches", len(found.branches), eligible[1]),
-            _share("parameters", found.params, found.params),
-        ],
+        "tiles": [{"label": label, "whole": whole, "part": part, "change": False} for label, whole, part in tiles],
     }
     data = {
         "sides": [["graph", 1]],
-        "kinds": [{"name": kind, "mark": marks[kind]} for kind in kinds],
+        "kinds": [{"name": kind, "mark": mark} for kind, mark in _VERDICT_MARKS.items()],
         "focus": {"label": "Convs and branches only", "rest": "others"},
         "stages": [stage],
         "trained": {},
-        "notes": found.notes(),
+        "notes": found.notes,
     }
-    return document(title, {**data, **table.data()})
+    return _document(title, {**data, **table.data()})
+
+
+def _verdicts(graph_module: fx.GraphModule, found: Inspection) -> dict[fx.Node, dict[str, list[Reason]]]:
+    """Return the marks of each conv, each sum and each opaque call, with the reasons."""
+    verdicts: dict[fx.Node, dict[str, list[Reason]]] = {}
+
+    def add(node: fx.Node, kind: str, label: str, text: str) -> None:
+        verdicts.setdefault(node, {}).setdefault(kind, []).append(Reason(label, text, None))
+
+    for region, graph in graphs_of(graph_module):
+        for node in graph.graph.nodes:
+            if is_opaque(called_module(node)):
+                path = f"{region}.{node.target}" if region else str(node.target)
+                inside = [one for one in found.opaque if f"{one.path}.".startswith(f"{path}.")]
+                for one in inside:
+                    add(node, "opaque", "opaque", f"{one.path} hides {one.hidden_convs} convs: {one.why}")
+    for path, site in found.convs:
+        where = "" if path.endswith(module_path(site.node)) else f"{path} "  # it is hidden in an opaque module
+        verdict = "can be removed" if site.eligible else f"stays: {site.reason}"
+        add(site.node, "eligible" if site.eligible else "kept", "conv", where + verdict)
+    for path, branch in found.branches:
+        holds = f"{branch.macs:,} MACs, {branch.params:,} parameters"
+        verdict = f"can be removed, with {holds}" if branch.eligible else f"stays: {branch.reason}"
+        add(branch.addition, "eligible" if branch.eligible else "kept", "branch", f"{path} {verdict}")
+    return verdicts
 
 
 class _Table:
@@ -123,10 +152,6 @@ def _stage(table: _Table, name: str, one: GraphDiff) -> dict[str, Any]:
     return {"name": name, "changes": [table.change(change) for change in one.changes], "tiles": tiles}
 
 
-def _share(label: str, whole: int, part: int) -> dict[str, Any]:
-    return {"label": label, "whole": whole, "part": part, "change": False}
-
-
 def _trained_scales(stages: Sequence[GraphDiff]) -> dict[str, float]:
     """Return the last effective scale that each node of the first graph had, or what stood for it, by its name."""
     found: dict[str, float] = {}
@@ -145,7 +170,7 @@ def _trained_scales(stages: Sequence[GraphDiff]) -> dict[str, float]:
     return found
 
 
-def document(title: str, data: Mapping[str, Any]) -> str:
+def _document(title: str, data: Mapping[str, Any]) -> str:
     """Return the page that shows ``data``."""
     style, script = _static("page.css"), "".join(_static(name) for name in _SCRIPTS)
     return Template(_static("page.html")).substitute(

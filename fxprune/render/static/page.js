@@ -265,14 +265,15 @@ function showStep() {
 
 function showTiles({tiles}) {
   get("tiles").replaceChildren(...tiles.map(({label, whole, part, change}) => {
-    const share = whole ? part / whole : 1, fill = el("i");
+    if (whole === null) return el("div", {title: exact(part)}, el("dt", {}, label), el("dd", {}, short(part)));
+    const share = whole ? part / whole : 0, fill = el("i");
     fill.style.width = `${Math.min(1, share) * 100}%`;
-    const text = (number) => part === whole ? number(part) : change ? `${number(whole)} → ${number(part)}`
-      : `${number(part)} of ${number(whole)}`;
+    const text = (number) => !change ? `${number(part)} of ${number(whole)}`
+      : part === whole ? number(part) : `${number(whole)} → ${number(part)}`;
     const percent = !change ? `${(share * 100).toFixed(1)}%` : part === whole ? "unchanged"
       : `${share < 1 ? "−" : "+"}${Math.abs((1 - share) * 100).toFixed(1)}%`;
-    return el("div", {title: text(exact)}, el("dt", {}, label), el("dd", {}, text(short), " ", el("b", {}, percent)),
-      el("span", {class: "bar"}, fill));
+    return el("div", {title: text(exact)}, el("dt", {}, label),
+      el("dd", {}, text(short), " ", whole ? el("b", {}, percent) : null), el("span", {class: "bar"}, fill));
   }));
 }
 

@@ -78,6 +78,7 @@ function sideElement(view, row, at, side) {
   name.style.paddingLeft = `${row.depth * 14}px`;
   const op = el("span", {class: "op", title: `${node.op} ${node.detail}`}, node.op, " ", el("small", {}, node.detail));
   if (side === 1) for (const what of change.what) op.append(" ", el("em", {}, what));
+  if (view.sides.length === 1 && change.why.length) op.append(" ", el("span", {class: "reason"}, change.why[0].rule));
   return el("div", {class: "side", role: "gridcell"}, wires, name, op,
     el("span", {class: "macs", title: `${exact(node.macs)} MACs, ${exact(node.params)} parameters`},
       node.macs ? short(node.macs) : ""),

@@ -20,6 +20,7 @@ from fxprune.diffing.guessing import match_by_guess
 from fxprune.diffing.matching import match_by_origin
 from fxprune.diffing.nodes import describe, totals
 from fxprune.diffing.reasons import Reasons
+from fxprune.facts.costs import batch_size
 from fxprune.graph import TRACE, graphs_of
 from fxprune.rewriting import PassResult
 
@@ -45,10 +46,11 @@ def diff(before: fx.GraphModule, after: fx.GraphModule, *, results: Sequence[Pas
     traces = before.meta.get(TRACE), after.meta.get(TRACE)
     by_origin = before is after or bool(results) or (traces[0] is not None and traces[0] == traces[1])
     reasons = Reasons(results)
+    batches = batch_size(before), batch_size(after)
     old, new = dict(graphs_of(before)), dict(graphs_of(after))
     changes: list[Change] = []
     for region in {**new, **old}:
         first, second = (describe(graphs[region], region) if region in graphs else {} for graphs in (old, new))
         matches = match_by_origin(first, second) if by_origin else match_by_guess(first, second)
-        changes += Changes(first, second, matches, region, reasons)
+        changes += Changes(first, second, matches, batches, region, reasons)
     return GraphDiff(tuple(changes), totals(before), totals(after), "origin" if by_origin else "guess")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from fxprune.diffing.comparing import compare
+from fxprune.diffing.comparing import Batch, compare
 from fxprune.diffing.entries import Change, Kind
 from fxprune.diffing.matching import Matches, Nodes
 from fxprune.diffing.nodes import reads
@@ -16,9 +16,17 @@ from fxprune.diffing.reasons import Reasons
 class Changes:
     """The entries of one graph, or of one region, of ``before`` and ``after``."""
 
-    def __init__(self, before: Nodes, after: Nodes, matches: Matches, region: str, reasons: Reasons) -> None:
+    def __init__(
+        self,
+        before: Nodes,
+        after: Nodes,
+        matches: Matches,
+        batches: tuple[Batch, Batch],
+        region: str,
+        reasons: Reasons,
+    ) -> None:
         self.before, self.after, self.matches = before, after, matches
-        self.region, self.reasons = region, reasons
+        self.batches, self.region, self.reasons = batches, region, reasons
         self._became = {old: new for new, sources in matches.items() for old in sources}
         self._position = {old: index for index, old in enumerate(before)}
 
@@ -48,7 +56,8 @@ class Changes:
             same_inputs = set(old_reads) - {new} == set(new_reads)
         else:
             same_inputs = old_reads == new_reads
-        what = compare((main, self.before[main]), (new, self.after[new]), same_inputs=same_inputs)
+        old_info, new_info = self.before[main], self.after[new]
+        what = compare((main, old_info), (new, new_info), batches=self.batches, same_inputs=same_inputs)
         kind: Kind = "fused" if fused else "changed" if what else "unchanged"
         why = () if kind == "unchanged" else self.reasons.of(self.region, *sources, new)
         if not why and "input" in what:  # because what it read was removed, or something was put in between

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -15,14 +16,21 @@ from fxprune.facts.shapes import tensor_meta
 from fxprune.graph import attribute, called_module, opaque_children
 from fxprune.resconv import ResConv
 
+Batch = int | Fraction
 _SCALED = (ResConv, BranchScale)
 
 
-def compare(old: tuple[fx.Node, NodeInfo], new: tuple[fx.Node, NodeInfo], *, same_inputs: bool) -> tuple[What, ...]:
+def compare(
+    old: tuple[fx.Node, NodeInfo],
+    new: tuple[fx.Node, NodeInfo],
+    *,
+    batches: tuple[Batch, Batch],
+    same_inputs: bool,
+) -> tuple[What, ...]:
     """Return what changed between two nodes and what they are told to be, in the order of ``WHAT``.
 
     Tensors are equal if they are the same object, or else if all their values are, wherever they lie; those without
-    data (on "meta") if their shapes are.
+    data (on "meta") if their shapes are. Shapes are equal if they are per sample of ``batches``, the batch sizes.
     """
     (a, before), (b, after) = old, new
     found: set[What] = set()
@@ -30,7 +38,7 @@ def compare(old: tuple[fx.Node, NodeInfo], new: tuple[fx.Node, NodeInfo], *, sam
         found.add("op")
     elif _arguments(a) != _arguments(b):
         found.add("options")
-    if before.shape != after.shape or _dtype(a) != _dtype(b):
+    if not _same_shape(before.shape, after.shape, batches) or _dtype(a) != _dtype(b):
         found.add("shape")
     if not same_inputs:
         found.add("input")
@@ -42,6 +50,12 @@ def compare(old: tuple[fx.Node, NodeInfo], new: tuple[fx.Node, NodeInfo], *, sam
     elif first is not None and second is not None and first is not second:
         found.update(_compare_modules(first, second))
     return tuple(what for what in WHAT if what in found)
+
+
+def _same_shape(before: tuple[int, ...] | None, after: tuple[int, ...] | None, batches: tuple[Batch, Batch]) -> bool:
+    if before is None or after is None or len(before) != len(after):
+        return before == after
+    return all(a == b or a * batches[1] == b * batches[0] for a, b in zip(before, after, strict=True))
 
 
 def _callee(node: fx.Node) -> Any:

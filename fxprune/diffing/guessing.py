@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable, Iterable
 
 from torch import fx
 
+from fxprune.diffing.entries import NodeInfo
 from fxprune.diffing.matching import Matches, Nodes
 from fxprune.diffing.nodes import reads
 
@@ -67,8 +68,13 @@ def _names(nodes: Nodes) -> dict[fx.Node, Hashable]:
     return keys
 
 
+def _sample(info: NodeInfo) -> tuple[int, ...] | None:
+    """Return the shape of one sample, where the first dimension is the batch's."""
+    return info.shape and info.shape[1:]
+
+
 def _neighbourhoods(nodes: Nodes) -> dict[fx.Node, Hashable]:
-    labels: dict[fx.Node, int] = {node: hash((info.op, info.shape, info.detail)) for node, info in nodes.items()}
+    labels: dict[fx.Node, int] = {node: hash((info.op, _sample(info), info.detail)) for node, info in nodes.items()}
     for _ in range(_RADIUS):
         labels = {
             node: hash((own, tuple(labels[n] for n in reads(node)), tuple(sorted(labels[n] for n in node.users))))
@@ -89,13 +95,13 @@ def _pair_by_neighbours(
     waiting: dict[Hashable, deque[fx.Node]] = {}
     for old in order(before):
         if old not in taken:
-            key = (before[old].op, before[old].shape, tuple(around(old)))
+            key = (before[old].op, _sample(before[old]), tuple(around(old)))
             waiting.setdefault(key, deque()).append(old)
     for new in order(after):
         if new in pairs:
             continue
         neighbours = tuple(pairs.get(n) for n in around(new))
-        same = waiting.get((after[new].op, after[new].shape, neighbours))
+        same = waiting.get((after[new].op, _sample(after[new]), neighbours))
         if same:
             pairs[new] = same.popleft()
             taken.add(pairs[new])

@@ -63,7 +63,7 @@ class RunRecord:
         return steps, found
 
     def __str__(self) -> str:
-        parts = [self._headline(), self._epochs()]
+        parts = [self.headline, self._epochs()]
         if self.report is not None:
             parts.append(_before_and_after(self.report))
         steps, scales = self.scales()
@@ -74,7 +74,9 @@ class RunRecord:
             parts.append(f"{zero} of {len(scales)} scales are 0 at step {steps[-1]}")
         return "\n\n".join(part for part in parts if part)
 
-    def _headline(self) -> str:
+    @property
+    def headline(self) -> str:
+        """What was trained on what, and whether it is finished."""
         known = self.report or self.settings
         what = ", ".join(f"{key} {known[key]}" for key in ("model", "data") if known.get(key))
         state = "finished" if self.report is not None else "not finished"
@@ -144,7 +146,10 @@ def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def _before_and_after(report: Mapping[str, Any]) -> str:
     table = tabulate(
-        before_and_after(report), headers=["", "before", "after"], colalign=("left", "right", "right"), disable_numparse=True
+        before_and_after(report),
+        headers=["", "before", "after"],
+        colalign=("left", "right", "right"),
+        disable_numparse=True,
     )
     removed = f"{len(report['layers_removed'])} of {report['layers_removable']} removable layers are gone"
     return f"{table}\n\n{removed}" if {"layers_removed", "layers_removable"} <= report.keys() else table

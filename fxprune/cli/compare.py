@@ -11,7 +11,14 @@ import click
 import torch
 from torch import fx
 
-from fxprune.cli.options import classes_option, input_option, trace_loaded, weights_option
+from fxprune.cli.options import (
+    classes_option,
+    html_option,
+    input_option,
+    trace_loaded,
+    weights_option,
+    write_page,
+)
 from fxprune.diff import GraphDiff, diff
 from fxprune.diffing.entries import KINDS, Kind
 from fxprune.diffing.text import Line, statistics, story, unified
@@ -21,6 +28,7 @@ from fxprune.exported import load_exported
 from fxprune.graph import EXAMPLE_INPUTS
 from fxprune.models import FORMS, load_model
 from fxprune.render.folder import read_diff
+from fxprune.render.html import page
 from fxprune.render.terminal import show
 
 _FORMATS: dict[str, Callable[[GraphDiff], str]] = {
@@ -42,6 +50,7 @@ is code that you name, and it is run. Exit code: 0 the graphs are the same, 1 th
 @weights_option
 @classes_option
 @input_option
+@html_option
 @click.option("--trust", is_flag=True, help="Read .pt2 files, which can run any code.")
 def diff_command(
     before: str,
@@ -50,18 +59,22 @@ def diff_command(
     only: Sequence[Kind],
     why: str | None,
     form: str | None,
+    html_file: Path | None,
     **options: Any,
 ) -> int:
     """Show what is different between two models, or, of the folder of one run, what the run did.
 
     Options on weights, classes and input are for models that are named, not for folders and files.
     """
-    if sum((stat, bool(only), why is not None, form is not None)) > 1:
-        raise click.UsageError("--stat, --only, --why and --format exclude one another")
+    if sum((stat, bool(only), why is not None, form is not None, html_file is not None)) > 1:
+        raise click.UsageError("--stat, --only, --why, --format and --html exclude one another")
     try:
         found = read_diff(Path(before)) if after is None else _compare(before, after, **options)
         if form is not None:
             click.echo(_FORMATS[form](found), nl=False)
+        elif html_file is not None:
+            title = before if after is None else f"{before} and {after}"
+            write_page(html_file, page([], found, title=title))
         elif why is not None:
             show(_story(found, why))
         else:

@@ -11,12 +11,21 @@ import click
 from tabulate import tabulate
 
 import fxprune
-from fxprune.cli.options import MODEL_HELP, classes_option, input_option, load_traced, weights_option
+from fxprune.cli.options import (
+    MODEL_HELP,
+    classes_option,
+    html_option,
+    input_option,
+    load_traced,
+    weights_option,
+    write_page,
+)
 from fxprune.errors import LoadError
 from fxprune.inspection import inspect_graph
 from fxprune.pipeline import Pipeline
 from fxprune.registry import known_passes, options_of, parse_passes
 from fxprune.render.folder import write_diff
+from fxprune.render.html import graph_page
 
 
 @click.command(epilog=MODEL_HELP)
@@ -25,10 +34,23 @@ from fxprune.render.folder import write_diff
 @classes_option
 @input_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(model: str, weights: Path | None, classes: int | None, input_shape: str | None, as_json: bool) -> None:
+@html_option
+def inspect(
+    model: str,
+    weights: Path | None,
+    classes: int | None,
+    input_shape: str | None,
+    as_json: bool,
+    html_file: Path | None,
+) -> None:
     """List each conv and each residual branch of MODEL: eligible or why not, its MACs and parameters."""
+    if as_json and html_file is not None:
+        raise click.UsageError("--json and --html exclude one another")
     graph_module = load_traced(model, weights, classes, input_shape)
     found = inspect_graph(graph_module)
+    if html_file is not None:
+        write_page(html_file, graph_page(graph_module, found, title=model))
+        return
     click.echo(json.dumps({"model": model, **found.to_json()}, indent=2) if as_json else str(found))
 
 

@@ -8,6 +8,8 @@ import click
 import torch
 from torch import fx
 
+from fxprune.errors import LoadError
+from fxprune.files import write_text
 from fxprune.graph import EXAMPLE_INPUTS
 from fxprune.models import FORMS, LoadedModel, load_model
 from fxprune.trace import trace
@@ -18,6 +20,22 @@ weights_option = click.option(
 )
 classes_option = click.option("--classes", type=click.IntRange(min=1), help="Outputs of a torchvision or timm model.")
 input_option = click.option("--input", "input_shape", metavar="N,C,H,W", help="Shape of the example input.")
+html_option = click.option(
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write one HTML file, to open in a browser.",
+)
+
+
+def write_page(file: Path, text: str) -> None:
+    """Write an HTML page and say so; raises LoadError if that is not possible."""
+    try:
+        write_text(file, text)
+    except OSError as error:
+        raise LoadError(f"cannot write {file}: {error.strerror}") from error
+    click.echo(f"written to {file}")
 
 
 def load_traced(model: str, weights: Path | None, classes: int | None, input_shape: str | None) -> fx.GraphModule:

@@ -1,4 +1,4 @@
-"""The diff that a run leaves in its folder: diff.txt to read, diff.json for ``fxprune diff FOLDER``."""
+"""The diff that a run leaves in its folder: diff.txt and diff.html to read, diff.json for ``fxprune diff FOLDER``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import fx
 from fxprune.diff import GraphDiff, diff
 from fxprune.errors import LoadError, first_line
 from fxprune.files import write_text
+from fxprune.render.html import page
 from fxprune.rewriting import PassResult
 
-_TEXT, _DATA = "diff.txt", "diff.json"
+_TEXT, _DATA, _PAGE = "diff.txt", "diff.json", "diff.html"
 
 
 def write_diff(
@@ -23,6 +24,8 @@ def write_diff(
     found = diff(before, after, results=results)
     write_text(folder / _TEXT, f"{found}\n")
     write_text(folder / _DATA, json.dumps(found.to_json()) + "\n")
+    stages = [(step.name, step.diff) for result in results for step in getattr(result, "steps", ())]
+    write_text(folder / _PAGE, page(stages, found, title=folder.resolve().name))
     return found
 
 

@@ -172,9 +172,10 @@ def _trained_scales(stages: Sequence[GraphDiff]) -> dict[str, float]:
 
 def _document(title: str, data: Mapping[str, Any]) -> str:
     """Return the page that shows ``data``."""
-    style, script = _static("page.css"), "".join(_static(name) for name in _SCRIPTS)
-    return Template(_static("page.html")).substitute(
-        title=html.escape(title),
+    style = static("theme.css") + static("page.css")
+    script = "".join(static(name) for name in _SCRIPTS)
+    return Template(static("page.html")).substitute(
+        title=escaped(title),
         policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}",
         style=style,
         data=_embedded(data),
@@ -182,8 +183,14 @@ def _document(title: str, data: Mapping[str, Any]) -> str:
     )
 
 
-def _static(name: str) -> str:
+def static(name: str) -> str:
+    """Return one of the files in ``static/``."""
     return (files("fxprune.render") / "static" / name).read_text(encoding="utf-8")
+
+
+def escaped(text: str) -> str:
+    """Return ``text`` as HTML that shows it, in ASCII."""
+    return html.escape(text).encode("ascii", "xmlcharrefreplace").decode()
 
 
 def _hash(text: str) -> str:

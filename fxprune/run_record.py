@@ -97,7 +97,9 @@ class RunRecord:
             ]
             for row in shown
         ]
-        return tabulate(table, headers=["epoch", *_COLUMNS], colalign=("left", *["right"] * len(_COLUMNS)))
+        return tabulate(
+            table, headers=["epoch", *_COLUMNS], colalign=("left", *["right"] * len(_COLUMNS)), disable_numparse=True
+        )
 
 
 _COLUMNS = {
@@ -181,7 +183,7 @@ def _read_rows(path: Path) -> tuple[Mapping[str, Any], ...]:
         else:
             damaged += 1
     if damaged:
-        warnings.warn(f"{path}: {damaged} damaged lines are left out", FxpruneWarning, stacklevel=3)
+        warnings.warn(f"{path}: damaged lines are left out ({damaged})", FxpruneWarning, stacklevel=3)
     return tuple(sorted(rows, key=lambda row: int(row["step"])))
 
 

@@ -14,7 +14,7 @@ from fxprune.run_record import read_run
 @click.argument("run", type=click.Path(path_type=Path))
 @html_option
 def report(run: Path, html_file: Path | None) -> None:
-    """Summarise the training run in the folder RUN: layers, MACs and top-1 over time; with --html, plots of them too."""
+    """Summarise the training run in the folder RUN, finished or not; with --html, with plots over time."""
     record = read_run(run)
     if html_file is None:
         click.echo(str(record))

@@ -1,7 +1,7 @@
 """A diff, or one graph, as one HTML file: no server, no network, nothing but the file.
 
-The page's style and script lie in ``static/``; what they show is embedded as JSON. A content security policy lets that
-script run and nothing else, and the script writes text only, so that no name in a graph can do harm.
+The page's style and script lie in ``static/``; what they show is embedded as JSON. A content security policy lets
+that script run and nothing else, and the script writes text only, so that no name in a graph can do harm.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fxprune.graph import called_module, graphs_of, is_opaque, module_path
 from fxprune.inspection import Inspection
 
 _SCRIPTS = ("model.js", "rows.js", "details.js", "page.js")
-_MARKS: dict[Kind, str] = {"unchanged": "", "changed": "~", "fused": "∗", "removed": "−", "added": "+"}
+_MARKS: dict[Kind, str] = {"unchanged": "", "changed": "~", "fused": "*", "removed": "\N{MINUS SIGN}", "added": "+"}
 _VERDICT_MARKS = {"other": "", "eligible": "✓", "kept": "✕", "opaque": "▣"}
 _GUESSED = "The graphs share no origin: layers are matched by name, op, shape and neighbourhood, which is a guess."
 

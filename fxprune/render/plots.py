@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _TEXT = "#010203"  # stands for the page's own text colour, light or dark
 _KEPT, _GONE = "#0072b2", "#d55e00"  # of Okabe and Ito's palette; the lines differ in dashes too
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "fxprune",  # the same run gives the same file
     "font.family": "sans-serif",
@@ -28,7 +28,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.alpha": 0.25,
+    "grid.alpha": 0.15,
     "grid.color": _TEXT,
     "text.color": _TEXT,
     "xtick.color": _TEXT,
@@ -117,5 +117,5 @@ def _top1(axes: Axes, run: RunRecord) -> None:
     axes.yaxis.set_major_formatter(_percent)
 
 
-def _percent(value: float, _: int) -> str:
+def _percent(value: float, _: float) -> str:
     return f"{value:.0%}" if abs(value * 100 - round(value * 100)) < 1e-6 else f"{value:.1%}"

@@ -18,7 +18,9 @@ def run_page(run: RunRecord) -> str:
         body += ["<h2>Before and after</h2>", _table(("", "before", "after"), before_and_after(run.report))]
     plots = run_plots(run)
     body.append(
-        f'<h2>Over time</h2><div class="plots">{plots}</div>' if plots else "<p>Nothing was measured yet.</p>"
+        f'<h2>Over time</h2><div class="plots" role="img" aria-label="Plots over time">{plots}</div>'
+        if plots
+        else "<p>Nothing was measured yet.</p>"
     )
     if not steps:
         body.append("<p>Scales were not recorded: this run is of an earlier version, or has not begun.</p>")

@@ -233,8 +233,9 @@ function toStage(stage) {
   get("step").value = stage;
   showStep();
   prepareStage();
-  const first = line ? view.lines.findIndex(({path, change}) => path === line.path
-    && (change.before[0]?.op ?? change.after.op) === (line.change.before[0]?.op ?? line.change.after.op)) : -1;
+  const sameName = ({nodes}) => nodes.some((node, side) => node && node.name === line.nodes[side]?.name);
+  const find = (same) => line ? view.lines.findIndex((one) => one.path === line.path && same(one)) : -1;
+  const first = [find(sameName), find(() => true)].find((index) => index >= 0) ?? -1;
   layout({key: `line ${first}`, first: Math.max(0, first)});
   moveTo(view.cursor);
 }

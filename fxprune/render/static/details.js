@@ -11,8 +11,8 @@ function fillDetails(panel, view, line, {go, toStage, close}) {
     el("div", {class: "details-head"}, el("span", {class: `badge ${kind}`}, `${view.kinds[change.kind].mark} ${kind}`.trim()), closer),
     el("h2", {}, main.path || main.name),
     change.what.length ? el("p", {class: "what"}, `changed: ${change.what.join(", ")}`) : "",
-    propertiesElement(view, sides, go),
     ...whyElements(view, change, toStage),
+    propertiesElement(view, sides, go),
   );
 }
 

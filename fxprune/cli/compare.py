@@ -23,7 +23,7 @@ from fxprune.diff import GraphDiff, diff
 from fxprune.diffing.entries import KINDS, Kind
 from fxprune.diffing.text import Line, statistics, story, unified
 from fxprune.emit import is_emitted, load_emitted
-from fxprune.errors import LoadError, did_you_mean
+from fxprune.errors import LoadError, TraceError, did_you_mean
 from fxprune.exported import load_exported
 from fxprune.graph import EXAMPLE_INPUTS
 from fxprune.models import FORMS, load_model
@@ -97,14 +97,25 @@ def _story(found: GraphDiff, name: str) -> list[Line]:
 def _compare(before: str, after: str, *, input_shape: str | None, trust: bool, **named: Any) -> GraphDiff:
     """Read what needs no example inputs first: a model that is named is traced on those of the other."""
     read = [_read(spec, trust) for spec in (before, after)]
-    usual = next((shape for graph in read if (shape := _input_shape(graph)) is not None), (1, 3, 224, 224))
+    like = next((shape for graph in read if (shape := _input_shape(graph)) is not None), None)
     graphs = []
     for spec, graph in zip((before, after), read, strict=True):
-        if graph is None:
-            torch.manual_seed(0)
-            graph = trace_loaded(load_model(spec, named["weights"], named["classes"]), input_shape, usual)
-        graphs.append(graph)
+        graphs.append(_trace(spec, input_shape, like, **named) if graph is None else graph)
     return diff(graphs[0], graphs[1])
+
+
+def _trace(
+    spec: str, input_shape: str | None, like: tuple[int, ...] | None, weights: Path | None, classes: int | None
+) -> fx.GraphModule:
+    torch.manual_seed(0)
+    loaded = load_model(spec, weights, classes)
+    if like is not None:
+        try:
+            return trace_loaded(loaded, input_shape, like)
+        except TraceError:  # a network for other inputs: the diff will say so
+            if input_shape is not None:
+                raise
+    return trace_loaded(loaded, input_shape)
 
 
 def _read(spec: str, trust: bool) -> fx.GraphModule | None:

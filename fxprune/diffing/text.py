@@ -66,6 +66,10 @@ def summary(found: GraphDiff) -> list[Line]:
     if renamed:
         counts += f"; {renamed} have another module path"
     lines = [Line("note", counts), Line("note", _totals(found.before, found.after))]
+    inputs = [c for c in found.changes if c.op == "placeholder" and c.kind != "unchanged"]
+    if inputs:
+        told = ", ".join(f"{c.main.name} {_shapes(c)}" for c in inputs)
+        lines.append(Line("note", printable(f"the inputs are others: {told}; costs are for each graph's own")))
     if found.matched_by == "guess":
         lines.append(
             Line(
@@ -141,6 +145,12 @@ def as_html(lines: list[Line]) -> str:
 def pair(before: int, after: int) -> str:
     """Return "1,024" or "1,024 -> 512"."""
     return f"{after:,}" if before == after else f"{before:,} -> {after:,}"
+
+
+def _shapes(change: Change) -> str:
+    shapes = [node.shape for node in (*change.before, change.after) if node is not None]
+    told = ["x".join(map(str, shape)) if shape else "of unknown shape" for shape in shapes]
+    return " -> ".join(told) if len(told) > 1 else f"{told[0]} {change.kind}"
 
 
 def _totals(before: Totals, after: Totals) -> str:

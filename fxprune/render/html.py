@@ -23,7 +23,7 @@ from fxprune.diffing.nodes import describe
 from fxprune.graph import called_module, graphs_of, is_opaque, module_path
 from fxprune.inspection import Inspection
 
-_SCRIPTS = ("model.js", "rows.js", "details.js", "page.js")
+_SCRIPTS = ("model.js", "rows.js", "details.js", "view.js", "page.js")
 _MARKS: dict[Kind, str] = {"unchanged": "", "changed": "~", "fused": "*", "removed": "\N{MINUS SIGN}", "added": "+"}
 _VERDICT_MARKS = {"other": "", "eligible": "✓", "kept": "✕", "opaque": "▣"}
 _GUESSED = "The graphs share no origin: layers are matched by name, op, shape and neighbourhood, which is a guess."

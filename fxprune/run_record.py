@@ -68,7 +68,7 @@ class RunRecord:
             parts.append(_before_and_after(self.report))
         steps, scales = self.scales()
         if not steps:
-            parts.append("scales were not recorded: this run is of an earlier version, or has not begun")
+            parts.append("scales were not recorded: nothing shrinks in this run, or an earlier version wrote it")
         else:
             zero = sum(values[-1] == 0 for values in scales.values())
             parts.append(f"{zero} of {len(scales)} scales are 0 at step {steps[-1]}")

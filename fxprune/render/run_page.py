@@ -23,7 +23,7 @@ def run_page(run: RunRecord) -> str:
         else "<p>Nothing was measured yet.</p>"
     )
     if not steps:
-        body.append("<p>Scales were not recorded: this run is of an earlier version, or has not begun.</p>")
+        body.append("<p>Scales were not recorded: nothing shrinks in this run, or an earlier version wrote it.</p>")
     else:
         rows = []
         for path, values in sorted(scales.items(), key=lambda item: item[1][-1]):

@@ -93,4 +93,5 @@ def test_any_two_networks_are_accounted_for(first: int, second: int) -> None:
                 graphs.append(fxprune.trace(randomize(RandomNet(seed)), torch.randn(2, 4, 7, 7).double()))
             except fxprune.FxpruneError:
                 return  # a write that cannot be made functional
-    assert_accounts(*graphs, fxprune.diff(*graphs))
+    before, after = graphs
+    assert_accounts(before, after, fxprune.diff(before, after))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import Block, Wrapped, assert_accounts, emitted, example, tiny, traced, with_scales
 from torch import fx, nn
+from torch.fx.passes.infra.pass_base import PassResult
 
 import fxprune
 from fxprune import passes
@@ -131,7 +132,7 @@ def test_passes_of_others_are_matched_by_what_they_kept() -> None:
                 node.replace_all_uses_with(node.args[0])
                 graph_module.graph.erase_node(node)
         graph_module.recompile()
-        return fx.passes.infra.pass_base.PassResult(graph_module, True)
+        return PassResult(graph_module, True)
 
     found = fxprune.Pipeline([drop_relus], verify=False)(graph).diff
     assert found.count("removed") == 2

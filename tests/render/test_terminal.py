@@ -32,9 +32,9 @@ def test_colours_in_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     found = hostile("name")
     text = printed(found, force_terminal=True, color_system="standard")
-    assert "\x1b[31m- name2" in text
-    assert "\x1b[32m+ name2" in text
-    assert "\x1b[33m~ name" in text
+    assert "\x1b[31m- name " in text
+    assert "\x1b[32m+ name " in text
+    assert "\x1b[33m~ name " in text
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -5,6 +5,6 @@ Exit codes: 0 success, 1 something was wrong with the model, the data or a file 
 only with ``--debug``.
 """
 
-from fxprune.cli.app import main
+from fxprune.cli.app import cli, main
 
-__all__ = ["main"]
+__all__ = ["cli", "main"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = ["--debug"] * debug + [a for a in given if a != "--debug"]  # allowed anywhere
+    if not debug:  # torch logs the traceback of what fails on fake tensors, though the error is caught
+        logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", FxpruneWarning)
     try:

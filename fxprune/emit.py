@@ -33,7 +33,7 @@ from fxprune.emission.state_layout import state_layout
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.files import replacing, write_json, write_text
-from fxprune.graph import EXAMPLE_INPUTS, example_inputs_of
+from fxprune.graph import EXAMPLE_INPUTS, TRACE, example_inputs_of
 from fxprune.tracing.assumptions import ASSUMPTIONS, Assumption, assumptions_of
 
 Format = Literal["pt2", "onnx"]
@@ -77,6 +77,7 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     examples = graph_module.meta.get(EXAMPLE_INPUTS)
     data = graph_to_data(graph_module.graph, layout)
     data["examples"] = examples_to_data(examples)
+    data["trace"] = graph_module.meta.get(TRACE)
     data["assumptions"] = [asdict(assumption) for assumption in assumptions_of(graph_module)]
     again, state = read_back(graph_module, data)
     model = build_source(source, state)
@@ -142,6 +143,8 @@ def load_emitted(folder: str | os.PathLike[str]) -> fx.GraphModule:
         graph_module.meta[ASSUMPTIONS] = tuple(Assumption(**entry) for entry in data.get("assumptions", ()))
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise LoadError(f"{root / _GRAPH} is damaged: its examples or assumptions: {first_line(error)}") from error
+    if isinstance(data.get("trace"), str):
+        graph_module.meta[TRACE] = data["trace"]
     if inputs is not None:
         graph_module.meta[EXAMPLE_INPUTS] = inputs
         propagate_shapes(graph_module, inputs)

@@ -23,6 +23,7 @@ PATH = "fxprune_path"
 PASSES = "fxprune_passes"
 EXAMPLE_INPUTS = "fxprune_example_inputs"
 TRACED_MACS = "fxprune_traced_macs"
+TRACE = "fxprune_trace"  # of a whole graph: what origins are names in, see fxprune.trace
 OPAQUE = "fxprune_opaque"
 TIER = "fxprune_tier"
 CALLS = "fxprune_calls"  # of a region: the elements that it reads in all its calls, over those of its example

@@ -71,10 +71,15 @@ class Inspection:
             f"{self._share(self.branch_macs)}; together "
             f"{self._share(self.removable_macs)}; {self.params:,} parameters"
         )
+        return "\n\n".join([*parts, "\n".join(self.notes)] if self.notes else parts)
+
+    @property
+    def notes(self) -> list[str]:
+        """How the graph was traced, if not symbolically, what is opaque and what is assumed; a line each."""
         notes = [_TIERS[self.tier]] if self.tier != "symbolic" else []
         notes += [f"opaque: {one.path}, which hides {one.hidden_convs} convs: {one.why}" for one in self.opaque]
         notes += [f"assumed, and checked whenever it runs: {one.what} ({one.source})" for one in self.assumptions]
-        return "\n\n".join([*parts, "\n".join(notes)] if notes else parts)
+        return notes
 
     def _share(self, macs: int) -> str:
         return f"{macs / self.macs if self.macs else 0:.1%}"

@@ -10,11 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tabulate import tabulate
 from torch import fx
 
+from fxprune.diff import GraphDiff, diff
 from fxprune.errors import ContractError, FxpruneError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.shapes import propagate_shapes
@@ -40,17 +42,28 @@ class Step:
     params: int
     milliseconds: float
 
+    @cached_property
+    def diff(self) -> GraphDiff:
+        """What the pass changed; worked out when it is first asked for."""
+        return diff(self.before, self.result.graph_module, results=[self])
+
 
 @dataclass(frozen=True)
 class PipelineResult(PassResult):
     """A PassResult with every step; printing it shows a table.
 
     ``max_relative`` is the largest relative difference that verification saw in float64 between graphs
-    that must be equal; None if it did not run.
+    that must be equal; None if it did not run. ``diff`` is what all steps together changed, each step's own is in it.
     """
 
     steps: tuple[Step, ...] = ()
     max_relative: float | None = None
+
+    @cached_property
+    def diff(self) -> GraphDiff:
+        """What all passes together changed; worked out when it is first asked for."""
+        before = self.steps[0].before if self.steps else self.graph_module
+        return diff(before, self.graph_module, results=[self])
 
     def __str__(self) -> str:
         if not self.steps:

@@ -9,6 +9,8 @@ trace differs only in a flag (``F.dropout(..., training=self.training)``), the f
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -21,6 +23,7 @@ from fxprune.facts.costs import batch_size, total_macs
 from fxprune.graph import (
     CALLS,
     PER_SAMPLE,
+    TRACE,
     TRACED_MACS,
     called_module,
     copy_module,
@@ -76,7 +79,21 @@ def trace(
     _count_calls_per_sample(graph_module, Fraction(batch_size(graph_module)))
     for _, graph in graphs_of(graph_module):
         graph.meta[TRACED_MACS] = total_macs(graph)
+    graph_module.meta[TRACE] = _fingerprint(graph_module)
     return graph_module
+
+
+def _fingerprint(graph_module: fx.GraphModule) -> str:
+    """Return a name for the traced graph: origins mean the same nodes in all graphs that have it.
+
+    It is that of the network's structure, so that two traces of one network, on whatever inputs, share it.
+    """
+    nodes = [
+        [region, node.name, node.op, str(getattr(node.target, "__name__", node.target)), str(node.all_input_nodes)]
+        for region, graph in graphs_of(graph_module)
+        for node in graph.graph.nodes
+    ]
+    return hashlib.sha256(json.dumps(nodes).encode()).hexdigest()[:16]
 
 
 def _count_calls_per_sample(graph_module: fx.GraphModule, batch: Fraction) -> None:

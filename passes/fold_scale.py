@@ -69,7 +69,7 @@ class FoldScale(Pass):
             for layer in layers:
                 _scale_layer(graph_module, layer, factor, with_bias=producers is not None)
                 inherit(layer, layer, made_by=self.name)
-            log.rewrote(node, f"factor {factor:.4g} is now in {', '.join(layer.name for layer in layers)}")
+            log.rewrote(node, f"factor {factor:.4g} is now in {', '.join(layer.name for layer in layers)}", layers)
             sites = CallSites(graph_module)  # the layers are new modules now
             node.replace_all_uses_with(source, propagate_meta=False)
             graph_module.graph.erase_node(node)

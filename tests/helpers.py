@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import fx, nn
 import fxprune
 from fxprune import passes
 from fxprune.facts.layers import resconvs
-from fxprune.graph import origins
+from fxprune.graph import graphs_of, origins
 from fxprune.nests import tensors_in
 from fxprune.rewriting import Contract, Pass, PassResult
 from fxprune.verify import difference
@@ -57,7 +58,7 @@ def assert_rewrites(graph: fx.GraphModule, one: Pass, *, count: int, tolerance: 
     """Apply ``one`` and assert all that holds for every pass.
 
     It rewrites ``count`` sites; its input stays as it was; equal values if it promises them; every node keeps an
-    origin; applied to its own result it does nothing more.
+    origin; the diff accounts for every node; applied to its own result it does nothing more, and the diff is empty.
     """
     code, state = graph.code, state_of(graph)
     result = one(graph)
@@ -73,7 +74,26 @@ def assert_rewrites(graph: fx.GraphModule, one: Pass, *, count: int, tolerance: 
         assert found.equal, str(found)
     again = one(result.graph_module)
     assert not again.modified, [str(site) for site in again.rewritten]
+    assert_accounts(graph, result.graph_module, fxprune.diff(graph, result.graph_module, results=[result]))
+    assert not fxprune.diff(result.graph_module, copy.deepcopy(again.graph_module), results=[again]).differs
     return result
+
+
+def assert_accounts(before: fx.GraphModule, after: fx.GraphModule, found: fxprune.GraphDiff) -> None:
+    """Assert that every node of both graphs, and of the regions in them, is in exactly one entry of their diff."""
+    sides = {"before": before, "after": after}
+    told: dict[str, list[str]] = {"before": [], "after": []}
+    for change in found.changes:
+        told["before"] += [node.name for node in change.before]
+        told["after"] += [change.after.name] if change.after else []
+        if change.kind == "unchanged":
+            assert change.what == ()
+            assert change.macs[0] == change.macs[1]
+    for side, graph_module in sides.items():
+        names = [f"{path}.{n.name}" if path else n.name for path, g in graphs_of(graph_module) for n in g.graph.nodes]
+        assert sorted(told[side]) == sorted(names), side
+    assert told["after"] == names  # in graph order
+    assert (found.before.nodes, found.after.nodes) == (len(told["before"]), len(told["after"]))
 
 
 def with_scales(graph: fx.GraphModule, *scales: tuple[float, float]) -> fx.GraphModule:

@@ -64,6 +64,35 @@ def test_inspect(capsys: pytest.CaptureFixture[str]) -> None:
     assert sum(conv["eligible"] for conv in found["convs"]) == 16
 
 
+def test_inspect_writes_a_page(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "net.html"
+    code, out, _ = run(capsys, "inspect", NET, "--input", "2,3,32,32", "--html", str(file))
+    assert (code, out) == (0, f"written to {file}\n")
+    assert "it changes the channels (16 -\\u003e 32)" in file.read_text()
+    code, _, err = run(capsys, "inspect", NET, "--input", "2,3,32,32", "--html", str(tmp_path / "no" / "net.html"))
+    assert code == 1
+    assert one_line(err)
+    assert "cannot write" in err
+    code, _, err = run(capsys, "inspect", NET, "--json", "--html", str(file))
+    assert code == 2
+
+
+def test_diff_writes_a_page(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    passes = ["--passes", "fold-batch-norm,simplify", "--input", "2,3,16,16", "--out", str(out)]
+    code, _, err = run(capsys, "run", NET, *passes)
+    assert code == 0, err
+    written = (out / "diff.html").read_text()
+    assert "<title>out</title>" in written
+    assert '"name":"fold-batch-norm"' in written
+    code, text, err = run(capsys, "diff", str(out), "--html", str(tmp_path / "diff.html"))
+    assert (code, text) == (1, f"written to {tmp_path / 'diff.html'}\n"), err
+    assert '"fused"' in (tmp_path / "diff.html").read_text()
+    code, _, err = run(capsys, "diff", str(out), "--stat", "--html", str(tmp_path / "diff.html"))
+    assert code == 2
+    assert "exclude one another" in err
+
+
 def test_run_writes_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out_folder = tmp_path / "out"
     arguments = ["--passes", "fold-batch-norm,simplify", "--input", "2,3,16,16", "--out", str(out_folder)]

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import os
 import random
-from typing import Any
 
 import torch
-from helpers import assert_state_equal, randomize, state_of
+from helpers import assert_accounts, assert_state_equal, randomize, state_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch import nn
-from torch.nn import functional
+from random_nets import RandomNet
 
 import fxprune
 from fxprune import passes
@@ -27,99 +25,9 @@ COMPILE = [passes.RemoveLayers(threshold=0.0), *AFTER_TRAINING]
 SCALES = (0.0, 0.0, 0.0, 1.0, 0.5, -0.7, 1e-3)
 SHORTCUTS = (0.0, 0.0, 1.0, 1.0, 0.3, -0.4, 2.0)
 
-KINDS = (
-    *("conv",) * 6,
-    *("norm_conv",) * 4,
-    *("strided", "functional", "shared", "relu", "relu_", "relu6", "add", "iadd", "imul", "cat"),
-    *("pool", "avg", "dropout", "scale", "mul", "identity", "sigmoid"),
-)
-
-
-class RandomNet(nn.Module):
-    """A chain of random ops, each on one of the values so far (all have 4 channels, two sizes)."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        chance = random.Random(seed)
-        self.plan: list[tuple[str, int, int]] = []
-        self.layers = nn.ModuleList()
-        for _ in range(chance.randint(2, 12)):
-            kind = chance.choice(KINDS)
-            self.plan.append((kind, chance.randint(0, 99), chance.randint(0, 99)))
-            self.layers.append(self._layer(kind, chance))
-        self.shared = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
-        self.inplace = nn.ReLU(inplace=True)
-        self.head = nn.Linear(4, 3)
-
-    @staticmethod
-    def _layer(kind: str, chance: random.Random) -> nn.Module:
-        size: Any = chance.choice([1, 3, 3, 5, (1, 3), 2, 4])
-        padding: Any = "same"
-        mode = chance.choice(["zeros", "zeros", "reflect", "circular"])
-        options: dict[str, Any] = {
-            "groups": chance.choice([1, 1, 2, 4]),
-            "bias": chance.random() < 0.5,
-            "dilation": chance.choice([1, 1, 2]) if size == 3 else 1,
-            "padding_mode": mode if size in (1, 3) else "zeros",
-        }
-        conv = nn.Conv2d(4, 4, size, padding=padding, **options)
-        if kind == "norm_conv":
-            act = chance.choice([nn.Identity(), nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(), nn.Hardtanh(0, 4)])
-            norm = nn.BatchNorm2d(4, eps=chance.choice([1e-5, 1e-2]), affine=chance.random() < 0.8)
-            return nn.Sequential(conv, norm, act)
-        if kind == "strided":
-            return nn.Conv2d(4, 4, 3, stride=2, padding=1)
-        if kind == "functional":
-            return nn.ParameterList([torch.randn(4, 4, 3, 3) / 4])
-        return {"identity": nn.Identity(), "dropout": nn.Dropout(0.3)}.get(kind, conv)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        values = [x * 1.0]
-        halvings = [0]  # how often each value's size was halved
-        for (kind, a, b), layer in zip(self.plan, self.layers, strict=True):
-            chosen = a % len(values)
-            same = [v for v, h in zip(values, halvings, strict=True) if h == halvings[chosen]]
-            values.append(self._step(kind, layer, values[chosen], same[b % len(same)]))
-            halvings.append(halvings[chosen] + (kind == "strided"))
-        total = functional.adaptive_avg_pool2d(values[0], 1)
-        for value in values[-3:]:
-            total = total + functional.adaptive_avg_pool2d(value, 1)
-        logits: torch.Tensor = self.head(torch.flatten(total, 1))
-        return logits
-
-    def _step(self, kind: str, layer: Any, value: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        if kind in ("conv", "norm_conv", "strided", "identity", "dropout"):
-            return layer(value)  # type: ignore[no-any-return]
-        if kind == "functional":
-            return functional.conv2d(value, layer[0], padding=1)
-        if kind == "shared":
-            return self.shared(value)  # type: ignore[no-any-return]
-        if kind == "relu_":
-            return self.inplace(value)  # type: ignore[no-any-return]
-        if kind == "iadd":
-            value = value.clone()
-            value += other
-            return value
-        if kind == "imul":
-            value *= 0.5
-            return value
-        if kind == "cat":
-            return torch.cat([value, other], 1)[:, 2:6]
-        functions = {
-            "relu": lambda: torch.relu(value),
-            "relu6": lambda: functional.relu6(value),
-            "add": lambda: value + other,
-            "pool": lambda: functional.max_pool2d(value, 3, 1, 1),
-            "avg": lambda: functional.avg_pool2d(value, 3, 1, 1),
-            "scale": lambda: value * 0.7,
-            "mul": lambda: value * torch.sigmoid(other),
-            "sigmoid": lambda: torch.sigmoid(value),
-        }
-        return functions[kind]()
-
 
 def check(seed: int) -> None:
-    """Trace, insert, set random scales, compile, compare, emit-free; all in float64."""
+    """Trace, insert, set random scales, compile, compare, diff; all in float64."""
     torch.manual_seed(seed)
     chance = random.Random(seed)
     model = randomize(RandomNet(seed), seed)
@@ -132,7 +40,8 @@ def check(seed: int) -> None:
         assert "write it out of place" in str(error)  # noqa: PT017  # a decline, with the reason
         return
     torch.testing.assert_close(graph(x.clone()), expected, rtol=1e-12, atol=1e-12)
-    sparse = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(graph).graph_module
+    inserted = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(graph)
+    sparse = inserted.graph_module
     for layer in layers(sparse):
         scale = chance.choice(SCALES)
         if isinstance(layer.module, ResConv):
@@ -144,7 +53,14 @@ def check(seed: int) -> None:
     found = fxprune.verify(sparse, result.graph_module, torch.randn(3, 4, 7, 7, dtype=torch.float64))
     assert found.equal, (seed, str(found))
     assert_state_equal(model, state)
-    assert not passes.Simplify()(result.graph_module).modified
+    again = fxprune.Pipeline([passes.Simplify()])(result.graph_module)
+    assert not again.modified
+    assert not again.diff.differs
+    for step in (*inserted.steps, *result.steps):
+        assert_accounts(step.before, step.result.graph_module, step.diff)
+    for one, other in ((graph, sparse), (sparse, result.graph_module), (graph, result.graph_module)):
+        assert_accounts(one, other, fxprune.diff(one, other))
+        assert_accounts(other, one, fxprune.diff(other, one))
 
 
 @settings(max_examples=GRAPHS, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -75,7 +75,8 @@ def graph_from_data(data: Any) -> fx.GraphModule:
     """Rebuild a GraphModule with uninitialised weights; raises LoadError for anything but a graph of ours."""
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         found = data.get("schema") if isinstance(data, dict) else None
-        raise LoadError(f"graph.json has schema {found}, this fxprune reads {SCHEMA}")
+        newer = "; update fxprune" if isinstance(found, int) and found > SCHEMA else ""
+        raise LoadError(f"graph.json has schema {found}, this fxprune reads {SCHEMA}{newer}")
     try:
         return _rebuild(data)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, EmitError) as error:

@@ -1,51 +1,20 @@
-"""The shell: ``fxprune demo | inspect | prune | run | passes``.
-
-Exit codes: 0 success, 1 something was wrong with the model, the data or a file (one line on stderr), 2 wrong usage,
-130 interrupted. A traceback appears only with ``--debug``.
-"""
+"""``fxprune demo | prune``: networks that are trained."""
 
 from __future__ import annotations
 
-import json
 import sys
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 from tabulate import tabulate
-from torch import fx
 
-import fxprune
-from fxprune.errors import FxpruneError, FxpruneWarning, LoadError
-from fxprune.graph import EXAMPLE_INPUTS
-from fxprune.inspection import inspect_graph
-from fxprune.models import FORMS, LoadedModel, load_model
-from fxprune.pipeline import Pipeline
-from fxprune.registry import known_passes, options_of, parse_passes
-from fxprune.trace import trace
-
-_CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
+from fxprune.cli.options import MODEL_HELP, classes_option, weights_option
+from fxprune.models import load_model
 
 
-@click.group(context_settings=_CONTEXT)
-@click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
-@click.version_option(fxprune.__version__)
-def cli(debug: bool) -> None:
-    """Prune whole layers of CNNs on the torch.fx graph; the result is plain PyTorch."""
-
-
-_weights = click.option(
-    "--weights", type=click.Path(path_type=Path), help="State dict to load: .safetensors, .pt, .pth."
-)
-_classes = click.option("--classes", type=click.IntRange(min=1), help="Outputs of a torchvision or timm model.")
-_input = click.option("--input", "input_shape", metavar="N,C,H,W", help="Shape of the example input.")
-_model_help = f"MODEL: {FORMS}."
-
-
-@cli.command()
+@click.command()
 @click.option("--seed", default=0, help="Of the initial weights and the training.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("fxprune-demo"), help="Folder to write.")
 def demo(seed: int, out: Path) -> None:
@@ -55,23 +24,10 @@ def demo(seed: int, out: Path) -> None:
     _show_report(run_demo(out, seed, _say), out)
 
 
-@cli.command(epilog=_model_help)
+@click.command(epilog=MODEL_HELP)
 @click.argument("model")
-@_weights
-@_classes
-@_input
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def inspect(model: str, weights: Path | None, classes: int | None, input_shape: str | None, as_json: bool) -> None:
-    """List each conv and each residual branch of MODEL: eligible or why not, its MACs and parameters."""
-    graph_module = _traced(model, weights, classes, input_shape)
-    found = inspect_graph(graph_module)
-    click.echo(json.dumps({"model": model, **found.to_json()}, indent=2) if as_json else str(found))
-
-
-@cli.command(epilog=_model_help)
-@click.argument("model")
-@_weights
-@_classes
+@weights_option
+@classes_option
 @click.option("--data", required=True, help="digits, cifar10:DIR or imagefolder:DIR.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; resumes what is there.")
 @click.option(
@@ -182,68 +138,6 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
         _show_report(report, out)
 
 
-@cli.command(epilog=_model_help)
-@click.argument("model")
-@click.option("--passes", "spec", required=True, help='For example "fold-batch-norm,simplify".')
-@_weights
-@_classes
-@_input
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write the result to.")
-@click.option("--format", "formats", multiple=True, type=click.Choice(["pt2", "onnx"]), help="Write this too.")
-@click.option("--no-verify", is_flag=True, help="Do not hold the passes to their contracts.")
-def run(
-    model: str,
-    spec: str,
-    weights: Path | None,
-    classes: int | None,
-    input_shape: str | None,
-    out: Path | None,
-    formats: Sequence[Any],
-    no_verify: bool,
-) -> None:
-    """Apply any chain of passes to MODEL in eval mode, and show what each did."""
-    passes = parse_passes(spec)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise LoadError(f"{out} is not empty; give another folder with --out")
-    graph_module = _traced(model, weights, classes, input_shape).eval()
-    result = Pipeline(passes, verify=not no_verify)(graph_module)
-    click.echo(str(result))
-    if out is not None:
-        fxprune.emit(result.graph_module, out, formats=formats)
-        click.echo(f"written to {out}")
-
-
-@cli.command("passes")
-def list_passes() -> None:
-    """List the passes with their contracts and options."""
-    rows = []
-    for name, kind in known_passes().items():
-        options = ", ".join(f"{key}={field.default}" for key, field in options_of(kind).items())
-        contract = kind.contract.name.lower() if isinstance(kind.contract, fxprune.Contract) else "by options"
-        rows.append([name, options, contract, (kind.__doc__ or "").strip().splitlines()[0]])
-    click.echo(tabulate(rows, headers=["pass", "options", "keeps equal", "what it does"]))
-
-
-def _traced(model: str, weights: Path | None, classes: int | None, input_shape: str | None) -> fx.GraphModule:
-    torch.manual_seed(0)
-    loaded = load_model(model, weights, classes)
-    if isinstance(loaded.model, fx.GraphModule) and EXAMPLE_INPUTS in loaded.model.meta and input_shape is None:
-        return loaded.model
-    return trace(loaded.model, torch.randn(_input_shape(loaded, input_shape)))
-
-
-def _input_shape(loaded: LoadedModel, text: str | None) -> tuple[int, ...]:
-    if text is None:
-        return loaded.input_shape or (1, 3, 224, 224)
-    try:
-        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        shape = ()
-    if not shape or min(shape) < 1:
-        raise click.BadParameter(f"{text!r} is no shape; write for example 1,3,224,224", param_hint="--input")
-    return shape
-
-
 def _say(message: str) -> None:
     click.echo(message)
     sys.stdout.flush()
@@ -266,45 +160,3 @@ def _show_report(report: dict[str, Any], out: Path) -> None:
     click.echo(f"{removed} of {report['layers_removable']} removable layers are gone, with {saved:.1%} of the MACs")
     click.echo(f"verified: largest relative difference {report['max_relative_difference']:.2g} (float64)")
     click.echo(f"the pruned model, report.json and diff.txt are in {out}")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the shell and exit; errors are one line on stderr."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
-    given = ["--debug"] * debug + [a for a in given if a != "--debug"]  # allowed anywhere
-    warnings.showwarning = _show_warning
-    warnings.simplefilter("always", FxpruneWarning)
-    try:
-        cli(given, standalone_mode=False, prog_name="fxprune")
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        _fail("interrupted; `fxprune prune` goes on from its last checkpoint", 130)
-    except click.ClickException as error:
-        _fail(error.format_message().replace("\n", " "), 2)
-    except Exception as error:
-        if debug:
-            raise
-        _fail(_one_line(error), 1)
-
-
-def _fail(message: str, code: int) -> None:
-    click.echo(f"fxprune: error: {message}", err=True)
-    sys.exit(code)
-
-
-def _one_line(error: Exception) -> str:
-    """Return what to say of ``error``: the last line where a worker process wrapped it in its own traceback."""
-    lines = str(error).strip().splitlines() or [""]
-    if isinstance(error, FxpruneError):
-        text = lines[-1] if lines[0].startswith("Caught ") else " ".join(lines)
-        return text.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
-    return f"{type(error).__name__}: {lines[0]} (use --debug for the traceback)"
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if issubclass(category, FxpruneWarning):
-        click.echo(f"fxprune: warning: {message}", err=True)
-
-
-if __name__ == "__main__":
-    main()

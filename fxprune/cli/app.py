@@ -1,0 +1,73 @@
+"""The program: its commands, its errors and its exit codes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+import fxprune
+from fxprune.cli.compare import diff_command
+from fxprune.cli.graphs import inspect, list_passes, run
+from fxprune.cli.report import report
+from fxprune.cli.training import demo, prune
+from fxprune.errors import FxpruneError, FxpruneWarning
+
+_CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
+
+
+@click.group(context_settings=_CONTEXT)
+@click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
+@click.version_option(fxprune.__version__)
+def cli(debug: bool) -> None:
+    """Prune whole layers of CNNs on the torch.fx graph; the result is plain PyTorch."""
+
+
+for command in (demo, inspect, prune, run, diff_command, report, list_passes):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the shell and exit; errors are one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = ["--debug"] * debug + [a for a in given if a != "--debug"]  # allowed anywhere
+    if not debug:  # torch logs the traceback of what fails on fake tensors, though the error is caught
+        logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always", FxpruneWarning)
+    try:
+        status = cli(given, standalone_mode=False, prog_name="fxprune")
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        _fail("interrupted; `fxprune prune` goes on from its last checkpoint", 130)
+    except click.ClickException as error:
+        _fail(error.format_message().replace("\n", " "), 2)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(_one_line(error), getattr(error, "exit_code", 1))
+    if status:
+        sys.exit(status)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"fxprune: error: {message}", err=True)
+    sys.exit(code)
+
+
+def _one_line(error: Exception) -> str:
+    """Return what to say of ``error``: the last line where a worker process wrapped it in its own traceback."""
+    lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, FxpruneError):
+        text = lines[-1] if lines[0].startswith("Caught ") else " ".join(lines)
+        return text.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+    return f"{type(error).__name__}: {lines[0]} (use --debug for the traceback)"
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, FxpruneWarning):
+        click.echo(f"fxprune: warning: {message}", err=True)

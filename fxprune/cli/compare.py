@@ -1,0 +1,138 @@
+"""``fxprune diff``: two models, or what a run did."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import fx
+
+from fxprune.cli.options import (
+    classes_option,
+    html_option,
+    input_option,
+    trace_loaded,
+    weights_option,
+    write_page,
+)
+from fxprune.diff import GraphDiff, diff
+from fxprune.diffing.entries import KINDS, Kind
+from fxprune.diffing.text import Line, statistics, story, unified
+from fxprune.emit import is_emitted, load_emitted
+from fxprune.errors import LoadError, TraceError, did_you_mean
+from fxprune.exported import load_exported
+from fxprune.graph import EXAMPLE_INPUTS
+from fxprune.models import FORMS, load_model
+from fxprune.render.folder import read_diff
+from fxprune.render.html import page
+from fxprune.render.terminal import show
+
+_FORMATS: dict[str, Callable[[GraphDiff], str]] = {
+    "json": lambda found: json.dumps(found.to_json(), indent=1) + "\n",
+    "dot": GraphDiff.to_dot,
+    "graphml": GraphDiff.to_graphml,
+}
+_HELP = f"""BEFORE and AFTER: {FORMS}, or a .pt2 file (with --trust). Reading a folder runs no code of it; a factory
+is code that you name, and it is run. Exit code: 0 the graphs are the same, 1 they differ, 2 trouble."""
+
+
+@click.command("diff", epilog=_HELP)
+@click.argument("before")
+@click.argument("after", required=False)
+@click.option("--stat", is_flag=True, help="One line a module.")
+@click.option("--only", multiple=True, type=click.Choice(KINDS), help="Only these; may be given again.")
+@click.option("--why", metavar="NODE", help="The story of one node, or of the nodes of one module.")
+@click.option("--format", "form", type=click.Choice(list(_FORMATS)), help="Print this instead of text.")
+@weights_option
+@classes_option
+@input_option
+@html_option
+@click.option("--trust", is_flag=True, help="Read .pt2 files, which can run any code.")
+def diff_command(
+    before: str,
+    after: str | None,
+    stat: bool,
+    only: Sequence[Kind],
+    why: str | None,
+    form: str | None,
+    html_file: Path | None,
+    **options: Any,
+) -> int:
+    """Show what is different between two models, or, of the folder of one run, what the run did.
+
+    Options on weights, classes and input are for models that are named, not for folders and files.
+    """
+    if sum((stat, bool(only), why is not None, form is not None, html_file is not None)) > 1:
+        raise click.UsageError("--stat, --only, --why, --format and --html exclude one another")
+    try:
+        found = read_diff(Path(before)) if after is None else _compare(before, after, **options)
+        if form is not None:
+            click.echo(_FORMATS[form](found), nl=False)
+        elif html_file is not None:
+            title = before if after is None else f"{before} and {after}"
+            write_page(html_file, page([], found, title=title))
+        elif why is not None:
+            show(_story(found, why))
+        else:
+            show(statistics(found) if stat else unified(found, only))
+    except Exception as error:
+        error.exit_code = 2  # type: ignore[attr-defined]  # read by main: trouble, as of diff(1)
+        raise
+    return int(found.differs)
+
+
+def _story(found: GraphDiff, name: str) -> list[Line]:
+    lines = story(found, name)
+    if not lines:
+        nodes = [node for change in found.changes for node in (*change.before, change.main)]
+        known = {name for node in nodes for name in (node.name, node.path) if name}
+        raise LoadError(f"neither graph has a node or a module {name!r}{did_you_mean(name, known)}")
+    return lines
+
+
+def _compare(before: str, after: str, *, input_shape: str | None, trust: bool, **named: Any) -> GraphDiff:
+    """Read what needs no example inputs first: a model that is named is traced on those of the other."""
+    read = [_read(spec, trust) for spec in (before, after)]
+    like = next((shape for graph in read if (shape := _input_shape(graph)) is not None), None)
+    graphs = []
+    for spec, graph in zip((before, after), read, strict=True):
+        graphs.append(_trace(spec, input_shape, like, **named) if graph is None else graph)
+    return diff(graphs[0], graphs[1])
+
+
+def _trace(
+    spec: str, input_shape: str | None, like: tuple[int, ...] | None, weights: Path | None, classes: int | None
+) -> fx.GraphModule:
+    torch.manual_seed(0)
+    loaded = load_model(spec, weights, classes)
+    if like is not None:
+        try:
+            return trace_loaded(loaded, input_shape, like)
+        except TraceError:  # a network for other inputs: the diff will say so
+            if input_shape is not None:
+                raise
+    return trace_loaded(loaded, input_shape)
+
+
+def _read(spec: str, trust: bool) -> fx.GraphModule | None:
+    """Return the graph that lies in the file or folder ``spec``; None if it is the name of a model."""
+    path = Path(spec)
+    if path.suffix == ".pt2":
+        return load_exported(path, trust=trust)
+    if is_emitted(path):
+        return load_emitted(path)
+    if path.exists():
+        kind = "a folder without graph.json" if path.is_dir() else "a file, but no .pt2 file"
+        raise LoadError(f"{spec} is no model that fxprune reads: it is {kind}")
+    return None
+
+
+def _input_shape(graph_module: fx.GraphModule | None) -> tuple[int, ...] | None:
+    inputs: Any = None if graph_module is None else graph_module.meta.get(EXAMPLE_INPUTS)
+    if not inputs:
+        return None
+    return tuple(inputs[0].shape) if len(inputs) == 1 and isinstance(inputs[0], torch.Tensor) else None

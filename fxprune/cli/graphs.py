@@ -1,0 +1,97 @@
+"""``fxprune inspect | run | passes``: one graph, and what passes do to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from tabulate import tabulate
+
+import fxprune
+from fxprune.cli.options import (
+    MODEL_HELP,
+    classes_option,
+    html_option,
+    input_option,
+    load_traced,
+    weights_option,
+    write_page,
+)
+from fxprune.errors import LoadError
+from fxprune.inspection import inspect_graph
+from fxprune.pipeline import Pipeline
+from fxprune.registry import known_passes, options_of, parse_passes
+from fxprune.render.folder import write_diff
+from fxprune.render.html import graph_page
+
+
+@click.command(epilog=MODEL_HELP)
+@click.argument("model")
+@weights_option
+@classes_option
+@input_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@html_option
+def inspect(
+    model: str,
+    weights: Path | None,
+    classes: int | None,
+    input_shape: str | None,
+    as_json: bool,
+    html_file: Path | None,
+) -> None:
+    """List each conv and each residual branch of MODEL: eligible or why not, its MACs and parameters."""
+    if as_json and html_file is not None:
+        raise click.UsageError("--json and --html exclude one another")
+    graph_module = load_traced(model, weights, classes, input_shape)
+    found = inspect_graph(graph_module)
+    if html_file is not None:
+        write_page(html_file, graph_page(graph_module, found, title=model))
+        return
+    click.echo(json.dumps({"model": model, **found.to_json()}, indent=2) if as_json else str(found))
+
+
+@click.command(epilog=MODEL_HELP)
+@click.argument("model")
+@click.option("--passes", "spec", required=True, help='For example "fold-batch-norm,simplify".')
+@weights_option
+@classes_option
+@input_option
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write the result to.")
+@click.option("--format", "formats", multiple=True, type=click.Choice(["pt2", "onnx"]), help="Write this too.")
+@click.option("--no-verify", is_flag=True, help="Do not hold the passes to their contracts.")
+def run(
+    model: str,
+    spec: str,
+    weights: Path | None,
+    classes: int | None,
+    input_shape: str | None,
+    out: Path | None,
+    formats: Sequence[Any],
+    no_verify: bool,
+) -> None:
+    """Apply any chain of passes to MODEL in eval mode, and show what each did."""
+    passes = parse_passes(spec)
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LoadError(f"{out} is not empty; give another folder with --out")
+    graph_module = load_traced(model, weights, classes, input_shape).eval()
+    result = Pipeline(passes, verify=not no_verify)(graph_module)
+    click.echo(str(result))
+    if out is not None:
+        fxprune.emit(result.graph_module, out, formats=formats)
+        write_diff(out, graph_module, result.graph_module, [result])
+        click.echo(f"written to {out}")
+
+
+@click.command("passes")
+def list_passes() -> None:
+    """List the passes with their contracts and options."""
+    rows = []
+    for name, kind in known_passes().items():
+        options = ", ".join(f"{key}={field.default}" for key, field in options_of(kind).items())
+        contract = kind.contract.name.lower() if isinstance(kind.contract, fxprune.Contract) else "by options"
+        rows.append([name, options, contract, (kind.__doc__ or "").strip().splitlines()[0]])
+    click.echo(tabulate(rows, headers=["pass", "options", "keeps equal", "what it does"]))

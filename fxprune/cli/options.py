@@ -1,0 +1,65 @@
+"""What several commands share: how a model, its weights and its inputs are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+from torch import fx
+
+from fxprune.errors import LoadError
+from fxprune.files import write_text
+from fxprune.graph import EXAMPLE_INPUTS
+from fxprune.models import FORMS, LoadedModel, load_model
+from fxprune.trace import trace
+
+MODEL_HELP = f"MODEL: {FORMS}."
+weights_option = click.option(
+    "--weights", type=click.Path(path_type=Path), help="State dict to load: .safetensors, .pt, .pth."
+)
+classes_option = click.option("--classes", type=click.IntRange(min=1), help="Outputs of a torchvision or timm model.")
+input_option = click.option("--input", "input_shape", metavar="N,C,H,W", help="Shape of the example input.")
+html_option = click.option(
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write one HTML file, to open in a browser.",
+)
+
+
+def write_page(file: Path, text: str) -> None:
+    """Write an HTML page and say so; raises LoadError if that is not possible."""
+    try:
+        write_text(file, text)
+    except OSError as error:
+        raise LoadError(f"cannot write {file}: {error.strerror}") from error
+    click.echo(f"written to {file}")
+
+
+def load_traced(model: str, weights: Path | None, classes: int | None, input_shape: str | None) -> fx.GraphModule:
+    """Return the graph of the model that the user names, on random inputs of the given shape."""
+    torch.manual_seed(0)
+    loaded = load_model(model, weights, classes)
+    if isinstance(loaded.model, fx.GraphModule) and EXAMPLE_INPUTS in loaded.model.meta and input_shape is None:
+        return loaded.model
+    return trace_loaded(loaded, input_shape)
+
+
+def trace_loaded(
+    loaded: LoadedModel, input_shape: str | None, usual: tuple[int, ...] = (1, 3, 224, 224)
+) -> fx.GraphModule:
+    """Trace ``loaded`` on random inputs, of the shape ``usual`` if neither the user nor the model says another."""
+    shape = loaded.input_shape or usual if input_shape is None else _parse_shape(input_shape)
+    return trace(loaded.model, torch.randn(shape))
+
+
+def _parse_shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise click.BadParameter(f"{text!r} is no shape; write for example 1,3,224,224", param_hint="--input")
+    return shape

@@ -1,0 +1,1 @@
+"""The parts of :func:`fxprune.diff`: entries, matching, comparing, and the forms that a diff can be written in."""

@@ -1,0 +1,44 @@
+"""The diff that a run leaves in its folder: diff.txt and diff.html to read, diff.json for ``fxprune diff FOLDER``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import fx
+
+from fxprune.diff import GraphDiff, diff
+from fxprune.errors import LoadError, first_line
+from fxprune.files import write_text
+from fxprune.render.html import page
+from fxprune.rewriting import PassResult
+
+_TEXT, _DATA, _PAGE = "diff.txt", "diff.json", "diff.html"
+
+
+def write_diff(
+    folder: Path, before: fx.GraphModule, after: fx.GraphModule, results: Sequence[PassResult]
+) -> GraphDiff:
+    """Write to ``folder``, which exists, what ``results`` made of ``before``; return the diff."""
+    found = diff(before, after, results=results)
+    write_text(folder / _TEXT, f"{found}\n")
+    write_text(folder / _DATA, json.dumps(found.to_json()) + "\n")
+    stages = [(step.name, step.diff) for result in results for step in getattr(result, "steps", ())]
+    write_text(folder / _PAGE, page(stages, found, title=folder.resolve().name))
+    return found
+
+
+def read_diff(path: Path) -> GraphDiff:
+    """Read what :func:`write_diff` left in a folder, or such a file; raises LoadError if it is missing or damaged."""
+    file = path / _DATA if path.is_dir() else path
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LoadError(f"{path} holds no {_DATA}; give a second model to compare with") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoadError(f"{file} is no diff, or cut short: {first_line(error)}") from error
+    try:
+        return GraphDiff.from_json(data)
+    except LoadError as error:
+        raise LoadError(f"{file}: {error}") from error

@@ -1,0 +1,200 @@
+"""A training run, finished or not, read back from its folder: what it did step by step, and what came out."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from fxprune.errors import FxpruneWarning, LoadError
+
+_MAX_EPOCHS = 20  # in the printed table
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the folder of ``fxprune prune`` or ``fxprune demo`` tells; printing it shows tables.
+
+    Attributes:
+        folder: where it was read from.
+        settings: what the run was started with (run.json); empty if that is not there.
+        rows: the measurements while layers shrank (metrics.jsonl), in order of their optimizer step.
+        finetuning: those of the training after the removal (finetune.jsonl), their steps counted from 0 again.
+        report: report.json; None while the run is not finished.
+    """
+
+    folder: Path
+    settings: Mapping[str, Any]
+    rows: tuple[Mapping[str, Any], ...]
+    finetuning: tuple[Mapping[str, Any], ...]
+    report: Mapping[str, Any] | None
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """Return the steps at which ``name`` was measured while layers shrank, and its values."""
+        return _series(self.rows, name)
+
+    def finetuning_series(self, name: str) -> tuple[list[int], list[float]]:
+        """Return the same of fine-tuning; its steps follow those before."""
+        last = self.rows[-1]["step"] if self.rows else 0
+        steps, values = _series(self.finetuning, name)
+        return [last + step for step in steps], values
+
+    def scales(self) -> tuple[list[int], dict[str, list[float]]]:
+        """Return the steps at which scales were measured, and each layer's effective scale at each of them.
+
+        Rows hold only what changed since the row before. Both are empty for a run that did not record scales.
+        """
+        rows = [row for row in self.rows if isinstance(row.get("scales"), dict)]
+        steps: list[int] = []
+        found: dict[str, list[float]] = {}
+        for row in rows:
+            for path, scale in row["scales"].items():
+                if _is_number(scale):
+                    found.setdefault(str(path), [math.nan] * len(steps)).append(float(scale))
+            steps.append(row["step"])
+            for values in found.values():
+                values.extend(values[-1:] * (len(steps) - len(values)))
+        return steps, found
+
+    def __str__(self) -> str:
+        parts = [self.headline, self._epochs()]
+        if self.report is not None:
+            parts.append(_before_and_after(self.report))
+        steps, scales = self.scales()
+        if not steps:
+            parts.append("scales were not recorded: nothing shrinks in this run, or an earlier version wrote it")
+        else:
+            zero = sum(values[-1] == 0 for values in scales.values())
+            parts.append(f"{zero} of {len(scales)} scales are 0 at step {steps[-1]}")
+        return "\n\n".join(part for part in parts if part)
+
+    @property
+    def headline(self) -> str:
+        """What was trained on what, and whether it is finished."""
+        known = self.report or self.settings
+        what = ", ".join(f"{key} {known[key]}" for key in ("model", "data") if known.get(key))
+        state = "finished" if self.report is not None else "not finished"
+        last = f" at step {self.rows[-1]['step']}" if self.rows and self.report is None else ""
+        return f"{self.folder}: {f'{what}, ' if what else ''}{state}{last}"
+
+    def _epochs(self) -> str:
+        rows = [row for row in self.rows if "epoch" in row]
+        if not rows:
+            return "no epoch is finished"
+        every = -(-len(rows) // _MAX_EPOCHS)
+        shown = [row for index, row in enumerate(rows, start=1) if index % every == 0 or row is rows[-1]]
+        shown += [row for row in self.finetuning if "epoch" in row][-1:]
+        table = [
+            [
+                f"{row['epoch']}{'' if row in rows else ' fine-tuning'}",
+                *(_formatted(row.get(name), form) for name, form in _COLUMNS.values()),
+            ]
+            for row in shown
+        ]
+        return tabulate(
+            table, headers=["epoch", *_COLUMNS], colalign=("left", *["right"] * len(_COLUMNS)), disable_numparse=True
+        )
+
+
+_COLUMNS = {
+    "step": ("step", ","),
+    "loss": ("loss", ".3f"),
+    "top-1": ("top1", ".2%"),
+    "layers": ("layers_left", ","),
+    "MACs": ("macs_left", ".1%"),
+    "seconds": ("seconds", ".1f"),
+}
+_RESULTS = {
+    "MACs": ("macs_before", "macs_after", ","),
+    "parameters": ("params_before", "params_after", ","),
+    "held-out top-1": ("accuracy_before", "accuracy_after", ".2%"),
+}
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read the folder of a run, finished or not.
+
+    Lines of measurements that are damaged, as a kill can leave one, are left out with a warning.
+    Raises LoadError if ``folder`` is not that of a run, or one of its JSON files is damaged.
+    """
+    if not any((folder / name).is_file() for name in ("metrics.jsonl", "run.json", "report.json")):
+        kind = "is not the folder of a run" if folder.is_dir() else "is not a folder"
+        raise LoadError(f"{folder} {kind}: give the one that fxprune prune or fxprune demo writes to")
+    report = _read_json(folder / "report.json")
+    if report is not None and not all(_is_number(report.get(k)) for b, a, _ in _RESULTS.values() for k in (b, a)):
+        raise LoadError(f"{folder / 'report.json'} is not the report of a run")
+    return RunRecord(
+        folder,
+        _read_json(folder / "run.json") or {},
+        _read_rows(folder / "metrics.jsonl"),
+        _read_rows(folder / "finetune.jsonl"),
+        report,
+    )
+
+
+def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what a report compares, as text: what, before, after."""
+    rows = [(label, format(report[b], form), format(report[a], form)) for label, (b, a, form) in _RESULTS.items()]
+    for size, times in report.get("latency_ms", {}).items():
+        rows.append((f"ms at batch {size}", f"{times['before']:.2f}", f"{times['after']:.2f}"))
+    return rows
+
+
+def _before_and_after(report: Mapping[str, Any]) -> str:
+    table = tabulate(
+        before_and_after(report),
+        headers=["", "before", "after"],
+        colalign=("left", "right", "right"),
+        disable_numparse=True,
+    )
+    removed = f"{len(report['layers_removed'])} of {report['layers_removable']} removable layers are gone"
+    return f"{table}\n\n{removed}" if {"layers_removed", "layers_removable"} <= report.keys() else table
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LoadError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise LoadError(f"{path} is damaged: it holds no object")
+    return content
+
+
+def _read_rows(path: Path) -> tuple[Mapping[str, Any], ...]:
+    if not path.is_file():
+        return ()
+    rows, damaged = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+        else:
+            damaged += 1
+    if damaged:
+        warnings.warn(f"{path}: damaged lines are left out ({damaged})", FxpruneWarning, stacklevel=3)
+    return tuple(sorted(rows, key=lambda row: int(row["step"])))
+
+
+def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    measured = [(row["step"], float(row[name])) for row in rows if _is_number(row.get(name))]
+    return [step for step, _ in measured], [value for _, value in measured]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _formatted(value: Any, form: str) -> str:
+    return format(value, form) if _is_number(value) else ""

@@ -1,7 +1,8 @@
 """CIFAR ResNets pruned by the shell command, against the same checkpoint fine-tuned for as many epochs.
 
     python benchmarks/cifar10.py resnet56 --data imagefolder:DIR --weights resnet56.th --targets 0.7 0.5 0.35
-    python benchmarks/cifar10.py resnet110 --data cifar10:DIR --targets 0.345 --epochs 200 --lr 0.1 --shrink-share 0.5
+    python benchmarks/cifar10.py resnet110 --data cifar10:DIR --targets 0.345 --epochs 200 --lr 0.1 \\
+        --shrink-share 0.5 --precision bf16 --in-memory    # on a GPU: images are decoded once, and augmented there
 
 Runs a plain fine-tuning and ``fxprune prune`` for each target, with the same settings, then measures all networks
 side by side and writes results/cifar10_NETWORK.json. Every arm goes on from its checkpoint after a kill; with
@@ -71,7 +72,7 @@ def fine_tune(arguments: argparse.Namespace, settings: Settings, folder: Path) -
     out.mkdir(exist_ok=True)
     if (out / "report.json").exists():
         return
-    data = load_data(arguments.data, IMAGE_SIZE)
+    data = load_data(arguments.data, IMAGE_SIZE, in_memory=arguments.in_memory)
     torch.manual_seed(settings.seed)  # as the shell does
     network = build(arguments.network, arguments.weights)
     alone = Settings(**{**asdict(settings), "distill": 0.0})
@@ -92,6 +93,7 @@ def prune(arguments: argparse.Namespace, settings: Settings, target: float, fold
     command += ["--weights", str(arguments.weights)] if arguments.weights else []
     command += ["--image-size", str(IMAGE_SIZE), "--target-macs", str(target)]
     command += ["--layers", arguments.layers, "--out", str(out)]
+    command += ["--in-memory"] if arguments.in_memory else []
     for name in ("epochs", "lr", "shrink_share", "precision", "seed", "workers"):
         command += ["--" + name.replace("_", "-"), str(getattr(settings, name))]
     if settings.distill:

@@ -44,7 +44,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     settings = settings_from(arguments, weight_decay=1e-4)
-    data = load_data(arguments.data, IMAGE_SIZE)
+    data = load_data(arguments.data, IMAGE_SIZE, in_memory=arguments.in_memory)
     arms = {}
     for arm in ("plain", "resconv"):
         if arguments.arm in (None, arm):

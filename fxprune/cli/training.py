@@ -80,6 +80,11 @@ def demo(seed: int, out: Path) -> None:
 @click.option(
     "--on-bad-image", default="fail", type=click.Choice(["fail", "skip"]), help="What to do if one cannot be read."
 )
+@click.option(
+    "--in-memory",
+    is_flag=True,
+    help="Keep small images decoded on the device, and augment them there, a batch at a time.",
+)
 @click.option("--seed", default=0, help="Of the data order, the augmentation and the model's initial weights.")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images; one a core by default.")
 @click.option("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")
@@ -97,10 +102,8 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     from fxprune.training.job import open_folder, prune_on_data
     from fxprune.training.settings import Settings
 
-    image_size, target_macs, layers, strength, teacher_weights, on_bad_image = (
-        options.pop(key)
-        for key in ("image_size", "target_macs", "layers", "strength", "teacher_weights", "on_bad_image")
-    )
+    taken = ("image_size", "target_macs", "layers", "strength", "teacher_weights", "on_bad_image", "in_memory")
+    image_size, target_macs, layers, strength, teacher_weights, on_bad_image, in_memory = map(options.pop, taken)
     if target_macs is None and strength is None:
         target_macs = 0.5
     given = click.get_current_context().get_parameter_source
@@ -117,13 +120,14 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     torch.manual_seed(settings.seed)
     loaded = load_model(model, weights, classes)
     teacher = None if teacher_weights is None else load_model(model, teacher_weights, classes).model
-    images = load_data(data, image_size, on_bad_image=on_bad_image)
+    images = load_data(data, image_size, on_bad_image=on_bad_image, in_memory=in_memory)
     run = {
         "model": model,
         "weights": weights and str(weights),
         "teacher_weights": teacher_weights and str(teacher_weights),
         "data": data,
         "image_size": image_size,
+        "in_memory": in_memory,
     }
     target = {"target_macs": target_macs, "strength": strength, "layers": layers}
     accelerator = make_accelerator(settings, out)
@@ -159,4 +163,4 @@ def _show_report(report: dict[str, Any], out: Path) -> None:
     removed, saved = len(report["layers_removed"]), 1 - report["macs_after"] / report["macs_before"]
     click.echo(f"{removed} of {report['layers_removable']} removable layers are gone, with {saved:.1%} of the MACs")
     click.echo(f"verified: largest relative difference {report['max_relative_difference']:.2g} (float64)")
-    click.echo(f"the pruned model, report.json and diff.txt are in {out}")
+    click.echo(f"the pruned model, report.json and diff.html are in {out}")

@@ -1,7 +1,8 @@
 """The main job: a trained network and images in, a folder with the pruned network and its report out.
 
-The folder holds the emitted model (model.py, weights.safetensors, graph.json), report.json, diff.txt, metrics.jsonl,
-and, while it is being made, run.json and checkpoint.pt, from which the same command goes on after a kill.
+The folder holds the emitted model (model.py, weights.safetensors, graph.json), report.json, what was changed
+(diff.html, diff.txt, diff.json), metrics.jsonl, and, while it is being made, run.json and checkpoint.pt, from which
+the same command goes on after a kill.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from torch import fx, nn
 
 import fxprune
 from fxprune import passes
-from fxprune.diff import diff
 from fxprune.emit import emit
 from fxprune.errors import LoadError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import layers as layers_of
-from fxprune.files import write_json, write_text
+from fxprune.files import write_json
 from fxprune.latency import compare_latency
 from fxprune.pipeline import Pipeline
 from fxprune.prune import AFTER_TRAINING, Layers, insert_scales
+from fxprune.render.folder import write_diff
 from fxprune.trace import trace
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import make_accelerator
@@ -189,7 +190,7 @@ def prune_on_data(
     }
     if accelerator.is_main_process:
         emit(pruned.cpu(), out)
-        write_text(out / "diff.txt", str(diff(traced, pruned, results=[inserted, *results])) + "\n")
+        write_diff(out, traced.cpu(), pruned, [inserted, *results])
         write_json(out / "report.json", report)
     accelerator.end_training()
     return report

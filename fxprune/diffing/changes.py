@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from torch import fx
@@ -11,6 +12,9 @@ from fxprune.diffing.entries import Change, Kind
 from fxprune.diffing.matching import Matches, Nodes
 from fxprune.diffing.nodes import reads
 from fxprune.diffing.reasons import Reasons
+from fxprune.operators import ADDITIONS, PRODUCTS
+
+_COMMUTATIVE = (*ADDITIONS, *PRODUCTS)
 
 
 class Changes:
@@ -54,6 +58,8 @@ class Changes:
         new_reads = reads(new)
         if fused or self.before[main].op != self.after[new].op:  # then order and repetition say nothing
             same_inputs = set(old_reads) - {new} == set(new_reads)
+        elif new.target in _COMMUTATIVE and not new.kwargs:
+            same_inputs = Counter(old_reads) == Counter(new_reads)
         else:
             same_inputs = old_reads == new_reads
         old_info, new_info = self.before[main], self.after[new]

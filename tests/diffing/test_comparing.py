@@ -71,6 +71,7 @@ def test_scales() -> None:
     [
         (lambda m, x: x * 0.5, lambda m, x: x * 0.25, ("options",)),
         (lambda m, x: x - m.p, lambda m, x: m.p - x, ("input",)),
+        (lambda m, x: x + m.p, lambda m, x: m.p + x, ()),
         (lambda m, x: x.relu(), lambda m, x: torch.relu(x), ("op",)),
         (lambda m, x: torch.sum(x, dim=1), lambda m, x: torch.sum(x, dim=0), ("shape", "options")),
         (lambda m, x: torch.relu(x), lambda m, x: torch.relu(x), ()),

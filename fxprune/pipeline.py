@@ -10,16 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tabulate import tabulate
 from torch import fx
 
+from fxprune.copies import copy_graph_module
 from fxprune.errors import ContractError, FxpruneError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.folding import keep_exact_weights
-from fxprune.graph import called_module, copy_graph_module, example_inputs_of, graphs_of, is_opaque
+from fxprune.graph import called_module, example_inputs_of, graphs_of, is_opaque
 from fxprune.nests import tensors_in
 from fxprune.rewriting import Contract, Pass, PassResult
 from fxprune.verify import TOLERANCE, difference, first_difference, run_float64
@@ -29,16 +31,28 @@ AnyPass = Callable[[fx.GraphModule], Any]
 
 @dataclass(frozen=True)
 class Step:
-    """One pass of a pipeline: its input, its result, what the graph costs after it, and its time."""
+    """One pass of a pipeline: its input, its result and its time; what the graph costs after it, when asked for."""
 
     name: str
     contract: Contract
     before: fx.GraphModule
     result: PassResult
-    nodes: int
-    macs: int
-    params: int
     milliseconds: float
+
+    @cached_property
+    def nodes(self) -> int:
+        """Nodes of the graph after the pass, those of regions included."""
+        return _nodes(self.result.graph_module)
+
+    @cached_property
+    def macs(self) -> int:
+        """MACs a sample after the pass."""
+        return total_macs(self.result.graph_module)
+
+    @cached_property
+    def params(self) -> int:
+        """Parameters after the pass."""
+        return total_params(self.result.graph_module)
 
 
 @dataclass(frozen=True)
@@ -145,17 +159,7 @@ def _apply(one: AnyPass, stage: fx.GraphModule) -> Step:
         result.graph_module.meta.update(stage.meta)
         result = PassResult(result.graph_module, bool(result.modified))
     spent = (time.perf_counter() - start) * 1e3
-    after = result.graph_module
-    return Step(
-        pass_name(one),
-        contract_of(one),
-        stage,
-        result,
-        _nodes(after),
-        total_macs(after),
-        total_params(after),
-        spent,
-    )
+    return Step(pass_name(one), contract_of(one), stage, result, spent)
 
 
 def _nodes(graph_module: fx.GraphModule) -> int:

@@ -17,11 +17,12 @@ from typing import ClassVar
 
 from torch import fx, nn
 
+from fxprune.facts.call_sites import CallSites
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, own_module
 from fxprune.facts.scales import constant_factor, passes_factor
 from fxprune.facts.state import updated_values
 from fxprune.folding import exact, make_parameter, own_bias, with_weights
-from fxprune.graph import CallSites, attribute, called_module, inherit, only_user, set_parameter, set_submodule
+from fxprune.graph import attribute, called_module, inherit, only_user, set_parameter, set_submodule
 from fxprune.operators import ADDITIONS, PRODUCTS
 from fxprune.rewriting import Contract, Log, Pass
 

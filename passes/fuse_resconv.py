@@ -13,10 +13,11 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from fxprune.facts.call_sites import CallSites
 from fxprune.facts.convs import CONV_CLASSES
 from fxprune.facts.sites import dirac_tap
 from fxprune.folding import dirac_kernel, exact, fold_norm, in_float64, norm_obstacle, own_bias, with_weights
-from fxprune.graph import CallSites, called_module, has_hooks, inherit, set_submodule
+from fxprune.graph import called_module, has_hooks, inherit, set_submodule
 from fxprune.resconv import Conv, ResConv
 from fxprune.rewriting import Contract, Log, Pass
 

@@ -17,7 +17,7 @@ from fxprune.tracing.assumptions import ASSUMPTIONS
 from fxprune.tracing.batch_norms import recover_batch_norms
 from fxprune.tracing.inputs import Call, call_of_graph
 from fxprune.tracing.symbolic import SymbolicTracer
-from fxprune.tracing.training_flag import follow_training_flag
+from fxprune.tracing.training_flag import FlagReads, follow_training_flag
 
 # A GraphModule keeps things of its own under these names.
 RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | {"meta", "_graph", "_code", "_codegen", "_tracer_cls"}
@@ -77,12 +77,14 @@ def _graph_of(
         return tracer.graph_of(own)
 
     try:
-        graph = retrace(tracer, False)
+        with FlagReads(own) as flag_reads:
+            graph = retrace(tracer, False)
         updates_buffers = any(buffer._version != versions[name] for name, buffer in buffers.items())
         if updates_buffers:
             tracer.assumptions.clear()
             graph = retrace(tracer, True)
-        follow_training_flag(graph, own, lambda: retrace(make_tracer(), updates_buffers), flags)
+        if flag_reads.seen:
+            follow_training_flag(graph, own, lambda: retrace(make_tracer(), updates_buffers), flags)
         return graph
     finally:
         for name, buffer in buffers.items():

@@ -120,8 +120,14 @@ def remove_unused_state(graph_module: fx.GraphModule) -> list[str]:
         return bool(module._parameters or module._buffers or module._modules)
 
     sweep(graph_module, "")
-    inside = tuple(f"{path}." for path in removed)
-    return [path for path in removed if not path.startswith(inside)]
+    gone = set(removed)
+    return [path for path in removed if gone.isdisjoint(_owners(path))]
+
+
+def _owners(path: str) -> Iterator[str]:
+    """Yield the paths of all modules that what stands at ``path`` is inside of, but for the outermost one."""
+    while path := path.rpartition(".")[0]:
+        yield path
 
 
 def example_inputs_of(graph_module: fx.GraphModule) -> tuple[Any, ...]:

@@ -68,10 +68,11 @@ class FoldScale(Pass):
                 log.decline(node, f"factor {factor:.4g}: not all layers before it, nor all behind it, can take it")
                 continue
             for layer in layers:
+                before = attribute(graph_module, str(layer.target))
                 _scale_layer(graph_module, layer, factor, with_bias=producers is not None)
+                sites.replaced(before, attribute(graph_module, str(layer.target)))
                 inherit(layer, layer, made_by=self.name)
             log.rewrote(node, f"factor {factor:.4g} is now in {', '.join(layer.name for layer in layers)}")
-            sites = CallSites(graph_module)  # the layers are new modules now
             node.replace_all_uses_with(source, propagate_meta=False)
             graph_module.graph.erase_node(node)
 

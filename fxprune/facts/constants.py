@@ -74,7 +74,7 @@ class Constants:
             if node not in found:
                 found.add(node)
                 waiting += node.all_input_nodes
-        return [node for node in self._graph_module.graph.nodes if node in found]
+        return sorted(found)
 
     def _find_obstacle(self, node: fx.Node) -> str | None:
         if node.op == "placeholder":

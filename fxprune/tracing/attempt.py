@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxprune.copies import LazyGraphModule
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.functionalize import functionalize
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, attribute, innermost_module
@@ -97,14 +98,14 @@ def _graph_module(own: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     kind = type(own).__name__
     reading = [node for node in graph.nodes if node.op in ("call_module", "get_attr")]
     if not any(str(node.target).partition(".")[0] in RESERVED for node in reading):
-        return fx.GraphModule(own, graph, class_name=kind)
+        return LazyGraphModule(own, graph, class_name=kind)
     state = {}
     for node in reading:
         value = attribute(own, str(node.target))
         first, dot, rest = str(node.target).partition(".")
         node.target = (f"{first}_1" if first in RESERVED else first) + dot + rest
         state[node.target] = value
-    return fx.GraphModule(state, graph, class_name=kind)
+    return LazyGraphModule(state, graph, class_name=kind)
 
 
 @contextmanager

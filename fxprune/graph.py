@@ -212,8 +212,8 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, table, None) for table in tables)
 
 
-def copy_module(module: nn.Module) -> nn.Module:
-    """Return a deep copy of ``module``.
+def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
+    """Return a deep copy of ``module``; with ``share_weights`` its parameters and buffers are those of ``module``.
 
     Tensors that it computed and keeps (the weight of an old-style ``torch.nn.utils.weight_norm``, say) are copied by
     value, which plain deep-copying refuses: they are computed again in every forward.
@@ -221,7 +221,10 @@ def copy_module(module: nn.Module) -> nn.Module:
     computed = (
         v for m in module.modules() for v in vars(m).values() if isinstance(v, torch.Tensor) and not v.is_leaf
     )
-    return _deepcopy_module(module, {id(value): value.detach().clone() for value in computed})
+    memo: dict[int, Any] = {id(value): value.detach().clone() for value in computed}
+    if share_weights:
+        memo |= {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return _deepcopy_module(module, memo)
 
 
 def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:

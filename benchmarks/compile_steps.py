@@ -83,8 +83,8 @@ def compile_network(
     Weights are shared with the model, as symbolic_trace shares them and Torch-Pruning changes them in place. With
     ``rest``, diff and emission are measured too; they are no part of compiling.
     """
-    share = {"check": False, "share_weights": share_weights}
-    stage = traced = clock.measure("trace", lambda: fxprune.trace(model, image, **share))
+    trace = partial(fxprune.trace, model, image, check=False, share_weights=share_weights)
+    stage = traced = clock.measure("trace", trace)
     results: list[PassResult] = []
     for one in (*_INSERTIONS, *_REMOVAL):
         if isinstance(one, RemoveLayers):

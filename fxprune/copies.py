@@ -27,8 +27,8 @@ class LazyGraphModule(_LazyGraphModule):
     In torch's own the first call goes through ``__call__`` twice, and so through hooks, and torch.compile refuses it.
     """
 
-    _lazy_forward = _CodeOnDemand()  # type: ignore[assignment]  # the name by which torch knows the placeholder
-    forward = _lazy_forward  # type: ignore[assignment]
+    _lazy_forward = _CodeOnDemand()  # the name by which torch knows the placeholder
+    forward = _lazy_forward
 
 
 def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:

@@ -198,7 +198,7 @@ def called_module(node: Any) -> nn.Module | None:
     """Return the module that ``node`` calls; None if it calls none."""
     if not isinstance(node, fx.Node) or node.op != "call_module":
         return None
-    module = node.graph.owning_module
+    module: nn.Module | None = node.graph.owning_module
     assert module is not None, "a pass reads nodes of a GraphModule"
     for atom in str(node.target).split("."):
         module = module._modules[atom]  # several times as fast as get_submodule, and every pass asks for every node
@@ -245,7 +245,7 @@ def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         elif type(value) not in (int, float, bool, str, type(None)):
             value = copy.deepcopy(value, memo)
         state[name] = value
-    duplicate.__setstate__(state)
+    duplicate.__setstate__(state)  # type: ignore[no-untyped-call]
     return duplicate
 
 

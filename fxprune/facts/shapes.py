@@ -59,12 +59,13 @@ class _Recorder(Interpreter):
         return self.values[n]
 
     def _value(self, n: fx.Node) -> Any:
-        if self._mode is None:
+        mode = self._mode
+        if mode is None:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
 
         def compute() -> Any:
-            with self._mode:
+            with mode:
                 if is_batch_norm(n) and isinstance(args[0], FakeTensor):
                     return torch.empty_like(args[0])
                 return getattr(self, n.op)(n.target, args, kwargs)

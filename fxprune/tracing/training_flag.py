@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from inspect import getattr_static
 from typing import Any
 
 from torch import fx, nn
@@ -40,7 +41,10 @@ class FlagReads:
 
     def __enter__(self) -> FlagReads:
         nn.Module.training = self  # type: ignore[assignment]
-        self.seen = any(type(m).training is not self or "training" not in vars(m) for m in self._model.modules())
+        self.seen = any(
+            getattr_static(type(m), "training") is not self or "training" not in vars(m)
+            for m in self._model.modules()
+        )
         return self
 
     def __exit__(self, *_: object) -> None:

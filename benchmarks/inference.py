@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import statistics
 import tempfile
 import time
@@ -177,7 +178,8 @@ def main() -> None:
         )
     print(tabulate(lines, headers=["mode", "batch", "emitted over by hand", "range"], tablefmt="github"))
     if not arguments.smoke:
-        record = {"network": f"resnet{arguments.depth}", "extra_nodes": dict(extra), "rows": rows}
+        malloc = {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
+        record = {"malloc": malloc, "network": f"resnet{arguments.depth}", "extra_nodes": dict(extra), "rows": rows}
         write_json(HERE / "results" / "inference.json", {**provenance(), **record})
 
 

@@ -53,7 +53,8 @@ class BranchScale(nn.Module):
         size = torch.ones((), device=self.gate.device)
         for weight in weights:
             filters = weight.shape[0] if weight.dim() > 1 and weight.numel() > max(weight.shape) else weight.numel()
-            size = size * (weight.float().square().sum() / filters).sqrt().clamp(min=_SMALLEST_SIZE)
+            norm = torch.linalg.vector_norm(weight.float())
+            size = size * (norm / filters**0.5).clamp(min=_SMALLEST_SIZE)
         return size
 
     def scale(self, *weights: torch.Tensor) -> torch.Tensor:

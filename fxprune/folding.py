@@ -47,6 +47,12 @@ def exact(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().double() if kept is None else kept[1]
 
 
+def has_exact(module: nn.Module) -> bool:
+    """Say whether a parameter of ``module`` was rounded and its value before that was kept."""
+    kept = _exact.get() or {}
+    return bool(kept) and any(id(parameter) in kept for parameter in module.parameters())
+
+
 @torch.no_grad()
 def in_float64(module: _Weighted) -> _Weighted:
     """Return a deep copy of ``module`` in float64, with the exact values of its parameters."""

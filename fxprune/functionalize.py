@@ -18,6 +18,7 @@ from torch import fx
 from torch.fx.node import map_aggregate
 
 from fxprune.errors import TraceError
+from fxprune.facts.repeated_calls import RepeatedCalls
 from fxprune.facts.shapes import META, WRITES
 from fxprune.graph import called_module, caller_path, evaluating, place
 from fxprune.interpreter import Interpreter, plain
@@ -59,7 +60,7 @@ def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> N
     position = {node: index for index, node in enumerate(nodes)}
     mutating = [node for node in nodes if node in writes or is_in_place(node)]
     storages = _Storages(nodes, values) if mutating else None
-    runner = Interpreter(graph_module)
+    runner, repeated = Interpreter(graph_module), RepeatedCalls()
     for node in mutating:
         target = writes.get(node) or _mutated(node)
         if target is None or storages is None:
@@ -81,7 +82,7 @@ def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> N
             node.meta[META] = target.meta[META]
         else:
             _make_functional(node)
-            _require_same_kind(runner, node, values)
+            _require_same_kind(runner, repeated, node, values)
         for alias, users in late.items():
             alias.replace_all_uses_with(node, delete_user_cb=set(users).__contains__, propagate_meta=False)
     if mutating:
@@ -107,12 +108,18 @@ def _refusal(node: fx.Node, why: str) -> TraceError:
     return TraceError(message, path=caller_path(node), reason=message)
 
 
-def _require_same_kind(runner: Interpreter, node: fx.Node, values: dict[fx.Node, Any]) -> None:
+def _require_same_kind(
+    runner: Interpreter, repeated: RepeatedCalls, node: fx.Node, values: dict[fx.Node, Any]
+) -> None:
     """Raise TraceError if the out-of-place form that ``node`` now has computes another shape or dtype."""
     args, kwargs = plain(fx.map_arg((node.args, node.kwargs), values.__getitem__))
-    module = called_module(node)
-    with evaluating(module) if module is not None else torch.no_grad():
-        now = getattr(runner, node.op)(node.target, args, kwargs)
+
+    def compute() -> Any:
+        module = called_module(node)
+        with evaluating(module) if module is not None else torch.no_grad():
+            return getattr(runner, node.op)(node.target, args, kwargs)
+
+    now, _ = repeated.call(node, args, kwargs, compute)
     before = values[node]
     if (now.shape, now.dtype) != (before.shape, before.dtype):
         raise _refusal(node, "changes dtype or shape out of place")

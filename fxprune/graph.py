@@ -1,4 +1,4 @@
-"""What every pass needs to read and rebuild a GraphModule: copies, uses, submodules, origins.
+"""What every pass needs to read and rebuild a GraphModule: uses, submodules, regions, origins.
 
 Origins are plain data in ``node.meta``: ``fxprune_origin`` holds the names of the traced nodes that a node
 stands for (in traced order, the one whose value it computes last), ``fxprune_path`` the module path it came
@@ -8,7 +8,8 @@ from, and ``fxprune_passes`` the passes that made it. New nodes get them through
 from __future__ import annotations
 
 import copy
-from collections import Counter
+import copyreg
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeGuard
@@ -31,22 +32,6 @@ PER_SAMPLE = "fxprune_per_sample"  # of a region: what its MACs are divided by t
 PRESERVED = "_user_preserved_attributes"  # torch.fx's own key: attributes that copies keep
 
 
-def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
-    """Return a GraphModule with its own graph and containers that shares every leaf module and tensor.
-
-    Submodules that the graph does not use come along.
-    """
-    name = type(graph_module).__name__
-    containers = _copy_containers(graph_module)
-    duplicate = fx.GraphModule(containers, copy.deepcopy(graph_module.graph), class_name=name)
-    for table in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
-        duplicate.__dict__[table] = containers.__dict__[table]  # fx brings only what the graph uses
-    duplicate.meta.update(graph_module.meta)
-    for attr, value in graph_module.meta.get(PRESERVED, {}).items():
-        setattr(duplicate, attr, value)
-    return duplicate
-
-
 def regions_in(module: nn.Module) -> list[tuple[str, fx.GraphModule]]:
     """Return the graphs that were compiled inside an opaque module, with their paths in it; not those inside them."""
     found: list[tuple[str, fx.GraphModule]] = []
@@ -57,7 +42,7 @@ def regions_in(module: nn.Module) -> list[tuple[str, fx.GraphModule]]:
             if id(child) in seen:
                 continue
             seen.add(id(child))
-            if _is_region(child):
+            if is_region(child):
                 found.append((prefix + name, child))
             else:
                 visit(child, f"{prefix}{name}.")
@@ -67,7 +52,8 @@ def regions_in(module: nn.Module) -> list[tuple[str, fx.GraphModule]]:
     return found
 
 
-def _is_region(module: nn.Module) -> TypeGuard[fx.GraphModule]:
+def is_region(module: nn.Module) -> TypeGuard[fx.GraphModule]:
+    """Say whether ``module`` is a graph that was compiled inside an opaque module."""
     return isinstance(module, fx.GraphModule) and CALLS in module.meta
 
 
@@ -93,7 +79,7 @@ def opaque_children(module: nn.Module) -> Iterator[nn.Module]:
     """Yield ``module`` and all below it, but for regions and what is inside them."""
     yield module
     for child in module.children():
-        if not _is_region(child):
+        if not is_region(child):
             yield from opaque_children(child)
 
 
@@ -110,50 +96,6 @@ def graphs_of(graph_module: fx.GraphModule) -> list[tuple[str, fx.GraphModule]]:
             here = f"{node.target}.{path}"
             found += [(f"{here}.{inner}" if inner else here, graph) for inner, graph in graphs_of(region)]
     return found
-
-
-def _copy_containers(graph_module: fx.GraphModule) -> nn.Module:
-    """Return a shallow copy of the module tree: new containers, the same leaves (what nodes call or read)."""
-    called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
-
-    def duplicate(module: nn.Module, path: str) -> nn.Module:
-        if path in called:
-            return _copy_around_regions(module)
-        fresh = nn.Module()
-        fresh.training = module.training
-        fresh._parameters.update(module._parameters)
-        fresh._buffers.update(module._buffers)
-        fresh._non_persistent_buffers_set.update(module._non_persistent_buffers_set)
-        for name, child in module._modules.items():
-            fresh._modules[name] = child and duplicate(child, f"{path}.{name}" if path else name)
-        return fresh
-
-    return duplicate(graph_module, "")
-
-
-def _copy_around_regions(module: nn.Module) -> nn.Module:
-    """Return ``module`` itself, or, if there are regions in it, a copy of what is on the way to them and of them."""
-    if not regions_in(module):
-        return module
-    copies: dict[int, nn.Module] = {}
-
-    def duplicate(owner: nn.Module) -> nn.Module:
-        if id(owner) in copies:
-            return copies[id(owner)]
-        if _is_region(owner):
-            fresh: nn.Module = copy_graph_module(owner)
-        elif not regions_in(owner):
-            fresh = owner
-        else:
-            fresh = copy.copy(owner)
-            for table in ("_parameters", "_buffers", "_modules"):
-                fresh.__dict__[table] = dict(owner.__dict__[table])
-            for name, child in owner._modules.items():
-                fresh._modules[name] = child and duplicate(child)
-        copies[id(owner)] = fresh
-        return fresh
-
-    return duplicate(module)
 
 
 def remove_unused_state(graph_module: fx.GraphModule) -> list[str]:
@@ -179,8 +121,14 @@ def remove_unused_state(graph_module: fx.GraphModule) -> list[str]:
         return bool(module._parameters or module._buffers or module._modules)
 
     sweep(graph_module, "")
-    inside = tuple(f"{path}." for path in removed)
-    return [path for path in removed if not path.startswith(inside)]
+    gone = set(removed)
+    return [path for path in removed if gone.isdisjoint(_owners(path))]
+
+
+def _owners(path: str) -> Iterator[str]:
+    """Yield the paths of all modules that what stands at ``path`` is inside of, but for the outermost one."""
+    while path := path.rpartition(".")[0]:
+        yield path
 
 
 def example_inputs_of(graph_module: fx.GraphModule) -> tuple[Any, ...]:
@@ -251,9 +199,12 @@ def called_module(node: Any) -> nn.Module | None:
     """Return the module that ``node`` calls; None if it calls none."""
     if not isinstance(node, fx.Node) or node.op != "call_module":
         return None
-    owner = node.graph.owning_module
-    assert owner is not None, "a pass reads nodes of a GraphModule"
-    return owner.get_submodule(str(node.target))
+    module: nn.Module | None = node.graph.owning_module
+    assert module is not None, "a pass reads nodes of a GraphModule"
+    for atom in str(node.target).split("."):
+        module = module._modules[atom]  # several times as fast as get_submodule, and every pass asks for every node
+        assert module is not None
+    return module
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -262,8 +213,8 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(module, table, None) for table in tables)
 
 
-def copy_module(module: nn.Module) -> nn.Module:
-    """Return a deep copy of ``module``.
+def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
+    """Return a deep copy of ``module``; with ``share_weights`` its parameters and buffers are those of ``module``.
 
     Tensors that it computed and keeps (the weight of an old-style ``torch.nn.utils.weight_norm``, say) are copied by
     value, which plain deep-copying refuses: they are computed again in every forward.
@@ -271,7 +222,32 @@ def copy_module(module: nn.Module) -> nn.Module:
     computed = (
         v for m in module.modules() for v in vars(m).values() if isinstance(v, torch.Tensor) and not v.is_leaf
     )
-    return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+    memo: dict[int, Any] = {id(value): value.detach().clone() for value in computed}
+    if share_weights:
+        memo |= {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    return _deepcopy_module(module, memo)
+
+
+def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Do what ``copy.deepcopy`` does, several times as fast: most of what a module holds is empty, or a number."""
+    if id(module) in memo:
+        return memo[id(module)]  # type: ignore[no-any-return]
+    kind = type(module)
+    how = () if hasattr(kind, "__deepcopy__") else module.__reduce_ex__(4)
+    if len(how) < 3 or how[:2] != (copyreg.__newobj__, (kind,)) or type(how[2]) is not dict:  # type: ignore[attr-defined]
+        return copy.deepcopy(module, memo)
+    duplicate = memo[id(module)] = kind.__new__(kind)
+    state: dict[str, Any] = {}
+    for name, value in vars(module).items():
+        if name == "_modules":
+            value = type(value)((key, child and _deepcopy_module(child, memo)) for key, child in value.items())
+        elif type(value) in (dict, OrderedDict, set) and not value:
+            value = type(value)()
+        elif type(value) not in (int, float, bool, str, type(None)):
+            value = copy.deepcopy(value, memo)
+        state[name] = value
+    duplicate.__setstate__(state)  # type: ignore[no-untyped-call]
+    return duplicate
 
 
 def attribute(graph_module: nn.Module, target: str) -> Any:
@@ -374,41 +350,6 @@ def _has_attribute(graph_module: nn.Module, target: str) -> bool:
     except AttributeError:
         return False
     return True
-
-
-class CallSites:
-    """How often each module and each parameter of a graph is used, by identity and not by name."""
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        self._calls: Counter[int] = Counter()
-        self._reads: Counter[int] = Counter()
-        seen: set[int] = set()
-        for node in graph_module.graph.nodes:
-            if node.op == "call_module":
-                module = graph_module.get_submodule(node.target)
-                self._calls[id(module)] += 1
-                if id(module) not in seen:
-                    seen.add(id(module))
-                    self._reads.update(
-                        id(p) for m in module.modules() for p in m._parameters.values() if p is not None
-                    )
-            elif node.op == "get_attr":
-                self._reads[id(attribute(graph_module, node.target))] += uses(node)
-
-    def calls(self, module: nn.Module) -> int:
-        """Return at how many call sites ``module`` stands, under whatever names."""
-        return self._calls[id(module)]
-
-    def shared_parameter(self, module: nn.Module) -> str | None:
-        """Return the name of a parameter of ``module`` that something else reads too, if there is one."""
-        for name, parameter in module.named_parameters():
-            if self._reads[id(parameter)] > 1:
-                return name
-        return None
-
-    def reads(self, tensor: torch.Tensor) -> int:
-        """Return how many modules and nodes read ``tensor``."""
-        return self._reads[id(tensor)]
 
 
 @contextmanager

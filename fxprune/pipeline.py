@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from tabulate import tabulate
 from torch import fx
 
+from fxprune.copies import copy_graph_module
 from fxprune.diff import GraphDiff, diff
 from fxprune.errors import ContractError, FxpruneError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.folding import keep_exact_weights
-from fxprune.graph import called_module, copy_graph_module, example_inputs_of, graphs_of, is_opaque
+from fxprune.graph import called_module, example_inputs_of, graphs_of, is_opaque
 from fxprune.nests import tensors_in
 from fxprune.rewriting import Contract, Pass, PassResult
 from fxprune.verify import TOLERANCE, difference, first_difference, run_float64
@@ -31,21 +33,33 @@ AnyPass = Callable[[fx.GraphModule], Any]
 
 @dataclass(frozen=True)
 class Step:
-    """One pass of a pipeline: its input, its result, what the graph costs after it, and its time."""
+    """One pass of a pipeline: its input, its result and its time; what the graph costs after it, when asked for."""
 
     name: str
     contract: Contract
     before: fx.GraphModule
     result: PassResult
-    nodes: int
-    macs: int
-    params: int
     milliseconds: float
 
     @cached_property
     def diff(self) -> GraphDiff:
         """What the pass changed; worked out when it is first asked for."""
         return diff(self.before, self.result.graph_module, results=[self])
+
+    @cached_property
+    def nodes(self) -> int:
+        """Nodes of the graph after the pass, those of regions included."""
+        return _nodes(self.result.graph_module)
+
+    @cached_property
+    def macs(self) -> int:
+        """MACs a sample after the pass."""
+        return total_macs(self.result.graph_module)
+
+    @cached_property
+    def params(self) -> int:
+        """Parameters after the pass."""
+        return total_params(self.result.graph_module)
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,7 @@ class Pipeline(Pass):
             for one in self.passes:
                 steps.append(_apply(one, stage))
                 stage = steps[-1].result.graph_module
-            seen = _check(steps) if self.verify else None
+            seen = _Check().steps(steps) if self.verify else None
         return PipelineResult(
             stage,
             any(step.result.modified for step in steps),
@@ -158,55 +172,66 @@ def _apply(one: AnyPass, stage: fx.GraphModule) -> Step:
         result.graph_module.meta.update(stage.meta)
         result = PassResult(result.graph_module, bool(result.modified))
     spent = (time.perf_counter() - start) * 1e3
-    after = result.graph_module
-    return Step(
-        pass_name(one),
-        contract_of(one),
-        stage,
-        result,
-        _nodes(after),
-        total_macs(after),
-        total_params(after),
-        spent,
-    )
+    return Step(pass_name(one), contract_of(one), stage, result, spent)
 
 
 def _nodes(graph_module: fx.GraphModule) -> int:
     return sum(len(graph.graph.nodes) for _, graph in graphs_of(graph_module))
 
 
-def _check(steps: list[Step]) -> float:
-    """Compare the ends of every run of equal-valued steps; on a breach, find the step."""
-    largest = 0.0
-    run: list[Step] = []
-    for step in [*steps, None]:
-        if step is not None and step.contract is Contract.VALUES:
-            run.append(step)
-            continue
-        largest = max(largest, _check_run(run))
-        run = []
-        if step is not None and step.contract is Contract.SIGNATURE:
-            _check_signature(step.before, step)
-    return largest
+class _Check:
+    """Holds the steps of a pipeline to their contracts; runs every stage once at most."""
 
+    def __init__(self) -> None:
+        self._outputs: dict[fx.GraphModule, list[torch.Tensor]] = {}
+        self._signatures: dict[fx.GraphModule, str] = {}
 
-def _check_run(run: list[Step]) -> float:
-    changed = [step for step in run if step.result.modified]
-    if not changed:
-        return 0.0
-    inputs = example_inputs_of(changed[0].before)
-    first = run_float64(changed[0].before, inputs)
-    last = run_float64(changed[-1].result.graph_module, inputs)
-    _, relative = difference(first, last)
-    if not relative <= TOLERANCE:
-        for step in changed:
-            after = run_float64(step.result.graph_module, inputs)
-            _, gap = difference(first, after)
-            if not gap <= TOLERANCE:
-                raise _breach(step, inputs, gap)
-            first = after
-    _check_signature(changed[0].before, changed[-1])
-    return relative
+    def steps(self, steps: list[Step]) -> float:
+        """Compare the ends of every run of equal-valued steps; return the largest relative difference."""
+        largest = 0.0
+        run: list[Step] = []
+        for step in [*steps, None]:
+            if step is not None and step.contract is Contract.VALUES:
+                run.append(step)
+                continue
+            largest = max(largest, self._run(run))
+            run = []
+            if step is not None and step.contract is Contract.SIGNATURE:
+                self._equal_signatures(step.before, step)
+        return largest
+
+    def _run(self, run: list[Step]) -> float:
+        """Compare the ends of a run of equal-valued steps; on a breach, find the step."""
+        changed = [step for step in run if step.result.modified]
+        if not changed:
+            return 0.0
+        inputs = example_inputs_of(changed[0].before)
+        first = self._outputs_of(changed[0].before, inputs)
+        _, relative = difference(first, self._outputs_of(changed[-1].result.graph_module, inputs))
+        if not relative <= TOLERANCE:
+            for step in changed:
+                after = self._outputs_of(step.result.graph_module, inputs)
+                _, gap = difference(first, after)
+                if not gap <= TOLERANCE:
+                    raise _breach(step, inputs, gap)
+                first = after
+        self._equal_signatures(changed[0].before, changed[-1])
+        return relative
+
+    def _outputs_of(self, stage: fx.GraphModule, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
+        if stage not in self._outputs:
+            self._outputs[stage] = run_float64(stage, inputs)
+        return self._outputs[stage]
+
+    def _equal_signatures(self, start: fx.GraphModule, step: Step) -> None:
+        before, after = (self._signature_of(stage) for stage in (start, step.result.graph_module))
+        if before != after:
+            raise ContractError(f"pass {step.name} promised an equal signature but changed {before} to {after}")
+
+    def _signature_of(self, stage: fx.GraphModule) -> str:
+        if stage not in self._signatures:
+            self._signatures[stage] = _signature(stage)
+        return self._signatures[stage]
 
 
 def _breach(step: Step, inputs: tuple[Any, ...], gap: float) -> ContractError:
@@ -215,14 +240,6 @@ def _breach(step: Step, inputs: tuple[Any, ...], gap: float) -> ContractError:
         f"pass {step.name} promised equal values but changed them by {gap:.2g} (relative, float64), first at "
         f"{where}; nothing was changed in the input graph; please report it with the model"
     )
-
-
-def _check_signature(start: fx.GraphModule, step: Step) -> None:
-    if step.result.graph_module is start:
-        return
-    before, after = (_signature(g) for g in (start, step.result.graph_module))
-    if before != after:
-        raise ContractError(f"pass {step.name} promised an equal signature but changed {before} to {after}")
 
 
 def _signature(graph_module: fx.GraphModule) -> str:

@@ -112,7 +112,8 @@ class ResConv(nn.Module):
 
     def _gauge_now(self) -> float:
         """Return the gauge as a number, in eval mode: reading it must not step a spectral norm's power iteration."""
-        with evaluating(self):
+        is_computed = parametrize.is_parametrized(self.conv) or self.conv._forward_pre_hooks
+        with evaluating(self) if is_computed else torch.no_grad():
             return float(self.gauge())
 
     @property
@@ -166,7 +167,9 @@ class ResConv(nn.Module):
     @torch.no_grad()
     def effective_scale(self) -> float:
         """The scale with its own norm's drift taken out: 1 at insertion, and equal to the gate as it is trained."""
-        return abs(self.coefficients()[0]) * self._gauge_now() / float(self.initial_gauge)
+        if self.parametrization == "free":
+            return abs(float(self.free_scale)) * self._gauge_now() / float(self.initial_gauge)
+        return float(self.gain) * float(self.gate) / float(self.initial_gauge)
 
     @property
     def closed_shortcut(self) -> float:

@@ -14,7 +14,8 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.graph import copy_graph_module, graphs_of, module_path, origins, remove_unused_state
+from fxprune.copies import copy_graph_module
+from fxprune.graph import graphs_of, module_path, origins, remove_unused_state
 
 
 class Contract(IntEnum):

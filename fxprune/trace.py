@@ -2,9 +2,9 @@
 
     graph_module = fxprune.trace(model, torch.randn(1, 3, 224, 224))
 
-The model is deep-copied first and never touched. The graph is traced in eval mode; where the train-mode
-trace differs only in a flag (``F.dropout(..., training=self.training)``), the flag becomes a read of
-``self.training``, so that the graph still trains as the model does.
+The model is deep-copied first and never touched (its weights are shared on request). The graph is traced in eval
+mode; where the train-mode trace differs only in a flag (``F.dropout(..., training=self.training)``), the flag becomes
+a read of ``self.training``, so that the graph still trains as the model does.
 """
 
 from __future__ import annotations
@@ -41,7 +41,12 @@ __all__ = ["example_inputs_of", "require_finite", "trace"]
 
 
 def trace(
-    model: nn.Module, example_inputs: Any, example_kwargs: Mapping[str, Any] | None = None, *, check: bool = True
+    model: nn.Module,
+    example_inputs: Any,
+    example_kwargs: Mapping[str, Any] | None = None,
+    *,
+    check: bool = True,
+    share_weights: bool = False,
 ) -> fx.GraphModule:
     """Trace ``model`` into a GraphModule that computes the same function.
 
@@ -54,6 +59,9 @@ def trace(
             data is best. Arguments of ``forward`` that they do not cover take their defaults.
         example_kwargs: inputs by keyword; they become inputs of the graph under the same names.
         check: call model and graph on the example inputs, twice each, and compare what they return.
+        share_weights: let the graph hold the model's own parameters and buffers, as torch.fx.symbolic_trace does,
+            and no copies: it takes less time and memory, and to train the graph is to train the model. Passes never
+            write to them.
 
     Returns:
         A GraphModule without in-place ops, with ``tensor_meta`` and origins on every node, in the train or
@@ -71,7 +79,7 @@ def trace(
     call = bind(model, inputs, example_kwargs or {})
     flags = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
     try:
-        own = copy_module(model).eval()
+        own = copy_module(model, share_weights=share_weights).eval()
     except Exception as error:
         raise TraceError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
     expected = _expected(model, own, call, flags) if check else None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.func import functional_call
 
 from fxprune.folding import exact, in_float64, widen
 from fxprune.graph import called_module, evaluating, example_inputs_of, graphs_of, origins, place
@@ -70,11 +71,15 @@ class _Float64(Interpreter):
         return value
 
 
-def _as_float64(module: nn.Module) -> nn.Module:
-    tensors = [*module.parameters(), *module.buffers()]
-    if all(t.dtype == torch.float64 or not t.is_floating_point() for t in tensors):
+def _as_float64(module: nn.Module) -> Callable[..., Any]:
+    """Return what calls ``module`` with the exact values of its tensors, of which it keeps none."""
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    if all(t.dtype == torch.float64 or not t.is_floating_point() for t in named.values()):
         return module
-    return in_float64(module)
+    if any(isinstance(value, torch.Tensor) for inner in module.modules() for value in vars(inner).values()):
+        return in_float64(module)  # it keeps tensors that are no parameters and no buffers
+    wide = {name: exact(t) if t.is_floating_point() else t.clone() for name, t in named.items()}
+    return lambda *args, **kwargs: functional_call(module, wide, args, kwargs)
 
 
 def _digest(tensor: torch.Tensor) -> list[torch.Tensor]:

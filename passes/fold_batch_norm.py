@@ -10,11 +10,12 @@ from typing import ClassVar
 
 from torch import fx, nn
 
+from fxprune.facts.call_sites import CallSites
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, own_module
 from fxprune.facts.shapes import shape
 from fxprune.facts.sites import is_batched
 from fxprune.folding import exact, fold_norm, norm_obstacle, own_bias, with_weights
-from fxprune.graph import CallSites, called_module, inherit, only_user, place, set_submodule
+from fxprune.graph import called_module, inherit, only_user, place, set_submodule
 from fxprune.rewriting import Contract, Log, Pass
 
 _LAYERS = (*CONV_CLASSES, nn.Linear)

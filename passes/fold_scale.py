@@ -17,11 +17,12 @@ from typing import ClassVar
 
 from torch import fx, nn
 
+from fxprune.facts.call_sites import CallSites
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, own_module
 from fxprune.facts.scales import constant_factor, passes_factor
 from fxprune.facts.state import updated_values
 from fxprune.folding import exact, make_parameter, own_bias, with_weights
-from fxprune.graph import CallSites, attribute, called_module, inherit, only_user, set_parameter, set_submodule
+from fxprune.graph import attribute, called_module, inherit, only_user, set_parameter, set_submodule
 from fxprune.operators import ADDITIONS, PRODUCTS
 from fxprune.rewriting import Contract, Log, Pass
 
@@ -67,10 +68,11 @@ class FoldScale(Pass):
                 log.decline(node, f"factor {factor:.4g}: not all layers before it, nor all behind it, can take it")
                 continue
             for layer in layers:
+                before = attribute(graph_module, str(layer.target))
                 _scale_layer(graph_module, layer, factor, with_bias=producers is not None)
+                sites.replaced(before, attribute(graph_module, str(layer.target)))
                 inherit(layer, layer, made_by=self.name)
             log.rewrote(node, f"factor {factor:.4g} is now in {', '.join(layer.name for layer in layers)}", layers)
-            sites = CallSites(graph_module)  # the layers are new modules now
             node.replace_all_uses_with(source, propagate_meta=False)
             graph_module.graph.erase_node(node)
 

@@ -17,11 +17,11 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from fxprune.computed import computed_weights, plain_layer
+from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
 from fxprune.facts.convs import CONV_CLASSES, TRANSPOSED_CLASSES, ConvCall, conv_call, is_conv
 from fxprune.folding import make_parameter, rounded
 from fxprune.graph import (
-    CallSites,
     attribute,
     called_module,
     erase_unread,

@@ -13,10 +13,20 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from fxprune.facts.call_sites import CallSites
 from fxprune.facts.convs import CONV_CLASSES
 from fxprune.facts.sites import dirac_tap
-from fxprune.folding import dirac_kernel, exact, fold_norm, in_float64, norm_obstacle, own_bias, with_weights
-from fxprune.graph import CallSites, called_module, has_hooks, inherit, set_submodule
+from fxprune.folding import (
+    dirac_kernel,
+    exact,
+    fold_norm,
+    has_exact,
+    in_float64,
+    norm_obstacle,
+    own_bias,
+    with_weights,
+)
+from fxprune.graph import called_module, has_hooks, inherit, set_submodule
 from fxprune.resconv import Conv, ResConv
 from fxprune.rewriting import Contract, Log, Pass
 
@@ -41,7 +51,7 @@ class FuseResConv(Pass):
                 continue
             scale, shortcut = coefficients(resconv)
             log.rewrote(node, f"scale {scale:.4g} and shortcut {shortcut:.4g} are now in the weights")
-            set_submodule(graph_module, str(node.target), fuse(resconv))
+            set_submodule(graph_module, str(node.target), fuse(resconv, scale, shortcut))
             inherit(node, node, made_by=self.name)
         if log.rewritten and graph_module.training:
             log.warn("the graph is in train mode; norms were folded with their running statistics")
@@ -59,14 +69,13 @@ def _obstacle(resconv: ResConv, sites: CallSites, training: bool) -> str | None:
 
 def coefficients(resconv: ResConv) -> tuple[float, float]:
     """Return (scale, shortcut) as verification sees them: the scale may depend on weights that were rounded."""
-    return in_float64(resconv).coefficients()
+    return (in_float64(resconv) if has_exact(resconv) else resconv).coefficients()
 
 
 @torch.no_grad()
-def fuse(resconv: ResConv) -> Conv:
-    """Return the plain conv that computes what ``resconv`` computes in eval mode."""
+def fuse(resconv: ResConv, scale: float, shortcut: float) -> Conv:
+    """Return the plain conv that computes what ``resconv``, with these coefficients, computes in eval mode."""
     conv = resconv.conv
-    scale, shortcut = coefficients(resconv)
     weight, bias = exact(conv.weight), own_bias(conv)
     if resconv.norm is not None:
         weight, bias = fold_norm(weight, bias, resconv.norm)

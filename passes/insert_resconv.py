@@ -56,9 +56,11 @@ class InsertResConv(Pass):
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Insert a ResConv at every eligible site."""
         sites = find_conv_sites(graph_module)
-        eligible = [site for site in sites if site.eligible or (self.include_reshaping and site.reshaping)]
+        eligible: list[ConvSite] = []
         for site in sites:
-            if site not in eligible:
+            if site.eligible or (self.include_reshaping and site.reshaping):
+                eligible.append(site)
+            else:
                 log.decline(site.node, str(site.reason))
         made: list[tuple[ConvSite, ResConv]] = []
         sizes = _measure_inputs(graph_module, eligible)

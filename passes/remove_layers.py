@@ -63,12 +63,14 @@ class RemoveLayers(Pass):
 
     def rewrite_all(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Take the chosen layers out."""
-        ranked = sorted((one for one in layers(graph_module) if isinstance(one.module, self.kinds)), key=self._key)
+        found = [one for one in layers(graph_module) if isinstance(one.module, self.kinds)]
+        scales = {one.node: one.scale for one in found}
+        ranked = sorted(found, key=lambda one: self._key(one, scales[one.node]))
         threshold = self.threshold
         if threshold is None:
             threshold = DEFAULT_THRESHOLD if self.target_macs is None else 0.0
-        zeros = [one for one in ranked if one.scale <= threshold]
-        others = [one for one in ranked if one.scale > threshold]
+        zeros = [one for one in ranked if scales[one.node] <= threshold]
+        others = [one for one in ranked if scales[one.node] > threshold]
         wanted = 0
         if self.target_macs is not None:
             wanted = count_for_target(graph_module, [*zeros, *others], self.target_macs) - len(zeros)
@@ -82,22 +84,23 @@ class RemoveLayers(Pass):
             log.region = layer.region
             if layer.node not in chosen:
                 bound = f"above {threshold:g}" if self.target_macs is None else "larger than the target needs"
-                log.decline(layer.node, f"scale {layer.scale:.4g} is {bound}")
+                log.decline(layer.node, f"scale {scales[layer.node]:.4g} is {bound}")
                 continue
-            rule = f"scale {layer.scale:.4g} is at most {threshold:g}"
+            rule = f"at most {threshold:g}"
             if layer.node not in small:
-                rule = f"scale {layer.scale:.4g} is among the {wanted} smallest, for target_macs={self.target_macs:g}"
+                rule = f"among the {wanted} smallest, for target_macs={self.target_macs:g}"
+            rule = f"scale {scales[layer.node]:.4g} is {rule}"
             gone |= _remove(layer, gone, layer.node not in small, rule, log, self.name)
         log.region = ""
-        cut = [layer.scale for layer in others[: max(wanted, 0)]]
+        cut = [scales[layer.node] for layer in others[: max(wanted, 0)]]
         if cut and max(cut) > DEFAULT_THRESHOLD:
             log.warn(
                 f"{len(cut)} layers were cut for target_macs={self.target_macs:g} though their scales go up to "
                 f"{max(cut):.3g}: expect to retrain, or shrink for longer before removing"
             )
 
-    def _key(self, layer: Layer) -> float:
-        return layer.scale / max(layer.macs, 1) if self.rank == "scale-per-mac" else layer.scale
+    def _key(self, layer: Layer, scale: float) -> float:
+        return scale / max(layer.macs, 1) if self.rank == "scale-per-mac" else scale
 
 
 def _remove(layer: Layer, gone: set[fx.Node], cut: bool, rule: str, log: Log, made_by: str) -> set[fx.Node]:

@@ -69,7 +69,7 @@ def test_facts_and_instruments_import_no_pass_and_passes_no_instrument() -> None
 
 
 def test_importing_fxprune_pulls_in_no_shell_and_no_torchvision() -> None:
-    heavy = ("torchvision", "click", "rich", "sklearn", "timm", "matplotlib")
+    heavy = ("torchvision", "click", "rich", "sklearn", "timm", "matplotlib", "networkx", "accelerate")
     code = f"import sys, fxprune; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"

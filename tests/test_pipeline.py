@@ -9,13 +9,15 @@ from typing import Any, ClassVar, cast
 import pytest
 import torch
 from helpers import TinyNet, assert_state_equal, example, state_of, targets, tiny, with_scales
-from torch import fx
+from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassResult as FxPassResult
 from torch.fx.passes.infra.pass_manager import PassManager
+from torch.nn.modules.module import register_module_forward_hook
 
 import fxprune
 from fxprune import passes
 from fxprune.errors import ContractError
+from fxprune.facts.layers import layers
 from fxprune.rewriting import Contract, Log, Pass
 
 
@@ -160,3 +162,28 @@ def test_verify_names_where_two_graphs_part() -> None:
     assert found.max_relative > 1e-3
     assert found.first_difference == "block2_conv1 (block2.conv1), Conv2d"
     assert "block2.conv1" in str(found)
+
+
+def test_verifying_a_whole_pipeline_takes_two_forward_passes() -> None:
+    calls = 0
+
+    def count(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal calls
+        calls += isinstance(module, nn.Linear) and type(output) is torch.Tensor and not output.is_meta  # none is fake
+
+    traced = tiny()
+    sparse = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(traced).graph_module
+    for layer in layers(sparse)[::2]:
+        layer.module.close()
+    for pipeline, graph in (
+        (fxprune.Pipeline([passes.RemoveLayers(), *fxprune.AFTER_TRAINING]), sparse),
+        (fxprune.Pipeline([passes.RemoveLayers(threshold=0.0), *fxprune.AFTER_TRAINING]), sparse),
+        (fxprune.Pipeline([passes.InsertBranchScale()]), traced),
+    ):
+        calls = 0
+        handle = register_module_forward_hook(count)
+        try:
+            assert pipeline(graph).modified
+        finally:
+            handle.remove()
+        assert calls == 2

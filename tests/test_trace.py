@@ -279,3 +279,36 @@ def test_outputs_in_one_container_are_not_one_tensor() -> None:
     assert opaque_modules(graph) == []
     x = example(2, 4, 5, 5, seed=1)
     torch.testing.assert_close(graph(x), model(x))
+
+
+def test_weights_can_be_shared_with_the_model_which_keeps_its_own_layers_and_flags() -> None:
+    model = TinyNet().train()
+    state = state_of(model)
+    graph = fxprune.trace(model, torch.randn(2, 3, 8, 8), share_weights=True)
+    assert {id(p) for p in graph.parameters()} == {id(p) for p in model.parameters()}
+    assert {id(b) for b in graph.buffers()} == {id(b) for b in model.buffers()}
+    fxprune.Pipeline([passes.FoldBatchNorm(), passes.Simplify()])(graph.eval())
+    assert_state_equal(model, state)
+    assert model.training
+    assert model.block1.relu.inplace
+    copied = fxprune.trace(model, torch.randn(2, 3, 8, 8))
+    assert {id(p) for p in copied.parameters()}.isdisjoint(id(p) for p in model.parameters())
+
+
+def test_a_flag_that_a_class_keeps_for_itself_is_followed_too() -> None:
+    class Own(nn.Module):
+        @property
+        def training(self) -> bool:
+            return bool(vars(self).get("flag"))
+
+        @training.setter
+        def training(self, value: bool) -> None:
+            vars(self)["flag"] = value
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return functional.dropout(x, 0.5, training=self.training)
+
+    graph = fxprune.trace(nn.Sequential(Own()).train(), torch.randn(2, 3))
+    x = torch.ones(100, 3)
+    assert not torch.equal(graph.train()(x), x)
+    assert torch.equal(graph.eval()(x), x)

@@ -9,7 +9,8 @@ from torch import nn
 
 import fxprune
 from fxprune import passes
-from fxprune.graph import copy_graph_module, inherit
+from fxprune.copies import copy_graph_module
+from fxprune.graph import inherit
 from fxprune.verify import difference
 
 INF, NAN = float("inf"), float("nan")

@@ -6,12 +6,13 @@ Each entry of the diff is one node, with both its names; an edge says in which g
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any
 
 from fxprune.diffing.entries import Change, Kind
 from fxprune.diffing.printable import printable
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 COLOURS: dict[Kind, str] = {  # of Okabe and Ito, which the colour-blind can tell apart
     "unchanged": "#999999",
@@ -24,6 +25,8 @@ COLOURS: dict[Kind, str] = {  # of Okabe and Ito, which the colour-blind can tel
 
 def to_networkx(changes: Sequence[Change]) -> nx.DiGraph[int]:
     """Return the entries as nodes 0, 1, ... with text and numbers as attributes; edges tell which graph has them."""
+    import networkx as nx  # not with fxprune itself: it takes as long as all the rest of it
+
     graph: nx.DiGraph[int] = nx.DiGraph()
     places: list[dict[str, int]] = [{}, {}]
     for index, change in enumerate(changes):
@@ -60,6 +63,8 @@ def _attributes(change: Change) -> dict[str, Any]:
 
 def to_graphml(changes: Sequence[Change]) -> str:
     """Return the graph as GraphML; characters that XML cannot hold are spelled out."""
+    import networkx as nx
+
     graph = to_networkx(changes)
     for _, attributes in graph.nodes(data=True):
         attributes.update({name: printable(v) for name, v in attributes.items() if isinstance(v, str)})

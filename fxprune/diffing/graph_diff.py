@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from fxprune.diffing import exports, schema, text
 from fxprune.diffing.entries import Change, Kind, Totals
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 MatchedBy = Literal["origin", "guess"]
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from torch import fx
 
 from fxprune.branch_scale import BranchScale
+from fxprune.copies import copy_graph_module
 from fxprune.errors import EmitError
-from fxprune.graph import copy_graph_module, graphs_of
+from fxprune.graph import graphs_of
 from fxprune.resconv import ResConv
 
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import networkx
 from torch import fx, nn
 from torch.nn import functional
 
@@ -25,6 +24,9 @@ from fxprune.facts.liveness import Liveness, has_effect
 from fxprune.facts.shapes import is_floating, is_size, same_shape
 from fxprune.graph import attribute, called_module, has_hooks, module_path, uses
 from fxprune.operators import ADDITIONS
+
+if TYPE_CHECKING:
+    import networkx
 
 _START = "start"  # stands before all inputs
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
@@ -158,6 +160,8 @@ class _Flow:
     """The dataflow between tensors that depend on the inputs, with its dominators."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
+        import networkx  # not with fxprune itself: it takes as long as all the rest of it
+
         self.order = list(graph_module.graph.nodes)
         self.position = {node: index for index, node in enumerate(self.order)}
         self.batch = batch_size(graph_module)

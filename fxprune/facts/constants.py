@@ -38,8 +38,15 @@ class Constants:
 
     def obstacle(self, node: fx.Node) -> str | None:
         """Return why ``node`` is not computed from parameters and buffers alone; None if it is."""
-        if node not in self._obstacles:
-            self._obstacles[node] = self._find_obstacle(node)
+        waiting = [node]  # no recursion: a graph may be thousands of nodes deep
+        while waiting:
+            unknown = [source for source in waiting[-1].all_input_nodes if source not in self._obstacles]
+            if waiting[-1] in self._obstacles or not unknown:
+                ready = waiting.pop()
+                if ready not in self._obstacles:
+                    self._obstacles[ready] = self._find_obstacle(ready)
+            else:
+                waiting += unknown
         return self._obstacles[node]
 
     def value(self, node: fx.Node) -> Any:
@@ -67,7 +74,7 @@ class Constants:
             if node not in found:
                 found.add(node)
                 waiting += node.all_input_nodes
-        return [node for node in self._graph_module.graph.nodes if node in found]
+        return sorted(found)
 
     def _find_obstacle(self, node: fx.Node) -> str | None:
         if node.op == "placeholder":
@@ -75,8 +82,7 @@ class Constants:
         if node.op == "output" or is_in_place(node):
             return f"{node.name} writes to memory"
         for source in node.all_input_nodes:
-            obstacle = self.obstacle(source)
-            if obstacle is not None:
+            if (obstacle := self._obstacles[source]) is not None:
                 return obstacle
         return self._own_obstacle(node) or self._watch(node)
 

@@ -10,9 +10,10 @@ from torch import fx, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
 from fxprune.facts.shapes import shape
-from fxprune.graph import CallSites, attribute, called_module, has_hooks, uses
+from fxprune.graph import attribute, called_module, has_hooks, uses
 from fxprune.resconv import WEIGHT_HOOKS, Conv
 
 CONV_CLASSES: tuple[type[Conv], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

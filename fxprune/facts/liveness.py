@@ -68,7 +68,9 @@ class Liveness:
 def erase(nodes: Collection[fx.Node]) -> None:
     """Erase ``nodes``, which only each other read, from their graph."""
     chosen = set(nodes)
-    if chosen:
-        for node in reversed(next(iter(chosen)).graph.nodes):
-            if node in chosen:
-                node.graph.erase_node(node)
+    waiting = [node for node in chosen if not node.users]
+    while waiting:
+        node = waiting.pop()
+        sources = [source for source in node.all_input_nodes if source in chosen]
+        node.graph.erase_node(node)
+        waiting += [source for source in sources if not source.users]

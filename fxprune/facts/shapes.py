@@ -18,6 +18,7 @@ from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 from torch.nn import functional
 
 from fxprune.errors import TraceError
+from fxprune.facts.repeated_calls import RepeatedCalls
 from fxprune.graph import called_module, evaluating, has_hooks, is_opaque, module_path
 from fxprune.interpreter import Interpreter
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
@@ -34,18 +35,17 @@ class _NeedsData(Exception):
 class _Recorder(Interpreter):
     """Runs a graph and keeps every value, so that storages stay apart."""
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
+    def __init__(self, graph_module: fx.GraphModule, mode: FakeTensorMode | None = None) -> None:
         super().__init__(graph_module, keep=True)
         self.values: dict[fx.Node, Any] = {}
+        self.metadata: dict[fx.Node, TensorMetadata] = {}
+        self._mode = mode
+        self._repeated = RepeatedCalls()
 
     def run_node(self, n: fx.Node) -> Any:
-        source = self.values.get(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else None
-        if isinstance(source, FakeTensor) and is_batch_norm(n):
-            self.values[n] = torch.empty_like(source)
-            return self.values[n]
         inputs = [(one, one._version) for one in self._tensors_read(n)] if is_foreign(n) else []
         try:
-            self.values[n] = super().run_node(n)
+            self.values[n] = self._value(n)
         except (DataDependentOutputException, DynamicOutputShapeException):
             raise
         except Exception as error:
@@ -57,6 +57,23 @@ class _Recorder(Interpreter):
                 next((index for index, value in enumerate(direct) if value is one), None) for one in changed
             )
         return self.values[n]
+
+    def _value(self, n: fx.Node) -> Any:
+        mode = self._mode
+        if mode is None:
+            return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+
+        def compute() -> Any:
+            with mode:
+                if is_batch_norm(n) and isinstance(args[0], FakeTensor):
+                    return torch.empty_like(args[0])
+                return getattr(self, n.op)(n.target, args, kwargs)
+
+        value, metadata = self._repeated.call(n, args, kwargs, compute)
+        if metadata is not None:
+            self.metadata[n] = metadata
+        return value
 
     def _tensors_read(self, n: fx.Node) -> list[torch.Tensor]:
         return [tensor for source in n.all_input_nodes for tensor in tensors_in(self.values[source])]
@@ -95,19 +112,18 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> dic
     """
     needs_data = any(is_opaque(called_module(node)) for node in graph_module.graph.nodes)
     with evaluating(graph_module), _keeping_buffers(graph_module):
-        recorder = _Recorder(graph_module)
         try:
             if needs_data:
                 raise _NeedsData
             mode = FakeTensorMode(allow_non_fake_inputs=True)
-            fakes = map_tensors(tuple(inputs), mode.from_tensor)
-            with mode:
-                recorder.run(*fakes)
+            recorder = _Recorder(graph_module, mode)
+            recorder.run(*map_tensors(tuple(inputs), mode.from_tensor))
         except (DataDependentOutputException, DynamicOutputShapeException, _NeedsData):
             recorder = _Recorder(graph_module)
             recorder.run(*copy_tensors(tuple(inputs)))
     for node, value in recorder.values.items():
-        node.meta[META] = map_tensors(value, _extract_tensor_metadata)
+        known = recorder.metadata.get(node)
+        node.meta[META] = map_tensors(value, _extract_tensor_metadata) if known is None else known
     return recorder.values
 
 

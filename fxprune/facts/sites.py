@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, ConvCall, conv_call, is_conv, own_module
 from fxprune.facts.costs import batch_size, node_macs, node_params
 from fxprune.facts.shapes import same_shape, shape
-from fxprune.graph import CallSites, attribute, called_module, module_path, only_user, opaque_children
+from fxprune.graph import attribute, called_module, module_path, only_user, opaque_children
 from fxprune.resconv import Conv, ResConv
 
 

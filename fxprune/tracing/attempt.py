@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxprune.copies import LazyGraphModule
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.functionalize import functionalize
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, attribute, innermost_module
@@ -17,7 +18,7 @@ from fxprune.tracing.assumptions import ASSUMPTIONS
 from fxprune.tracing.batch_norms import recover_batch_norms
 from fxprune.tracing.inputs import Call, call_of_graph
 from fxprune.tracing.symbolic import SymbolicTracer
-from fxprune.tracing.training_flag import follow_training_flag
+from fxprune.tracing.training_flag import FlagReads, follow_training_flag
 
 # A GraphModule keeps things of its own under these names.
 RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | {"meta", "_graph", "_code", "_codegen", "_tracer_cls"}
@@ -77,12 +78,14 @@ def _graph_of(
         return tracer.graph_of(own)
 
     try:
-        graph = retrace(tracer, False)
+        with FlagReads(own) as flag_reads:
+            graph = retrace(tracer, False)
         updates_buffers = any(buffer._version != versions[name] for name, buffer in buffers.items())
         if updates_buffers:
             tracer.assumptions.clear()
             graph = retrace(tracer, True)
-        follow_training_flag(graph, own, lambda: retrace(make_tracer(), updates_buffers), flags)
+        if flag_reads.seen:
+            follow_training_flag(graph, own, lambda: retrace(make_tracer(), updates_buffers), flags)
         return graph
     finally:
         for name, buffer in buffers.items():
@@ -95,14 +98,14 @@ def _graph_module(own: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     kind = type(own).__name__
     reading = [node for node in graph.nodes if node.op in ("call_module", "get_attr")]
     if not any(str(node.target).partition(".")[0] in RESERVED for node in reading):
-        return fx.GraphModule(own, graph, class_name=kind)
+        return LazyGraphModule(own, graph, class_name=kind)
     state = {}
     for node in reading:
         value = attribute(own, str(node.target))
         first, dot, rest = str(node.target).partition(".")
         node.target = (f"{first}_1" if first in RESERVED else first) + dot + rest
         state[node.target] = value
-    return fx.GraphModule(state, graph, class_name=kind)
+    return LazyGraphModule(state, graph, class_name=kind)
 
 
 @contextmanager

@@ -7,7 +7,9 @@ import linecache
 import os
 import sys
 import traceback
+from functools import cache
 from pathlib import Path
+from types import FrameType
 
 import torch
 
@@ -18,6 +20,7 @@ _LIBRARY_FOLDERS = tuple(
 RUNS_A_NODE = "run_recorded_node"  # the function of ours below which frames are not the user's code
 
 
+@cache
 def is_own(filename: str) -> bool:
     """Say whether a file is the user's, or another library's, but neither torch's nor fxprune's."""
     return not filename.startswith((*_LIBRARY_FOLDERS, "<"))
@@ -43,8 +46,19 @@ def line_of_error(error: BaseException) -> str:
 
 def current_line() -> str:
     """Return ``file:line: source`` (the file without its folder) of the line of the user's that is running."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and not is_own(frame.f_code.co_filename):
-        frame = frame.f_back
+    frame = _own_frame()
     name, number = frame.f_code.co_filename, frame.f_lineno
     return f"{Path(name).name}:{number}: `{linecache.getline(name, number).strip()}`"
+
+
+def current_frame() -> str:
+    """Return the line of the user's that is running as a stack trace of one line, as torch.fx keeps it on a node."""
+    frame = _own_frame()
+    return f'File "{frame.f_code.co_filename}", line {frame.f_lineno}, in {frame.f_code.co_name}'
+
+
+def _own_frame() -> FrameType:
+    frame = sys._getframe(2)
+    while frame.f_back is not None and not is_own(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame

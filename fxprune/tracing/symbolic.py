@@ -16,7 +16,7 @@ from torch import fx, nn
 from fxprune.errors import TraceError, first_line
 from fxprune.tracing.assumptions import Assumption, assertion_message
 from fxprune.tracing.inputs import Argument, Call
-from fxprune.tracing.source import current_line, line_of_error
+from fxprune.tracing.source import current_frame, current_line, line_of_error
 
 _DEVICES = ("cpu", "cuda")
 
@@ -46,7 +46,6 @@ class SymbolicTracer(fx.Tracer):
 
     def __init__(self, call: Call, opaque: Collection[str] = ()) -> None:
         super().__init__()
-        self.record_stack_traces = True
         self.call = call
         self.opaque = opaque
         self.assumptions: list[Assumption] = []
@@ -138,7 +137,9 @@ class SymbolicTracer(fx.Tracer):
         ):
             raise TraceError(f"{current_line()}: it computes under autocast")
         self._follow_grad_mode(torch.is_grad_enabled() or kind == "output")
-        return super().create_node(kind, target, args, kwargs, name, None)
+        node = super().create_node(kind, target, args, kwargs, name, None)
+        node.stack_trace = current_frame()  # torch.fx would take and format the whole stack, for each node
+        return node
 
     def _follow_grad_mode(self, enabled: bool) -> None:
         """Record ``with torch.no_grad():``; its end gives back the mode that the caller had at its start."""

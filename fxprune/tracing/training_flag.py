@@ -9,12 +9,46 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from inspect import getattr_static
 from typing import Any
 
 from torch import fx, nn
 
 from fxprune.errors import FxpruneWarning, TraceError
 from fxprune.graph import innermost_module
+
+
+class FlagReads:
+    """While entered, notes whether any module's ``training`` is read; only for what reads it is there a second trace.
+
+    A class that has a ``training`` of its own, or keeps it elsewhere, counts as having read it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self.seen = False
+
+    def __get__(self, module: nn.Module | None, kind: type) -> Any:
+        if module is None:
+            return self
+        self.seen = True
+        if "training" not in vars(module):
+            raise AttributeError("training")  # Python asks __getattr__ then
+        return vars(module)["training"]
+
+    def __set__(self, module: nn.Module, value: bool) -> None:
+        vars(module)["training"] = value
+
+    def __enter__(self) -> FlagReads:
+        nn.Module.training = self  # type: ignore[assignment]
+        self.seen = any(
+            getattr_static(type(m), "training") is not self or "training" not in vars(m)
+            for m in self._model.modules()
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del nn.Module.training
 
 
 def follow_training_flag(

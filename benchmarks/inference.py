@@ -1,0 +1,187 @@
+"""Does the emitted model run as fast as the same architecture written by hand, small from the start?
+
+    pip install -e '.[bench]'
+    python benchmarks/inference.py                 # ResNet-56 without half of its blocks, eager and torch.compile
+    python benchmarks/inference.py --smoke         # ResNet-20, eager, two turns; writes nothing
+
+Every second residual branch that can be removed is, norms are folded, the model is emitted and loaded from its
+folder. The one by hand has as many blocks, convs with biases and no norms, and gets the same weights. Both run in
+turns, on one thread: CPU seconds, or, on a GPU, seconds. Writes results/inference.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from provenance import provenance
+from tabulate import tabulate
+from torch import fx, nn
+from torch.nn import functional
+
+import fxprune
+from fxprune.facts.layers import layers
+from fxprune.files import write_json
+from fxprune.graph import called_module
+from fxprune.passes import InsertBranchScale, RemoveLayers
+from fxprune.prune import AFTER_TRAINING
+from fxprune.training.cifar_resnet import CifarResNet
+
+HERE = Path(__file__).parent
+
+
+class Block(nn.Module):
+    """Two 3x3 convs with biases, and a shortcut without parameters."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.stride = 1 if in_channels == channels else 2
+        self.new_channels = channels - in_channels
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, self.stride, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return relu(residual(x) + shortcut(x))."""
+        y = self.conv2(functional.relu(self.conv1(x)))
+        if self.new_channels:
+            before = self.new_channels // 2
+            x = x[:, :, :: self.stride, :: self.stride]
+            x = functional.pad(x, (0, 0, 0, 0, before, self.new_channels - before))
+        return functional.relu(y + x)
+
+
+class ByHand(nn.Module):
+    """A CIFAR ResNet without norms, with a number of blocks of its own in every stage."""
+
+    def __init__(self, blocks: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1)
+        self.layer1 = nn.Sequential(*(Block(16, 16) for _ in range(blocks[0])))
+        self.layer2 = nn.Sequential(*(Block(16 if i == 0 else 32, 32) for i in range(blocks[1])))
+        self.layer3 = nn.Sequential(*(Block(32 if i == 0 else 64, 64) for i in range(blocks[2])))
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits."""
+        x = functional.relu(self.conv1(x))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        logits: torch.Tensor = self.linear(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))
+        return logits
+
+
+def pruned(depth: int, image: torch.Tensor) -> fx.GraphModule:
+    """Return a CIFAR ResNet of ``depth`` without every second residual branch that can go."""
+    torch.manual_seed(0)
+    sparse = InsertBranchScale()(fxprune.trace(CifarResNet(depth).eval(), image)).graph_module
+    for layer in layers(sparse)[::2]:
+        layer.module.close()
+    return fxprune.Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING])(sparse).graph_module
+
+
+def emitted_model(graph: fx.GraphModule) -> nn.Module:
+    """Return what the emitted folder loads as."""
+    with tempfile.TemporaryDirectory() as folder:
+        spec = importlib.util.spec_from_file_location("emitted", fxprune.emit(graph, folder) / "model.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        model: nn.Module = module.load()
+    return model
+
+
+def by_hand(model: nn.Module) -> ByHand:
+    """Return the hand-written network with the architecture and the weights of ``model``."""
+    convs = [name for name, _ in model.named_modules() if name.endswith("conv2")]
+    found = [sum(name.startswith(f"layer{stage}.") for name in convs) for stage in (1, 2, 3)]
+    hand = ByHand((found[0], found[1], found[2])).eval()
+    hand.load_state_dict(dict(zip(hand.state_dict(), model.state_dict().values(), strict=True)))
+    return hand
+
+
+def operations(graph: fx.GraphModule) -> Counter[str]:
+    """Return what a graph calls, counted."""
+    calls: Counter[str] = Counter()
+    for node in graph.graph.nodes:
+        module = called_module(node)
+        kind = type(module).__name__ if module is not None else getattr(node.target, "__name__", node.target)
+        calls[f"{node.op} {kind}"] += node.op not in ("placeholder", "output")
+    return calls
+
+
+@torch.no_grad()
+def turns_of(models: dict[str, Callable[..., Any]], images: torch.Tensor, turns: int) -> dict[str, list[float]]:
+    """Return the seconds of every call, in turns; each turn lasts 50 ms or longer for each model."""
+    clock = time.perf_counter if images.is_cuda else time.process_time
+    times: dict[str, list[float]] = {name: [] for name in models}
+    calls = 1
+    for turn in range(-2, turns):  # two to warm up
+        for name in sorted(models, reverse=bool(turn % 2)):
+            start = clock()
+            for _ in range(calls):
+                models[name](images)
+            if images.is_cuda:
+                torch.cuda.synchronize()
+            spent = clock() - start
+            if turn >= 0:
+                times[name].append(spent / calls)
+        if turn == -1:
+            calls = max(1, round(0.05 / max(spent, 1e-4)))
+    return times
+
+
+def main() -> None:
+    """Measure and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depth", type=int, default=56)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--modes", nargs="+", choices=["eager", "compile"], default=["eager", "compile"])
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--smoke", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.depth, arguments.batches, arguments.modes, arguments.turns = 20, [1], ["eager"], 2
+    torch.set_num_threads(1)
+    image = torch.randn(1, 3, 32, 32)
+    graph = pruned(arguments.depth, image)
+    emitted = emitted_model(graph)
+    hand = by_hand(emitted)
+    torch.testing.assert_close(emitted(image), hand(image), rtol=1e-4, atol=1e-5)
+    extra = operations(graph) - operations(fxprune.trace(hand, image))
+    print(f"nodes that the one by hand lacks: {dict(extra) or 'none'}")
+    rows = []
+    for mode in arguments.modes:
+        for batch in arguments.batches:
+            images = torch.randn(batch, 3, 32, 32, device=arguments.device)
+            models: dict[str, Any] = {"emitted": emitted.to(arguments.device), "by hand": hand.to(arguments.device)}
+            if mode == "compile":
+                torch._dynamo.reset()
+                models = {name: torch.compile(model) for name, model in models.items()}
+            times = turns_of(models, images, arguments.turns)
+            ratios = sorted(a / b for a, b in zip(times["emitted"], times["by hand"], strict=True))
+            rows.append({"mode": mode, "batch": batch, "ratios": ratios, "seconds": times})
+    lines = []
+    for row in rows:
+        ratios = row["ratios"]
+        lines.append(
+            [row["mode"], row["batch"], f"{statistics.median(ratios):.3f}", f"{ratios[0]:.3f}-{ratios[-1]:.3f}"]
+        )
+    print(tabulate(lines, headers=["mode", "batch", "emitted over by hand", "range"], tablefmt="github"))
+    if not arguments.smoke:
+        malloc = {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
+        record = {"malloc": malloc, "network": f"resnet{arguments.depth}", "extra_nodes": dict(extra), "rows": rows}
+        write_json(HERE / "results" / "inference.json", {**provenance(), **record})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Copies of GraphModules that cost little: layers and tensors are shared, code is generated only where it is run."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import fx, nn
+from torch.fx._lazy_graph_module import _LazyGraphModule
+
+from fxprune.graph import PRESERVED, is_region, regions_in
+
+
+class _CodeOnDemand:
+    """The ``forward`` of a graph whose code is not generated yet: looking it up generates it."""
+
+    def __get__(self, graph_module: Any, kind: type) -> Any:
+        if graph_module is None:
+            return self
+        graph_module.real_recompile()
+        return graph_module.forward
+
+
+class LazyGraphModule(_LazyGraphModule):
+    """A GraphModule whose code is generated when it is first called or read: most stages of a pipeline never are.
+
+    In torch's own the first call goes through ``__call__`` twice, and so through hooks, and torch.compile refuses it.
+    """
+
+    _lazy_forward = _CodeOnDemand()  # the name by which torch knows the placeholder
+    forward = _lazy_forward
+
+
+def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Return a GraphModule with its own graph and containers that shares every leaf module and tensor.
+
+    Submodules that the graph does not use come along.
+    """
+    containers = _copy_containers(graph_module)
+    tracer = graph_module.graph._tracer_cls
+    duplicate = LazyGraphModule(containers, fx.Graph(tracer_cls=tracer), class_name=type(graph_module).__name__)
+    for table in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+        duplicate.__dict__[table] = containers.__dict__[table]
+    duplicate.graph = copy.deepcopy(graph_module.graph)
+    duplicate.meta.update(graph_module.meta)
+    for attr, value in graph_module.meta.get(PRESERVED, {}).items():
+        setattr(duplicate, attr, value)
+    return duplicate
+
+
+def _copy_containers(graph_module: fx.GraphModule) -> nn.Module:
+    """Return a shallow copy of the module tree: new containers, the same leaves (what nodes call or read)."""
+    called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
+
+    def duplicate(module: nn.Module, path: str) -> nn.Module:
+        if path in called:
+            return _copy_around_regions(module)
+        fresh = nn.Module()
+        fresh.training = module.training
+        fresh._parameters.update(module._parameters)
+        fresh._buffers.update(module._buffers)
+        fresh._non_persistent_buffers_set.update(module._non_persistent_buffers_set)
+        for name, child in module._modules.items():
+            fresh._modules[name] = child and duplicate(child, f"{path}.{name}" if path else name)
+        return fresh
+
+    return duplicate(graph_module, "")
+
+
+def _copy_around_regions(module: nn.Module) -> nn.Module:
+    """Return ``module`` itself, or, if there are regions in it, a copy of what is on the way to them and of them."""
+    if not regions_in(module):
+        return module
+    copies: dict[int, nn.Module] = {}
+
+    def duplicate(owner: nn.Module) -> nn.Module:
+        if id(owner) in copies:
+            return copies[id(owner)]
+        if is_region(owner):
+            fresh: nn.Module = copy_graph_module(owner)
+        elif not regions_in(owner):
+            fresh = owner
+        else:
+            fresh = copy.copy(owner)
+            for table in ("_parameters", "_buffers", "_modules"):
+                fresh.__dict__[table] = dict(owner.__dict__[table])
+            for name, child in owner._modules.items():
+                fresh._modules[name] = child and duplicate(child)
+        copies[id(owner)] = fresh
+        return fresh
+
+    return duplicate(module)

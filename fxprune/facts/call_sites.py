@@ -1,0 +1,56 @@
+"""How often the modules and parameters of a graph are used."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import fx, nn
+
+from fxprune.graph import attribute, called_module, uses
+
+
+class CallSites:
+    """How often each module and each parameter of a graph is used, by identity and not by name."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self._calls: Counter[int] = Counter()
+        self._reads: Counter[int] = Counter()
+        self._alive: list[object] = []
+        seen: set[int] = set()
+        for node in graph_module.graph.nodes:
+            module = called_module(node)
+            if module is not None:
+                self._calls[id(module)] += 1
+                if id(module) not in seen:
+                    seen.add(id(module))
+                    self._reads.update(
+                        id(p) for m in module.modules() for p in m._parameters.values() if p is not None
+                    )
+            elif node.op == "get_attr":
+                self._reads[id(attribute(graph_module, node.target))] += uses(node)
+
+    def replaced(self, old: nn.Module | nn.Parameter, new: nn.Module | nn.Parameter) -> None:
+        """Take note that ``new`` now stands wherever ``old`` did; parameters that only ``new`` has are its own."""
+        self._alive.append(new)  # lest another object gets its id
+        if isinstance(new, nn.Parameter):
+            self._reads[id(new)] = self._reads[id(old)]
+            return
+        self._calls[id(new)] = self._calls[id(old)]
+        for parameter in new.parameters():
+            self._reads.setdefault(id(parameter), 1)
+
+    def calls(self, module: nn.Module) -> int:
+        """Return at how many call sites ``module`` stands, under whatever names."""
+        return self._calls[id(module)]
+
+    def shared_parameter(self, module: nn.Module) -> str | None:
+        """Return the name of a parameter of ``module`` that something else reads too, if there is one."""
+        for name, parameter in module.named_parameters():
+            if self._reads[id(parameter)] > 1:
+                return name
+        return None
+
+    def reads(self, tensor: torch.Tensor) -> int:
+        """Return how many modules and nodes read ``tensor``."""
+        return self._reads[id(tensor)]

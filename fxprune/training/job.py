@@ -106,6 +106,8 @@ def prune_on_data(
     accelerator.init_trackers("tensorboard")
     traced = trace(model, sample_inputs(data, _EXAMPLES))
     inserted = insert_scales(traced, layers)
+    for step in inserted.steps:
+        step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
     sparse = inserted.graph_module
     teacher = copy.deepcopy(teacher or traced) if settings.distill else None
     data = data.to(accelerator.device)

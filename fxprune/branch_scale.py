@@ -29,6 +29,7 @@ class BranchScale(nn.Module):
         gate: trainable scalar in [0, 1], the share of the branch that is left.
         signed_size: fixed scalar, 1 unless :meth:`assign` set another.
         closed: True once :meth:`close` took the branch out; only ``x`` is returned.
+        resting: True between :meth:`rest` and :meth:`wake`; the plain sum is returned.
     """
 
     signed_size: torch.Tensor
@@ -37,7 +38,7 @@ class BranchScale(nn.Module):
 
     def __init__(self, *weights: torch.Tensor) -> None:
         super().__init__()
-        self.closed = False
+        self.closed = self.resting = False
         like = weights[0] if weights else torch.ones(())
         one = torch.ones((), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
         self.gate = nn.Parameter(one.clone())
@@ -59,6 +60,8 @@ class BranchScale(nn.Module):
 
     def scale(self, *weights: torch.Tensor) -> torch.Tensor:
         """Return the factor s of the branch, given its last weights as they are now; a scalar tensor."""
+        if self.resting:
+            return torch.ones_like(self.gate)
         return self.signed_size * self.gate * (self.initial_gauge / self.gauge(*weights).to(self.gate.dtype))
 
     @property
@@ -69,21 +72,23 @@ class BranchScale(nn.Module):
     @torch.no_grad()
     def coefficient(self, *weights: torch.Tensor) -> float:
         """Return the factor s of the branch as a Python float, worked out in float64 whatever the module's dtype."""
+        if self.resting:
+            return 1.0
         drift = float(self.initial_gauge) / float(self.gauge(*weights))
         return float(self.signed_size) * float(self.gate) * drift
 
     @property
     def effective_scale(self) -> float:
         """The scale without the drift of the branch's own weights: 1 at insertion, the gate as it is trained."""
-        return abs(float(self.signed_size)) * float(self.gate.detach())
+        return 1.0 if self.resting else abs(float(self.signed_size)) * float(self.gate.detach())
 
     @torch.no_grad()
     def assign(self, *, scale: float) -> None:
-        """Set the effective scale with its sign (any finite number); reopens a closed branch."""
+        """Set the effective scale with its sign (any finite number); reopens a closed branch, wakes a resting one."""
         if not math.isfinite(scale):
             raise ValueError(f"scale must be finite, got {scale}")
-        if self.closed:
-            self.closed = False
+        if self.closed or self.resting:
+            self.closed = self.resting = False
             self.gate.requires_grad_(True)
         self.signed_size.fill_(scale or 1.0)
         self.gate.fill_(1.0 if scale else 0.0)
@@ -92,11 +97,37 @@ class BranchScale(nn.Module):
     def close(self) -> None:
         """Set the scale to zero for good: from now on only the shortcut is returned, and no gate is trained."""
         self.gate.zero_().requires_grad_(False)
-        self.closed = True
+        self.closed, self.resting = True, False
+
+    def rest(self) -> None:
+        """Return the plain sum, as at insertion, until :meth:`wake`: that is faster, and no gate is trained."""
+        if self.closed:
+            raise ValueError("a closed branch cannot rest")
+        self.gate.requires_grad_(False)
+        self.resting = True
+
+    @torch.no_grad()
+    def wake(self, *weights: torch.Tensor) -> None:
+        """Open the gate for training, in units of the branch's last weights as they are now; outputs stay."""
+        self.initial_gauge.copy_(self.gauge(*weights))
+        self.signed_size.fill_(1)
+        self.gate.fill_(1).requires_grad_(True)
+        self.resting = False
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Return what ``state_dict`` holds beside tensors: whether the branch is closed, and resting."""
+        return torch.tensor([self.closed, self.resting])
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Take over what :meth:`get_extra_state` returned."""
+        self.closed, self.resting = state.tolist()
+        self.gate.requires_grad_(not (self.closed or self.resting))
 
     def forward(self, x: torch.Tensor, r: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
         """Return ``x + scale * r``, of the shape of both."""
-        return x if self.closed else x + self.scale(*weights).to(r.dtype) * r
+        if self.closed:
+            return x
+        return x + r if self.resting else x + self.scale(*weights).to(r.dtype) * r
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows."""

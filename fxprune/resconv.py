@@ -52,6 +52,7 @@ class ResConv(nn.Module):
         gate: trainable scalar in [0, 1], the share of the conv path ("gain-gate" only).
         gain: fixed positive scalar, the size of both paths together ("gain-gate" only).
         closed: True once :meth:`close` took the conv path out; it is not computed any more.
+        resting: True between :meth:`rest` and :meth:`wake`; conv and norm are computed alone.
     """
 
     gain: torch.Tensor
@@ -78,7 +79,7 @@ class ResConv(nn.Module):
         self.norm = norm
         self.parametrization = parametrization
         self.training = conv.training
-        self.closed = False
+        self.closed = self.resting = False
         dtype = torch.promote_types(conv.weight.dtype, torch.float32)  # scales of half-precision layers stay exact
         one = torch.ones((), device=conv.weight.device, dtype=dtype)
         self.register_buffer("input_rms", one * input_rms)
@@ -140,6 +141,8 @@ class ResConv(nn.Module):
         """The factor s of the conv path; a scalar tensor."""
         if self.parametrization == "free":
             return self.free_scale
+        if self.resting:
+            return torch.ones_like(self.gate)
         return self.signs[0] * self.gain * self.gate / self.gauge().to(self.gate.dtype)
 
     @property
@@ -147,6 +150,8 @@ class ResConv(nn.Module):
         """The factor a of the identity path; a scalar tensor."""
         if self.parametrization == "free":
             return self.free_shortcut
+        if self.resting:
+            return torch.zeros_like(self.gate)
         return self.signs[1] * self.gain * (1 - self.gate) / self.input_rms
 
     @property
@@ -159,6 +164,8 @@ class ResConv(nn.Module):
         """Return (scale, shortcut) as Python floats, worked out in float64 whatever the module's dtype."""
         if self.parametrization == "free":
             return float(self.free_scale), float(self.free_shortcut)
+        if self.resting:
+            return 1.0, 0.0
         sign_s, sign_a = self.signs.tolist()
         gain, gate = float(self.gain), float(self.gate)
         return sign_s * gain * gate / self._gauge_now(), sign_a * gain * (1 - gate) / float(self.input_rms)
@@ -169,21 +176,24 @@ class ResConv(nn.Module):
         """The scale with its own norm's drift taken out: 1 at insertion, and equal to the gate as it is trained."""
         if self.parametrization == "free":
             return abs(float(self.free_scale)) * self._gauge_now() / float(self.initial_gauge)
-        return float(self.gain) * float(self.gate) / float(self.initial_gauge)
+        return 1.0 if self.resting else float(self.gain) * float(self.gate) / float(self.initial_gauge)
 
     @property
     def closed_shortcut(self) -> float:
         """The shortcut once the gate is closed: the conv path's share goes to the identity path ("gain-gate")."""
         if self.parametrization == "free":
             return float(self.free_shortcut)
-        return float(self.signs[1] * self.gain / self.input_rms)
+        gain = self._gauge_now() if self.resting else float(self.gain)
+        return float(self.signs[1]) * gain / float(self.input_rms)
 
     @torch.no_grad()
     def assign(self, *, scale: float | None = None, shortcut: float | None = None) -> None:
         """Set the scale, the shortcut, or both (any finite numbers); what is not given stays as it is.
 
-        Reopens a closed layer.
+        Reopens a closed layer, and wakes a resting one.
         """
+        if self.resting:
+            self.wake()
         s, a = self.coefficients()
         s = s if scale is None else float(scale)
         a = a if shortcut is None else float(shortcut)
@@ -207,8 +217,36 @@ class ResConv(nn.Module):
         """Set the scale to zero for good: from now on only ``shortcut * x`` is computed, and no gate is trained."""
         if not self.removable:
             raise ValueError("a ResConv that changes its input's shape cannot be closed")
+        if self.resting:
+            self.wake()
         self.trained_scale.zero_().requires_grad_(False)
         self.closed = True
+
+    def rest(self) -> None:
+        """Compute conv and norm alone, as at insertion, until :meth:`wake`: faster, and no gate is trained."""
+        if self.parametrization == "free" or self.closed:
+            raise ValueError("only an open ResConv with a gate can rest")
+        self.gate.requires_grad_(False)
+        self.resting = True
+
+    @torch.no_grad()
+    def wake(self) -> None:
+        """Open the gate for training, in units of the weights as they are now; outputs stay what they are."""
+        gauge = self._gauge_now()
+        for size in (self.gain, self.initial_gauge):
+            size.fill_(gauge)
+        self.signs.fill_(1)
+        self.gate.fill_(1).requires_grad_(True)
+        self.resting = False
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Return what ``state_dict`` holds beside tensors: whether the layer is closed, and resting."""
+        return torch.tensor([self.closed, self.resting])
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Take over what :meth:`get_extra_state` returned."""
+        self.closed, self.resting = state.tolist()
+        self.trained_scale.requires_grad_(not (self.closed or self.resting))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``scale * norm(conv(x)) + shortcut * x`` (:meth:`identity` of x where shapes differ)."""
@@ -216,9 +254,11 @@ class ResConv(nn.Module):
             return self.shortcut * x
         with parametrize.cached():  # a parametrized weight is read twice but computed once
             y: torch.Tensor = self.conv(x)
-            scale = self.scale
+            scale = None if self.resting else self.scale
         if self.norm is not None:
             y = self.norm(y)
+        if scale is None:
+            return y
         return scale * y + self.shortcut * self.identity(x, y.shape)
 
     def extra_repr(self) -> str:

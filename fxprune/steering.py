@@ -29,14 +29,15 @@ from fxprune.sparsity import ProximalL1
 class SteeredL1(ProximalL1):
     """A proximal L1 whose strength is steered so that a target is met by exact zeros after a number of steps.
 
-    One layer after the other is shrunk, each over a window of steps, while the others train on with their gates as
-    they are: shrinking all at once pulls every layer down before any reaches zero, and a gate that nobody asked for
-    can overthrow the training. The next layer is the one whose half-closed gate changes the graph's outputs least at
-    that moment, per MAC that its removal saves, weighed by what the network cannot learn again: times the square root
-    of the layer's parameters per MAC (of two layers that cost the same, the one that reads a larger image with fewer
-    parameters goes first), and over the number of layers left whose outputs have its shape (the last of a stage is
-    worth more than the first). Its shortcut is measured in units of its input as it is then. A chosen gate may fall
-    faster than the schedule asks, at most twice as fast. A layer that reached zero is closed.
+    One layer after the other is shrunk, each over a window of steps, while the others train on as they were at
+    insertion: they rest, and cost nothing beside what they scale. Shrinking all at once pulls every layer down before
+    any reaches zero, and a gate that nobody asked for can overthrow the training. The next layer is the one whose
+    half-closed gate changes the graph's outputs least at that moment, per MAC that its removal saves, weighed by what
+    the network cannot learn again: times the square root of the layer's parameters per MAC (of two layers that cost
+    the same, the one that reads a larger image with fewer parameters goes first), and over the number of layers left
+    whose outputs have its shape (the last of a stage is worth more than the first). Its gate and its shortcut are in
+    units of its weights and its input as they are then. A chosen gate may fall faster than the schedule asks, at most
+    twice as fast. A layer that reached zero is closed.
     Under torch.distributed, the first process chooses for all.
 
     Args:
@@ -70,6 +71,9 @@ class SteeredL1(ProximalL1):
         self.order: list[str] = []
         self._shares: list[float] = []
         self._damages: dict[str, float] = {}
+        for layer in self._found.values():
+            if float(layer.module.gate.detach()) == 1 and abs(layer.coefficient() - 1) < 1e-6:
+                layer.module.rest()
         self._gates = self._gates_now()
         self._worth = {path: _parameters_per_mac(layer) ** 0.5 for path, layer in self._found.items()}
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
@@ -84,7 +88,7 @@ class SteeredL1(ProximalL1):
         """Move every chosen gate towards zero as the schedule asks; the others stay as they are."""
         self.steps_done += 1
         for path, layer in self.layers.items():
-            if path not in self.order and not layer.closed:
+            if path not in self.order and not layer.closed and not layer.resting:
                 layer.gate.fill_(self._gates[path])  # before the choice, which compares layers as they are
         time = self.steps_done / self.steps * self._end  # in shares of the MACs to save
         while (time >= sum(self._shares) or self.steps_done >= self.steps) and not self._is_met:
@@ -92,6 +96,8 @@ class SteeredL1(ProximalL1):
             self.order.append(path)
             self._shares.append(share)
             self._is_met = self._target_is_met()
+            if self.layers[path].resting:
+                self._found[path].wake()
         for path, layer in self.layers.items():
             if layer.closed:
                 layer.close()  # momentum may have moved it
@@ -160,24 +166,22 @@ class SteeredL1(ProximalL1):
             for path in sorted(candidates, key=lambda path: self._damages.get(path, 0.0) * weights[path]):
                 if self._damages.get(path, 0.0) * weights[path] > best:
                     break
-                region, gate = self._found[path].region, self.layers[path].gate
+                region = self._found[path].region
                 # What opaque code returns may jump with the data: a region is compared by its own outputs.
                 inputs = example_inputs_of(graphs[region]) if region else self._probe
                 probe = map_tensors(tuple(inputs), lambda tensor: tensor.to(device))
                 if region not in references:
                     with self._measuring_inputs(region):
                         references[region] = tensors_in(graphs[region](*probe))
-                before = gate.clone()
-                gate.div_(2)
-                found[path] = _relative_difference(references[region], tensors_in(graphs[region](*probe)))
-                gate.copy_(before)
+                with _half_closed(self._found[path]):
+                    found[path] = _relative_difference(references[region], tensors_in(graphs[region](*probe)))
                 best = min(best, found[path] * weights[path])
         self._damages |= found
         return found
 
     @contextmanager
     def _measuring_inputs(self, region: str) -> Iterator[None]:
-        """Take the size of what ResConvs read as their shortcut's unit, where that changes nothing: at gate 1."""
+        """Take the size of what ResConvs read as their shortcut's unit, where that changes nothing."""
 
         def measure(module: ResConv, inputs: tuple[torch.Tensor, ...]) -> None:
             rms = inputs[0].detach().float().square().mean().sqrt()
@@ -185,7 +189,7 @@ class SteeredL1(ProximalL1):
                 module.input_rms.fill_(rms)
 
         modules = [self.layers[path] for path, layer in self._found.items() if layer.region == region]
-        untouched = [one for one in modules if isinstance(one, ResConv) and not one.closed and float(one.gate) == 1]
+        untouched = [one for one in modules if isinstance(one, ResConv) and (one.resting or float(one.gate) == 1)]
         handles = [one.register_forward_pre_hook(measure) for one in untouched]
         try:
             yield
@@ -213,6 +217,22 @@ class SteeredL1(ProximalL1):
         self._damages = dict(state["damages"])
         self._gates = self._gates_now()
         self._is_met = self._target_is_met()
+
+
+@contextmanager
+def _half_closed(layer: Layer) -> Iterator[None]:
+    module = layer.module
+    rested = module.resting
+    if rested:
+        layer.wake()
+    gate = module.gate.clone()
+    module.gate.div_(2)
+    try:
+        yield
+    finally:
+        module.gate.copy_(gate)
+        if rested:
+            module.rest()
 
 
 def _parameters_per_mac(layer: Layer) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import fx
 
 from fxprune.branch_scale import BranchScale
@@ -46,10 +47,21 @@ class Layer:
         """Return the factor s of the conv path or the branch, as a Python float."""
         if isinstance(self.module, ResConv):
             return self.module.coefficients()[0]
+        return self.module.coefficient(*self._gauged)
+
+    def wake(self) -> None:
+        """Open the gate of a resting layer, in units of the weights as they are now."""
+        if isinstance(self.module, ResConv):
+            self.module.wake()
+        else:
+            self.module.wake(*self._gauged)
+
+    @property
+    def _gauged(self) -> list[torch.Tensor]:
+        """The weights that a branch's scale is in units of."""
         owner = self.node.graph.owning_module
         assert owner is not None
-        weights = [attribute(owner, str(read.target)) for read in self.node.args[2:] if isinstance(read, fx.Node)]
-        return self.module.coefficient(*weights)
+        return [attribute(owner, str(read.target)) for read in self.node.args[2:] if isinstance(read, fx.Node)]
 
 
 def layers(graph_module: fx.GraphModule) -> list[Layer]:

@@ -11,7 +11,7 @@ import torch
 from fxprune.errors import LoadError, first_line
 from fxprune.files import replacing
 
-FORMAT = 3
+FORMAT = 4
 """Of what a checkpoint holds; one of another format is refused."""
 
 

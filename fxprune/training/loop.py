@@ -62,7 +62,7 @@ class Trainer:
         self.top1: float | None = None
         self._computed = model
         self._network = model
-        self._closed = -1
+        self._prepared: tuple[int, int] | None = None  # for so many chosen and closed layers
 
     def run_epoch(self, progress: Progress, task: Any, after_step: Callable[[], None]) -> None:
         """Train to the end of the epoch that ``step`` lies in, and evaluate; ``after_step()`` runs between steps."""
@@ -101,12 +101,13 @@ class Trainer:
         self.loss_sum = 0.0
 
     def prepare(self) -> None:
-        """Make anew what is computed, if a layer has closed since; a DDP, autocast or compiled module around it."""
-        closed = 0 if self.shrink is None else len(self.shrink.closed)
-        if closed == self._closed:
+        """Make anew what is computed, in a DDP, autocast or compiled module, if a gate has opened or closed since."""
+        layers = [] if self.shrink is None else self.shrink.layers.values()
+        state = sum(not layer.resting for layer in layers), sum(layer.closed for layer in layers)
+        if state == self._prepared:
             return
         self.finish()
-        self._closed = closed
+        self._prepared = state
         self._computed = self.model
         if isinstance(self.model, fx.GraphModule):
             passes = [RemoveLayers(threshold=0.0), RemoveUnusedSubmodules()]

@@ -30,7 +30,7 @@ def test_every_node_is_on_a_line_and_matching_ones_on_the_same(tab: Page, pruned
         assert f"{whole.count(kind)} {kind}" in tab.locator("#legend").inner_text()
     for row in tab.locator(f"{LINES}.unchanged").all():
         before, after = row.locator(".name").all_inner_texts()
-        assert before == after
+        assert before.removeprefix("i") == after.removeprefix("i")  # x += y is recorded as x + y, and the same sum
     for row in tab.locator(f"{LINES}.removed").all():
         assert row.locator(".name").count() == 1
         assert row.locator(".side.none").count() == 1

@@ -44,6 +44,29 @@ def test_no_gradient_along_the_size_of_the_weights() -> None:
     assert scale.gate.grad is not None
 
 
+def test_a_resting_branch_is_a_plain_sum_and_wakes_without_a_change() -> None:
+    gamma = torch.rand(4) + 0.5
+    scale = BranchScale(gamma)
+    scale.rest()
+    gamma = 3 * gamma  # what training does
+    x, r = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    assert torch.equal(scale(x, r, gamma), x + r)
+    assert scale.coefficient(gamma) == scale.effective_scale == 1
+    assert not scale.gate.requires_grad
+    other = BranchScale(gamma)
+    other.load_state_dict(scale.state_dict())
+    assert other.resting
+    scale.wake(gamma)
+    torch.testing.assert_close(scale(x, r, gamma), x + r)
+    assert scale.gate.requires_grad
+    scale.close()
+    other.load_state_dict(scale.state_dict())
+    assert other.closed
+    assert not other.resting
+    with pytest.raises(ValueError, match="closed branch"):
+        scale.rest()
+
+
 def test_scales_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="finite"):
         BranchScale().assign(scale=float("nan"))

@@ -115,3 +115,49 @@ def test_senseless_options_are_refused() -> None:
 
 def test_its_text_shows_scale_and_shortcut() -> None:
     assert "scale=1, shortcut=0, gain-gate" in repr(layer())
+
+
+def test_a_resting_layer_is_conv_and_norm_and_wakes_without_a_change() -> None:
+    made = layer(input_rms=2.0)
+    made.rest()
+    with torch.no_grad():
+        made.norm.weight.mul_(3)  # type: ignore[union-attr]  # what training does
+    x = torch.randn(2, 4, 5, 5)
+    plain = made.norm(made.conv(x))  # type: ignore[misc]
+    assert torch.equal(made(x), plain)
+    assert made.coefficients() == (1.0, 0.0)
+    assert made.effective_scale == 1
+    assert not made.gate.requires_grad
+    made.wake()
+    torch.testing.assert_close(made(x), plain)
+    assert made.effective_scale == 1
+    assert made.gate.requires_grad
+    with torch.no_grad():
+        made.gate.fill_(0.25)
+    assert made.effective_scale == pytest.approx(0.25)
+    torch.testing.assert_close(made(x), 0.25 * plain + made.shortcut * x)
+
+
+def test_a_resting_layer_can_be_assigned_and_closed() -> None:
+    made = layer()
+    made.rest()
+    made.assign(scale=0.5, shortcut=0.25)
+    assert made.coefficients() == pytest.approx((0.5, 0.25))
+    other = layer(input_rms=2.0)
+    other.rest()
+    shortcut = other.closed_shortcut
+    other.close()
+    assert other.coefficients() == pytest.approx((0, shortcut))
+    with pytest.raises(ValueError, match="open ResConv"):
+        other.rest()
+
+
+def test_the_state_dict_knows_what_is_closed_and_what_rests() -> None:
+    for change in (fxprune.ResConv.close, fxprune.ResConv.rest):
+        made, other = layer(), layer()
+        change(made)
+        other.load_state_dict(made.state_dict())
+        assert (other.closed, other.resting) == (made.closed, made.resting)
+        assert not other.gate.requires_grad
+        x = torch.randn(2, 4, 5, 5)
+        assert torch.equal(other(x), made(x))

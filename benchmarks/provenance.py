@@ -30,8 +30,8 @@ def provenance(*packages: str) -> dict[str, Any]:
 
 
 def _without_folder(word: str) -> str:
-    """Return a command's word with an absolute folder of this machine reduced: a file to its name, data to DIR."""
+    """Return a command's word with a folder of this machine's reduced: a file to its name, data to DIR."""
     before, separator, folder = word.rpartition(":") if ":/" in word else word.rpartition("=")
-    if not folder.startswith("/"):
+    if not folder.startswith(("/", "../")):
         return word
     return f"{before}{separator}{Path(folder).name if Path(folder).suffix else 'DIR'}"

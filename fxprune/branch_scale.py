@@ -84,11 +84,16 @@ class BranchScale(nn.Module):
 
     @torch.no_grad()
     def assign(self, *, scale: float) -> None:
-        """Set the effective scale with its sign (any finite number); reopens a closed branch, wakes a resting one."""
+        """Set the effective scale with its sign (any finite number); reopens a closed branch.
+
+        Raises ValueError for a resting branch: wake it first.
+        """
         if not math.isfinite(scale):
             raise ValueError(f"scale must be finite, got {scale}")
-        if self.closed or self.resting:
-            self.closed = self.resting = False
+        if self.resting:
+            raise ValueError("a resting branch has no scale yet; wake it, with its last weights, and then assign")
+        if self.closed:
+            self.closed = False
             self.gate.requires_grad_(True)
         self.signed_size.fill_(scale or 1.0)
         self.gate.fill_(1.0 if scale else 0.0)
@@ -120,8 +125,11 @@ class BranchScale(nn.Module):
 
     def set_extra_state(self, state: torch.Tensor) -> None:
         """Take over what :meth:`get_extra_state` returned."""
+        was_open = not (self.closed or self.resting)
         self.closed, self.resting = state.tolist()
-        self.gate.requires_grad_(not (self.closed or self.resting))
+        is_open = not (self.closed or self.resting)
+        if is_open != was_open:
+            self.gate.requires_grad_(is_open)
 
     def forward(self, x: torch.Tensor, r: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
         """Return ``x + scale * r``, of the shape of both."""

@@ -228,6 +228,9 @@ def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
     return _deepcopy_module(module, memo)
 
 
+_TABLES = frozenset(vars(nn.Module()))  # torch's own, which modules do not share
+
+
 def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Do what ``copy.deepcopy`` does, several times as fast: most of what a module holds is empty, or a number."""
     if id(module) in memo:
@@ -238,10 +241,10 @@ def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         return copy.deepcopy(module, memo)
     duplicate = memo[id(module)] = kind.__new__(kind)
     state: dict[str, Any] = {}
-    for name, value in vars(module).items():
+    for name, value in how[2].items():  # what the module's own __getstate__ leaves of it
         if name == "_modules":
             value = type(value)((key, child and _deepcopy_module(child, memo)) for key, child in value.items())
-        elif type(value) in (dict, OrderedDict, set) and not value:
+        elif name in _TABLES and type(value) in (dict, OrderedDict, set) and not value:
             value = type(value)()
         elif type(value) not in (int, float, bool, str, type(None)):
             value = copy.deepcopy(value, memo)

@@ -245,8 +245,11 @@ class ResConv(nn.Module):
 
     def set_extra_state(self, state: torch.Tensor) -> None:
         """Take over what :meth:`get_extra_state` returned."""
+        was_open = not (self.closed or self.resting)
         self.closed, self.resting = state.tolist()
-        self.trained_scale.requires_grad_(not (self.closed or self.resting))
+        is_open = not (self.closed or self.resting)
+        if is_open != was_open:
+            self.trained_scale.requires_grad_(is_open)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``scale * norm(conv(x)) + shortcut * x`` (:meth:`identity` of x where shapes differ)."""

@@ -54,6 +54,9 @@ class ProximalL1:
             raise FxpruneError(
                 "the graph has no layers to shrink; apply passes.InsertResConv or passes.InsertBranchScale first"
             )
+        for layer in self._found.values():
+            if layer.module.resting:  # since a SteeredL1
+                layer.wake()
         if isinstance(strength, Mapping):
             unknown = sorted(set(strength) - set(self.layers))
             if unknown:
@@ -151,9 +154,15 @@ def macs_weighted(graph_module: fx.GraphModule, strength: float) -> dict[str, fl
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return optimizer groups in which layer scales, norms and biases have no weight decay."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
-    rest = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+    """Return optimizer groups in which layer scales, norms and biases have no weight decay.
+
+    Frozen parameters are left out, but for layer scales: whether those are trained may change at any step.
+    """
+    scaled = (module for module in model.modules() if isinstance(module, (ResConv, BranchScale)))
+    scales = {id(module.trained_scale) for module in scaled}
+    trained = [p for p in model.parameters() if p.requires_grad or id(p) in scales]
+    decayed = [p for p in trained if p.dim() > 1]
+    rest = [p for p in trained if p.dim() <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 

@@ -36,8 +36,8 @@ class SteeredL1(ProximalL1):
     the network cannot learn again: times the square root of the layer's parameters per MAC (of two layers that cost
     the same, the one that reads a larger image with fewer parameters goes first), and over the number of layers left
     whose outputs have its shape (the last of a stage is worth more than the first). Its gate and its shortcut are in
-    units of its weights and its input as they are then. A chosen gate may fall faster than the schedule asks, at most
-    twice as fast. A layer that reached zero is closed.
+    units of its weights and its input as they are then. A chosen gate falls evenly, by the schedule alone: weights
+    are trained, gates are not. A layer that reached zero is closed.
     Under torch.distributed, the first process chooses for all.
 
     Args:
@@ -72,7 +72,8 @@ class SteeredL1(ProximalL1):
         self._shares: list[float] = []
         self._damages: dict[str, float] = {}
         for layer in self._found.values():
-            if float(layer.module.gate.detach()) == 1 and abs(layer.coefficient() - 1) < 1e-6:
+            layer.module.gate.requires_grad_(False)
+            if float(layer.module.gate) == 1 and abs(layer.coefficient() - 1) < 1e-6:
                 layer.module.rest()
         self._gates = self._gates_now()
         self._worth = {path: _parameters_per_mac(layer) ** 0.5 for path, layer in self._found.items()}
@@ -97,7 +98,7 @@ class SteeredL1(ProximalL1):
             self._shares.append(share)
             self._is_met = self._target_is_met()
             if self.layers[path].resting:
-                self._found[path].wake()
+                self._wake(path)
         for path, layer in self.layers.items():
             if layer.closed:
                 layer.close()  # momentum may have moved it
@@ -108,9 +109,12 @@ class SteeredL1(ProximalL1):
                 if highest <= 1e-9 or self.steps_done >= self.steps:
                     layer.close()
                     continue
-                last, fall = self._gates[path], 2 * self._end / (self.steps * span)
-                layer.gate.clamp_(max(0.0, last - fall), min(last, highest))
-                self._gates[path] = float(layer.gate)
+                self._gates[path] = min(self._gates[path], highest)
+                layer.gate.fill_(self._gates[path])
+
+    def _wake(self, path: str) -> None:
+        self._found[path].wake()
+        self.layers[path].gate.requires_grad_(False)
 
     def _target_is_met(self) -> bool:
         chosen = [self._found[path] for path in self.order]
@@ -215,6 +219,8 @@ class SteeredL1(ProximalL1):
         self.order = list(state["order"])
         self._shares = list(state["shares"])
         self._damages = dict(state["damages"])
+        for layer in self.layers.values():
+            layer.trained_scale.requires_grad_(False)
         self._gates = self._gates_now()
         self._is_met = self._target_is_met()
 

@@ -10,10 +10,12 @@ import torch
 from torch import fx, nn
 from torch.func import functional_call
 
+from fxprune.branch_scale import BranchScale
 from fxprune.folding import exact, in_float64, widen
-from fxprune.graph import called_module, evaluating, example_inputs_of, graphs_of, origins, place
+from fxprune.graph import called_module, evaluating, example_inputs_of, graphs_of, is_layer, origins, place
 from fxprune.interpreter import Interpreter
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
+from fxprune.resconv import ResConv
 
 TOLERANCE = 1e-9
 _SAMPLES = 1 << 14
@@ -72,13 +74,15 @@ class _Float64(Interpreter):
 
 
 def _as_float64(module: nn.Module) -> Callable[..., Any]:
-    """Return what calls ``module`` with the exact values of its tensors, of which it keeps none."""
-    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    if all(t.dtype == torch.float64 or not t.is_floating_point() for t in named.values()):
+    """Return what calls ``module`` with the exact values of its tensors, and changes none of it."""
+    tensors = [*module.parameters(), *module.buffers()]
+    if all(t.dtype == torch.float64 or not t.is_floating_point() for t in tensors):
         return module
-    if any(isinstance(value, torch.Tensor) for inner in module.modules() for value in vars(inner).values()):
-        return in_float64(module)  # it keeps tensors that are no parameters and no buffers
-    wide = {name: exact(t) if t.is_floating_point() else t.clone() for name, t in named.items()}
+    keeps = any(isinstance(value, torch.Tensor) for inner in module.modules() for value in vars(inner).values())
+    if keeps or not (is_layer(module) or isinstance(module, (ResConv, BranchScale))):
+        return in_float64(module)  # a copy: it may write to what are no parameters and no buffers
+    wide = {name: exact(t) if t.is_floating_point() else t for name, t in module.named_parameters()}
+    wide |= {name: exact(t).clone() if t.is_floating_point() else t.clone() for name, t in module.named_buffers()}
     return lambda *args, **kwargs: functional_call(module, wide, args, kwargs)
 
 

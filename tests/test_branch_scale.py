@@ -53,6 +53,8 @@ def test_a_resting_branch_is_a_plain_sum_and_wakes_without_a_change() -> None:
     assert torch.equal(scale(x, r, gamma), x + r)
     assert scale.coefficient(gamma) == scale.effective_scale == 1
     assert not scale.gate.requires_grad
+    with pytest.raises(ValueError, match="wake it"):
+        scale.assign(scale=0.5)
     other = BranchScale(gamma)
     other.load_state_dict(scale.state_dict())
     assert other.resting

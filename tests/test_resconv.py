@@ -121,7 +121,7 @@ def test_a_resting_layer_is_conv_and_norm_and_wakes_without_a_change() -> None:
     made = layer(input_rms=2.0)
     made.rest()
     with torch.no_grad():
-        made.norm.weight.mul_(3)  # type: ignore[union-attr]  # what training does
+        made.norm.weight.mul_(3)  # type: ignore[operator, union-attr]  # what training does
     x = torch.randn(2, 4, 5, 5)
     plain = made.norm(made.conv(x))  # type: ignore[misc]
     assert torch.equal(made(x), plain)
@@ -161,3 +161,10 @@ def test_the_state_dict_knows_what_is_closed_and_what_rests() -> None:
         assert not other.gate.requires_grad
         x = torch.randn(2, 4, 5, 5)
         assert torch.equal(other(x), made(x))
+
+
+def test_loading_a_state_dict_leaves_frozen_gates_frozen() -> None:
+    made = layer()
+    made.gate.requires_grad_(False)
+    made.load_state_dict(layer().state_dict())
+    assert not made.gate.requires_grad

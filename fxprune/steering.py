@@ -33,7 +33,7 @@ class SteeredL1(ProximalL1):
     insertion: they rest, and cost nothing beside what they scale. Shrinking all at once pulls every layer down before
     any reaches zero, and a gate that nobody asked for can overthrow the training. The next layer is the one whose
     half-closed gate changes the graph's outputs least at that moment, per MAC that its removal saves, weighed by what
-    the network cannot learn again: times the square root of the layer's parameters per MAC (of two layers that cost
+    the network cannot learn again: times the square root of the layer's parameters per MAC saved (of two that cost
     the same, the one that reads a larger image with fewer parameters goes first), and over the number of layers left
     whose outputs have its shape (the last of a stage is worth more than the first). Its gate and its shortcut are in
     units of its weights and its input as they are then. A chosen gate falls evenly, by the schedule alone: weights
@@ -76,7 +76,7 @@ class SteeredL1(ProximalL1):
             if float(layer.module.gate) == 1 and abs(layer.coefficient() - 1) < 1e-6:
                 layer.module.rest()
         self._gates = self._gates_now()
-        self._worth = {path: _parameters_per_mac(layer) ** 0.5 for path, layer in self._found.items()}
+        self._parameters = {path: _parameters(layer) for path, layer in self._found.items()}
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
         self._is_met = count_for_target(graph_module, list(self._found.values()), target_macs) == 0  # or raises
         macs = total_macs(graph_module)
@@ -136,9 +136,10 @@ class SteeredL1(ProximalL1):
         }
         candidates = [path for path in saved if path not in self.order]
         left = Counter(shape(self._found[path].node) for path in candidates)
-        weights = {
-            path: self._worth[path] / left[shape(self._found[path].node)] / max(saved[path], 1) for path in candidates
-        }
+        weights = {}
+        for path in candidates:
+            macs = max(saved[path], 1)
+            weights[path] = (self._parameters[path] / macs) ** 0.5 / macs / left[shape(self._found[path].node)]
         damages = self._damages_of(candidates, weights)
         path = self._agreed(min(damages, key=lambda path: damages[path] * weights[path]))
         return path, saved[path] / max(self._surplus, 1)
@@ -241,10 +242,10 @@ def _half_closed(layer: Layer) -> Iterator[None]:
             module.rest()
 
 
-def _parameters_per_mac(layer: Layer) -> float:
-    """Return how many parameters go with ``layer`` for each MAC that goes."""
+def _parameters(layer: Layer) -> int:
+    """Return how many parameters go with ``layer``."""
     gone = (node for node in layer.nodes if node.op != "get_attr" or set(node.users) != {layer.node})  # not its gauge
-    return max(1, sum(node_params(node) for node in gone)) / max(1, layer.macs)
+    return max(1, sum(node_params(node) for node in gone))
 
 
 def _relative_difference(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:

@@ -11,6 +11,7 @@ from torch import fx, nn
 
 import fxprune
 from fxprune import passes, sparsity
+from fxprune.branch_scale import BranchScale
 from fxprune.errors import TargetError
 from fxprune.facts.layers import resconvs
 
@@ -193,6 +194,26 @@ def test_of_equal_damages_what_the_network_can_best_do_without_goes_first(
     path = shrink.order[0]
     convs = [node.target for node in shrink._found[path].nodes if str(node.target).startswith(("early", "late"))]
     assert str(convs[0]).startswith(chosen)
+
+
+def test_a_branch_does_not_go_where_a_conv_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Block(nn.Module):
+        """A residual branch of two convs, each of which can go alone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2 = (nn.Conv2d(8, 8, 3, padding=1, bias=False) for _ in range(2))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(x + self.conv2(torch.relu(self.conv1(x))))
+
+    graph = fxprune.trace(nn.Sequential(Block(), Block()), torch.randn(4, 8, 8, 8))
+    sparse = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(graph).graph_module
+    monkeypatch.setattr("fxprune.steering._relative_difference", lambda *_: 0.1)
+    for target, chosen in ((0.76, fxprune.ResConv), (0.5, BranchScale)):
+        shrink = fxprune.SteeredL1(sparse, target_macs=target, steps=10)
+        shrink.step(0.1)
+        assert isinstance(shrink.layers[shrink.order[0]], chosen)
 
 
 def test_macs_fall_evenly_over_all_the_steps() -> None:

@@ -16,10 +16,12 @@ import math
 import torch
 from torch import nn
 
+from fxprune.gate_state import GateState
+
 _SMALLEST_SIZE = 0.1
 
 
-class BranchScale(nn.Module):
+class BranchScale(GateState):
     """The sum of a shortcut and a scaled branch; at ``gate=1`` it is their plain sum.
 
     Args:
@@ -38,7 +40,6 @@ class BranchScale(nn.Module):
 
     def __init__(self, *weights: torch.Tensor) -> None:
         super().__init__()
-        self.closed = self.resting = False
         like = weights[0] if weights else torch.ones(())
         one = torch.ones((), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
         self.gate = nn.Parameter(one.clone())
@@ -118,18 +119,6 @@ class BranchScale(nn.Module):
         self.signed_size.fill_(1)
         self.gate.fill_(1).requires_grad_(True)
         self.resting = False
-
-    def get_extra_state(self) -> torch.Tensor:
-        """Return what ``state_dict`` holds beside tensors: whether the branch is closed, and resting."""
-        return torch.tensor([self.closed, self.resting])
-
-    def set_extra_state(self, state: torch.Tensor) -> None:
-        """Take over what :meth:`get_extra_state` returned."""
-        was_open = not (self.closed or self.resting)
-        self.closed, self.resting = state.tolist()
-        is_open = not (self.closed or self.resting)
-        if is_open != was_open:
-            self.gate.requires_grad_(is_open)
 
     def forward(self, x: torch.Tensor, r: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
         """Return ``x + scale * r``, of the shape of both."""

@@ -29,6 +29,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from fxprune.gate_state import GateState
 from fxprune.graph import evaluating
 
 Parametrization = Literal["gain-gate", "free"]
@@ -37,7 +38,7 @@ WEIGHT_HOOKS = (WeightNorm, SpectralNorm)  # the old style: a hook sets the weig
 _SMALLEST_GAUGE = 0.1
 
 
-class ResConv(nn.Module):
+class ResConv(GateState):
     """A conv, its norm (or None), a scale and a shortcut; at ``scale=1, shortcut=0`` it is conv and norm alone.
 
     Args:
@@ -79,7 +80,6 @@ class ResConv(nn.Module):
         self.norm = norm
         self.parametrization = parametrization
         self.training = conv.training
-        self.closed = self.resting = False
         dtype = torch.promote_types(conv.weight.dtype, torch.float32)  # scales of half-precision layers stay exact
         one = torch.ones((), device=conv.weight.device, dtype=dtype)
         self.register_buffer("input_rms", one * input_rms)
@@ -238,18 +238,6 @@ class ResConv(nn.Module):
         self.signs.fill_(1)
         self.gate.fill_(1).requires_grad_(True)
         self.resting = False
-
-    def get_extra_state(self) -> torch.Tensor:
-        """Return what ``state_dict`` holds beside tensors: whether the layer is closed, and resting."""
-        return torch.tensor([self.closed, self.resting])
-
-    def set_extra_state(self, state: torch.Tensor) -> None:
-        """Take over what :meth:`get_extra_state` returned."""
-        was_open = not (self.closed or self.resting)
-        self.closed, self.resting = state.tolist()
-        is_open = not (self.closed or self.resting)
-        if is_open != was_open:
-            self.trained_scale.requires_grad_(is_open)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``scale * norm(conv(x)) + shortcut * x`` (:meth:`identity` of x where shapes differ)."""

@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from fxprune.cli.options import MODEL_HELP, classes_option, weights_option
 from fxprune.models import load_model
+from fxprune.run_record import before_and_after
 
 
 @click.command()
@@ -152,14 +153,9 @@ def _say_nothing(_: str) -> None:
 
 
 def _show_report(report: dict[str, Any], out: Path) -> None:
-    latency = report["latency_ms"]
-    rows = [
-        ["MACs", f"{report['macs_before']:,}", f"{report['macs_after']:,}"],
-        ["parameters", f"{report['params_before']:,}", f"{report['params_after']:,}"],
-        ["held-out top-1", f"{report['accuracy_before']:.2%}", f"{report['accuracy_after']:.2%}"],
-        *([f"ms at batch {n}", f"{t['before']:.2f}", f"{t['after']:.2f}"] for n, t in latency.items()),
-    ]
-    click.echo(tabulate(rows, headers=["", "before", "after"], colalign=("left", "right", "right")))
+    click.echo(
+        tabulate(before_and_after(report), headers=["", "before", "after"], colalign=("left", "right", "right"))
+    )
     removed, saved = len(report["layers_removed"]), 1 - report["macs_after"] / report["macs_before"]
     click.echo(f"{removed} of {report['layers_removable']} removable layers are gone, with {saved:.1%} of the MACs")
     click.echo(f"verified: largest relative difference {report['max_relative_difference']:.2g} (float64)")

@@ -8,7 +8,8 @@ from typing import Any
 from torch import fx, nn
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
-from fxprune.graph import PRESERVED, is_region, regions_in
+from fxprune.graph import PRESERVED
+from fxprune.module_tree import is_region, regions_in
 
 
 class _CodeOnDemand:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from fxprune.graph import copy_module
+from fxprune.module_tree import copy_module
 from fxprune.resconv import Conv
 
 _Weighted = TypeVar("_Weighted", bound=nn.Module)

@@ -20,8 +20,9 @@ from torch.fx.node import map_aggregate
 from fxprune.errors import TraceError
 from fxprune.facts.repeated_calls import RepeatedCalls
 from fxprune.facts.shapes import META, WRITES
-from fxprune.graph import called_module, caller_path, evaluating, place
+from fxprune.graph import called_module, caller_path, place
 from fxprune.interpreter import Interpreter, plain
+from fxprune.module_tree import evaluating
 from fxprune.tracing.source import is_own
 from fxprune.written import Written
 

@@ -7,17 +7,13 @@ from, and ``fxprune_passes`` the passes that made it. New nodes get them through
 
 from __future__ import annotations
 
-import copy
-import copyreg
-from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, TypeGuard
+from typing import Any
 
-import torch
 from torch import fx, nn
 
 from fxprune.errors import FxpruneError
+from fxprune.module_tree import regions_in
 
 ORIGIN = "fxprune_origin"
 PATH = "fxprune_path"
@@ -27,60 +23,7 @@ TRACED_MACS = "fxprune_traced_macs"
 TRACE = "fxprune_trace"  # of a whole graph: what origins are names in, see fxprune.trace
 OPAQUE = "fxprune_opaque"
 TIER = "fxprune_tier"
-CALLS = "fxprune_calls"  # of a region: the elements that it reads in all its calls, over those of its example
-PER_SAMPLE = "fxprune_per_sample"  # of a region: what its MACs are divided by to be those of one sample
 PRESERVED = "_user_preserved_attributes"  # torch.fx's own key: attributes that copies keep
-
-
-def regions_in(module: nn.Module) -> list[tuple[str, fx.GraphModule]]:
-    """Return the graphs that were compiled inside an opaque module, with their paths in it; not those inside them."""
-    found: list[tuple[str, fx.GraphModule]] = []
-    seen: set[int] = set()
-
-    def visit(owner: nn.Module, prefix: str) -> None:
-        for name, child in owner.named_children():
-            if id(child) in seen:
-                continue
-            seen.add(id(child))
-            if is_region(child):
-                found.append((prefix + name, child))
-            else:
-                visit(child, f"{prefix}{name}.")
-
-    if not isinstance(module, fx.GraphModule):
-        visit(module, "")
-    return found
-
-
-def is_region(module: nn.Module) -> TypeGuard[fx.GraphModule]:
-    """Say whether ``module`` is a graph that was compiled inside an opaque module."""
-    return isinstance(module, fx.GraphModule) and CALLS in module.meta
-
-
-def is_layer(module: nn.Module) -> bool:
-    """Say whether ``module`` is a layer of torch's own, which is always one call."""
-    return type(module).__module__.startswith(("torch.nn", "torch.ao.nn")) and not isinstance(module, nn.Sequential)
-
-
-def mark_opaque(module: nn.Module, opaque: bool = True) -> None:
-    """Mark ``module`` as one whose calls are kept whatever happens to what they return, and need real tensors."""
-    if opaque:
-        module.__dict__["_is_impure"] = True  # the name that torch.fx asks for
-    else:
-        module.__dict__.pop("_is_impure", None)
-
-
-def is_opaque(module: nn.Module | None) -> bool:
-    """Say whether ``module`` could not be traced and is one call."""
-    return module is not None and bool(module.__dict__.get("_is_impure"))
-
-
-def opaque_children(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield ``module`` and all below it, but for regions and what is inside them."""
-    yield module
-    for child in module.children():
-        if not is_region(child):
-            yield from opaque_children(child)
 
 
 def graphs_of(graph_module: fx.GraphModule) -> list[tuple[str, fx.GraphModule]]:
@@ -207,131 +150,6 @@ def called_module(node: Any) -> nn.Module | None:
     return module
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Say whether calling ``module`` runs hooks, which may see or change its values."""
-    tables = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, table, None) for table in tables)
-
-
-def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
-    """Return a deep copy of ``module``; with ``share_weights`` its parameters and buffers are those of ``module``.
-
-    Tensors that it computed and keeps (the weight of an old-style ``torch.nn.utils.weight_norm``, say) are copied by
-    value, which plain deep-copying refuses: they are computed again in every forward.
-    """
-    computed = (
-        v for m in module.modules() for v in vars(m).values() if isinstance(v, torch.Tensor) and not v.is_leaf
-    )
-    memo: dict[int, Any] = {id(value): value.detach().clone() for value in computed}
-    if share_weights:
-        memo |= {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
-    return _deepcopy_module(module, memo)
-
-
-_TABLES = frozenset(vars(nn.Module()))  # torch's own, which modules do not share
-
-
-def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Do what ``copy.deepcopy`` does, several times as fast: most of what a module holds is empty, or a number."""
-    if id(module) in memo:
-        return memo[id(module)]  # type: ignore[no-any-return]
-    kind = type(module)
-    how = () if hasattr(kind, "__deepcopy__") else module.__reduce_ex__(4)
-    if len(how) < 3 or how[:2] != (copyreg.__newobj__, (kind,)) or type(how[2]) is not dict:  # type: ignore[attr-defined]
-        return copy.deepcopy(module, memo)
-    duplicate = memo[id(module)] = kind.__new__(kind)
-    state: dict[str, Any] = {}
-    for name, value in how[2].items():  # what the module's own __getstate__ leaves of it
-        if name == "_modules":
-            value = type(value)((key, child and _deepcopy_module(child, memo)) for key, child in value.items())
-        elif name in _TABLES and type(value) in (dict, OrderedDict, set) and not value:
-            value = type(value)()
-        elif type(value) not in (int, float, bool, str, type(None)):
-            value = copy.deepcopy(value, memo)
-        state[name] = value
-    duplicate.__setstate__(state)  # type: ignore[no-untyped-call]
-    return duplicate
-
-
-def attribute(graph_module: nn.Module, target: str) -> Any:
-    """Return what a dotted ``target`` names below ``graph_module``."""
-    value: Any = graph_module
-    for atom in target.split("."):
-        value = getattr(value, atom)
-    return value
-
-
-def set_submodule(graph_module: fx.GraphModule, target: str, module: nn.Module) -> None:
-    """Put ``module`` at ``target``, making the containers on the way."""
-    _set(graph_module, target, module)
-
-
-def set_parameter(graph_module: fx.GraphModule, target: str, parameter: nn.Parameter) -> None:
-    """Put ``parameter`` at ``target``, making the containers on the way."""
-    _set(graph_module, target, parameter)
-
-
-def set_buffer(graph_module: fx.GraphModule, target: str, buffer: torch.Tensor) -> None:
-    """Put ``buffer`` at ``target``, making the containers on the way."""
-    owner, name = _owner(graph_module, target)
-    owner.register_buffer(name, buffer)
-
-
-def _set(graph_module: fx.GraphModule, target: str, value: nn.Module | nn.Parameter) -> None:
-    setattr(*_owner(graph_module, target), value)
-
-
-def _owner(graph_module: fx.GraphModule, target: str) -> tuple[nn.Module, str]:
-    *parents, last = target.split(".")
-    owner: nn.Module = graph_module
-    for atom in parents:
-        if not isinstance(getattr(owner, atom, None), nn.Module):
-            owner.add_module(atom, nn.Module())
-        owner = owner.get_submodule(atom)
-    return owner, last
-
-
-def free_target(graph_module: fx.GraphModule, wanted: str) -> str:
-    """Return ``wanted``, or the first of ``wanted_1``, ``wanted_2``, ... that nothing has yet.
-
-    What would stand inside a layer, which other graphs may share, gets a name beside it: ``conv_weight``.
-    """
-    atoms = wanted.split(".")
-    for depth in range(1, len(atoms)):
-        owner = ".".join(atoms[:depth])
-        if _has_attribute(graph_module, owner) and type(attribute(graph_module, owner)) is not nn.Module:
-            wanted = ".".join([*atoms[: depth - 1], "_".join(atoms[depth - 1 :])])
-            break
-    candidate, number = wanted, 0
-    while _has_attribute(graph_module, candidate):
-        number += 1
-        candidate = f"{wanted}_{number}"
-    return candidate
-
-
-def module_target(graph_module: fx.GraphModule, node: fx.Node, source: fx.Node) -> str:
-    """Return where a layer belongs that takes the place of ``node``, a function's call on ``source`` and weights.
-
-    At the path of the module whose forward made the call, if all that is used of that module goes into the weights;
-    else below it. So the weight of a layer with a forward of its own keeps its name.
-    """
-    path = module_path(node)
-    if not path:
-        return free_target(graph_module, node.name)
-    own = {node}
-    waiting = [weight for weight in node.all_input_nodes if weight is not source]
-    while waiting:
-        weight = waiting.pop()
-        if all(user in own for user in weight.users):
-            own.add(weight)
-            waiting += weight.all_input_nodes
-    used = (other for other in graph_module.graph.nodes if other.op in ("get_attr", "call_module"))
-    below = [other for other in used if f"{other.target}.".startswith(f"{path}.")]
-    if below and all(other.op == "get_attr" and other in own for other in below):
-        return path
-    return free_target(graph_module, f"{path}.{node.name}")
-
-
 def erase_unread(node: fx.Node) -> None:
     """Erase ``node``, which nothing reads, and every read of a tensor and every computation that only it needed.
 
@@ -345,31 +163,3 @@ def erase_unread(node: fx.Node) -> None:
         sources = list(dead.all_input_nodes)
         dead.graph.erase_node(dead)
         waiting += [source for source in sources if source not in waiting]
-
-
-def _has_attribute(graph_module: nn.Module, target: str) -> bool:
-    try:
-        attribute(graph_module, target)
-    except AttributeError:
-        return False
-    return True
-
-
-@contextmanager
-def evaluating(graph_module: nn.Module) -> Iterator[None]:
-    """Put every module in eval mode without gradients, and give each its own flag back at the end.
-
-    So too the tensors that modules compute and keep (see :func:`copy_module`): those of this run may be fake.
-    """
-    flags = [(module, module.training) for module in graph_module.modules()]
-    kept = [(m, k, v) for m, _ in flags for k, v in vars(m).items() if isinstance(v, torch.Tensor)]
-    try:
-        for module, _ in flags:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-        for module, name, value in kept:
-            vars(module)[name] = value

@@ -12,7 +12,8 @@ import torch
 from torch import fx
 
 from fxprune.errors import FxpruneError
-from fxprune.graph import evaluating, example_inputs_of
+from fxprune.graph import example_inputs_of
+from fxprune.module_tree import evaluating
 
 
 def compare_latency(graphs: Mapping[str, fx.GraphModule], batch_size: int, *, repeats: int = 15) -> dict[str, float]:

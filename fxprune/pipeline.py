@@ -23,7 +23,8 @@ from fxprune.errors import ContractError, FxpruneError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.folding import keep_exact_weights
-from fxprune.graph import called_module, example_inputs_of, graphs_of, is_opaque
+from fxprune.graph import called_module, example_inputs_of, graphs_of
+from fxprune.module_tree import is_opaque
 from fxprune.nests import tensors_in
 from fxprune.rewriting import Contract, Pass, PassResult
 from fxprune.verify import TOLERANCE, difference, first_difference, run_float64

@@ -30,7 +30,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fxprune.gate_state import GateState
-from fxprune.graph import evaluating
+from fxprune.module_tree import evaluating
 
 Parametrization = Literal["gain-gate", "free"]
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d

@@ -20,7 +20,8 @@ from fxprune.errors import FxpruneError
 from fxprune.facts.costs import node_params, total_macs
 from fxprune.facts.layers import Layer, count_for_target
 from fxprune.facts.shapes import shape
-from fxprune.graph import TRACED_MACS, evaluating, example_inputs_of, graphs_of
+from fxprune.graph import TRACED_MACS, example_inputs_of, graphs_of
+from fxprune.module_tree import evaluating
 from fxprune.nests import map_tensors, tensors_in
 from fxprune.resconv import ResConv
 from fxprune.sparsity import ProximalL1

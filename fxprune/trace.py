@@ -20,17 +20,8 @@ from torch import fx, nn
 
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
-from fxprune.graph import (
-    CALLS,
-    PER_SAMPLE,
-    TRACE,
-    TRACED_MACS,
-    called_module,
-    copy_module,
-    example_inputs_of,
-    graphs_of,
-    regions_in,
-)
+from fxprune.graph import TRACE, TRACED_MACS, called_module, example_inputs_of, graphs_of
+from fxprune.module_tree import CALLS, PER_SAMPLE, copy_module, regions_in
 from fxprune.tracing.attempt import attempt
 from fxprune.tracing.check import reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind

@@ -12,8 +12,9 @@ from torch.func import functional_call
 
 from fxprune.branch_scale import BranchScale
 from fxprune.folding import exact, in_float64, widen
-from fxprune.graph import called_module, evaluating, example_inputs_of, graphs_of, is_layer, origins, place
+from fxprune.graph import called_module, example_inputs_of, graphs_of, origins, place
 from fxprune.interpreter import Interpreter
+from fxprune.module_tree import evaluating, is_layer
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 from fxprune.resconv import ResConv
 

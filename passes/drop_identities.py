@@ -14,7 +14,8 @@ from torch import fx, nn
 
 from fxprune.facts.shapes import META, same_shape
 from fxprune.facts.state import updated_values
-from fxprune.graph import called_module, has_hooks
+from fxprune.graph import called_module
+from fxprune.module_tree import has_hooks
 from fxprune.rewriting import Contract, Log, Pass
 
 _NEUTRAL: dict[Any, tuple[float, bool]] = {

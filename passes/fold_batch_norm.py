@@ -15,8 +15,9 @@ from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, own_module
 from fxprune.facts.shapes import shape
 from fxprune.facts.sites import is_batched
 from fxprune.folding import exact, fold_norm, norm_obstacle, own_bias, with_weights
-from fxprune.graph import called_module, inherit, only_user, place, set_submodule
+from fxprune.graph import called_module, inherit, only_user, place
 from fxprune.rewriting import Contract, Log, Pass
+from fxprune.targets import set_submodule
 
 _LAYERS = (*CONV_CLASSES, nn.Linear)
 

@@ -22,9 +22,10 @@ from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, own_module
 from fxprune.facts.scales import constant_factor, passes_factor
 from fxprune.facts.state import updated_values
 from fxprune.folding import exact, make_parameter, own_bias, with_weights
-from fxprune.graph import attribute, called_module, inherit, only_user, set_parameter, set_submodule
+from fxprune.graph import called_module, inherit, only_user
 from fxprune.operators import ADDITIONS, PRODUCTS
 from fxprune.rewriting import Contract, Log, Pass
+from fxprune.targets import attribute, set_parameter, set_submodule
 
 _LAYERS = (*CONV_CLASSES, nn.Linear)
 _NORMS = (*NORM_CLASSES, nn.LayerNorm, nn.GroupNorm)

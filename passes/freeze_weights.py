@@ -21,20 +21,11 @@ from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
 from fxprune.facts.convs import CONV_CLASSES, TRANSPOSED_CLASSES, ConvCall, conv_call, is_conv
 from fxprune.folding import make_parameter, rounded
-from fxprune.graph import (
-    attribute,
-    called_module,
-    erase_unread,
-    free_target,
-    has_hooks,
-    inherit,
-    module_target,
-    set_buffer,
-    set_parameter,
-    set_submodule,
-)
+from fxprune.graph import called_module, erase_unread, inherit
+from fxprune.module_tree import has_hooks
 from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Log, Pass
+from fxprune.targets import attribute, free_target, module_target, set_buffer, set_parameter, set_submodule
 
 _LAYERS = (*CONV_CLASSES, *TRANSPOSED_CLASSES, nn.Linear)
 

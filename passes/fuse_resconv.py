@@ -26,9 +26,11 @@ from fxprune.folding import (
     own_bias,
     with_weights,
 )
-from fxprune.graph import called_module, has_hooks, inherit, set_submodule
+from fxprune.graph import called_module, inherit
+from fxprune.module_tree import has_hooks
 from fxprune.resconv import Conv, ResConv
 from fxprune.rewriting import Contract, Log, Pass
+from fxprune.targets import set_submodule
 
 
 @dataclass(frozen=True)

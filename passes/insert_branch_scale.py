@@ -15,8 +15,9 @@ from torch import fx
 from fxprune.branch_scale import BranchScale
 from fxprune.facts.branch_size import size_weights
 from fxprune.facts.branches import Branch, find_branches
-from fxprune.graph import attribute, free_target, inherit, module_path, set_submodule
+from fxprune.graph import inherit, module_path
 from fxprune.rewriting import Contract, Log, Pass
+from fxprune.targets import attribute, free_target, set_submodule
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,13 @@ from fxprune.computed import computed_weights, trainable_conv
 from fxprune.facts.constants import Constants
 from fxprune.facts.sites import ConvSite, find_conv_sites
 from fxprune.folding import in_float64
-from fxprune.graph import (
-    called_module,
-    erase_unread,
-    evaluating,
-    example_inputs_of,
-    inherit,
-    module_target,
-    set_submodule,
-)
+from fxprune.graph import called_module, erase_unread, example_inputs_of, inherit
 from fxprune.interpreter import Interpreter
+from fxprune.module_tree import evaluating
 from fxprune.nests import copy_tensors
 from fxprune.resconv import Conv, Parametrization, ResConv
 from fxprune.rewriting import Contract, Log, Pass
+from fxprune.targets import module_target, set_submodule
 
 
 @dataclass(frozen=True)

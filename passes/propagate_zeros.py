@@ -18,8 +18,10 @@ from fxprune.facts.ranges import ZERO, bounds_of_values
 from fxprune.facts.shapes import META, same_shape
 from fxprune.facts.state import updated_values
 from fxprune.folding import exact, make_parameter
-from fxprune.graph import called_module, free_target, has_hooks, inherit, set_parameter
+from fxprune.graph import called_module, inherit
+from fxprune.module_tree import has_hooks
 from fxprune.rewriting import Contract, Log, Pass
+from fxprune.targets import free_target, set_parameter
 
 _ADDITIONS = (operator.add, torch.add)
 _SUBTRACTIONS = (operator.sub, torch.sub)

@@ -13,8 +13,10 @@ from torch import fx, nn
 from fxprune.branch_scale import BranchScale
 from fxprune.diffing.entries import WHAT, NodeInfo, What
 from fxprune.facts.shapes import tensor_meta
-from fxprune.graph import attribute, called_module, opaque_children
+from fxprune.graph import called_module
+from fxprune.module_tree import opaque_children
 from fxprune.resconv import ResConv
+from fxprune.targets import attribute
 
 Batch = int | Fraction
 _SCALED = (ResConv, BranchScale)

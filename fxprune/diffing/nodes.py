@@ -13,7 +13,8 @@ from fxprune.diffing.entries import NodeInfo, Totals
 from fxprune.facts.costs import batch_size, node_macs, node_params, total_macs, total_params
 from fxprune.facts.scales import constant_factor
 from fxprune.facts.shapes import shape
-from fxprune.graph import called_module, graphs_of, module_path, opaque_children, regions_in
+from fxprune.graph import called_module, graphs_of, module_path
+from fxprune.module_tree import opaque_children, regions_in
 from fxprune.resconv import ResConv
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

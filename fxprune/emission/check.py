@@ -13,8 +13,8 @@ from fxprune.emission.constants import examples_from_data
 from fxprune.emission.graph_data import graph_from_data
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
-from fxprune.graph import attribute
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
+from fxprune.targets import attribute
 from fxprune.verify import TOLERANCE, difference, run_float64
 
 _SAME_OPERATIONS = 1e-6  # the source does what the graph does, in the same order and dtype

@@ -20,7 +20,8 @@ from fxprune.emission.records import Record, record_of
 from fxprune.emission.state_layout import StateLayout
 from fxprune.emission.vocabulary import function_named, name_of, refused_attribute, refused_method
 from fxprune.errors import EmitError, LoadError, first_line
-from fxprune.graph import ORIGIN, PASSES, PATH, attribute, place, set_parameter, set_submodule
+from fxprune.graph import ORIGIN, PASSES, PATH, place
+from fxprune.targets import attribute, set_parameter, set_submodule
 from fxprune.written import Written
 
 SCHEMA = 2

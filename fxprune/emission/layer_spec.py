@@ -11,7 +11,7 @@ from torch import nn
 
 from fxprune.branch_scale import BranchScale
 from fxprune.errors import EmitError
-from fxprune.graph import has_hooks, is_opaque
+from fxprune.module_tree import has_hooks, is_opaque
 from fxprune.resconv import ResConv
 
 _PER_AXIS = {"kernel_size", "stride", "padding", "dilation", "output_size"}

@@ -11,7 +11,8 @@ from torch import fx, nn
 
 from fxprune.emission.layer_spec import LayerSpec, layer_spec
 from fxprune.errors import EmitError
-from fxprune.graph import attribute, place
+from fxprune.graph import place
+from fxprune.targets import attribute
 
 
 @dataclass(frozen=True)

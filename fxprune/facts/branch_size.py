@@ -12,8 +12,9 @@ from torch.nn import functional
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES
 from fxprune.facts.scales import passes_factor
 from fxprune.facts.shapes import same_shape
-from fxprune.graph import attribute, called_module
+from fxprune.graph import called_module
 from fxprune.operators import PRODUCTS
+from fxprune.targets import attribute
 
 _LAYERS = (*CONV_CLASSES, nn.Linear)
 _NORMS = (*NORM_CLASSES, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)

@@ -22,8 +22,10 @@ from fxprune.facts.convs import is_conv
 from fxprune.facts.costs import batch_size, node_macs, node_params
 from fxprune.facts.liveness import Liveness, has_effect
 from fxprune.facts.shapes import is_floating, is_size, same_shape
-from fxprune.graph import attribute, called_module, has_hooks, module_path, uses
+from fxprune.graph import called_module, module_path, uses
+from fxprune.module_tree import has_hooks
 from fxprune.operators import ADDITIONS
+from fxprune.targets import attribute
 
 if TYPE_CHECKING:
     import networkx

@@ -7,7 +7,8 @@ from collections import Counter
 import torch
 from torch import fx, nn
 
-from fxprune.graph import attribute, called_module, uses
+from fxprune.graph import called_module, uses
+from fxprune.targets import attribute
 
 
 class CallSites:

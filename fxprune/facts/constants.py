@@ -17,9 +17,11 @@ from fxprune.errors import first_line
 from fxprune.facts.state import updated_reads
 from fxprune.folding import exact, in_float64, widen
 from fxprune.functionalize import is_in_place
-from fxprune.graph import attribute, called_module, has_hooks
+from fxprune.graph import called_module
+from fxprune.module_tree import has_hooks
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 from fxprune.operators import is_torchs_own
+from fxprune.targets import attribute
 
 # Layers that compute the same in train and eval mode and keep no state.
 _STATELESS = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Linear, nn.ReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax)

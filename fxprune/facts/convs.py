@@ -13,8 +13,10 @@ from torch.nn.utils import parametrize
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
 from fxprune.facts.shapes import shape
-from fxprune.graph import attribute, called_module, has_hooks, uses
+from fxprune.graph import called_module, uses
+from fxprune.module_tree import has_hooks
 from fxprune.resconv import WEIGHT_HOOKS, Conv
+from fxprune.targets import attribute
 
 CONV_CLASSES: tuple[type[Conv], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORM_CLASSES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

@@ -19,8 +19,10 @@ from torch.nn import functional
 from fxprune.branch_scale import BranchScale
 from fxprune.facts.convs import CONV_CLASSES, is_conv
 from fxprune.facts.shapes import shape
-from fxprune.graph import CALLS, PER_SAMPLE, attribute, called_module, regions_in
+from fxprune.graph import called_module
+from fxprune.module_tree import CALLS, PER_SAMPLE, regions_in
 from fxprune.resconv import ResConv
+from fxprune.targets import attribute
 
 _PRODUCTS = {operator.matmul, torch.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm", "__matmul__"}
 

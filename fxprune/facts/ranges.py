@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from fxprune.facts.convs import CONV_CLASSES
 from fxprune.facts.shapes import META
-from fxprune.graph import called_module, has_hooks
+from fxprune.graph import called_module
+from fxprune.module_tree import has_hooks
 from fxprune.operators import ADDITIONS, PRODUCTS
 
 Bounds = tuple[float, float]

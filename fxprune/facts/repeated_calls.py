@@ -15,7 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.func import functional_call
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
-from fxprune.graph import called_module, has_hooks
+from fxprune.graph import called_module
+from fxprune.module_tree import has_hooks
 from fxprune.operators import is_torchs_own
 
 # Their outputs are like their inputs ...

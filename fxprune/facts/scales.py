@@ -11,7 +11,8 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.facts.shapes import is_floating, same_shape
-from fxprune.graph import called_module, has_hooks
+from fxprune.graph import called_module
+from fxprune.module_tree import has_hooks
 
 # f(a x) = a f(x) for every a ...
 _LINEAR_MODULES = (

@@ -19,8 +19,9 @@ from torch.nn import functional
 
 from fxprune.errors import TraceError
 from fxprune.facts.repeated_calls import RepeatedCalls
-from fxprune.graph import called_module, evaluating, has_hooks, is_opaque, module_path
+from fxprune.graph import called_module, module_path
 from fxprune.interpreter import Interpreter
+from fxprune.module_tree import evaluating, has_hooks, is_opaque
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 from fxprune.operators import is_torchs_own
 

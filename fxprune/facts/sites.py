@@ -11,8 +11,10 @@ from fxprune.facts.constants import Constants
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, ConvCall, conv_call, is_conv, own_module
 from fxprune.facts.costs import batch_size, node_macs, node_params
 from fxprune.facts.shapes import same_shape, shape
-from fxprune.graph import attribute, called_module, module_path, only_user, opaque_children
+from fxprune.graph import called_module, module_path, only_user
+from fxprune.module_tree import opaque_children
 from fxprune.resconv import Conv, ResConv
+from fxprune.targets import attribute
 
 
 @dataclass(frozen=True)

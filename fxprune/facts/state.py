@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from fxprune.functionalize import is_in_place
-from fxprune.graph import attribute
+from fxprune.targets import attribute
 
 
 def updated_reads(graph_module: fx.GraphModule) -> set[fx.Node]:

@@ -20,8 +20,9 @@ from torch import fx
 from fxprune.diffing.entries import KINDS, Change, Kind, NodeInfo, Reason
 from fxprune.diffing.graph_diff import GraphDiff
 from fxprune.diffing.nodes import describe
-from fxprune.graph import called_module, graphs_of, is_opaque, module_path
+from fxprune.graph import called_module, graphs_of, module_path
 from fxprune.inspection import Inspection
+from fxprune.module_tree import is_opaque
 
 _SCRIPTS = ("model.js", "rows.js", "details.js", "view.js", "page.js")
 _MARKS: dict[Kind, str] = {"unchanged": "", "changed": "~", "fused": "*", "removed": "\N{MINUS SIGN}", "added": "+"}

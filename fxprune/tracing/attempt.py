@@ -12,8 +12,9 @@ from torch import fx, nn
 from fxprune.copies import LazyGraphModule
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.functionalize import functionalize
-from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, attribute, innermost_module
+from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module
 from fxprune.nests import copy_tensors
+from fxprune.targets import attribute
 from fxprune.tracing.assumptions import ASSUMPTIONS
 from fxprune.tracing.batch_norms import recover_batch_norms
 from fxprune.tracing.inputs import Call, call_of_graph

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxprune.facts.shapes import shape
-from fxprune.graph import attribute, free_target, set_submodule
+from fxprune.targets import attribute, free_target, set_submodule
 
 _RANKS: dict[type[_BatchNorm], tuple[int, ...]] = {
     nn.BatchNorm1d: (2, 3),

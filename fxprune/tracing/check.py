@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import FxpruneError, TraceError
-from fxprune.graph import copy_module, evaluating
+from fxprune.module_tree import copy_module, evaluating
 from fxprune.nests import copy_tensors, tensors_in
 from fxprune.tracing.inputs import Call
 from fxprune.verify import difference

@@ -19,7 +19,8 @@ from torch import fx, nn
 
 from fxprune.errors import TraceError
 from fxprune.facts.convs import CONV_CLASSES
-from fxprune.graph import CALLS, PRESERVED, evaluating, has_hooks, is_layer, opaque_children
+from fxprune.graph import PRESERVED
+from fxprune.module_tree import CALLS, evaluating, has_hooks, is_layer, opaque_children
 from fxprune.nests import copy_tensors, tensors_in
 from fxprune.tracing.attempt import RESERVED
 from fxprune.tracing.inputs import Call, bind

@@ -20,18 +20,8 @@ from torch import fx, nn
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.convs import CONV_CLASSES
 from fxprune.facts.shapes import propagate_shapes
-from fxprune.graph import (
-    EXAMPLE_INPUTS,
-    OPAQUE,
-    ORIGIN,
-    PATH,
-    TIER,
-    graphs_of,
-    has_hooks,
-    is_layer,
-    mark_opaque,
-    opaque_children,
-)
+from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, graphs_of
+from fxprune.module_tree import has_hooks, is_layer, mark_opaque, opaque_children
 from fxprune.nests import copy_tensors
 from fxprune.tracing.assumptions import ASSUMPTIONS
 from fxprune.tracing.attempt import attempt

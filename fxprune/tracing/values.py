@@ -21,10 +21,11 @@ from torch.nn import functional
 from fxprune.errors import TraceError
 from fxprune.facts.convs import NORM_CLASSES
 from fxprune.facts.shapes import is_foreign
-from fxprune.graph import attribute, evaluating, has_hooks
 from fxprune.interpreter import plain
+from fxprune.module_tree import evaluating, has_hooks
 from fxprune.nests import map_tensors, tensors_in
 from fxprune.operators import INFIX
+from fxprune.targets import attribute
 from fxprune.tracing.inputs import Call
 from fxprune.tracing.source import current_line
 from fxprune.tracing.symbolic import RecordingProxy, SymbolicTracer

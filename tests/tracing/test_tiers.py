@@ -14,8 +14,9 @@ import fxprune
 from fxprune import passes
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import resconvs
-from fxprune.graph import CALLS, called_module, graphs_of
+from fxprune.graph import called_module, graphs_of
 from fxprune.inspection import inspect_graph
+from fxprune.module_tree import CALLS
 from fxprune.nests import tensors_in
 from fxprune.tracing.tiers import opaque_modules
 from fxprune.verify import difference

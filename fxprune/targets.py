@@ -1,0 +1,97 @@
+"""What dotted targets name in a GraphModule: reading it, setting it, and free names for new layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxprune.graph import module_path
+
+
+def attribute(graph_module: nn.Module, target: str) -> Any:
+    """Return what a dotted ``target`` names below ``graph_module``."""
+    value: Any = graph_module
+    for atom in target.split("."):
+        value = getattr(value, atom)
+    return value
+
+
+def _has_attribute(graph_module: nn.Module, target: str) -> bool:
+    try:
+        attribute(graph_module, target)
+    except AttributeError:
+        return False
+    return True
+
+
+def set_submodule(graph_module: fx.GraphModule, target: str, module: nn.Module) -> None:
+    """Put ``module`` at ``target``, making the containers on the way."""
+    _set(graph_module, target, module)
+
+
+def set_parameter(graph_module: fx.GraphModule, target: str, parameter: nn.Parameter) -> None:
+    """Put ``parameter`` at ``target``, making the containers on the way."""
+    _set(graph_module, target, parameter)
+
+
+def set_buffer(graph_module: fx.GraphModule, target: str, buffer: torch.Tensor) -> None:
+    """Put ``buffer`` at ``target``, making the containers on the way."""
+    owner, name = _owner(graph_module, target)
+    owner.register_buffer(name, buffer)
+
+
+def _set(graph_module: fx.GraphModule, target: str, value: nn.Module | nn.Parameter) -> None:
+    setattr(*_owner(graph_module, target), value)
+
+
+def _owner(graph_module: fx.GraphModule, target: str) -> tuple[nn.Module, str]:
+    *parents, last = target.split(".")
+    owner: nn.Module = graph_module
+    for atom in parents:
+        if not isinstance(getattr(owner, atom, None), nn.Module):
+            owner.add_module(atom, nn.Module())
+        owner = owner.get_submodule(atom)
+    return owner, last
+
+
+def free_target(graph_module: fx.GraphModule, wanted: str) -> str:
+    """Return ``wanted``, or the first of ``wanted_1``, ``wanted_2``, ... that nothing has yet.
+
+    What would stand inside a layer, which other graphs may share, gets a name beside it: ``conv_weight``.
+    """
+    atoms = wanted.split(".")
+    for depth in range(1, len(atoms)):
+        owner = ".".join(atoms[:depth])
+        if _has_attribute(graph_module, owner) and type(attribute(graph_module, owner)) is not nn.Module:
+            wanted = ".".join([*atoms[: depth - 1], "_".join(atoms[depth - 1 :])])
+            break
+    candidate, number = wanted, 0
+    while _has_attribute(graph_module, candidate):
+        number += 1
+        candidate = f"{wanted}_{number}"
+    return candidate
+
+
+def module_target(graph_module: fx.GraphModule, node: fx.Node, source: fx.Node) -> str:
+    """Return where a layer belongs that takes the place of ``node``, a function's call on ``source`` and weights.
+
+    At the path of the module whose forward made the call, if all that is used of that module goes into the weights;
+    else below it. So the weight of a layer with a forward of its own keeps its name.
+    """
+    path = module_path(node)
+    if not path:
+        return free_target(graph_module, node.name)
+    own = {node}
+    waiting = [weight for weight in node.all_input_nodes if weight is not source]
+    while waiting:
+        weight = waiting.pop()
+        if all(user in own for user in weight.users):
+            own.add(weight)
+            waiting += weight.all_input_nodes
+    used = (other for other in graph_module.graph.nodes if other.op in ("get_attr", "call_module"))
+    below = [other for other in used if f"{other.target}.".startswith(f"{path}.")]
+    if below and all(other.op == "get_attr" and other in own for other in below):
+        return path
+    return free_target(graph_module, f"{path}.{node.name}")

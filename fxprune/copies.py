@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from fxprune.graph import PRESERVED
-from fxprune.module_tree import is_region, regions_in
+from fxprune.module_tree import is_opaque, is_region, regions_in
 
 
 class _CodeOnDemand:
@@ -42,11 +42,45 @@ def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
     duplicate = LazyGraphModule(containers, fx.Graph(tracer_cls=tracer), class_name=type(graph_module).__name__)
     for table in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
         duplicate.__dict__[table] = containers.__dict__[table]
-    duplicate.graph = copy.deepcopy(graph_module.graph)
+    duplicate.graph = copy_graph(graph_module.graph)
     duplicate.meta.update(graph_module.meta)
     for attr, value in graph_module.meta.get(PRESERVED, {}).items():
         setattr(duplicate, attr, value)
     return duplicate
+
+
+_INSIDES = ("_graph_namespace", "_insert", "_find_nodes_lookup_table", "_len", "_codegen")  # of torch's Graph, 2.6 on
+_INSIDES_KNOWN = all(hasattr(fx.Graph(), name) for name in _INSIDES)
+
+
+def copy_graph(graph: fx.Graph) -> fx.Graph:
+    """Return what ``copy.deepcopy(graph)`` returns, in less than half of the time: a pass copies every graph it sees.
+
+    Nodes are put into the new graph without the checks that they passed in the old one.
+    """
+    if not _INSIDES_KNOWN:
+        return copy.deepcopy(graph)
+    duplicate: Any = fx.Graph(tracer_cls=graph._tracer_cls)
+    name, insert, note = (
+        duplicate._graph_namespace.create_name,
+        duplicate._insert,
+        duplicate._find_nodes_lookup_table.insert,
+    )
+    copies: dict[fx.Node, fx.Node] = {}
+    of, map_arg, make = copies.__getitem__, fx.map_arg, fx.Node
+    for node in graph.nodes:
+        kwargs = map_arg(node.kwargs, of) if node.kwargs else {}
+        new = copies[node] = make(
+            duplicate, node.name, node.op, node.target, map_arg(node.args, of), kwargs, node.type
+        )
+        new.meta.update(node.meta)
+        if name(node.name, new) != node.name:
+            return copy.deepcopy(graph)
+        insert(new)
+        note(new)
+    duplicate._len = len(copies)
+    duplicate._codegen = copy.deepcopy(graph._codegen)
+    return duplicate  # type: ignore[no-any-return]
 
 
 def _copy_containers(graph_module: fx.GraphModule) -> nn.Module:
@@ -70,7 +104,7 @@ def _copy_containers(graph_module: fx.GraphModule) -> nn.Module:
 
 def _copy_around_regions(module: nn.Module) -> nn.Module:
     """Return ``module`` itself, or, if there are regions in it, a copy of what is on the way to them and of them."""
-    if not regions_in(module):
+    if not is_opaque(module) or not regions_in(module):
         return module
     copies: dict[int, nn.Module] = {}
 

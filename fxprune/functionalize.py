@@ -9,7 +9,6 @@ sound on the result, and no activation can overwrite a shortcut.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import fx
 from torch.fx.node import map_aggregate
 
 from fxprune.errors import TraceError
+from fxprune.facts.effects import IN_PLACE_OPERATORS, in_place_argument, is_in_place
 from fxprune.facts.repeated_calls import RepeatedCalls
 from fxprune.facts.shapes import META, WRITES
 from fxprune.graph import called_module, caller_path, place
@@ -25,11 +25,6 @@ from fxprune.interpreter import Interpreter, plain
 from fxprune.module_tree import evaluating
 from fxprune.tracing.source import is_own
 from fxprune.written import Written
-
-_OPERATORS = {
-    getattr(operator, "i" + name): getattr(operator, name)
-    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
-} | {operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor}
 
 # Whether these return a view or a copy depends on the memory layout or the mode: never taken for certain.
 _MAYBE_VIEWS = {
@@ -133,40 +128,6 @@ def _readers_after(alias: fx.Node, position: dict[fx.Node, int], node: fx.Node) 
     return [user for user in alias.users if position[user] > position[node]]
 
 
-def is_in_place(node: fx.Node) -> bool:
-    """Say whether ``node`` overwrites one of its inputs."""
-    if node.op == "call_method":
-        name = str(node.target)
-        return (name.endswith("_") and not name.endswith("__")) or name == "__setitem__"
-    if node.op == "call_module":
-        return bool(getattr(called_module(node), "inplace", False))
-    if node.op != "call_function":
-        return False
-    if node.target in _OPERATORS or node.target is operator.setitem or node.kwargs.get("out") is not None:
-        return True
-    if _in_place_argument(node) is not None:
-        return True
-    if getattr(node.target, "__module__", None) == operator.not_.__module__:
-        return False  # the operators not_, and_, or_, is_ end so because the bare words are taken
-    name = getattr(node.target, "__name__", "")
-    return name.endswith("_") and not name.endswith("__")
-
-
-def _in_place_argument(node: fx.Node) -> int | str | None:
-    """Return where a true ``inplace`` argument of a function stands: its index, its keyword, or None."""
-    if node.kwargs.get("inplace") is True:
-        return "inplace"
-    code = getattr(node.target, "__code__", None)
-    if code is None:
-        return None
-    names = code.co_varnames[: code.co_argcount]
-    if "inplace" in names:
-        index: int = names.index("inplace")
-        if index < len(node.args) and node.args[index] is True:
-            return index
-    return None
-
-
 def _mutated(node: fx.Node) -> fx.Node | None:
     target = node.args[0] if node.args else node.kwargs.get("input")
     return target if isinstance(target, fx.Node) else None
@@ -178,15 +139,15 @@ def _make_functional(node: fx.Node) -> None:
         assert module is not None
         module.inplace = False  # type: ignore[assignment]  # the tracer's own copy of the user's module
         return
-    argument = _in_place_argument(node)
+    argument = in_place_argument(node)
     if isinstance(argument, str):
         node.update_kwarg(argument, False)
     elif isinstance(argument, int):
         node.update_arg(argument, False)
     elif node.op == "call_method" and hasattr(torch.Tensor, str(node.target)[:-1]):
         node.target = str(node.target)[:-1]
-    elif node.target in _OPERATORS:
-        node.target = _OPERATORS[node.target]
+    elif node.target in IN_PLACE_OPERATORS:
+        node.target = IN_PLACE_OPERATORS[node.target]
     elif (twin := _function_twin(node)) is not None:
         node.target = twin
     else:

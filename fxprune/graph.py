@@ -13,7 +13,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.errors import FxpruneError
-from fxprune.module_tree import regions_in
+from fxprune.module_tree import is_opaque, regions_in
 
 ORIGIN = "fxprune_origin"
 PATH = "fxprune_path"
@@ -32,7 +32,7 @@ def graphs_of(graph_module: fx.GraphModule) -> list[tuple[str, fx.GraphModule]]:
     seen: set[int] = set()
     for node in graph_module.graph.nodes:
         module = called_module(node)
-        if module is None or id(module) in seen:
+        if module is None or not is_opaque(module) or id(module) in seen:
             continue
         seen.add(id(module))
         for path, region in regions_in(module):
@@ -66,6 +66,27 @@ def remove_unused_state(graph_module: fx.GraphModule) -> list[str]:
     sweep(graph_module, "")
     gone = set(removed)
     return [path for path in removed if gone.isdisjoint(_owners(path))]
+
+
+def require_order(graph_module: fx.GraphModule) -> None:
+    """Raise what ``graph.lint()`` raises if a node reads what comes after it, or calls or reads what is not there."""
+    seen: set[fx.Node] = set()
+    for node in graph_module.graph.nodes:
+        if not seen.issuperset(node.all_input_nodes) or (
+            node.op in ("call_module", "get_attr") and not _is_there(graph_module, str(node.target))
+        ):
+            graph_module.graph.lint()
+        seen.add(node)
+
+
+def _is_there(graph_module: nn.Module, target: str) -> bool:
+    owner: Any = graph_module
+    *parents, name = target.split(".")
+    for atom in parents:
+        owner = owner._modules.get(atom)
+        if owner is None:
+            return False
+    return name in owner._modules or name in owner._parameters or name in owner._buffers or hasattr(owner, name)
 
 
 def _owners(path: str) -> Iterator[str]:
@@ -135,7 +156,7 @@ def uses(node: fx.Node) -> int:
 
 def only_user(node: fx.Node) -> fx.Node | None:
     """Return the one node that reads ``node``, exactly once; None otherwise."""
-    return next(iter(node.users)) if uses(node) == 1 else None
+    return next(iter(node.users)) if len(node.users) == 1 and uses(node) == 1 else None
 
 
 def called_module(node: Any) -> nn.Module | None:

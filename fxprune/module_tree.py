@@ -16,14 +16,26 @@ CALLS = "fxprune_calls"  # of a region: the elements that it reads in all its ca
 PER_SAMPLE = "fxprune_per_sample"  # of a region: what its MACs are divided by to be those of one sample
 
 
+def every_module(module: nn.Module) -> list[nn.Module]:
+    """Return what ``module.modules()`` yields, in a third of the time: every analysis walks the tree."""
+    found: dict[int, nn.Module] = {}
+    waiting = [module]
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in found:
+            found[id(one)] = one
+            waiting += [child for child in reversed(one._modules.values()) if child is not None]
+    return list(found.values())
+
+
 def regions_in(module: nn.Module) -> list[tuple[str, fx.GraphModule]]:
     """Return the graphs that were compiled inside an opaque module, with their paths in it; not those inside them."""
     found: list[tuple[str, fx.GraphModule]] = []
     seen: set[int] = set()
 
     def visit(owner: nn.Module, prefix: str) -> None:
-        for name, child in owner.named_children():
-            if id(child) in seen:
+        for name, child in owner._modules.items():
+            if child is None or id(child) in seen:
                 continue
             seen.add(id(child))
             if is_region(child):
@@ -79,16 +91,16 @@ def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
     Tensors that it computed and keeps (the weight of an old-style ``torch.nn.utils.weight_norm``, say) are copied by
     value, which plain deep-copying refuses: they are computed again in every forward.
     """
-    computed = (
-        v for m in module.modules() for v in vars(m).values() if isinstance(v, torch.Tensor) and not v.is_leaf
-    )
-    memo: dict[int, Any] = {id(value): value.detach().clone() for value in computed}
+    memo: dict[int, Any] = {}
     if share_weights:
-        memo |= {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+        for one in every_module(module):
+            for tensor in (*one._parameters.values(), *one._buffers.values()):
+                memo[id(tensor)] = tensor
     return _deepcopy_module(module, memo)
 
 
 _TABLES = frozenset(vars(nn.Module()))  # torch's own, which modules do not share
+_PLAIN = frozenset((int, float, bool, str, type(None)))
 
 
 def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -98,19 +110,35 @@ def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     kind = type(module)
     how = () if hasattr(kind, "__deepcopy__") else module.__reduce_ex__(4)
     if len(how) < 3 or how[:2] != (copyreg.__newobj__, (kind,)) or type(how[2]) is not dict:  # type: ignore[attr-defined]
+        for one in every_module(module):
+            memo |= {id(v): v.detach().clone() for v in vars(one).values() if _is_computed(v)}
         return copy.deepcopy(module, memo)
     duplicate = memo[id(module)] = kind.__new__(kind)
     state: dict[str, Any] = {}
     for name, value in how[2].items():  # what the module's own __getstate__ leaves of it
-        if name == "_modules":
-            value = type(value)((key, child and _deepcopy_module(child, memo)) for key, child in value.items())
-        elif name in _TABLES and type(value) in (dict, OrderedDict, set) and not value:
-            value = type(value)()
-        elif type(value) not in (int, float, bool, str, type(None)):
+        sort = type(value)
+        if sort in _PLAIN or (sort is tuple and _PLAIN.issuperset(map(type, value))):
+            pass
+        elif name == "_modules":
+            value = sort((key, child and _deepcopy_module(child, memo)) for key, child in value.items())
+        elif name in _TABLES and sort in (dict, OrderedDict, set) and not value:
+            value = sort()
+        elif name in ("_parameters", "_buffers") and sort is dict:
+            value = {
+                key: memo[id(tensor)] if id(tensor) in memo else copy.deepcopy(tensor, memo)
+                for key, tensor in value.items()
+            }
+        elif _is_computed(value):
+            value = memo.setdefault(id(value), value.detach().clone())
+        else:
             value = copy.deepcopy(value, memo)
         state[name] = value
     duplicate.__setstate__(state)  # type: ignore[no-untyped-call]
     return duplicate
+
+
+def _is_computed(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and not value.is_leaf
 
 
 @contextmanager
@@ -119,15 +147,24 @@ def evaluating(graph_module: nn.Module) -> Iterator[None]:
 
     So too the tensors that modules compute and keep (see :func:`copy_module`): those of this run may be fake.
     """
-    flags = [(module, module.training) for module in graph_module.modules()]
-    kept = [(m, k, v) for m, _ in flags for k, v in vars(m).items() if isinstance(v, torch.Tensor)]
+    modules = every_module(graph_module)
+    flags = [module.training for module in modules]
+    kept = [
+        (module, name, value)
+        for module in modules
+        if not is_layer(module) or module._forward_pre_hooks
+        for name, value in vars(module).items()
+        if isinstance(value, torch.Tensor)
+    ]
     try:
-        for module, _ in flags:
-            module.training = False
+        for module, flag in zip(modules, flags, strict=True):
+            if flag:
+                module.training = False
         with torch.no_grad():
             yield
     finally:
-        for module, flag in flags:
-            module.training = flag
+        for module, flag in zip(modules, flags, strict=True):
+            if module.training is not flag:
+                module.training = flag
         for module, name, value in kept:
             vars(module)[name] = value

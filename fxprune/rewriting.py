@@ -15,7 +15,7 @@ from typing import ClassVar
 from torch import fx
 
 from fxprune.copies import copy_graph_module
-from fxprune.graph import graphs_of, module_path, origins, remove_unused_state
+from fxprune.graph import graphs_of, module_path, origins, remove_unused_state, require_order
 
 
 class Contract(IntEnum):
@@ -104,7 +104,7 @@ class Pass(ABC):
         if log.rewritten:
             for _, graph_module in graphs_of(work):
                 remove_unused_state(graph_module)
-                graph_module.graph.lint()
+                require_order(graph_module)
                 graph_module.recompile()
         return PassResult(
             work if log.rewritten else given,

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.functionalize import is_in_place
+from fxprune.facts.effects import is_in_place
 from fxprune.rewriting import Contract, Log, Pass
 
 

@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from fxprune.facts.convs import is_conv
 from fxprune.facts.costs import batch_size, node_macs, node_params
-from fxprune.facts.liveness import Liveness, has_effect
+from fxprune.facts.effects import has_effect
+from fxprune.facts.liveness import Liveness
 from fxprune.facts.shapes import is_floating, is_size, same_shape
 from fxprune.graph import called_module, module_path, uses
 from fxprune.module_tree import has_hooks

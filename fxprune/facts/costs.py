@@ -20,7 +20,7 @@ from fxprune.branch_scale import BranchScale
 from fxprune.facts.convs import CONV_CLASSES, is_conv
 from fxprune.facts.shapes import shape
 from fxprune.graph import called_module
-from fxprune.module_tree import CALLS, PER_SAMPLE, regions_in
+from fxprune.module_tree import CALLS, PER_SAMPLE, is_opaque, regions_in
 from fxprune.resconv import ResConv
 from fxprune.targets import attribute
 
@@ -31,7 +31,7 @@ def node_macs(node: fx.Node) -> int:
     """Return the MACs of one node for the traced shapes, the whole batch; 0 if it multiplies nothing."""
     out = _output_elements(node)
     module = called_module(node)
-    if module is not None and (regions := regions_in(module)):
+    if module is not None and is_opaque(module) and (regions := regions_in(module)):
         return sum(int(_all_nodes(region) * region.meta[CALLS]) for _, region in regions)
     if isinstance(module, ResConv):
         module = module.conv
@@ -102,7 +102,7 @@ def batch_size(graph_module: fx.GraphModule) -> int | Fraction:
     """
     if PER_SAMPLE in graph_module.meta:
         return Fraction(graph_module.meta[PER_SAMPLE])
-    shapes = [shape(node) for node in graph_module.graph.nodes if node.op == "placeholder"]
+    shapes = [shape(node) for node in graph_module.graph.find_nodes(op="placeholder", sort=False)]
     sizes = {s[0] if s else None for s in shapes}
     size = sizes.pop() if len(sizes) == 1 else None
     return size or 1
@@ -129,6 +129,8 @@ def _parameters(node: fx.Node) -> dict[int, nn.Parameter]:
     module = called_module(node)
     if module is None:
         return {}
+    if not module._modules and not isinstance(module, BranchScale):
+        return {id(p): p for p in module._parameters.values() if p is not None}
     scaled = (m for m in module.modules() if isinstance(m, (ResConv, BranchScale)))
     scales = {id(p) for m in scaled for p in m.parameters(recurse=False)}
     return {id(p): p for p in module.parameters() if id(p) not in scales}

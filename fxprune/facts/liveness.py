@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-import torch
 from torch import fx
 
-from fxprune.functionalize import is_in_place
-
-
-def is_guard(node: fx.Node) -> bool:
-    """Say whether ``node`` only checks a value: an assertion, which goes with what it checks."""
-    return node.op == "call_function" and node.target is torch._assert
-
-
-def has_effect(node: fx.Node) -> bool:
-    """Say whether ``node`` matters beside its value: it is an input or the output, or writes to memory."""
-    return node.op in ("placeholder", "output") or is_in_place(node) or (node.is_impure() and not is_guard(node))
+from fxprune.facts.effects import has_effect, is_guard
 
 
 class Liveness:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from fxprune.functionalize import is_in_place
+from fxprune.facts.effects import is_in_place
 from fxprune.targets import attribute
 
 

@@ -18,7 +18,7 @@ from torch.fx.node import map_aggregate
 
 from fxprune.errors import TraceError
 from fxprune.facts.effects import IN_PLACE_OPERATORS, in_place_argument, is_in_place
-from fxprune.facts.repeated_calls import RepeatedCalls
+from fxprune.facts.repeated_calls import RepeatedCalls, Values, made
 from fxprune.facts.shapes import META, WRITES
 from fxprune.graph import called_module, caller_path, place
 from fxprune.interpreter import Interpreter, plain
@@ -43,7 +43,7 @@ _MAYBE_VIEWS = {
 }
 
 
-def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> None:
+def functionalize(graph_module: fx.GraphModule, values: Values) -> None:
     """Rewrite the in-place ops of ``graph_module``; ``values`` holds every node's (fake) value.
 
     So do calls of functions that torch.fx did not look into and that were seen to write into an argument.
@@ -52,7 +52,8 @@ def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> N
     """
     nodes = list(graph_module.graph.nodes)
     writes = {node: _written_argument(node, values) for node in nodes if WRITES in node.meta}
-    values |= {node: values[target] for node, target in writes.items()}
+    for node, written in writes.items():
+        values[node] = values[written]
     position = {node: index for index, node in enumerate(nodes)}
     mutating = [node for node in nodes if node in writes or is_in_place(node)]
     storages = _Storages(nodes, values) if mutating else None
@@ -86,7 +87,7 @@ def functionalize(graph_module: fx.GraphModule, values: dict[fx.Node, Any]) -> N
         graph_module.recompile()
 
 
-def _written_argument(node: fx.Node, values: dict[fx.Node, Any]) -> fx.Node:
+def _written_argument(node: fx.Node, values: Values) -> fx.Node:
     """Return the one argument that a call of foreign code writes into; raises TraceError if it is not that simple."""
     name = getattr(node.target, "__name__", node.target)
     indices = node.meta.pop(WRITES)
@@ -104,18 +105,16 @@ def _refusal(node: fx.Node, why: str) -> TraceError:
     return TraceError(message, path=caller_path(node), reason=message)
 
 
-def _require_same_kind(
-    runner: Interpreter, repeated: RepeatedCalls, node: fx.Node, values: dict[fx.Node, Any]
-) -> None:
+def _require_same_kind(runner: Interpreter, repeated: RepeatedCalls, node: fx.Node, values: Values) -> None:
     """Raise TraceError if the out-of-place form that ``node`` now has computes another shape or dtype."""
-    args, kwargs = plain(fx.map_arg((node.args, node.kwargs), values.__getitem__))
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
 
-    def compute() -> Any:
+    def compute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module = called_module(node)
         with evaluating(module) if module is not None else torch.no_grad():
-            return getattr(runner, node.op)(node.target, args, kwargs)
+            return getattr(runner, node.op)(node.target, plain(args), plain(kwargs))
 
-    now, _ = repeated.call(node, args, kwargs, compute)
+    now = made(repeated.call(node, args, kwargs, compute))
     before = values[node]
     if (now.shape, now.dtype) != (before.shape, before.dtype):
         raise _refusal(node, "changes dtype or shape out of place")
@@ -181,7 +180,7 @@ def _may_be_view(node: fx.Node) -> bool:
 class _Storages:
     """Which nodes may share memory: equal storages in the recorded run, and ops that may return views."""
 
-    def __init__(self, nodes: list[fx.Node], values: dict[fx.Node, Any]) -> None:
+    def __init__(self, nodes: list[fx.Node], values: Values) -> None:
         self._root: dict[int, int] = {}
         self._members: dict[int, list[fx.Node]] = {}
         self._values = values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import copyreg
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
@@ -26,6 +26,13 @@ def every_module(module: nn.Module) -> list[nn.Module]:
             found[id(one)] = one
             waiting += [child for child in reversed(one._modules.values()) if child is not None]
     return list(found.values())
+
+
+def set_flags(modules: Iterable[nn.Module], training: bool) -> None:
+    """Put each of ``modules`` in train or eval mode."""
+    for module in modules:
+        if module.training is not training:
+            module.training = training
 
 
 def regions_in(module: nn.Module) -> list[tuple[str, fx.GraphModule]]:
@@ -81,8 +88,9 @@ def opaque_children(module: nn.Module) -> Iterator[nn.Module]:
 
 def has_hooks(module: nn.Module) -> bool:
     """Say whether calling ``module`` runs hooks, which may see or change its values."""
-    tables = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, table, None) for table in tables)
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
@@ -157,9 +165,7 @@ def evaluating(graph_module: nn.Module) -> Iterator[None]:
         if isinstance(value, torch.Tensor)
     ]
     try:
-        for module, flag in zip(modules, flags, strict=True):
-            if flag:
-                module.training = False
+        set_flags(modules, False)
         with torch.no_grad():
             yield
     finally:

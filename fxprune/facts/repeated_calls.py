@@ -13,10 +13,12 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.func import functional_call
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
 from fxprune.graph import called_module
 from fxprune.module_tree import has_hooks
+from fxprune.nests import map_tensors
 from fxprune.operators import is_torchs_own
 
 # Their outputs are like their inputs ...
@@ -26,7 +28,7 @@ _ELEMENTWISE = (
 )
 # ... and the weights of these take torch milliseconds to make fake.
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-_PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.Size)
+_PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device, torch.Size))
 
 
 class _Unknown(Exception):
@@ -35,12 +37,68 @@ class _Unknown(Exception):
 
 @dataclass(frozen=True)
 class _Output:
-    """A new tensor like ``metadata``, or the positional argument at ``same_as``."""
+    """A new tensor of a ``kind``, like ``metadata``, or the positional argument at ``same_as``."""
 
+    kind: Hashable
     metadata: TensorMetadata
     mode: FakeTensorMode
     device: torch.device
     same_as: int | None
+
+
+class Repeated:
+    """Stands for a new tensor that is like one seen before; the tensor is made if it is asked for, which is rare."""
+
+    __slots__ = ("_tensor", "output")
+
+    def __init__(self, output: _Output) -> None:
+        self.output = output
+        self._tensor: FakeTensor | None = None
+
+    @property
+    def tensor(self) -> FakeTensor:
+        """The tensor: always the same one, with memory of its own."""
+        if self._tensor is None:
+            self._tensor = _new(self.output.metadata, self.output.mode, self.output.device)
+        return self._tensor
+
+
+class Values:
+    """The value of every node of a graph, and its metadata where it is at hand."""
+
+    def __init__(self) -> None:
+        self._values: dict[fx.Node, Any] = {}
+
+    def __getitem__(self, node: fx.Node) -> Any:
+        """Return the value of ``node``; raises KeyError if there is none."""
+        return made(self._values[node])
+
+    def get(self, node: fx.Node) -> Any:
+        """Return the value of ``node``, None if there is none."""
+        return made(self._values.get(node))
+
+    def __setitem__(self, node: fx.Node, value: Any) -> None:
+        """Note the value of ``node``."""
+        self._values[node] = value
+
+    def metadata(self, node: fx.Node) -> Any:
+        """Return the value of ``node`` with torch.fx's TensorMetadata in the place of tensors."""
+        value = self._values[node]
+        return value.output.metadata if type(value) is Repeated else map_tensors(value, _extract_tensor_metadata)
+
+
+def made(value: Any) -> Any:
+    """Return ``value`` with tensors in the place of what stands for them."""
+    kind = type(value)
+    if kind is Repeated:
+        return value.tensor
+    if kind is tuple:
+        return tuple(map(made, value))
+    if isinstance(value, list) and kind in (list, immutable_list):
+        return [made(part) for part in value]
+    if isinstance(value, dict) and kind in (dict, immutable_dict):
+        return {key: made(part) for key, part in value.items()}
+    return value
 
 
 class RepeatedCalls:
@@ -54,29 +112,30 @@ class RepeatedCalls:
         self._known: dict[Hashable, _Output] = {}
 
     def call(
-        self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], compute: Callable[[], Any]
-    ) -> tuple[Any, TensorMetadata | None]:
-        """Return what ``node`` returns for ``args`` and ``kwargs``, with its metadata if it is at hand.
+        self,
+        node: fx.Node,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        compute: Callable[[tuple[Any, ...], dict[str, Any]], Any],
+    ) -> Any:
+        """Return what ``node`` returns for ``args`` and ``kwargs``, or a :class:`Repeated` that stands for it.
 
         ``compute`` makes the call, where no call of its kind was made before.
         """
         try:
             key = _kind_of_call(node, args, kwargs)
-        except _Unknown:
-            return compute(), None
-        if key in self._known:
-            output = self._known[key]
-            value = (
-                _new(output.metadata, output.mode, output.device) if output.same_as is None else args[output.same_as]
-            )
-            return value, output.metadata
+            output = self._known.get(key)
+        except (_Unknown, TypeError):  # of what cannot be hashed
+            return compute(made(args), made(kwargs))
+        if output is not None:
+            return Repeated(output) if output.same_as is None else args[output.same_as]
+        args, kwargs = made(args), made(kwargs)
         value = _worked_out(node, args) if not kwargs else None
-        value = compute() if value is None else value
+        value = compute(args, kwargs) if value is None else value
         found = _described(value, args, kwargs)
-        if found is None:
-            return value, None
-        self._known[key] = found
-        return value, found.metadata
+        if found is not None:
+            self._known[key] = found
+        return value
 
 
 def _new(like: TensorMetadata, mode: FakeTensorMode, device: torch.device) -> FakeTensor:
@@ -125,22 +184,26 @@ def _kind_of_call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 def _kind_of_layer(module: nn.Module) -> tuple[Hashable, ...]:
     """Return what tells layers apart. torch.nn's own keep all of their settings in public attributes."""
-    if not type(module).__module__.startswith("torch.nn.modules.") or has_hooks(module) or module._modules:
+    kind = type(module)
+    if not kind.__module__.startswith("torch.nn.modules.") or module._modules or has_hooks(module):
         raise _Unknown
-    settings = [value for name, value in vars(module).items() if not name.startswith("_")]
-    weights = ((p.shape, p.dtype) for p in module._parameters.values() if p is not None)
-    return (type(module), _kind(tuple(settings)), *weights)
+    settings = tuple([value for name, value in module.__dict__.items() if name[0] != "_"])
+    weights = [(p.shape, p.dtype) for p in module._parameters.values() if p is not None]
+    return (kind, settings, *weights)
 
 
 def _kind(value: Any) -> Hashable:
+    kind = type(value)
+    if kind is Repeated:
+        return value.output.kind  # type: ignore[no-any-return]
+    if kind in _PLAIN:
+        return kind, value
     if isinstance(value, FakeTensor):
         if value.constant is not None or value.storage_offset() or value.is_conj() or value.is_neg():
             raise _Unknown
         return value.shape, value.stride(), value.dtype, value.fake_device
-    if isinstance(value, _PLAIN):
-        return type(value), value
-    if type(value) in (tuple, list):
-        return (type(value), *map(_kind, value))
+    if isinstance(value, (tuple, list)) and kind in (tuple, list, immutable_list):
+        return (isinstance(value, list), *map(_kind, value))
     raise _Unknown
 
 
@@ -149,7 +212,7 @@ def _described(value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Ou
     if type(value) is not FakeTensor or value.layout is not torch.strided:
         return None
     try:
-        _kind(value)
+        kind = _kind(value)
     except _Unknown:
         return None
     inputs: list[torch.Tensor] = []
@@ -159,4 +222,4 @@ def _described(value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Ou
     same_as = next((index for index, one in enumerate(args) if one is value), None)
     if same_as is None and value.untyped_storage()._cdata in {one.untyped_storage()._cdata for one in inputs}:
         return None
-    return _Output(_extract_tensor_metadata(value), value.fake_mode, value.fake_device, same_as)
+    return _Output(kind, _extract_tensor_metadata(value), value.fake_mode, value.fake_device, same_as)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,11 +14,12 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
+from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
 from fxprune.errors import TraceError
-from fxprune.facts.repeated_calls import RepeatedCalls
+from fxprune.facts.effects import is_in_place
+from fxprune.facts.repeated_calls import RepeatedCalls, Values
 from fxprune.graph import called_module, module_path
 from fxprune.interpreter import Interpreter
 from fxprune.module_tree import evaluating, has_hooks, is_opaque
@@ -38,43 +39,37 @@ class _Recorder(Interpreter):
 
     def __init__(self, graph_module: fx.GraphModule, mode: FakeTensorMode | None = None) -> None:
         super().__init__(graph_module, keep=True)
-        self.values: dict[fx.Node, Any] = {}
-        self.metadata: dict[fx.Node, TensorMetadata] = {}
+        self.values = Values()
         self._mode = mode
         self._repeated = RepeatedCalls()
 
     def run_node(self, n: fx.Node) -> Any:
         inputs = [(one, one._version) for one in self._tensors_read(n)] if is_foreign(n) else []
         try:
-            self.values[n] = self._value(n)
+            value = super().run_node(n) if self._mode is None else self._fake_value(n, self._mode)
         except (DataDependentOutputException, DynamicOutputShapeException):
             raise
         except Exception as error:
             raise TraceError(_explain(n, error)) from error
+        self.values[n] = value
         changed = [one for one, version in inputs if one._version != version]
         if changed:
             direct = [self.values[one] if isinstance(one, fx.Node) else None for one in n.args]
             n.meta[WRITES] = tuple(
                 next((index for index, value in enumerate(direct) if value is one), None) for one in changed
             )
-        return self.values[n]
+        return value
 
-    def _value(self, n: fx.Node) -> Any:
-        mode = self._mode
-        if mode is None:
-            return super().run_node(n)
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-
-        def compute() -> Any:
+    def _fake_value(self, n: fx.Node, mode: FakeTensorMode) -> Any:
+        def compute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             with mode:
                 if is_batch_norm(n) and isinstance(args[0], FakeTensor):
                     return torch.empty_like(args[0])
                 return getattr(self, n.op)(n.target, args, kwargs)
 
-        value, metadata = self._repeated.call(n, args, kwargs, compute)
-        if metadata is not None:
-            self.metadata[n] = metadata
-        return value
+        args = fx.map_arg(n.args, self.env.__getitem__)
+        kwargs = fx.map_arg(n.kwargs, self.env.__getitem__) if n.kwargs else {}
+        return self._repeated.call(n, args, kwargs, compute)
 
     def _tensors_read(self, n: fx.Node) -> list[torch.Tensor]:
         return [tensor for source in n.all_input_nodes for tensor in tensors_in(self.values[source])]
@@ -104,7 +99,7 @@ def _explain(node: fx.Node, error: Exception) -> str:
     return f"the example inputs do not fit the model: at {where}: {reason}; pass inputs of the shape that it takes"
 
 
-def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> dict[fx.Node, Any]:
+def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Values:
     """Write ``meta["tensor_meta"]`` on every node (torch.fx's TensorMetadata) and return the values found.
 
     Runs in eval mode on fake tensors; on real ones where a value's shape depends on data or a module is opaque.
@@ -112,7 +107,8 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> dic
     Raises TraceError, naming node and module path, if the inputs do not fit.
     """
     needs_data = any(is_opaque(called_module(node)) for node in graph_module.graph.nodes)
-    with evaluating(graph_module), _keeping_buffers(graph_module):
+    writes = needs_data or any(is_foreign(node) or is_in_place(node) for node in graph_module.graph.nodes)
+    with evaluating(graph_module), _keeping_buffers(graph_module) if writes else nullcontext():
         try:
             if needs_data:
                 raise _NeedsData
@@ -122,9 +118,8 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> dic
         except (DataDependentOutputException, DynamicOutputShapeException, _NeedsData):
             recorder = _Recorder(graph_module)
             recorder.run(*copy_tensors(tuple(inputs)))
-    for node, value in recorder.values.items():
-        known = recorder.metadata.get(node)
-        node.meta[META] = map_tensors(value, _extract_tensor_metadata) if known is None else known
+    for node in graph_module.graph.nodes:
+        node.meta[META] = recorder.values.metadata(node)
     return recorder.values
 
 

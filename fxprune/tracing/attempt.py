@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from torch import fx, nn
 
@@ -13,6 +12,7 @@ from fxprune.copies import LazyGraphModule
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.functionalize import functionalize
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module
+from fxprune.module_tree import every_module, set_flags
 from fxprune.nests import copy_tensors
 from fxprune.targets import attribute
 from fxprune.tracing.assumptions import ASSUMPTIONS
@@ -23,6 +23,8 @@ from fxprune.tracing.training_flag import FlagReads, follow_training_flag
 
 # A GraphModule keeps things of its own under these names.
 RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | {"meta", "_graph", "_code", "_codegen", "_tracer_cls"}
+
+_CONTAINERS = frozenset((list, dict, set))
 
 
 def attempt(
@@ -41,12 +43,14 @@ def attempt(
     """
     tracer = make_tracer()
     with _state_kept(own):
-        for module in own.modules():
-            module.training = False
+        set_flags(every_module(own), False)
         graph = _graph_of(own, tracer, make_tracer, flags)
         graph_module = _graph_module(own, graph)
-        for name, module in graph_module.named_modules():
-            module.training = flags.get(name, flags[""])
+        if len(set(flags.values())) == 1:
+            set_flags(every_module(graph_module), flags[""])
+        else:
+            for name, module in graph_module.named_modules():
+                module.training = flags.get(name, flags[""])
         for node in graph_module.graph.nodes:
             node.meta[PATH] = innermost_module(node)
             node.meta[ORIGIN] = (node.name,)
@@ -116,7 +120,8 @@ def _state_kept(own: nn.Module) -> Iterator[None]:
     After a success the flags that the graph needs stay as they are.
     """
     before = [
-        (module, {name: _shallow(value) for name, value in module.__dict__.items()}) for module in own.modules()
+        (module, {name: v.copy() if type(v) in _CONTAINERS else v for name, v in module.__dict__.items()})
+        for module in every_module(own)
     ]
     succeeded = False
     try:
@@ -127,7 +132,3 @@ def _state_kept(own: nn.Module) -> Iterator[None]:
             flags = {name: module.__dict__[name] for name in ("inplace", "training") if name in state and succeeded}
             module.__dict__.clear()
             module.__dict__.update(state | flags)
-
-
-def _shallow(value: Any) -> Any:
-    return copy.copy(value) if type(value) in (list, dict, set) else value

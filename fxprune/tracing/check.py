@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import FxpruneError, TraceError
-from fxprune.module_tree import copy_module, evaluating
+from fxprune.module_tree import copy_module, evaluating, every_module
 from fxprune.nests import copy_tensors, tensors_in
 from fxprune.tracing.inputs import Call
 from fxprune.verify import difference
@@ -50,12 +50,23 @@ def require_same_function(
 
 def require_finite(model: nn.Module) -> None:
     """Raise FxpruneError, naming the tensor, if a weight or a running statistic of ``model`` is NaN or Inf."""
-    named: list[tuple[str, torch.Tensor]] = [*model.named_parameters()]
-    named += [(name, b) for name, b in model.named_buffers() if name.rpartition(".")[2].startswith("running_")]
-    for name, tensor in named:
-        if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
-            raise FxpruneError(f"{name} has no shape yet (a lazy module): call the model once before it is traced")
-        if not tensor.is_floating_point() or tensor.is_meta or math.isfinite(tensor.detach().sum()):
-            continue  # a sum of numbers may overflow, but no sum with NaN or Inf in it is finite
-        if not bool(torch.isfinite(tensor).all()):
-            raise FxpruneError(f"{name} holds NaN or Inf; load weights from before the training diverged")
+    for module in every_module(model):
+        statistics = (b for name, b in module._buffers.items() if name.startswith("running_"))
+        for tensor in (*module._parameters.values(), *statistics):
+            if tensor is not None and not _is_finite(tensor):
+                named = (*model.named_parameters(), *model.named_buffers())
+                name = next(name for name, other in named if other is tensor)
+                if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+                    raise FxpruneError(
+                        f"{name} has no shape yet (a lazy module): call the model once before it is traced"
+                    )
+                raise FxpruneError(f"{name} holds NaN or Inf; load weights from before the training diverged")
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Say whether a tensor has numbers, and all of them are finite."""
+    if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+        return False
+    if not tensor.is_floating_point() or tensor.is_meta or math.isfinite(tensor.detach().sum()):
+        return True  # a sum of numbers may overflow, but no sum with NaN or Inf in it is finite
+    return bool(torch.isfinite(tensor).all())

@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from fxprune.errors import FxpruneWarning, TraceError
 from fxprune.graph import innermost_module
+from fxprune.module_tree import every_module
 
 
 class FlagReads:
@@ -41,9 +42,9 @@ class FlagReads:
 
     def __enter__(self) -> FlagReads:
         nn.Module.training = self  # type: ignore[assignment]
-        self.seen = any(
-            getattr_static(type(m), "training") is not self or "training" not in vars(m)
-            for m in self._model.modules()
+        modules = every_module(self._model)
+        self.seen = any(getattr_static(kind, "training") is not self for kind in set(map(type, modules))) or any(
+            "training" not in module.__dict__ for module in modules
         )
         return self
 

@@ -56,11 +56,13 @@ def functionalize(graph_module: fx.GraphModule, values: Values) -> None:
         values[node] = values[written]
     position = {node: index for index, node in enumerate(nodes)}
     mutating = [node for node in nodes if node in writes or is_in_place(node)]
-    storages = _Storages(nodes, values) if mutating else None
+    if not mutating:
+        return
+    storages = _Storages(nodes, values)
     runner, repeated = Interpreter(graph_module), RepeatedCalls()
     for node in mutating:
         target = writes.get(node) or _mutated(node)
-        if target is None or storages is None:
+        if target is None:
             continue
         if not isinstance(values.get(target), torch.Tensor):
             _make_functional(node)  # a size or another number: nothing is written to
@@ -82,9 +84,8 @@ def functionalize(graph_module: fx.GraphModule, values: Values) -> None:
             _require_same_kind(runner, repeated, node, values)
         for alias, users in late.items():
             alias.replace_all_uses_with(node, delete_user_cb=set(users).__contains__, propagate_meta=False)
-    if mutating:
-        graph_module.graph.lint()
-        graph_module.recompile()
+    graph_module.graph.lint()
+    graph_module.recompile()
 
 
 def _written_argument(node: fx.Node, values: Values) -> fx.Node:

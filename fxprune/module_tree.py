@@ -35,6 +35,15 @@ def set_flags(modules: Iterable[nn.Module], training: bool) -> None:
             module.training = training
 
 
+def put_in_eval_mode(module: nn.Module) -> None:
+    """Do what ``module.eval()`` does, its own or that of nn.Module in less time."""
+    modules = every_module(module)
+    if all(type(one).train is nn.Module.train and type(one).eval is nn.Module.eval for one in modules):
+        set_flags(modules, False)
+    else:
+        module.eval()
+
+
 def regions_in(module: nn.Module) -> list[tuple[str, fx.GraphModule]]:
     """Return the graphs that were compiled inside an opaque module, with their paths in it; not those inside them."""
     found: list[tuple[str, fx.GraphModule]] = []

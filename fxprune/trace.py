@@ -21,7 +21,7 @@ from torch import fx, nn
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
 from fxprune.graph import TRACE, TRACED_MACS, called_module, example_inputs_of, graphs_of
-from fxprune.module_tree import CALLS, PER_SAMPLE, copy_module, regions_in
+from fxprune.module_tree import CALLS, PER_SAMPLE, copy_module, put_in_eval_mode, regions_in
 from fxprune.tracing.attempt import attempt
 from fxprune.tracing.check import reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
@@ -70,7 +70,8 @@ def trace(
     call = bind(model, inputs, example_kwargs or {})
     flags = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
     try:
-        own = copy_module(model, share_weights=share_weights).eval()
+        own = copy_module(model, share_weights=share_weights)
+        put_in_eval_mode(own)
     except Exception as error:
         raise TraceError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
     expected = _expected(model, own, call, flags) if check else None

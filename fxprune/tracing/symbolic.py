@@ -7,11 +7,13 @@ the graph.
 from __future__ import annotations
 
 import operator
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional
 
 from fxprune.errors import TraceError, first_line
 from fxprune.tracing.assumptions import Assumption, assertion_message
@@ -19,10 +21,18 @@ from fxprune.tracing.inputs import Argument, Call
 from fxprune.tracing.source import current_frame, current_line, line_of_error
 
 _DEVICES = ("cpu", "cuda")
+_PLAIN = frozenset((int, float, bool, str, type(None)))
 
 
 class RecordingProxy(fx.Proxy):
     """Records ``x += y`` as what it is: torch.fx's own Proxy loses that it writes into ``x``."""
+
+    @classmethod
+    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
+        """Record a call of ``orig_method``; torch.fx asks more of a function than those of torch.nn need."""
+        if args and isinstance(args[0], cls) and getattr(orig_method, "__module__", "") == functional.__name__:
+            return args[0].tracer.create_proxy("call_function", orig_method, args, kwargs or {})
+        return super().__torch_function__(orig_method, types, args, kwargs)
 
 
 def _in_place_operator(target: Any) -> Any:
@@ -125,7 +135,14 @@ class SymbolicTracer(fx.Tracer):
             raise
 
     def create_arg(self, a: Any) -> Any:
-        """Lower a value to a graph argument."""
+        """Lower a value to a graph argument: what most arguments are is told apart first."""
+        kind = type(a)
+        if kind in _PLAIN:
+            return a
+        if kind is tuple:
+            return tuple([self.create_arg(part) for part in a])
+        if kind is dict and not a:
+            return a
         return a.node if isinstance(a, fx.Proxy) else super().create_arg(a)
 
     def create_node(
@@ -137,8 +154,10 @@ class SymbolicTracer(fx.Tracer):
         ):
             raise TraceError(f"{current_line()}: it computes under autocast")
         self._follow_grad_mode(torch.is_grad_enabled() or kind == "output")
-        node = super().create_node(kind, target, args, kwargs, name, None)
-        node.stack_trace = current_frame()  # torch.fx would take and format the whole stack, for each node
+        node = self.graph.create_node(kind, target, args, kwargs, name, None)
+        if self.module_stack:
+            node.meta["nn_module_stack"] = OrderedDict(self.module_stack)
+        node.meta["stack_trace"] = current_frame()  # torch.fx would take and format the whole stack, for each node
         return node
 
     def _follow_grad_mode(self, enabled: bool) -> None:

@@ -15,10 +15,16 @@ class Interpreter(fx.Interpreter):
         super().__init__(graph_module, garbage_collect_values=not keep)
         self.extra_traceback = False
 
+    def run_node(self, n: fx.Node) -> Any:
+        """Return what ``n`` computes from the values in ``env``, without what torch.fx notes for other tools."""
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        return getattr(self, n.op)(n.target, args, kwargs)
+
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return what ``n`` is called with; torch.fx would pass its own immutable lists."""
-        args, kwargs = super().fetch_args_kwargs_from_env(n)
-        return tuple(plain(value) for value in args), {name: plain(value) for name, value in kwargs.items()}
+        args = fx.map_arg(n.args, self.env.__getitem__)
+        kwargs = fx.map_arg(n.kwargs, self.env.__getitem__) if n.kwargs else {}
+        return tuple([plain(value) for value in args]), {name: plain(value) for name, value in kwargs.items()}
 
 
 def plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ be trained and fused, but not removed. The conv's weight may be computed (parame
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -30,7 +31,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fxprune.gate_state import GateState
-from fxprune.module_tree import evaluating
+from fxprune.module_tree import evaluating, is_parametrized
 
 Parametrization = Literal["gain-gate", "free"]
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -81,16 +82,17 @@ class ResConv(GateState):
         self.parametrization = parametrization
         self.training = conv.training
         dtype = torch.promote_types(conv.weight.dtype, torch.float32)  # scales of half-precision layers stay exact
-        one = torch.ones((), device=conv.weight.device, dtype=dtype)
-        self.register_buffer("input_rms", one * input_rms)
-        self.register_buffer("initial_gauge", one * self._gauge_now())
+        make: Any = partial(torch.full, device=conv.weight.device, dtype=dtype)
+        gauge = self._gauge_now()
+        self.register_buffer("input_rms", make((), input_rms))
+        self.register_buffer("initial_gauge", make((), gauge))
         if parametrization == "free":
-            self.free_scale = nn.Parameter(one * scale)
-            self.free_shortcut = nn.Parameter(one * shortcut)
+            self.free_scale = nn.Parameter(make((), scale))
+            self.free_shortcut = nn.Parameter(make((), shortcut))
         else:
-            self.gate = nn.Parameter(one.clone())
-            self.register_buffer("gain", self.initial_gauge.clone())
-            self.register_buffer("signs", one.repeat(2))
+            self.gate = nn.Parameter(make((), 1.0))
+            self.register_buffer("gain", make((), gauge))
+            self.register_buffer("signs", make((2,), 1.0))
             if (scale, shortcut) != (1.0, 0.0):
                 self.assign(scale=scale, shortcut=shortcut)
 
@@ -113,7 +115,7 @@ class ResConv(GateState):
 
     def _gauge_now(self) -> float:
         """Return the gauge as a number, in eval mode: reading it must not step a spectral norm's power iteration."""
-        is_computed = parametrize.is_parametrized(self.conv) or self.conv._forward_pre_hooks
+        is_computed = is_parametrized(self.conv) or self.conv._forward_pre_hooks
         with evaluating(self) if is_computed else torch.no_grad():
             return float(self.gauge())
 

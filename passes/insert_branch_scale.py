@@ -53,7 +53,7 @@ class InsertBranchScale(Pass):
         shortcut, exit_node = (right, left) if exit_first else (left, right)
         with graph.inserting_before(addition):
             reads = [graph.get_attr(name) for name in weights]
-            new = graph.call_module(target, (shortcut, exit_node, *reads))
+            new = graph.create_node("call_module", target, (shortcut, exit_node, *reads))
         for read in reads:
             inherit(read, branch.exit, made_by=self.name)
             read.meta.pop("tensor_meta", None)

@@ -58,7 +58,7 @@ class InsertResConv(Pass):
                 log.decline(site.node, str(site.reason))
         made: list[tuple[ConvSite, ResConv]] = []
         sizes = _measure_inputs(graph_module, eligible)
-        constants = Constants(graph_module)
+        constants = Constants(graph_module) if any(site.conv and site.conv.computed for site in eligible) else None
         for site in eligible:
             size = sizes[site.node]
             if not 0 < size < float("inf"):
@@ -66,7 +66,9 @@ class InsertResConv(Pass):
                 continue
             log.rewrote(site.node, f"is now a ResConv with scale 1, shortcut {self.shortcut:g}")
             assert site.conv is not None
-            conv = trainable_conv(site.conv, constants)  # before the graph changes under the constants
+            conv = site.conv.module
+            if constants is not None:
+                conv = trainable_conv(site.conv, constants)  # before the graph changes under the constants
             made.append((site, self._resconv(conv, called_module(site.norm), size)))
         for site, resconv in made:
             self._put(graph_module, site, resconv)

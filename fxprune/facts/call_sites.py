@@ -47,7 +47,7 @@ class CallSites:
 
     def shared_parameter(self, module: nn.Module) -> str | None:
         """Return the name of a parameter of ``module`` that something else reads too, if there is one."""
-        for name, parameter in module.named_parameters():
+        for name, parameter in module.named_parameters() if module._modules else module._parameters.items():
             if self._reads[id(parameter)] > 1:
                 return name
         return None

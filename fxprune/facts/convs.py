@@ -14,7 +14,7 @@ from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
 from fxprune.facts.shapes import shape
 from fxprune.graph import called_module, uses
-from fxprune.module_tree import has_hooks
+from fxprune.module_tree import has_hooks, is_parametrized
 from fxprune.resconv import WEIGHT_HOOKS, Conv
 from fxprune.targets import attribute
 
@@ -76,13 +76,13 @@ def conv_call(node: fx.Node, sites: CallSites, constants: Constants) -> ConvCall
 
 def own_module(module: nn.Module, classes: tuple[type[Any], ...], sites: CallSites) -> str | None:
     """Return why ``module`` may not be replaced by another with other weights; None if it may."""
-    if parametrize.is_parametrized(module) or _weight_hooks(module):
+    if is_parametrized(module) or _weight_hooks(module):
         return "its weight is computed from other parameters; apply freeze-weights first"
     return _own_module(module, classes, sites)
 
 
 def _own_module(module: nn.Module, classes: tuple[type[Any], ...], sites: CallSites) -> str | None:
-    if parametrize.type_before_parametrizations(module) not in classes:
+    if (parametrize.type_before_parametrizations(module) if is_parametrized(module) else type(module)) not in classes:
         return f"{type(module).__name__} is a subclass that may compute something else"
     if has_hooks(module) and not _weight_hooks(module):
         return "it has hooks, which would see other values"

@@ -20,7 +20,7 @@ from fxprune.branch_scale import BranchScale
 from fxprune.facts.convs import CONV_CLASSES, is_conv
 from fxprune.facts.shapes import shape
 from fxprune.graph import called_module
-from fxprune.module_tree import CALLS, PER_SAMPLE, is_opaque, regions_in
+from fxprune.module_tree import CALLS, PER_SAMPLE, every_module, is_opaque, regions_in
 from fxprune.resconv import ResConv
 from fxprune.targets import attribute
 
@@ -129,11 +129,8 @@ def _parameters(node: fx.Node) -> dict[int, nn.Parameter]:
     module = called_module(node)
     if module is None:
         return {}
-    if not module._modules and not isinstance(module, BranchScale):
-        return {id(p): p for p in module._parameters.values() if p is not None}
-    scaled = (m for m in module.modules() if isinstance(m, (ResConv, BranchScale)))
-    scales = {id(p) for m in scaled for p in m.parameters(recurse=False)}
-    return {id(p): p for p in module.parameters() if id(p) not in scales}
+    layers = (m for m in every_module(module) if not isinstance(m, (ResConv, BranchScale)))
+    return {id(p): p for m in layers for p in m._parameters.values() if p is not None}
 
 
 def _output_elements(node: fx.Node) -> int:

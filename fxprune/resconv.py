@@ -9,7 +9,8 @@ Two parametrisations of (s, a):
 norm nor a later one can absorb what shrinking takes away:
 
     s = gain * gate / c              c = rms(gamma) of the norm, differentiated through (no norm: rms of the
-    a = gain * (1 - gate) / r            filters' L2 norms);  r = rms of x, measured once, a buffer
+    a = gain * (1 - gate) / r            filters' L2 norms);  r = rms of x, a buffer: 1 until training
+                                         begins, when it is measured
 
 "free", the paper's, in which s and a are the parameters (for training plain networks from scratch).
 
@@ -45,7 +46,8 @@ class ResConv(GateState):
     Args:
         conv: an nn.Conv1d/2d/3d.
         norm: the batch norm that directly follows it, or None.
-        input_rms: root mean square of the layer's input (a positive number), the unit of the shortcut.
+        input_rms: root mean square of the layer's input (a positive number), the unit of the shortcut; 1 until
+            :func:`fxprune.facts.input_sizes.measure_inputs`, which training does first.
         scale: initial scale s.
         shortcut: initial shortcut a.
         parametrization: "gain-gate" or "free", see the module's docstring.
@@ -118,6 +120,11 @@ class ResConv(GateState):
         is_computed = is_parametrized(self.conv) or self.conv._forward_pre_hooks
         with evaluating(self) if is_computed else torch.no_grad():
             return float(self.gauge())
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the layer has a gate that training did not move yet: its shortcut is zero, whatever its unit."""
+        return self.parametrization != "free" and (self.resting or float(self.gate.detach()) == 1)
 
     @property
     def removable(self) -> bool:

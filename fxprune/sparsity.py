@@ -21,6 +21,7 @@ from torch import fx, nn
 from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError
 from fxprune.facts.costs import total_macs
+from fxprune.facts.input_sizes import measure_inputs
 from fxprune.facts.layers import Layer, layers
 from fxprune.graph import TRACED_MACS
 from fxprune.resconv import ResConv
@@ -57,6 +58,7 @@ class ProximalL1:
         for layer in self._found.values():
             if layer.module.resting:  # since a SteeredL1
                 layer.wake()
+        self._measure()
         if isinstance(strength, Mapping):
             unknown = sorted(set(strength) - set(self.layers))
             if unknown:
@@ -68,6 +70,9 @@ class ProximalL1:
             self.strength = dict.fromkeys(self.layers, float(strength))
         self.steps_done = 0
         self._left: tuple[list[str] | None, float] = None, 1.0  # for these closed layers
+
+    def _measure(self) -> None:
+        measure_inputs(self.graph_module)
 
     @torch.no_grad()
     def step(self, lr: float) -> None:

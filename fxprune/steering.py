@@ -85,6 +85,9 @@ class SteeredL1(ProximalL1):
         mean = sum(layer.macs for layer in self._found.values()) / len(self._found)
         self._end = 1 + (window - 1) * min(1.0, mean / max(self._surplus, 1))  # when the last layer is about closed
 
+    def _measure(self) -> None:
+        """Nothing: a layer's input is measured when the layer is compared, on the probe."""
+
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Move every chosen gate towards zero as the schedule asks; the others stay as they are."""
@@ -195,7 +198,7 @@ class SteeredL1(ProximalL1):
                 module.input_rms.fill_(rms)
 
         modules = [self.layers[path] for path, layer in self._found.items() if layer.region == region]
-        untouched = [one for one in modules if isinstance(one, ResConv) and (one.resting or float(one.gate) == 1)]
+        untouched = [one for one in modules if isinstance(one, ResConv) and one.untouched]
         handles = [one.register_forward_pre_hook(measure) for one in untouched]
         try:
             yield

@@ -45,9 +45,9 @@ def trace(
         model: any nn.Module; it is copied, never changed.
         example_inputs: the one input that ``model`` takes, a tensor, list or dict, or the tuple of its inputs, which
             may be such nests too. They fix the shapes that costs and eligibility are worked out for (the graph itself
-            stays free in the batch size), they are what passes are verified on, and
-            :class:`~fxprune.passes.InsertResConv` measures its layers' inputs with them: a small batch of real
-            data is best. Arguments of ``forward`` that they do not cover take their defaults.
+            stays free in the batch size), they are what passes are verified on, and :class:`fxprune.ProximalL1`
+            measures the layers' inputs with them: a small batch of real data is best. Arguments of ``forward`` that
+            they do not cover take their defaults.
         example_kwargs: inputs by keyword; they become inputs of the graph under the same names.
         check: call model and graph on the example inputs, twice each, and compare what they return.
         share_weights: let the graph hold the model's own parameters and buffers, as torch.fx.symbolic_trace does,

@@ -9,18 +9,16 @@ computes from parameters takes that computation along, as a parametrization.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import fx, nn
 
 from fxprune.computed import computed_weights, trainable_conv
 from fxprune.facts.constants import Constants
+from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.sites import ConvSite, find_conv_sites
 from fxprune.folding import in_float64
-from fxprune.graph import called_module, erase_unread, example_inputs_of, inherit
-from fxprune.interpreter import Interpreter
-from fxprune.module_tree import evaluating
-from fxprune.nests import copy_tensors
+from fxprune.graph import called_module, erase_unread, inherit
 from fxprune.resconv import Conv, Parametrization, ResConv
 from fxprune.rewriting import Contract, Log, Pass
 from fxprune.targets import module_target, set_submodule
@@ -57,19 +55,16 @@ class InsertResConv(Pass):
             else:
                 log.decline(site.node, str(site.reason))
         made: list[tuple[ConvSite, ResConv]] = []
-        sizes = _measure_inputs(graph_module, eligible)
+        # a shortcut of zero needs no unit yet
+        sizes = input_sizes(graph_module, [site.node for site in eligible] if self.shortcut else [])
         constants = Constants(graph_module) if any(site.conv and site.conv.computed for site in eligible) else None
         for site in eligible:
-            size = sizes[site.node]
-            if not 0 < size < float("inf"):
-                log.decline(site.node, f"its input has size {size:g} (rms) on the example inputs")
-                continue
             log.rewrote(site.node, f"is now a ResConv with scale 1, shortcut {self.shortcut:g}")
             assert site.conv is not None
             conv = site.conv.module
             if constants is not None:
                 conv = trainable_conv(site.conv, constants)  # before the graph changes under the constants
-            made.append((site, self._resconv(conv, called_module(site.norm), size)))
+            made.append((site, self._resconv(conv, called_module(site.norm), sizes.get(site.node, 1.0))))
         for site, resconv in made:
             self._put(graph_module, site, resconv)
 
@@ -108,28 +103,3 @@ class InsertResConv(Pass):
         if new is not node:
             node.replace_all_uses_with(new, propagate_meta=False)
             erase_unread(node)
-
-
-def _measure_inputs(graph_module: fx.GraphModule, sites: list[ConvSite]) -> dict[fx.Node, float]:
-    """Return, per conv node, the root mean square of its input on the example inputs."""
-    if not sites:
-        return {}
-    sources = {site.conv.input for site in sites if site.conv is not None}
-    runner = _RmsRecorder(graph_module, sources)
-    inputs = copy_tensors(example_inputs_of(graph_module))
-    with evaluating(graph_module):
-        runner.run(*inputs)
-    return {site.node: runner.rms[site.conv.input] for site in sites if site.conv is not None}
-
-
-class _RmsRecorder(Interpreter):
-    def __init__(self, graph_module: fx.GraphModule, wanted: set[fx.Node]) -> None:
-        super().__init__(graph_module)
-        self.wanted = wanted
-        self.rms: dict[fx.Node, float] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n in self.wanted:
-            self.rms[n] = float(value.detach().float().square().mean().sqrt())
-        return value

@@ -10,6 +10,7 @@ first, so that the signal keeps its size: its shortcut is the one that it has at
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,6 +18,7 @@ from torch import fx, nn
 
 from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError
+from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, count_for_target, layers
 from fxprune.facts.liveness import erase
 from fxprune.graph import inherit
@@ -76,6 +78,7 @@ class RemoveLayers(Pass):
             wanted = count_for_target(graph_module, [*zeros, *others], self.target_macs) - len(zeros)
         chosen = {layer.node for layer in [*zeros, *others[: max(wanted, 0)]]}
         small = {layer.node for layer in zeros}
+        sizes = _sizes_of_untrained(layer for layer in others if layer.node in chosen)
         gone: set[fx.Node] = set()
         # branches first: what lies in them goes with them
         for layer in sorted([*zeros, *others], key=lambda one: not isinstance(one.module, BranchScale)):
@@ -90,7 +93,8 @@ class RemoveLayers(Pass):
             if layer.node not in small:
                 rule = f"among the {wanted} smallest, for target_macs={self.target_macs:g}"
             rule = f"scale {scales[layer.node]:.4g} is {rule}"
-            gone |= _remove(layer, gone, layer.node not in small, rule, log, self.name)
+            size = sizes.get(layer.node)
+            gone |= _remove(layer, gone, layer.node not in small, size, rule, log, self.name)
         log.region = ""
         cut = [scales[layer.node] for layer in others[: max(wanted, 0)]]
         if cut and max(cut) > DEFAULT_THRESHOLD:
@@ -103,8 +107,20 @@ class RemoveLayers(Pass):
         return scale / max(layer.macs, 1) if self.rank == "scale-per-mac" else scale
 
 
-def _remove(layer: Layer, gone: set[fx.Node], cut: bool, rule: str, log: Log, made_by: str) -> set[fx.Node]:
-    """Replace the layer by its shortcut, and return the nodes that went."""
+def _sizes_of_untrained(cut: Iterable[Layer]) -> dict[fx.Node, float]:
+    """Return the size of what each ResConv reads that is cut as it was inserted."""
+    graphs: dict[fx.GraphModule, list[fx.Node]] = {}
+    for layer in cut:
+        owner = layer.node.graph.owning_module
+        if isinstance(layer.module, ResConv) and layer.module.untouched and isinstance(owner, fx.GraphModule):
+            graphs.setdefault(owner, []).append(layer.node)
+    return {node: size for owner, nodes in graphs.items() for node, size in input_sizes(owner, nodes).items()}
+
+
+def _remove(
+    layer: Layer, gone: set[fx.Node], cut: bool, size: float | None, rule: str, log: Log, made_by: str
+) -> set[fx.Node]:
+    """Replace the layer by its shortcut, in units of ``size`` if that is given; return the nodes that went."""
     node, source = layer.node, layer.node.args[0]
     assert isinstance(source, fx.Node)
     if isinstance(layer.module, BranchScale):
@@ -115,6 +131,8 @@ def _remove(layer: Layer, gone: set[fx.Node], cut: bool, rule: str, log: Log, ma
         erase(going)
         return set(going)
     shortcut = layer.module.closed_shortcut if cut else layer.module.coefficients()[1]
+    if size is not None:
+        shortcut *= float(layer.module.input_rms) / size
     log.rewrote(node, f"{rule}; {shortcut:.4g} * x takes its place")
     replacement = source
     if shortcut != 1:

@@ -13,6 +13,7 @@ import fxprune
 from fxprune import passes, sparsity
 from fxprune.branch_scale import BranchScale
 from fxprune.errors import TargetError
+from fxprune.facts.input_sizes import measure_inputs
 from fxprune.facts.layers import resconvs
 
 
@@ -131,6 +132,7 @@ def test_a_fixed_strength_wakes_what_steering_left_resting() -> None:
 
 def test_the_shortcut_is_in_units_of_the_input_at_the_choice() -> None:
     graph = sparse_graph()
+    measure_inputs(graph)  # on its example
     stale = [layer.input_rms.item() for _, layer in resconvs(graph)]
     shrink = fxprune.SteeredL1(graph, target_macs=0.4, steps=10, probe_inputs=(3 * torch.randn(4, 3, 8, 8),))
     reference = graph.eval()(torch.ones(1, 3, 8, 8))

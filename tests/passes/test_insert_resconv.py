@@ -33,17 +33,30 @@ def test_without_norm() -> None:
     assert targets(result.graph_module) == ["ResConv", "ReLU"]
 
 
-def test_the_input_size_is_measured_on_the_example() -> None:
+def test_the_input_size_is_measured_on_the_example_when_training_begins() -> None:
     x = 3 * example(2, 4, 6, 6)
     graph = traced(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), x)
-    ((_, layer),) = resconvs(passes.InsertResConv()(graph).graph_module)
+    sparse = passes.InsertResConv()(graph).graph_module
+    ((_, layer),) = resconvs(sparse)
+    assert float(layer.input_rms) == 1
+    fxprune.ProximalL1(sparse)
     assert float(layer.input_rms) == pytest.approx(float(x.square().mean().sqrt()), rel=1e-6)
 
 
-def test_a_layer_whose_input_is_zero_is_declined() -> None:
+def test_a_layer_that_was_trained_keeps_its_unit() -> None:
+    sparse = passes.InsertResConv()(traced(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), example(2, 4, 6, 6)))
+    ((_, layer),) = resconvs(sparse.graph_module)
+    layer.gate.data.fill_(0.5)
+    fxprune.ProximalL1(sparse.graph_module)
+    assert float(layer.input_rms) == 1
+
+
+def test_an_input_that_is_zero_is_no_unit() -> None:
     graph = traced(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), torch.zeros(2, 4, 6, 6))
-    result = assert_rewrites(graph, passes.InsertResConv(), count=0)
-    assert "size 0" in result.declined[0].why
+    sparse = assert_rewrites(graph, passes.InsertResConv(), count=1).graph_module
+    fxprune.ProximalL1(sparse)
+    ((_, layer),) = resconvs(sparse)
+    assert float(layer.input_rms) == 1
 
 
 def test_a_shortcut_changes_values_but_not_the_signature() -> None:

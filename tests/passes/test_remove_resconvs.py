@@ -12,6 +12,7 @@ import fxprune
 from fxprune import passes
 from fxprune.errors import TargetError
 from fxprune.facts.costs import total_macs
+from fxprune.facts.input_sizes import measure_inputs
 from fxprune.facts.layers import resconvs
 
 
@@ -52,6 +53,8 @@ def test_a_layer_cut_for_the_target_keeps_the_size_of_the_signal() -> None:
     (factor,) = [
         n.args[1] for n in result.graph_module.graph.nodes if n.target is torch.ops.aten.mul or n.name == "mul"
     ]
+    assert float(layer.input_rms) == 1  # the graph given is not changed
+    measure_inputs(graph)
     assert factor == pytest.approx(float(layer.gain / layer.input_rms))
 
 

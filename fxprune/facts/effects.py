@@ -1,0 +1,94 @@
+"""Which nodes matter beside their value: they write to memory, or are inputs, outputs or foreign code."""
+
+from __future__ import annotations
+
+import operator
+from functools import lru_cache
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxprune.graph import called_module
+from fxprune.operators import is_torchs_own
+
+IN_PLACE_OPERATORS = {
+    getattr(operator, "i" + name): getattr(operator, name)
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+} | {operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor}
+_FUNCTIONS = (BuiltinFunctionType, FunctionType)
+
+
+def is_guard(node: fx.Node) -> bool:
+    """Say whether ``node`` only checks a value: an assertion, which goes with what it checks."""
+    return node.op == "call_function" and node.target is torch._assert
+
+
+def has_effect(node: fx.Node) -> bool:
+    """Say whether ``node`` matters beside its value: it is an input or the output, or writes to memory."""
+    if node.op in ("placeholder", "output") or is_in_place(node):
+        return True
+    module = called_module(node)
+    if module is not None:
+        return bool(_flag(module, "_is_impure"))
+    if isinstance(node.target, _FUNCTIONS) and is_torchs_own(node.target):
+        return _is_impure(node.target) and not is_guard(node)
+    return node.is_impure() and not is_guard(node)
+
+
+def is_in_place(node: fx.Node) -> bool:
+    """Say whether ``node`` overwrites one of its inputs."""
+    if node.op == "call_module":
+        module = called_module(node)
+        assert module is not None
+        return bool(_flag(module, "inplace"))
+    if node.op == "call_method":
+        name = str(node.target)
+        return (name.endswith("_") and not name.endswith("__")) or name == "__setitem__"
+    if node.op != "call_function":
+        return False
+    if node.kwargs and (node.kwargs.get("out") is not None or node.kwargs.get("inplace") is True):
+        return True
+    index = _inplace_index(node.target)
+    if index is not None and index < len(node.args) and node.args[index] is True:
+        return True
+    return _writes(node.target)
+
+
+def in_place_argument(node: fx.Node) -> int | str | None:
+    """Return where a true ``inplace`` argument of a function stands: its index, its keyword, or None."""
+    if node.kwargs.get("inplace") is True:
+        return "inplace"
+    index = _inplace_index(node.target)
+    return index if index is not None and index < len(node.args) and node.args[index] is True else None
+
+
+def _flag(module: nn.Module, name: str) -> Any:
+    """Return an attribute, False where there is none: ``getattr`` takes microseconds to find that out."""
+    value = module.__dict__.get(name)
+    return getattr(module, name) if value is None and hasattr(type(module), name) else value
+
+
+@lru_cache(maxsize=512)
+def _inplace_index(function: Any) -> int | None:
+    code = getattr(function, "__code__", None)
+    names = () if code is None else code.co_varnames[: code.co_argcount]
+    return names.index("inplace") if "inplace" in names else None
+
+
+@lru_cache(maxsize=512)
+def _writes(function: Any) -> bool:
+    """Say whether a function's name says that it writes to its first argument."""
+    if function in IN_PLACE_OPERATORS or function is operator.setitem:
+        return True
+    if getattr(function, "__module__", None) == operator.not_.__module__:
+        return False  # the operators not_, and_, or_, is_ end so because the bare words are taken
+    name = getattr(function, "__name__", "")
+    return name.endswith("_") and not name.endswith("__")
+
+
+@lru_cache(maxsize=512)
+def _is_impure(function: Any) -> bool:
+    """Say what torch.fx says of one of torch's own functions: whether it draws random numbers, for one."""
+    return fx.Graph().call_function(function).is_impure()

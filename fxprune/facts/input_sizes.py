@@ -1,0 +1,61 @@
+"""How large what ResConvs read is, on the example inputs: the unit of their shortcuts.
+
+It is measured when training begins, and when a layer is cut that was never trained. Inserting a ResConv needs no
+unit: its shortcut is zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.graph import called_module, example_inputs_of, graphs_of
+from fxprune.interpreter import Interpreter
+from fxprune.module_tree import evaluating
+from fxprune.nests import copy_tensors
+from fxprune.resconv import ResConv
+
+
+def input_sizes(graph_module: fx.GraphModule, nodes: Collection[fx.Node]) -> dict[fx.Node, float]:
+    """Return the root mean square of what each of ``nodes`` reads first, on the graph's example inputs.
+
+    One forward pass in eval mode, where the weights are. A size that is no unit, 0 or infinite, is given as 1.
+    """
+    if not nodes:
+        return {}
+    sources = {node: node.args[0] if node.args else node.kwargs["input"] for node in nodes}
+    runner = _SizeRecorder(graph_module, set(sources.values()))
+    weight = next(graph_module.parameters(), None)
+    inputs = copy_tensors(example_inputs_of(graph_module))
+    if weight is not None:
+        inputs = fx.node.map_aggregate(inputs, lambda a: a.to(weight.device) if isinstance(a, torch.Tensor) else a)
+    with evaluating(graph_module):
+        runner.run(*inputs)
+    found = {node: runner.sizes[source] for node, source in sources.items()}
+    return {node: size if 0 < size < math.inf else 1.0 for node, size in found.items()}
+
+
+def measure_inputs(graph_module: fx.GraphModule) -> None:
+    """Give every ResConv whose shortcut is still zero the unit of its shortcut; no output changes."""
+    for _, graph in graphs_of(graph_module):
+        modules = {node: called_module(node) for node in graph.graph.nodes}
+        untouched = {n: m for n, m in modules.items() if isinstance(m, ResConv) and m.untouched}
+        for node, size in input_sizes(graph, untouched).items():
+            untouched[node].input_rms.fill_(size)
+
+
+class _SizeRecorder(Interpreter):
+    def __init__(self, graph_module: fx.GraphModule, wanted: Collection[Any]) -> None:
+        super().__init__(graph_module)
+        self.wanted = wanted
+        self.sizes: dict[Any, float] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self.wanted:
+            self.sizes[n] = float(value.detach().float().square().mean().sqrt())
+        return value

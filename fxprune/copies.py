@@ -50,34 +50,39 @@ def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
 
 
 _INSIDES = ("_graph_namespace", "_insert", "_find_nodes_lookup_table", "_len", "_codegen")  # of torch's Graph, 2.6 on
-_INSIDES_KNOWN = all(hasattr(fx.Graph(), name) for name in _INSIDES)
+_INSIDES_KNOWN = all(hasattr(fx.Graph(), name) for name in _INSIDES) and all(
+    hasattr(fx.Graph()._graph_namespace, name) for name in ("_obj_to_name", "_used_names", "_base_count")
+)
 
 
 def copy_graph(graph: fx.Graph) -> fx.Graph:
-    """Return what ``copy.deepcopy(graph)`` returns, in less than half of the time: a pass copies every graph it sees.
+    """Return what ``copy.deepcopy(graph)`` returns, in a third of the time: a pass copies every graph it sees.
 
     Nodes are put into the new graph without the checks that they passed in the old one.
     """
     if not _INSIDES_KNOWN:
         return copy.deepcopy(graph)
     duplicate: Any = fx.Graph(tracer_cls=graph._tracer_cls)
-    name, insert, note = (
-        duplicate._graph_namespace.create_name,
-        duplicate._insert,
-        duplicate._find_nodes_lookup_table.insert,
-    )
+    namespace, insert, table = duplicate._graph_namespace, duplicate._insert, duplicate._find_nodes_lookup_table.table
     copies: dict[fx.Node, fx.Node] = {}
+    names: dict[fx.Node, str] = {}
+    counts: dict[str, int] = {}
     of, map_arg, make = copies.__getitem__, fx.map_arg, fx.Node
     for node in graph.nodes:
-        kwargs = map_arg(node.kwargs, of) if node.kwargs else {}
+        name, op, target, kwargs = node.name, node.op, node.target, node.kwargs
         new = copies[node] = make(
-            duplicate, node.name, node.op, node.target, map_arg(node.args, of), kwargs, node.type
+            duplicate, name, op, target, map_arg(node.args, of), map_arg(kwargs, of) if kwargs else {}, node.type
         )
         new.meta.update(node.meta)
-        if name(node.name, new) != node.name:
-            return copy.deepcopy(graph)
         insert(new)
-        note(new)
+        table[op, target if op == "call_function" else None][new] = None
+        names[new] = name
+        base, _, number = name.rpartition("_")  # what the next node of this name gets is told from the last one's
+        if number.isdecimal() and number.isascii():
+            counts[base] = int(number)
+        else:
+            counts.setdefault(name, 0)
+    namespace._obj_to_name, namespace._used_names, namespace._base_count = names, set(names.values()), counts
     duplicate._len = len(copies)
     duplicate._codegen = copy.deepcopy(graph._codegen)
     return duplicate  # type: ignore[no-any-return]

@@ -110,7 +110,7 @@ def _require_same_kind(runner: Interpreter, repeated: RepeatedCalls, node: fx.No
     """Raise TraceError if the out-of-place form that ``node`` now has computes another shape or dtype."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
 
-    def compute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def compute(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module = called_module(node)
         with evaluating(module) if module is not None else torch.no_grad():
             return getattr(runner, node.op)(node.target, plain(args), plain(kwargs))

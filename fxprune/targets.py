@@ -50,9 +50,11 @@ def _owner(graph_module: fx.GraphModule, target: str) -> tuple[nn.Module, str]:
     *parents, last = target.split(".")
     owner: nn.Module = graph_module
     for atom in parents:
-        if not isinstance(getattr(owner, atom, None), nn.Module):
-            owner.add_module(atom, nn.Module())
-        owner = owner.get_submodule(atom)
+        child = owner._modules.get(atom)
+        if child is None:
+            child = nn.Module()
+            owner.add_module(atom, child)
+        owner = child
     return owner, last
 
 

@@ -89,7 +89,13 @@ def _fingerprint(graph_module: fx.GraphModule) -> str:
     It is that of the network's structure, so that two traces of one network, on whatever inputs, share it.
     """
     nodes = [
-        [region, node.name, node.op, str(getattr(node.target, "__name__", node.target)), str(node.all_input_nodes)]
+        [
+            region,
+            node.name,
+            node.op,
+            str(getattr(node.target, "__name__", node.target)),
+            [source.name for source in node.all_input_nodes],
+        ]
         for region, graph in graphs_of(graph_module)
         for node in graph.graph.nodes
     ]

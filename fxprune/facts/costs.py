@@ -25,26 +25,19 @@ from fxprune.resconv import ResConv
 from fxprune.targets import attribute
 
 _PRODUCTS = {operator.matmul, torch.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm", "__matmul__"}
+_FREE = {operator.add, torch.add, functional.relu}  # what most of a CNN's function calls are
 
 
 def node_macs(node: fx.Node) -> int:
     """Return the MACs of one node for the traced shapes, the whole batch; 0 if it multiplies nothing."""
-    out = _output_elements(node)
     module = called_module(node)
-    if module is not None and is_opaque(module) and (regions := regions_in(module)):
-        return sum(int(_all_nodes(region) * region.meta[CALLS]) for _, region in regions)
-    if isinstance(module, ResConv):
-        module = module.conv
-    if isinstance(module, CONV_CLASSES):
-        return out * module.in_channels // module.groups * math.prod(module.kernel_size)  # reads no computed weight
-    if isinstance(module, nn.Linear):
-        return out * int(module.in_features)
-    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-        return _input_elements(node) * module.out_channels // module.groups * math.prod(module.kernel_size)
-    if isinstance(module, nn.MultiheadAttention):
-        return _attention_macs(node, module)
+    if module is not None:
+        return _module_macs(node, module)
+    if node.op not in ("call_function", "call_method") or node.target in _FREE:
+        return 0
     if getattr(node.target, "__name__", "").startswith("shifted_window_attention"):
         return _window_attention_macs(node)
+    out = _output_elements(node)
     if node.target is functional.linear or node.target is functional.scaled_dot_product_attention:
         return _functional_macs(node, out)
     if is_conv(node):
@@ -52,9 +45,25 @@ def node_macs(node: fx.Node) -> int:
         transposed: bool = "transpose" in getattr(node.target, "__name__", "")
         elements = _input_elements(node) if transposed else out
         return elements * math.prod(int(size) for size in weight[1:]) if weight else 0
-    if node.op in ("call_function", "call_method") and node.target in _PRODUCTS:
+    if node.target in _PRODUCTS:
         left = _argument_shape(node, 0, "input")
         return out * left[-1] if left else 0
+    return 0
+
+
+def _module_macs(node: fx.Node, module: nn.Module) -> int:
+    if isinstance(module, ResConv):
+        module = module.conv
+    if isinstance(module, CONV_CLASSES):  # reads no computed weight
+        return _output_elements(node) * module.in_channels // module.groups * math.prod(module.kernel_size)
+    if isinstance(module, nn.Linear):
+        return _output_elements(node) * int(module.in_features)
+    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        return _input_elements(node) * module.out_channels // module.groups * math.prod(module.kernel_size)
+    if isinstance(module, nn.MultiheadAttention):
+        return _attention_macs(node, module)
+    if is_opaque(module) and (regions := regions_in(module)):
+        return sum(int(_all_nodes(region) * region.meta[CALLS]) for _, region in regions)
     return 0
 
 

@@ -5,6 +5,7 @@ A call of a layer on a fake tensor takes 50 to 500 microseconds, and a network r
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.func import functional_call
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
+from torch.nn import functional
 
 from fxprune.graph import called_module
 from fxprune.module_tree import has_hooks
@@ -26,6 +27,7 @@ _ELEMENTWISE = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid),
 )
+_ELEMENTWISE_FUNCTIONS = {operator.add, operator.mul, torch.add, functional.relu, torch.relu}
 # ... and the weights of these take torch milliseconds to make fake.
 _WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device, torch.Size))
@@ -116,7 +118,7 @@ class RepeatedCalls:
         node: fx.Node,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        compute: Callable[[tuple[Any, ...], dict[str, Any]], Any],
+        compute: Callable[[fx.Node, tuple[Any, ...], dict[str, Any]], Any],
     ) -> Any:
         """Return what ``node`` returns for ``args`` and ``kwargs``, or a :class:`Repeated` that stands for it.
 
@@ -126,12 +128,12 @@ class RepeatedCalls:
             key = _kind_of_call(node, args, kwargs)
             output = self._known.get(key)
         except (_Unknown, TypeError):  # of what cannot be hashed
-            return compute(made(args), made(kwargs))
+            return compute(node, made(args), made(kwargs))
         if output is not None:
             return Repeated(output) if output.same_as is None else args[output.same_as]
         args, kwargs = made(args), made(kwargs)
         value = _worked_out(node, args) if not kwargs else None
-        value = compute(args, kwargs) if value is None else value
+        value = compute(node, args, kwargs) if value is None else value
         found = _described(value, args, kwargs)
         if found is not None:
             self._known[key] = found
@@ -149,6 +151,8 @@ def _worked_out(node: fx.Node, args: tuple[Any, ...]) -> FakeTensor | None:
         parts = args[0]
     elif module is not None and len(args) == 1:
         parts = args
+    elif node.target in _ELEMENTWISE_FUNCTIONS:
+        return _like_all(args)
     else:
         return None
     if not all(type(part) is FakeTensor and part.is_floating_point() for part in parts):
@@ -164,10 +168,20 @@ def _worked_out(node: fx.Node, args: tuple[Any, ...]) -> FakeTensor | None:
     try:
         if module is None:
             return FakeTensor(mode, torch.cat(metas, *args[1:]), device)
-        weights = {name: torch.empty_like(p, device="meta") for name, p in module.named_parameters()}
-        return FakeTensor(mode, functional_call(module, weights, (metas[0],)), device)
+        weight, bias = (p if p is None else torch.empty_like(p, device="meta") for p in module._parameters.values())
+        compute: Any = functional.linear if isinstance(module, nn.Linear) else module._conv_forward
+        return FakeTensor(mode, compute(metas[0], weight, bias), device)
     except (RuntimeError, IndexError):
         return None  # they do not fit: fake tensors say why
+
+
+def _like_all(args: tuple[Any, ...]) -> FakeTensor | None:
+    """Return a tensor like each of ``args``, contiguous tensors of floating point that are all alike; else None."""
+    if not all(type(one) is FakeTensor and one.is_floating_point() and one.is_contiguous() for one in args):
+        return None
+    if len({(one.shape, one.dtype, one.fake_device) for one in args}) != 1:
+        return None
+    return _new(_extract_tensor_metadata(args[0]), args[0].fake_mode, args[0].fake_device)
 
 
 def _kind_of_call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:

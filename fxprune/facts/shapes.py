@@ -43,10 +43,16 @@ class _Recorder(Interpreter):
         self._mode = mode
         self._repeated = RepeatedCalls()
 
+    def run_all(self, *args: Any) -> None:
+        """Work out the value of every node."""
+        self.args_iter = iter(args)
+        for node in self.graph.nodes:
+            self.env[node] = self.run_node(node)
+
     def run_node(self, n: fx.Node) -> Any:
         inputs = [(one, one._version) for one in self._tensors_read(n)] if is_foreign(n) else []
         try:
-            value = super().run_node(n) if self._mode is None else self._fake_value(n, self._mode)
+            value = super().run_node(n) if self._mode is None else self._fake_value(n)
         except (DataDependentOutputException, DynamicOutputShapeException):
             raise
         except Exception as error:
@@ -60,16 +66,17 @@ class _Recorder(Interpreter):
             )
         return value
 
-    def _fake_value(self, n: fx.Node, mode: FakeTensorMode) -> Any:
-        def compute(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            with mode:
-                if is_batch_norm(n) and isinstance(args[0], FakeTensor):
-                    return torch.empty_like(args[0])
-                return getattr(self, n.op)(n.target, args, kwargs)
-
+    def _fake_value(self, n: fx.Node) -> Any:
         args = fx.map_arg(n.args, self.env.__getitem__)
         kwargs = fx.map_arg(n.kwargs, self.env.__getitem__) if n.kwargs else {}
-        return self._repeated.call(n, args, kwargs, compute)
+        return self._repeated.call(n, args, kwargs, self._compute)
+
+    def _compute(self, n: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        assert self._mode is not None
+        with self._mode:
+            if is_batch_norm(n) and isinstance(args[0], FakeTensor):
+                return torch.empty_like(args[0])
+            return getattr(self, n.op)(n.target, args, kwargs)
 
     def _tensors_read(self, n: fx.Node) -> list[torch.Tensor]:
         return [tensor for source in n.all_input_nodes for tensor in tensors_in(self.values[source])]
@@ -106,18 +113,19 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Val
     Buffers that the graph updates keep their values.
     Raises TraceError, naming node and module path, if the inputs do not fit.
     """
-    needs_data = any(is_opaque(called_module(node)) for node in graph_module.graph.nodes)
-    writes = needs_data or any(is_foreign(node) or is_in_place(node) for node in graph_module.graph.nodes)
+    nodes = graph_module.graph.nodes
+    writes = any(is_in_place(node) or is_foreign(node) for node in nodes)
+    needs_data = writes and any(is_opaque(called_module(node)) for node in nodes)
     with evaluating(graph_module), _keeping_buffers(graph_module) if writes else nullcontext():
         try:
             if needs_data:
                 raise _NeedsData
             mode = FakeTensorMode(allow_non_fake_inputs=True)
             recorder = _Recorder(graph_module, mode)
-            recorder.run(*map_tensors(tuple(inputs), mode.from_tensor))
+            recorder.run_all(*map_tensors(tuple(inputs), mode.from_tensor))
         except (DataDependentOutputException, DynamicOutputShapeException, _NeedsData):
             recorder = _Recorder(graph_module)
-            recorder.run(*copy_tensors(tuple(inputs)))
+            recorder.run_all(*copy_tensors(tuple(inputs)))
     for node in graph_module.graph.nodes:
         node.meta[META] = recorder.values.metadata(node)
     return recorder.values

@@ -18,7 +18,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from fxprune.facts.constants import Constants
 from fxprune.facts.convs import ConvCall
 from fxprune.folding import in_float64, make_parameter
-from fxprune.module_tree import copy_module
+from fxprune.module_tree import copy_module, is_parametrized
 from fxprune.resconv import WEIGHT_HOOKS, Conv
 from fxprune.targets import attribute
 
@@ -66,7 +66,7 @@ def _outline(node: fx.Node, constants: Constants) -> tuple[fx.GraphModule, nn.Pa
 def computed_weights(module: nn.Module) -> list[str]:
     """Return the names of the tensors of ``module`` itself that it computes before each forward."""
     hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, WEIGHT_HOOKS)]
-    parametrized = list(module.parametrizations) if parametrize.is_parametrized(module) else []  # type: ignore[arg-type]
+    parametrized = list(module.parametrizations) if is_parametrized(module) else []  # type: ignore[arg-type]
     return [*parametrized, *(hook.name for hook in hooks)]
 
 

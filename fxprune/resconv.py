@@ -106,14 +106,16 @@ class ResConv(GateState):
         """
         gamma = None if self.norm is None else self.norm._parameters.get("weight")
         if gamma is not None:
-            return gamma.float().square().mean().sqrt().clamp(min=_SMALLEST_GAUGE)
+            size: torch.Tensor = torch.linalg.vector_norm(gamma.float()) / gamma.numel() ** 0.5
+            return size.clamp(min=_SMALLEST_GAUGE)
         if self.norm is not None:
             return torch.ones((), device=self.conv.weight.device)
         for hook in self.conv._forward_pre_hooks.values():
             if isinstance(hook, WEIGHT_HOOKS):
                 hook(self.conv, ())  # the weight may be that of the step before
         weight = self.conv.weight.float()
-        return (weight.square().sum() / weight.shape[0]).sqrt().clamp(min=_SMALLEST_GAUGE)
+        size = torch.linalg.vector_norm(weight) / weight.shape[0] ** 0.5
+        return size.clamp(min=_SMALLEST_GAUGE)
 
     def _gauge_now(self) -> float:
         """Return the gauge as a number, in eval mode: reading it must not step a spectral norm's power iteration."""
@@ -168,24 +170,22 @@ class ResConv(GateState):
         """The parameter that shrinking acts on: the gate, or the scale itself ("free")."""
         return self.free_scale if self.parametrization == "free" else self.gate
 
-    @torch.no_grad()
     def coefficients(self) -> tuple[float, float]:
         """Return (scale, shortcut) as Python floats, worked out in float64 whatever the module's dtype."""
         if self.parametrization == "free":
-            return float(self.free_scale), float(self.free_shortcut)
+            return float(self.free_scale.detach()), float(self.free_shortcut.detach())
         if self.resting:
             return 1.0, 0.0
         sign_s, sign_a = self.signs.tolist()
-        gain, gate = float(self.gain), float(self.gate)
+        gain, gate = float(self.gain), float(self.gate.detach())
         return sign_s * gain * gate / self._gauge_now(), sign_a * gain * (1 - gate) / float(self.input_rms)
 
     @property
-    @torch.no_grad()
     def effective_scale(self) -> float:
         """The scale with its own norm's drift taken out: 1 at insertion, and equal to the gate as it is trained."""
         if self.parametrization == "free":
-            return abs(float(self.free_scale)) * self._gauge_now() / float(self.initial_gauge)
-        return 1.0 if self.resting else float(self.gain) * float(self.gate) / float(self.initial_gauge)
+            return abs(float(self.free_scale.detach())) * self._gauge_now() / float(self.initial_gauge)
+        return 1.0 if self.resting else float(self.gain) * float(self.gate.detach()) / float(self.initial_gauge)
 
     @property
     def closed_shortcut(self) -> float:

@@ -98,6 +98,8 @@ class Pass(ABC):
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Apply the pass to a copy of ``graph_module`` and return the result; the input is never changed."""
         given = graph_module
+        if not any(self.may_apply(graph) for _, graph in graphs_of(given)):
+            return PassResult(given, False)
         work = copy_graph_module(given)
         log = Log()
         self.rewrite_all(work, log)
@@ -113,6 +115,10 @@ class Pass(ABC):
             tuple(log.declined),
             tuple(log.warnings),
         )
+
+    def may_apply(self, graph_module: fx.GraphModule) -> bool:
+        """Say whether the pass may find anything to rewrite or to decline: a quick look, which spares a copy."""
+        return True
 
     def rewrite_all(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Rewrite ``graph_module`` and the regions in its opaque modules, one graph after the other.

@@ -22,7 +22,7 @@ from fxprune.facts.constants import Constants
 from fxprune.facts.convs import CONV_CLASSES, TRANSPOSED_CLASSES, ConvCall, conv_call, is_conv
 from fxprune.folding import make_parameter, rounded
 from fxprune.graph import called_module, erase_unread, inherit
-from fxprune.module_tree import has_hooks
+from fxprune.module_tree import every_module, has_hooks
 from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Log, Pass
 from fxprune.targets import attribute, free_target, module_target, set_buffer, set_parameter, set_submodule
@@ -36,6 +36,17 @@ class FreezeWeights(Pass):
 
     name: ClassVar[str] = "freeze-weights"
     contract: ClassVar[Contract] = Contract.VALUES
+
+    def may_apply(self, graph_module: fx.GraphModule) -> bool:
+        """Say whether any weight may be computed, or read by a function."""
+        for node in graph_module.graph.nodes:
+            module = called_module(node)
+            if module is not None and any(map(computed_weights, every_module(module))):
+                return True
+            reads = node.op == "get_attr" or node.target is functional.linear
+            if reads or (node.op == "call_function" and is_conv(node)):
+                return True
+        return False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Freeze every such weight."""

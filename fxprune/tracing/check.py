@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import fx, nn
 
@@ -50,23 +48,24 @@ def require_same_function(
 
 def require_finite(model: nn.Module) -> None:
     """Raise FxpruneError, naming the tensor, if a weight or a running statistic of ``model`` is NaN or Inf."""
+    groups: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
     for module in every_module(model):
         statistics = (b for name, b in module._buffers.items() if name.startswith("running_"))
         for tensor in (*module._parameters.values(), *statistics):
-            if tensor is not None and not _is_finite(tensor):
-                named = (*model.named_parameters(), *model.named_buffers())
-                name = next(name for name, other in named if other is tensor)
-                if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
-                    raise FxpruneError(
-                        f"{name} has no shape yet (a lazy module): call the model once before it is traced"
-                    )
+            if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+                why = "has no shape yet (a lazy module): call the model once before it is traced"
+                raise FxpruneError(f"{_name_of(tensor, model)} {why}")
+            if tensor is not None and tensor.is_floating_point() and not tensor.is_meta:
+                groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for tensors in groups.values():
+        with torch.no_grad():
+            norms = torch.stack(torch._foreach_norm(tensors))
+        for index in (~torch.isfinite(norms)).nonzero().flatten().tolist():
+            if not bool(torch.isfinite(tensors[index]).all()):  # the norm of finite numbers may overflow
+                name = _name_of(tensors[index], model)
                 raise FxpruneError(f"{name} holds NaN or Inf; load weights from before the training diverged")
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
-    """Say whether a tensor has numbers, and all of them are finite."""
-    if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
-        return False
-    if not tensor.is_floating_point() or tensor.is_meta or math.isfinite(tensor.detach().sum()):
-        return True  # a sum of numbers may overflow, but no sum with NaN or Inf in it is finite
-    return bool(torch.isfinite(tensor).all())
+def _name_of(tensor: torch.Tensor, model: nn.Module) -> str:
+    named = (*model.named_parameters(), *model.named_buffers())
+    return next(name for name, other in named if other is tensor)

@@ -92,16 +92,38 @@ def _keep(tensor: torch.Tensor, value: torch.Tensor) -> None:
 
 @torch.no_grad()
 def with_weights(module: _Weighted, weight: torch.Tensor, bias: torch.Tensor | None) -> _Weighted:
-    """Return a shallow copy of a conv or linear layer with other weights (float64); ``module`` is not changed."""
+    """Return a shallow copy of a conv or linear layer with other weights (float64); ``module`` is not changed.
+
+    A weight that is a Parameter already is taken as it is.
+    """
     old, old_bias = module.get_parameter("weight"), module._parameters.get("bias")
     trains_bias = old.requires_grad if old_bias is None else old_bias.requires_grad
     duplicate = copy.copy(module)
     duplicate.__dict__ = dict(module.__dict__)
     duplicate.__dict__["_parameters"] = {
-        "weight": make_parameter(weight, old.detach(), old.requires_grad),
+        "weight": weight
+        if isinstance(weight, nn.Parameter)
+        else make_parameter(weight, old.detach(), old.requires_grad),
         "bias": None if bias is None else make_parameter(bias, old.detach()[:0], trains_bias),
     }
     return duplicate
+
+
+_CHUNK = 1 << 17  # elements in float64 at a time: such a part stays in the cache, and the heap is used again
+
+
+@torch.no_grad()
+def scaled_rows(weight: torch.Tensor, factor: torch.Tensor) -> nn.Parameter:
+    """Return ``weight`` times ``factor`` (float64, one number a row), worked out in float64, as a Parameter."""
+    broadcast = factor.reshape(-1, *[1] * (weight.dim() - 1))
+    if _exact.get() is not None:
+        return make_parameter(exact(weight) * broadcast, weight.detach(), weight.requires_grad)
+    made = torch.empty_like(weight)
+    rows = max(1, _CHUNK * len(weight) // max(1, weight.numel()))
+    for start in range(0, len(weight), rows):
+        part = slice(start, start + rows)
+        made[part] = weight[part].double() * broadcast[part]
+    return nn.Parameter(made, requires_grad=weight.requires_grad)
 
 
 def own_bias(module: nn.Module) -> torch.Tensor | None:
@@ -120,21 +142,18 @@ def norm_obstacle(norm: nn.Module, model_is_training: bool) -> str | None:
 
 
 @torch.no_grad()
-def fold_norm(weight: torch.Tensor, bias: torch.Tensor | None, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weight and bias (float64) of the layer that computes ``norm`` after a layer with the given ones.
+def norm_as_factor(bias: torch.Tensor | None, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what a batch norm behind a layer does to it (float64): the factor of each output channel, the new bias.
 
-    ``weight`` has the output channels first; ``norm`` is a batch norm with running statistics.
+    ``norm`` has running statistics; ``bias`` is that of the layer.
     """
     mean, variance = norm.get_buffer("running_mean").double(), norm.get_buffer("running_var").double()
     gamma, beta = norm._parameters.get("weight"), norm._parameters.get("bias")
     factor = torch.rsqrt(variance + float(norm.eps))  # type: ignore[arg-type]
     if gamma is not None:
         factor = factor * exact(gamma)
-    shift = -mean if bias is None else bias - mean
-    folded_bias = factor * shift
-    if beta is not None:
-        folded_bias = folded_bias + exact(beta)
-    return weight * factor.reshape(-1, *[1] * (weight.dim() - 1)), folded_bias
+    folded_bias = factor * (-mean if bias is None else bias - mean)
+    return factor, folded_bias if beta is None else folded_bias + exact(beta)
 
 
 def dirac_kernel(conv: Conv, tap: tuple[int, ...]) -> torch.Tensor:

@@ -9,16 +9,15 @@ sound on the result, and no activation can overwrite a shortcut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable
 from typing import Any
 
 import torch
 from torch import fx
-from torch.fx.node import map_aggregate
 
 from fxprune.errors import TraceError
 from fxprune.facts.effects import IN_PLACE_OPERATORS, in_place_argument, is_in_place
-from fxprune.facts.repeated_calls import RepeatedCalls, Values, made
+from fxprune.facts.repeated_calls import Repeated, RepeatedCalls, Values, made
 from fxprune.facts.shapes import META, WRITES
 from fxprune.graph import called_module, caller_path, place
 from fxprune.interpreter import Interpreter, plain
@@ -64,7 +63,7 @@ def functionalize(graph_module: fx.GraphModule, values: Values) -> None:
         target = writes.get(node) or _mutated(node)
         if target is None:
             continue
-        if not isinstance(values.get(target), torch.Tensor):
+        if not isinstance(values.raw(target), (torch.Tensor, Repeated)):
             _make_functional(node)  # a size or another number: nothing is written to
             continue
         if storages.is_state(target) and node not in writes:
@@ -108,17 +107,20 @@ def _refusal(node: fx.Node, why: str) -> TraceError:
 
 def _require_same_kind(runner: Interpreter, repeated: RepeatedCalls, node: fx.Node, values: Values) -> None:
     """Raise TraceError if the out-of-place form that ``node`` now has computes another shape or dtype."""
-    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.raw)
 
     def compute(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module = called_module(node)
         with evaluating(module) if module is not None else torch.no_grad():
             return getattr(runner, node.op)(node.target, plain(args), plain(kwargs))
 
-    now = made(repeated.call(node, args, kwargs, compute))
-    before = values[node]
-    if (now.shape, now.dtype) != (before.shape, before.dtype):
+    if _kind(repeated.call(node, args, kwargs, compute)) != _kind(values.raw(node)):
         raise _refusal(node, "changes dtype or shape out of place")
+
+
+def _kind(value: Any) -> tuple[torch.Size, torch.dtype]:
+    kind = value.output.metadata if type(value) is Repeated else value
+    return kind.shape, kind.dtype
 
 
 def _readers_after(alias: fx.Node, position: dict[fx.Node, int], node: fx.Node) -> list[fx.Node]:
@@ -182,11 +184,11 @@ class _Storages:
     """Which nodes may share memory: equal storages in the recorded run, and ops that may return views."""
 
     def __init__(self, nodes: list[fx.Node], values: Values) -> None:
-        self._root: dict[int, int] = {}
-        self._members: dict[int, list[fx.Node]] = {}
+        self._root: dict[Hashable, Hashable] = {}
+        self._members: dict[Hashable, list[fx.Node]] = {}
         self._values = values
         # the output only reads; what it holds together is not one storage
-        self._keys = {node: list(_storage_keys(values.get(node))) if node.op != "output" else [] for node in nodes}
+        self._keys = {node: values.storages(node) if node.op != "output" else [] for node in nodes}
         for node in nodes:
             if _may_be_view(node) and node.all_input_nodes:
                 self._join(*self._keys[node], *self._keys[node.all_input_nodes[0]])
@@ -194,12 +196,12 @@ class _Storages:
             for key in dict.fromkeys(self._find(key) for key in self._keys[node]):
                 self._members.setdefault(key, []).append(node)
 
-    def _find(self, key: int) -> int:
+    def _find(self, key: Hashable) -> Hashable:
         while self._root.setdefault(key, key) != key:
             key = self._root[key]
         return key
 
-    def _join(self, *keys: int) -> None:
+    def _join(self, *keys: Hashable) -> None:
         roots = [self._find(key) for key in keys]
         for root in roots[1:]:
             self._root[root] = roots[0]
@@ -212,7 +214,7 @@ class _Storages:
 
     def identical(self, a: fx.Node, b: fx.Node) -> bool:
         """Say whether both names are for certain one and the same tensor (an nn.Identity's input and output)."""
-        first, second = self._values.get(a), self._values.get(b)
+        first, second = made(self._values.raw(a)), made(self._values.raw(b))
         if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
             return False
         same = (first.shape, first.stride(), first.storage_offset(), first.dtype) == (
@@ -222,15 +224,3 @@ class _Storages:
 
     def is_state(self, node: fx.Node) -> bool:
         return any(other.op == "get_attr" for other in self.aliases(node))
-
-
-def _storage_keys(value: Any) -> Iterator[int]:
-    found: list[int] = []
-
-    def visit(item: Any) -> Any:
-        if isinstance(item, torch.Tensor):
-            found.append(item.untyped_storage()._cdata)
-        return item
-
-    map_aggregate(value, visit)
-    yield from found

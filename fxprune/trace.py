@@ -49,7 +49,8 @@ def trace(
             measures the layers' inputs with them: a small batch of real data is best. Arguments of ``forward`` that
             they do not cover take their defaults.
         example_kwargs: inputs by keyword; they become inputs of the graph under the same names.
-        check: call model and graph on the example inputs, twice each, and compare what they return.
+        check: require finite weights, and call model and graph on the example inputs, twice each, and compare what
+            they return.
         share_weights: let the graph hold the model's own parameters and buffers, as torch.fx.symbolic_trace does,
             and no copies: it takes less time and memory, and to train the graph is to train the model. Passes never
             write to them.
@@ -61,11 +62,12 @@ def trace(
 
     Raises:
         TraceError: the model cannot be traced (names the source line), or the inputs do not fit (names the node).
-        FxpruneError: a parameter holds NaN or Inf (names it).
+        FxpruneError: with ``check``, a parameter holds NaN or Inf (names it).
     """
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected an nn.Module to trace, got {type(model).__name__}")
-    require_finite(model)
+    if check:
+        require_finite(model)
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     call = bind(model, inputs, example_kwargs or {})
     flags = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}

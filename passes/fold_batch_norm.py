@@ -14,7 +14,7 @@ from fxprune.facts.call_sites import CallSites
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, own_module
 from fxprune.facts.shapes import shape
 from fxprune.facts.sites import is_batched
-from fxprune.folding import exact, fold_norm, norm_obstacle, own_bias, with_weights
+from fxprune.folding import norm_as_factor, norm_obstacle, own_bias, scaled_rows, with_weights
 from fxprune.graph import called_module, inherit, only_user, place
 from fxprune.rewriting import Contract, Log, Pass
 from fxprune.targets import set_submodule
@@ -43,9 +43,11 @@ class FoldBatchNorm(Pass):
             node = norm_node.args[0]
             layer = called_module(node)
             assert isinstance(layer, _LAYERS)
-            weight, bias = fold_norm(exact(layer.weight), own_bias(layer), norm)
+            factor, bias = norm_as_factor(own_bias(layer), norm)
             log.rewrote(norm_node, f"is folded into {place(node)}")
-            set_submodule(graph_module, str(node.target), with_weights(layer, weight, bias))
+            set_submodule(
+                graph_module, str(node.target), with_weights(layer, scaled_rows(layer.weight, factor), bias)
+            )
             inherit(node, node, norm_node, made_by=self.name)
             norm_node.replace_all_uses_with(node, propagate_meta=False)
             graph_module.graph.erase_node(norm_node)

@@ -15,13 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import fx, nn
 
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, own_module
 from fxprune.facts.scales import constant_factor, passes_factor
 from fxprune.facts.state import updated_values
-from fxprune.folding import exact, make_parameter, own_bias, with_weights
+from fxprune.folding import exact, make_parameter, own_bias, scaled_rows, with_weights
 from fxprune.graph import called_module, inherit, only_user
 from fxprune.operators import ADDITIONS, PRODUCTS
 from fxprune.rewriting import Contract, Log, Pass
@@ -100,7 +101,9 @@ def _scale_layer(graph_module: fx.GraphModule, node: fx.Node, factor: float, wit
     bias = own_bias(module)
     if bias is not None and with_bias:
         bias = factor * bias
-    set_submodule(graph_module, target, with_weights(module, factor * exact(module.get_parameter("weight")), bias))
+    weight = module.get_parameter("weight")
+    rows = torch.full((len(weight),), factor, dtype=torch.float64, device=weight.device)
+    set_submodule(graph_module, target, with_weights(module, scaled_rows(weight, rows), bias))
 
 
 def _scaled_attention(module: nn.MultiheadAttention, factor: float) -> nn.MultiheadAttention:

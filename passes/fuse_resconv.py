@@ -19,11 +19,12 @@ from fxprune.facts.sites import dirac_tap
 from fxprune.folding import (
     dirac_kernel,
     exact,
-    fold_norm,
     has_exact,
     in_float64,
+    norm_as_factor,
     norm_obstacle,
     own_bias,
+    scaled_rows,
     with_weights,
 )
 from fxprune.graph import called_module, inherit
@@ -78,13 +79,15 @@ def coefficients(resconv: ResConv) -> tuple[float, float]:
 def fuse(resconv: ResConv, scale: float, shortcut: float) -> Conv:
     """Return the plain conv that computes what ``resconv``, with these coefficients, computes in eval mode."""
     conv = resconv.conv
-    weight, bias = exact(conv.weight), own_bias(conv)
+    bias = own_bias(conv)
+    factor = torch.ones(conv.out_channels, dtype=torch.float64, device=conv.weight.device)
     if resconv.norm is not None:
-        weight, bias = fold_norm(weight, bias, resconv.norm)
-    weight = scale * weight
-    if shortcut != 0:
-        tap = dirac_tap(conv)
-        if isinstance(tap, str):
-            raise ValueError(f"the conv has no identity kernel: {tap}")
-        weight = weight + shortcut * dirac_kernel(conv, tap)
-    return with_weights(conv, weight, None if bias is None else scale * bias)
+        factor, bias = norm_as_factor(bias, resconv.norm)
+    bias = None if bias is None else scale * bias
+    if shortcut == 0:
+        return with_weights(conv, scaled_rows(conv.weight, scale * factor), bias)
+    tap = dirac_tap(conv)
+    if isinstance(tap, str):
+        raise ValueError(f"the conv has no identity kernel: {tap}")
+    rows = (scale * factor).reshape(-1, *[1] * (conv.weight.dim() - 1))
+    return with_weights(conv, exact(conv.weight) * rows + shortcut * dirac_kernel(conv, tap), bias)

@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.immutable_collections import immutable_dict, immutable_list
+from torch.fx.node import map_aggregate
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 from torch.nn import functional
 
@@ -58,6 +59,11 @@ class Repeated:
         self._tensor: FakeTensor | None = None
 
     @property
+    def is_made(self) -> bool:
+        """Whether the tensor was asked for already: others may share its memory since."""
+        return self._tensor is not None
+
+    @property
     def tensor(self) -> FakeTensor:
         """The tensor: always the same one, with memory of its own."""
         if self._tensor is None:
@@ -75,9 +81,9 @@ class Values:
         """Return the value of ``node``; raises KeyError if there is none."""
         return made(self._values[node])
 
-    def get(self, node: fx.Node) -> Any:
-        """Return the value of ``node``, None if there is none."""
-        return made(self._values.get(node))
+    def raw(self, node: fx.Node) -> Any:
+        """Return the value of ``node`` with what stands for tensors left as it is; None if there is none."""
+        return self._values.get(node)
 
     def __setitem__(self, node: fx.Node, value: Any) -> None:
         """Note the value of ``node``."""
@@ -87,6 +93,21 @@ class Values:
         """Return the value of ``node`` with torch.fx's TensorMetadata in the place of tensors."""
         value = self._values[node]
         return value.output.metadata if type(value) is Repeated else map_tensors(value, _extract_tensor_metadata)
+
+    def storages(self, node: fx.Node) -> list[Hashable]:
+        """Return a key for the storage of each tensor in the value of ``node``."""
+        found: list[Hashable] = []
+
+        def visit(part: Any) -> Any:
+            if type(part) is Repeated and not part.is_made:
+                found.append(("not made", id(part)))
+            elif type(part) is Repeated or isinstance(part, torch.Tensor):
+                found.append(made(part).untyped_storage()._cdata)
+            return part
+
+        value = self._values.get(node)
+        visit(value) if isinstance(value, (Repeated, torch.Tensor)) else map_aggregate(value, visit)
+        return found
 
 
 def made(value: Any) -> Any:

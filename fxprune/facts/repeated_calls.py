@@ -54,9 +54,9 @@ class Repeated:
 
     __slots__ = ("_tensor", "output")
 
-    def __init__(self, output: _Output) -> None:
+    def __init__(self, output: _Output, tensor: FakeTensor | None = None) -> None:
         self.output = output
-        self._tensor: FakeTensor | None = None
+        self._tensor = tensor
 
     @property
     def is_made(self) -> bool:
@@ -157,9 +157,10 @@ class RepeatedCalls:
         value = _worked_out(node, args) if not kwargs else None
         value = compute(node, args, kwargs) if value is None else value
         found = self._described(value, args, kwargs)
-        if found is not None:
-            self._known[key] = found
-        return value
+        if found is None:
+            return value
+        self._known[key] = found
+        return value if found.same_as is not None else Repeated(found, value)
 
     def _described(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Output | None:
         """Return ``value``, a tensor with memory of its own or one of ``args``, as it can be made again."""

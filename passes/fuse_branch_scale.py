@@ -12,8 +12,8 @@ from typing import ClassVar
 from torch import fx
 
 from fxprune.branch_scale import BranchScale
-from fxprune.facts.layers import layers_of_graph
-from fxprune.graph import inherit
+from fxprune.facts.layers import gauge_weights
+from fxprune.graph import called_module, inherit
 from fxprune.rewriting import Contract, Log, Pass
 
 
@@ -27,10 +27,11 @@ class FuseBranchScale(Pass):
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Replace every BranchScale."""
         graph = graph_module.graph
-        for layer in layers_of_graph(graph_module):
-            if not isinstance(layer.module, BranchScale):
+        for node in list(graph.nodes):
+            module = called_module(node)
+            if not isinstance(module, BranchScale):
                 continue
-            node, scale = layer.node, layer.coefficient()
+            scale = module.coefficient(*gauge_weights(node))
             shortcut, branch, *weights = node.args
             assert isinstance(branch, fx.Node)
             log.rewrote(node, f"scale {scale:.4g} now multiplies the branch")

@@ -125,7 +125,7 @@ def _remove(
     assert isinstance(source, fx.Node)
     if isinstance(layer.module, BranchScale):
         going = layer.nodes - gone
-        macs = f", with {len(going) - 1} nodes and {layer.macs:,} MACs"
+        macs = f", with {len(going) - 1} nodes and {layer.macs_beside(gone):,} MACs"
         log.rewrote(node, f"{rule}; the branch goes{macs}", going)
         node.replace_all_uses_with(source, propagate_meta=False)
         erase(going)

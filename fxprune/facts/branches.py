@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
@@ -40,7 +41,7 @@ class Branch:
     """A residual branch, or a sum that is none.
 
     ``addition`` is the sum, ``shortcut`` and ``exit`` its two operands, ``entry`` the x of R(x), ``nodes`` those of
-    R in graph order; MACs a sample and parameters are R's. ``reason`` is None if the branch is removable.
+    R in graph order. ``reason`` is None if the branch is removable.
     """
 
     addition: fx.Node
@@ -48,9 +49,19 @@ class Branch:
     exit: fx.Node
     entry: fx.Node | None
     nodes: tuple[fx.Node, ...]
-    macs: int
-    params: int
     reason: str | None
+
+    @cached_property
+    def macs(self) -> int:
+        """The MACs a sample of R; ask for them before the graph changes."""
+        owner = self.addition.graph.owning_module
+        assert isinstance(owner, fx.GraphModule)
+        return int(sum(node_macs(node) for node in self.nodes) // batch_size(owner))
+
+    @cached_property
+    def params(self) -> int:
+        """The parameters of R."""
+        return sum(node_params(node) for node in self.nodes)
 
     @property
     def path(self) -> str:
@@ -94,7 +105,7 @@ def _examine(addition: fx.Node, flow: _Flow) -> Branch:
                     return found
                 declined = declined or found
     return declined or Branch(
-        addition, left, right, None, (), 0, 0, "no residual: neither side is computed from the other alone"
+        addition, left, right, None, (), "no residual: neither side is computed from the other alone"
     )
 
 
@@ -128,11 +139,7 @@ def _passed_through(node: fx.Node) -> fx.Node | None:
 def _region(addition: fx.Node, shortcut: fx.Node, exit_node: fx.Node, entry: fx.Node, flow: _Flow) -> Branch:
     inside = flow.between(entry, exit_node)
     nodes = tuple(sorted(inside, key=flow.position.__getitem__))
-    macs = int(sum(node_macs(node) for node in nodes) // flow.batch)
-    params = sum(node_params(node) for node in nodes)
-    return Branch(
-        addition, shortcut, exit_node, entry, nodes, macs, params, _obstacle(addition, exit_node, inside, flow)
-    )
+    return Branch(addition, shortcut, exit_node, entry, nodes, _obstacle(addition, exit_node, inside, flow))
 
 
 def _obstacle(addition: fx.Node, exit_node: fx.Node, inside: set[fx.Node], flow: _Flow) -> str | None:
@@ -167,7 +174,6 @@ class _Flow:
 
         self.order = list(graph_module.graph.nodes)
         self.position = {node: index for index, node in enumerate(self.order)}
-        self.batch = batch_size(graph_module)
         self.live = Liveness(graph_module.graph)
         self._sources: dict[fx.Node, list[fx.Node]] = {}
         graph: networkx.DiGraph[Any] = networkx.DiGraph()

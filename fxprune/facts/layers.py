@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import fx
@@ -22,8 +23,7 @@ class Layer:
     """A ResConv or a BranchScale in a graph.
 
     ``node`` calls ``module`` at ``path``, in the graph of ``region`` (see :func:`fxprune.graph.graphs_of`); ``nodes``
-    are those that nobody needs once the layer is removed, with their ``macs`` a sample. The nodes of a branch hold
-    those of the layers inside it.
+    are those that nobody needs once the layer is removed. The nodes of a branch hold those of the layers inside it.
     """
 
     node: fx.Node
@@ -31,7 +31,11 @@ class Layer:
     region: str
     path: str
     nodes: frozenset[fx.Node]
-    macs: int
+
+    @cached_property
+    def macs(self) -> int:
+        """The MACs a sample of its nodes; ask for them before the graph changes."""
+        return self.macs_beside(())
 
     @property
     def scale(self) -> float:
@@ -48,21 +52,21 @@ class Layer:
         """Return the factor s of the conv path or the branch, as a Python float."""
         if isinstance(self.module, ResConv):
             return self.module.coefficients()[0]
-        return self.module.coefficient(*self._gauged)
+        return self.module.coefficient(*gauge_weights(self.node))
 
     def wake(self) -> None:
         """Open the gate of a resting layer, in units of the weights as they are now."""
         if isinstance(self.module, ResConv):
             self.module.wake()
         else:
-            self.module.wake(*self._gauged)
+            self.module.wake(*gauge_weights(self.node))
 
-    @property
-    def _gauged(self) -> list[torch.Tensor]:
-        """The weights that a branch's scale is in units of."""
-        owner = self.node.graph.owning_module
-        assert owner is not None
-        return [attribute(owner, str(read.target)) for read in self.node.args[2:] if isinstance(read, fx.Node)]
+
+def gauge_weights(node: fx.Node) -> list[torch.Tensor]:
+    """Return the weights that the scale of the branch that ends at ``node``, a BranchScale, is in units of."""
+    owner = node.graph.owning_module
+    assert owner is not None
+    return [attribute(owner, str(read.target)) for read in node.args[2:] if isinstance(read, fx.Node)]
 
 
 def layers(graph_module: fx.GraphModule) -> list[Layer]:
@@ -73,7 +77,6 @@ def layers(graph_module: fx.GraphModule) -> list[Layer]:
 def layers_of_graph(graph_module: fx.GraphModule, region: str = "") -> list[Layer]:
     """Return the removable ResConvs and the BranchScales of one graph, those of its regions left out."""
     live = Liveness(graph_module.graph)
-    batch = batch_size(graph_module)
     found = []
     for node in graph_module.graph.nodes:
         module = called_module(node)
@@ -81,9 +84,8 @@ def layers_of_graph(graph_module: fx.GraphModule, region: str = "") -> list[Laye
             source = node.args[0]
             assert isinstance(source, fx.Node)
             nodes = live.dead_once_passed_by(node, source)
-            macs = int(sum(node_macs(one) for one in nodes) // batch)
             path = f"{region}.{node.target}" if region else str(node.target)
-            found.append(Layer(node, module, region, path, frozenset(nodes), macs))
+            found.append(Layer(node, module, region, path, frozenset(nodes)))
     return found
 
 

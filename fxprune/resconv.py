@@ -47,7 +47,7 @@ class ResConv(GateState):
         conv: an nn.Conv1d/2d/3d.
         norm: the batch norm that directly follows it, or None.
         input_rms: root mean square of the layer's input (a positive number), the unit of the shortcut; 1 until
-            :func:`fxprune.facts.input_sizes.measure_inputs`, which training does first.
+            :func:`fxprune.sparsity.measure_inputs`, which training does first.
         scale: initial scale s.
         shortcut: initial shortcut a.
         parametrization: "gain-gate" or "free", see the module's docstring.

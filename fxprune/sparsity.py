@@ -21,15 +21,16 @@ from torch import fx, nn
 from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError
 from fxprune.facts.costs import total_macs
-from fxprune.facts.input_sizes import measure_inputs
+from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, layers
-from fxprune.graph import TRACED_MACS
+from fxprune.graph import TRACED_MACS, called_module, graphs_of
 from fxprune.resconv import ResConv
 
 __all__ = [
     "ProximalL1",
     "l1_term",
     "macs_weighted",
+    "measure_inputs",
     "parameter_groups",
     "report",
 ]
@@ -127,6 +128,19 @@ class ProximalL1:
         self.steps_done = int(state["steps_done"])
         for path in state["closed"]:
             self.layers[path].close()
+
+
+def measure_inputs(graph_module: fx.GraphModule) -> None:
+    """Give every ResConv whose shortcut is still zero the unit of its shortcut: the size of what it reads.
+
+    One forward pass on the graph's example inputs; no output changes. :class:`ProximalL1` does this when it is made;
+    a loop that shrinks gates by other means (:func:`l1_term`) calls it before the first step.
+    """
+    for _, graph in graphs_of(graph_module):
+        modules = {node: called_module(node) for node in graph.graph.nodes}
+        untouched = {n: m for n, m in modules.items() if isinstance(m, ResConv) and m.untouched}
+        for node, size in input_sizes(graph, untouched).items():
+            untouched[node].input_rms.fill_(size)
 
 
 def _shrink(layer: ResConv | BranchScale, amount: float) -> None:

@@ -13,8 +13,8 @@ import fxprune
 from fxprune import passes, sparsity
 from fxprune.branch_scale import BranchScale
 from fxprune.errors import TargetError
-from fxprune.facts.input_sizes import measure_inputs
 from fxprune.facts.layers import resconvs
+from fxprune.sparsity import measure_inputs
 
 
 def sparse_graph() -> fx.GraphModule:

@@ -1,7 +1,7 @@
-"""How large what ResConvs read is, on the example inputs: the unit of their shortcuts.
+"""How large what nodes read is, on the example inputs: the unit of the shortcuts of ResConvs.
 
-It is measured when training begins, and when a layer is cut that was never trained. Inserting a ResConv needs no
-unit: its shortcut is zero.
+It is measured when training begins (:func:`fxprune.sparsity.measure_inputs`), and when a layer is cut that was never
+trained. Inserting a ResConv needs no unit: its shortcut is zero.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.graph import called_module, example_inputs_of, graphs_of
+from fxprune.graph import example_inputs_of
 from fxprune.interpreter import Interpreter
 from fxprune.module_tree import evaluating
 from fxprune.nests import copy_tensors
-from fxprune.resconv import ResConv
 
 
 def input_sizes(graph_module: fx.GraphModule, nodes: Collection[fx.Node]) -> dict[fx.Node, float]:
@@ -37,15 +36,6 @@ def input_sizes(graph_module: fx.GraphModule, nodes: Collection[fx.Node]) -> dic
         runner.run(*inputs)
     found = {node: runner.sizes[source] for node, source in sources.items()}
     return {node: size if 0 < size < math.inf else 1.0 for node, size in found.items()}
-
-
-def measure_inputs(graph_module: fx.GraphModule) -> None:
-    """Give every ResConv whose shortcut is still zero the unit of its shortcut; no output changes."""
-    for _, graph in graphs_of(graph_module):
-        modules = {node: called_module(node) for node in graph.graph.nodes}
-        untouched = {n: m for n, m in modules.items() if isinstance(m, ResConv) and m.untouched}
-        for node, size in input_sizes(graph, untouched).items():
-            untouched[node].input_rms.fill_(size)
 
 
 class _SizeRecorder(Interpreter):

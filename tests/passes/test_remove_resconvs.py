@@ -12,8 +12,8 @@ import fxprune
 from fxprune import passes
 from fxprune.errors import TargetError
 from fxprune.facts.costs import total_macs
-from fxprune.facts.input_sizes import measure_inputs
 from fxprune.facts.layers import resconvs
+from fxprune.sparsity import measure_inputs
 
 
 def test_scale_zero_is_removed_exactly() -> None:

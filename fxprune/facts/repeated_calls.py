@@ -5,7 +5,6 @@ A call of a layer on a fake tensor takes 50 to 500 microseconds, and a network r
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -16,21 +15,13 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.fx.node import map_aggregate
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
-from torch.nn import functional
 
+from fxprune.facts.known_shapes import ELEMENTWISE, worked_out
 from fxprune.graph import called_module
 from fxprune.module_tree import has_hooks
 from fxprune.nests import map_tensors, tensors_in
 from fxprune.operators import is_torchs_own
 
-# Their outputs are like their inputs ...
-_ELEMENTWISE = (
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid),
-)
-_ELEMENTWISE_FUNCTIONS = {operator.add, operator.mul, torch.add, functional.relu, torch.relu}
-# ... and the weights of these take torch milliseconds to make fake.
-_WEIGHTED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device, torch.Size))
 
 
@@ -40,35 +31,47 @@ class _Unknown(Exception):
 
 @dataclass(frozen=True)
 class _Output:
-    """A new tensor of a ``kind``, like ``metadata``, or the positional argument at ``same_as``."""
+    """A tensor of a ``kind``, like ``metadata``: a new one, a positional argument, or a view of one."""
 
     kind: Hashable
     metadata: TensorMetadata
     mode: FakeTensorMode
     device: torch.device
     same_as: int | None
+    view_of: int | None
 
 
 class Repeated:
-    """Stands for a new tensor that is like one seen before; the tensor is made if it is asked for, which is rare."""
+    """Stands for a tensor that is like one seen before; the tensor is made if it is asked for, which is rare.
 
-    __slots__ = ("_tensor", "output")
+    It has memory of its own, or that of ``base``, a Repeated or a tensor.
+    """
 
-    def __init__(self, output: _Output, tensor: FakeTensor | None = None) -> None:
+    __slots__ = ("_tensor", "base", "output")
+
+    def __init__(self, output: _Output, base: Any = None, tensor: FakeTensor | None = None) -> None:
         self.output = output
+        self.base = base
         self._tensor = tensor
 
     @property
-    def is_made(self) -> bool:
-        """Whether the tensor was asked for already: others may share its memory since."""
-        return self._tensor is not None
+    def tensor(self) -> FakeTensor:
+        """The tensor: always the same one."""
+        if self._tensor is None:
+            like, base = self.output.metadata, made(self.base)
+            if base is None:
+                meta = torch.empty_strided(like.shape, like.stride, dtype=like.dtype, device="meta")
+                self._tensor = FakeTensor(self.output.mode, meta, self.output.device)
+            else:
+                self._tensor = base.as_strided(like.shape, like.stride)
+        return self._tensor
 
     @property
-    def tensor(self) -> FakeTensor:
-        """The tensor: always the same one, with memory of its own."""
-        if self._tensor is None:
-            self._tensor = _new(self.output.metadata, self.output.mode, self.output.device)
-        return self._tensor
+    def storage(self) -> Hashable:
+        """A key for its memory, which only what shares that memory has."""
+        if self.base is not None:
+            return self.base.storage if type(self.base) is Repeated else self.base.untyped_storage()._cdata
+        return id(self) if self._tensor is None else self._tensor.untyped_storage()._cdata
 
 
 class Values:
@@ -99,10 +102,10 @@ class Values:
         found: list[Hashable] = []
 
         def visit(part: Any) -> Any:
-            if type(part) is Repeated and not part.is_made:
-                found.append(("not made", id(part)))
-            elif type(part) is Repeated or isinstance(part, torch.Tensor):
-                found.append(made(part).untyped_storage()._cdata)
+            if type(part) is Repeated:
+                found.append(part.storage)
+            elif isinstance(part, torch.Tensor):
+                found.append(part.untyped_storage()._cdata)
             return part
 
         value = self._values.get(node)
@@ -128,7 +131,7 @@ class RepeatedCalls:
     """Remembers what kinds of calls return: of torch.nn's own layers and of torch's own functions.
 
     A kind is the layer's class and settings, or the function, with the shapes, strides, dtypes and devices of the
-    tensors and the other arguments. Calls that return views, or more than one tensor, are not remembered.
+    tensors and the other arguments. Calls that return more than one tensor are not remembered.
     """
 
     def __init__(self) -> None:
@@ -152,15 +155,15 @@ class RepeatedCalls:
         except (_Unknown, TypeError):  # of what cannot be hashed
             return compute(node, made(args), made(kwargs))
         if output is not None:
-            return Repeated(output) if output.same_as is None else args[output.same_as]
-        args, kwargs = made(args), made(kwargs)
-        value = _worked_out(node, args) if not kwargs else None
+            return _again(output, args)
+        given, args, kwargs = args, made(args), made(kwargs)
+        value = worked_out(node, args, kwargs)
         value = compute(node, args, kwargs) if value is None else value
         found = self._described(value, args, kwargs)
         if found is None:
             return value
         self._known[key] = found
-        return value if found.same_as is not None else Repeated(found, value)
+        return _again(found, given, value)
 
     def _described(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Output | None:
         """Return ``value``, a tensor with memory of its own or one of ``args``, as it can be made again."""
@@ -174,58 +177,20 @@ class RepeatedCalls:
         if not inputs:
             return None
         same_as = next((index for index, one in enumerate(args) if one is value), None)
-        if same_as is None and value.untyped_storage()._cdata in {one.untyped_storage()._cdata for one in inputs}:
+        storage = value.untyped_storage()._cdata
+        sharing = [one for one in inputs if one.untyped_storage()._cdata == storage]
+        view_of = next((index for index, one in enumerate(args) if sharing and one is sharing[0]), None)
+        if len(sharing) > 1 or (sharing and view_of is None):
             return None
         if kind not in self._metadata:
             self._metadata[kind] = _extract_tensor_metadata(value)
-        return _Output(kind, self._metadata[kind], value.fake_mode, value.fake_device, same_as)
+        return _Output(kind, self._metadata[kind], value.fake_mode, value.fake_device, same_as, view_of)
 
 
-def _new(like: TensorMetadata, mode: FakeTensorMode, device: torch.device) -> FakeTensor:
-    return FakeTensor(mode, torch.empty_strided(like.shape, like.stride, dtype=like.dtype, device="meta"), device)
-
-
-def _like(tensor: FakeTensor) -> FakeTensor:
-    meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    return FakeTensor(tensor.fake_mode, meta, tensor.fake_device)
-
-
-def _worked_out(node: fx.Node, args: tuple[Any, ...]) -> FakeTensor | None:
-    """Return what ``node`` returns where that can be told without fake tensors, which are slow; None elsewhere."""
-    module = called_module(node)
-    if node.target is torch.cat and type(args[0]) in (tuple, list):
-        parts = args[0]
-    elif module is not None and len(args) == 1:
-        parts = args
-    elif node.target in _ELEMENTWISE_FUNCTIONS:
-        return _like_all(args)
-    else:
-        return None
-    if not all(type(part) is FakeTensor and part.is_floating_point() for part in parts):
-        return None
-    mode, device = parts[0].fake_mode, parts[0].fake_device
-    if type(module) in _ELEMENTWISE and parts[0].is_contiguous():
-        return parts[0] if getattr(module, "inplace", False) else _like(parts[0])
-    if module is not None and type(module) not in _WEIGHTED:
-        return None
-    metas = [torch.empty_strided(p.shape, p.stride(), dtype=p.dtype, device="meta") for p in parts]
-    try:
-        if module is None:
-            return FakeTensor(mode, torch.cat(metas, *args[1:]), device)
-        weight, bias = (p if p is None else torch.empty_like(p, device="meta") for p in module._parameters.values())
-        compute: Any = functional.linear if isinstance(module, nn.Linear) else module._conv_forward
-        return FakeTensor(mode, compute(metas[0], weight, bias), device)
-    except (RuntimeError, IndexError):
-        return None  # they do not fit: fake tensors say why
-
-
-def _like_all(args: tuple[Any, ...]) -> FakeTensor | None:
-    """Return a tensor like each of ``args``, contiguous tensors of floating point that are all alike; else None."""
-    if not all(type(one) is FakeTensor and one.is_floating_point() and one.is_contiguous() for one in args):
-        return None
-    if len({(one.shape, one.dtype, one.fake_device) for one in args}) != 1:
-        return None
-    return _like(args[0])
+def _again(output: _Output, args: tuple[Any, ...], tensor: FakeTensor | None = None) -> Any:
+    if output.same_as is not None:
+        return args[output.same_as]
+    return Repeated(output, None if output.view_of is None else args[output.view_of], tensor)
 
 
 def _kind_of_call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
@@ -245,7 +210,7 @@ def _kind_of_layer(module: nn.Module) -> tuple[Hashable, ...]:
     kind = type(module)
     if not kind.__module__.startswith("torch.nn.modules.") or module._modules or has_hooks(module):
         raise _Unknown
-    if kind in _ELEMENTWISE:
+    if kind in ELEMENTWISE:
         return (kind, getattr(module, "inplace", False))
     settings = tuple([value for name, value in module.__dict__.items() if name[0] != "_"])
     weights = [(p.shape, p.dtype) for p in module._parameters.values() if p is not None]
@@ -262,6 +227,8 @@ def _kind(value: Any) -> Hashable:
         if value.constant is not None or value.storage_offset() or value.is_conj() or value.is_neg():
             raise _Unknown
         return value.shape, value.stride(), value.dtype, value.fake_device
+    if isinstance(value, nn.Parameter) and value.layout is torch.strided and not value.storage_offset():
+        return "parameter", value.shape, value.stride(), value.dtype, value.device
     if isinstance(value, (tuple, list)) and kind in (tuple, list, immutable_list):
         return (isinstance(value, list), *map(_kind, value))
     raise _Unknown

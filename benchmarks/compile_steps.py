@@ -170,11 +170,11 @@ def measure_times(name: str, turns: int, seconds: float, peer_seconds: float) ->
     }
 
 
-def measure_memory(name: str) -> dict[str, Any]:
+def measure_memory(name: str, *, share_weights: bool) -> dict[str, Any]:
     """Return the most resident memory while compiling, over that of the process before the network was built.
 
-    The network itself is part of it, and so is the graph's copy of its weights. Linux only: it reads VmHWM, the peak
-    of the resident set.
+    The network itself is part of it, and so is the graph's copy of its weights, if it has one. Linux only: it reads
+    VmHWM, the peak of the resident set.
     """
     clock = Clock()
     compile_network(*build("resnet20"), clock)
@@ -182,8 +182,9 @@ def measure_memory(name: str) -> dict[str, Any]:
     before = _status("VmRSS")
     model, image = build(name)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten: building is no part of it
-    compile_network(model, image, clock, share_weights=False)
-    return {"network": name, "peak_mb": round((_status("VmHWM") - before) / 1024, 1)}
+    compile_network(model, image, clock, share_weights=share_weights)
+    key = "peak_mb" if share_weights else "peak_with_copy_mb"
+    return {"network": name, key: round((_status("VmHWM") - before) / 1024, 1)}
 
 
 def _status(field: str) -> int:
@@ -195,7 +196,7 @@ def _status(field: str) -> int:
 def main() -> None:
     """Measure one network and print its row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["time", "memory"])
+    parser.add_argument("what", choices=["time", "memory", "memory-with-copy"])
     parser.add_argument("network", choices=[*CIFAR, *IMAGENET])
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=60, help="no further turn after these")
@@ -205,8 +206,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    if arguments.what == "memory":
-        row = measure_memory(arguments.network)
+    if arguments.what.startswith("memory"):
+        row = measure_memory(arguments.network, share_weights=arguments.what == "memory")
     else:
         row = measure_times(arguments.network, arguments.turns, arguments.seconds, arguments.peer_seconds)
     print(json.dumps(row))

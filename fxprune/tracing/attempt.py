@@ -19,7 +19,7 @@ from fxprune.tracing.assumptions import ASSUMPTIONS
 from fxprune.tracing.batch_norms import recover_batch_norms
 from fxprune.tracing.inputs import Call, call_of_graph
 from fxprune.tracing.symbolic import SymbolicTracer
-from fxprune.tracing.training_flag import FlagReads, follow_training_flag
+from fxprune.tracing.training_flag import FlagReads, follow_stochastic_depth, follow_training_flag
 
 # A GraphModule keeps things of its own under these names.
 RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | {"meta", "_graph", "_code", "_codegen", "_tracer_cls"}
@@ -91,6 +91,8 @@ def _graph_of(
             graph = retrace(tracer, True)
         if flag_reads.seen:
             follow_training_flag(graph, own, lambda: retrace(make_tracer(), updates_buffers), flags)
+        elif flag_reads.seen_in_stochastic_depth:
+            follow_stochastic_depth(graph, flags)
         return graph
     finally:
         for name, buffer in buffers.items():

@@ -18,21 +18,29 @@ from fxprune.errors import FxpruneWarning, TraceError
 from fxprune.graph import innermost_module
 from fxprune.module_tree import every_module
 
+# All that this forward does with the flag is to hand it on to this recorded function, as its last argument.
+_STOCHASTIC_DEPTH = ("torchvision.ops.stochastic_depth", "StochasticDepth", "stochastic_depth")
+
 
 class FlagReads:
     """While entered, notes whether any module's ``training`` is read; only for what reads it is there a second trace.
 
-    A class that has a ``training`` of its own, or keeps it elsewhere, counts as having read it.
+    Reads of torchvision's StochasticDepth are told apart: for them no second trace is needed. A class that has a
+    ``training`` of its own, or keeps it elsewhere, counts as having read it.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self.seen = False
+        self.seen_in_stochastic_depth = False
 
     def __get__(self, module: nn.Module | None, kind: type) -> Any:
         if module is None:
             return self
-        self.seen = True
+        if (type(module).__module__, type(module).__qualname__) == _STOCHASTIC_DEPTH[:2]:
+            self.seen_in_stochastic_depth = True
+        else:
+            self.seen = True
         if "training" not in vars(module):
             raise AttributeError("training")  # Python asks __getattr__ then
         return vars(module)["training"]
@@ -90,6 +98,18 @@ def follow_training_flag(
                 node.update_arg(name, flag) if isinstance(name, int) else node.update_kwarg(name, flag)
             elif str(ours) != str(theirs):
                 _warn(model, f"{node.name} takes other arguments in train mode")
+
+
+def follow_stochastic_depth(graph: fx.Graph, flags: Mapping[str, bool]) -> None:
+    """Replace the flags of torchvision's stochastic_depth by reads of the graph's own."""
+    flag: fx.Node | None = None
+    for node in list(graph.nodes):
+        home, name = getattr(node.target, "__module__", ""), getattr(node.target, "__name__", "")
+        if (home, name) == _STOCHASTIC_DEPTH[::2] and len(node.args) == 4 and node.args[3] is False:
+            if flags[""] and not flags.get(innermost_module(node), True):
+                continue  # its module was in eval mode inside a model in train mode
+            flag = flag or _read_flag(graph)
+            node.update_arg(3, flag)
 
 
 def _read_flag(graph: fx.Graph) -> fx.Node:

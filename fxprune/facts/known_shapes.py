@@ -1,0 +1,117 @@
+"""What calls return that can be told without calling them on fake tensors, which takes 50 to 3,000 microseconds."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional
+
+from fxprune.graph import called_module
+from fxprune.nests import map_tensors, tensors_in
+
+ELEMENTWISE = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid),
+)
+_ELEMENTWISE_FUNCTIONS = {operator.add, operator.mul, torch.add, functional.relu, torch.relu}
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def worked_out(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FakeTensor | None:
+    """Return what ``node`` returns where that can be told without calling it on fake tensors; None elsewhere."""
+    found = None if kwargs else _plain_to_see(node, args)
+    if found is None and node.target in (torch.cat, functional.layer_norm):
+        return _on_meta(node.target, args, kwargs)
+    module: Any = called_module(node)
+    if found is not None or kwargs or len(args) != 1:
+        return found
+    weights = tuple(module._parameters.values()) if module is not None else ()
+    if type(module) in _CONVS:
+        return _on_meta(module._conv_forward, (*args, *weights), {})
+    if type(module) is nn.Linear:
+        return _on_meta(functional.linear, (*args, *weights), {})
+    if type(module) is nn.LayerNorm:
+        return _on_meta(functional.layer_norm, (*args, module.normalized_shape, *weights), {})
+    return None
+
+
+def _on_meta(compute: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FakeTensor | None:
+    """Return what ``compute`` returns on the meta device, a new tensor, as a fake one."""
+    fakes = [x for x in tensors_in(args) if type(x) is FakeTensor]
+    if not fakes or len({x.fake_device for x in fakes}) != 1:
+        return None
+
+    def to_meta(x: torch.Tensor) -> torch.Tensor:
+        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+
+    try:
+        meta = compute(*map_tensors(args, to_meta), **map_tensors(kwargs, to_meta))
+    except (RuntimeError, IndexError):
+        return None  # they do not fit: fake tensors say why
+    return FakeTensor(fakes[0].fake_mode, meta, fakes[0].fake_device)
+
+
+def _plain_to_see(node: fx.Node, args: tuple[Any, ...]) -> FakeTensor | None:
+    """Return what ``node`` returns for contiguous tensors, if that is like them or one formula away."""
+    module = called_module(node)
+    tensors: Sequence[Any] = args
+    if node.target is torch.cat and args and type(args[0]) in (tuple, list) and args[0]:
+        tensors = args[0]
+    if not tensors or not all(type(x) is FakeTensor and x.is_floating_point() and x.is_contiguous() for x in tensors):
+        return None
+    first: FakeTensor = tensors[0]
+    if len({(x.dtype, x.fake_device) for x in tensors}) != 1:
+        return None
+    if node.target is torch.cat:
+        return _concatenated(tensors, *args[1:]) if len(args) < 3 else None
+    alike = len({x.shape for x in tensors}) == 1
+    if node.target in _ELEMENTWISE_FUNCTIONS and alike:
+        return _new(first, first.shape)
+    if node.target in (operator.iadd, operator.imul) and alike:
+        return first
+    if module is None or len(args) != 1:
+        return None
+    if type(module) in ELEMENTWISE:
+        return first if getattr(module, "inplace", False) else _new(first, first.shape)
+    shape = _shape_behind(module, first)
+    return None if shape is None else _new(first, shape)
+
+
+def _new(like: FakeTensor, shape: Sequence[int]) -> FakeTensor:
+    return FakeTensor(like.fake_mode, torch.empty(tuple(shape), dtype=like.dtype, device="meta"), like.fake_device)
+
+
+def _concatenated(tensors: Sequence[FakeTensor], dim: Any = 0) -> FakeTensor | None:
+    rank = tensors[0].dim()
+    if type(dim) is not int or not -rank <= dim < rank or any(x.dim() != rank for x in tensors):
+        return None
+    dim %= rank
+    if len({(*x.shape[:dim], *x.shape[dim + 1 :]) for x in tensors}) != 1:
+        return None
+    shape = list(tensors[0].shape)
+    shape[dim] = sum(x.shape[dim] for x in tensors)
+    return _new(tensors[0], shape)
+
+
+def _shape_behind(module: nn.Module, x: FakeTensor) -> tuple[int, ...] | None:
+    """Return the shape of what a conv or linear layer returns; None if ``x`` does not fit, or anything is unusual."""
+    weight = module._parameters.get("weight")
+    if weight is None or weight.dtype != x.dtype or not weight.is_contiguous():
+        return None
+    if type(module) is nn.Linear:
+        return (*x.shape[:-1], module.out_features) if x.dim() and x.shape[-1] == weight.shape[1] else None
+    conv: Any = module
+    if type(conv) not in _CONVS or x.dim() != weight.dim() or x.shape[1] != weight.shape[1] * conv.groups:
+        return None
+    if conv.padding == "same":
+        sizes = list(x.shape[2:])
+    else:
+        padding = (0,) * (x.dim() - 2) if conv.padding == "valid" else conv.padding
+        geometry = zip(x.shape[2:], padding, conv.dilation, weight.shape[2:], conv.stride, strict=True)
+        sizes = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, p, d, k, s in geometry]
+    return (x.shape[0], weight.shape[0], *sizes) if min(sizes) > 0 else None

@@ -19,7 +19,7 @@ from fxprune.errors import TraceError
 from fxprune.facts.effects import IN_PLACE_OPERATORS, in_place_argument, is_in_place
 from fxprune.facts.repeated_calls import Repeated, RepeatedCalls, Values, made
 from fxprune.facts.shapes import META, WRITES
-from fxprune.graph import called_module, caller_path, place
+from fxprune.graph import called_module, caller_path, place, require_order
 from fxprune.interpreter import Interpreter, plain
 from fxprune.module_tree import evaluating
 from fxprune.tracing.source import is_own
@@ -83,7 +83,7 @@ def functionalize(graph_module: fx.GraphModule, values: Values) -> None:
             _require_same_kind(runner, repeated, node, values)
         for alias, users in late.items():
             alias.replace_all_uses_with(node, delete_user_cb=set(users).__contains__, propagate_meta=False)
-    graph_module.graph.lint()
+    require_order(graph_module)
     graph_module.recompile()
 
 

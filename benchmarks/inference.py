@@ -6,15 +6,20 @@
 
 Every second residual branch that can be removed is, norms are folded, the model is emitted and loaded from its
 folder. The one by hand has as many blocks, convs with biases and no norms, and gets the same weights. Both run in
-turns, on one thread: CPU seconds, or, on a GPU, seconds. Writes results/inference.json.
+turns, on one thread: CPU seconds, or, on a GPU, seconds; with two settings of the allocator. Writes
+results/inference.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -37,6 +42,12 @@ from fxprune.prune import AFTER_TRAINING
 from fxprune.training.cifar_resnet import CifarResNet
 
 HERE = Path(__file__).parent
+# By default glibc gives memory back to the system once some MB lie free at the end of the heap, and what is asked
+# for next is paid for by the page; whether that happens in a forward pass is a matter of luck.
+ALLOCATORS = {
+    "glibc": {},
+    "glibc, keeps its memory": {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "33554432"},
+}
 
 
 class Block(nn.Module):
@@ -119,46 +130,36 @@ def operations(graph: fx.GraphModule) -> Counter[str]:
 
 
 @torch.no_grad()
-def turns_of(models: dict[str, Callable[..., Any]], images: torch.Tensor, turns: int) -> dict[str, list[float]]:
-    """Return the seconds of every call, in turns; each turn lasts 50 ms or longer for each model."""
+def turns_of(models: dict[str, Callable[..., Any]], images: torch.Tensor, turns: int) -> dict[str, dict[str, Any]]:
+    """Return the seconds and the page faults of every call, in turns; a turn lasts 50 ms or longer for each model."""
     clock = time.perf_counter if images.is_cuda else time.process_time
-    times: dict[str, list[float]] = {name: [] for name in models}
+    found: dict[str, dict[str, Any]] = {name: {"seconds": [], "page_faults": []} for name in models}
     calls = 1
     for turn in range(-2, turns):  # two to warm up
         for name in sorted(models, reverse=bool(turn % 2)):
-            start = clock()
+            faults, start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt, clock()
             for _ in range(calls):
                 models[name](images)
             if images.is_cuda:
                 torch.cuda.synchronize()
             spent = clock() - start
             if turn >= 0:
-                times[name].append(spent / calls)
+                faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+                found[name]["seconds"].append(spent / calls)
+                found[name]["page_faults"].append(faults / calls)
         if turn == -1:
             calls = max(1, round(0.05 / max(spent, 1e-4)))
-    return times
+    return found
 
 
-def main() -> None:
-    """Measure and print the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depth", type=int, default=56)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--modes", nargs="+", choices=["eager", "compile"], default=["eager", "compile"])
-    parser.add_argument("--turns", type=int, default=15)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--smoke", action="store_true")
-    arguments = parser.parse_args()
-    if arguments.smoke:
-        arguments.depth, arguments.batches, arguments.modes, arguments.turns = 20, [1], ["eager"], 2
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the emitted model calls and the one by hand does not, and a row for each mode and batch size."""
     torch.set_num_threads(1)
     image = torch.randn(1, 3, 32, 32)
     graph = pruned(arguments.depth, image)
     emitted = emitted_model(graph)
     hand = by_hand(emitted)
     torch.testing.assert_close(emitted(image), hand(image), rtol=1e-4, atol=1e-5)
-    extra = operations(graph) - operations(fxprune.trace(hand, image))
-    print(f"nodes that the one by hand lacks: {dict(extra) or 'none'}")
     rows = []
     for mode in arguments.modes:
         for batch in arguments.batches:
@@ -167,20 +168,49 @@ def main() -> None:
             if mode == "compile":
                 torch._dynamo.reset()
                 models = {name: torch.compile(model) for name, model in models.items()}
-            times = turns_of(models, images, arguments.turns)
-            ratios = sorted(a / b for a, b in zip(times["emitted"], times["by hand"], strict=True))
-            rows.append({"mode": mode, "batch": batch, "ratios": ratios, "seconds": times})
+            rows.append({"mode": mode, "batch": batch, **turns_of(models, images, arguments.turns)})
+    return {"extra_nodes": dict(operations(graph) - operations(fxprune.trace(hand, image))), "rows": rows}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the table of README.md."""
     lines = []
     for row in rows:
-        ratios = row["ratios"]
-        lines.append(
-            [row["mode"], row["batch"], f"{statistics.median(ratios):.3f}", f"{ratios[0]:.3f}-{ratios[-1]:.3f}"]
-        )
-    print(tabulate(lines, headers=["mode", "batch", "emitted over by hand", "range"], tablefmt="github"))
+        pairs = zip(row["emitted"]["seconds"], row["by hand"]["seconds"], strict=True)
+        ratios = sorted(a / b for a, b in pairs)
+        faults = [f"{statistics.median(row[name]['page_faults']):,.0f}" for name in ("emitted", "by hand")]
+        spread = f"{statistics.median(ratios):.3f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
+        lines.append([row["allocator"], row["mode"], row["batch"], spread, " / ".join(faults)])
+    headers = ["allocator", "mode", "batch", "emitted over by hand", "page faults a call"]
+    return tabulate(lines, headers=headers, tablefmt="github")
+
+
+def main() -> None:
+    """Measure in a process for each allocator, and print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depth", type=int, default=56)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--modes", nargs="+", choices=["eager", "compile"], default=["eager", "compile"])
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--child", action="store_true", help="measure in this process, print JSON")
+    arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.depth, arguments.batches, arguments.modes, arguments.turns = 20, [1], ["eager"], 2
+    if arguments.child:
+        print(json.dumps(measured(arguments)))
+        return
+    rows: list[dict[str, Any]] = []
+    for allocator, settings in ALLOCATORS.items():
+        command = [sys.executable, *sys.argv, "--child"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **settings})
+        found = json.loads(done.stdout.splitlines()[-1])
+        rows += [{"allocator": allocator, **row} for row in found["rows"]]
+    print(f"nodes that the one by hand lacks: {found['extra_nodes'] or 'none'}\n{table(rows)}")
     if not arguments.smoke:
-        malloc = {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
-        record = {"malloc": malloc, "network": f"resnet{arguments.depth}", "extra_nodes": dict(extra), "rows": rows}
-        write_json(HERE / "results" / "inference.json", {**provenance(), **record})
+        record = {"network": f"resnet{arguments.depth}", "extra_nodes": found["extra_nodes"], "rows": rows}
+        write_json(HERE / "results" / "inference.json", {**provenance(), "allocators": ALLOCATORS, **record})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 from torch.fx._lazy_graph_module import _LazyGraphModule
+from torch.fx.graph_module import _copy_attr
 
 from fxprune.graph import PRESERVED
 from fxprune.module_tree import is_opaque, is_region, regions_in
@@ -30,6 +31,34 @@ class LazyGraphModule(_LazyGraphModule):
 
     _lazy_forward = _CodeOnDemand()  # the name by which torch knows the placeholder
     forward = _lazy_forward
+
+
+def graph_module_of(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """Return the GraphModule of ``graph``, traced from ``root``: it holds what the graph uses of it."""
+    made = LazyGraphModule(nn.Module(), fx.Graph(tracer_cls=graph._tracer_cls), class_name=type(root).__name__)
+    made.training = root.training
+    for node in graph.nodes:
+        if node.op == "call_module":
+            _install(root, made, str(node.target))
+        elif node.op == "get_attr":
+            _copy_attr(root, made, str(node.target))
+    made.graph = graph
+    return made
+
+
+def _install(root: nn.Module, made: nn.Module, target: str) -> None:
+    """Put the module at ``target`` below ``root`` there below ``made``, which gets the containers on the way."""
+    *parents, last = target.split(".")
+    for atom in parents:
+        child = root._modules[atom]
+        assert child is not None
+        container = made._modules.get(atom)
+        if container is child:
+            return  # a module around it is installed
+        if container is None:
+            container = made._modules[atom] = nn.Module()
+        root, made = child, container
+    made._modules[last] = root._modules[last]
 
 
 def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:

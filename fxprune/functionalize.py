@@ -17,7 +17,7 @@ from torch import fx
 
 from fxprune.errors import TraceError
 from fxprune.facts.effects import IN_PLACE_OPERATORS, in_place_argument, is_in_place
-from fxprune.facts.repeated_calls import Repeated, RepeatedCalls, Values, made
+from fxprune.facts.repeated_calls import Repeated, Values, made
 from fxprune.facts.shapes import META, WRITES
 from fxprune.graph import called_module, caller_path, place, require_order
 from fxprune.interpreter import Interpreter, plain
@@ -58,7 +58,7 @@ def functionalize(graph_module: fx.GraphModule, values: Values) -> None:
     if not mutating:
         return
     storages = _Storages(nodes, values)
-    runner, repeated = Interpreter(graph_module), RepeatedCalls()
+    runner = Interpreter(graph_module)
     for node in mutating:
         target = writes.get(node) or _mutated(node)
         if target is None:
@@ -80,7 +80,7 @@ def functionalize(graph_module: fx.GraphModule, values: Values) -> None:
             node.meta[META] = target.meta[META]
         else:
             _make_functional(node)
-            _require_same_kind(runner, repeated, node, values)
+            _require_same_kind(runner, node, values)
         for alias, users in late.items():
             alias.replace_all_uses_with(node, delete_user_cb=set(users).__contains__, propagate_meta=False)
     require_order(graph_module)
@@ -105,7 +105,7 @@ def _refusal(node: fx.Node, why: str) -> TraceError:
     return TraceError(message, path=caller_path(node), reason=message)
 
 
-def _require_same_kind(runner: Interpreter, repeated: RepeatedCalls, node: fx.Node, values: Values) -> None:
+def _require_same_kind(runner: Interpreter, node: fx.Node, values: Values) -> None:
     """Raise TraceError if the out-of-place form that ``node`` now has computes another shape or dtype."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), values.raw)
 
@@ -114,7 +114,7 @@ def _require_same_kind(runner: Interpreter, repeated: RepeatedCalls, node: fx.No
         with evaluating(module) if module is not None else torch.no_grad():
             return getattr(runner, node.op)(node.target, plain(args), plain(kwargs))
 
-    if _kind(repeated.call(node, args, kwargs, compute)) != _kind(values.raw(node)):
+    if _kind(values.calls.call(node, args, kwargs, compute)) != _kind(values.raw(node)):
         raise _refusal(node, "changes dtype or shape out of place")
 
 

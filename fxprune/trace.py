@@ -10,7 +10,6 @@ a read of ``self.training``, so that the graph still trains as the model does.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -90,18 +89,12 @@ def _fingerprint(graph_module: fx.GraphModule) -> str:
 
     It is that of the network's structure, so that two traces of one network, on whatever inputs, share it.
     """
-    nodes = [
-        [
-            region,
-            node.name,
-            node.op,
-            str(getattr(node.target, "__name__", node.target)),
-            [source.name for source in node.all_input_nodes],
-        ]
+    lines = [
+        f"{region} {n.name} {n.op} {getattr(n.target, '__name__', n.target)} {[s.name for s in n.all_input_nodes]}"
         for region, graph in graphs_of(graph_module)
-        for node in graph.graph.nodes
+        for n in graph.graph.nodes
     ]
-    return hashlib.sha256(json.dumps(nodes).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _count_calls_per_sample(graph_module: fx.GraphModule, batch: Fraction) -> None:

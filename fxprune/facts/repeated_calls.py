@@ -75,10 +75,11 @@ class Repeated:
 
 
 class Values:
-    """The value of every node of a graph, and its metadata where it is at hand."""
+    """The value of every node of a graph, and its metadata where it is at hand; ``calls`` made them."""
 
     def __init__(self) -> None:
         self._values: dict[fx.Node, Any] = {}
+        self.calls = RepeatedCalls()
 
     def __getitem__(self, node: fx.Node) -> Any:
         """Return the value of ``node``; raises KeyError if there is none."""

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from fxprune.errors import TraceError
 from fxprune.facts.effects import is_in_place
-from fxprune.facts.repeated_calls import RepeatedCalls, Values
+from fxprune.facts.repeated_calls import Values
 from fxprune.graph import called_module, module_path
 from fxprune.interpreter import Interpreter
 from fxprune.module_tree import evaluating, has_hooks, is_opaque
@@ -41,7 +41,6 @@ class _Recorder(Interpreter):
         super().__init__(graph_module, keep=True)
         self.values = Values()
         self._mode = mode
-        self._repeated = RepeatedCalls()
 
     def run_all(self, *args: Any) -> None:
         """Work out the value of every node."""
@@ -69,7 +68,7 @@ class _Recorder(Interpreter):
     def _fake_value(self, n: fx.Node) -> Any:
         args = fx.map_arg(n.args, self.env.__getitem__)
         kwargs = fx.map_arg(n.kwargs, self.env.__getitem__) if n.kwargs else {}
-        return self._repeated.call(n, args, kwargs, self._compute)
+        return self.values.calls.call(n, args, kwargs, self._compute)
 
     def _compute(self, n: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assert self._mode is not None
@@ -122,13 +121,28 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Val
                 raise _NeedsData
             mode = FakeTensorMode(allow_non_fake_inputs=True)
             recorder = _Recorder(graph_module, mode)
-            recorder.run_all(*map_tensors(tuple(inputs), mode.from_tensor))
+            recorder.run_all(*_fake_inputs(tuple(inputs), mode))
         except (DataDependentOutputException, DynamicOutputShapeException, _NeedsData):
             recorder = _Recorder(graph_module)
             recorder.run_all(*copy_tensors(tuple(inputs)))
     for node in graph_module.graph.nodes:
         node.meta[META] = recorder.values.metadata(node)
     return recorder.values
+
+
+def _fake_inputs(inputs: tuple[Any, ...], mode: FakeTensorMode) -> Any:
+    """Return ``inputs`` with fake tensors; those of plain ones are made past torch's converter, which takes long."""
+    known: dict[int, torch.Tensor] = {}
+
+    def fake(x: torch.Tensor) -> torch.Tensor:
+        if type(x) is not torch.Tensor or x.layout is not torch.strided or x._is_view() or x.requires_grad:
+            return mode.from_tensor(x)
+        if id(x) not in known:
+            meta = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+            known[id(x)] = FakeTensor(mode, meta, x.device)
+        return known[id(x)]
+
+    return map_tensors(inputs, fake)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from torch import fx, nn
 
-from fxprune.copies import LazyGraphModule
+from fxprune.copies import LazyGraphModule, graph_module_of
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.functionalize import functionalize
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module
@@ -105,7 +105,7 @@ def _graph_module(own: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     kind = type(own).__name__
     reading = [node for node in graph.nodes if node.op in ("call_module", "get_attr")]
     if not any(str(node.target).partition(".")[0] in RESERVED for node in reading):
-        return LazyGraphModule(own, graph, class_name=kind)
+        return graph_module_of(own, graph)
     state = {}
     for node in reading:
         value = attribute(own, str(node.target))

@@ -3,8 +3,8 @@
     python benchmarks/compile_steps.py time resnet110 --turns 5 --seconds 60       # prints a JSON row
     python benchmarks/compile_steps.py memory resnet110
 
-Times are of one thread, with garbage collection off while the clock runs, as timeit has it: CPU seconds of the
-process, and wall-clock seconds beside them. The ways to compile take turns.
+Times are of one thread, CPU seconds of the process and wall-clock seconds beside them. No garbage is collected from
+before a way's first step to after its last, as timeit has it. The ways to compile take turns.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,13 +65,21 @@ class Clock:
 
     def measure(self, name: str, step: Callable[[], _Result]) -> _Result:
         """Run ``step`` and note under ``name`` what it took."""
-        gc.collect()
-        gc.disable()
         wall, cpu = time.perf_counter(), time.process_time()
         result = step()
         self.cpu[name], self.wall[name] = time.process_time() - cpu, time.perf_counter() - wall
-        gc.enable()
         return result
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Collect garbage now, and none inside."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def close_half(sparse: fx.GraphModule) -> None:
@@ -145,13 +154,17 @@ def measure_times(name: str, turns: int, seconds: float, peer_seconds: float) ->
         if turn >= 2 and time.perf_counter() - start > seconds:
             break
         clocks = {way: Clock() for way in (FLOOR, OURS, VERIFIED, PEER)}
-        clocks[FLOOR].measure("trace", lambda: fx.symbolic_trace(model))
-        compile_network(model, image, clocks[OURS], rest=True)
-        compile_verified(model, image, clocks[VERIFIED])
+        with no_collection():
+            clocks[FLOOR].measure("trace", lambda: fx.symbolic_trace(model))
+        with no_collection():
+            compile_network(model, image, clocks[OURS], rest=True)
+        with no_collection():
+            compile_verified(model, image, clocks[VERIFIED])
         if not problem:
             pruned = copy.deepcopy(model)
             try:
-                clocks[PEER].measure("half", partial(prune_with_peer, pruned, image, peer_seconds))
+                with no_collection():
+                    clocks[PEER].measure("half", partial(prune_with_peer, pruned, image, peer_seconds))
             except Exception as error:
                 problem = f"{type(error).__name__}: {first_line(error)}"
         for way, one in clocks.items():

@@ -17,6 +17,7 @@ from torch import fx
 
 from fxprune.errors import TraceError
 from fxprune.facts.effects import IN_PLACE_OPERATORS, in_place_argument, is_in_place
+from fxprune.facts.known_shapes import ELEMENTWISE
 from fxprune.facts.repeated_calls import Repeated, Values, made
 from fxprune.facts.shapes import META, WRITES
 from fxprune.graph import called_module, caller_path, place, require_order
@@ -58,7 +59,7 @@ def functionalize(graph_module: fx.GraphModule, values: Values) -> None:
     if not mutating:
         return
     storages = _Storages(nodes, values)
-    runner = Interpreter(graph_module)
+    runner = Interpreter(graph_module, keep=True)
     for node in mutating:
         target = writes.get(node) or _mutated(node)
         if target is None:
@@ -107,6 +108,8 @@ def _refusal(node: fx.Node, why: str) -> TraceError:
 
 def _require_same_kind(runner: Interpreter, node: fx.Node, values: Values) -> None:
     """Raise TraceError if the out-of-place form that ``node`` now has computes another shape or dtype."""
+    if type(called_module(node)) in ELEMENTWISE:
+        return
     args, kwargs = fx.map_arg((node.args, node.kwargs), values.raw)
 
     def compute(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

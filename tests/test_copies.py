@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any
 
+import pytest
 import torch
-from helpers import tiny
+from helpers import tiny, traced
+from random_nets import RandomNet
 from torch import nn
 
 import fxprune
 from fxprune import passes
+from fxprune.copies import copy_graph
 
 
 class Locked(nn.Module):
@@ -102,3 +106,26 @@ def test_code_of_a_copy_is_generated_when_it_is_called() -> None:
     stage = passes.FoldBatchNorm()(graph).graph_module
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(stage(x), graph(x))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding")
+@pytest.mark.parametrize("seed", range(4))
+def test_a_copied_graph_is_what_deepcopy_makes(seed: int) -> None:
+    graph = traced(RandomNet(seed), torch.randn(2, 4, 8, 8)).graph
+    for node in [node for node in graph.nodes if node.op == "call_function"][:1]:  # names that are free again
+        with graph.inserting_after(node):
+            graph.erase_node(graph.call_function(torch.relu, (node,)))
+    mine, torchs = copy_graph(graph), copy.deepcopy(graph)
+    for new, expected in zip(mine.nodes, torchs.nodes, strict=True):
+        assert (new.name, new.op, new.target, str(new.args), new.kwargs, new.meta) == (
+            (expected.name, expected.op, expected.target, str(expected.args), expected.kwargs, expected.meta)
+        )
+        assert list(map(str, new.users)) == list(map(str, expected.users))
+        assert new.graph is mine
+        assert new in mine.find_nodes(op=new.op, target=new.target if new.op == "call_function" else None)
+    assert len(mine.nodes) == len(torchs.nodes)
+    for target in (torch.relu, torch.add, torch.flatten):  # and so are the names that come next
+        for one in (mine, torchs):
+            one.inserting_before(next(reversed(one.nodes)))
+        assert mine.call_function(target).name == torchs.call_function(target).name
+    mine.lint()

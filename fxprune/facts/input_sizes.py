@@ -10,28 +10,29 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-import torch
 from torch import fx
 
-from fxprune.graph import example_inputs_of
+from fxprune.graph import EXAMPLE_INPUTS, example_inputs_of
 from fxprune.interpreter import Interpreter
 from fxprune.module_tree import evaluating
-from fxprune.nests import copy_tensors
+from fxprune.nests import copy_tensors, map_tensors
 
 
 def input_sizes(graph_module: fx.GraphModule, nodes: Collection[fx.Node]) -> dict[fx.Node, float]:
     """Return the root mean square of what each of ``nodes`` reads first, on the graph's example inputs.
 
-    One forward pass in eval mode, where the weights are. A size that is no unit, 0 or infinite, is given as 1.
+    One forward pass in eval mode, where the weights are. A size that is no unit, 0 or infinite, is given as 1. Of a
+    graph without example inputs nothing is known: an empty dict.
     """
-    if not nodes:
+    if not nodes or EXAMPLE_INPUTS not in graph_module.meta:
         return {}
     sources = {node: node.args[0] if node.args else node.kwargs["input"] for node in nodes}
     runner = _SizeRecorder(graph_module, set(sources.values()))
-    weight = next(graph_module.parameters(), None)
     inputs = copy_tensors(example_inputs_of(graph_module))
+    weight = next(graph_module.parameters(), None)
     if weight is not None:
-        inputs = fx.node.map_aggregate(inputs, lambda a: a.to(weight.device) if isinstance(a, torch.Tensor) else a)
+        device = weight.device
+        inputs = map_tensors(inputs, lambda tensor: tensor.to(device))
     with evaluating(graph_module):
         runner.run(*inputs)
     found = {node: runner.sizes[source] for node, source in sources.items()}

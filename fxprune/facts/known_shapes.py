@@ -32,7 +32,7 @@ def worked_out(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         return found
     weights = tuple(module._parameters.values()) if module is not None else ()
     if type(module) in _CONVS:
-        return _on_meta(module._conv_forward, (*args, *weights), {})
+        return _behind_conv(module, args[0])
     if type(module) is nn.Linear:
         return _on_meta(functional.linear, (*args, *weights), {})
     if type(module) is nn.LayerNorm:
@@ -78,8 +78,12 @@ def _plain_to_see(node: fx.Node, args: tuple[Any, ...]) -> FakeTensor | None:
         return None
     if type(module) in ELEMENTWISE:
         return first if getattr(module, "inplace", False) else _new(first, first.shape)
-    shape = _shape_behind(module, first)
-    return None if shape is None else _new(first, shape)
+    if type(module) in _CONVS:
+        return _behind_conv(module, first)
+    weight = module._parameters.get("weight")
+    if type(module) is not nn.Linear or weight is None or weight.dtype != first.dtype or not first.dim():
+        return None
+    return _new(first, (*first.shape[:-1], module.out_features)) if first.shape[-1] == weight.shape[1] else None
 
 
 def _new(like: FakeTensor, shape: Sequence[int]) -> FakeTensor:
@@ -98,15 +102,15 @@ def _concatenated(tensors: Sequence[FakeTensor], dim: Any = 0) -> FakeTensor | N
     return _new(tensors[0], shape)
 
 
-def _shape_behind(module: nn.Module, x: FakeTensor) -> tuple[int, ...] | None:
-    """Return the shape of what a conv or linear layer returns; None if ``x`` does not fit, or anything is unusual."""
-    weight = module._parameters.get("weight")
-    if weight is None or weight.dtype != x.dtype or not weight.is_contiguous():
+def _behind_conv(conv: Any, x: Any) -> FakeTensor | None:
+    """Return the output of a conv: in channels_last if its input or its weight is; None if anything is unusual."""
+    weight = conv._parameters.get("weight")
+    if type(x) is not FakeTensor or weight is None or weight.dtype != x.dtype or x.dim() != weight.dim():
         return None
-    if type(module) is nn.Linear:
-        return (*x.shape[:-1], module.out_features) if x.dim() and x.shape[-1] == weight.shape[1] else None
-    conv: Any = module
-    if type(conv) not in _CONVS or x.dim() != weight.dim() or x.shape[1] != weight.shape[1] * conv.groups:
+    if x.shape[1] != weight.shape[1] * conv.groups:
+        return None
+    formats = {_memory_format(x), _memory_format(weight)}
+    if None in formats:
         return None
     if conv.padding == "same":
         sizes = list(x.shape[2:])
@@ -114,4 +118,16 @@ def _shape_behind(module: nn.Module, x: FakeTensor) -> tuple[int, ...] | None:
         padding = (0,) * (x.dim() - 2) if conv.padding == "valid" else conv.padding
         geometry = zip(x.shape[2:], padding, conv.dilation, weight.shape[2:], conv.stride, strict=True)
         sizes = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, p, d, k, s in geometry]
-    return (x.shape[0], weight.shape[0], *sizes) if min(sizes) > 0 else None
+    if min(sizes) <= 0:
+        return None
+    format_ = next((one for one in formats if one is not torch.contiguous_format), torch.contiguous_format)
+    shape = (x.shape[0], weight.shape[0], *sizes)
+    meta = torch.empty(shape, dtype=x.dtype, device="meta", memory_format=format_)
+    return FakeTensor(x.fake_mode, meta, x.fake_device)
+
+
+def _memory_format(tensor: torch.Tensor) -> torch.memory_format | None:
+    if tensor.is_contiguous():
+        return torch.contiguous_format
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    return last if last is not None and tensor.is_contiguous(memory_format=last) else None

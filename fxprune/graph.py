@@ -1,4 +1,4 @@
-"""What every pass needs to read and rebuild a GraphModule: uses, submodules, regions, origins.
+"""What every pass needs to read and rebuild a graph: uses, regions, origins, what is no longer used.
 
 Origins are plain data in ``node.meta``: ``fxprune_origin`` holds the names of the traced nodes that a node
 stands for (in traced order, the one whose value it computes last), ``fxprune_path`` the module path it came

@@ -12,6 +12,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import fx, nn
 
+from fxprune.nests import PLAIN
+
 CALLS = "fxprune_calls"  # of a region: the elements that it reads in all its calls, over those of its example
 PER_SAMPLE = "fxprune_per_sample"  # of a region: what its MACs are divided by to be those of one sample
 
@@ -122,7 +124,6 @@ def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
 
 
 _TABLES = frozenset(vars(nn.Module()))  # torch's own, which modules do not share
-_PLAIN = frozenset((int, float, bool, str, type(None)))
 
 
 def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -139,7 +140,7 @@ def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     state: dict[str, Any] = {}
     for name, value in how[2].items():  # what the module's own __getstate__ leaves of it
         sort = type(value)
-        if sort in _PLAIN or (sort is tuple and _PLAIN.issuperset(map(type, value))):
+        if sort in PLAIN or (sort is tuple and PLAIN.issuperset(map(type, value))):
             pass
         elif name == "_modules":
             value = sort((key, child and _deepcopy_module(child, memo)) for key, child in value.items())

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.fx.immutable_collections import immutable_dict
 
+PLAIN = frozenset((int, float, bool, str, type(None)))  # what holds no tensor, and nothing else
+
 
 def map_tensors(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:
     """Return ``value`` with every tensor in it replaced by what ``function`` makes of it; containers are new."""

@@ -18,6 +18,7 @@ from torch import distributed, fx
 
 from fxprune.errors import FxpruneError
 from fxprune.facts.costs import node_params, total_macs
+from fxprune.facts.input_sizes import root_mean_square
 from fxprune.facts.layers import Layer, count_for_target
 from fxprune.facts.shapes import shape
 from fxprune.graph import TRACED_MACS, example_inputs_of, graphs_of
@@ -193,8 +194,8 @@ class SteeredL1(ProximalL1):
         """Take the size of what ResConvs read as their shortcut's unit, where that changes nothing."""
 
         def measure(module: ResConv, inputs: tuple[torch.Tensor, ...]) -> None:
-            rms = inputs[0].detach().float().square().mean().sqrt()
-            if 0 < float(rms) < math.inf:
+            rms = root_mean_square(inputs[0])
+            if 0 < rms < math.inf:
                 module.input_rms.fill_(rms)
 
         modules = [self.layers[path] for path, layer in self._found.items() if layer.region == region]

@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import fx
 
 from fxprune.graph import EXAMPLE_INPUTS, example_inputs_of
@@ -39,6 +40,11 @@ def input_sizes(graph_module: fx.GraphModule, nodes: Collection[fx.Node]) -> dic
     return {node: size if 0 < size < math.inf else 1.0 for node, size in found.items()}
 
 
+def root_mean_square(value: torch.Tensor) -> float:
+    """Return the size of a tensor's elements."""
+    return float(value.detach().float().square().mean().sqrt())
+
+
 class _SizeRecorder(Interpreter):
     def __init__(self, graph_module: fx.GraphModule, wanted: Collection[Any]) -> None:
         super().__init__(graph_module)
@@ -48,5 +54,5 @@ class _SizeRecorder(Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if n in self.wanted:
-            self.sizes[n] = float(value.detach().float().square().mean().sqrt())
+            self.sizes[n] = root_mean_square(value)
         return value

@@ -78,8 +78,6 @@ def _plain_to_see(node: fx.Node, args: tuple[Any, ...]) -> FakeTensor | None:
         return None
     if type(module) in ELEMENTWISE:
         return first if getattr(module, "inplace", False) else _new(first, first.shape)
-    if type(module) in _CONVS:
-        return _behind_conv(module, first)
     weight = module._parameters.get("weight")
     if type(module) is not nn.Linear or weight is None or weight.dtype != first.dtype or not first.dim():
         return None

@@ -19,10 +19,10 @@ from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 from fxprune.facts.known_shapes import ELEMENTWISE, worked_out
 from fxprune.graph import called_module
 from fxprune.module_tree import has_hooks
-from fxprune.nests import map_tensors, tensors_in
+from fxprune.nests import PLAIN, map_tensors, tensors_in
 from fxprune.operators import is_torchs_own
 
-_PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device, torch.Size))
+_HASHABLE = PLAIN | {torch.dtype, torch.device, torch.Size}
 
 
 class _Unknown(Exception):
@@ -222,7 +222,7 @@ def _kind(value: Any) -> Hashable:
     kind = type(value)
     if kind is Repeated:
         return value.output.kind  # type: ignore[no-any-return]
-    if kind in _PLAIN:
+    if kind in _HASHABLE:
         return kind, value
     if isinstance(value, FakeTensor):
         if value.constant is not None or value.storage_offset() or value.is_conj() or value.is_neg():

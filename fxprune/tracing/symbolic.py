@@ -16,12 +16,12 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.errors import TraceError, first_line
+from fxprune.nests import PLAIN
 from fxprune.tracing.assumptions import Assumption, assertion_message
 from fxprune.tracing.inputs import Argument, Call
 from fxprune.tracing.source import current_frame, current_line, line_of_error
 
 _DEVICES = ("cpu", "cuda")
-_PLAIN = frozenset((int, float, bool, str, type(None)))
 
 
 class RecordingProxy(fx.Proxy):
@@ -137,7 +137,7 @@ class SymbolicTracer(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         """Lower a value to a graph argument: what most arguments are is told apart first."""
         kind = type(a)
-        if kind in _PLAIN:
+        if kind in PLAIN:
             return a
         if kind is tuple:
             return tuple([self.create_arg(part) for part in a])

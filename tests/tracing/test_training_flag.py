@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 import fxprune
-from fxprune.tracing import training_flag
+from fxprune.tracing import attempt
 
 
 class Residual(nn.Module):
@@ -25,7 +25,7 @@ class Residual(nn.Module):
 
 
 def test_stochastic_depth_follows_the_flag_without_a_second_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_flag, "follow_training_flag", None)  # would be called for a second trace
+    monkeypatch.setattr(attempt, "follow_training_flag", None)  # would be called for a second trace
     x = torch.randn(2, 3, 8, 8)
     graph = fxprune.trace(Residual(), x)
     assert torch.equal(graph.train()(x), x)

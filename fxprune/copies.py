@@ -10,7 +10,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.fx.graph_module import _copy_attr
 
 from fxprune.graph import PRESERVED
-from fxprune.module_tree import is_opaque, is_region, regions_in
+from fxprune.module_tree import empty_module, is_opaque, is_region, regions_in
 
 
 class _CodeOnDemand:
@@ -56,7 +56,7 @@ def _install(root: nn.Module, made: nn.Module, target: str) -> None:
         if container is child:
             return  # a module around it is installed
         if container is None:
-            container = made._modules[atom] = nn.Module()
+            container = made._modules[atom] = empty_module()
         root, made = child, container
     made._modules[last] = root._modules[last]
 
@@ -124,7 +124,7 @@ def _copy_containers(graph_module: fx.GraphModule) -> nn.Module:
     def duplicate(module: nn.Module, path: str) -> nn.Module:
         if path in called:
             return _copy_around_regions(module)
-        fresh = nn.Module()
+        fresh = empty_module()
         fresh.training = module.training
         fresh._parameters.update(module._parameters)
         fresh._buffers.update(module._buffers)

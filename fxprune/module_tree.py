@@ -123,7 +123,19 @@ def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
     return _deepcopy_module(module, memo)
 
 
-_TABLES = frozenset(vars(nn.Module()))  # torch's own, which modules do not share
+_EMPTY = vars(nn.Module())
+_TABLES = frozenset(_EMPTY)  # torch's own, which modules do not share
+_SETTINGS = {name: value for name, value in _EMPTY.items() if type(value) in PLAIN}
+_NEW = tuple((name, type(value)) for name, value in _EMPTY.items() if name not in _SETTINGS)
+
+
+def empty_module() -> nn.Module:
+    """Return ``nn.Module()``, in half the time: every copy of a graph makes its containers anew."""
+    made = nn.Module.__new__(nn.Module)
+    made.__dict__.update(_SETTINGS)
+    for name, table in _NEW:
+        made.__dict__[name] = table()
+    return made
 
 
 def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:

@@ -7,7 +7,7 @@ untouched submodule. Its contract says what stays true; :class:`fxprune.Pipeline
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar
@@ -98,13 +98,14 @@ class Pass(ABC):
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Apply the pass to a copy of ``graph_module`` and return the result; the input is never changed."""
         given = graph_module
-        if not any(self.may_apply(graph) for _, graph in graphs_of(given)):
+        if not self.may_apply(given):
             return PassResult(given, False)
         work = copy_graph_module(given)
+        graphs = graphs_of(work)
         log = Log()
-        self.rewrite_all(work, log)
+        self.rewrite_all(graphs, log)
         if log.rewritten:
-            for _, graph_module in graphs_of(work):
+            for _, graph_module in graphs:
                 remove_unused_state(graph_module)
                 require_order(graph_module)
                 graph_module.recompile()
@@ -117,16 +118,19 @@ class Pass(ABC):
         )
 
     def may_apply(self, graph_module: fx.GraphModule) -> bool:
-        """Say whether the pass may find anything to rewrite or to decline: a quick look, which spares a copy."""
+        """Say whether the pass may find anything to rewrite or to decline: a quick look, which spares a copy.
+
+        It answers for the regions too.
+        """
         return True
 
-    def rewrite_all(self, graph_module: fx.GraphModule, log: Log) -> None:
-        """Rewrite ``graph_module`` and the regions in its opaque modules, one graph after the other.
+    def rewrite_all(self, graphs: Sequence[tuple[str, fx.GraphModule]], log: Log) -> None:
+        """Rewrite one graph after the other: the outermost, and the regions in its opaque modules.
 
-        A pass that must see all graphs at once overrides this, and sets ``log.region`` to the path of the graph that
-        it is in (see :func:`fxprune.graph.graphs_of`).
+        A pass that must see all ``graphs`` at once overrides this, and sets ``log.region`` to the path of the graph
+        that it is in (see :func:`fxprune.graph.graphs_of`).
         """
-        for log.region, graph in graphs_of(graph_module):
+        for log.region, graph in graphs:
             self.rewrite(graph, log)
         log.region = ""
 

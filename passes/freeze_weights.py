@@ -21,7 +21,7 @@ from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
 from fxprune.facts.convs import CONV_CLASSES, TRANSPOSED_CLASSES, ConvCall, conv_call, is_conv
 from fxprune.folding import make_parameter, rounded
-from fxprune.graph import called_module, erase_unread, inherit
+from fxprune.graph import called_module, erase_unread, graphs_of, inherit
 from fxprune.module_tree import every_module, has_hooks
 from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Log, Pass
@@ -39,14 +39,7 @@ class FreezeWeights(Pass):
 
     def may_apply(self, graph_module: fx.GraphModule) -> bool:
         """Say whether any weight may be computed, or read by a function."""
-        for node in graph_module.graph.nodes:
-            module = called_module(node)
-            if module is not None and any(map(computed_weights, every_module(module))):
-                return True
-            reads = node.op == "get_attr" or node.target is functional.linear
-            if reads or (node.op == "call_function" and is_conv(node)):
-                return True
-        return False
+        return any(map(_may_freeze, (node for _, graph in graphs_of(graph_module) for node in graph.graph.nodes)))
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Freeze every such weight."""
@@ -151,6 +144,13 @@ class FreezeWeights(Pass):
         inherit(new, node, made_by=self.name)
         node.replace_all_uses_with(new, propagate_meta=False)
         erase_unread(node)
+
+
+def _may_freeze(node: fx.Node) -> bool:
+    module = called_module(node)
+    if module is not None:
+        return any(map(computed_weights, every_module(module)))
+    return node.op == "get_attr" or node.target is functional.linear or (node.op == "call_function" and is_conv(node))
 
 
 def _with_conv(resconv: ResConv, conv: nn.Module) -> ResConv:

@@ -10,7 +10,7 @@ first, so that the signal keeps its size: its shortcut is the one that it has at
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -19,7 +19,7 @@ from torch import fx, nn
 from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError
 from fxprune.facts.input_sizes import input_sizes
-from fxprune.facts.layers import Layer, count_for_target, layers
+from fxprune.facts.layers import Layer, count_for_target, layers_of_graph
 from fxprune.facts.liveness import erase
 from fxprune.graph import inherit
 from fxprune.resconv import ResConv
@@ -63,9 +63,10 @@ class RemoveLayers(Pass):
         """Not used: the layers of all graphs are ranked together."""
         raise NotImplementedError
 
-    def rewrite_all(self, graph_module: fx.GraphModule, log: Log) -> None:
+    def rewrite_all(self, graphs: Sequence[tuple[str, fx.GraphModule]], log: Log) -> None:
         """Take the chosen layers out."""
-        found = [one for one in layers(graph_module) if isinstance(one.module, self.kinds)]
+        found = [one for path, graph in graphs for one in layers_of_graph(graph, path)]
+        found = [one for one in found if isinstance(one.module, self.kinds)]
         scales = {one.node: one.scale for one in found}
         ranked = sorted(found, key=lambda one: self._key(one, scales[one.node]))
         threshold = self.threshold
@@ -75,7 +76,7 @@ class RemoveLayers(Pass):
         others = [one for one in ranked if scales[one.node] > threshold]
         wanted = 0
         if self.target_macs is not None:
-            wanted = count_for_target(graph_module, [*zeros, *others], self.target_macs) - len(zeros)
+            wanted = count_for_target(graphs[0][1], [*zeros, *others], self.target_macs) - len(zeros)
         chosen = {layer.node for layer in [*zeros, *others[: max(wanted, 0)]]}
         small = {layer.node for layer in zeros}
         sizes = _sizes_of_untrained(layer for layer in others if layer.node in chosen)

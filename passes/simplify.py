@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle
 from typing import ClassVar
 
 from torch import fx
@@ -15,7 +16,7 @@ from fxprune.passes.eliminate_dead_code import EliminateDeadCode
 from fxprune.passes.fold_scale import FoldScale
 from fxprune.passes.propagate_zeros import PropagateZeros
 from fxprune.passes.remove_unused_submodules import RemoveUnusedSubmodules
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.rewriting import Contract, Log, Pass, Site
 
 SIMPLIFICATIONS: tuple[Pass, ...] = (
     DropIdentities(),
@@ -37,11 +38,17 @@ class Simplify(Pass):
     contract: ClassVar[Contract] = Contract.VALUES
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
-        """Run the simplifications to their fixed point."""
-        while True:
-            done = len(log.rewritten)
-            log.declined.clear()
-            for one in SIMPLIFICATIONS:
-                one.rewrite(graph_module, log)
-            if len(log.rewritten) == done:
-                return
+        """Run the simplifications in turn until none of them, one after the other, finds anything."""
+        declined: dict[Pass, list[Site]] = {}
+        idle = 0
+        for one in cycle(SIMPLIFICATIONS):
+            own = Log(region=log.region)
+            one.rewrite(graph_module, own)
+            log.rewritten += own.rewritten
+            log.warnings += own.warnings
+            declined[one] = own.declined
+            idle = 0 if own.rewritten else idle + 1
+            if idle == len(SIMPLIFICATIONS):
+                break
+        for one in SIMPLIFICATIONS:
+            log.declined += declined[one]

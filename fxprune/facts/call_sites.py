@@ -25,9 +25,10 @@ class CallSites:
                 self._calls[id(module)] += 1
                 if id(module) not in seen:
                     seen.add(id(module))
-                    self._reads.update(
-                        id(p) for m in module.modules() for p in m._parameters.values() if p is not None
-                    )
+                    for part in module.modules() if module._modules else (module,):
+                        for parameter in part._parameters.values():
+                            if parameter is not None:
+                                self._reads[id(parameter)] += 1
             elif node.op == "get_attr":
                 self._reads[id(attribute(graph_module, node.target))] += uses(node)
 

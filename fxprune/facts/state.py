@@ -11,12 +11,14 @@ from fxprune.targets import attribute
 
 def updated_reads(graph_module: fx.GraphModule) -> set[fx.Node]:
     """Return the reads of every tensor that an in-place op of the graph may write to, under whatever names."""
+    reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
+    if not reads:
+        return set()
     storages: set[int] = set()
     for node in graph_module.graph.nodes:
         if is_in_place(node):
             written = [node.args[0] if node.args else node.kwargs.get("input"), node.kwargs.get("out")]
             storages |= {_storage(graph_module, read) for read in _reads_behind(written)}
-    reads = {node for node in graph_module.graph.nodes if node.op == "get_attr"}
     return {read for read in reads if _storage(graph_module, read) in storages - {0}}
 
 

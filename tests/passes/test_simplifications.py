@@ -12,6 +12,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune import passes
+from fxprune.rewriting import Log
 
 
 def graph_of(function: Callable[[Any, torch.Tensor], torch.Tensor], **layers: nn.Module) -> fx.GraphModule:
@@ -221,6 +222,14 @@ def test_simplify_reaches_its_fixed_point() -> None:
     assert targets(passes.Simplify()(graph).graph_module) == ["Conv2d", "relu"]
     again = passes.Simplify()(passes.Simplify()(graph).graph_module)
     assert not again.modified
+
+
+def test_simplify_keeps_what_it_declined_in_another_region() -> None:
+    graph = graph_of(lambda m, x: m.drop(x), drop=nn.Dropout(0.5)).train()
+    log = Log()
+    for log.region in ("first", "second"):
+        passes.Simplify().rewrite(graph, log)
+    assert [site.node for site in log.declined] == ["first.drop", "second.drop"]
 
 
 def test_neutral_arithmetic_on_sizes_goes_too() -> None:

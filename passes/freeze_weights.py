@@ -150,7 +150,9 @@ def _may_freeze(node: fx.Node) -> bool:
     module = called_module(node)
     if module is not None:
         return any(map(computed_weights, every_module(module)))
-    return node.op == "get_attr" or node.target is functional.linear or (node.op == "call_function" and is_conv(node))
+    if node.op == "get_attr" and node.graph.owning_module is not None:
+        return isinstance(attribute(node.graph.owning_module, str(node.target)), torch.Tensor)
+    return node.target is functional.linear or (node.op == "call_function" and is_conv(node))
 
 
 def _with_conv(resconv: ResConv, conv: nn.Module) -> ResConv:

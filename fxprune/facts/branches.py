@@ -21,7 +21,6 @@ from torch.nn import functional
 
 from fxprune.facts.convs import is_conv
 from fxprune.facts.costs import batch_size, node_macs, node_params
-from fxprune.facts.effects import has_effect
 from fxprune.facts.liveness import Liveness
 from fxprune.facts.shapes import is_floating, is_size, same_shape
 from fxprune.graph import called_module, module_path, uses
@@ -146,7 +145,7 @@ def _obstacle(addition: fx.Node, exit_node: fx.Node, inside: set[fx.Node], flow:
     if uses(exit_node) != 1 and any(flow.live.needed(user) and user is not addition for user in exit_node.users):
         return f"its output {exit_node.name} is read by others too"
     for node in inside:
-        if has_effect(node):
+        if flow.live.has_effect(node):
             return f"{node.name} inside it changes state"
         outside = flow.reader_outside(node, inside, addition if node is exit_node else None)
         if outside is not None:

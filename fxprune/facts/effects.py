@@ -27,11 +27,11 @@ def is_guard(node: fx.Node) -> bool:
 
 def has_effect(node: fx.Node) -> bool:
     """Say whether ``node`` matters beside its value: it is an input or the output, or writes to memory."""
-    if node.op in ("placeholder", "output") or is_in_place(node):
-        return True
     module = called_module(node)
     if module is not None:
-        return bool(_flag(module, "_is_impure"))
+        return bool(_flag(module, "inplace") or _flag(module, "_is_impure"))
+    if node.op in ("placeholder", "output") or is_in_place(node):
+        return True
     if isinstance(node.target, _FUNCTIONS) and is_torchs_own(node.target):
         return _is_impure(node.target) and not is_guard(node)
     return node.is_impure() and not is_guard(node)

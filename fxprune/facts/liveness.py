@@ -14,9 +14,16 @@ class Liveness:
 
     def __init__(self, graph: fx.Graph) -> None:
         self._idle: set[fx.Node] = set()
+        self._effects: set[fx.Node] = set()
         for node in reversed(graph.nodes):
-            if is_guard(node) or (not has_effect(node) and self._idle.issuperset(node.users)):
+            if has_effect(node):
+                self._effects.add(node)
+            elif is_guard(node) or self._idle.issuperset(node.users):
                 self._idle.add(node)
+
+    def has_effect(self, node: fx.Node) -> bool:
+        """Say whether ``node`` matters beside its value, see :func:`fxprune.facts.effects.has_effect`."""
+        return node in self._effects
 
     def needed(self, node: fx.Node) -> bool:
         """Say whether the output, or another effect than an assertion, depends on ``node``."""
@@ -32,7 +39,7 @@ class Liveness:
         waiting = list(values)
         while waiting:
             node = waiting.pop()
-            if node in dead or node is kept or has_effect(node):
+            if node in dead or node is kept or node in self._effects:
                 continue
             if any(self.needed(user) and user not in dead and user is not reader for user in node.users):
                 continue

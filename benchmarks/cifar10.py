@@ -50,7 +50,9 @@ def main() -> None:
     parser.add_argument("--arm", help="baseline, or one of the targets: run only that, measure nothing")
     parser.add_argument("--shrink-share", type=float, default=0.25)
     parser.add_argument("--distill", type=float, default=0.0, help="with the fine-tuned baseline as the teacher")
-    parser.add_argument("--teacher", type=Path, help="weights of another teacher, so that arms need not wait for it")
+    parser.add_argument(
+        "--teachers", type=Path, nargs="+", help="weights of other teachers, whose mean it is: no arm waits for them"
+    )
     parser.add_argument("--layers", default="all", help="as for fxprune prune")
     add_training_arguments(parser, epochs=8, lr=0.05)
     arguments = parser.parse_args()
@@ -98,8 +100,9 @@ def prune(arguments: argparse.Namespace, settings: Settings, target: float, fold
     for name in ("epochs", "lr", "shrink_share", "precision", "seed", "workers"):
         command += ["--" + name.replace("_", "-"), str(getattr(settings, name))]
     if settings.distill:
-        teacher = arguments.teacher or folder / "baseline" / "weights.pt"
-        command += ["--distill", str(settings.distill), "--teacher-weights", str(teacher)]
+        command += ["--distill", str(settings.distill)]
+        for teacher in arguments.teachers or [folder / "baseline" / "weights.pt"]:
+            command += ["--teacher-weights", str(teacher)]
     cli(command, standalone_mode=False)
 
 

@@ -67,7 +67,10 @@ def demo(seed: int, out: Path) -> None:
 )
 @click.option("--temperature", default=4.0, type=click.FloatRange(0, min_open=True), help="Of distillation.")
 @click.option(
-    "--teacher-weights", type=click.Path(path_type=Path), help="Teach with MODEL with these weights instead."
+    "--teacher-weights",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Teach with MODEL with these weights instead; several: with the mean of their outputs.",
 )
 @click.option(
     "--recalibrate",
@@ -99,6 +102,7 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     torchrun --nproc-per-node 4 -m fxprune prune MODEL ...
     """
     from fxprune.training.data import default_workers, load_data
+    from fxprune.training.distillation import Ensemble
     from fxprune.training.engine import make_accelerator
     from fxprune.training.job import open_folder, prune_on_data
     from fxprune.training.settings import Settings
@@ -120,12 +124,13 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     settings = Settings(**options)
     torch.manual_seed(settings.seed)
     loaded = load_model(model, weights, classes)
-    teacher = None if teacher_weights is None else load_model(model, teacher_weights, classes).model
+    teachers = [load_model(model, path, classes).model for path in teacher_weights]
+    teacher = Ensemble(teachers) if len(teachers) > 1 else next(iter(teachers), None)
     images = load_data(data, image_size, on_bad_image=on_bad_image, in_memory=in_memory)
     run = {
         "model": model,
         "weights": weights and str(weights),
-        "teacher_weights": teacher_weights and str(teacher_weights),
+        "teacher_weights": [str(path) for path in teacher_weights],
         "data": data,
         "image_size": image_size,
         "in_memory": in_memory,

@@ -18,6 +18,7 @@ from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
 from fxprune.pipeline import Pipeline
 from fxprune.sparsity import ProximalL1, parameter_groups
 from fxprune.training.data import ImageData, Seeded, loader, step_batches, steps_per_epoch
+from fxprune.training.distillation import distillation
 from fxprune.training.evaluation import check_labels, evaluate, to_device
 from fxprune.training.metrics import Metrics
 from fxprune.training.settings import Schedule, Settings
@@ -194,13 +195,3 @@ class Trainer:
             left = len(self.shrink.layers) - len(self.shrink.closed)
             note += f", {left} of {len(self.shrink.layers)} layers left, {self.shrink.left:.1%} of the MACs"
         return note
-
-
-def distillation(logits: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return how far softened ``logits`` (N, classes) are from the teacher's: T^2 KL, mean over the images.
-
-    Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, arXiv 1503.02531.
-    """
-    student = functional.log_softmax(logits.float() / temperature, dim=1)
-    known = functional.log_softmax(teacher.float() / temperature, dim=1)
-    return functional.kl_div(student, known, reduction="batchmean", log_target=True) * temperature**2

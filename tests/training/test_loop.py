@@ -21,10 +21,11 @@ from fxprune.prune import insert_scales
 from fxprune.sparsity import ProximalL1
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
 from fxprune.training.data import ImageData, load_data, sample_inputs
+from fxprune.training.distillation import Ensemble, distillation
 from fxprune.training.engine import make_accelerator
 from fxprune.training.evaluation import evaluate, recalibrate
 from fxprune.training.job import prune_on_data
-from fxprune.training.loop import Trainer, distillation
+from fxprune.training.loop import Trainer
 from fxprune.training.metrics import Metrics, read_metrics
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
@@ -212,6 +213,12 @@ def test_distillation_learns_the_teacher(data: ImageData) -> None:
     student.eval()
     agreement = (student(images).argmax(1) == teacher(images).argmax(1)).float().mean()
     assert agreement > 0.85
+
+
+def test_several_teachers_are_their_mean() -> None:
+    first, second = nn.Linear(4, 3), nn.Linear(4, 3)
+    images = torch.randn(2, 4)
+    torch.testing.assert_close(Ensemble([first, second])(images), (first(images) + second(images)) / 2)
 
 
 def test_recalibrating_measures_plain_means() -> None:

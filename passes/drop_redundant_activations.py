@@ -24,12 +24,15 @@ class DropRedundantActivations(Pass):
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Drop every such activation."""
+        nodes = graph_module.graph.nodes
+        activations = [(node, linear) for node in nodes if (linear := activation_range(node)) is not None]
+        if not activations:
+            return
         bounds = bounds_of_values(graph_module)
         updated = updated_values(graph_module)
-        for node in list(graph_module.graph.nodes):
-            linear = activation_range(node)
+        for node, linear in activations:
             source = node.args[0] if node.args else None
-            if linear is None or not isinstance(source, fx.Node) or source in updated:
+            if not isinstance(source, fx.Node) or source in updated:
                 continue
             low, high = bounds.get(source, UNKNOWN)
             if not (linear[0] <= low and high <= linear[1]):

@@ -36,9 +36,12 @@ class PropagateZeros(Pass):
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Simplify every sum with a zero or with a conv of zeros."""
+        sums = [node for node in graph_module.graph.nodes if _terms(node)]
+        if not sums:
+            return
         bounds = bounds_of_values(graph_module)
         updated = updated_values(graph_module)
-        for node in list(graph_module.graph.nodes):
+        for node in sums:
             for kept, other in _terms(node):
                 if bounds.get(other) == ZERO and kept not in updated:  # a sum is a copy
                     log.rewrote(node, f"{other.name} is always zero")

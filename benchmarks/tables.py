@@ -2,7 +2,7 @@
 
     python benchmarks/tables.py
 
-Reads what cifar10.py, removal.py, plain.py and latency.py wrote; runs nothing.
+Reads what cifar10.py, removal.py, shrinking.py, plain.py and latency.py wrote; runs nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def main() -> None:
     for pattern, section in (
         ("cifar10_*.json", accuracy),
         ("removal_*.json", removal),
+        ("shrinking_*.json", shrinking),
         ("plain_*.json", plain),
         ("latency_*.json", latency),
     ):
@@ -109,6 +110,32 @@ def removal(name: str, record: dict[str, Any]) -> str:
     )
     network = name.removeprefix("removal_")
     return _section(f"{network}, right after removal", record, name, text, rows, headers, draw)
+
+
+def shrinking(name: str, record: dict[str, Any]) -> str:
+    """Return the section of ways to shrink the scales."""
+    rows = []
+    for arm, one in record["arms"].items():
+        zeros = sum(scale == 0 for scale in one["scales"])
+        scales = f"{zeros} of {len(one['scales'])}"
+        accuracies = [_percent(one[key]) for key in ("top1_before", "top1_after")]
+        rows.append([arm, scales, *accuracies, _percent(one["path"][-1]["top1"]), f"{one['macs_left']:.1%}"])
+    headers = ["", "scales at zero", "top-1 before the cut", "right after", "at the end", "MACs left"]
+
+    def draw(axes: Axes) -> None:
+        for arm, one in record["arms"].items():
+            axes.plot([p["epoch"] for p in one["path"]], [100 * p["top1"] for p in one["path"]], label=arm)
+        axes.set(xlabel="epoch", ylabel="held-out top-1, %", title="ways to shrink")
+        axes.legend()
+
+    settings = record["settings"]
+    text = (
+        f"The same checkpoint, {settings['epochs']} epochs each, target {settings['target']:g} of the MACs, met after "
+        f"{settings['shrink_share']:.0%} of the steps; what is not zero then is cut, smallest first. "
+        f"Seed {settings['seed']}, {settings['precision']}."
+    )
+    network = name.removeprefix("shrinking_")
+    return _section(f"{network}, ways to shrink the scales", record, name, text, rows, headers, draw)
 
 
 def plain(name: str, record: dict[str, Any]) -> str:

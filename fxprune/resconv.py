@@ -191,7 +191,7 @@ class ResConv(GateState):
     def closed_shortcut(self) -> float:
         """The shortcut once the gate is closed: the conv path's share goes to the identity path ("gain-gate")."""
         if self.parametrization == "free":
-            return float(self.free_shortcut)
+            return float(self.free_shortcut.detach())
         gain = self._gauge_now() if self.resting else float(self.gain)
         return float(self.signs[1]) * gain / float(self.input_rms)
 

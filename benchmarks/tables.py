@@ -130,7 +130,7 @@ def shrinking(name: str, record: dict[str, Any]) -> str:
 
     settings = record["settings"]
     text = (
-        f"The same checkpoint, {settings['epochs']} epochs each, target {settings['target']:g} of the MACs, met after "
+        f"The same checkpoint, {settings['epochs']} epochs each; {settings['target']:g} of the MACs left after "
         f"{settings['shrink_share']:.0%} of the steps; what is not zero then is cut, smallest first. "
         f"Seed {settings['seed']}, {settings['precision']}."
     )

@@ -122,7 +122,7 @@ def scaled_rows(weight: torch.Tensor, factor: torch.Tensor) -> nn.Parameter:
     rows = max(1, _CHUNK * len(weight) // max(1, weight.numel()))
     for start in range(0, len(weight), rows):
         part = slice(start, start + rows)
-        made[part] = weight[part].double() * broadcast[part]
+        made[part] = weight[part].to(torch.float64, copy=True).mul_(broadcast[part])
     return nn.Parameter(made, requires_grad=weight.requires_grad)
 
 

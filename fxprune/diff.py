@@ -19,7 +19,7 @@ from fxprune.diffing.graph_diff import GraphDiff
 from fxprune.diffing.guessing import match_by_guess
 from fxprune.diffing.matching import match_by_origin
 from fxprune.diffing.nodes import describe, totals
-from fxprune.diffing.reasons import Reasons
+from fxprune.diffing.reasons import reasons_of
 from fxprune.facts.costs import batch_size
 from fxprune.graph import TRACE, graphs_of
 from fxprune.rewriting import PassResult
@@ -45,7 +45,7 @@ def diff(before: fx.GraphModule, after: fx.GraphModule, *, results: Sequence[Pas
     """
     traces = before.meta.get(TRACE), after.meta.get(TRACE)
     by_origin = before is after or bool(results) or (traces[0] is not None and traces[0] == traces[1])
-    reasons = Reasons(results)
+    reasons = reasons_of(results)
     batches = batch_size(before), batch_size(after)
     old, new = dict(graphs_of(before)), dict(graphs_of(after))
     changes: list[Change] = []

@@ -27,10 +27,11 @@ class Changes:
         matches: Matches,
         batches: tuple[Batch, Batch],
         region: str,
-        reasons: Reasons,
+        reasons: tuple[Reasons, Reasons],
     ) -> None:
         self.before, self.after, self.matches = before, after, matches
-        self.batches, self.region, self.reasons = batches, region, reasons
+        self.batches, self.region = batches, region
+        self.reasons, self.declined = reasons
         self._became = {old: new for new, sources in matches.items() for old in sources}
         self._position = {old: index for index, old in enumerate(before)}
 
@@ -49,7 +50,8 @@ class Changes:
                 yield Change("removed", (self.before[old],), None, why=self.reasons.of(self.region, old))
 
     def _added(self, new: fx.Node) -> Change:
-        return Change("added", (), self.after[new], why=self.reasons.of(self.region, new))
+        why, declined = self.reasons.of(self.region, new), self.declined.of(self.region, new)
+        return Change("added", (), self.after[new], why=why, declined=declined)
 
     def _kept(self, new: fx.Node) -> Change:
         sources = self.matches[new]
@@ -69,5 +71,5 @@ class Changes:
         if not why and "input" in what:  # because what it read was removed, or something was put in between
             gone_or_new = {*old_reads, *new_reads} - self.matches.keys()
             why = self.reasons.of(self.region, *gone_or_new)
-        ordered = sorted(sources, key=self._position.__getitem__)
-        return Change(kind, tuple(self.before[old] for old in ordered), self.after[new], what, why)
+        ordered = tuple(self.before[old] for old in sorted(sources, key=self._position.__getitem__))
+        return Change(kind, ordered, self.after[new], what, why, self.declined.of(self.region, *sources, new))

@@ -52,7 +52,7 @@ class NodeInfo:
 
 @dataclass(frozen=True)
 class Reason:
-    """A pass rewrote something by a rule.
+    """A pass rewrote something by a rule, or left it alone for a reason.
 
     ``step`` is the pass's index in the pipelines between the two graphs, counted through; None for a pass alone.
     ``pass_name`` is "" where a pass's result does not tell it.
@@ -76,6 +76,7 @@ class Change:
         after: None if removed.
         what: what changed, in the order of ``WHAT``; empty if unchanged, removed or added.
         why: the rules behind it, in the order in which they were applied.
+        declined: why passes left it alone, in the order in which they looked at it; empty if it was removed.
     """
 
     kind: Kind
@@ -83,6 +84,7 @@ class Change:
     after: NodeInfo | None
     what: tuple[What, ...] = ()
     why: tuple[Reason, ...] = ()
+    declined: tuple[Reason, ...] = ()
 
     @property
     def main(self) -> NodeInfo:

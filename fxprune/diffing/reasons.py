@@ -1,8 +1,8 @@
-"""Why nodes changed: what passes said that they rewrote, by origin."""
+"""Why nodes changed or did not: what passes said that they rewrote or left alone, by origin."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from torch import fx
@@ -16,21 +16,28 @@ if TYPE_CHECKING:
 
 
 class Reasons:
-    """The rules that passes applied, each known by the origins that it concerns."""
+    """What passes said of the sites that they ``looked at``, each known by the origins that it concerns."""
 
-    def __init__(self, results: Sequence[PassResult | Step]) -> None:
+    def __init__(self, looked_at: Iterable[tuple[str, int | None, Sequence[Site]]]) -> None:
         self._reasons: list[Reason] = []
         self._found: dict[tuple[str, str], list[int]] = {}
-        for name, step, result in _steps(results):
-            for site in result.rewritten:
+        for name, step, sites in looked_at:
+            for site in sites:
                 for origin in site.origins:
                     self._found.setdefault((_region(site), origin), []).append(len(self._reasons))
                 self._reasons.append(Reason(name, site.why, step))
 
     def of(self, region: str, *nodes: fx.Node) -> tuple[Reason, ...]:
-        """Return the rules that concern ``nodes`` of the graph of ``region``, in the order of their application."""
+        """Return what concerns ``nodes`` of the graph of ``region``, in the order of the passes."""
         found = {index for node in nodes for name in origins(node) for index in self._found.get((region, name), ())}
         return tuple(dict.fromkeys(self._reasons[index] for index in sorted(found)))
+
+
+def reasons_of(results: Sequence[PassResult | Step]) -> tuple[Reasons, Reasons]:
+    """Return what the passes said of the sites that they rewrote, and of those that they declined."""
+    steps = list(_steps(results))
+    rewritten = Reasons((name, step, result.rewritten) for name, step, result in steps)
+    return rewritten, Reasons((name, step, result.declined) for name, step, result in steps)
 
 
 def _steps(results: Sequence[PassResult | Step]) -> Iterator[tuple[str, int | None, PassResult]]:

@@ -9,7 +9,8 @@
     CHANGE  {"kind": "unchanged" | "changed" | "fused" | "removed" | "added",
              "before": [NODE, ...], "after": NODE | null,
              "what": [str, ...],                        of op, kernel, bias, scale, value, shape, options, input
-             "why": [{"pass": str, "rule": str, "step": int | null}, ...]}
+             "why": [REASON, ...], "declined": [REASON, ...]}     what passes rewrote it by, why others did not
+    REASON  {"pass": str, "rule": str, "step": int | null}
     NODE    {"name": str, "op": str, "path": str, "inputs": [str, ...], "shape": [int, ...] | null,
              "macs": int, "params": int, "scale": number | null, "detail": str}
 
@@ -33,14 +34,18 @@ _T = TypeVar("_T")
 
 def change_to_data(change: Change) -> dict[str, Any]:
     """Return a CHANGE."""
-    why = [{"pass": reason.pass_name, "rule": reason.rule, "step": reason.step} for reason in change.why]
     return {
         "kind": change.kind,
         "before": [_node_to_data(node) for node in change.before],
         "after": change.after and _node_to_data(change.after),
         "what": list(change.what),
-        "why": why,
+        "why": [_reason_to_data(reason) for reason in change.why],
+        "declined": [_reason_to_data(reason) for reason in change.declined],
     }
+
+
+def _reason_to_data(reason: Reason) -> dict[str, Any]:
+    return {"pass": reason.pass_name, "rule": reason.rule, "step": reason.step}
 
 
 def _node_to_data(node: NodeInfo) -> dict[str, Any]:
@@ -73,19 +78,23 @@ def read(data: Any) -> tuple[tuple[Change, ...], Totals, Totals, str]:
 
 
 def _change(data: Any) -> Change:
-    why = _list(data["why"], lambda one: Reason(_text(one["pass"]), _text(one["rule"]), _optional(one["step"], _int)))
     change = Change(
         cast(Kind, _one_of(data["kind"], KINDS)),
         _list(data["before"], _node),
         _optional(data["after"], _node),
         tuple(cast(What, _one_of(one, WHAT)) for one in data["what"]),
-        why,
+        _list(data["why"], _reason),
+        _list(data.get("declined", []), _reason),  # not in files of versions that did not tell
     )
     count = len(change.before)
     fits = {"added": count == 0, "fused": count > 1}.get(change.kind, count == 1)
     if not fits or (change.after is None) != (change.kind == "removed"):
         raise ValueError(f"an entry that is {change.kind} has the wrong nodes")
     return change
+
+
+def _reason(data: Any) -> Reason:
+    return Reason(_text(data["pass"]), _text(data["rule"]), _optional(data["step"], _int))
 
 
 def _node(data: Any) -> NodeInfo:

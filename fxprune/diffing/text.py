@@ -116,6 +116,7 @@ def story(found: GraphDiff, name: str) -> list[Line]:
         what = " ".join(part for part in (first.op, first.detail) if part)
         lines.append(Line("module", printable(", ".join([f"{first.name}: {what}", *costs]))))
         lines += [Line("why", f"  {i}. {printable(str(why))}") for i, why in enumerate(change.why, start=1)]
+        lines += [Line("why", f"  left alone by {printable(str(why))}") for why in change.declined]
         lines.append(Line(change.kind, f"  {printable(_end(change))}"))
     return lines
 

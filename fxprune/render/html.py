@@ -132,8 +132,10 @@ class _Table:
     def change(self, change: Change) -> list[Any]:
         after = -1 if change.after is None else self.node(change.after)
         row = [KINDS.index(change.kind), [self.node(node) for node in change.before], after]
-        why = [self.reason(one) for one in change.why]
-        return [*row, change.what, why] if change.what or why else row
+        more = [change.what, *([self.reason(one) for one in reasons] for reasons in (change.why, change.declined))]
+        while more and not more[-1]:
+            more.pop()
+        return [*row, *more]
 
     def data(self) -> dict[str, Any]:
         return {

@@ -24,9 +24,11 @@ def test_the_form_is_the_documented_one() -> None:
     assert list(DATA) == ["format", "version", "matched_by", "before", "after", "changes"]
     assert (DATA["format"], DATA["version"], DATA["matched_by"]) == ("fxprune-diff", 1, "origin")
     assert list(DATA["before"]) == ["nodes", "macs", "params"]
-    assert list(fused()) == ["kind", "before", "after", "what", "why"]
+    assert list(fused()) == ["kind", "before", "after", "what", "why", "declined"]
     assert list(fused()["after"]) == [*("name", "op", "path", "inputs", "shape", "macs", "params", "scale", "detail")]
-    assert list(fused()["why"][0]) == ["pass", "rule", "step"]
+    declined = [reason for change in DATA["changes"] for reason in change["declined"]]
+    assert declined
+    assert all(list(reason) == ["pass", "rule", "step"] for reason in [*fused()["why"], *declined])
     again = json.loads(json.dumps(DATA))
     assert again == DATA  # nothing but JSON's own types
 
@@ -35,6 +37,13 @@ def test_fields_that_are_not_known_are_ignored() -> None:
     data = copy.deepcopy(DATA)
     data["later"] = data["changes"][0]["later"] = 1
     assert fxprune.GraphDiff.from_json(data) == fxprune.GraphDiff.from_json(DATA)
+
+
+def test_files_that_do_not_tell_what_was_declined_are_read() -> None:
+    data = copy.deepcopy(DATA)
+    for change in data["changes"]:
+        del change["declined"]
+    assert fxprune.GraphDiff.from_json(data).count("fused") == fxprune.GraphDiff.from_json(DATA).count("fused")
 
 
 def test_a_newer_version_is_refused() -> None:

@@ -74,6 +74,15 @@ def test_the_story_of_a_removed_layer(name: str) -> None:
     ]
 
 
+def test_the_story_of_what_stayed_says_why() -> None:
+    def reasons(name: str) -> list[str]:
+        return [line.text.strip() for line in story(whole(), name) if "left alone" in line.text]
+
+    assert reasons("stem.0") == ["left alone by insert-resconv: it changes the channels (3 -> 6)"]
+    assert reasons("block1.conv2") == ["left alone by remove-resconvs: scale 0.5 is above 0.01"]
+    assert reasons("block1.conv1") == []  # it went: no reason to stay is left
+
+
 def test_the_story_of_what_was_absorbed_and_of_what_is_not_there() -> None:
     lines = [line.text for line in story(whole(), "stem.1")]
     assert lines[-1] == "  fused: stem_0 and stem_1 are now stem_0, a Conv2d"

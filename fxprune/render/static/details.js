@@ -11,7 +11,8 @@ function fillDetails(panel, view, line, {go, toStage, close}) {
     el("div", {class: "details-head"}, el("span", {class: `badge ${kind}`}, `${view.kinds[change.kind].mark} ${kind}`.trim()), closer),
     el("h2", {}, main.path || main.name),
     change.what.length ? el("p", {class: "what"}, `changed: ${change.what.join(", ")}`) : "",
-    ...whyElements(view, change, toStage),
+    ...reasonElements(view, "Why", change.why, toStage),
+    ...reasonElements(view, "Left alone by", change.declined, toStage),
     propertiesElement(view, sides, go),
   );
 }
@@ -57,14 +58,14 @@ function linksElement(view, names, side, go) {
   return list;
 }
 
-function whyElements(view, change, toStage) {
-  if (!change.why.length) return [];
-  const items = change.why.map(({pass, rule, step}) => {
+function reasonElements(view, title, reasons, toStage) {
+  if (!reasons.length) return [];
+  const items = reasons.map(({pass, rule, step}) => {
     const label = pass || "a pass";
     if (step === null || step + 1 >= view.stageCount || view.stage === step + 1) return el("li", {}, el("code", {}, label), ` ${rule}`);
     const link = el("button", {type: "button", class: "link", title: `Show step ${step + 1}`}, label);
     link.addEventListener("click", () => toStage(step + 1));
     return el("li", {}, link, ` ${rule}`);
   });
-  return [el("h3", {}, "Why"), el("ol", {class: "why"}, ...items)];
+  return [el("h3", {}, title), el("ol", {class: "why"}, ...items)];
 }

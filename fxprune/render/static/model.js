@@ -9,8 +9,9 @@ function decode(data) {
     {name, op, path, inputs, shape, macs, params, scale, detail}));
   const reasons = data.reasons.map(([pass, rule, step]) => ({pass, rule, step}));
   const stages = data.stages.map((stage) => ({...stage, changes: stage.changes.map(
-    ([kind, before, after, what = [], why = []]) => ({kind, before: before.map((index) => nodes[index]),
-      after: after < 0 ? null : nodes[after], what, why: why.map((index) => reasons[index])}))}));
+    ([kind, before, after, what = [], why = [], declined = []]) => ({kind, before: before.map((index) => nodes[index]),
+      after: after < 0 ? null : nodes[after], what, why: why.map((index) => reasons[index]),
+      declined: declined.map((index) => reasons[index])}))}));
   return {...data, stages};
 }
 

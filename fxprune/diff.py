@@ -21,7 +21,7 @@ from fxprune.diffing.matching import match_by_origin
 from fxprune.diffing.nodes import describe, totals
 from fxprune.diffing.reasons import reasons_of
 from fxprune.facts.costs import batch_size
-from fxprune.graph import TRACE, graphs_of
+from fxprune.graph import TRACE, graphs_of, require_graph
 from fxprune.rewriting import PassResult
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def diff(before: fx.GraphModule, after: fx.GraphModule, *, results: Sequence[Pas
         results: what the passes in between returned, in order, for the reasons; they also tell that ``after`` was
             made from ``before``.
     """
+    for graph in (before, after):
+        require_graph(graph, "diff")
     traces = before.meta.get(TRACE), after.meta.get(TRACE)
     by_origin = before is after or bool(results) or (traces[0] is not None and traces[0] == traces[1])
     reasons = reasons_of(results)

@@ -33,7 +33,7 @@ from fxprune.emission.state_layout import state_layout
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.files import replacing, write_json, write_text
-from fxprune.graph import EXAMPLE_INPUTS, TRACE, example_inputs_of
+from fxprune.graph import EXAMPLE_INPUTS, TRACE, example_inputs_of, require_graph
 from fxprune.tracing.assumptions import ASSUMPTIONS, Assumption, assumptions_of
 
 Format = Literal["pt2", "onnx"]
@@ -68,6 +68,7 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
         EmitError: plain PyTorch cannot express the graph, or :func:`load_emitted` could not read it (names node or
             module). Nothing is written then.
     """
+    require_graph(graph_module, "emit")
     out = Path(folder)
     unknown = [name for name in formats if name not in ("pt2", "onnx")]
     if unknown:
@@ -95,6 +96,15 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     if formats:
         _export(model, example_inputs_of(graph_module), out, formats)
     return out
+
+
+def source_obstacle(graph_module: fx.GraphModule) -> str | None:
+    """Return why :func:`emit` cannot write ``graph_module`` as source; None if nothing speaks against it."""
+    try:
+        python_source(graph_module.graph, state_layout(graph_module), type(graph_module).__name__)
+    except EmitError as error:
+        return str(error)
+    return None
 
 
 def _export(model: nn.Module, examples: tuple[Any, ...], out: Path, formats: Sequence[Format]) -> None:

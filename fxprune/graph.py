@@ -95,6 +95,14 @@ def _owners(path: str) -> Iterator[str]:
         yield path
 
 
+def require_graph(value: Any, taker: str) -> None:
+    """Raise FxpruneError if ``value`` is no GraphModule, naming who takes one."""
+    if not isinstance(value, fx.GraphModule):
+        raise FxpruneError(
+            f"{taker} takes a graph, got {type(value).__name__}; make one with fxprune.trace(model, example_inputs)"
+        )
+
+
 def example_inputs_of(graph_module: fx.GraphModule) -> tuple[Any, ...]:
     """Return the example inputs that ``graph_module`` was traced with; raises FxpruneError if there are none."""
     inputs = graph_module.meta.get(EXAMPLE_INPUTS)

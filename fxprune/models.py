@@ -8,7 +8,7 @@ import inspect
 import pickle
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,19 @@ _CONTAINER_KEYS = ("state_dict", "model_state_dict", "model")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model and the shape of its inputs (N, C, H, W), where the source says so."""
+    """A model and what is known of it.
+
+    Attributes:
+        model: with its weights.
+        input_shape: of its inputs, (N, C, H, W), where the source says so.
+        is_random: whether all its weights are random: a model of a library, without a file of weights.
+        left_random: names of the tensors that a file of weights holds for another number of classes.
+    """
 
     model: nn.Module
     input_shape: tuple[int, ...] | None = None
+    is_random: bool = False
+    left_random: tuple[str, ...] = ()
 
 
 def load_model(spec: str, weights: str | Path | None = None, classes: int | None = None) -> LoadedModel:
@@ -37,31 +46,42 @@ def load_model(spec: str, weights: str | Path | None = None, classes: int | None
     Args:
         spec: one of the forms in ``FORMS``. ``torchvision:`` and ``timm:`` models are built with random weights.
         weights: a .safetensors file, or a .pt/.pth/.th state dict (read without executing anything).
-        classes: number of outputs, for torchvision and timm models.
+        classes: number of outputs, for torchvision and timm models; with ``weights`` of another number of classes
+            the classifier stays random, and ``left_random`` names it.
 
     Raises:
         LoadError: there is no such model, or the weights do not fit it (names the keys).
     """
     loaded = _build(spec, classes)
-    if weights is not None:
-        load_weights(loaded.model, Path(weights))
-    return loaded
+    if weights is None:
+        return loaded
+    left = load_weights(loaded.model, Path(weights), classes=classes)
+    return replace(loaded, is_random=False, left_random=left)
 
 
 def _build(spec: str, classes: int | None) -> LoadedModel:
     if is_emitted(Path(spec)):
+        _refuse_classes(spec, classes)
         graph_module = load_emitted(Path(spec))
         example = (graph_module.meta.get(EXAMPLE_INPUTS) or (None,))[0]
         return LoadedModel(graph_module, tuple(example.shape) if isinstance(example, torch.Tensor) else None)
     source, colon, name = spec.rpartition(":")
     if not colon or not name:
+        if Path(spec).is_file() and spec.endswith(".py"):
+            raise LoadError(f"{spec} is a file; name the function or class in it that makes the model: {spec}:NAME")
         raise LoadError(f"no model {spec!r}: give {FORMS}")
     options = {} if classes is None else {"num_classes": classes}
     if source == "torchvision":
-        return LoadedModel(_torchvision_model(name, options))
+        return LoadedModel(_torchvision_model(name, options), is_random=True)
     if source == "timm":
         return _timm_model(name, options)
+    _refuse_classes(spec, classes)
     return LoadedModel(_from_factory(source, name))
+
+
+def _refuse_classes(spec: str, classes: int | None) -> None:
+    if classes is not None:
+        raise LoadError(f"{spec} has as many classes as it has; a number of them is for torchvision and timm")
 
 
 def _torchvision_model(name: str, options: dict[str, Any]) -> nn.Module:
@@ -87,7 +107,7 @@ def _timm_model(name: str, options: dict[str, Any]) -> LoadedModel:
         raise LoadError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
     model = timm.create_model(name, pretrained=False, **options)
     size = (getattr(model, "default_cfg", None) or {}).get("input_size")
-    return LoadedModel(model, None if size is None else (1, *size))
+    return LoadedModel(model, None if size is None else (1, *size), is_random=True)
 
 
 def _from_factory(source: str, name: str) -> nn.Module:
@@ -100,26 +120,51 @@ def _from_factory(source: str, name: str) -> nn.Module:
         assert module_spec.loader is not None
         module = importlib.util.module_from_spec(module_spec)
         sys.modules.setdefault(path.stem, module)
-        module_spec.loader.exec_module(module)
+        _look_also_in(path.parent)  # for what it imports from beside it, as if it were run
+        try:
+            module_spec.loader.exec_module(module)
+        except ImportError as error:
+            raise LoadError(f"cannot import {source}: {error}") from error
     else:
+        _look_also_in(Path())  # as ``python -m`` does
         try:
             module = importlib.import_module(source)
         except ImportError as error:
-            raise LoadError(f"cannot import {source}: {error}; give {FORMS}") from error
+            raise LoadError(f"cannot import {source}, from here or PYTHONPATH: {error}; give {FORMS}") from error
     factory = getattr(module, name, None)
     if factory is None:
         raise LoadError(f"{source} has no {name}{did_you_mean(name, dir(module))}")
-    model = factory if isinstance(factory, nn.Module) else factory()
+    model = factory if isinstance(factory, nn.Module) else _called(factory, f"{source}:{name}")
     if not isinstance(model, nn.Module):
         raise LoadError(f"{source}:{name} returned {type(model).__name__}, not an nn.Module")
     return model
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a state dict from ``path`` into ``model``.
+def _look_also_in(folder: Path) -> None:
+    """Let imports find what is in ``folder`` and nowhere else."""
+    if str(folder.resolve()) not in sys.path:
+        sys.path.append(str(folder.resolve()))
+
+
+def _called(factory: Any, spec: str) -> Any:
+    if not callable(factory):
+        raise LoadError(f"{spec} is a {type(factory).__name__}, neither an nn.Module nor something that makes one")
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise LoadError(f"{spec} cannot be called without arguments: {error}; write a function that can") from error
+    except ValueError:
+        pass  # it has no signature to look at
+    return factory()
+
+
+def load_weights(model: nn.Module, path: Path, *, classes: int | None = None) -> tuple[str, ...]:
+    """Load a state dict from ``path`` into ``model``; return the names of the tensors that were left as they are.
 
     A dict inside ``state_dict`` or ``model`` is unwrapped and a ``module.`` prefix taken off, as training
-    scripts leave them. Raises LoadError naming the keys if it does not fit; the model is then unchanged.
+    scripts leave them. Where ``classes`` is given, tensors with that many rows, and another number in the file, are
+    left: a classifier for other classes. Raises LoadError naming the keys if anything else does not fit; the model is
+    then unchanged.
     """
     state = read_state_dict(path)
     own = model.state_dict()
@@ -128,13 +173,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
     if missing or unexpected:
         parts = [_listed("lacks", missing), _listed("has unknown", unexpected)]
         raise LoadError(f"{path} does not fit {type(model).__name__}: it {' and '.join(p for p in parts if p)}")
-    for key, value in state.items():
-        if value.shape != own[key].shape:
+    others = [key for key, value in state.items() if value.shape != own[key].shape]
+    for key in others:
+        rows, *rest = own[key].shape or (0,)
+        if rows != classes or list(state[key].shape[1:]) != rest:
             raise LoadError(
-                f"{path} does not fit {type(model).__name__}: {key} has shape {tuple(value.shape)}, "
+                f"{path} does not fit {type(model).__name__}: {key} has shape {tuple(state[key].shape)}, "
                 f"the model's has {tuple(own[key].shape)}"
             )
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict({key: value for key, value in state.items() if key not in others}, strict=False)
+    return tuple(others)
 
 
 def _listed(verb: str, keys: list[str]) -> str:

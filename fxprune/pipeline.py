@@ -23,7 +23,7 @@ from fxprune.errors import ContractError, FxpruneError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.folding import keep_exact_weights
-from fxprune.graph import called_module, example_inputs_of, graphs_of
+from fxprune.graph import called_module, example_inputs_of, graphs_of, require_graph
 from fxprune.module_tree import is_opaque
 from fxprune.nests import tensors_in
 from fxprune.rewriting import Contract, Pass, PassResult
@@ -100,7 +100,9 @@ class PipelineResult(PassResult):
     def _verdict(self) -> str:
         if self.max_relative is None:
             return "not verified"
-        return f"verified in float64: largest relative difference {self.max_relative:.2g}"
+        others = [step.name for step in self.steps if step.result.modified and step.contract is not Contract.VALUES]
+        exempt = f"; {', '.join(dict.fromkeys(others))} may change values" if others else ""
+        return f"verified in float64: largest relative difference {self.max_relative:.2g}{exempt}"
 
 
 class Pipeline(Pass):
@@ -117,6 +119,9 @@ class Pipeline(Pass):
     name = "pipeline"
 
     def __init__(self, passes: Sequence[AnyPass], *, verify: bool = True) -> None:
+        for one in passes:
+            if isinstance(one, type):
+                raise FxpruneError(f"{one.__name__} is a class; a pipeline takes {one.__name__}()")
         self.passes = tuple(passes)
         self.verify = verify
 
@@ -131,6 +136,7 @@ class Pipeline(Pass):
 
     def __call__(self, graph_module: fx.GraphModule) -> PipelineResult:
         """Return the result of all passes; ``graph_module`` is never changed, and every stage is kept."""
+        require_graph(graph_module, "a pipeline")
         if self.verify:
             example_inputs_of(graph_module)
         steps: list[Step] = []

@@ -11,9 +11,10 @@ import functools
 import re
 import types
 import typing
+import warnings
 from importlib.metadata import entry_points
 
-from fxprune.errors import FxpruneError, PassSpecError, did_you_mean
+from fxprune.errors import FxpruneError, FxpruneWarning, PassSpecError, did_you_mean, first_line
 from fxprune.rewriting import Pass
 
 GROUP = "fxprune.passes"
@@ -27,7 +28,14 @@ def known_passes() -> dict[str, type[Pass]]:
 
     found = {getattr(passes, name).name: getattr(passes, name) for name in passes.__all__}
     for point in entry_points(group=GROUP):
-        loaded = point.load()
+        try:
+            loaded = point.load()
+        except Exception as error:
+            of = f" of {point.dist.name}" if point.dist is not None else ""
+            warnings.warn(
+                f"pass {point.name}{of} cannot be loaded: {first_line(error)}", FxpruneWarning, stacklevel=2
+            )
+            continue
         found.setdefault(str(getattr(loaded, "name", point.name)), loaded)
     return dict(sorted(found.items()))
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 from torch import fx
 
 from fxprune.copies import copy_graph_module
-from fxprune.graph import graphs_of, module_path, origins, remove_unused_state, require_order
+from fxprune.graph import graphs_of, module_path, origins, remove_unused_state, require_graph, require_order
 
 
 class Contract(IntEnum):
@@ -97,6 +97,7 @@ class Pass(ABC):
 
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Apply the pass to a copy of ``graph_module`` and return the result; the input is never changed."""
+        require_graph(graph_module, f"pass {self.name}")
         given = graph_module
         if not self.may_apply(given):
             return PassResult(given, False)

@@ -69,6 +69,8 @@ class ProximalL1:
             self.strength = {path: float(strength.get(path, 0.0)) for path in self.layers}
         else:
             self.strength = dict.fromkeys(self.layers, float(strength))
+        if any(not one >= 0 for one in self.strength.values()):
+            raise FxpruneError("the strength of an L1 penalty must not be negative")
         self.steps_done = 0
         self._left: tuple[list[str] | None, float] = None, 1.0  # for these closed layers
 
@@ -94,6 +96,12 @@ class ProximalL1:
     def closed(self) -> list[str]:
         """The paths of the layers that were closed: zero for good."""
         return [path for path, layer in self.layers.items() if layer.closed]
+
+    @property
+    def gone(self) -> list[str]:
+        """The paths of the layers that go with the closed ones: these, and what lies in closed branches."""
+        nodes = {node for path in self.closed for node in self._found[path].nodes}
+        return [path for path, layer in self._found.items() if layer.node in nodes]
 
     @property
     def left(self) -> float:

@@ -45,10 +45,11 @@ class SteeredL1(ProximalL1):
     Args:
         graph_module: a graph with BranchScales, or ResConvs in the "gain-gate" parametrisation, or both.
         target_macs: the share of the graph's MACs to leave.
-        steps: after how many steps the target is met.
+        steps: after how many steps the target is met: a quarter of the training, say. A training that ends before has
+            fewer zeros than the target needs; ``left`` tells.
         probe_inputs: the inputs on which layers are compared; the graph's example inputs by default.
-        window: how long a layer is shrunk: its share of the MACs to save, times the steps, times this (2: the next
-            starts when the last is half closed).
+        window: how long a layer is shrunk: its share of the MACs to save, times the steps, times this (1.5: the next
+            starts when the last is two thirds closed).
 
     Raises:
         TargetError: the target cannot be met; says what can.
@@ -64,11 +65,13 @@ class SteeredL1(ProximalL1):
         probe_inputs: Sequence[Any] | None = None,
         window: float = 1.5,
     ) -> None:
+        if steps < 1:
+            raise FxpruneError(f"steps is the number of steps after which the target is met; got {steps}")
         super().__init__(graph_module, 0.0)
         if any(layer.parametrization == "free" for layer in self.layers.values()):
             raise FxpruneError("SteeredL1 needs the gain-gate parametrisation; insert with it, or use ProximalL1")
         self.target_macs = target_macs
-        self.steps = max(1, steps)
+        self.steps = steps
         self.window = window
         self.order: list[str] = []
         self._shares: list[float] = []

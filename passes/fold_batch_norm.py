@@ -62,6 +62,8 @@ def _obstacle(norm_node: fx.Node, norm: nn.Module, sites: CallSites, training: b
         return "no conv or linear layer directly in front of it"
     if only_user(node) is not norm_node:
         return f"the output of {place(node)} is read by others too"
+    if shape(node) is None:
+        return f"the shape of {place(node)} is unknown; make the graph with fxprune.trace(model, example_inputs)"
     if isinstance(layer, CONV_CLASSES) and not is_batched(node, layer):
         return f"the output of {place(node)} is unbatched: its first axis is not the channels' to this norm"
     if isinstance(layer, nn.Linear) and len(shape(node) or ()) != 2:

@@ -81,6 +81,7 @@ class RemoveLayers(Pass):
         small = {layer.node for layer in zeros}
         sizes = _sizes_of_untrained(layer for layer in others if layer.node in chosen)
         gone: set[fx.Node] = set()
+        taken: set[fx.Node] = set()  # themselves, not with a branch that they lie in
         # branches first: what lies in them goes with them
         for layer in sorted([*zeros, *others], key=lambda one: not isinstance(one.module, BranchScale)):
             if layer.node in gone:
@@ -90,6 +91,7 @@ class RemoveLayers(Pass):
                 bound = f"above {threshold:g}" if self.target_macs is None else "larger than the target needs"
                 log.decline(layer.node, f"scale {scales[layer.node]:.4g} is {bound}")
                 continue
+            taken.add(layer.node)
             rule = f"at most {threshold:g}"
             if layer.node not in small:
                 rule = f"among the {wanted} smallest, for target_macs={self.target_macs:g}"
@@ -97,7 +99,14 @@ class RemoveLayers(Pass):
             size = sizes.get(layer.node)
             gone |= _remove(layer, gone, layer.node not in small, size, rule, log, self.name)
         log.region = ""
-        cut = [scales[layer.node] for layer in others[: max(wanted, 0)]]
+        if not found:
+            log.warn("the graph has no layer with a scale: nothing can be removed; insert-resconv puts scales in")
+        elif not chosen:
+            smallest = scales[ranked[0].node]
+            log.warn(
+                f"nothing was removed: the smallest of {len(found)} scales is {smallest:.3g}; train them to zero"
+            )
+        cut = [scales[layer.node] for layer in others[: max(wanted, 0)] if layer.node in taken]
         if cut and max(cut) > DEFAULT_THRESHOLD:
             log.warn(
                 f"{len(cut)} layers were cut for target_macs={self.target_macs:g} though their scales go up to "

@@ -46,6 +46,9 @@ def test_what_a_run_did(capsys: pytest.CaptureFixture[str], folder: Path) -> Non
     code, out, _ = run(capsys, str(folder), "--why", "layer1.0.conv1")
     assert code == 1
     assert out.splitlines()[-1] == "  fused: layer1_0_conv1 and layer1_0_bn1 are now layer1_0_conv1, a Conv2d"
+    _, block, _ = run(capsys, str(folder), "--why", "layer1.0")
+    assert out in block  # what lies in a module belongs to it
+    assert run(capsys, str(folder), "--why", "layer1.0.branch_scale")[1] == block  # so reports name a branch
 
 
 def test_two_folders_and_a_model_by_name(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ def make():
     return torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1))
 def wrong():
     return 3
+def wants(classes):
+    return make()
+number = 3
 instance = make()
 """
 
@@ -65,6 +69,9 @@ def test_an_emitted_folder(tmp_path: Path) -> None:
         ("no/such/file.py:make", "there is no file"),
         ("{file}:mak", "did you mean 'make'"),
         ("{file}:wrong", r"returned int, not an nn\.Module"),
+        ("{file}:wants", "cannot be called without arguments: missing a required argument: 'classes'"),
+        ("{file}:number", "is a int, neither an nn.Module nor something that makes one"),
+        ("{file}", "is a file; name the function or class in it"),
     ],
 )
 def test_errors_say_what_to_write(factory: Path, spec: str, message: str) -> None:
@@ -113,3 +120,38 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
     with pytest.raises(LoadError, match="holds no state dict"):
         load_weights(TinyNet(), tmp_path / "empty.pt")
+
+
+def test_a_file_may_import_what_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "lies_beside.py").write_text(FACTORY)
+    (tmp_path / "imports_it.py").write_text("from lies_beside import make")
+    assert isinstance(load_model(f"{tmp_path}/imports_it.py:make").model, torch.nn.Sequential)
+    (tmp_path / "imports_nothing.py").write_text("import no_such_module")
+    with pytest.raises(LoadError, match=r"cannot import .*imports_nothing.py: No module named 'no_such_module'"):
+        load_model(f"{tmp_path}/imports_nothing.py:make")
+
+
+def test_a_package_may_lie_in_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lies_here").mkdir()
+    (tmp_path / "lies_here" / "models.py").write_text(FACTORY)
+    assert isinstance(load_model("lies_here.models:make").model, torch.nn.Sequential)
+
+
+def test_weights_for_other_classes_leave_the_classifier_random(tmp_path: Path) -> None:
+    state = load_model("torchvision:squeezenet1_1", classes=7).model.state_dict()
+    save_file(state, tmp_path / "seven.safetensors")
+    loaded = load_model("torchvision:squeezenet1_1", tmp_path / "seven.safetensors", classes=3)
+    assert set(loaded.left_random) == {"classifier.1.weight", "classifier.1.bias"}
+    assert torch.equal(loaded.model.get_parameter("features.0.weight"), state["features.0.weight"])
+    with pytest.raises(LoadError, match=r"classifier\.1\.weight has shape"):
+        load_model("torchvision:squeezenet1_1", tmp_path / "seven.safetensors")
+
+
+def test_only_library_models_without_weights_are_random(factory: Path) -> None:
+    assert load_model("torchvision:squeezenet1_1").is_random
+    assert not load_model(f"{factory}:make").is_random
+    with pytest.raises(LoadError, match="a number of them is for torchvision and timm"):
+        load_model(f"{factory}:make", classes=3)

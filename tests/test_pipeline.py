@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import pytest
@@ -124,6 +125,26 @@ def test_a_pass_of_torch_fx_runs_in_our_pipeline_on_a_copy() -> None:
 def test_what_returns_no_pass_result_is_refused() -> None:
     with pytest.raises(fxprune.FxpruneError, match="returned TinyNet, not a PassResult"):
         fxprune.Pipeline([lambda graph: graph])(tiny())
+
+
+def test_what_is_no_graph_is_refused(tmp_path: Path) -> None:
+    model: Any = TinyNet()
+    for call in (
+        lambda: passes.Simplify()(model),
+        lambda: fxprune.Pipeline([passes.Simplify()])(model),
+        lambda: fxprune.diff(model, tiny()),
+        lambda: fxprune.emit(model, tmp_path),
+    ):
+        with pytest.raises(fxprune.FxpruneError, match=r"takes a graph, got TinyNet; make one with fxprune\.trace"):
+            call()
+    with pytest.raises(fxprune.FxpruneError, match=r"Simplify is a class; a pipeline takes Simplify\(\)"):
+        fxprune.Pipeline([passes.Simplify])  # type: ignore[list-item]  # what a user may write
+
+
+def test_the_verdict_names_what_it_does_not_cover() -> None:
+    assert str(fxprune.Pipeline([passes.FoldBatchNorm()])(tiny())).splitlines()[-1].endswith("e-16")
+    text = str(fxprune.Pipeline([passes.InsertResConv(shortcut=1.0), passes.FoldBatchNorm()])(tiny()))
+    assert text.splitlines()[-1].endswith("; insert-resconv may change values")
 
 
 def test_our_passes_run_in_torch_fx_pass_manager() -> None:

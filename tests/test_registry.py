@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 import fxprune
 from fxprune import passes
-from fxprune.errors import PassSpecError
-from fxprune.registry import known_passes, parse_passes
+from fxprune.errors import FxpruneWarning, PassSpecError
+from fxprune.registry import GROUP, known_passes, parse_passes
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,6 +48,17 @@ def test_errors_say_what_to_write(text: str, message: str) -> None:
 def test_an_unknown_pass_is_a_spec_error() -> None:
     with pytest.raises(PassSpecError):
         parse_passes("nothing-like-it")
+
+
+def test_a_package_whose_pass_cannot_be_loaded_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = EntryPoint("drop-all", "no_such_package:DropAll", GROUP)
+    monkeypatch.setattr("fxprune.registry.entry_points", lambda group: [broken])
+    known_passes.cache_clear()
+    try:
+        with pytest.warns(FxpruneWarning, match="pass drop-all cannot be loaded: No module named 'no_such_package'"):
+            assert "simplify" in known_passes()
+    finally:
+        known_passes.cache_clear()
 
 
 def test_every_pass_is_listed_documented_and_tested() -> None:

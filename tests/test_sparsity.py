@@ -85,3 +85,10 @@ def test_the_report_lists_every_layer() -> None:
     assert "block1.conv1" in text
     assert "0.2500" in text
     assert "0.5000" in text
+
+
+def test_a_negative_strength_is_refused() -> None:
+    sparse = passes.InsertResConv()(tiny()).graph_module
+    for strength in (-1.0, {next(iter(sparsity.ProximalL1(sparse).layers)): -1.0}):
+        with pytest.raises(fxprune.FxpruneError, match="must not be negative"):
+            sparsity.ProximalL1(sparse, strength)

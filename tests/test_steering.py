@@ -229,3 +229,19 @@ def test_macs_fall_evenly_over_all_the_steps() -> None:
     assert times[:-1] == sorted(times[:-1])  # the last saves more than is asked for, and may be quicker
     assert 85 <= max(closed_at.values()) <= 100
     assert sum(shrink._shares) == pytest.approx(1)
+
+
+def test_no_steps_at_all_are_refused() -> None:
+    sparse = passes.InsertResConv()(tiny()).graph_module
+    with pytest.raises(fxprune.FxpruneError, match="number of steps after which the target is met; got 0"):
+        fxprune.SteeredL1(sparse, target_macs=0.9, steps=0)
+
+
+def test_layers_in_a_closed_branch_are_gone_too() -> None:
+    sparse = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(tiny()).graph_module
+    shrink = fxprune.ProximalL1(sparse, 0.0)
+    branch = next(path for path, layer in shrink.layers.items() if isinstance(layer, BranchScale))
+    shrink.layers[branch].close()
+    assert shrink.closed == [branch]
+    assert set(shrink.gone) > {branch}
+    assert len(passes.RemoveLayers(threshold=0.0)(sparse).rewritten) == 1

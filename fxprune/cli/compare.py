@@ -86,7 +86,7 @@ def diff_command(
 
 
 def _story(found: GraphDiff, name: str) -> list[Line]:
-    lines = story(found, name)
+    lines = story(found, name) or story(found, name.removesuffix(".branch_scale"))  # as reports name a branch
     if not lines:
         nodes = [node for change in found.changes for node in (*change.before, change.main)]
         known = {name for node in nodes for name in (node.name, node.path) if name}

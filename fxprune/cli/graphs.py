@@ -56,7 +56,7 @@ def inspect(
 
 @click.command(epilog=MODEL_HELP)
 @click.argument("model")
-@click.option("--passes", "spec", required=True, help='For example "fold-batch-norm,simplify".')
+@click.option("--passes", "spec", required=True, help='For example "remove-layers{threshold=0.1},simplify".')
 @weights_option
 @classes_option
 @input_option
@@ -95,3 +95,4 @@ def list_passes() -> None:
         contract = kind.contract.name.lower() if isinstance(kind.contract, fxprune.Contract) else "by options"
         rows.append([name, options, contract, (kind.__doc__ or "").strip().splitlines()[0]])
     click.echo(tabulate(rows, headers=["pass", "options", "keeps equal", "what it does"]))
+    click.echo("options are given in braces: fxprune run MODEL --passes 'remove-layers{target_macs=0.5},simplify'")

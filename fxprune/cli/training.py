@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -124,28 +126,47 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     settings = Settings(**options)
     torch.manual_seed(settings.seed)
     loaded = load_model(model, weights, classes)
+    accelerator = make_accelerator(settings, out)
+    say = _say if accelerator.is_main_process else _say_nothing
+    if loaded.is_random:
+        say(f"{model} starts from random weights: --weights FILE loads trained ones")
+    if loaded.left_random:
+        say(f"{weights} holds another number of classes: {', '.join(loaded.left_random)} start from random weights")
     teachers = [load_model(model, path, classes).model for path in teacher_weights]
     teacher = Ensemble(teachers) if len(teachers) > 1 else next(iter(teachers), None)
     images = load_data(data, image_size, on_bad_image=on_bad_image, in_memory=in_memory)
     run = {
         "model": model,
         "weights": weights and str(weights),
+        "weights_sha256": weights and _sha256(weights),
         "teacher_weights": [str(path) for path in teacher_weights],
+        "teacher_weights_sha256": [_sha256(path) for path in teacher_weights],
         "data": data,
         "image_size": image_size,
         "in_memory": in_memory,
     }
     target = {"target_macs": target_macs, "strength": strength, "layers": layers}
-    accelerator = make_accelerator(settings, out)
-    if accelerator.is_main_process:
-        open_folder(out, {**run, **target, **settings.shared()})
-    accelerator.wait_for_everyone()
-    say = _say if accelerator.is_main_process else _say_nothing
-    report = prune_on_data(
-        loaded.model, images, out, settings, **target, teacher=teacher, say=say, extra=run, accelerator=accelerator
-    )
+    with ExitStack() as held:
+        if accelerator.is_main_process:
+            held.enter_context(open_folder(out, {**run, **target, **settings.shared()}))
+        accelerator.wait_for_everyone()
+        report = prune_on_data(
+            loaded.model,
+            images,
+            out,
+            settings,
+            **target,
+            teacher=teacher,
+            say=say,
+            extra=run,
+            accelerator=accelerator,
+        )
     if accelerator.is_main_process:
         _show_report(report, out)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _say(message: str) -> None:

@@ -109,7 +109,7 @@ def story(found: GraphDiff, name: str) -> list[Line]:
     lines: list[Line] = []
     for change in found.changes:
         nodes = (*change.before, *((change.after,) if change.after else ()))
-        if not any(name in (node.name, node.path) for node in nodes):
+        if not any(name == node.name or f"{node.path}.".startswith(f"{name}.") for node in nodes):
             continue
         first = nodes[0]
         costs = [f"{first.macs:,} MACs"] * bool(first.macs) + [f"{first.params:,} parameters"] * bool(first.params)
@@ -125,11 +125,15 @@ def _end(change: Change) -> str:
     if change.kind == "fused":
         assert change.after is not None
         names = " and ".join(node.name for node in change.before)
-        return f"fused: {names} are now {change.after.name}, a {change.after.op}"
+        return f"fused: {names} are now {change.after.name}, {_a(change.after.op)}"
     if change.kind == "changed":
         assert change.after is not None
-        return f"changed: {', '.join(change.what)}; it is now {change.after.name}, a {change.after.op}"
+        return f"changed: {', '.join(change.what)}; it is now {change.after.name}, {_a(change.after.op)}"
     return change.kind
+
+
+def _a(noun: str) -> str:
+    return f"an {noun}" if noun[:1].lower() in ("a", "e", "i", "o") else f"a {noun}"
 
 
 def as_html(lines: list[Line]) -> str:

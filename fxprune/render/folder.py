@@ -35,9 +35,12 @@ def read_diff(path: Path) -> GraphDiff:
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if not path.exists():
+            raise LoadError(f"there is no file or folder {path}") from error
         raise LoadError(f"{path} holds no {_DATA}; give a second model to compare with") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise LoadError(f"{file} is no diff, or cut short: {first_line(error)}") from error
+        why = "it is no text" if isinstance(error, UnicodeDecodeError) else first_line(error)
+        raise LoadError(f"{file} is no diff, or cut short: {why}; two models are compared by naming both") from error
     try:
         return GraphDiff.from_json(data)
     except LoadError as error:

@@ -68,7 +68,9 @@ class SymbolicTracer(fx.Tracer):
         self._outer_autocast = autocast
         try:
             with torch.enable_grad():
-                return self.trace(model)
+                graph = self.trace(model)
+            graph._tracer_cls = None  # torch.load traces again, with any tracer: this one wants the call
+            return graph
         except Exception as error:
             path = self._failed_in[1] if self._failed_in and self._failed_in[0] is error else ""
             source, reason = line_of_error(error), first_line(error)

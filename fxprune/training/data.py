@@ -177,7 +177,7 @@ def _image_folder(root: Path, size: int, on_bad_image: str, in_memory: bool) -> 
             except LoadError as error:
                 if on_bad_image != "skip":
                     raise
-                warnings.warn(f"{error}; it is left out", FxpruneWarning, stacklevel=1)
+                warnings.warn(f"{str(error).partition(';')[0]}; it is left out", FxpruneWarning, stacklevel=1)
                 return None
 
     held_out_folder = next((root / name for name in ("val", "test", "valid") if (root / name).is_dir()), None)
@@ -198,8 +198,12 @@ def _image_folder(root: Path, size: int, on_bad_image: str, in_memory: bool) -> 
     except FileNotFoundError as error:
         raise LoadError(f"imagefolder:{root}: {error}") from error
     if train.classes != held_out.classes:
-        odd = sorted(set(train.classes) ^ set(held_out.classes))
-        raise LoadError(f"imagefolder:{root}: class {odd[0]!r} is in one of train and {held_out_folder.name} only")
+        odd = min(set(train.classes) ^ set(held_out.classes))
+        where = "train" if odd in train.classes else held_out_folder.name
+        raise LoadError(
+            f"imagefolder:{root}: class {odd!r} is in {where} only; "
+            f"train and {held_out_folder.name} must have the same classes"
+        )
     return ImageData(train, plain_train, held_out, len(train.classes), (3, size, size))
 
 
@@ -209,7 +213,7 @@ def _open_image(path: str | Path) -> Any:
     try:
         return pil_loader(path)
     except OSError as error:
-        raise LoadError(f"cannot read image {path}: {error}") from error
+        raise LoadError(f"cannot read image {path}: {error}; --on-bad-image skip leaves such images out") from error
 
 
 def steps_per_epoch(data: ImageData, batch_size: int) -> int:

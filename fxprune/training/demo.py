@@ -20,12 +20,12 @@ def run_demo(out: Path, seed: int, say: Say) -> dict[str, Any]:
     """Train, prune, verify and write everything to ``out``; return the report."""
     run = {"model": "ResNet-20", "data": "digits", "seed": seed, "target_macs": TARGET_MACS}
     data = load_data("digits")
-    open_folder(out, run)
-    torch.manual_seed(seed)
-    model = CifarResNet(depth=20, classes=data.classes, in_channels=data.shape[0])
-    say("1/2 training ResNet-20 on handwritten digits")
-    base = Settings(epochs=30, lr=0.1, batch_size=64, label_smoothing=0.05, seed=seed)
-    train(model, data, base, say, checkpoint=out / "baseline.pt")
-    say(f"2/2 pruning it to {TARGET_MACS:.0%} of its MACs")
-    sparse = Settings(epochs=110, lr=0.05, batch_size=64, label_smoothing=0.05, shrink_share=0.4, seed=seed)
-    return prune_on_data(model, data, out, sparse, target_macs=TARGET_MACS, say=say, extra=run)
+    with open_folder(out, run):
+        torch.manual_seed(seed)
+        model = CifarResNet(depth=20, classes=data.classes, in_channels=data.shape[0])
+        say("1/2 training ResNet-20 on handwritten digits")
+        base = Settings(epochs=30, lr=0.1, batch_size=64, label_smoothing=0.05, seed=seed)
+        train(model, data, base, say, checkpoint=out / "baseline.pt")
+        say(f"2/2 pruning it to {TARGET_MACS:.0%} of its MACs")
+        sparse = Settings(epochs=110, lr=0.05, batch_size=64, label_smoothing=0.05, shrink_share=0.4, seed=seed)
+        return prune_on_data(model, data, out, sparse, target_macs=TARGET_MACS, say=say, extra=run)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, first_line
 from fxprune.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,7 +41,10 @@ def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelera
         os.environ["ACCELERATE_TORCH_DEVICE"] = settings.device
     if folder is not None and is_tensorboard_available():
         options |= {"log_with": "tensorboard", "project_dir": str(folder)}
-    accelerator = Accelerator(**options)
+    try:
+        accelerator = Accelerator(**options)
+    except RuntimeError as error:  # no such device, or no driver for it
+        raise FxpruneError(f"cannot train on device {settings.device}: {first_line(error)}") from error
     if accelerator.num_processes != processes:
         raise FxpruneError(f"{processes} processes were started, but accelerate runs {accelerator.num_processes}")
     share = settings.accumulate * accelerator.num_processes

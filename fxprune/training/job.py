@@ -1,6 +1,7 @@
 """The main job: a trained network and images in, a folder with the pruned network and its report out.
 
-The folder holds the emitted model (model.py, weights.safetensors, graph.json), report.json, what was changed
+The folder holds the emitted model (model.py, weights.safetensors, graph.json; where a part of it could not be traced,
+model.pt: the network for torch.load, which needs its code), report.json, what was changed
 (diff.html, diff.txt, diff.json), metrics.jsonl, and, while it is being made, run.json and checkpoint.pt, from which
 the same command goes on after a kill.
 """
@@ -12,19 +13,23 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import fx, nn
 
 import fxprune
 from fxprune import passes
-from fxprune.emit import emit
+from fxprune.emission.strip import strip
+from fxprune.emit import emit, source_obstacle
 from fxprune.errors import LoadError
 from fxprune.facts.costs import total_macs, total_params
+from fxprune.facts.layers import count_for_target
 from fxprune.facts.layers import layers as layers_of
 from fxprune.files import write_json
 from fxprune.latency import compare_latency
@@ -43,13 +48,33 @@ if TYPE_CHECKING:
 
 REPORT_SCHEMA = 2
 _EXAMPLES = 16
+_LOCK = ".lock"
+_PICKLED = "model.pt"
 
 
-def open_folder(out: Path, run: Mapping[str, Any]) -> None:
-    """Make ``out`` the folder of this run, or check that it already is.
+@contextmanager
+def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
+    """Make ``out`` the folder of this run, or check that it already is; inside, no other process can.
 
-    Raises LoadError if it holds anything else: another run, a finished one, or files of the user's.
+    Raises LoadError if it holds anything else: another run, a finished one, or files of the user's; or if another
+    process is at it.
     """
+    _prepare_folder(out, run)
+    lock = FileLock(out / _LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise LoadError(
+            f"another process is at work in {out}; wait for it, or give another folder with --out"
+        ) from error
+    try:
+        yield
+    finally:
+        (out / _LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+def _prepare_folder(out: Path, run: Mapping[str, Any]) -> None:
     record = out / "run.json"
     if out.exists() and not out.is_dir():
         raise LoadError(f"{out} is a file; give another folder with --out")
@@ -66,12 +91,17 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> None:
             write_json(record, wanted)  # nothing was trained yet: nothing is lost by starting anew
         elif changed:
             key = changed[0]
+            if key.endswith("sha256"):
+                raise LoadError(
+                    f"{out} holds an unfinished run, and a file of weights has changed since it began; "
+                    "put the old one back to go on, or give another --out"
+                )
             raise LoadError(
                 f"{out} holds an unfinished run with {key} {known.get(key)}, not {wanted.get(key)}; "
                 "use the same options to go on, or another --out"
             )
         return
-    if out.exists() and any(path.name != "run.json.new" for path in out.iterdir()):
+    if out.exists() and any(path.name not in ("run.json.new", _LOCK) for path in out.iterdir()):
         raise LoadError(f"{out} is not empty; give another folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     write_json(record, dict(run))
@@ -109,6 +139,10 @@ def prune_on_data(
     for step in inserted.steps:
         step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
     sparse = inserted.graph_module
+    if target_macs is not None:
+        count_for_target(sparse, layers_of(sparse), target_macs)  # raises before any training if that is not possible
+    if (obstacle := source_obstacle(traced)) is not None:
+        say(f"there will be a {_PICKLED} and no model.py: {obstacle.partition(';')[0]}")
     teacher = copy.deepcopy(teacher or traced) if settings.distill else None
     data = data.to(accelerator.device)
 
@@ -191,7 +225,10 @@ def prune_on_data(
         "seconds": round(time.monotonic() - start, 1),
     }
     if accelerator.is_main_process:
-        emit(pruned.cpu(), out)
+        if obstacle is None:
+            emit(pruned.cpu(), out)
+        else:
+            torch.save(strip(pruned.cpu()), out / _PICKLED)
         write_diff(out, traced.cpu(), pruned, [inserted, *results])
         write_json(out / "report.json", report)
     accelerator.end_training()

@@ -142,7 +142,7 @@ class Trainer:
         value = float(accelerator.reduce(total, "mean"))
         if not math.isfinite(value):
             raise FxpruneError(
-                f"the loss became {value} at step {self.step}; the last checkpoint is kept: "
+                f"the loss became {value} at step {self.step}; a checkpoint from before is kept: "
                 "run again with a lower learning rate, in another folder"
             )
         self.optimizer.step()
@@ -183,7 +183,7 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"lr": self.schedule.at(self.step - 1)}
         if self.shrink is not None:
-            left = len(self.shrink.layers) - len(self.shrink.closed)
+            left = len(self.shrink.layers) - len(self.shrink.gone)
             scales = {path: round(layer.effective_scale, 4) for path, layer in self.shrink.layers.items()}
             moved = {path: scale for path, scale in scales.items() if self.metrics.scales.get(path) != scale}
             state |= {"layers_left": left, "macs_left": self.shrink.left, "scales": moved}
@@ -192,6 +192,6 @@ class Trainer:
     def _note(self, loss: float) -> str:
         note = f"loss {loss:.3f}" + ("" if self.top1 is None else f", top-1 {self.top1:.2%}")
         if self.shrink is not None:
-            left = len(self.shrink.layers) - len(self.shrink.closed)
+            left = len(self.shrink.layers) - len(self.shrink.gone)
             note += f", {left} of {len(self.shrink.layers)} layers left, {self.shrink.left:.1%} of the MACs"
         return note

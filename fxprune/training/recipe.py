@@ -125,7 +125,7 @@ def _shrinking(
     return SteeredL1(
         model,
         target_macs=target_macs,
-        steps=round(steps * settings.shrink_share),
+        steps=max(1, round(steps * settings.shrink_share)),
         probe_inputs=(sample_inputs(data, _PROBE_IMAGES),),
     )
 

@@ -63,3 +63,10 @@ def test_each_kind_alone() -> None:
     assert [site.path for site in branches.rewritten] == ["block1.branch_scale"]
     convs = assert_rewrites(graph, passes.RemoveResConvs(threshold=0.0), count=1)
     assert [site.path for site in convs.rewritten] == ["block1.conv1"]
+
+
+def test_nothing_to_remove_is_said() -> None:
+    assert "has no layer with a scale" in passes.RemoveLayers()(tiny()).warnings[0]
+    sparse = passes.InsertResConv()(tiny()).graph_module
+    (warning,) = passes.RemoveLayers(threshold=0.0)(sparse).warnings
+    assert warning == "nothing was removed: the smallest of 4 scales is 1; train them to zero"

@@ -1,0 +1,79 @@
+"""The folder of a run: who may write to it, what is refused before any training, and what cannot be source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fxprune.errors import LoadError, TargetError
+from fxprune.training.data import ImageData, load_data, sample_inputs
+from fxprune.training.job import open_folder, prune_on_data
+from fxprune.training.settings import Settings
+
+QUICK = Settings(epochs=1, batch_size=512)
+RUN = {"model": "net", "weights_sha256": "0a"}
+
+
+class Jumpy(nn.Module):
+    """Branches on its values: opaque to tracing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.conv(x)
+        return y + 1 if y.abs().sum() > 1e9 else y
+
+
+def network(middle: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    convs = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(2)]
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), middle, *convs, nn.Flatten(), nn.Linear(256, 10))
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    return load_data("digits")
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with open_folder(out, RUN), pytest.raises(LoadError, match="another process is at work"), open_folder(out, RUN):
+        pass
+    with open_folder(tmp_path / "out", RUN):
+        assert (tmp_path / "out" / "run.json").exists()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run.json"}
+
+
+def test_weights_that_changed_are_another_run(tmp_path: Path) -> None:
+    with open_folder(tmp_path / "out", RUN):
+        (tmp_path / "out" / "checkpoint.pt").touch()
+    with (
+        pytest.raises(LoadError, match="a file of weights has changed since it began"),
+        open_folder(tmp_path / "out", {**RUN, "weights_sha256": "0b"}),
+    ):
+        pass
+
+
+def test_a_target_that_cannot_be_met_is_refused_before_the_first_evaluation(data: ImageData, tmp_path: Path) -> None:
+    said: list[str] = []
+    with pytest.raises(TargetError, match="ask for at least"):
+        prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, target_macs=0.01, say=said.append)
+    assert said == []
+
+
+def test_what_has_no_source_is_saved_for_torch_load(data: ImageData, tmp_path: Path) -> None:
+    said: list[str] = []
+    options: dict[str, Any] = {"target_macs": 0.7, "say": said.append}
+    report = prune_on_data(network(Jumpy()), data, tmp_path / "out", QUICK, **options)
+    assert said[0].startswith("there will be a model.pt and no model.py: 1 is an opaque call of a ")
+    assert not (tmp_path / "out" / "model.py").exists()
+    loaded = torch.load(tmp_path / "out" / "model.pt", weights_only=False)
+    assert loaded(sample_inputs(data, 4)).shape == (4, 10)
+    assert report["macs_after"] < report["macs_before"]
+    assert (tmp_path / "out" / "diff.html").exists()

@@ -101,7 +101,7 @@ class RemoveLayers(Pass):
         log.region = ""
         if not found:
             log.warn("the graph has no layer with a scale: nothing can be removed; insert-resconv puts scales in")
-        elif not chosen:
+        elif not chosen and self.target_macs is None:
             smallest = scales[ranked[0].node]
             log.warn(
                 f"nothing was removed: the smallest of {len(found)} scales is {smallest:.3g}; train them to zero"

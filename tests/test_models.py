@@ -146,7 +146,7 @@ def test_weights_for_other_classes_leave_the_classifier_random(tmp_path: Path) -
     loaded = load_model("torchvision:squeezenet1_1", tmp_path / "seven.safetensors", classes=3)
     assert set(loaded.left_random) == {"classifier.1.weight", "classifier.1.bias"}
     assert torch.equal(loaded.model.get_parameter("features.0.weight"), state["features.0.weight"])
-    with pytest.raises(LoadError, match=r"classifier\.1\.weight has shape"):
+    with pytest.raises(LoadError, match=r"classifier\.1\.\w+ has shape"):
         load_model("torchvision:squeezenet1_1", tmp_path / "seven.safetensors")
 
 

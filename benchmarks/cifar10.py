@@ -128,6 +128,9 @@ def measure(arguments: argparse.Namespace, settings: Settings, folder: Path) -> 
             "macs": report["macs_after"],
             "params": report["params_after"],
             **{name: report[name] for name in (*names, "max_relative_difference", "path", "seconds")},
+            "distill": report["settings"]["distill"],  # arms may differ in these
+            "teachers": 1 if isinstance(report["teacher_weights"], str) else len(report["teacher_weights"]),
+            "shrink_share": report["settings"]["shrink_share"],
         }
     return {
         **provenance(),

@@ -47,8 +47,18 @@ def accuracy(name: str, record: dict[str, Any]) -> str:
     network = name.removeprefix("cifar10_")
     base = record["baseline"]
     rows: list[list[Any]] = [
-        ["the checkpoint as it is", _percent(record["checkpoint_top1"]), "", "", "", "", ""],
-        ["fine-tuned (baseline)", _percent(base["top1"]), "", f"{base['macs']:,}", f"{base['params']:,}", 1, 1],
+        ["the checkpoint as it is", _percent(record["checkpoint_top1"]), *[""] * 7],
+        [
+            "fine-tuned (baseline)",
+            _percent(base["top1"]),
+            "",
+            f"{base['macs']:,}",
+            f"{base['params']:,}",
+            1,
+            1,
+            "",
+            "",
+        ],
     ]
     for target, one in record["pruned"].items():
         ratios = [f"{record['latency'][batch]['ratio'][target]:.2f}" for batch in ("1", "64")]
@@ -60,9 +70,12 @@ def accuracy(name: str, record: dict[str, Any]) -> str:
                 f"{one['macs']:,}",
                 f"{one['params']:,}",
                 *ratios,
+                f"{one['distill']:g}, {one['teachers']}",
+                f"{one['shrink_share']:.0%}",
             ]
         )
     headers = ["", "top-1", "against the baseline", "MACs", "parameters", "time, batch 1", "batch 64"]
+    headers += ["distillation, teachers", "shrunk in"]
 
     def draw(axes: Axes) -> None:
         paths = {"baseline": base["path"], **{f"{t} of the MACs": o["path"] for t, o in record["pruned"].items()}}

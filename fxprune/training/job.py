@@ -59,7 +59,9 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
     Raises LoadError if it holds anything else: another run, a finished one, or files of the user's; or if another
     process is at it.
     """
-    _prepare_folder(out, run)
+    if out.exists() and not out.is_dir():
+        raise LoadError(f"{out} is a file; give another folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / _LOCK)
     try:
         lock.acquire(blocking=False)
@@ -68,6 +70,7 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
             f"another process is at work in {out}; wait for it, or give another folder with --out"
         ) from error
     try:
+        _prepare_folder(out, run)
         yield
     finally:
         (out / _LOCK).unlink(missing_ok=True)
@@ -76,8 +79,6 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
 
 def _prepare_folder(out: Path, run: Mapping[str, Any]) -> None:
     record = out / "run.json"
-    if out.exists() and not out.is_dir():
-        raise LoadError(f"{out} is a file; give another folder with --out")
     if record.is_file():
         if (out / "report.json").is_file():
             raise LoadError(f"{out} holds a finished run; give another folder with --out")
@@ -101,9 +102,8 @@ def _prepare_folder(out: Path, run: Mapping[str, Any]) -> None:
                 "use the same options to go on, or another --out"
             )
         return
-    if out.exists() and any(path.name not in ("run.json.new", _LOCK) for path in out.iterdir()):
+    if any(path.name not in ("run.json.new", _LOCK) for path in out.iterdir()):
         raise LoadError(f"{out} is not empty; give another folder with --out")
-    out.mkdir(parents=True, exist_ok=True)
     write_json(record, dict(run))
 
 

@@ -31,6 +31,7 @@ from fxprune.errors import LoadError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import count_for_target
 from fxprune.facts.layers import layers as layers_of
+from fxprune.facts.shapes import shape
 from fxprune.files import write_json
 from fxprune.latency import compare_latency
 from fxprune.pipeline import Pipeline
@@ -141,6 +142,9 @@ def prune_on_data(
     sparse = inserted.graph_module
     if target_macs is not None:
         count_for_target(sparse, layers_of(sparse), target_macs)  # raises before any training if that is not possible
+    outputs = shape(traced.graph.output_node().all_input_nodes[0]) or (0,)
+    if outputs[-1] > data.classes:
+        say(f"the model has {outputs[-1]} outputs for {data.classes} classes: the others only cost time (--classes)")
     if (obstacle := source_obstacle(traced)) is not None:
         say(f"there will be a {_PICKLED} and no model.py: {obstacle.partition(';')[0]}")
     teacher = copy.deepcopy(teacher or traced) if settings.distill else None

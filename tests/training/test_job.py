@@ -77,3 +77,11 @@ def test_what_has_no_source_is_saved_for_torch_load(data: ImageData, tmp_path: P
     assert loaded(sample_inputs(data, 4)).shape == (4, 10)
     assert report["macs_after"] < report["macs_before"]
     assert (tmp_path / "out" / "diff.html").exists()
+
+
+def test_outputs_beyond_the_classes_are_said(data: ImageData, tmp_path: Path) -> None:
+    said: list[str] = []
+    wide = network(nn.ReLU())
+    wide[-1] = nn.Linear(256, 12)  # type: ignore[operator]  # a Sequential
+    prune_on_data(wide, data, tmp_path / "out", QUICK, target_macs=0.7, say=said.append)
+    assert said[0].startswith("the model has 12 outputs for 10 classes")

@@ -72,7 +72,7 @@ class ProximalL1:
         if any(not one >= 0 for one in self.strength.values()):
             raise FxpruneError("the strength of an L1 penalty must not be negative")
         self.steps_done = 0
-        self._left: tuple[list[str] | None, float] = None, 1.0  # for these closed layers
+        self._known: tuple[list[str], list[str], float] | None = None  # closed layers, and what follows from them
 
     def _measure(self) -> None:
         measure_inputs(self.graph_module)
@@ -100,23 +100,28 @@ class ProximalL1:
     @property
     def gone(self) -> list[str]:
         """The paths of the layers that go with the closed ones: these, and what lies in closed branches."""
-        nodes = {node for path in self.closed for node in self._found[path].nodes}
-        return [path for path, layer in self._found.items() if layer.node in nodes]
+        return self._without_closed()[0]
 
     @property
     def left(self) -> float:
         """The share of the traced graph's MACs that is left without the closed layers."""
+        return self._without_closed()[1]
+
+    def _without_closed(self) -> tuple[list[str], float]:
+        """Return ``gone`` and ``left``, worked out anew only once another layer was closed: every step asks."""
         closed = self.closed
-        if self._left[0] == closed:
-            return self._left[1]
+        if self._known is not None and self._known[0] == closed:
+            return self._known[1:]
         macs = total_macs(self.graph_module)
-        gone: set[fx.Node] = set()
+        nodes: set[fx.Node] = set()
         saved = 0
         for path in closed:
-            saved += self._found[path].macs_beside(gone)
-            gone |= self._found[path].nodes
-        self._left = closed, float((macs - saved) / self.graph_module.meta.get(TRACED_MACS, macs))
-        return self._left[1]
+            saved += self._found[path].macs_beside(nodes)
+            nodes |= self._found[path].nodes
+        gone = [path for path, layer in self._found.items() if layer.node in nodes]
+        left = float((macs - saved) / self.graph_module.meta.get(TRACED_MACS, macs))
+        self._known = closed, gone, left
+        return gone, left
 
     def close_zeros(self) -> None:
         """Close the layers whose scale is exactly zero: they stay so, and need not be computed any more."""

@@ -8,6 +8,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.graph import called_module, uses
+from fxprune.module_tree import every_module
 from fxprune.targets import attribute
 
 
@@ -25,7 +26,7 @@ class CallSites:
                 self._calls[id(module)] += 1
                 if id(module) not in seen:
                     seen.add(id(module))
-                    for part in module.modules() if module._modules else (module,):
+                    for part in every_module(module):
                         for parameter in part._parameters.values():
                             if parameter is not None:
                                 self._reads[id(parameter)] += 1

@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.fx.graph_module import _copy_attr
 
-from fxprune.graph import PRESERVED
+from fxprune.graph import PRESERVED, graphs_of
 from fxprune.module_tree import empty_module, is_opaque, is_region, regions_in
 
 
@@ -66,7 +66,12 @@ def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
 
     Submodules that the graph does not use come along.
     """
-    containers = _copy_containers(graph_module)
+    return copy_graphs(graph_module)[0][1]
+
+
+def copy_graphs(graph_module: fx.GraphModule) -> list[tuple[str, fx.GraphModule]]:
+    """Return what ``graphs_of(copy_graph_module(graph_module))`` returns."""
+    containers, has_opaque = _copy_containers(graph_module)
     tracer = graph_module.graph._tracer_cls
     duplicate = LazyGraphModule(containers, fx.Graph(tracer_cls=tracer), class_name=type(graph_module).__name__)
     for table in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
@@ -75,7 +80,7 @@ def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
     duplicate.meta.update(graph_module.meta)
     for attr, value in graph_module.meta.get(PRESERVED, {}).items():
         setattr(duplicate, attr, value)
-    return duplicate
+    return graphs_of(duplicate) if has_opaque else [("", duplicate)]
 
 
 _INSIDES = ("_graph_namespace", "_insert", "_find_nodes_lookup_table", "_len", "_codegen")  # of torch's Graph, 2.6 on
@@ -117,28 +122,40 @@ def copy_graph(graph: fx.Graph) -> fx.Graph:
     return duplicate  # type: ignore[no-any-return]
 
 
-def _copy_containers(graph_module: fx.GraphModule) -> nn.Module:
-    """Return a shallow copy of the module tree: new containers, the same leaves (what nodes call or read)."""
-    called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
+_STATE = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 
-    def duplicate(module: nn.Module, path: str) -> nn.Module:
-        if path in called:
-            return _copy_around_regions(module)
+
+def _copy_containers(graph_module: fx.GraphModule) -> tuple[nn.Module, bool]:
+    """Return a shallow copy of the module tree, and whether any leaf is opaque.
+
+    The containers are new, the leaves (what nodes call or read) the same.
+    """
+    called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
+    opaque: list[nn.Module] = []
+
+    def duplicate(module: nn.Module, prefix: str) -> nn.Module:
         fresh = empty_module()
         fresh.training = module.training
-        fresh._parameters.update(module._parameters)
-        fresh._buffers.update(module._buffers)
-        fresh._non_persistent_buffers_set.update(module._non_persistent_buffers_set)
+        for table in _STATE:
+            if held := module.__dict__[table]:
+                fresh.__dict__[table].update(held)
+        children = fresh._modules
         for name, child in module._modules.items():
-            fresh._modules[name] = child and duplicate(child, f"{path}.{name}" if path else name)
+            path = prefix + name
+            if path not in called or child is None:
+                child = child and duplicate(child, f"{path}.")
+            elif is_opaque(child):
+                opaque.append(child)
+                child = _copy_around_regions(child)
+            children[name] = child
         return fresh
 
-    return duplicate(graph_module, "")
+    return duplicate(graph_module, ""), bool(opaque)
 
 
 def _copy_around_regions(module: nn.Module) -> nn.Module:
     """Return ``module`` itself, or, if there are regions in it, a copy of what is on the way to them and of them."""
-    if not is_opaque(module) or not regions_in(module):
+    if not regions_in(module):
         return module
     copies: dict[int, nn.Module] = {}
 

@@ -7,8 +7,8 @@ from, and ``fxprune_passes`` the passes that made it. New nodes get them through
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
 
 from torch import fx, nn
 
@@ -31,7 +31,7 @@ def graphs_of(graph_module: fx.GraphModule) -> list[tuple[str, fx.GraphModule]]:
     found = [("", graph_module)]
     seen: set[int] = set()
     for node in graph_module.graph.nodes:
-        module = called_module(node)
+        module = called_module(node) if node.op == "call_module" else None
         if module is None or not is_opaque(module) or id(module) in seen:
             continue
         seen.add(id(module))
@@ -41,39 +41,54 @@ def graphs_of(graph_module: fx.GraphModule) -> list[tuple[str, fx.GraphModule]]:
     return found
 
 
-def remove_unused_state(graph_module: fx.GraphModule) -> list[str]:
-    """Delete submodules, parameters and buffers that no node uses; return their paths, the outermost ones."""
-    used = {str(node.target) for node in graph_module.graph.nodes if node.op in ("call_module", "get_attr")}
-    removed: list[str] = []
+class State(NamedTuple):
+    """Paths of submodules, parameters and buffers: those that were removed, the outermost ones, and those in use."""
 
-    def sweep(module: nn.Module, path: str) -> bool:
-        """Return whether ``module`` holds anything that is used."""
-        if path in used:
-            return True
-        if path and type(module) is not nn.Module:
-            return False  # a layer that was called before, still shared with the input graph: leave it whole
-        prefix = f"{path}." if path else ""
+    removed: list[str]
+    kept: set[str]
+
+
+def remove_unused_state(graph_module: fx.GraphModule) -> State:
+    """Delete submodules, parameters and buffers that no node uses."""
+    used = {node.target for node in graph_module.graph.nodes if node.op in ("call_module", "get_attr")}
+    removed: list[str] = []
+    kept: set[str] = set()
+
+    def sweep(module: nn.Module, prefix: str) -> bool:
+        """Return whether ``module``, a container, holds anything that is used."""
         for name in [*module._parameters, *module._buffers]:
-            if prefix + name not in used:
+            path = prefix + name
+            if path in used:
+                kept.add(path)
+            else:
                 delattr(module, name)
-                removed.append(prefix + name)
+                removed.append(path)
         for name, child in list(module._modules.items()):
-            if child is None or not sweep(child, prefix + name):
+            path = prefix + name
+            if path in used and child is not None:
+                kept.add(path)
+            # another layer was called before, and is shared with the input graph: it is left whole
+            elif type(child) is not nn.Module or not sweep(child, f"{path}."):
                 delattr(module, name)
-                removed.append(prefix + name)
+                removed.append(path)
         return bool(module._parameters or module._buffers or module._modules)
 
     sweep(graph_module, "")
     gone = set(removed)
-    return [path for path in removed if gone.isdisjoint(_owners(path))]
+    return State([path for path in removed if gone.isdisjoint(_owners(path))], kept)
 
 
-def require_order(graph_module: fx.GraphModule) -> None:
-    """Raise what ``graph.lint()`` raises if a node reads what comes after it, or calls or reads what is not there."""
+def require_order(graph_module: fx.GraphModule, there: Collection[str] = ()) -> None:
+    """Raise what ``graph.lint()`` raises if a node reads what comes after it, or calls or reads what is not there.
+
+    Targets that are ``there`` for certain are not looked up.
+    """
     seen: set[fx.Node] = set()
     for node in graph_module.graph.nodes:
         if not seen.issuperset(node.all_input_nodes) or (
-            node.op in ("call_module", "get_attr") and not _is_there(graph_module, str(node.target))
+            node.op in ("call_module", "get_attr")
+            and node.target not in there
+            and not _is_there(graph_module, str(node.target))
         ):
             graph_module.graph.lint()
         seen.add(node)
@@ -171,12 +186,11 @@ def called_module(node: Any) -> nn.Module | None:
     """Return the module that ``node`` calls; None if it calls none."""
     if not isinstance(node, fx.Node) or node.op != "call_module":
         return None
-    module: nn.Module | None = node.graph.owning_module
+    module: Any = node.graph.owning_module
     assert module is not None, "a pass reads nodes of a GraphModule"
-    for atom in str(node.target).split("."):
+    for atom in node.target.split("."):  # type: ignore[union-attr]
         module = module._modules[atom]  # several times as fast as get_submodule, and every pass asks for every node
-        assert module is not None
-    return module
+    return module  # type: ignore[no-any-return]
 
 
 def erase_unread(node: fx.Node) -> None:

@@ -14,8 +14,8 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.copies import copy_graph_module
-from fxprune.graph import graphs_of, module_path, origins, remove_unused_state, require_graph, require_order
+from fxprune.copies import copy_graphs
+from fxprune.graph import module_path, origins, remove_unused_state, require_graph, require_order
 
 
 class Contract(IntEnum):
@@ -101,17 +101,15 @@ class Pass(ABC):
         given = graph_module
         if not self.may_apply(given):
             return PassResult(given, False)
-        work = copy_graph_module(given)
-        graphs = graphs_of(work)
+        graphs = copy_graphs(given)
         log = Log()
         self.rewrite_all(graphs, log)
         if log.rewritten:
             for _, graph_module in graphs:
-                remove_unused_state(graph_module)
-                require_order(graph_module)
+                require_order(graph_module, remove_unused_state(graph_module).kept)
                 graph_module.recompile()
         return PassResult(
-            work if log.rewritten else given,
+            graphs[0][1] if log.rewritten else given,
             bool(log.rewritten),
             tuple(log.rewritten),
             tuple(log.declined),

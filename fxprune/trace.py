@@ -10,7 +10,7 @@ a read of ``self.training``, so that the graph still trains as the model does.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import fx, nn
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
 from fxprune.graph import TRACE, TRACED_MACS, called_module, example_inputs_of, graphs_of
-from fxprune.module_tree import CALLS, PER_SAMPLE, copy_module, put_in_eval_mode, regions_in
+from fxprune.module_tree import CALLS, PER_SAMPLE, copy_module, every_path, put_in_eval_mode, regions_in
 from fxprune.tracing.attempt import attempt
 from fxprune.tracing.check import reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
@@ -69,7 +69,7 @@ def trace(
         require_finite(model)
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     call = bind(model, inputs, example_kwargs or {})
-    flags = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
+    flags = {path: module.training for path, module in every_path(model).items()}
     try:
         own = copy_module(model, share_weights=share_weights)
         put_in_eval_mode(own)
@@ -77,21 +77,23 @@ def trace(
         raise TraceError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
     expected = _expected(model, own, call, flags) if check else None
     graph_module = trace_by_tiers(own, call, flags, expected)
-    _count_calls_per_sample(graph_module, Fraction(batch_size(graph_module)))
-    for _, graph in graphs_of(graph_module):
+    graphs = graphs_of(graph_module)
+    if len(graphs) > 1:
+        _count_calls_per_sample(graph_module, Fraction(batch_size(graph_module)))
+    for _, graph in graphs:
         graph.meta[TRACED_MACS] = total_macs(graph)
-    graph_module.meta[TRACE] = _fingerprint(graph_module)
+    graph_module.meta[TRACE] = _fingerprint(graphs)
     return graph_module
 
 
-def _fingerprint(graph_module: fx.GraphModule) -> str:
-    """Return a name for the traced graph: origins mean the same nodes in all graphs that have it.
+def _fingerprint(graphs: Sequence[tuple[str, fx.GraphModule]]) -> str:
+    """Return a name for a traced graph and its regions: origins mean the same nodes in all graphs that have it.
 
     It is that of the network's structure, so that two traces of one network, on whatever inputs, share it.
     """
     lines = [
         f"{region} {n.name} {n.op} {getattr(n.target, '__name__', n.target)} {[s.name for s in n.all_input_nodes]}"
-        for region, graph in graphs_of(graph_module)
+        for region, graph in graphs
         for n in graph.graph.nodes
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

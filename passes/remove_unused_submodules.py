@@ -20,5 +20,5 @@ class RemoveUnusedSubmodules(Pass):
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Delete what is neither called nor read."""
-        for target in remove_unused_state(graph_module):
+        for target in remove_unused_state(graph_module).removed:
             log.rewritten.append(Site(target, target, "no node uses it"))

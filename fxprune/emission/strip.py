@@ -9,9 +9,9 @@ from __future__ import annotations
 from torch import fx
 
 from fxprune.branch_scale import BranchScale
-from fxprune.copies import copy_graph_module
+from fxprune.copies import copy_graphs
 from fxprune.errors import EmitError
-from fxprune.graph import graphs_of
+from fxprune.module_tree import every_module
 from fxprune.resconv import ResConv
 
 
@@ -20,11 +20,12 @@ def strip(graph_module: fx.GraphModule) -> fx.GraphModule:
 
     It has no example inputs, origins or costs any more: do this last. Raises EmitError if scales are still in it.
     """
-    plain = copy_graph_module(graph_module)
-    for path, module in plain.named_modules():
-        if isinstance(module, (ResConv, BranchScale)):
-            raise EmitError(f"{path} is still a {type(module).__name__}; apply fxprune.AFTER_TRAINING first")
-    for _, graph in graphs_of(plain):
+    graphs = copy_graphs(graph_module)
+    plain = graphs[0][1]
+    if any(isinstance(module, (ResConv, BranchScale)) for module in every_module(plain)):
+        path, kind = next((p, type(m)) for p, m in plain.named_modules() if isinstance(m, (ResConv, BranchScale)))
+        raise EmitError(f"{path} is still a {kind.__name__}; apply fxprune.AFTER_TRAINING first")
+    for _, graph in graphs:
         graph.meta.clear()
         graph._tracer_cls = None
         for node in graph.graph.nodes:

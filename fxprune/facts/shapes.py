@@ -113,8 +113,10 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Val
     Raises TraceError, naming node and module path, if the inputs do not fit.
     """
     nodes = graph_module.graph.nodes
-    writes = any(is_in_place(node) or is_foreign(node) for node in nodes)
-    needs_data = writes and any(is_opaque(called_module(node)) for node in nodes)
+    foreign = [node for node in nodes if is_foreign(node)]
+    needs_data = any(node.op == "call_module" for node in foreign)
+    reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
+    writes = bool(foreign) or (bool(reads) and any(map(is_in_place, nodes)))  # to buffers
     with evaluating(graph_module), _keeping_buffers(graph_module) if writes else nullcontext():
         try:
             if needs_data:

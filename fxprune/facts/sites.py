@@ -53,7 +53,7 @@ def find_conv_sites(graph_module: fx.GraphModule) -> list[ConvSite]:
 
 def _hidden(node: fx.Node) -> list[ConvSite]:
     module = called_module(node)
-    if module is None or isinstance(module, ResConv):
+    if module is None or not module._modules or isinstance(module, ResConv):
         return []
     own = {id(inner) for inner in opaque_children(module)}
     return [

@@ -12,7 +12,7 @@ from fxprune.copies import LazyGraphModule, graph_module_of
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.functionalize import functionalize
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module
-from fxprune.module_tree import every_module, set_flags
+from fxprune.module_tree import every_module, is_layer, set_flags
 from fxprune.nests import copy_tensors
 from fxprune.targets import attribute
 from fxprune.tracing.assumptions import ASSUMPTIONS
@@ -122,7 +122,12 @@ def _state_kept(own: nn.Module) -> Iterator[None]:
     After a success the flags that the graph needs stay as they are.
     """
     before = [
-        (module, {name: v.copy() if type(v) in _CONTAINERS else v for name, v in module.__dict__.items()})
+        (
+            module,
+            module.__dict__.copy()
+            if is_layer(module)
+            else {name: v.copy() if type(v) in _CONTAINERS else v for name, v in module.__dict__.items()},
+        )
         for module in every_module(own)
     ]
     succeeded = False

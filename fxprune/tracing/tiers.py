@@ -21,7 +21,7 @@ from fxprune.errors import TraceError, first_line
 from fxprune.facts.convs import CONV_CLASSES
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, graphs_of
-from fxprune.module_tree import has_hooks, is_layer, mark_opaque, opaque_children
+from fxprune.module_tree import every_module, has_hooks, is_layer, mark_opaque, opaque_children
 from fxprune.nests import copy_tensors
 from fxprune.tracing.assumptions import ASSUMPTIONS
 from fxprune.tracing.attempt import attempt
@@ -91,9 +91,10 @@ class _Tracing:
         self.own, self.call, self.flags, self.expected, self.is_region = own, call, flags, expected, is_region
         self.reasons: dict[str, TraceError] = {}
         self.outputs: dict[str, list[Any]] = {}
-        for path, module in own.named_modules():
-            if has_hooks(module) and not is_layer(module):
-                self._make_opaque(path, TraceError("it has hooks, which a graph would not run"))
+        if any(has_hooks(module) and not is_layer(module) for module in every_module(own)):
+            for path, module in own.named_modules():
+                if has_hooks(module) and not is_layer(module):
+                    self._make_opaque(path, TraceError("it has hooks, which a graph would not run"))
 
     def _make_opaque(self, path: str, why: TraceError) -> None:
         self.reasons[path] = why

@@ -5,8 +5,9 @@
         --shrink-share 0.5 --precision bf16 --in-memory    # on a GPU: images are decoded once, and augmented there
 
 Runs a plain fine-tuning and ``fxprune prune`` for each target, with the same settings, then measures all networks
-side by side and writes results/cifar10_NETWORK.json. Every arm goes on from its checkpoint after a kill; with
-``--arm baseline`` or ``--arm 0.5`` it is one of them alone, so that several can run at a time; without, it measures.
+side by side and writes results/cifar10_NETWORK.json, or what ``--name`` says. Every arm goes on from its checkpoint
+after a kill; with ``--arm baseline`` or ``--arm 0.5`` it is one of them alone, so that several can run at a time;
+without, it measures.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ def main() -> None:
         "--teachers", type=Path, nargs="+", help="weights of other teachers, whose mean it is: no arm waits for them"
     )
     parser.add_argument("--layers", default="all", help="as for fxprune prune")
+    parser.add_argument(
+        "--name", help="of the result, for another schedule beside the first: the network's if left out"
+    )
     add_training_arguments(parser, epochs=8, lr=0.05)
     arguments = parser.parse_args()
 
@@ -66,7 +70,8 @@ def main() -> None:
         if arguments.arm in (None, str(target)):
             prune(arguments, settings, target, folder)
     if arguments.arm is None:
-        write_json(HERE / "results" / f"cifar10_{arguments.network}.json", measure(arguments, settings, folder))
+        name = arguments.name or arguments.network
+        write_json(HERE / "results" / f"cifar10_{name}.json", measure(arguments, settings, folder))
 
 
 def fine_tune(arguments: argparse.Namespace, settings: Settings, folder: Path) -> None:

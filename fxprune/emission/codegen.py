@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
 
 from fxprune.emission.expressions import Expressions, access, access_tensor, is_name, literal
+from fxprune.emission.in_place import relus_in_place, with_relus_in_place
 from fxprune.emission.layer_spec import LayerSpec
 from fxprune.emission.state_layout import StateLayout, TensorSpec
 from fxprune.emission.variables import Variables
@@ -51,13 +53,14 @@ def python_source(graph: fx.Graph, layout: StateLayout, name: str) -> str:
             "the graph takes nested inputs apart by torch.fx's pytree code, which source cannot say; "
             "give the model a forward that takes its tensors one by one"
         )
-    expressions = Expressions(Variables(graph))
+    in_place = relus_in_place(graph)
+    expressions = Expressions(Variables(graph), in_place)
     forward = _forward(graph, expressions)
     hidden = expressions.needed & {_input_name(node) for node in graph.nodes if node.op == "placeholder"}
     if hidden:
-        expressions = Expressions(Variables(graph))
+        expressions = Expressions(Variables(graph), in_place)
         forward = _forward(graph, expressions, hidden)
-    init = _init(layout)
+    init = _init(replace(layout, layers=with_relus_in_place(layout.layers, in_place)))
     helper = _CONTAINER if any("_Layers(" in line for line in init) else ""
     helper += _WRITTEN if any(isinstance(node.target, Written) for node in graph.nodes) else ""
     body = "\n".join(

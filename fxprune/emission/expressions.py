@@ -7,6 +7,7 @@ import keyword
 import math
 import numbers
 import operator
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -22,10 +23,14 @@ from fxprune.written import Written
 
 
 class Expressions:
-    """Writes what nodes compute, given the names of values; gathers the imports, records and names that it needs."""
+    """Writes what nodes compute, given the names of values; gathers the imports, records and names that it needs.
 
-    def __init__(self, names: Variables) -> None:
+    Nodes that are ``in_place`` call functions with ``inplace=True``.
+    """
+
+    def __init__(self, names: Variables, in_place: Collection[fx.Node] = ()) -> None:
         self.names = names
+        self._in_place = in_place
         self.imports: set[str] = set()
         self.needed = {"torch", "float", "slice", "getattr"}
         self.records: dict[str, Record] = {}
@@ -39,7 +44,10 @@ class Expressions:
 
     def _node(self, node: fx.Node) -> str:
         arguments = [self.value(argument) for argument in node.args]
-        keywords = [f"{name}={self.value(value)}" for name, value in node.kwargs.items()]
+        named = {name: value for name, value in node.kwargs.items() if name != "inplace" or value is not False}
+        if node.op == "call_function" and node in self._in_place:
+            named["inplace"] = True
+        keywords = [f"{name}={self.value(value)}" for name, value in named.items()]
         call = f"({', '.join([*arguments, *keywords])})"
         if node.op == "call_module":
             return access(str(node.target)) + call

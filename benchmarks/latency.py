@@ -144,14 +144,16 @@ def without_channels(name: str, example: torch.Tensor, target: float, multiple: 
 
 
 def peak_mb(model: nn.Module, images: torch.Tensor, train: bool) -> float:
-    """Return the most memory, in MiB, that a forward pass (and a backward one) holds beside weights and input."""
-    parameters = [parameter.requires_grad_(train) for parameter in model.parameters()]
+    """Return the most memory, in MiB, that a forward pass holds beside weights and input.
 
-    def step() -> None:
+    With ``train`` it keeps what the backward pass will need: all of that is still there when the last layer runs.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(train)
+
+    def step() -> Any:
         with torch.set_grad_enabled(train):
-            output = model(images)
-            if train:
-                torch.autograd.grad(output.sum(), parameters)
+            return model(images)
 
     step()
     if images.is_cuda:

@@ -135,11 +135,12 @@ def _copy_containers(graph_module: fx.GraphModule) -> tuple[nn.Module, bool]:
 
     def duplicate(module: nn.Module, prefix: str) -> nn.Module:
         fresh = empty_module()
-        fresh.training = module.training
+        state, own = fresh.__dict__, module.__dict__
+        state["training"] = module.training
         for table in _STATE:
-            if held := module.__dict__[table]:
-                fresh.__dict__[table].update(held)
-        children = fresh._modules
+            if own[table]:
+                state[table].update(own[table])
+        children = state["_modules"]
         for name, child in module._modules.items():
             path = prefix + name
             if path not in called or child is None:

@@ -12,8 +12,7 @@ algebra and not the rounding.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -98,8 +97,8 @@ def with_weights(module: _Weighted, weight: torch.Tensor, bias: torch.Tensor | N
     """
     old, old_bias = module.get_parameter("weight"), module._parameters.get("bias")
     trains_bias = old.requires_grad if old_bias is None else old_bias.requires_grad
-    duplicate = copy.copy(module)
-    duplicate.__dict__ = dict(module.__dict__)
+    duplicate = type(module).__new__(type(module))
+    duplicate.__dict__.update(module.__dict__)
     duplicate.__dict__["_parameters"] = {
         "weight": weight
         if isinstance(weight, nn.Parameter)
@@ -110,10 +109,8 @@ def with_weights(module: _Weighted, weight: torch.Tensor, bias: torch.Tensor | N
 
 
 @torch.no_grad()
-def scaled_rows(
-    weight: torch.Tensor, factor: torch.Tensor, empty_like: Callable[[torch.Tensor], torch.Tensor] = torch.empty_like
-) -> nn.Parameter:
-    """Return ``weight`` times ``factor`` (float64, one number a row) as a Parameter in the memory of ``empty_like``.
+def scaled_rows(weight: torch.Tensor, factor: torch.Tensor) -> nn.Parameter:
+    """Return ``weight`` times ``factor`` (float64, one number a row) as a Parameter.
 
     Where exact weights are kept the product is worked out in float64; else in the dtype of ``weight``, half precision
     in float32, which is one rounding more and half the time.
@@ -122,7 +119,7 @@ def scaled_rows(
     if _exact.get() is not None:
         return make_parameter(exact(weight) * broadcast, weight.detach(), weight.requires_grad)
     wide = torch.promote_types(weight.dtype, torch.float32)
-    made = torch.mul(weight.to(wide), broadcast.to(wide), out=empty_like(weight))
+    made = torch.mul(weight.to(wide), broadcast.to(wide), out=torch.empty_like(weight))
     return nn.Parameter(made, requires_grad=weight.requires_grad)
 
 
@@ -147,7 +144,7 @@ def norm_as_factor(bias: torch.Tensor | None, norm: nn.Module) -> tuple[torch.Te
 
     ``norm`` has running statistics; ``bias`` is that of the layer.
     """
-    mean, variance = norm.get_buffer("running_mean").double(), norm.get_buffer("running_var").double()
+    mean, variance = exact(norm._buffers["running_mean"]), exact(norm._buffers["running_var"])  # type: ignore[arg-type]
     gamma, beta = norm._parameters.get("weight"), norm._parameters.get("bias")
     factor = torch.rsqrt(variance + float(norm.eps))  # type: ignore[arg-type]
     if gamma is not None:

@@ -43,7 +43,11 @@ def set_buffer(graph_module: fx.GraphModule, target: str, buffer: torch.Tensor) 
 
 
 def _set(graph_module: fx.GraphModule, target: str, value: nn.Module | nn.Parameter) -> None:
-    setattr(*_owner(graph_module, target), value)
+    owner, name = _owner(graph_module, target)
+    if isinstance(value, nn.Module) and name in owner._modules:
+        owner._modules[name] = value  # what setattr would do, after a look at all that a name may stand for
+    else:
+        setattr(owner, name, value)
 
 
 def _owner(graph_module: fx.GraphModule, target: str) -> tuple[nn.Module, str]:

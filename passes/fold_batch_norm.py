@@ -16,7 +16,6 @@ from fxprune.facts.shapes import shape
 from fxprune.facts.sites import is_batched
 from fxprune.folding import norm_as_factor, norm_obstacle, own_bias, scaled_rows, with_weights
 from fxprune.graph import called_module, inherit, only_user, place
-from fxprune.large_pages import LargePages
 from fxprune.rewriting import Contract, Log, Pass
 from fxprune.targets import set_submodule
 
@@ -32,7 +31,7 @@ class FoldBatchNorm(Pass):
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Fold every norm that can be."""
-        sites, memory = CallSites(graph_module), LargePages()
+        sites = CallSites(graph_module)
         for norm_node in list(graph_module.graph.nodes):
             norm = called_module(norm_node)
             if not isinstance(norm, NORM_CLASSES):
@@ -49,7 +48,7 @@ class FoldBatchNorm(Pass):
             set_submodule(
                 graph_module,
                 str(node.target),
-                with_weights(layer, scaled_rows(layer.weight, factor, memory.empty_like), bias),
+                with_weights(layer, scaled_rows(layer.weight, factor), bias),
             )
             inherit(node, node, norm_node, made_by=self.name)
             norm_node.replace_all_uses_with(node, propagate_meta=False)

@@ -28,7 +28,6 @@ from fxprune.folding import (
     with_weights,
 )
 from fxprune.graph import called_module, inherit
-from fxprune.large_pages import LargePages
 from fxprune.module_tree import has_hooks
 from fxprune.resconv import Conv, ResConv
 from fxprune.rewriting import Contract, Log, Pass
@@ -44,7 +43,7 @@ class FuseResConv(Pass):
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Fuse every ResConv that can be."""
-        sites, memory = CallSites(graph_module), LargePages()
+        sites = CallSites(graph_module)
         for node in graph_module.graph.nodes:
             resconv = called_module(node)
             if not isinstance(resconv, ResConv):
@@ -55,7 +54,7 @@ class FuseResConv(Pass):
                 continue
             scale, shortcut = coefficients(resconv)
             log.rewrote(node, f"scale {scale:.4g} and shortcut {shortcut:.4g} are now in the weights")
-            set_submodule(graph_module, str(node.target), fuse(resconv, scale, shortcut, memory))
+            set_submodule(graph_module, str(node.target), fuse(resconv, scale, shortcut))
             inherit(node, node, made_by=self.name)
         if log.rewritten and graph_module.training:
             log.warn("the graph is in train mode; norms were folded with their running statistics")
@@ -77,11 +76,8 @@ def coefficients(resconv: ResConv) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def fuse(resconv: ResConv, scale: float, shortcut: float, memory: LargePages) -> Conv:
-    """Return the plain conv that computes what ``resconv``, with these coefficients, computes in eval mode.
-
-    A weight that is just scaled lies in ``memory``.
-    """
+def fuse(resconv: ResConv, scale: float, shortcut: float) -> Conv:
+    """Return the plain conv that computes what ``resconv``, with these coefficients, computes in eval mode."""
     conv = resconv.conv
     bias = own_bias(conv)
     factor = torch.ones(conv.out_channels, dtype=torch.float64, device=conv.weight.device)
@@ -89,7 +85,7 @@ def fuse(resconv: ResConv, scale: float, shortcut: float, memory: LargePages) ->
         factor, bias = norm_as_factor(bias, resconv.norm)
     bias = None if bias is None else scale * bias
     if shortcut == 0:
-        return with_weights(conv, scaled_rows(conv.weight, scale * factor, memory.empty_like), bias)
+        return with_weights(conv, scaled_rows(conv.weight, scale * factor), bias)
     tap = dirac_tap(conv)
     if isinstance(tap, str):
         raise ValueError(f"the conv has no identity kernel: {tap}")

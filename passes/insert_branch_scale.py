@@ -52,7 +52,7 @@ class InsertBranchScale(Pass):
         exit_first = left is branch.exit
         shortcut, exit_node = (right, left) if exit_first else (left, right)
         with graph.inserting_before(addition):
-            reads = [graph.get_attr(name) for name in weights]
+            reads = [graph.create_node("get_attr", name) for name in weights]
             new = graph.create_node("call_module", target, (shortcut, exit_node, *reads))
         for read in reads:
             inherit(read, branch.exit, made_by=self.name)

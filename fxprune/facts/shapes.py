@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -37,9 +37,12 @@ class _NeedsData(Exception):
 class _Recorder(Interpreter):
     """Runs a graph and keeps every value, so that storages stay apart."""
 
-    def __init__(self, graph_module: fx.GraphModule, mode: FakeTensorMode | None = None) -> None:
+    def __init__(
+        self, graph_module: fx.GraphModule, foreign: Collection[fx.Node], mode: FakeTensorMode | None = None
+    ) -> None:
         super().__init__(graph_module, keep=True)
         self.values = Values()
+        self._foreign = foreign
         self._mode = mode
 
     def run_all(self, *args: Any) -> None:
@@ -49,7 +52,7 @@ class _Recorder(Interpreter):
             self.env[node] = self.run_node(node)
 
     def run_node(self, n: fx.Node) -> Any:
-        inputs = [(one, one._version) for one in self._tensors_read(n)] if is_foreign(n) else []
+        inputs = [(one, one._version) for one in self._tensors_read(n)] if n in self._foreign else []
         try:
             value = super().run_node(n) if self._mode is None else self._fake_value(n)
         except (DataDependentOutputException, DynamicOutputShapeException):
@@ -113,7 +116,7 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Val
     Raises TraceError, naming node and module path, if the inputs do not fit.
     """
     nodes = graph_module.graph.nodes
-    foreign = [node for node in nodes if is_foreign(node)]
+    foreign = {node for node in nodes if is_foreign(node)}
     needs_data = any(node.op == "call_module" for node in foreign)
     reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
     writes = bool(foreign) or (bool(reads) and any(map(is_in_place, nodes)))  # to buffers
@@ -122,10 +125,10 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Val
             if needs_data:
                 raise _NeedsData
             mode = FakeTensorMode(allow_non_fake_inputs=True)
-            recorder = _Recorder(graph_module, mode)
+            recorder = _Recorder(graph_module, foreign, mode)
             recorder.run_all(*_fake_inputs(tuple(inputs), mode))
         except (DataDependentOutputException, DynamicOutputShapeException, _NeedsData):
-            recorder = _Recorder(graph_module)
+            recorder = _Recorder(graph_module, foreign)
             recorder.run_all(*copy_tensors(tuple(inputs)))
     for node in graph_module.graph.nodes:
         node.meta[META] = recorder.values.metadata(node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from torch import fx, nn
@@ -42,8 +42,9 @@ def attempt(
         TraceError: it cannot be traced, or the inputs do not fit.
     """
     tracer = make_tracer()
-    with _state_kept(own):
-        set_flags(every_module(own), False)
+    modules = every_module(own)
+    with _state_kept(modules):
+        set_flags(modules, False)
         graph = _graph_of(own, tracer, make_tracer, flags)
         graph_module = _graph_module(own, graph)
         if len(set(flags.values())) == 1:
@@ -116,8 +117,8 @@ def _graph_module(own: nn.Module, graph: fx.Graph) -> fx.GraphModule:
 
 
 @contextmanager
-def _state_kept(own: nn.Module) -> Iterator[None]:
-    """Undo what tracing leaves in the module: attributes that forward sets, which now hold stand-ins, and constants.
+def _state_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Undo what tracing leaves in modules: attributes that forward sets, which now hold stand-ins, and constants.
 
     After a success the flags that the graph needs stay as they are.
     """
@@ -128,7 +129,7 @@ def _state_kept(own: nn.Module) -> Iterator[None]:
             if is_layer(module)
             else {name: v.copy() if type(v) in _CONTAINERS else v for name, v in module.__dict__.items()},
         )
-        for module in every_module(own)
+        for module in modules
     ]
     succeeded = False
     try:

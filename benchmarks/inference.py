@@ -62,12 +62,12 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return relu(residual(x) + shortcut(x))."""
-        y = self.conv2(functional.relu(self.conv1(x)))
+        y = self.conv2(functional.relu(self.conv1(x), inplace=True))
         if self.new_channels:
             before = self.new_channels // 2
             x = x[:, :, :: self.stride, :: self.stride]
             x = functional.pad(x, (0, 0, 0, 0, before, self.new_channels - before))
-        return functional.relu(y + x)
+        return functional.relu(y + x, inplace=True)
 
 
 class ByHand(nn.Module):
@@ -83,7 +83,7 @@ class ByHand(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits."""
-        x = functional.relu(self.conv1(x))
+        x = functional.relu(self.conv1(x), inplace=True)
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: torch.Tensor = self.linear(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))
         return logits

@@ -289,5 +289,6 @@ def sample_inputs(data: ImageData, count: int) -> torch.Tensor:
 
 
 def default_workers() -> int:
-    """Return how many processes decode images: one a core, at most eight."""
-    return min(8, os.cpu_count() or 1)
+    """Return how many processes decode images: one for each core that this one may use, at most eight."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(8, usable or 1)

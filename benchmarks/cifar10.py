@@ -5,9 +5,9 @@
         --shrink-share 0.5 --precision bf16 --in-memory    # on a GPU: images are decoded once, and augmented there
 
 Runs a plain fine-tuning and ``fxprune prune`` for each target, with the same settings, then measures all networks
-side by side and writes results/cifar10_NETWORK.json, or what ``--name`` says. Every arm goes on from its checkpoint
-after a kill; with ``--arm baseline`` or ``--arm 0.5`` it is one of them alone, so that several can run at a time;
-without, it measures.
+side by side and writes results/cifar10_NETWORK.json; ``--name`` keeps another schedule apart. Every arm goes on from
+its checkpoint after a kill; with ``--arm baseline`` or ``--arm 0.5`` it is one of them alone, so that several can run
+at a time; without, it measures.
 """
 
 from __future__ import annotations
@@ -56,13 +56,14 @@ def main() -> None:
     )
     parser.add_argument("--layers", default="all", help="as for fxprune prune")
     parser.add_argument(
-        "--name", help="of the result, for another schedule beside the first: the network's if left out"
+        "--name", help="of runs and result, for another schedule beside the first; the network's if left out"
     )
     add_training_arguments(parser, epochs=8, lr=0.05)
     arguments = parser.parse_args()
 
     settings = settings_from(arguments)
-    folder = arguments.runs / f"{arguments.network}-cifar10-seed{settings.seed}"
+    name = arguments.name or arguments.network
+    folder = arguments.runs / f"{name}-cifar10-seed{settings.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     if arguments.arm in (None, "baseline"):
         fine_tune(arguments, settings, folder)
@@ -70,7 +71,6 @@ def main() -> None:
         if arguments.arm in (None, str(target)):
             prune(arguments, settings, target, folder)
     if arguments.arm is None:
-        name = arguments.name or arguments.network
         write_json(HERE / "results" / f"cifar10_{name}.json", measure(arguments, settings, folder))
 
 

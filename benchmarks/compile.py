@@ -95,6 +95,7 @@ def ratios(rows: list[Row]) -> str:
     for row in rows:
         ours, verified = (statistics.median(totals(row, way)) for way in (OURS, VERIFIED))
         limit = 2 * row["weights_mb"] + 200
+        floor = statistics.median(totals(row, FLOOR))
         lines.append(
             [
                 row["network"],
@@ -104,7 +105,8 @@ def ratios(rows: list[Row]) -> str:
                 f"{(verified - ours) / verified:.0%}",
                 f"{row['peak_mb']:.0f} of {limit:.0f}",
                 f"{row['peak_with_copy_mb']:.0f}",
-                f"{statistics.median(totals(row, FLOOR)):.3f}",
+                *(f"{statistics.median(row['seconds'][f'{OURS}: cpu'][step]) / floor:.1f}" for step in _APART),
+                f"{floor:.3f}",
             ]
         )
     headers = [
@@ -115,6 +117,7 @@ def ratios(rows: list[Row]) -> str:
         "verification's share",
         "peak MB",
         "with a copy",
+        *_APART,
     ]
     return tabulate(lines, headers=[*headers, "symbolic_trace, s"], tablefmt="github", disable_numparse=True)
 

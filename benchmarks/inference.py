@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -31,6 +32,7 @@ import torch
 from provenance import provenance
 from tabulate import tabulate
 from torch import fx, nn
+from torch._inductor.utils import run_and_get_code
 from torch.nn import functional
 
 import fxprune
@@ -130,6 +132,14 @@ def operations(graph: fx.GraphModule) -> Counter[str]:
 
 
 @torch.no_grad()
+def code_of(model: Callable[..., Any], images: torch.Tensor) -> str:
+    """Return the code that torch.compile made of ``model``: calls of kernels, without the numbers of values."""
+    _, (code, *_) = run_and_get_code(model, images)
+    calls = code[code.index("def call(") :]
+    return re.sub(r"#.*", "", re.sub(r"\b(arg|buf)\d+(_\d+)?\b", r"\1", calls))
+
+
+@torch.no_grad()
 def turns_of(models: dict[str, Callable[..., Any]], images: torch.Tensor, turns: int) -> dict[str, dict[str, Any]]:
     """Return the seconds and the page faults of every call, in turns; a turn lasts 50 ms or longer for each model."""
     clock = time.perf_counter if images.is_cuda else time.process_time
@@ -165,10 +175,12 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
         for batch in arguments.batches:
             images = torch.randn(batch, 3, 32, 32, device=arguments.device)
             models: dict[str, Any] = {"emitted": emitted.to(arguments.device), "by hand": hand.to(arguments.device)}
+            row: dict[str, Any] = {"mode": mode, "batch": batch}
             if mode == "compile":
                 torch._dynamo.reset()
                 models = {name: torch.compile(model) for name, model in models.items()}
-            rows.append({"mode": mode, "batch": batch, **turns_of(models, images, arguments.turns)})
+                row["same_code"] = len({code_of(model, images) for model in models.values()}) == 1
+            rows.append({**row, **turns_of(models, images, arguments.turns)})
     return {"extra_nodes": dict(operations(graph) - operations(fxprune.trace(hand, image))), "rows": rows}
 
 
@@ -180,8 +192,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         ratios = sorted(a / b for a, b in pairs)
         faults = [f"{statistics.median(row[name]['page_faults']):,.0f}" for name in ("emitted", "by hand")]
         spread = f"{statistics.median(ratios):.3f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
-        lines.append([row["allocator"], row["mode"], row["batch"], spread, " / ".join(faults)])
-    headers = ["allocator", "mode", "batch", "emitted over by hand", "page faults a call"]
+        same = {True: "the same", False: "another"}[row["same_code"]] if "same_code" in row else ""
+        lines.append([row["allocator"], row["mode"], row["batch"], spread, " / ".join(faults), same])
+    headers = ["allocator", "mode", "batch", "emitted over by hand", "page faults a call", "compiled code"]
     return tabulate(lines, headers=headers, tablefmt="github")
 
 

@@ -1,7 +1,9 @@
 """fxprune: layer pruning for any CNN, a graph-level model transformation compiler on torch.fx."""
 
+from typing import TYPE_CHECKING, Any
+
 from fxprune.branch_scale import BranchScale
-from fxprune.diff import GraphDiff, diff
+from fxprune.diff import diff
 from fxprune.emission.strip import strip
 from fxprune.emit import emit, load_emitted
 from fxprune.errors import FxpruneError, FxpruneWarning
@@ -13,6 +15,9 @@ from fxprune.sparsity import ProximalL1
 from fxprune.steering import SteeredL1
 from fxprune.trace import trace
 from fxprune.verify import Verification, verify
+
+if TYPE_CHECKING:
+    from fxprune.diffing.graph_diff import GraphDiff
 
 __version__ = "0.1.0"
 
@@ -39,3 +44,12 @@ __all__ = [
     "trace",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what importing fxprune leaves out, since it takes long and is seldom asked for by name."""
+    if name == "GraphDiff":
+        from fxprune.diffing.graph_diff import GraphDiff
+
+        return GraphDiff
+    raise AttributeError(f"module 'fxprune' has no attribute {name!r}")

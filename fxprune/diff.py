@@ -13,21 +13,14 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
-from fxprune.diffing.changes import Changes
-from fxprune.diffing.entries import Change
-from fxprune.diffing.graph_diff import GraphDiff
-from fxprune.diffing.guessing import match_by_guess
-from fxprune.diffing.matching import match_by_origin
-from fxprune.diffing.nodes import describe, totals
-from fxprune.diffing.reasons import reasons_of
 from fxprune.facts.costs import batch_size
 from fxprune.graph import TRACE, graphs_of, require_graph
 from fxprune.rewriting import PassResult
 
 if TYPE_CHECKING:
+    from fxprune.diffing.entries import Change
+    from fxprune.diffing.graph_diff import GraphDiff
     from fxprune.pipeline import Step
-
-__all__ = ["GraphDiff", "diff"]
 
 
 def diff(before: fx.GraphModule, after: fx.GraphModule, *, results: Sequence[PassResult | Step] = ()) -> GraphDiff:
@@ -43,6 +36,13 @@ def diff(before: fx.GraphModule, after: fx.GraphModule, *, results: Sequence[Pas
         results: what the passes in between returned, in order, for the reasons; they also tell that ``after`` was
             made from ``before``.
     """
+    from fxprune.diffing.changes import Changes  # loaded when two graphs are first compared
+    from fxprune.diffing.graph_diff import GraphDiff
+    from fxprune.diffing.guessing import match_by_guess
+    from fxprune.diffing.matching import match_by_origin
+    from fxprune.diffing.nodes import describe, totals
+    from fxprune.diffing.reasons import reasons_of
+
     for graph in (before, after):
         require_graph(graph, "diff")
     traces = before.meta.get(TRACE), after.meta.get(TRACE)

@@ -21,15 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import fx, nn
 
-from fxprune.emission.check import build_source, examples_fit, read_back, require_equal
-from fxprune.emission.codegen import python_source
-from fxprune.emission.constants import examples_from_data, examples_to_data
-from fxprune.emission.graph_data import graph_from_data, graph_to_data
-from fxprune.emission.state_layout import state_layout
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.files import replacing, write_json, write_text
@@ -68,6 +61,14 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
         EmitError: plain PyTorch cannot express the graph, or :func:`load_emitted` could not read it (names node or
             module). Nothing is written then.
     """
+    from safetensors.torch import save_file  # this, and what follows, is loaded when something is first emitted
+
+    from fxprune.emission.check import build_source, examples_fit, read_back, require_equal
+    from fxprune.emission.codegen import python_source
+    from fxprune.emission.constants import examples_to_data
+    from fxprune.emission.graph_data import graph_to_data
+    from fxprune.emission.state_layout import state_layout
+
     require_graph(graph_module, "emit")
     out = Path(folder)
     unknown = [name for name in formats if name not in ("pt2", "onnx")]
@@ -94,12 +95,16 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
         save_file(state, unfinished)
         shutil.copymode(out / _SOURCE, unfinished)  # safetensors writes files that only their owner may read
     if formats:
-        _export(model, example_inputs_of(graph_module), out, formats)
+        functional = python_source(graph_module.graph, layout, type(graph_module).__name__, in_place=False)
+        _export(build_source(functional, state), example_inputs_of(graph_module), out, formats)
     return out
 
 
 def source_obstacle(graph_module: fx.GraphModule) -> str | None:
     """Return why :func:`emit` cannot write ``graph_module`` as source; None if nothing speaks against it."""
+    from fxprune.emission.codegen import python_source
+    from fxprune.emission.state_layout import state_layout
+
     try:
         python_source(graph_module.graph, state_layout(graph_module), type(graph_module).__name__)
     except EmitError as error:
@@ -136,6 +141,12 @@ def load_emitted(folder: str | os.PathLike[str]) -> fx.GraphModule:
 
     Raises LoadError if a file is missing, cut short, or names what it may not.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from fxprune.emission.constants import examples_from_data
+    from fxprune.emission.graph_data import graph_from_data
+
     root = Path(folder)
     try:
         data = json.loads((root / _GRAPH).read_text())

@@ -1,4 +1,4 @@
-"""The algebra of folding norms, scales and shortcuts into weights, in float64, stored in the layer's dtype.
+"""The algebra of folding norms, scales and shortcuts into weights: factors in float64, weights in the layer's dtype.
 
 A batch norm in eval mode is g * (y - mean) + beta with g = gamma / sqrt(var + eps) per channel, so
 

@@ -41,14 +41,14 @@ def graphs_of(graph_module: fx.GraphModule) -> list[tuple[str, fx.GraphModule]]:
     return found
 
 
-class State(NamedTuple):
+class Swept(NamedTuple):
     """Paths of submodules, parameters and buffers: those that were removed, the outermost ones, and those in use."""
 
     removed: list[str]
     kept: set[str]
 
 
-def remove_unused_state(graph_module: fx.GraphModule) -> State:
+def remove_unused_state(graph_module: fx.GraphModule) -> Swept:
     """Delete submodules, parameters and buffers that no node uses."""
     used = {node.target for node in graph_module.graph.nodes if node.op in ("call_module", "get_attr")}
     removed: list[str] = []
@@ -67,15 +67,16 @@ def remove_unused_state(graph_module: fx.GraphModule) -> State:
             path = prefix + name
             if path in used and child is not None:
                 kept.add(path)
-            # another layer was called before, and is shared with the input graph: it is left whole
-            elif type(child) is not nn.Module or not sweep(child, f"{path}."):
+                continue
+            # another layer was called before, and is shared with the input graph: it goes as a whole
+            if child is None or type(child) is not nn.Module or not sweep(child, f"{path}."):
                 delattr(module, name)
                 removed.append(path)
         return bool(module._parameters or module._buffers or module._modules)
 
     sweep(graph_module, "")
     gone = set(removed)
-    return State([path for path in removed if gone.isdisjoint(_owners(path))], kept)
+    return Swept([path for path in removed if gone.isdisjoint(_owners(path))], kept)
 
 
 def require_order(graph_module: fx.GraphModule, there: Collection[str] = ()) -> None:

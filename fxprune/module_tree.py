@@ -31,16 +31,20 @@ def every_module(module: nn.Module) -> list[nn.Module]:
 
 
 def every_path(module: nn.Module) -> dict[str, nn.Module]:
-    """Return what ``module.named_modules(remove_duplicate=False)`` yields, in a third of the time."""
+    """Return the modules below ``module``, and itself, by all of their paths, but for paths that run in a circle.
+
+    In another order these are the ones of ``module.named_modules(remove_duplicate=False)``, in a third of the time.
+    """
     found = {"": module}
-    waiting = [("", module)]
+    waiting: list[tuple[str, nn.Module, tuple[nn.Module, ...]]] = [("", module, ())]
     while waiting:
-        prefix, one = waiting.pop()
+        prefix, one, above = waiting.pop()
         for name, child in one._modules.items():
-            if child is not None:
-                found[prefix + name] = child
-                if child._modules:
-                    waiting.append((f"{prefix}{name}.", child))
+            if child is None or child is one or child in above:
+                continue
+            found[prefix + name] = child
+            if child._modules:
+                waiting.append((f"{prefix}{name}.", child, (*above, one)))
     return found
 
 

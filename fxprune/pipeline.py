@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from tabulate import tabulate
 from torch import fx
 
 from fxprune.copies import copy_graph_module
-from fxprune.diff import GraphDiff, diff
+from fxprune.diff import diff
 from fxprune.errors import ContractError, FxpruneError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.shapes import propagate_shapes
@@ -28,6 +27,9 @@ from fxprune.module_tree import is_opaque
 from fxprune.nests import tensors_in
 from fxprune.rewriting import Contract, Pass, PassResult
 from fxprune.verify import TOLERANCE, difference, first_difference, run_float64
+
+if TYPE_CHECKING:
+    from fxprune.diffing.graph_diff import GraphDiff
 
 AnyPass = Callable[[fx.GraphModule], Any]
 
@@ -81,6 +83,8 @@ class PipelineResult(PassResult):
         return diff(before, self.graph_module, results=[self])
 
     def __str__(self) -> str:
+        from tabulate import tabulate
+
         if not self.steps:
             return "an empty pipeline: nothing was done"
         first = self.steps[0].before

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import fx, nn
 
 from fxprune.branch_scale import BranchScale
@@ -200,6 +199,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 def report(graph_module: fx.GraphModule) -> str:
     """Return a table of the layers: effective scale, shortcut (of a branch: 1), MACs a sample that it holds."""
+    from tabulate import tabulate
+
     rows = [[layer.path, layer.scale, _shortcut(layer), layer.macs] for layer in layers(graph_module)]
     return tabulate(rows, headers=["layer", "scale", "shortcut", "MACs"], floatfmt=".4f", intfmt=",")
 

@@ -46,9 +46,7 @@ class FoldBatchNorm(Pass):
             factor, bias = norm_as_factor(own_bias(layer), norm)
             log.rewrote(norm_node, f"is folded into {place(node)}")
             set_submodule(
-                graph_module,
-                str(node.target),
-                with_weights(layer, scaled_rows(layer.weight, factor), bias),
+                graph_module, str(node.target), with_weights(layer, scaled_rows(layer.weight, factor), bias)
             )
             inherit(node, node, norm_node, made_by=self.name)
             norm_node.replace_all_uses_with(node, propagate_meta=False)

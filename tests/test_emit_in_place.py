@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from helpers import Wrapped, emitted, tiny
 from torch import nn
 from torch.nn import functional
 
 import fxprune
+from fxprune.exported import load_exported
 
 
 def source_of(model: nn.Module, folder: Path) -> str:
@@ -18,6 +21,12 @@ def source_of(model: nn.Module, folder: Path) -> str:
     x = torch.randn(2, 3, 8, 8)
     emitted(fxprune.trace(model.eval(), x), folder, x)
     return (folder / "model.py").read_text()
+
+
+@dataclass
+class Flagged:
+    value: Any
+    inplace: bool
 
 
 def conv() -> nn.Module:
@@ -45,6 +54,75 @@ def test_functions(tmp_path: Path) -> None:
 
     text = source_of(Wrapped(forward, conv=conv()), tmp_path)
     assert text.count("F.relu(") == text.count("inplace=True") == 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        nn.Conv2d(3, 3, 1),
+        nn.ConvTranspose2d(3, 3, 1),
+        nn.BatchNorm2d(3),
+        nn.Linear(8, 8),
+        lambda x: functional.linear(x, torch.eye(8)),
+        lambda x: functional.conv2d(x, torch.ones(3, 3, 1, 1)),
+        lambda x: functional.batch_norm(x, torch.zeros(3), torch.ones(3)),
+        lambda x: torch.add(x, 1),
+    ],
+)
+def test_what_makes_new_memory(make: Any, tmp_path: Path) -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return functional.relu(make(x) if not isinstance(make, nn.Module) else self.layer(x))
+
+    model = Wrapped(forward, layer=make if isinstance(make, nn.Module) else nn.Identity()).eval()
+    x, given = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8).requires_grad_()
+    source_model, _ = emitted(fxprune.trace(model, x), tmp_path, x)
+    assert "inplace=True" in (tmp_path / "model.py").read_text()
+    gradients = [torch.autograd.grad(one(given).square().sum(), given)[0] for one in (model, source_model)]
+    assert torch.equal(*gradients)
+
+
+def test_without_gradient_nothing_is_overwritten(tmp_path: Path) -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        with torch.no_grad():
+            z = functional.relu(y)
+        return z + self.other(x)  # type: ignore[no-any-return]
+
+    x = torch.randn(2, 3, 8, 8)
+    model, _ = emitted(fxprune.trace(Wrapped(forward, conv=conv(), other=conv()), x), tmp_path)
+    model(x).sum().backward()
+    assert model.conv.weight.grad is None
+
+
+def test_a_buffer_is_not_overwritten(tmp_path: Path) -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return functional.relu(torch.add(self.total, x, out=self.total))
+
+    model = Wrapped(forward)
+    model.register_buffer("total", torch.zeros(4))
+    source_model, _ = emitted(fxprune.trace(model.eval(), torch.randn(4)), tmp_path)
+    for x in (torch.tensor([-1.0, 2, -3, 4]), torch.tensor([-2.0, 1, 4, -9])):
+        assert torch.equal(source_model(x), model(x))
+
+
+def test_only_functions_of_torch_have_a_default_to_leave_out(tmp_path: Path) -> None:
+    x = torch.randn(2, 3)
+
+    def forward(self: Any, x: torch.Tensor) -> Any:
+        return Flagged(value=x + 1, inplace=False)
+
+    model, _ = emitted(fxprune.trace(Wrapped(forward), x), tmp_path)
+    assert model(x).inplace is False
+
+
+def test_exported_files_are_functional(tmp_path: Path) -> None:
+    graph = fxprune.trace(
+        Wrapped(lambda self, x: functional.relu(self.conv(x)), conv=conv()), torch.randn(2, 3, 8, 8)
+    )
+    fxprune.emit(graph, tmp_path, formats=["pt2"])
+    assert "inplace=True" in (tmp_path / "model.py").read_text()
+    read = load_exported(tmp_path / "model.pt2", trust=True)
+    assert [node.name for node in read.graph.nodes if "relu" in node.name] == ["relu"]
 
 
 def test_what_others_read_or_own_is_not_overwritten(tmp_path: Path) -> None:

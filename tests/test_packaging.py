@@ -73,3 +73,15 @@ def test_importing_fxprune_pulls_in_no_shell_and_no_torchvision() -> None:
     code = f"import sys, fxprune; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_is_seldom_asked_for_is_loaded_then() -> None:
+    code = (
+        "import sys, fxprune\n"
+        "late = ('fxprune.diffing', 'fxprune.emission.codegen', 'tabulate', 'safetensors')\n"
+        "before = [m for m in late if m in sys.modules]\n"
+        "from fxprune import *\n"
+        "print(before, GraphDiff.__module__, callable(fxprune.diff), callable(fxprune.emit))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[] fxprune.diffing.graph_diff True True"

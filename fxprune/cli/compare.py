@@ -19,8 +19,9 @@ from fxprune.cli.options import (
     weights_option,
     write_page,
 )
-from fxprune.diff import GraphDiff, diff
+from fxprune.diff import diff
 from fxprune.diffing.entries import KINDS, Kind
+from fxprune.diffing.graph_diff import GraphDiff
 from fxprune.diffing.text import Line, statistics, story, unified
 from fxprune.emit import is_emitted, load_emitted
 from fxprune.errors import LoadError, TraceError, did_you_mean

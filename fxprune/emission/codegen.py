@@ -43,9 +43,10 @@ _WRITTEN = '''def _written(function, position, *arguments):
 '''
 
 
-def python_source(graph: fx.Graph, layout: StateLayout, name: str) -> str:
+def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: bool = True) -> str:
     """Return the text of ``model.py``: one class ``Model`` whose state-dict keys are those of the graph of ``name``.
 
+    ReLUs are ``in_place`` where they can be (see :func:`relus_in_place`).
     Raises EmitError, naming the node, if plain PyTorch cannot express the graph.
     """
     if type(graph._codegen) is not fx.graph.CodeGen:
@@ -53,14 +54,14 @@ def python_source(graph: fx.Graph, layout: StateLayout, name: str) -> str:
             "the graph takes nested inputs apart by torch.fx's pytree code, which source cannot say; "
             "give the model a forward that takes its tensors one by one"
         )
-    in_place = relus_in_place(graph)
-    expressions = Expressions(Variables(graph), in_place)
+    overwriting = relus_in_place(graph) if in_place else set()
+    expressions = Expressions(Variables(graph), overwriting)
     forward = _forward(graph, expressions)
     hidden = expressions.needed & {_input_name(node) for node in graph.nodes if node.op == "placeholder"}
     if hidden:
-        expressions = Expressions(Variables(graph), in_place)
+        expressions = Expressions(Variables(graph), overwriting)
         forward = _forward(graph, expressions, hidden)
-    init = _init(replace(layout, layers=with_relus_in_place(layout.layers, in_place)))
+    init = _init(replace(layout, layers=with_relus_in_place(layout.layers, overwriting)))
     helper = _CONTAINER if any("_Layers(" in line for line in init) else ""
     helper += _WRITTEN if any(isinstance(node.target, Written) for node in graph.nodes) else ""
     body = "\n".join(

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.nn import functional
 
 from fxprune.emission.records import Record, record_of
 from fxprune.emission.variables import Variables
@@ -44,9 +45,12 @@ class Expressions:
 
     def _node(self, node: fx.Node) -> str:
         arguments = [self.value(argument) for argument in node.args]
-        named = {name: value for name, value in node.kwargs.items() if name != "inplace" or value is not False}
-        if node.op == "call_function" and node in self._in_place:
-            named["inplace"] = True
+        named = dict(node.kwargs)
+        if node.op == "call_function" and getattr(node.target, "__module__", "") == functional.__name__:
+            if named.get("inplace") is False:
+                del named["inplace"]  # the default, which torch.fx records
+            if node in self._in_place:
+                named["inplace"] = True
         keywords = [f"{name}={self.value(value)}" for name, value in named.items()]
         call = f"({', '.join([*arguments, *keywords])})"
         if node.op == "call_module":

@@ -119,8 +119,8 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Val
     foreign = {node for node in nodes if is_foreign(node)}
     needs_data = any(node.op == "call_module" for node in foreign)
     reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
-    writes = bool(foreign) or (bool(reads) and any(map(is_in_place, nodes)))  # to buffers
-    with evaluating(graph_module), _keeping_buffers(graph_module) if writes else nullcontext():
+    may_write_buffers = bool(foreign) or (bool(reads) and any(map(is_in_place, nodes)))
+    with evaluating(graph_module), _keeping_buffers(graph_module) if may_write_buffers else nullcontext():
         try:
             if needs_data:
                 raise _NeedsData

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import fx
 
-from fxprune.diff import GraphDiff, diff
+from fxprune.diff import diff
+from fxprune.diffing.graph_diff import GraphDiff
 from fxprune.errors import LoadError, first_line
 from fxprune.files import write_text
 from fxprune.render.html import page

@@ -126,7 +126,7 @@ def _state_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
         (
             module,
             module.__dict__.copy()
-            if is_layer(module)
+            if is_layer(module) and type(module).forward is not nn.Module.forward  # not a container
             else {name: v.copy() if type(v) in _CONTAINERS else v for name, v in module.__dict__.items()},
         )
         for module in modules

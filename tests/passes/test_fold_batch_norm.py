@@ -7,6 +7,7 @@ from helpers import assert_rewrites, example, targets, tiny, traced
 from torch import nn
 
 from fxprune import passes
+from fxprune.folding import scaled_rows
 
 
 def test_every_norm_of_a_residual_network() -> None:
@@ -39,3 +40,18 @@ def test_unused_norms_leave_the_state_dict() -> None:
     result = passes.FoldBatchNorm()(tiny())
     assert not any("bn" in key for key in result.graph_module.state_dict())
     assert isinstance(result.graph_module.get_submodule("stem.0").bias, torch.Tensor)
+
+
+def test_weights_scaled_in_their_own_dtype() -> None:
+    weight, factor = torch.randn(16, 8, 3, 3), torch.rand(16, dtype=torch.float64) + 0.5
+    for dtype, bound in (
+        (torch.float64, 1e-15),
+        (torch.float32, 2e-7),
+        (torch.bfloat16, 5e-3),
+        (torch.float16, 6e-4),
+    ):
+        given = nn.Parameter(weight.to(dtype))
+        expected = given.detach().double() * factor.reshape(-1, 1, 1, 1)
+        made = scaled_rows(given, factor)
+        assert made.dtype == dtype
+        assert float(((made.detach().double() - expected) / expected).abs().max()) < bound

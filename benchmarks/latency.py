@@ -178,7 +178,7 @@ def table(title: str, row: dict[str, Any]) -> str:
         [name, f"{ms:.2f}", f"{ms / ours:.2f}", *(f"{mb:.1f}" for mb in row["peak_mb"][name])]
         for name, ms in row["ms"].items()
     ]
-    return tabulate(lines, headers=[title, "ms", "over fxprune's", "peak MiB", "peak MiB, training"])
+    return tabulate(lines, headers=[title, "ms", "over fxprune's", "peak MiB", "in training"])
 
 
 if __name__ == "__main__":

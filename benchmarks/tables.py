@@ -188,13 +188,16 @@ def latency(name: str, record: dict[str, Any]) -> str:
     networks = list(next(iter(record["targets"].values()))["costs"])
     compared = [network for network in networks if network != UNPRUNED]
     order = ", then ".join(compared)
-    headers = ["MACs left", "mode", "batch", *(n for n in networks if n != OURS), "peak MiB", "peak MiB, training"]
+    headers = ["MACs left", "mode", "batch", *(n for n in networks if n != OURS), "peak MiB", "in training"]
     costs = "; ".join(
         f"at {target}: "
         + ", ".join(f"{n} {one['costs'][n]['macs'] / one['costs'][UNPRUNED]['macs']:.1%}" for n in compared)
         for target, one in record["targets"].items()
     )
-    text = f"Times over that of fxprune's network, medians in turns. Memory: {order}. MACs left {costs}."
+    text = (
+        f"Times over that of fxprune's network, medians in turns. MACs left {costs}. "
+        f"Memory of a forward pass: {order}; in training it keeps what the backward pass needs."
+    )
 
     def draw(axes: Axes) -> None:
         for number, (label, ratio) in enumerate(_slowest(record)):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fxprune.errors import FxpruneError, first_line
+from fxprune.errors import FxpruneError, FxpruneWarning, first_line
 from fxprune.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,4 +55,18 @@ def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelera
             f"a batch of {settings.batch_size} images cannot be shared by {accelerator.num_processes} processes in "
             f"{settings.accumulate} parts each; use a multiple of {share}"
         )
+    if settings.precision == "bf16" and accelerator.device.type == "cpu" and _bf16_is_emulated():
+        warnings.warn(
+            "bf16 takes many times as long as float32 on this CPU, which has no instructions for it; "
+            "--precision float32 is faster",
+            FxpruneWarning,
+            stacklevel=2,
+        )
     return accelerator
+
+
+def _bf16_is_emulated() -> bool:
+    """Say whether this is an x86 CPU without AVX-512, on which oneDNN has no bf16 kernels."""
+    return platform.machine() in ("x86_64", "AMD64") and not torch.backends.cpu.get_cpu_capability().startswith(
+        "AVX512"
+    )

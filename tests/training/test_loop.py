@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,7 @@ def other_engine() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("other_engine")
+@pytest.mark.filterwarnings("ignore:bf16 takes many times as long")
 def test_bf16(data: ImageData) -> None:
     sparse = sparse_network(data)
     seen = set()
@@ -181,6 +183,17 @@ def test_bf16(data: ImageData) -> None:
     assert torch.bfloat16 in seen
     assert all(parameter.dtype == torch.float32 for parameter in sparse.parameters())
     assert rows[-1]["top1"] > 0.6
+
+
+@pytest.mark.usefixtures("other_engine")
+@pytest.mark.parametrize(("capability", "warned"), [("AVX2", True), ("AVX512", False)])
+def test_bf16_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch, capability: str, warned: bool) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        make_accelerator(replace(QUICK, precision="bf16", device="cpu"))
+    assert any("--precision float32 is faster" in str(one.message) for one in found) is warned
 
 
 @pytest.mark.usefixtures("other_engine")

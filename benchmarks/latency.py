@@ -55,7 +55,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--smoke", action="store_true", help="one batch size, eager, two turns; writes nothing")
     arguments = parser.parse_args()
+    if arguments.smoke:
+        arguments.batches, arguments.modes, arguments.turns = [1], ["eager"], 2
     folders = dict(pair.split("=", 1) for pair in arguments.pruned)
 
     example = torch.randn(2, 3, arguments.size, arguments.size)
@@ -93,7 +96,8 @@ def main() -> None:
         result[str(target)] = {"costs": costs, "layers": source, "rows": rows}
     name = arguments.network.rpartition(":")[2]
     record = {**provenance("torch-pruning"), "image_size": arguments.size, "targets": result}
-    write_json(HERE / "results" / f"latency_{name}.json", record)
+    if not arguments.smoke:
+        write_json(HERE / "results" / f"latency_{name}.json", record)
 
 
 def build(name: str) -> nn.Module:

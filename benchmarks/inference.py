@@ -69,8 +69,7 @@ class Block(nn.Module):
             before = self.new_channels // 2
             x = x[:, :, :: self.stride, :: self.stride]
             x = functional.pad(x, (0, 0, 0, 0, before, self.new_channels - before))
-        y += x
-        return functional.relu(y, inplace=True)
+        return functional.relu(y + x, inplace=True)
 
 
 class ByHand(nn.Module):

@@ -81,26 +81,6 @@ def test_what_makes_new_memory(make: Any, tmp_path: Path) -> None:
     assert torch.equal(*gradients)
 
 
-def test_sums(tmp_path: Path) -> None:
-    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-        y = functional.relu(x + self.conv(x))  # over the second operand: the first is an input
-        z = self.conv(y) + self.other(y)
-        wide = self.conv(z).mean((2, 3), keepdim=True) + self.other(z)
-        narrow = self.linear(wide.mean((1, 2), keepdim=True)) + wide  # the sum has another shape
-        return torch.add(self.conv(narrow), 1) + torch.add(self.other(narrow), narrow, alpha=2)
-
-    model = Wrapped(forward, conv=conv(), other=conv(), linear=nn.Linear(8, 8)).eval()
-    x, given = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8).requires_grad_()
-    source_model, _ = emitted(fxprune.trace(model, x), tmp_path, x)
-    text = (tmp_path / "model.py").read_text()
-    assert text.count(" += ") == 5
-    assert text.count(" + ") == 1
-    before = given.detach().clone()
-    gradients = [torch.autograd.grad(one(given).square().sum(), given)[0] for one in (model, source_model)]
-    assert torch.equal(given, before)
-    torch.testing.assert_close(*gradients)
-
-
 def test_without_gradient_nothing_is_overwritten(tmp_path: Path) -> None:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         y = self.conv(x)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.emission.expressions import Expressions, access, access_tensor, is_name, literal
-from fxprune.emission.in_place import SUMS, overwritten, with_relus_in_place
+from fxprune.emission.in_place import relus_in_place, with_relus_in_place
 from fxprune.emission.layer_spec import LayerSpec
 from fxprune.emission.state_layout import StateLayout, TensorSpec
 from fxprune.emission.variables import Variables
@@ -46,7 +46,7 @@ _WRITTEN = '''def _written(function, position, *arguments):
 def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: bool = True) -> str:
     """Return the text of ``model.py``: one class ``Model`` whose state-dict keys are those of the graph of ``name``.
 
-    Sums and ReLUs are ``in_place`` where they can be (see :func:`overwritten`).
+    ReLUs are ``in_place`` where they can be (see :func:`relus_in_place`).
     Raises EmitError, naming the node, if plain PyTorch cannot express the graph.
     """
     if type(graph._codegen) is not fx.graph.CodeGen:
@@ -54,14 +54,14 @@ def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: 
             "the graph takes nested inputs apart by torch.fx's pytree code, which source cannot say; "
             "give the model a forward that takes its tensors one by one"
         )
-    spare = overwritten(graph) if in_place else {}
-    expressions = Expressions(Variables(graph), spare)
+    overwriting = relus_in_place(graph) if in_place else set()
+    expressions = Expressions(Variables(graph), overwriting)
     forward = _forward(graph, expressions)
     hidden = expressions.needed & {_input_name(node) for node in graph.nodes if node.op == "placeholder"}
     if hidden:
-        expressions = Expressions(Variables(graph), spare)
+        expressions = Expressions(Variables(graph), overwriting)
         forward = _forward(graph, expressions, hidden)
-    init = _init(replace(layout, layers=with_relus_in_place(layout.layers, spare)))
+    init = _init(replace(layout, layers=with_relus_in_place(layout.layers, overwriting)))
     helper = _CONTAINER if any("_Layers(" in line for line in init) else ""
     helper += _WRITTEN if any(isinstance(node.target, Written) for node in graph.nodes) else ""
     body = "\n".join(
@@ -209,11 +209,6 @@ def _body(graph: fx.Graph, expressions: Expressions) -> list[str]:
         if part and part != section:
             lines += [""] * bool(lines) + [f"    # {part}"]
             section = part
-        if node.target in SUMS and node in expressions.overwritten:
-            over = expressions.overwritten[node]
-            other = expressions.value(node.args[1] if node.args[0] is over else node.args[0])
-            lines.append(f"    {expressions.names.assign(node, over)} += {other}")
-            continue
         text = expressions.node(node)
         lines.append(f"    {expressions.names.assign(node)} = {text}" if node.users else f"    {text}")
     return lines

@@ -32,11 +32,8 @@ class Variables:
         self._names[node] = name
         self._live[name] = node
 
-    def assign(self, node: fx.Node, over: fx.Node | None = None) -> str:
-        """Return the name for a new value: that of an input of ``node`` which ends here, else the first free one.
-
-        ``over`` is the input that ends here because ``node`` overwrites it.
-        """
+    def assign(self, node: fx.Node) -> str:
+        """Return the name for a new value: that of an input of ``node`` which ends here, else the first free one."""
         at = self._order[node]
         self._live = {
             name: value
@@ -46,7 +43,7 @@ class Variables:
         ended = [self._names[read] for read in node.all_input_nodes if self._last_read[read] is node]
         own = [name for name in ended if name.isidentifier() and name not in self._live]
         spare = (name for name in (*_NAMES, *(f"v{i}" for i in range(1, at + 2))) if name not in self._live)
-        name = self._names[over] if over is not None else own[0] if own else next(spare)
+        name = own[0] if own else next(spare)
         self._names[node] = name
         self._live[name] = node
         return name

@@ -4,10 +4,11 @@
     python benchmarks/latency.py resnet56 --targets 0.5 0.35
     python benchmarks/latency.py torchvision:resnet50 --targets 0.5 --size 224 --batches 1 8 64
 
-Weights are random (the time does not depend on them); which layers go is drawn with a seed, or is what training
-chose: ``--pruned 0.5=DIR`` takes the folder that ``fxprune prune`` wrote. Torch-Pruning removes the same share of
-channels everywhere, whatever comes nearest to the target; with "rounded" in multiples of 8, as it advises for speed.
-In CIFAR networks it prunes inside the blocks only: the padding of their shortcuts breaks what it makes of the rest.
+Weights are random (the time does not depend on them). Which layers go is SteeredL1's choice, on these weights, or in
+a training: ``--pruned 0.5=DIR`` takes the folder that ``fxprune prune`` wrote. Torch-Pruning removes the same share
+of channels everywhere, whatever comes nearest to the MACs that are left then; with "rounded" in multiples of 8, as it
+advises for speed. In CIFAR networks it prunes inside the blocks only: the padding of their shortcuts breaks what it
+makes of the rest.
 Batch norms are folded in all networks, which then run in turns, in one process: medians. Writes
 results/latency_NETWORK.json.
 """
@@ -35,7 +36,7 @@ from fxprune.latency import median_times
 from fxprune.models import load_model
 from fxprune.passes import FoldBatchNorm, RemoveLayers, Simplify
 from fxprune.prune import AFTER_TRAINING, insert_scales
-from fxprune.sparsity import ProximalL1
+from fxprune.steering import SteeredL1
 from fxprune.training.cifar_resnet import CifarResNet
 
 HERE = Path(__file__).parent
@@ -53,7 +54,6 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256])
     parser.add_argument("--modes", nargs="+", choices=["eager", "compile"], default=["eager", "compile"])
     parser.add_argument("--turns", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--smoke", action="store_true", help="one batch size, eager, two turns; writes nothing")
     arguments = parser.parse_args()
@@ -68,9 +68,10 @@ def main() -> None:
         if str(target) in folders:
             models[OURS] = load_emitted(Path(folders[str(target)]))
         else:
-            models[OURS] = without_layers(build(arguments.network), example, target, arguments)
+            models[OURS] = without_layers(build(arguments.network), example, target, arguments.layers)
+        left = total_macs(plain(models[OURS], example)) / total_macs(models["unpruned"])
         for name, multiple in (("torch-pruning", None), ("torch-pruning, rounded", 8)):
-            models[name] = plain(without_channels(arguments.network, example, target, multiple), example)
+            models[name] = plain(without_channels(arguments.network, example, left, multiple), example)
         device = torch.device(arguments.device)
         costs = {
             name: {"macs": total_macs(plain(model, example)), "params": total_params(model)}
@@ -92,7 +93,9 @@ def main() -> None:
                 times = median_times(runs, images, turns=arguments.turns)
                 rows.append({"batch": batch_size, "mode": mode, "ms": times, "peak_mb": memory})
                 print(table(f"{target} {mode} batch {batch_size}", rows[-1]), flush=True)
-        source = f"trained: {Path(folders[str(target)]).name}" if str(target) in folders else f"seed {arguments.seed}"
+        source = (
+            f"trained: {Path(folders[str(target)]).name}" if str(target) in folders else "steered, random weights"
+        )
         result[str(target)] = {"costs": costs, "layers": source, "rows": rows}
     name = arguments.network.rpartition(":")[2]
     record = {**provenance("torch-pruning"), "image_size": arguments.size, "targets": result}
@@ -112,16 +115,12 @@ def plain(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     return fxprune.Pipeline([FoldBatchNorm(), Simplify()])(fxprune.trace(model, example)).graph_module
 
 
-def without_layers(
-    model: nn.Module, example: torch.Tensor, target: float, arguments: argparse.Namespace
-) -> fx.GraphModule:
-    """Return ``model`` without as many of its layers, drawn at random, as the target asks for."""
-    sparse = insert_scales(fxprune.trace(model, example), arguments.layers).graph_module
-    generator = torch.Generator().manual_seed(arguments.seed)
-    for layer in ProximalL1(sparse).layers.values():
-        layer.assign(scale=float(torch.rand((), generator=generator)))
-    chosen = RemoveLayers(threshold=0.0, target_macs=target, rank="scale-per-mac")(sparse).graph_module
-    return fxprune.Pipeline(AFTER_TRAINING)(chosen).graph_module
+def without_layers(model: nn.Module, example: torch.Tensor, target: float, layers: Any) -> fx.GraphModule:
+    """Return ``model`` without as many of its layers as the target asks for: those that SteeredL1 closes."""
+    sparse = insert_scales(fxprune.trace(model, example), layers).graph_module
+    shrink = SteeredL1(sparse, target_macs=target, steps=1)
+    shrink.step(lr=0.0)
+    return fxprune.Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING])(sparse).graph_module
 
 
 def without_channels(name: str, example: torch.Tensor, target: float, multiple: int | None) -> nn.Module:

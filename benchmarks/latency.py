@@ -35,7 +35,7 @@ from fxprune.files import write_json
 from fxprune.latency import median_times
 from fxprune.models import load_model
 from fxprune.passes import FoldBatchNorm, RemoveLayers, Simplify
-from fxprune.prune import AFTER_TRAINING, insert_scales
+from fxprune.prune import AFTER_TRAINING, Layers, insert_scales
 from fxprune.steering import SteeredL1
 from fxprune.training.cifar_resnet import CifarResNet
 
@@ -115,7 +115,7 @@ def plain(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     return fxprune.Pipeline([FoldBatchNorm(), Simplify()])(fxprune.trace(model, example)).graph_module
 
 
-def without_layers(model: nn.Module, example: torch.Tensor, target: float, layers: Any) -> fx.GraphModule:
+def without_layers(model: nn.Module, example: torch.Tensor, target: float, layers: Layers) -> fx.GraphModule:
     """Return ``model`` without as many of its layers as the target asks for: those that SteeredL1 closes."""
     sparse = insert_scales(fxprune.trace(model, example), layers).graph_module
     shrink = SteeredL1(sparse, target_macs=target, steps=1)

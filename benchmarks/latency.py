@@ -65,18 +65,16 @@ def main() -> None:
     result: dict[str, Any] = {}
     for target in arguments.targets:
         models = {"unpruned": plain(build(arguments.network), example)}
-        if str(target) in folders:
-            models[OURS] = load_emitted(Path(folders[str(target)]))
+        folder = folders.get(str(target))
+        if folder is not None:
+            models[OURS] = plain(load_emitted(Path(folder)), example)
         else:
             models[OURS] = without_layers(build(arguments.network), example, target, arguments.layers)
-        left = total_macs(plain(models[OURS], example)) / total_macs(models["unpruned"])
+        left = total_macs(models[OURS]) / total_macs(models["unpruned"])
         for name, multiple in (("torch-pruning", None), ("torch-pruning, rounded", 8)):
             models[name] = plain(without_channels(arguments.network, example, left, multiple), example)
         device = torch.device(arguments.device)
-        costs = {
-            name: {"macs": total_macs(plain(model, example)), "params": total_params(model)}
-            for name, model in models.items()
-        }
+        costs = {name: {"macs": total_macs(one), "params": total_params(one)} for name, one in models.items()}
         rows = []
         for batch_size in arguments.batches:
             images = torch.randn(batch_size, 3, arguments.size, arguments.size, device=device)
@@ -93,9 +91,7 @@ def main() -> None:
                 times = median_times(runs, images, turns=arguments.turns)
                 rows.append({"batch": batch_size, "mode": mode, "ms": times, "peak_mb": memory})
                 print(table(f"{target} {mode} batch {batch_size}", rows[-1]), flush=True)
-        source = (
-            f"trained: {Path(folders[str(target)]).name}" if str(target) in folders else "steered, random weights"
-        )
+        source = "steered, random weights" if folder is None else f"trained: {Path(folder).name}"
         result[str(target)] = {"costs": costs, "layers": source, "rows": rows}
     name = arguments.network.rpartition(":")[2]
     record = {**provenance("torch-pruning"), "image_size": arguments.size, "targets": result}

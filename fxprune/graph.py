@@ -31,7 +31,7 @@ def graphs_of(graph_module: fx.GraphModule) -> list[tuple[str, fx.GraphModule]]:
     found = [("", graph_module)]
     seen: set[int] = set()
     for node in graph_module.graph.nodes:
-        module = called_module(node) if node.op == "call_module" else None
+        module = called_module(node)
         if module is None or not is_opaque(module) or id(module) in seen:
             continue
         seen.add(id(module))

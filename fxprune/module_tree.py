@@ -20,6 +20,8 @@ PER_SAMPLE = "fxprune_per_sample"  # of a region: what its MACs are divided by t
 
 def every_module(module: nn.Module) -> list[nn.Module]:
     """Return what ``module.modules()`` yields, in a third of the time: every analysis walks the tree."""
+    if not module._modules:
+        return [module]
     found: dict[int, nn.Module] = {}
     waiting = [module]
     while waiting:
@@ -31,20 +33,21 @@ def every_module(module: nn.Module) -> list[nn.Module]:
 
 
 def every_path(module: nn.Module) -> dict[str, nn.Module]:
-    """Return the modules below ``module``, and itself, by all of their paths, but for paths that run in a circle.
+    """Return what ``module.named_modules(remove_duplicate=False)`` yields, in a third of the time.
 
-    In another order these are the ones of ``module.named_modules(remove_duplicate=False)``, in a third of the time.
+    Paths that run in a circle, which it never comes out of, are left out.
     """
-    found = {"": module}
-    waiting: list[tuple[str, nn.Module, tuple[nn.Module, ...]]] = [("", module, ())]
-    while waiting:
-        prefix, one, above = waiting.pop()
-        for name, child in one._modules.items():
-            if child is None or child is one or child in above:
-                continue
-            found[prefix + name] = child
-            if child._modules:
-                waiting.append((f"{prefix}{name}.", child, (*above, one)))
+    found: dict[str, nn.Module] = {}
+
+    def visit(one: nn.Module, path: str, above: tuple[nn.Module, ...]) -> None:
+        found[path] = one
+        if one._modules:
+            prefix, above = f"{path}." if path else "", (*above, one)
+            for name, child in one._modules.items():
+                if child is not None and child not in above:
+                    visit(child, prefix + name, above)
+
+    visit(module, "", ())
     return found
 
 

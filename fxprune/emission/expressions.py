@@ -29,7 +29,7 @@ class Expressions:
     Nodes that are ``in_place`` call functions with ``inplace=True``.
     """
 
-    def __init__(self, names: Variables, in_place: Collection[fx.Node] = ()) -> None:
+    def __init__(self, names: Variables, in_place: Collection[fx.Node]) -> None:
         self.names = names
         self._in_place = in_place
         self.imports: set[str] = set()

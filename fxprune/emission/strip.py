@@ -11,7 +11,7 @@ from torch import fx
 from fxprune.branch_scale import BranchScale
 from fxprune.copies import copy_graphs
 from fxprune.errors import EmitError
-from fxprune.module_tree import every_module
+from fxprune.module_tree import every_path
 from fxprune.resconv import ResConv
 
 
@@ -22,9 +22,9 @@ def strip(graph_module: fx.GraphModule) -> fx.GraphModule:
     """
     graphs = copy_graphs(graph_module)
     plain = graphs[0][1]
-    if any(isinstance(module, (ResConv, BranchScale)) for module in every_module(plain)):
-        path, kind = next((p, type(m)) for p, m in plain.named_modules() if isinstance(m, (ResConv, BranchScale)))
-        raise EmitError(f"{path} is still a {kind.__name__}; apply fxprune.AFTER_TRAINING first")
+    for path, module in every_path(plain).items():
+        if isinstance(module, (ResConv, BranchScale)):
+            raise EmitError(f"{path} is still a {type(module).__name__}; apply fxprune.AFTER_TRAINING first")
     for _, graph in graphs:
         graph.meta.clear()
         graph._tracer_cls = None

@@ -26,7 +26,7 @@ class CallSites:
                 self._calls[id(module)] += 1
                 if id(module) not in seen:
                     seen.add(id(module))
-                    for part in every_module(module) if module._modules else (module,):
+                    for part in every_module(module):
                         for parameter in part._parameters.values():
                             if parameter is not None:
                                 self._reads[id(parameter)] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import fx, nn
 
@@ -122,15 +123,7 @@ def _state_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
 
     After a success the flags that the graph needs stay as they are.
     """
-    before = [
-        (
-            module,
-            module.__dict__.copy()
-            if is_layer(module) and type(module).forward is not nn.Module.forward  # not a container
-            else {name: v.copy() if type(v) in _CONTAINERS else v for name, v in module.__dict__.items()},
-        )
-        for module in modules
-    ]
+    before = [(module, _state_of(module)) for module in modules]
     succeeded = False
     try:
         yield
@@ -140,3 +133,10 @@ def _state_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
             flags = {name: module.__dict__[name] for name in ("inplace", "training") if name in state and succeeded}
             module.__dict__.clear()
             module.__dict__.update(state | flags)
+
+
+def _state_of(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes of ``module``, with copies of the containers that a forward may change."""
+    if is_layer(module) and type(module).forward is not nn.Module.forward:
+        return module.__dict__.copy()  # a layer of torch's own changes none; one without a forward is a list or dict
+    return {name: v.copy() if type(v) in _CONTAINERS else v for name, v in module.__dict__.items()}

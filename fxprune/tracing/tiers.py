@@ -91,10 +91,10 @@ class _Tracing:
         self.own, self.call, self.flags, self.expected, self.is_region = own, call, flags, expected, is_region
         self.reasons: dict[str, TraceError] = {}
         self.outputs: dict[str, list[Any]] = {}
-        if any(has_hooks(module) and not is_layer(module) for module in every_module(own)):
-            for path, module in own.named_modules():
-                if has_hooks(module) and not is_layer(module):
-                    self._make_opaque(path, TraceError("it has hooks, which a graph would not run"))
+        hooked = {module for module in every_module(own) if has_hooks(module) and not is_layer(module)}
+        for path, module in own.named_modules() if hooked else ():
+            if module in hooked:
+                self._make_opaque(path, TraceError("it has hooks, which a graph would not run"))
 
     def _make_opaque(self, path: str, why: TraceError) -> None:
         self.reasons[path] = why

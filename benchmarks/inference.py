@@ -2,6 +2,7 @@
 
     pip install -e '.[bench]'
     python benchmarks/inference.py                 # ResNet-56 without half of its blocks, eager and torch.compile
+    python benchmarks/inference.py --summarize     # table and plot of what was measured
     python benchmarks/inference.py --smoke         # ResNet-20, eager, two turns; writes nothing
 
 Every second residual branch that can be removed is, norms are folded, the model is emitted and loaded from its
@@ -44,6 +45,7 @@ from fxprune.prune import AFTER_TRAINING
 from fxprune.training.cifar_resnet import CifarResNet
 
 HERE = Path(__file__).parent
+RESULT = HERE / "results" / "inference.json"
 # By default glibc gives memory back to the system once some MB lie free at the end of the heap, and what is asked
 # for next is paid for by the page; whether that happens in a forward pass is a matter of luck.
 ALLOCATORS = {
@@ -184,22 +186,41 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"extra_nodes": dict(operations(graph) - operations(fxprune.trace(hand, image))), "rows": rows}
 
 
+def ratios(row: dict[str, Any]) -> list[float]:
+    """Return the ratios of the two models' times, turn by turn, smallest first."""
+    return sorted(a / b for a, b in zip(row["emitted"]["seconds"], row["by hand"]["seconds"], strict=True))
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the table of README.md."""
     lines = []
     for row in rows:
-        pairs = zip(row["emitted"]["seconds"], row["by hand"]["seconds"], strict=True)
-        ratios = sorted(a / b for a, b in pairs)
+        found = ratios(row)
         faults = [f"{statistics.median(row[name]['page_faults']):,.0f}" for name in ("emitted", "by hand")]
-        spread = f"{statistics.median(ratios):.3f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
+        spread = f"{statistics.median(found):.3f} ({found[0]:.2f}-{found[-1]:.2f})"
         same = {True: "the same", False: "another"}[row["same_code"]] if "same_code" in row else ""
         lines.append([row["allocator"], row["mode"], row["batch"], spread, " / ".join(faults), same])
     headers = ["allocator", "mode", "batch", "emitted over by hand", "page faults a call", "compiled code"]
     return tabulate(lines, headers=headers, tablefmt="github")
 
 
+def plot(rows: list[dict[str, Any]]) -> None:
+    """Draw the median and the range of the ratios of every row."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
+    for number, row in enumerate(reversed(rows)):
+        found = ratios(row)
+        axes.plot([found[0], found[-1]], [number, number], color="tab:blue")
+        axes.plot(statistics.median(found), number, "o", color="tab:blue")
+    axes.axvspan(0.98, 1.02, color="lightgrey")
+    labels = [f"{row['allocator']}, {row['mode']}, {row['batch']}" for row in reversed(rows)]
+    axes.set(yticks=range(len(rows)), yticklabels=labels, xlabel="CPU time over that of the one by hand")
+    figure.savefig(RESULT.with_suffix(".png"), dpi=90)
+
+
 def main() -> None:
-    """Measure in a process for each allocator, and print the ratios."""
+    """Measure in a process for each allocator, print the ratios and draw them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depth", type=int, default=56)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
@@ -207,10 +228,16 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--summarize", action="store_true", help="measure nothing: table and plot of what was")
     parser.add_argument("--child", action="store_true", help="measure in this process, print JSON")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.depth, arguments.batches, arguments.modes, arguments.turns = 20, [1], ["eager"], 2
+    if arguments.summarize:
+        recorded = json.loads(RESULT.read_text())["rows"]
+        print(table(recorded))
+        plot(recorded)
+        return
     if arguments.child:
         print(json.dumps(measured(arguments)))
         return
@@ -223,7 +250,8 @@ def main() -> None:
     print(f"nodes that the one by hand lacks: {found['extra_nodes'] or 'none'}\n{table(rows)}")
     if not arguments.smoke:
         record = {"network": f"resnet{arguments.depth}", "extra_nodes": found["extra_nodes"], "rows": rows}
-        write_json(HERE / "results" / "inference.json", {**provenance(), "allocators": ALLOCATORS, **record})
+        write_json(RESULT, {**provenance(), "allocators": ALLOCATORS, **record})
+        plot(rows)
 
 
 if __name__ == "__main__":

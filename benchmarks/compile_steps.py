@@ -28,11 +28,11 @@ import torch_pruning as tp
 from torch import fx, nn
 
 import fxprune
+from fxprune.after_training import AFTER_TRAINING
 from fxprune.errors import first_line
 from fxprune.facts.layers import layers
 from fxprune.models import load_model
 from fxprune.passes import InsertBranchScale, InsertResConv, RemoveLayers
-from fxprune.prune import AFTER_TRAINING
 from fxprune.rewriting import PassResult
 from fxprune.training.cifar_resnet import CifarResNet
 

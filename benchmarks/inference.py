@@ -37,11 +37,11 @@ from torch._inductor.utils import run_and_get_code
 from torch.nn import functional
 
 import fxprune
+from fxprune.after_training import AFTER_TRAINING
 from fxprune.facts.layers import layers
 from fxprune.files import write_json
 from fxprune.graph import called_module
 from fxprune.passes import InsertBranchScale, RemoveLayers
-from fxprune.prune import AFTER_TRAINING
 from fxprune.training.cifar_resnet import CifarResNet
 
 HERE = Path(__file__).parent

@@ -2,13 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fxprune.after_training import AFTER_TRAINING
 from fxprune.branch_scale import BranchScale
 from fxprune.diff import diff
 from fxprune.emission.strip import strip
 from fxprune.emit import emit, load_emitted
 from fxprune.errors import FxpruneError, FxpruneWarning
 from fxprune.pipeline import Pipeline, PipelineResult
-from fxprune.prune import AFTER_TRAINING, prune
+from fxprune.prune import prune
 from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Pass, PassResult
 from fxprune.sparsity import ProximalL1

@@ -10,17 +10,9 @@ import torch
 from torch import fx, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from fxprune.after_training import AFTER_TRAINING
 from fxprune.errors import FxpruneError
-from fxprune.passes import (
-    FoldBatchNorm,
-    FreezeWeights,
-    FuseBranchScale,
-    FuseResConv,
-    InsertBranchScale,
-    InsertResConv,
-    RemoveLayers,
-    Simplify,
-)
+from fxprune.passes import InsertBranchScale, InsertResConv, RemoveLayers
 from fxprune.pipeline import Pipeline, PipelineResult
 from fxprune.rewriting import Pass
 from fxprune.sparsity import ProximalL1
@@ -33,13 +25,6 @@ _INSERTIONS: dict[Layers, tuple[Pass, ...]] = {
     "convs": (InsertResConv(),),
     "branches": (InsertBranchScale(),),
 }
-AFTER_TRAINING: tuple[Pass, ...] = (
-    FuseBranchScale(),  # first: it reads weights that the next one makes plain
-    FreezeWeights(),  # before all that fuses and folds into weights
-    FuseResConv(),
-    FoldBatchNorm(),  # after fusing: what follows a ResConv is no norm of its conv any more
-    Simplify(),  # last: factors fold into convs only once no norm stands between
-)
 
 
 def prune(
@@ -49,6 +34,7 @@ def prune(
     *,
     layers: Layers = "all",
     target_macs: float | None = None,
+    target_memory: float | None = None,
     threshold: float | None = None,
     strength: float | Mapping[str, float] = 1e-3,
     steps: int | None = None,
@@ -64,6 +50,7 @@ def prune(
             ``shrink.step(lr)`` itself, after each ``optimizer.step()``.
         layers: what to prune: single convs, whole residual branches, or all of both.
         target_macs: the share of the MACs to leave; the smallest scales go first until it is met.
+        target_memory: with ``steps``, the share of the peak activation memory to leave (:class:`fxprune.SteeredL1`).
         threshold: remove every layer with at most this effective scale (1e-2 if no target is given).
         strength: of the proximal L1 (:class:`fxprune.ProximalL1`), where ``steps`` is not given.
         steps: number of optimizer steps after which ``target_macs`` shall be met by exact zeros
@@ -86,7 +73,9 @@ def prune(
     if steps is not None:
         if target_macs is None:
             raise FxpruneError("steps is for target_macs: give both, or a strength")
-        shrink = SteeredL1(sparse, target_macs=target_macs, steps=steps)
+        shrink = SteeredL1(sparse, target_macs=target_macs, target_memory=target_memory, steps=steps)
+    elif target_memory is not None:
+        raise FxpruneError("target_memory is for layers that are steered to zero: give target_macs and steps too")
     else:
         shrink = ProximalL1(sparse, strength)
     _fit(fit, sparse, shrink)

@@ -115,6 +115,7 @@ _RESULTS = {
     "parameters": ("params_before", "params_after", ","),
     "held-out top-1": ("accuracy_before", "accuracy_after", ".2%"),
 }
+_ACTIVATIONS = ("activation_bytes_before", "activation_bytes_after")  # not in reports before schema 3
 
 
 def read_run(folder: Path) -> RunRecord:
@@ -141,6 +142,9 @@ def read_run(folder: Path) -> RunRecord:
 def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return what a report compares, as text: what, before, after."""
     rows = [(label, format(report[b], form), format(report[a], form)) for label, (b, a, form) in _RESULTS.items()]
+    if report.keys() >= set(_ACTIVATIONS):
+        before, after = (format(report[name], ",") for name in _ACTIVATIONS)
+        rows.append(("bytes of activations", before, after))
     for size, times in report.get("latency_ms", {}).items():
         rows.append((f"ms at batch {size}", f"{times['before']:.2f}", f"{times['after']:.2f}"))
     return rows

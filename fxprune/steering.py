@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from fxprune.facts.input_sizes import root_mean_square
 from fxprune.facts.layers import Layer, count_for_target
 from fxprune.facts.shapes import shape
 from fxprune.graph import TRACED_MACS, example_inputs_of, graphs_of
+from fxprune.memory_target import MemoryTarget
 from fxprune.module_tree import evaluating
 from fxprune.nests import map_tensors, tensors_in
 from fxprune.resconv import ResConv
@@ -42,9 +43,14 @@ class SteeredL1(ProximalL1):
     are trained, gates are not. A layer that reached zero is closed.
     Under torch.distributed, the first process chooses for all.
 
+    With ``target_memory`` the layers whose removal lowers the peak of activation memory go first, in the same order
+    among themselves, until that target is met.
+
     Args:
         graph_module: a graph with BranchScales, or ResConvs in the "gain-gate" parametrisation, or both.
         target_macs: the share of the graph's MACs to leave.
+        target_memory: the share to leave of the most memory that activations take at a time in inference, beside
+            weights and inputs, in the network that will be emitted.
         steps: after how many steps the target is met: a quarter of the training, say. A training that ends before has
             fewer zeros than the target needs; ``left`` tells.
         probe_inputs: the inputs on which layers are compared; the graph's example inputs by default.
@@ -52,7 +58,7 @@ class SteeredL1(ProximalL1):
             starts when the last is two thirds closed).
 
     Raises:
-        TargetError: the target cannot be met; says what can.
+        TargetError: a target cannot be met; says what can.
         FxpruneError: as :class:`ProximalL1`.
     """
 
@@ -62,6 +68,7 @@ class SteeredL1(ProximalL1):
         *,
         target_macs: float,
         steps: int,
+        target_memory: float | None = None,
         probe_inputs: Sequence[Any] | None = None,
         window: float = 1.5,
     ) -> None:
@@ -76,6 +83,7 @@ class SteeredL1(ProximalL1):
         self.order: list[str] = []
         self._shares: list[float] = []
         self._damages: dict[str, float] = {}
+        self._no_relief: set[str] = set()
         for layer in self._found.values():
             layer.module.gate.requires_grad_(False)
             if float(layer.module.gate) == 1 and abs(layer.coefficient() - 1) < 1e-6:
@@ -83,7 +91,9 @@ class SteeredL1(ProximalL1):
         self._gates = self._gates_now()
         self._parameters = {path: _parameters(layer) for path, layer in self._found.items()}
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
-        self._is_met = count_for_target(graph_module, list(self._found.values()), target_macs) == 0  # or raises
+        count_for_target(graph_module, list(self._found.values()), target_macs)  # raises if it cannot be met
+        self._memory = None if target_memory is None else MemoryTarget(graph_module, target_memory)
+        self._is_met = self._target_is_met()
         macs = total_macs(graph_module)
         self._surplus = macs - target_macs * graph_module.meta.get(TRACED_MACS, macs)
         mean = sum(layer.macs for layer in self._found.values()) / len(self._found)
@@ -127,7 +137,9 @@ class SteeredL1(ProximalL1):
     def _target_is_met(self) -> bool:
         chosen = [self._found[path] for path in self.order]
         rest = [layer for path, layer in self._found.items() if path not in self.order]
-        return count_for_target(self.graph_module, chosen + rest, self.target_macs) <= len(chosen)
+        if count_for_target(self.graph_module, chosen + rest, self.target_macs) > len(chosen):
+            return False
+        return self._memory is None or not self._memory.excess(chosen)
 
     def _next_layer(self) -> tuple[str, float]:
         """Return the layer whose half-closed gate changes the outputs least per MAC saved, and its share of them."""
@@ -138,7 +150,7 @@ class SteeredL1(ProximalL1):
             gone |= self._found[path].nodes
         # What lies in a chosen branch goes with it, and what saves more than is asked for is worth no more.
         saved = {
-            path: min(layer.macs_beside(gone), surplus)
+            path: min(layer.macs_beside(gone), max(surplus, 1))
             for path, layer in self._found.items()
             if layer.node not in gone
         }
@@ -148,9 +160,23 @@ class SteeredL1(ProximalL1):
         for path in candidates:
             macs = max(saved[path], 1)
             weights[path] = (self._parameters[path] / macs) ** 0.5 / macs / left[shape(self._found[path].node)]
-        damages = self._damages_of(candidates, weights)
+        damages = self._damages_of(candidates, weights, self._relief())
         path = self._agreed(min(damages, key=lambda path: damages[path] * weights[path]))
         return path, saved[path] / max(self._surplus, 1)
+
+    def _relief(self) -> Callable[[str], bool] | None:
+        """Return what says of a layer whether its removal brings memory nearer to its target; None if that is met."""
+        if self._memory is None:
+            return None
+        memory, chosen = self._memory, [self._found[path] for path in self.order]
+        excess = memory.excess(chosen)
+
+        def relieves(path: str) -> bool:
+            if path not in self._no_relief and memory.excess([*chosen, self._found[path]]) >= excess:
+                self._no_relief.add(path)  # the less is left, the less likely it will
+            return path not in self._no_relief
+
+        return relieves if excess else None
 
     def _agreed(self, choice: str) -> str:
         """Return the first process's choice, and take over its units: each process has statistics of its own."""
@@ -164,9 +190,12 @@ class SteeredL1(ProximalL1):
         agreed: str = known[0]
         return agreed
 
-    def _damages_of(self, candidates: list[str], weights: Mapping[str, float]) -> dict[str, float]:
+    def _damages_of(
+        self, candidates: list[str], weights: Mapping[str, float], relieves: Callable[[str], bool] | None = None
+    ) -> dict[str, float]:
         """Return the output change of each candidate that may be the least, times its weight.
 
+        Only of those that relieve the memory, if there are any.
         Closing a layer seldom makes another one easier to miss, so those known from an earlier turn to do more damage
         than the best so far are not tried again (lazy greedy, Minoux 1978).
         """
@@ -179,6 +208,8 @@ class SteeredL1(ProximalL1):
             for path in sorted(candidates, key=lambda path: self._damages.get(path, 0.0) * weights[path]):
                 if self._damages.get(path, 0.0) * weights[path] > best:
                     break
+                if relieves is not None and not relieves(path):
+                    continue
                 region = self._found[path].region
                 # What opaque code returns may jump with the data: a region is compared by its own outputs.
                 inputs = example_inputs_of(graphs[region]) if region else self._probe
@@ -190,6 +221,9 @@ class SteeredL1(ProximalL1):
                     found[path] = _relative_difference(references[region], tensors_in(graphs[region](*probe)))
                 best = min(best, found[path] * weights[path])
         self._damages |= found
+        if not found and relieves is not None:
+            self._no_relief.clear()  # it takes more than one of them
+            return self._damages_of(candidates, weights)
         return found
 
     @contextmanager
@@ -220,6 +254,7 @@ class SteeredL1(ProximalL1):
             "order": list(self.order),
             "shares": list(self._shares),
             "damages": dict(self._damages),
+            "no_relief": sorted(self._no_relief),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -228,6 +263,7 @@ class SteeredL1(ProximalL1):
         self.order = list(state["order"])
         self._shares = list(state["shares"])
         self._damages = dict(state["damages"])
+        self._no_relief = set(state.get("no_relief", ()))
         for layer in self.layers.values():
             layer.trained_scale.requires_grad_(False)
         self._gates = self._gates_now()

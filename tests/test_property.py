@@ -16,8 +16,8 @@ from random_nets import RandomNet
 
 import fxprune
 from fxprune import passes
+from fxprune.after_training import AFTER_TRAINING
 from fxprune.facts.layers import layers
-from fxprune.prune import AFTER_TRAINING
 from fxprune.resconv import ResConv
 
 GRAPHS = int(os.environ.get("FXPRUNE_GRAPHS", "60"))

@@ -39,6 +39,11 @@ def demo(seed: int, out: Path) -> None:
     help="Share of MACs to leave; 0.5 unless a strength is given.",
 )
 @click.option(
+    "--target-memory",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share to leave of the most memory that activations take at a time in inference; none asked for by default.",
+)
+@click.option(
     "--strength",
     type=click.FloatRange(0, min_open=True),
     help="Shrink by an L1 of this fixed strength, instead of steering to the target.",
@@ -109,15 +114,18 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     from fxprune.training.job import open_folder, prune_on_data
     from fxprune.training.settings import Settings
 
-    taken = ("image_size", "target_macs", "layers", "strength", "teacher_weights", "on_bad_image", "in_memory")
-    image_size, target_macs, layers, strength, teacher_weights, on_bad_image, in_memory = map(options.pop, taken)
-    if target_macs is None and strength is None:
-        target_macs = 0.5
+    taken = ("image_size", "teacher_weights", "on_bad_image", "in_memory")
+    image_size, teacher_weights, on_bad_image, in_memory = map(options.pop, taken)
+    target = {name: options.pop(name) for name in ("target_macs", "target_memory", "strength", "layers")}
+    strength = target["strength"]
+    if target["target_macs"] is None and strength is None:
+        target["target_macs"] = 0.5
     given = click.get_current_context().get_parameter_source
     for option, needed, is_there in (
         ("teacher_weights", "--distill", options["distill"] > 0),
         ("temperature", "--distill", options["distill"] > 0),
         ("shrink_share", "no --strength", strength is None),
+        ("target_memory", "no --strength", strength is None),
     ):
         if given(option) is click.core.ParameterSource.COMMANDLINE and not is_there:
             raise click.UsageError(f"--{option.replace('_', '-')} needs {needed}")
@@ -145,7 +153,6 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
         "image_size": image_size,
         "in_memory": in_memory,
     }
-    target = {"target_macs": target_macs, "strength": strength, "layers": layers}
     with ExitStack() as held:
         if accelerator.is_main_process:
             held.enter_context(open_folder(out, {**run, **target, **settings.shared()}))

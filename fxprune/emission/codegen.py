@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import fx, nn
 
 from fxprune.emission.expressions import Expressions, access, access_tensor, is_name, literal
-from fxprune.emission.in_place import relus_in_place, with_relus_in_place
 from fxprune.emission.layer_spec import LayerSpec
 from fxprune.emission.state_layout import StateLayout, TensorSpec
 from fxprune.emission.variables import Variables
 from fxprune.errors import EmitError
+from fxprune.facts.in_place import is_sum, overwritten
 from fxprune.graph import module_path
 from fxprune.written import Written
 
@@ -46,7 +46,7 @@ _WRITTEN = '''def _written(function, position, *arguments):
 def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: bool = True) -> str:
     """Return the text of ``model.py``: one class ``Model`` whose state-dict keys are those of the graph of ``name``.
 
-    ReLUs are ``in_place`` where they can be (see :func:`relus_in_place`).
+    ReLUs and sums are ``in_place`` where they can be (see :func:`fxprune.facts.in_place.overwritten`).
     Raises EmitError, naming the node, if plain PyTorch cannot express the graph.
     """
     if type(graph._codegen) is not fx.graph.CodeGen:
@@ -54,14 +54,14 @@ def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: 
             "the graph takes nested inputs apart by torch.fx's pytree code, which source cannot say; "
             "give the model a forward that takes its tensors one by one"
         )
-    overwriting = relus_in_place(graph) if in_place else set()
+    overwriting = overwritten(graph) if in_place else {}
     expressions = Expressions(Variables(graph), overwriting)
-    forward = _forward(graph, expressions)
+    forward = _forward(graph, expressions, overwriting)
     hidden = expressions.needed & {_input_name(node) for node in graph.nodes if node.op == "placeholder"}
     if hidden:
         expressions = Expressions(Variables(graph), overwriting)
-        forward = _forward(graph, expressions, hidden)
-    init = _init(replace(layout, layers=with_relus_in_place(layout.layers, overwriting)))
+        forward = _forward(graph, expressions, overwriting, hidden)
+    init = _init(replace(layout, layers=_relus_in_place(layout.layers, overwriting)))
     helper = _CONTAINER if any("_Layers(" in line for line in init) else ""
     helper += _WRITTEN if any(isinstance(node.target, Written) for node in graph.nodes) else ""
     body = "\n".join(
@@ -83,6 +83,15 @@ def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: 
     header = "\n".join(sorted(imports, key=lambda line: (line.startswith("from torch"), line)))
     classes = "".join(f"{record.source()}\n\n\n" for record in records)
     return f'"""{name}, written by fxprune as plain PyTorch."""\n\n{header}\n\n\n{classes}{helper}{body}\n'
+
+
+def _relus_in_place(layers: Mapping[str, LayerSpec], nodes: Collection[fx.Node]) -> dict[str, LayerSpec]:
+    """Return how to build ``layers``, given by path, when those that ``nodes`` call overwrite their input."""
+    chosen = {str(node.target) for node in nodes if node.op == "call_module"}
+    return {
+        path: replace(spec, arguments={**spec.arguments, "inplace": True}) if path in chosen else spec
+        for path, spec in layers.items()
+    }
 
 
 def _init(layout: StateLayout) -> list[str]:
@@ -163,13 +172,18 @@ def _tie(name: str, known: str, is_module: bool) -> str:
     )
 
 
-def _forward(graph: fx.Graph, expressions: Expressions, hidden: Collection[str] = ()) -> list[str]:
+def _forward(
+    graph: fx.Graph,
+    expressions: Expressions,
+    overwriting: Mapping[fx.Node, fx.Node],
+    hidden: Collection[str] = (),
+) -> list[str]:
     """Return the lines of ``forward``, and of ``_compute`` where inputs have names that the source itself needs."""
     names = expressions.names
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     for node in inputs:
         names.input(node, f"{_input_name(node)}_" if _input_name(node) in hidden else _input_name(node))
-    lines = _body(graph, expressions)
+    lines = _body(graph, expressions, overwriting)
     signature = ", ".join(["self", *(_parameter(node, _input_name(node)) for node in inputs)])
     if not hidden:
         return [f"def forward({signature}):", *lines]
@@ -193,7 +207,7 @@ def _parameter(node: fx.Node, name: str) -> str:
     return f"{stars}{name}={literal(node.args[0])}" if node.args else f"{stars}{name}"
 
 
-def _body(graph: fx.Graph, expressions: Expressions) -> list[str]:
+def _body(graph: fx.Graph, expressions: Expressions, overwriting: Mapping[fx.Node, fx.Node]) -> list[str]:
     lines: list[str] = []
     section = None
     for node in graph.nodes:
@@ -209,9 +223,20 @@ def _body(graph: fx.Graph, expressions: Expressions) -> list[str]:
         if part and part != section:
             lines += [""] * bool(lines) + [f"    # {part}"]
             section = part
+        if node in overwriting and is_sum(node):
+            lines.append(f"    {_sum_in_place(node, overwriting[node], expressions)}")
+            continue
         text = expressions.node(node)
-        lines.append(f"    {expressions.names.assign(node)} = {text}" if node.users else f"    {text}")
+        name = f"{expressions.names.assign(node, overwriting.get(node))} = " if node.users else ""
+        lines.append(f"    {name}{text}")
     return lines
+
+
+def _sum_in_place(node: fx.Node, source: fx.Node, expressions: Expressions) -> str:
+    (other,) = (one for one in node.args if one is not source)
+    text = f"{expressions.names.of(source)} += {expressions.value(other)}"
+    expressions.names.take_over(node, source)
+    return text
 
 
 def _section(node: fx.Node) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import fx
 
+from fxprune.facts.shapes import same_shape
+
 _NAMES = ("x", "y", "z", "u", "v", "w")
 
 
@@ -18,6 +20,7 @@ class Variables:
             for read in node.all_input_nodes:
                 self._last_read[read] = node
         self._live: dict[str, fx.Node] = {}
+        self._bound: dict[str, fx.Node] = {}  # also those that are dead, but keep their memory until bound anew
 
     def of(self, node: fx.Node) -> str:
         """Return the name, or the expression, that stands for ``node``."""
@@ -32,18 +35,35 @@ class Variables:
         self._names[node] = name
         self._live[name] = node
 
-    def assign(self, node: fx.Node) -> str:
-        """Return the name for a new value: that of an input of ``node`` which ends here, else the first free one."""
+    def assign(self, node: fx.Node, source: fx.Node | None = None) -> str:
+        """Return the name for a new value: that of an input of ``node`` which ends here, else the first free one.
+
+        If ``node`` overwrites ``source``, it has no memory of its own: it gets the name of a dead value as large,
+        if there is one, whose memory is free then.
+        """
         at = self._order[node]
+        self._end_before(at)
+        ended = [self._names[read] for read in node.all_input_nodes if self._last_read[read] is node]
+        own = [name for name in ended if name.isidentifier() and name not in self._live]
+        spare = (name for name in (*_NAMES, *(f"v{i}" for i in range(1, at + 2))) if name not in self._live)
+        dead = (name for name in self._bound if name not in self._live and self._bound[name] is not source)
+        large = [name for name in dead if same_shape(self._bound[name], node)] if source is not None else []
+        return self._bind(node, (large or own or [next(spare)])[0])
+
+    def take_over(self, node: fx.Node, source: fx.Node) -> None:
+        """Give ``node``, which overwrites ``source``, that one's name."""
+        self._end_before(self._order[node])
+        self._bind(node, self._names[source])
+
+    def _bind(self, node: fx.Node, name: str) -> str:
+        self._names[node] = name
+        self._live[name] = self._bound[name] = node
+        return name
+
+    def _end_before(self, at: int) -> None:
+        """Free the names of values that are not read after position ``at``."""
         self._live = {
             name: value
             for name, value in self._live.items()
             if value in self._last_read and self._order[self._last_read[value]] > at
         }
-        ended = [self._names[read] for read in node.all_input_nodes if self._last_read[read] is node]
-        own = [name for name in ended if name.isidentifier() and name not in self._live]
-        spare = (name for name in (*_NAMES, *(f"v{i}" for i in range(1, at + 2))) if name not in self._live)
-        name = own[0] if own else next(spare)
-        self._names[node] = name
-        self._live[name] = node
-        return name

@@ -25,17 +25,20 @@ from torch import fx, nn
 
 import fxprune
 from fxprune import passes
+from fxprune.after_training import AFTER_TRAINING
 from fxprune.emission.strip import strip
 from fxprune.emit import emit, source_obstacle
 from fxprune.errors import LoadError
+from fxprune.facts.activation_memory import peak_activation_bytes
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import count_for_target
 from fxprune.facts.layers import layers as layers_of
 from fxprune.facts.shapes import shape
 from fxprune.files import write_json
 from fxprune.latency import compare_latency
+from fxprune.memory_target import MemoryTarget
 from fxprune.pipeline import Pipeline
-from fxprune.prune import AFTER_TRAINING, Layers, insert_scales
+from fxprune.prune import Layers, insert_scales
 from fxprune.render.folder import write_diff
 from fxprune.trace import trace
 from fxprune.training.data import ImageData, sample_inputs
@@ -47,7 +50,7 @@ from fxprune.training.settings import Settings
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-REPORT_SCHEMA = 2
+REPORT_SCHEMA = 3
 _EXAMPLES = 16
 _LOCK = ".lock"
 _PICKLED = "model.pt"
@@ -116,6 +119,7 @@ def prune_on_data(
     *,
     target_macs: float | None,
     say: Say,
+    target_memory: float | None = None,
     strength: float | None = None,
     layers: Layers = "all",
     teacher: nn.Module | None = None,
@@ -124,6 +128,7 @@ def prune_on_data(
 ) -> dict[str, Any]:
     """Prune ``model`` to ``target_macs`` of its MACs while it trains on ``data``; write ``out``, return the report.
 
+    ``target_memory`` is a second target, see :class:`fxprune.SteeredL1`.
     With a ``strength`` the scales are shrunk by a fixed proximal L1 instead, zeros are removed, and what a target
     asks for beyond them is cut at the end. ``model`` is not changed. The ``teacher`` of ``settings.distill`` is the
     unpruned ``model`` unless another is given. Of several processes, the main one writes.
@@ -142,6 +147,8 @@ def prune_on_data(
     sparse = inserted.graph_module
     if target_macs is not None:
         count_for_target(sparse, layers_of(sparse), target_macs)  # raises before any training if that is not possible
+    if target_memory is not None:
+        MemoryTarget(sparse, target_memory)  # raises too
     outputs = shape(traced.graph.output_node().all_input_nodes[0]) or (0,)
     if outputs[-1] > data.classes:
         say(f"the model has {outputs[-1]} outputs for {data.classes} classes: the others only cost time (--classes)")
@@ -164,6 +171,7 @@ def prune_on_data(
         settings,
         say,
         target_macs=steered,
+        target_memory=target_memory,
         strength=strength,
         teacher=teacher,
         checkpoint=out / "checkpoint.pt",
@@ -205,6 +213,8 @@ def prune_on_data(
         "macs_after": total_macs(pruned),
         "params_before": total_params(traced),
         "params_after": total_params(pruned),
+        "activation_bytes_before": peak_activation_bytes(_folded(traced)),
+        "activation_bytes_after": peak_activation_bytes(pruned),
         "layers_removable": removable,
         "layers_removed": [site.path for site in removal.rewritten],
         "accuracy_before": before,
@@ -214,7 +224,13 @@ def prune_on_data(
         "max_relative_difference": max(found.max_relative or 0.0 for found in (inserted, *results)),
         "latency_ms": latencies(traced.to(accelerator.device), pruned),
         "path": [_point(row) for row in path if "epoch" in row],
-        "settings": {**asdict(settings), "target_macs": target_macs, "strength": strength, "layers": layers},
+        "settings": {
+            **asdict(settings),
+            "target_macs": target_macs,
+            "target_memory": target_memory,
+            "strength": strength,
+            "layers": layers,
+        },
         "versions": {
             "fxprune": fxprune.__version__,
             "torch": torch.__version__,
@@ -248,9 +264,13 @@ def _point(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[str, float]]:
     """Return median milliseconds at batch 1 and 64; ``before`` has its norms folded too, to be fair."""
-    folded = Pipeline([passes.FoldBatchNorm(), passes.Simplify()], verify=False)(before).graph_module
+    folded = _folded(before)
     measured = {}
     for batch_size in (1, 64):
         times = compare_latency({"before": folded, "after": after}, batch_size)
         measured[str(batch_size)] = {**times, "ratio": times["after"] / times["before"]}
     return measured
+
+
+def _folded(graph_module: fx.GraphModule) -> fx.GraphModule:
+    return Pipeline([passes.FoldBatchNorm(), passes.Simplify()], verify=False)(graph_module).graph_module

@@ -40,6 +40,7 @@ def train(
     say: Say,
     *,
     target_macs: float | None = None,
+    target_memory: float | None = None,
     strength: float | None = None,
     teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
@@ -51,6 +52,7 @@ def train(
     Args:
         model: any network that returns logits; with a target or a strength, a graph with layer scales.
         target_macs: the share of MACs to leave: scales are steered to zero until it is met.
+        target_memory: with it, the share of the peak activation memory to leave (see :class:`fxprune.SteeredL1`).
         strength: of a proximal L1 on the scales, fixed, instead of a target.
         teacher: the network whose outputs ``settings.distill`` of the loss asks for.
         checkpoint: where to save the state after every epoch, and every ``settings.checkpoint_minutes``; an existing
@@ -68,10 +70,11 @@ def train(
         teacher.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     data = data.to(device)
     log = Metrics(metrics, accelerator)
-    shrink = _shrinking(model, data, settings, target_macs, strength)
+    shrink = _shrinking(model, data, settings, target_macs, target_memory, strength)
     uses_teacher = teacher if settings.distill else None
     trainer = Trainer(model, data, settings, accelerator, log, shrink=shrink, teacher=uses_teacher)
-    run = {"settings": settings.shared(), "target_macs": target_macs, "strength": strength}
+    targets = {"target_macs": target_macs, "target_memory": target_memory, "strength": strength}
+    run = {"settings": settings.shared(), **targets}
     if checkpoint is not None and checkpoint.exists():
         _resume(checkpoint, run, trainer)
         say(f"resuming after {_where(trainer)} from {checkpoint}")
@@ -113,7 +116,12 @@ def train(
 
 
 def _shrinking(
-    model: nn.Module, data: ImageData, settings: Settings, target_macs: float | None, strength: float | None
+    model: nn.Module,
+    data: ImageData,
+    settings: Settings,
+    target_macs: float | None,
+    target_memory: float | None,
+    strength: float | None,
 ) -> ProximalL1 | None:
     if target_macs is None and strength is None:
         return None
@@ -125,6 +133,7 @@ def _shrinking(
     return SteeredL1(
         model,
         target_macs=target_macs,
+        target_memory=target_memory,
         steps=max(1, round(steps * settings.shrink_share)),
         probe_inputs=(sample_inputs(data, _PROBE_IMAGES),),
     )

@@ -15,11 +15,11 @@ from torch.nn.utils import parametrizations
 
 import fxprune
 from fxprune import passes
+from fxprune.after_training import AFTER_TRAINING
 from fxprune.facts.layers import resconvs
 from fxprune.facts.shapes import propagate_shapes, same_shape
 from fxprune.facts.sites import find_conv_sites
 from fxprune.graph import EXAMPLE_INPUTS
-from fxprune.prune import AFTER_TRAINING
 
 
 class Standardized(nn.Conv2d):

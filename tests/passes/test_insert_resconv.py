@@ -9,8 +9,8 @@ from torch import nn
 
 import fxprune
 from fxprune import passes
+from fxprune.after_training import AFTER_TRAINING
 from fxprune.facts.layers import resconvs
-from fxprune.prune import AFTER_TRAINING
 
 
 def test_it_wraps_conv_and_norm_and_keeps_the_function() -> None:

@@ -9,13 +9,16 @@ a training: ``--pruned 0.5=DIR`` takes the folder that ``fxprune prune`` wrote. 
 of channels everywhere, whatever comes nearest to the MACs that are left then; with "rounded" in multiples of 8, as it
 advises for speed. In CIFAR networks it prunes inside the blocks only: the padding of their shortcuts breaks what it
 makes of the rest.
-Batch norms are folded in all networks, which then run in turns, in one process: medians. Writes
-results/latency_NETWORK.json.
+Batch norms are folded in all networks, and all are emitted (ReLUs and sums in place); what was emitted then runs in
+turns, in one process: medians. Writes results/latency_NETWORK.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import runpy
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +45,7 @@ from fxprune.training.cifar_resnet import CifarResNet
 
 HERE = Path(__file__).parent
 OURS = "fxprune"
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 
 def main() -> None:
@@ -54,33 +58,35 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="of the images, in pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256])
     parser.add_argument("--modes", nargs="+", choices=["eager", "compile"], default=["eager", "compile"])
+    parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
     parser.add_argument("--turns", type=int, default=20)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--smoke", action="store_true", help="one batch size, eager, two turns; writes nothing")
     arguments = parser.parse_args()
     if arguments.smoke:
-        arguments.batches, arguments.modes, arguments.turns = [1], ["eager"], 2
+        arguments.batches, arguments.modes, arguments.layouts, arguments.turns = [1], ["eager"], ["contiguous"], 2
     folders = dict(pair.split("=", 1) for pair in arguments.pruned)
 
     example = torch.randn(2, 3, arguments.size, arguments.size)
     result: dict[str, Any] = {}
     for target in arguments.targets:
-        models = {"unpruned": plain(build(arguments.network), example)}
+        graphs = {"unpruned": plain(build(arguments.network), example)}
         folder = folders.get(str(target))
         if folder is not None:
-            models[OURS] = plain(load_emitted(Path(folder)), example)
+            graphs[OURS] = plain(load_emitted(Path(folder)), example)
         else:
-            models[OURS] = without_layers(build(arguments.network), example, target, arguments.layers)
-        left = total_macs(models[OURS]) / total_macs(models["unpruned"])
+            graphs[OURS] = without_layers(build(arguments.network), example, target, arguments.layers)
+        left = total_macs(graphs[OURS]) / total_macs(graphs["unpruned"])
         for name, multiple in (("torch-pruning", None), ("torch-pruning, rounded", 8)):
-            models[name] = plain(without_channels(arguments.network, example, left, multiple), example)
-        device = torch.device(arguments.device)
-        costs = {name: {"macs": total_macs(one), "params": total_params(one)} for name, one in models.items()}
+            graphs[name] = plain(without_channels(arguments.network, example, left, multiple), example)
+        costs = {name: {"macs": total_macs(one), "params": total_params(one)} for name, one in graphs.items()}
+        models = {name: emitted(graph).to(arguments.device) for name, graph in graphs.items()}
         rows = []
-        for batch_size in arguments.batches:
-            images = torch.randn(batch_size, 3, arguments.size, arguments.size, device=device)
+        for layout, batch_size in itertools.product(arguments.layouts, arguments.batches):
+            images = torch.randn(batch_size, 3, arguments.size, arguments.size, device=arguments.device)
+            images = images.to(memory_format=LAYOUTS[layout])
             for model in models.values():
-                model.to(device).eval()
+                model.to(memory_format=LAYOUTS[layout])
             memory = {
                 name: [peak_mb(model, images, train) for train in (False, True)] for name, model in models.items()
             }
@@ -90,8 +96,8 @@ def main() -> None:
                     torch._dynamo.reset()
                     runs = {name: torch.compile(model) for name, model in models.items()}
                 times = median_times(runs, images, turns=arguments.turns)
-                rows.append({"batch": batch_size, "mode": mode, "ms": times, "peak_mb": memory})
-                print(table(f"{target} {mode} batch {batch_size}", rows[-1]), flush=True)
+                rows.append({"batch": batch_size, "layout": layout, "mode": mode, "ms": times, "peak_mb": memory})
+                print(table(f"{target} {layout} {mode} batch {batch_size}", rows[-1]), flush=True)
         source = "steered, random weights" if folder is None else f"trained: {Path(folder).name}"
         result[str(target)] = {"costs": costs, "layers": source, "rows": rows}
     name = arguments.network.rpartition(":")[2]
@@ -110,6 +116,14 @@ def build(name: str) -> nn.Module:
 def plain(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     """Return ``model`` traced, with its batch norms folded."""
     return fxprune.Pipeline([FoldBatchNorm(), Simplify()])(fxprune.trace(model, example)).graph_module
+
+
+def emitted(graph_module: fx.GraphModule) -> nn.Module:
+    """Return the model that fxprune emits for the graph, in eval mode."""
+    with tempfile.TemporaryDirectory() as folder:
+        fxprune.emit(graph_module, folder)
+        model: nn.Module = runpy.run_path(f"{folder}/model.py")["load"](folder)
+    return model
 
 
 def without_layers(model: nn.Module, example: torch.Tensor, target: float, layers: Layers) -> fx.GraphModule:

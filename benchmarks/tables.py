@@ -184,11 +184,11 @@ def latency(name: str, record: dict[str, Any]) -> str:
                 " / ".join(f"{mb[train]:.1f}" for network, mb in row["peak_mb"].items() if network != UNPRUNED)
                 for train in (0, 1)
             ]
-            rows.append([target, row["mode"], row["batch"], *others, *memory])
+            rows.append([target, row["layout"], row["mode"], row["batch"], *others, *memory])
     networks = list(next(iter(record["targets"].values()))["costs"])
     compared = [network for network in networks if network != UNPRUNED]
     order = ", then ".join(compared)
-    headers = ["MACs left", "mode", "batch", *(n for n in networks if n != OURS), "peak MiB", "in training"]
+    headers = ["MACs left", "layout", "mode", "batch", *(n for n in networks if n != OURS), "peak MiB", "in training"]
     costs = "; ".join(
         f"at {target}: "
         + ", ".join(f"{n} {one['costs'][n]['macs'] / one['costs'][UNPRUNED]['macs']:.1%}" for n in compared)
@@ -212,9 +212,15 @@ def latency(name: str, record: dict[str, Any]) -> str:
 
 
 def _slowest(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the least ratio of each target, layout and mode, with the batch size that has it."""
     for target, one in record["targets"].items():
+        ratios: dict[tuple[str, str], dict[int, float]] = {}
         for row in one["rows"]:
-            yield f"{target}, {row['mode']}, batch {row['batch']}", row["ms"]["torch-pruning"] / row["ms"][OURS]
+            found = ratios.setdefault((row["layout"], row["mode"]), {})
+            found[row["batch"]] = row["ms"]["torch-pruning"] / row["ms"][OURS]
+        for (layout, mode), of_batch in ratios.items():
+            batch = min(of_batch, key=lambda size: of_batch[size])
+            yield f"{target}, {layout}, {mode}: least at batch {batch}", of_batch[batch]
 
 
 def _section(

@@ -112,16 +112,19 @@ def test_prune_from_the_shell_and_its_resuming(
     capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    code, text, err = run(capsys, *prune_command(images, out, "--target-macs", "0.6"))
+    targets = ("--target-memory", "0.7", "--target-macs", "0.6")
+    code, text, err = run(capsys, *prune_command(images, out, *targets))
     assert code == 0, err
     report = json.loads((out / "report.json").read_text())
     assert report["macs_after"] <= 0.6 * report["macs_before"]
+    assert report["activation_bytes_after"] <= 0.7 * report["activation_bytes_before"]
+    assert "bytes of activations" in text
     assert report["accuracy_after"] == report["accuracy_before_removal"]
     assert report["max_relative_difference"] < 1e-9
     assert "of 23 removable layers are gone" in text
     assert "removed" in (out / "diff.txt").read_text()
 
-    code, _, err = run(capsys, *prune_command(images, out, "--target-macs", "0.6"))
+    code, _, err = run(capsys, *prune_command(images, out, *targets))
     assert code == 1
     assert "finished run" in err
 
@@ -139,7 +142,7 @@ def test_prune_from_the_shell_and_its_resuming(
         real(trainer, *args)
 
     monkeypatch.setattr(Trainer, "run_epoch", killed)
-    command = prune_command(images, interrupted, "--target-macs", "0.6")
+    command = prune_command(images, interrupted, *targets)
     code, _, err = run(capsys, *command)
     assert code == 130
     assert "goes on from its last checkpoint" in err
@@ -172,6 +175,11 @@ def one_line(err: str) -> bool:
         (["prune", NET, "--data", "cifar", "--out", "x"], 1, "unknown data 'cifar'"),
         (["prune", NET, "--data", "cifar10:/nowhere", "--out", "x"], 1, "there is no folder"),
         (["prune", NET, "--data", "digits", "--out", "x", "--target-macs", "2"], 2, "--target-macs"),
+        (
+            ["prune", NET, "--data", "digits", "--out", "x", "--strength", "1", "--target-memory", "0.5"],
+            2,
+            "--target-memory needs no --strength",
+        ),
     ],
 )
 def test_errors_are_one_line(
@@ -195,6 +203,11 @@ def test_an_impossible_target_says_what_is_possible(
     assert code == 1
     assert one_line(err)
     assert "cannot be met: without all 23 removable layers" in err
+    targets = ("--target-macs", "0.6", "--target-memory", "0.3")
+    code, _, err = run(capsys, *prune_command(images, tmp_path / "out", *targets))
+    assert code == 1
+    assert one_line(err)
+    assert "target_memory=0.3 cannot be met: without all 23 removable layers" in err
     code, _, err = run(capsys, *prune_command(images, tmp_path / "out", "--target-macs", "0.9", "--epochs", "1"))
     assert code == 0, err
 

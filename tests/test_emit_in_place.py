@@ -1,4 +1,4 @@
-"""ReLUs of emitted source overwrite what nobody else reads, and nothing else."""
+"""ReLUs and sums of emitted source overwrite what nobody else reads, and nothing else."""
 
 from __future__ import annotations
 
@@ -50,10 +50,65 @@ def test_a_layer_with_several_safe_sites(tmp_path: Path) -> None:
 def test_functions(tmp_path: Path) -> None:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         y = functional.relu(self.conv(x))
-        return functional.relu(y + x)
+        return functional.relu6(y + x)
 
     text = source_of(Wrapped(forward, conv=conv()), tmp_path)
-    assert text.count("F.relu(") == text.count("inplace=True") == 2
+    assert text.count("F.relu") == text.count("inplace=True") == 2
+
+
+def test_a_residual_block_holds_two_tensors_at_a_time(tmp_path: Path) -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        x = functional.relu(self.conv(x))
+        x = functional.relu(x + self.conv(x))
+        return functional.relu(self.conv(x) + x)
+
+    text = source_of(Wrapped(forward, conv=conv()), tmp_path)
+    block = """        y = self.conv(x)
+        y += x
+        x = F.relu(y, inplace=True)
+"""
+    assert text.count(block) == 2  # the memory of the old x is free before the next conv runs
+    model = Wrapped(forward, conv=conv()).double()
+    graph = fxprune.trace(model.eval(), torch.randn(2, 3, 8, 8).double())
+    source_model, _ = emitted(graph, tmp_path / "float64", torch.randn(2, 3, 8, 8).double())
+    given = torch.randn(2, 3, 8, 8).double().requires_grad_()
+    ours, theirs = (torch.autograd.grad(one(given).square().sum(), given)[0] for one in (source_model, model))
+    assert torch.allclose(ours, theirs, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "addition",
+    [
+        lambda conv, x: torch.relu(conv(x)) + torch.relu(conv(x)),  # a ReLU keeps its output for its gradient
+        lambda conv, x: conv(x) + x,  # under autocast, x may be wider than what the conv makes
+        lambda conv, x: conv(x) + torch.softmax(conv(x), 1),
+        lambda conv, x: conv(x) + conv(x).mean(1, keepdim=True),  # spreads
+        lambda conv, x: conv(x[:, :, :1, :1]) + conv(x[:, :, 1:2, 1:2]),  # may spread with larger images
+        lambda conv, x: (lambda y: y + y)(conv(x)),
+        lambda conv, x: conv(x)[:, :, ::2] + conv(x)[:, :, 1::2],  # views
+        lambda conv, x: torch.add(torch.relu(conv(x)), conv(x), alpha=2),
+    ],
+)
+def test_sums_that_need_memory_of_their_own(addition: Any, tmp_path: Path) -> None:
+    model = Wrapped(lambda self, x: addition(self.conv, x), conv=conv())
+    assert " += " not in source_of(model, tmp_path)
+
+
+def test_a_sum_has_the_dtype_that_it_had_under_autocast(tmp_path: Path) -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.conv(x))
+        x = functional.max_pool2d(functional.pad(functional.relu(x), (1, 1)), 2)
+        return self.norm(self.conv(x)) + x[:, :]  # type: ignore[no-any-return]
+
+    model = Wrapped(forward, conv=conv(), norm=nn.BatchNorm2d(3))
+    assert " += " in source_of(model, tmp_path)
+    x = torch.randn(2, 3, 8, 8)
+    graph = fxprune.trace(model, x)
+    source_model, _ = emitted(graph, tmp_path / "again", x)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = source_model(x), graph(x)
+    assert ours.dtype == theirs.dtype == torch.bfloat16
+    assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

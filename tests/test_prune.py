@@ -77,6 +77,8 @@ def test_impossible_requests_are_refused_before_training() -> None:
         fxprune.prune(nn.Sequential(nn.Conv2d(3, 4, 3)), x, never)
     with pytest.raises(fxprune.FxpruneError, match="steps is for target_macs"):
         fxprune.prune(TinyNet(), x, never, steps=3)
+    with pytest.raises(fxprune.FxpruneError, match="target_memory is for layers that are steered"):
+        fxprune.prune(TinyNet(), x, never, target_macs=0.5, target_memory=0.5)
 
 
 def test_weights_that_training_made_nan_are_refused() -> None:

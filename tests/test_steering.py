@@ -13,7 +13,10 @@ import fxprune
 from fxprune import passes, sparsity
 from fxprune.branch_scale import BranchScale
 from fxprune.errors import TargetError
+from fxprune.facts.activation_memory import peak_activation_bytes
 from fxprune.facts.layers import resconvs
+from fxprune.facts.shapes import shape
+from fxprune.memory_target import MemoryTarget
 from fxprune.sparsity import measure_inputs
 
 
@@ -245,3 +248,57 @@ def test_layers_in_a_closed_branch_are_gone_too() -> None:
     assert shrink.closed == [branch]
     assert set(shrink.gone) > {branch}
     assert len(passes.RemoveLayers(threshold=0.0)(sparse).rewritten) == 1
+
+
+class Blocks(nn.Module):
+    """Residual blocks of two convs in two stages; the first has four times the positions of the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 2, stride=2)
+        self.convs = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        for block in range(4):
+            x = torch.relu(self.down(x)) if block == 2 else x
+            x = torch.relu(x + self.convs[2 * block + 1](torch.relu(self.convs[2 * block](x))))
+        return x.mean((2, 3))
+
+
+def blocks() -> fx.GraphModule:
+    torch.manual_seed(0)
+    graph = fxprune.trace(Blocks(), torch.randn(4, 3, 8, 8))
+    return fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(graph).graph_module
+
+
+def peak_without_zeros(graph: fx.GraphModule) -> int:
+    removal = fxprune.Pipeline([passes.RemoveLayers(threshold=0.0), *fxprune.AFTER_TRAINING])
+    return peak_activation_bytes(removal(graph.eval()).graph_module)
+
+
+def test_what_sets_the_memory_goes_first() -> None:
+    graph = blocks()
+    before = peak_without_zeros(graph)
+    assert before == 3 * 8 * 64 * 4  # a block's input, what is between its convs, and its output
+    shrink = fxprune.SteeredL1(graph, target_macs=0.5, target_memory=2 / 3, steps=40)
+    assert all(layer.resting for layer in shrink.layers.values())  # looking at what could go changed nothing
+    for _ in range(40):
+        shrink.step(0.1)
+    wide = {shape(shrink._found[path].node) for path in shrink.order[:2]}
+    assert wide == {(4, 8, 8, 8)}
+    assert peak_without_zeros(graph) == before * 2 // 3
+
+
+def test_memory_that_takes_more_than_one_layer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = blocks()
+    monkeypatch.setattr(MemoryTarget, "excess", lambda self, removed: float(len(removed) < 3))
+    shrink = fxprune.SteeredL1(graph, target_macs=0.99, target_memory=0.9, steps=2)
+    shrink.step(0.1)
+    shrink.step(0.1)
+    assert len(shrink.order) == 3
+
+
+def test_memory_that_no_removal_lowers_is_refused_before_training() -> None:
+    with pytest.raises(TargetError, match=r"target_memory=0.5 cannot be met: .* ask for at least 0.667"):
+        fxprune.SteeredL1(blocks(), target_macs=0.5, target_memory=0.5, steps=10)

@@ -71,7 +71,8 @@ class Block(nn.Module):
             before = self.new_channels // 2
             x = x[:, :, :: self.stride, :: self.stride]
             x = functional.pad(x, (0, 0, 0, 0, before, self.new_channels - before))
-        return functional.relu(y + x, inplace=True)
+        y += x
+        return functional.relu(y, inplace=True)
 
 
 class ByHand(nn.Module):

@@ -144,7 +144,7 @@ def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     rows = [(label, format(report[b], form), format(report[a], form)) for label, (b, a, form) in _RESULTS.items()]
     if report.keys() >= set(_ACTIVATIONS):
         before, after = (format(report[name], ",") for name in _ACTIVATIONS)
-        rows.append(("bytes of activations", before, after))
+        rows.append(("peak activation bytes", before, after))
     for size, times in report.get("latency_ms", {}).items():
         rows.append((f"ms at batch {size}", f"{times['before']:.2f}", f"{times['after']:.2f}"))
     return rows

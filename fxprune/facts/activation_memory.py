@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -24,39 +25,43 @@ def activation_bytes(graph_module: fx.GraphModule) -> dict[fx.Node, int]:
     ReLUs and sums overwrite an input where they can. Weights, buffers, the inputs, the scratch memory of kernels and
     what opaque modules hold inside do not count.
     """
-    device = next((tensor.device for tensor in graph_module.parameters()), torch.device("cpu"))
-    inputs = map_tensors(example_inputs_of(graph_module), lambda tensor: tensor.to(device))
-    storages = propagate_shapes(graph_module, inputs).storages
-    sources = overwritten(graph_module.graph)
+    storages = _storages(graph_module)
     nodes = list(graph_module.graph.nodes)
-    own: dict[Hashable, Hashable] = {}  # the storage that an overwriting node's would be -> the one that it has
     sizes: dict[Hashable, int] = {}
     first: dict[Hashable, int] = {}
     last: dict[Hashable, int] = {}
     for position, node in enumerate(nodes):
-        if node.op == "output":
-            keys = []
-        elif node in sources:
-            (key,), (of_source,) = storages(node), storages(sources[node])
-            own[key] = own.get(of_source, of_source)
-            keys = [own[key]]
-        else:
-            keys = [own.get(key, key) for key in storages(node)]
-        for key, size in zip(keys, _sizes(node.meta[META]), strict=False):
+        for key, size in storages[node]:
             if key not in first:
                 first[key] = position
                 sizes[key] = 0 if node.op in ("placeholder", "get_attr") else size
-        for user in (node, *node.all_input_nodes):
-            for key in keys if user is node else storages(user):
-                last[own.get(key, key)] = position
+        for read in (node, *node.all_input_nodes):
+            last |= dict.fromkeys((key for key, _ in storages[read]), position)
     changes = [0] * (len(nodes) + 1)
     for key, size in sizes.items():
         changes[first[key]] += size
         changes[last[key] + 1] -= size
-    held, found = 0, {}
-    for node, change in zip(nodes, changes, strict=False):
-        held += change
-        found[node] = held
+    return dict(zip(nodes, accumulate(changes), strict=False))
+
+
+def _storages(graph_module: fx.GraphModule) -> dict[fx.Node, list[tuple[Hashable, int]]]:
+    """Return a key for the memory of each tensor that a node returns, and the tensor's bytes."""
+    device = next((tensor.device for tensor in graph_module.parameters()), torch.device("cpu"))
+    inputs = map_tensors(example_inputs_of(graph_module), lambda tensor: tensor.to(device))
+    values = propagate_shapes(graph_module, inputs)
+    sources = overwritten(graph_module.graph)
+    taken_over: dict[Hashable, Hashable] = {}
+    found: dict[fx.Node, list[tuple[Hashable, int]]] = {}
+    for node in graph_module.graph.nodes:
+        if node.op == "output":
+            found[node] = []
+            continue
+        keys = values.storages(node)
+        if node in sources:
+            ((taken_over[keys[0]], _),) = found[sources[node]]
+        found[node] = [
+            (taken_over.get(key, key), size) for key, size in zip(keys, _sizes(node.meta[META]), strict=False)
+        ]
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import fx
@@ -11,18 +11,24 @@ from torch import fx
 from fxprune.after_training import AFTER_TRAINING
 from fxprune.errors import TargetError
 from fxprune.facts.activation_memory import activation_bytes
-from fxprune.facts.layers import Layer, layers
+from fxprune.facts.layers import Layer, gate_times, layers
 from fxprune.module_tree import evaluating
 from fxprune.passes import RemoveLayers
 from fxprune.pipeline import Pipeline
+from fxprune.resconv import ResConv
 
 _COMPILE = Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING], verify=False)
+_NO_UNIT = 0.7  # for shortcuts, in the place of units that are measured later
 
 
 class MemoryTarget:
-    """The most bytes of activations that a forward pass may hold: a share of what it holds with all layers.
+    """The most bytes of activations that a forward pass may hold: a share of what it holds with all of its layers.
 
     Counted in the network that would be emitted, see :func:`fxprune.facts.activation_memory.activation_bytes`.
+
+    Attributes:
+        limit: the bytes, for the traced batch.
+        macs_to_meet_it: of one sample, of layers that meet it when they go, each the largest that helps.
 
     Raises:
         TargetError: even without any layer more is held; says how much.
@@ -30,38 +36,53 @@ class MemoryTarget:
 
     def __init__(self, graph_module: fx.GraphModule, share: float) -> None:
         self.graph_module = graph_module
-        whole = max(self._bytes_without(()))
-        self.limit = share * whole
         everything = layers(graph_module)
+        with ExitStack() as opened:
+            for layer in everything:
+                if layer.module.closed:
+                    opened.enter_context(_with_gate(layer, 1.0))
+            whole = max(self._bytes_without(()))
+        self.limit = share * whole
         least = max(self._bytes_without(everything))
         if least > self.limit:
             raise TargetError(
                 f"target_memory={share:g} cannot be met: without all {len(everything)} removable layers a forward "
                 f"pass still holds {least / whole:.3f} of the memory; ask for at least {least / whole + 5e-4:.3f}"
             )
+        self.macs_to_meet_it = self._macs_to_meet_it(everything)
 
     def excess(self, removed: Collection[Layer]) -> float:
         """Return by how many bytes the network without ``removed`` is above the limit, summed over its nodes."""
         return sum(max(0.0, held - self.limit) for held in self._bytes_without(removed))
 
+    def _macs_to_meet_it(self, everything: Collection[Layer]) -> int:
+        chosen: list[Layer] = []
+        gone: set[fx.Node] = set()
+        macs = 0
+        while excess := self.excess(chosen):
+            saved = {layer: layer.macs_beside(gone) for layer in everything if layer.node not in gone}
+            largest = sorted(saved, key=lambda layer: -saved[layer])
+            helping = (layer for layer in largest if self.excess([*chosen, layer]) < excess)
+            layer = next(helping, largest[0])
+            chosen.append(layer)
+            gone |= layer.nodes
+            macs += saved[layer]
+        return macs
+
     def _bytes_without(self, removed: Collection[Layer]) -> Collection[int]:
-        with evaluating(self.graph_module), _closed(removed):
+        with evaluating(self.graph_module), ExitStack() as closed:
+            for layer in removed:
+                closed.enter_context(_with_gate(layer, 0.0))
             compiled = _COMPILE(self.graph_module).graph_module
         return activation_bytes(compiled).values()
 
 
 @contextmanager
 @torch.no_grad()
-def _closed(removed: Collection[Layer]) -> Iterator[None]:
-    before = [(layer, layer.module.resting, layer.module.gate.clone()) for layer in removed]
-    try:
-        for layer, rested, _ in before:
-            if rested:
-                layer.wake()
-            layer.module.gate.zero_()
+def _with_gate(layer: Layer, gate: float) -> Iterator[None]:
+    """Inside, the gate of ``layer`` is at ``gate``, and where its shortcut is trained it is not 1 by chance."""
+    with gate_times(layer, 1.0):
+        layer.module.gate.fill_(gate)
+        if isinstance(layer.module, ResConv):
+            layer.module.input_rms.copy_(layer.module.gain * _NO_UNIT)
         yield
-    finally:
-        for layer, rested, gate in before:
-            layer.module.gate.copy_(gate)
-            if rested:
-                layer.module.rest()

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import distributed, fx
 
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, TargetError
 from fxprune.facts.costs import node_params, total_macs
 from fxprune.facts.input_sizes import root_mean_square
-from fxprune.facts.layers import Layer, count_for_target
+from fxprune.facts.layers import Layer, count_for_target, gate_times
 from fxprune.facts.shapes import shape
 from fxprune.graph import TRACED_MACS, example_inputs_of, graphs_of
 from fxprune.memory_target import MemoryTarget
@@ -78,6 +78,7 @@ class SteeredL1(ProximalL1):
         if any(layer.parametrization == "free" for layer in self.layers.values()):
             raise FxpruneError("SteeredL1 needs the gain-gate parametrisation; insert with it, or use ProximalL1")
         self.target_macs = target_macs
+        self.target_memory = target_memory
         self.steps = steps
         self.window = window
         self.order: list[str] = []
@@ -96,6 +97,8 @@ class SteeredL1(ProximalL1):
         self._is_met = self._target_is_met()
         macs = total_macs(graph_module)
         self._surplus = macs - target_macs * graph_module.meta.get(TRACED_MACS, macs)
+        if self._memory is not None:
+            self._surplus = max(self._surplus, self._memory.macs_to_meet_it)
         mean = sum(layer.macs for layer in self._found.values()) / len(self._found)
         self._end = 1 + (window - 1) * min(1.0, mean / max(self._surplus, 1))  # when the last layer is about closed
 
@@ -155,6 +158,10 @@ class SteeredL1(ProximalL1):
             if layer.node not in gone
         }
         candidates = [path for path in saved if path not in self.order]
+        if not candidates:
+            raise TargetError(
+                f"target_memory={self.target_memory:g} cannot be met: no layer is left to remove; ask for more"
+            )
         left = Counter(shape(self._found[path].node) for path in candidates)
         weights = {}
         for path in candidates:
@@ -217,7 +224,7 @@ class SteeredL1(ProximalL1):
                 if region not in references:
                     with self._measuring_inputs(region):
                         references[region] = tensors_in(graphs[region](*probe))
-                with _half_closed(self._found[path]):
+                with gate_times(self._found[path], 0.5):
                     found[path] = _relative_difference(references[region], tensors_in(graphs[region](*probe)))
                 best = min(best, found[path] * weights[path])
         self._damages |= found
@@ -268,22 +275,6 @@ class SteeredL1(ProximalL1):
             layer.trained_scale.requires_grad_(False)
         self._gates = self._gates_now()
         self._is_met = self._target_is_met()
-
-
-@contextmanager
-def _half_closed(layer: Layer) -> Iterator[None]:
-    module = layer.module
-    rested = module.resting
-    if rested:
-        layer.wake()
-    gate = module.gate.clone()
-    module.gate.div_(2)
-    try:
-        yield
-    finally:
-        module.gate.copy_(gate)
-        if rested:
-            module.rest()
 
 
 def _parameters(layer: Layer) -> int:

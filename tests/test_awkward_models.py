@@ -177,3 +177,22 @@ def _assert_reads_back(compiled: fx.GraphModule, x: torch.Tensor) -> None:
         fxprune.emit(compiled, folder)
         read = fxprune.load_emitted(folder)
         assert difference(tensors_in(compiled(x)), tensors_in(read(x)))[1] < 1e-12
+
+
+def test_a_counter_that_is_written_as_a_sum() -> None:
+    class Counting(nn.Module):
+        calls: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return x * self.calls
+
+    model, x = Counting().eval(), torch.ones(2, 3)
+    graph = fxprune.trace(model, x)
+    for _ in range(2):
+        assert torch.equal(graph(x), model(x))
+    assert model.calls.item() == 2

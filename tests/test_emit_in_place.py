@@ -82,10 +82,16 @@ def test_a_residual_block_holds_two_tensors_at_a_time(tmp_path: Path) -> None:
         lambda conv, x: torch.relu(conv(x)) + torch.relu(conv(x)),  # a ReLU keeps its output for its gradient
         lambda conv, x: conv(x) + x,  # under autocast, x may be wider than what the conv makes
         lambda conv, x: conv(x) + torch.softmax(conv(x), 1),
+        lambda conv, x: conv(conv(x)) + functional.pad(conv(conv(x)), (1, 1, 0, 0), "replicate")[:, :, :, 1:-1],
         lambda conv, x: conv(x) + conv(x).mean(1, keepdim=True),  # spreads
-        lambda conv, x: conv(x[:, :, :1, :1]) + conv(x[:, :, 1:2, 1:2]),  # may spread with larger images
+        lambda conv, x: conv(x[:, :, :2, :2]) + conv(x[:, :, 2:4, 2:4]),  # with other sizes one may spread
+        lambda conv, x: conv(x[:, :, ::2, ::2]) + conv(x[:, :, :4, :4]),
+        lambda conv, x: conv(x)[:, ::3] + conv(x)[:, :1],  # views
+        lambda conv, x: torch.relu(conv(x)) + conv(x.permute(0, 1, 3, 2)),  # another layout
+        lambda conv, x: functional.max_pool2d(conv(x), 2) + conv(x[:, :, :4, :4]),
+        lambda conv, x: conv(conv(x)) + conv(x) * conv(x).mean(),
+        lambda conv, x: conv(conv(x)) + functional.adaptive_avg_pool2d(conv(x[:, :, :1, :1]), 1) * conv(x),
         lambda conv, x: (lambda y: y + y)(conv(x)),
-        lambda conv, x: conv(x)[:, :, ::2] + conv(x)[:, :, 1::2],  # views
         lambda conv, x: torch.add(torch.relu(conv(x)), conv(x), alpha=2),
     ],
 )
@@ -94,13 +100,73 @@ def test_sums_that_need_memory_of_their_own(addition: Any, tmp_path: Path) -> No
     assert " += " not in source_of(model, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "equal"),
+    [
+        ({"kernel_size": 3, "padding": 1}, {"kernel_size": 1}, True),
+        ({"kernel_size": 3, "padding": "same"}, {"kernel_size": 3, "padding": 2, "dilation": 2}, True),
+        ({"kernel_size": 3, "padding": 1, "stride": 2}, {"kernel_size": 1, "stride": 2, "padding": "valid"}, True),
+        ({"kernel_size": 3, "padding": 1, "stride": 2}, {"kernel_size": 2, "stride": 2}, False),  # but for 8 x 8
+    ],
+)
+def test_shapes_that_are_equal_whatever_the_image(left: Any, right: Any, equal: bool, tmp_path: Path) -> None:
+    model = Wrapped(
+        lambda self, x: self.left(x) + self.right(x), left=nn.Conv2d(3, 4, **left), right=nn.Conv2d(3, 4, **right)
+    )
+    x = torch.randn(1, 3, 8, 8)
+    source_model, _ = emitted(fxprune.trace(model.eval(), x), tmp_path, x)
+    assert (" += " in (tmp_path / "model.py").read_text()) == equal
+    for side in (3, 5, 6) if equal else (3,):  # where they differ, one has a single position, and spreads
+        other = torch.randn(5, 3, side, side)
+        assert torch.equal(source_model(other), model(other))
+
+
+def test_inputs_of_several_batch_sizes(tmp_path: Path) -> None:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return self.layer(a) + self.layer(b)  # type: ignore[no-any-return]
+
+    model = Pair().eval()
+    a, b = torch.randn(5, 4), torch.randn(1, 4)
+    source_model, _ = emitted(fxprune.trace(model, (a, a)), tmp_path, a, a)
+    assert torch.equal(source_model(b, a), model(b, a))
+
+
+def test_a_block_that_shrinks_and_pads_its_shortcut(tmp_path: Path) -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.conv(x) + functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 2))  # type: ignore[no-any-return]
+
+    model = Wrapped(forward, stem=conv(), conv=nn.Conv2d(3, 6, 3, stride=2, padding=1))
+    assert " += " in source_of(model, tmp_path)
+
+
+def test_a_gated_block(tmp_path: Path) -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        y = functional.silu(self.conv(x))
+        y = torch.sigmoid(self.gate(functional.adaptive_avg_pool2d(y, 1))) * y
+        return self.conv(y) + x  # type: ignore[no-any-return]
+
+    model = Wrapped(forward, conv=conv(), gate=nn.Conv2d(3, 3, 1))
+    assert " += " in source_of(model, tmp_path)
+    x = torch.randn(2, 3, 8, 8)
+    source_model, graph = emitted(fxprune.trace(model, x), tmp_path / "again")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(source_model(x), graph(x))
+    assert torch.equal(source_model(x[:, :, :1, :1]), graph(x[:, :, :1, :1]))
+
+
 def test_a_sum_has_the_dtype_that_it_had_under_autocast(tmp_path: Path) -> None:
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-        x = self.norm(self.conv(x))
-        x = functional.max_pool2d(functional.pad(functional.relu(x), (1, 1)), 2)
+        x = self.pool(functional.relu(self.norm(self.conv(x))))
         return self.norm(self.conv(x)) + x[:, :]  # type: ignore[no-any-return]
 
-    model = Wrapped(forward, conv=conv(), norm=nn.BatchNorm2d(3))
+    model = Wrapped(forward, conv=conv(), norm=nn.BatchNorm2d(3), pool=nn.MaxPool2d(3, 2, padding=1))
     assert " += " in source_of(model, tmp_path)
     x = torch.randn(2, 3, 8, 8)
     graph = fxprune.trace(model, x)
@@ -201,3 +267,20 @@ def test_a_layer_with_one_unsafe_site(tmp_path: Path) -> None:
 
     model = Wrapped(forward, conv=conv(), relu=nn.ReLU())
     assert "nn.ReLU()" in source_of(model, tmp_path)
+
+
+def test_what_is_dead_gives_its_memory_back_before_as_much_is_needed(tmp_path: Path) -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y = torch.sigmoid(self.conv(x)) * torch.tanh(self.conv(x))
+        return self.conv(torch.exp(y))  # type: ignore[no-any-return]
+
+    text = source_of(Wrapped(forward, conv=conv()), tmp_path)
+    assert (
+        """        y = y * x
+        del x
+        y = torch.exp(y)
+        y = self.conv(y)
+"""
+        in text
+    )
+    assert text.count("  del ") == 1

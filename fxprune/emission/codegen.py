@@ -55,11 +55,11 @@ def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: 
             "give the model a forward that takes its tensors one by one"
         )
     overwriting = overwritten(graph) if in_place else {}
-    expressions = Expressions(Variables(graph), overwriting)
+    expressions = Expressions(Variables(graph, overwriting), overwriting)
     forward = _forward(graph, expressions, overwriting)
     hidden = expressions.needed & {_input_name(node) for node in graph.nodes if node.op == "placeholder"}
     if hidden:
-        expressions = Expressions(Variables(graph), overwriting)
+        expressions = Expressions(Variables(graph, overwriting), overwriting)
         forward = _forward(graph, expressions, overwriting, hidden)
     init = _init(replace(layout, layers=_relus_in_place(layout.layers, overwriting)))
     helper = _CONTAINER if any("_Layers(" in line for line in init) else ""
@@ -223,11 +223,13 @@ def _body(graph: fx.Graph, expressions: Expressions, overwriting: Mapping[fx.Nod
         if part and part != section:
             lines += [""] * bool(lines) + [f"    # {part}"]
             section = part
+        dead = expressions.names.let_go(node)
+        lines += [f"    del {', '.join(dead)}"] * bool(dead)
         if node in overwriting and is_sum(node):
             lines.append(f"    {_sum_in_place(node, overwriting[node], expressions)}")
             continue
         text = expressions.node(node)
-        name = f"{expressions.names.assign(node, overwriting.get(node))} = " if node.users else ""
+        name = f"{expressions.names.assign(node)} = " if node.users else ""
         lines.append(f"    {name}{text}")
     return lines
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from torch import fx
 
-from fxprune.facts.shapes import same_shape
+from fxprune.facts.shapes import same_shape, shape
 
 _NAMES = ("x", "y", "z", "u", "v", "w")
 
 
 class Variables:
-    """Hands out names in graph order."""
+    """Hands out names in graph order. Some values overwrite others: :func:`fxprune.facts.in_place.overwritten`."""
 
-    def __init__(self, graph: fx.Graph) -> None:
+    def __init__(self, graph: fx.Graph, overwriting: Mapping[fx.Node, fx.Node]) -> None:
+        self._overwriting = overwriting
         self._names: dict[fx.Node, str] = {}
         self._last_read: dict[fx.Node, fx.Node] = {}
         self._order = {node: index for index, node in enumerate(graph.nodes)}
@@ -35,20 +39,47 @@ class Variables:
         self._names[node] = name
         self._live[name] = node
 
-    def assign(self, node: fx.Node, source: fx.Node | None = None) -> str:
+    def assign(self, node: fx.Node) -> str:
         """Return the name for a new value: that of an input of ``node`` which ends here, else the first free one.
 
-        If ``node`` overwrites ``source``, it has no memory of its own: it gets the name of a dead value as large,
-        if there is one, whose memory is free then.
+        If it overwrites that input, it has no memory of its own: it gets the name of a dead value as large, if there
+        is one, whose memory is free then.
         """
         at = self._order[node]
         self._end_before(at)
         ended = [self._names[read] for read in node.all_input_nodes if self._last_read[read] is node]
         own = [name for name in ended if name.isidentifier() and name not in self._live]
         spare = (name for name in (*_NAMES, *(f"v{i}" for i in range(1, at + 2))) if name not in self._live)
-        dead = (name for name in self._bound if name not in self._live and self._bound[name] is not source)
-        large = [name for name in dead if same_shape(self._bound[name], node)] if source is not None else []
-        return self._bind(node, (large or own or [next(spare)])[0])
+        large = [name for name in self._bound if name not in self._live and same_shape(self._bound[name], node)]
+        source = self._overwriting.get(node)
+        dead = [name for name in large if self._bound[name] is not source] if source is not None else []
+        return self._bind(node, (dead or own or [next(spare)])[0])
+
+    def let_go(self, node: fx.Node) -> list[str]:
+        """Return the names to delete before ``node`` runs: of dead values that hold as much memory as it will need.
+
+        Where the name is bound anew before so much is needed, nothing has to be said.
+        """
+        if node in self._overwriting or not node.users:
+            return []
+        at, needed = self._order[node], _elements(node)
+        living = {self._memory(value) for value in self._bound.values() if self._ends(value) >= at}
+        found = [
+            name
+            for name, value in self._bound.items()
+            if self._ends(value) < at and _elements(value) >= needed > 1 and self._memory(value) not in living
+        ]
+        for name in found:
+            del self._bound[name]
+        return found
+
+    def _ends(self, value: fx.Node) -> int:
+        return self._order[self._last_read[value]] if value in self._last_read else self._order[value]
+
+    def _memory(self, value: fx.Node) -> fx.Node:
+        while value in self._overwriting:
+            value = self._overwriting[value]
+        return value
 
     def take_over(self, node: fx.Node, source: fx.Node) -> None:
         """Give ``node``, which overwrites ``source``, that one's name."""
@@ -62,8 +93,8 @@ class Variables:
 
     def _end_before(self, at: int) -> None:
         """Free the names of values that are not read after position ``at``."""
-        self._live = {
-            name: value
-            for name, value in self._live.items()
-            if value in self._last_read and self._order[self._last_read[value]] > at
-        }
+        self._live = {name: value for name, value in self._live.items() if self._ends(value) > at}
+
+
+def _elements(node: fx.Node) -> int:
+    return math.prod(shape(node) or (0,))

@@ -21,9 +21,9 @@ from fxprune.nests import map_tensors
 def activation_bytes(graph_module: fx.GraphModule) -> dict[fx.Node, int]:
     """Return, for each node, the bytes that are held while it runs, its own value among them, for the traced batch.
 
-    As in the emitted model, in eval mode: a value is free after its last read, a view has no memory of its own, and
-    ReLUs and sums overwrite an input where they can. Weights, buffers, the inputs, the scratch memory of kernels and
-    what opaque modules hold inside do not count.
+    As in the emitted model, in eval mode: a value is free after its last read (there it may be kept until as much is
+    needed again), a view has no memory of its own, and ReLUs and sums overwrite an input where they can. Weights,
+    buffers, the inputs, the scratch memory of kernels and what opaque modules hold inside do not count.
     """
     storages = _storages(graph_module)
     nodes = list(graph_module.graph.nodes)

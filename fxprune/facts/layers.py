@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -60,6 +61,26 @@ class Layer:
             self.module.wake()
         else:
             self.module.wake(*gauge_weights(self.node))
+
+
+@contextmanager
+@torch.no_grad()
+def gate_times(layer: Layer, factor: float) -> Iterator[None]:
+    """Inside, the gate of ``layer``, awake then, is ``factor`` times what it is; afterwards all is as before."""
+    module = layer.module
+    rested, trains = module.resting, module.gate.requires_grad
+    before = [(tensor, tensor.clone()) for tensor in (module.gate, *module.buffers())]
+    if rested:
+        layer.wake()
+    module.gate.mul_(factor)
+    try:
+        yield
+    finally:
+        for tensor, value in before:
+            tensor.copy_(value)
+        if rested:
+            module.rest()
+        module.gate.requires_grad_(trains)
 
 
 def gauge_weights(node: fx.Node) -> list[torch.Tensor]:

@@ -28,7 +28,7 @@ from fxprune import passes
 from fxprune.after_training import AFTER_TRAINING
 from fxprune.emission.strip import strip
 from fxprune.emit import emit, source_obstacle
-from fxprune.errors import LoadError
+from fxprune.errors import FxpruneError, LoadError
 from fxprune.facts.activation_memory import peak_activation_bytes
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import count_for_target
@@ -128,7 +128,7 @@ def prune_on_data(
 ) -> dict[str, Any]:
     """Prune ``model`` to ``target_macs`` of its MACs while it trains on ``data``; write ``out``, return the report.
 
-    ``target_memory`` is a second target, see :class:`fxprune.SteeredL1`.
+    ``target_memory`` is a second target, for layers that are steered (see :class:`fxprune.SteeredL1`).
     With a ``strength`` the scales are shrunk by a fixed proximal L1 instead, zeros are removed, and what a target
     asks for beyond them is cut at the end. ``model`` is not changed. The ``teacher`` of ``settings.distill`` is the
     unpruned ``model`` unless another is given. Of several processes, the main one writes.
@@ -148,6 +148,8 @@ def prune_on_data(
     if target_macs is not None:
         count_for_target(sparse, layers_of(sparse), target_macs)  # raises before any training if that is not possible
     if target_memory is not None:
+        if strength is not None:
+            raise FxpruneError("target_memory is for layers that are steered to zero: leave strength out")
         MemoryTarget(sparse, target_memory)  # raises too
     outputs = shape(traced.graph.output_node().all_input_nodes[0]) or (0,)
     if outputs[-1] > data.classes:
@@ -213,7 +215,7 @@ def prune_on_data(
         "macs_after": total_macs(pruned),
         "params_before": total_params(traced),
         "params_after": total_params(pruned),
-        "activation_bytes_before": peak_activation_bytes(_folded(traced)),
+        "activation_bytes_before": peak_activation_bytes(Pipeline(AFTER_TRAINING, verify=False)(traced).graph_module),
         "activation_bytes_after": peak_activation_bytes(pruned),
         "layers_removable": removable,
         "layers_removed": [site.path for site in removal.rewritten],
@@ -264,13 +266,9 @@ def _point(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[str, float]]:
     """Return median milliseconds at batch 1 and 64; ``before`` has its norms folded too, to be fair."""
-    folded = _folded(before)
+    folded = Pipeline([passes.FoldBatchNorm(), passes.Simplify()], verify=False)(before).graph_module
     measured = {}
     for batch_size in (1, 64):
         times = compare_latency({"before": folded, "after": after}, batch_size)
         measured[str(batch_size)] = {**times, "ratio": times["after"] / times["before"]}
     return measured
-
-
-def _folded(graph_module: fx.GraphModule) -> fx.GraphModule:
-    return Pipeline([passes.FoldBatchNorm(), passes.Simplify()], verify=False)(graph_module).graph_module

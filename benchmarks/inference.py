@@ -14,7 +14,6 @@ results/inference.json.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import re
@@ -22,7 +21,6 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from emitted import emitted_model
 from provenance import provenance
 from tabulate import tabulate
 from torch import fx, nn
@@ -101,18 +100,6 @@ def pruned(depth: int, image: torch.Tensor) -> fx.GraphModule:
     for layer in layers(sparse)[::2]:
         layer.module.close()
     return fxprune.Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING])(sparse).graph_module
-
-
-def emitted_model(graph: fx.GraphModule) -> nn.Module:
-    """Return what the emitted folder loads as."""
-    with tempfile.TemporaryDirectory() as folder:
-        spec = importlib.util.spec_from_file_location("emitted", fxprune.emit(graph, folder) / "model.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        model: nn.Module = module.load()
-    return model
 
 
 def by_hand(model: nn.Module) -> ByHand:

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import runpy
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from typing import Any
 import networks
 import torch
 import torch_pruning as tp
+from emitted import emitted_model
 from provenance import provenance
 from tabulate import tabulate
 from torch import fx, nn
@@ -80,7 +79,7 @@ def main() -> None:
         for name, multiple in (("torch-pruning", None), ("torch-pruning, rounded", 8)):
             graphs[name] = plain(without_channels(arguments.network, example, left, multiple), example)
         costs = {name: {"macs": total_macs(one), "params": total_params(one)} for name, one in graphs.items()}
-        models = {name: emitted(graph).to(arguments.device) for name, graph in graphs.items()}
+        models = {name: emitted_model(graph).to(arguments.device) for name, graph in graphs.items()}
         rows = []
         for layout, batch_size in itertools.product(arguments.layouts, arguments.batches):
             images = torch.randn(batch_size, 3, arguments.size, arguments.size, device=arguments.device)
@@ -116,14 +115,6 @@ def build(name: str) -> nn.Module:
 def plain(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     """Return ``model`` traced, with its batch norms folded."""
     return fxprune.Pipeline([FoldBatchNorm(), Simplify()])(fxprune.trace(model, example)).graph_module
-
-
-def emitted(graph_module: fx.GraphModule) -> nn.Module:
-    """Return the model that fxprune emits for the graph, in eval mode."""
-    with tempfile.TemporaryDirectory() as folder:
-        fxprune.emit(graph_module, folder)
-        model: nn.Module = runpy.run_path(f"{folder}/model.py")["load"](folder)
-    return model
 
 
 def without_layers(model: nn.Module, example: torch.Tensor, target: float, layers: Layers) -> fx.GraphModule:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection
+from contextlib import ExitStack
 
 import torch
 from torch import fx
@@ -11,7 +11,7 @@ from torch import fx
 from fxprune.after_training import AFTER_TRAINING
 from fxprune.errors import TargetError
 from fxprune.facts.activation_memory import activation_bytes
-from fxprune.facts.layers import Layer, gate_times, layers
+from fxprune.facts.layers import Layer, awake, layers
 from fxprune.module_tree import evaluating
 from fxprune.passes import RemoveLayers
 from fxprune.pipeline import Pipeline
@@ -28,7 +28,6 @@ class MemoryTarget:
 
     Attributes:
         limit: the bytes, for the traced batch.
-        macs_to_meet_it: of one sample, of layers that meet it when they go, each the largest that helps.
 
     Raises:
         TargetError: even without any layer more is held; says how much.
@@ -40,7 +39,8 @@ class MemoryTarget:
         with ExitStack() as opened:
             for layer in everything:
                 if layer.module.closed:
-                    opened.enter_context(_with_gate(layer, 1.0))
+                    opened.enter_context(awake(layer))
+                    _set_gate(layer, 1.0)
             whole = max(self._bytes_without(()))
         self.limit = share * whole
         least = max(self._bytes_without(everything))
@@ -49,13 +49,14 @@ class MemoryTarget:
                 f"target_memory={share:g} cannot be met: without all {len(everything)} removable layers a forward "
                 f"pass still holds {least / whole:.3f} of the memory; ask for at least {least / whole + 5e-4:.3f}"
             )
-        self.macs_to_meet_it = self._macs_to_meet_it(everything)
 
     def excess(self, removed: Collection[Layer]) -> float:
         """Return by how many bytes the network without ``removed`` is above the limit, summed over its nodes."""
         return sum(max(0.0, held - self.limit) for held in self._bytes_without(removed))
 
-    def _macs_to_meet_it(self, everything: Collection[Layer]) -> int:
+    def macs_to_meet_it(self) -> int:
+        """Return the MACs of one sample of layers that meet it when they go, each the largest that helps."""
+        everything = layers(self.graph_module)
         chosen: list[Layer] = []
         gone: set[fx.Node] = set()
         macs = 0
@@ -72,17 +73,15 @@ class MemoryTarget:
     def _bytes_without(self, removed: Collection[Layer]) -> Collection[int]:
         with evaluating(self.graph_module), ExitStack() as closed:
             for layer in removed:
-                closed.enter_context(_with_gate(layer, 0.0))
+                closed.enter_context(awake(layer))
+                _set_gate(layer, 0.0)
             compiled = _COMPILE(self.graph_module).graph_module
         return activation_bytes(compiled).values()
 
 
-@contextmanager
 @torch.no_grad()
-def _with_gate(layer: Layer, gate: float) -> Iterator[None]:
-    """Inside, the gate of ``layer`` is at ``gate``, and where its shortcut is trained it is not 1 by chance."""
-    with gate_times(layer, 1.0):
-        layer.module.gate.fill_(gate)
-        if isinstance(layer.module, ResConv):
-            layer.module.input_rms.copy_(layer.module.gain * _NO_UNIT)
-        yield
+def _set_gate(layer: Layer, gate: float) -> None:
+    """Set the gate of ``layer``, and the unit of its shortcut, if it has one, so that this is not 1 by chance."""
+    layer.module.gate.fill_(gate)
+    if isinstance(layer.module, ResConv):
+        layer.module.input_rms.copy_(layer.module.gain * _NO_UNIT)

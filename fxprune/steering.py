@@ -19,7 +19,7 @@ from torch import distributed, fx
 from fxprune.errors import FxpruneError, TargetError
 from fxprune.facts.costs import node_params, total_macs
 from fxprune.facts.input_sizes import root_mean_square
-from fxprune.facts.layers import Layer, count_for_target, gate_times
+from fxprune.facts.layers import Layer, awake, count_for_target
 from fxprune.facts.shapes import shape
 from fxprune.graph import TRACED_MACS, example_inputs_of, graphs_of
 from fxprune.memory_target import MemoryTarget
@@ -98,7 +98,7 @@ class SteeredL1(ProximalL1):
         macs = total_macs(graph_module)
         self._surplus = macs - target_macs * graph_module.meta.get(TRACED_MACS, macs)
         if self._memory is not None:
-            self._surplus = max(self._surplus, self._memory.macs_to_meet_it)
+            self._surplus = max(self._surplus, self._memory.macs_to_meet_it())
         mean = sum(layer.macs for layer in self._found.values()) / len(self._found)
         self._end = 1 + (window - 1) * min(1.0, mean / max(self._surplus, 1))  # when the last layer is about closed
 
@@ -224,7 +224,8 @@ class SteeredL1(ProximalL1):
                 if region not in references:
                     with self._measuring_inputs(region):
                         references[region] = tensors_in(graphs[region](*probe))
-                with gate_times(self._found[path], 0.5):
+                with awake(self._found[path]):
+                    self.layers[path].gate.div_(2)
                     found[path] = _relative_difference(references[region], tensors_in(graphs[region](*probe)))
                 best = min(best, found[path] * weights[path])
         self._damages |= found

@@ -55,12 +55,12 @@ def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: 
             "give the model a forward that takes its tensors one by one"
         )
     overwriting = overwritten(graph) if in_place else {}
-    expressions = Expressions(Variables(graph, overwriting), overwriting)
-    forward = _forward(graph, expressions, overwriting)
+    expressions = Expressions(Variables(graph, overwriting))
+    forward = _forward(graph, expressions)
     hidden = expressions.needed & {_input_name(node) for node in graph.nodes if node.op == "placeholder"}
     if hidden:
-        expressions = Expressions(Variables(graph, overwriting), overwriting)
-        forward = _forward(graph, expressions, overwriting, hidden)
+        expressions = Expressions(Variables(graph, overwriting))
+        forward = _forward(graph, expressions, hidden)
     init = _init(replace(layout, layers=_relus_in_place(layout.layers, overwriting)))
     helper = _CONTAINER if any("_Layers(" in line for line in init) else ""
     helper += _WRITTEN if any(isinstance(node.target, Written) for node in graph.nodes) else ""
@@ -172,18 +172,13 @@ def _tie(name: str, known: str, is_module: bool) -> str:
     )
 
 
-def _forward(
-    graph: fx.Graph,
-    expressions: Expressions,
-    overwriting: Mapping[fx.Node, fx.Node],
-    hidden: Collection[str] = (),
-) -> list[str]:
+def _forward(graph: fx.Graph, expressions: Expressions, hidden: Collection[str] = ()) -> list[str]:
     """Return the lines of ``forward``, and of ``_compute`` where inputs have names that the source itself needs."""
     names = expressions.names
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     for node in inputs:
         names.input(node, f"{_input_name(node)}_" if _input_name(node) in hidden else _input_name(node))
-    lines = _body(graph, expressions, overwriting)
+    lines = _body(graph, expressions)
     signature = ", ".join(["self", *(_parameter(node, _input_name(node)) for node in inputs)])
     if not hidden:
         return [f"def forward({signature}):", *lines]
@@ -207,7 +202,7 @@ def _parameter(node: fx.Node, name: str) -> str:
     return f"{stars}{name}={literal(node.args[0])}" if node.args else f"{stars}{name}"
 
 
-def _body(graph: fx.Graph, expressions: Expressions, overwriting: Mapping[fx.Node, fx.Node]) -> list[str]:
+def _body(graph: fx.Graph, expressions: Expressions) -> list[str]:
     lines: list[str] = []
     section = None
     for node in graph.nodes:
@@ -225,8 +220,8 @@ def _body(graph: fx.Graph, expressions: Expressions, overwriting: Mapping[fx.Nod
             section = part
         dead = expressions.names.let_go(node)
         lines += [f"    del {', '.join(dead)}"] * bool(dead)
-        if node in overwriting and is_sum(node):
-            lines.append(f"    {_sum_in_place(node, overwriting[node], expressions)}")
+        if node in expressions.names.overwriting and is_sum(node):
+            lines.append(f"    {_sum_in_place(node, expressions)}")
             continue
         text = expressions.node(node)
         name = f"{expressions.names.assign(node)} = " if node.users else ""
@@ -234,7 +229,8 @@ def _body(graph: fx.Graph, expressions: Expressions, overwriting: Mapping[fx.Nod
     return lines
 
 
-def _sum_in_place(node: fx.Node, source: fx.Node, expressions: Expressions) -> str:
+def _sum_in_place(node: fx.Node, expressions: Expressions) -> str:
+    source = expressions.names.overwriting[node]
     (other,) = (one for one in node.args if one is not source)
     text = f"{expressions.names.of(source)} += {expressions.value(other)}"
     expressions.names.take_over(node, source)

@@ -7,7 +7,6 @@ import keyword
 import math
 import numbers
 import operator
-from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -26,12 +25,11 @@ from fxprune.written import Written
 class Expressions:
     """Writes what nodes compute, given the names of values; gathers the imports, records and names that it needs.
 
-    Nodes that are ``in_place`` call functions with ``inplace=True``.
+    Nodes that overwrite others (``names.overwriting``) call functions with ``inplace=True``.
     """
 
-    def __init__(self, names: Variables, in_place: Collection[fx.Node]) -> None:
+    def __init__(self, names: Variables) -> None:
         self.names = names
-        self._in_place = in_place
         self.imports: set[str] = set()
         self.needed = {"torch", "float", "slice", "getattr"}
         self.records: dict[str, Record] = {}
@@ -49,7 +47,7 @@ class Expressions:
         if node.op == "call_function" and getattr(node.target, "__module__", "") == functional.__name__:
             if named.get("inplace") is False:
                 del named["inplace"]  # the default, which torch.fx records
-            if node in self._in_place:
+            if node in self.names.overwriting:
                 named["inplace"] = True
         keywords = [f"{name}={self.value(value)}" for name, value in named.items()]
         call = f"({', '.join([*arguments, *keywords])})"

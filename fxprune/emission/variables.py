@@ -16,7 +16,7 @@ class Variables:
     """Hands out names in graph order. Some values overwrite others: :func:`fxprune.facts.in_place.overwritten`."""
 
     def __init__(self, graph: fx.Graph, overwriting: Mapping[fx.Node, fx.Node]) -> None:
-        self._overwriting = overwriting
+        self.overwriting = overwriting
         self._names: dict[fx.Node, str] = {}
         self._last_read: dict[fx.Node, fx.Node] = {}
         self._order = {node: index for index, node in enumerate(graph.nodes)}
@@ -50,9 +50,11 @@ class Variables:
         ended = [self._names[read] for read in node.all_input_nodes if self._last_read[read] is node]
         own = [name for name in ended if name.isidentifier() and name not in self._live]
         spare = (name for name in (*_NAMES, *(f"v{i}" for i in range(1, at + 2))) if name not in self._live)
-        large = [name for name in self._bound if name not in self._live and same_shape(self._bound[name], node)]
-        source = self._overwriting.get(node)
-        dead = [name for name in large if self._bound[name] is not source] if source is not None else []
+        source = self.overwriting.get(node)
+        dead = []
+        if source is not None:
+            free = [(name, value) for name, value in self._bound.items() if name not in self._live]
+            dead = [name for name, value in free if value is not source and same_shape(value, node)]
         return self._bind(node, (dead or own or [next(spare)])[0])
 
     def let_go(self, node: fx.Node) -> list[str]:
@@ -60,7 +62,7 @@ class Variables:
 
         Where the name is bound anew before so much is needed, nothing has to be said.
         """
-        if node in self._overwriting or not node.users:
+        if node in self.overwriting or not node.users:
             return []
         at, needed = self._order[node], _elements(node)
         living = {self._memory(value) for value in self._bound.values() if self._ends(value) >= at}
@@ -77,8 +79,8 @@ class Variables:
         return self._order[self._last_read[value]] if value in self._last_read else self._order[value]
 
     def _memory(self, value: fx.Node) -> fx.Node:
-        while value in self._overwriting:
-            value = self._overwriting[value]
+        while value in self.overwriting:
+            value = self.overwriting[value]
         return value
 
     def take_over(self, node: fx.Node, source: fx.Node) -> None:

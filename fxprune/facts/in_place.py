@@ -17,13 +17,13 @@ from torch.nn import functional
 from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, is_conv
 from fxprune.facts.shapes import same_shape
 from fxprune.graph import called_module, only_user
+from fxprune.operators import ADDITIONS, PRODUCTS
 
 _RELU_LAYERS = (nn.ReLU, nn.ReLU6)
 _RELU_FUNCTIONS = {functional.relu, functional.relu6}
-_SUMS = {operator.add, torch.add}
 # Beside convs, these return a new tensor, which they do not keep for backward.
 _NEW_LAYERS = (*NORM_CLASSES, nn.Linear)
-_NEW_FUNCTIONS = {functional.linear, functional.batch_norm, *_SUMS}
+_NEW_FUNCTIONS = {functional.linear, functional.batch_norm, *ADDITIONS}
 # These return a value for each value that they read, of its dtype under autocast too.
 _EACH_LAYERS = (*NORM_CLASSES, *_RELU_LAYERS, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid)
 _EACH_FUNCTIONS = {
@@ -34,7 +34,6 @@ _EACH_FUNCTIONS = {
     functional.hardsigmoid,
     torch.sigmoid,
 }
-_PRODUCTS = {operator.mul, torch.mul}
 
 
 def overwritten(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
@@ -61,7 +60,7 @@ def overwritten(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
 def is_sum(node: fx.Node) -> bool:
     """Say whether ``node`` adds two values and does nothing else."""
     return (
-        _calls(node, _SUMS)
+        _calls(node, ADDITIONS)
         and len(node.args) == 2
         and not node.kwargs
         and all(isinstance(one, fx.Node) for one in node.args)
@@ -107,7 +106,7 @@ def _extent(node: fx.Node, known: Mapping[fx.Node, _Extent]) -> _Extent:
         return first if first == second else _Extent(node, maker=first.maker if first.maker is second.maker else None)
     if _pools_to_one(node):
         return before._replace(windows=(), pooled=True)
-    if _calls(node, _PRODUCTS) and len(node.args) == 2 and not node.kwargs:
+    if _calls(node, PRODUCTS) and len(node.args) == 2 and not node.kwargs:
         factors = sorted((known[one] for one in node.args if isinstance(one, fx.Node)), key=lambda one: one.pooled)
         is_gated = len(factors) == 2 and factors[0]._replace(windows=(), pooled=True) == factors[1]
         return factors[0] if is_gated else _Extent(node)

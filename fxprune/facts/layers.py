@@ -65,14 +65,13 @@ class Layer:
 
 @contextmanager
 @torch.no_grad()
-def gate_times(layer: Layer, factor: float) -> Iterator[None]:
-    """Inside, the gate of ``layer``, awake then, is ``factor`` times what it is; afterwards all is as before."""
+def awake(layer: Layer) -> Iterator[None]:
+    """Inside, ``layer`` does not rest, and its gate and buffers may be set; afterwards all is as before."""
     module = layer.module
     rested, trains = module.resting, module.gate.requires_grad
     before = [(tensor, tensor.clone()) for tensor in (module.gate, *module.buffers())]
     if rested:
         layer.wake()
-    module.gate.mul_(factor)
     try:
         yield
     finally:

@@ -80,15 +80,12 @@ def _graph_of(
     values = {name: buffer.clone() for name, buffer in buffers.items()}
     versions = {name: buffer._version for name, buffer in buffers.items()}
 
-    holders = [(module, dict(module._buffers)) for module in every_module(own) if module._buffers]
-
     def retrace(tracer: SymbolicTracer, buffers_are_values: bool) -> fx.Graph:
-        tracer.proxy_buffer_attributes |= buffers_are_values
-        try:
+        if not buffers_are_values:
             return tracer.graph_of(own)
-        finally:
-            for module, held in holders:  # self.n += 1 puts what stands for n in its place
-                module._buffers.update(held)
+        tracer.proxy_buffer_attributes = True
+        with _state_kept(every_module(own)):  # self.n += 1 puts what stands for n in its place
+            return tracer.graph_of(own)
 
     try:
         with FlagReads(own) as flag_reads:

@@ -51,10 +51,16 @@ def main() -> None:
     parser.add_argument("--arm", help="baseline, or one of the targets: run only that, measure nothing")
     parser.add_argument("--shrink-share", type=float, default=0.25)
     parser.add_argument("--distill", type=float, default=0.0, help="with the fine-tuned baseline as the teacher")
+    parser.add_argument("--distill-features", type=float, default=0.0, help="as for fxprune prune")
     parser.add_argument(
         "--teachers", type=Path, nargs="+", help="weights of other teachers, whose mean it is: no arm waits for them"
     )
     parser.add_argument("--layers", default="all", help="as for fxprune prune")
+    parser.add_argument(
+        "--baseline",
+        type=Path,
+        help="a result of this script whose baseline, of the same schedule, is this one's too",
+    )
     parser.add_argument(
         "--name", help="of runs and result, for another schedule beside the first; the network's if left out"
     )
@@ -65,7 +71,7 @@ def main() -> None:
     name = arguments.name or arguments.network
     folder = arguments.runs / f"{name}-cifar10-seed{settings.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    if arguments.arm in (None, "baseline"):
+    if arguments.baseline is None and arguments.arm in (None, "baseline"):
         fine_tune(arguments, settings, folder)
     for target in arguments.targets:
         if arguments.arm in (None, str(target)):
@@ -83,7 +89,7 @@ def fine_tune(arguments: argparse.Namespace, settings: Settings, folder: Path) -
     data = load_data(arguments.data, IMAGE_SIZE, in_memory=arguments.in_memory)
     torch.manual_seed(settings.seed)  # as the shell does
     network = build(arguments.network, arguments.weights)
-    alone = Settings(**{**asdict(settings), "distill": 0.0})
+    alone = Settings(**{**asdict(settings), "distill": 0.0, "distill_features": 0.0})
     rows = train(network, data, alone, print, checkpoint=out / "checkpoint.pt", metrics=out / "metrics.jsonl")
     network = network.cpu().to(memory_format=torch.contiguous_format)
     top1 = evaluate(network, data.held_out, workers=settings.workers)  # in float32, as the pruned ones
@@ -104,8 +110,8 @@ def prune(arguments: argparse.Namespace, settings: Settings, target: float, fold
     command += ["--in-memory"] if arguments.in_memory else []
     for name in ("epochs", "lr", "shrink_share", "precision", "seed", "workers"):
         command += ["--" + name.replace("_", "-"), str(getattr(settings, name))]
-    if settings.distill:
-        command += ["--distill", str(settings.distill)]
+    if settings.learns_from_teacher:
+        command += ["--distill", str(settings.distill), "--distill-features", str(settings.distill_features)]
         for teacher in arguments.teachers or [folder / "baseline" / "weights.pt"]:
             command += ["--teacher-weights", str(teacher)]
     cli(command, standalone_mode=False)
@@ -113,7 +119,8 @@ def prune(arguments: argparse.Namespace, settings: Settings, target: float, fold
 
 def measure(arguments: argparse.Namespace, settings: Settings, folder: Path) -> dict[str, Any]:
     """Return the record: accuracies as the runs reported them, costs, and latencies taken side by side."""
-    baseline = build(arguments.network, folder / "baseline" / "weights.pt").eval()
+    own = _read(folder / "baseline") if arguments.baseline is None else known_baseline(arguments.baseline, settings)
+    baseline = build(arguments.network, None if arguments.baseline else folder / "baseline" / "weights.pt").eval()
     traced = fxprune.trace(baseline, sample_inputs(load_data(arguments.data, IMAGE_SIZE), 16))
     folded = fxprune.Pipeline([FoldBatchNorm(), Simplify()])(traced).graph_module
     reports = {target: _read(folder / f"target-{target}") for target in arguments.targets}
@@ -123,7 +130,6 @@ def measure(arguments: argparse.Namespace, settings: Settings, folder: Path) -> 
         times = compare_latency({"baseline": folded, **models}, batch_size, repeats=30)
         ratios = {name: time / times["baseline"] for name, time in times.items()}
         latency[str(batch_size)] = {"ms": times, "ratio": ratios}
-    own = _read(folder / "baseline")
     pruned = {}
     for target, report in reports.items():
         names = ("accuracy_before_removal", "accuracy_after_removal", "layers_removed", "layers_removable")
@@ -134,6 +140,7 @@ def measure(arguments: argparse.Namespace, settings: Settings, folder: Path) -> 
             "params": report["params_after"],
             **{name: report[name] for name in (*names, "max_relative_difference", "path", "seconds")},
             "distill": report["settings"]["distill"],  # arms may differ in these
+            "distill_features": report["settings"].get("distill_features", 0.0),
             "teachers": 1 if isinstance(report["teacher_weights"], str) else len(report["teacher_weights"]),
             "shrink_share": report["settings"]["shrink_share"],
         }
@@ -145,6 +152,16 @@ def measure(arguments: argparse.Namespace, settings: Settings, folder: Path) -> 
         "latency": latency,
         "settings": {**settings.shared(), "layers": arguments.layers},
     }
+
+
+def known_baseline(result: Path, settings: Settings) -> dict[str, Any]:
+    """Return the baseline of another result, which names it; ends the program if its schedule is not this one."""
+    record: dict[str, Any] = json.loads(result.read_text())
+    mine = settings.shared()
+    for name in ("epochs", "lr", "batch_size", "weight_decay", "label_smoothing", "seed"):
+        if record["settings"][name] != mine[name]:
+            raise SystemExit(f"the baseline of {result} has {name} {record['settings'][name]}, not {mine[name]}")
+    return {**record["baseline"], "of": result.stem, "precision": record["settings"]["precision"]}
 
 
 def build(name: str, weights: Path | None) -> nn.Module:

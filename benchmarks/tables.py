@@ -70,12 +70,12 @@ def accuracy(name: str, record: dict[str, Any]) -> str:
                 f"{one['macs']:,}",
                 f"{one['params']:,}",
                 *ratios,
-                f"{one['distill']:g}, {one['teachers']}",
+                f"{one['distill']:g}, {one.get('distill_features', 0):g}, {one['teachers']}",
                 f"{one['shrink_share']:.0%}",
             ]
         )
     headers = ["", "top-1", "against the baseline", "MACs", "parameters", "time, batch 1", "batch 64"]
-    headers += ["distillation, teachers", "shrunk in"]
+    headers += ["distillation: outputs, maps, teachers", "shrunk in"]
 
     def draw(axes: Axes) -> None:
         paths = {"baseline": base["path"], **{f"{t} of the MACs": o["path"] for t, o in record["pruned"].items()}}
@@ -86,9 +86,10 @@ def accuracy(name: str, record: dict[str, Any]) -> str:
 
     settings = record.get("settings", {})
     changes = [one["accuracy_after_removal"] - one["accuracy_before_removal"] for one in record["pruned"].values()]
+    shared = f" The baseline is that of {base['of']}, in {base['precision']}." if "of" in base else ""
     text = (
         f"{settings['epochs']} epochs for every network, seed {settings['seed']}, {settings['precision']}; times "
-        f"over the baseline's. The removal itself changed top-1 by at most {100 * max(map(abs, changes)):.2f} points."
+        f"over the baseline's.{shared} The removal itself changed top-1 by at most {100 * max(map(abs, changes)):.2f} points."
     )
     return _section(f"{network}, pruned against fine-tuned", record, name, text, rows, headers, draw)
 

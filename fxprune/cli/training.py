@@ -72,6 +72,12 @@ def demo(seed: int, out: Path) -> None:
 @click.option(
     "--distill", default=0.0, type=click.FloatRange(0, 1), help="Share of the loss that learns the unpruned outputs."
 )
+@click.option(
+    "--distill-features",
+    default=0.0,
+    type=click.FloatRange(0),
+    help="Weight in the loss of learning the unpruned feature maps, between stages and before the classifier.",
+)
 @click.option("--temperature", default=4.0, type=click.FloatRange(0, min_open=True), help="Of distillation.")
 @click.option(
     "--teacher-weights",
@@ -120,18 +126,20 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     strength = target["strength"]
     if target["target_macs"] is None and strength is None:
         target["target_macs"] = 0.5
+    if options["workers"] is None:
+        options["workers"] = 0 if data == "digits" else default_workers()
+    settings = Settings(**options)
     given = click.get_current_context().get_parameter_source
     for option, needed, is_there in (
-        ("teacher_weights", "--distill", options["distill"] > 0),
+        ("teacher_weights", "--distill or --distill-features", settings.learns_from_teacher),
         ("temperature", "--distill", options["distill"] > 0),
         ("shrink_share", "no --strength", strength is None),
         ("target_memory", "no --strength", strength is None),
     ):
         if given(option) is click.core.ParameterSource.COMMANDLINE and not is_there:
             raise click.UsageError(f"--{option.replace('_', '-')} needs {needed}")
-    if options["workers"] is None:
-        options["workers"] = 0 if data == "digits" else default_workers()
-    settings = Settings(**options)
+    if settings.distill_features and len(teacher_weights) > 1:
+        raise click.UsageError("--distill-features learns from one teacher: give --teacher-weights once")
     torch.manual_seed(settings.seed)
     loaded = load_model(model, weights, classes)
     accelerator = make_accelerator(settings, out)

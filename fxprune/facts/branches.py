@@ -14,24 +14,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.facts.convs import is_conv
 from fxprune.facts.costs import batch_size, node_macs, node_params
-from fxprune.facts.liveness import Liveness
-from fxprune.facts.shapes import is_floating, is_size, same_shape
+from fxprune.facts.flow import Flow
+from fxprune.facts.shapes import is_floating, same_shape
 from fxprune.graph import called_module, module_path, uses
 from fxprune.module_tree import has_hooks
 from fxprune.operators import ADDITIONS
 from fxprune.targets import attribute
 
-if TYPE_CHECKING:
-    import networkx
-
-_START = "start"  # stands before all inputs
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
@@ -81,7 +76,7 @@ def _short(node: fx.Node) -> str:
 
 def find_branches(graph_module: fx.GraphModule) -> list[Branch]:
     """Return every sum of two tensors of one shape, in graph order: a branch, or the reason why it is none."""
-    flow = _Flow(graph_module)
+    flow = Flow(graph_module)
     return [_examine(node, flow) for node in graph_module.graph.nodes if _is_sum(node)]
 
 
@@ -91,7 +86,7 @@ def _is_sum(node: fx.Node) -> bool:
     return all(isinstance(a, fx.Node) and same_shape(a, node) for a in node.args) and node.args[0] is not node.args[1]
 
 
-def _examine(addition: fx.Node, flow: _Flow) -> Branch:
+def _examine(addition: fx.Node, flow: Flow) -> Branch:
     left, right = addition.args
     assert isinstance(left, fx.Node)
     assert isinstance(right, fx.Node)
@@ -135,13 +130,13 @@ def _passed_through(node: fx.Node) -> fx.Node | None:
     return None
 
 
-def _region(addition: fx.Node, shortcut: fx.Node, exit_node: fx.Node, entry: fx.Node, flow: _Flow) -> Branch:
+def _region(addition: fx.Node, shortcut: fx.Node, exit_node: fx.Node, entry: fx.Node, flow: Flow) -> Branch:
     inside = flow.between(entry, exit_node)
     nodes = tuple(sorted(inside, key=flow.position.__getitem__))
     return Branch(addition, shortcut, exit_node, entry, nodes, _obstacle(addition, exit_node, inside, flow))
 
 
-def _obstacle(addition: fx.Node, exit_node: fx.Node, inside: set[fx.Node], flow: _Flow) -> str | None:
+def _obstacle(addition: fx.Node, exit_node: fx.Node, inside: set[fx.Node], flow: Flow) -> str | None:
     if uses(exit_node) != 1 and any(flow.live.needed(user) and user is not addition for user in exit_node.users):
         return f"its output {exit_node.name} is read by others too"
     for node in inside:
@@ -163,81 +158,3 @@ def _has_matrix(node: fx.Node) -> bool:
         if source.op == "get_attr" and owner is not None:
             tensors.append(attribute(owner, str(source.target)))
     return any(isinstance(t, nn.Parameter) and t.numel() > max(t.shape, default=1) for t in tensors)
-
-
-class _Flow:
-    """The dataflow between tensors that depend on the inputs, with its dominators."""
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        import networkx  # not with fxprune itself: it takes as long as all the rest of it
-
-        self.order = list(graph_module.graph.nodes)
-        self.position = {node: index for index, node in enumerate(self.order)}
-        self.live = Liveness(graph_module.graph)
-        self._sources: dict[fx.Node, list[fx.Node]] = {}
-        graph: networkx.DiGraph[Any] = networkx.DiGraph()
-        graph.add_node(_START)
-        for node in self.order:
-            if node.op == "placeholder":
-                self._sources[node] = []
-                graph.add_edge(_START, node)
-            elif self.live.needed(node) and not is_size(node):
-                sources = [source for source in node.all_input_nodes if source in self._sources]
-                if sources:
-                    self._sources[node] = sources
-                    graph.add_edges_from((source, node) for source in sources)
-        parents = networkx.immediate_dominators(graph, _START)
-        children: dict[Any, list[Any]] = {}
-        for node, parent in parents.items():
-            if node is not _START:
-                children.setdefault(parent, []).append(node)
-        self._interval: dict[Any, tuple[int, int]] = {}
-        _number(children, self._interval)
-
-    def dominates(self, a: fx.Node, b: fx.Node) -> bool:
-        """Say whether every path from the inputs to ``b`` passes ``a``."""
-        if a not in self._interval or b not in self._interval:
-            return False
-        (first, last), (at, _) = self._interval[a], self._interval[b]
-        return first <= at <= last
-
-    def between(self, entry: fx.Node, exit_node: fx.Node) -> set[fx.Node]:
-        """Return the nodes on the paths from ``entry``, which dominates it, to ``exit_node``; without ``entry``."""
-        found = {exit_node}
-        waiting = [exit_node]
-        while waiting:
-            for source in self._sources[waiting.pop()]:
-                if source is not entry and source not in found:
-                    found.add(source)
-                    waiting.append(source)
-        return found
-
-    def reader_outside(self, node: fx.Node, inside: set[fx.Node], allowed: fx.Node | None) -> fx.Node | None:
-        """Return a node outside the region, but not ``allowed``, that needs ``node`` or a size read from it."""
-        waiting = [user for user in node.users if self.live.needed(user)]
-        seen: set[fx.Node] = set()
-        while waiting:
-            user = waiting.pop()
-            if user in inside or user is allowed or user in seen:
-                continue
-            if user in self._sources or not is_size(user):
-                return user
-            seen.add(user)
-            waiting.extend(reader for reader in user.users if self.live.needed(reader))
-        return None
-
-
-def _number(children: dict[Any, list[Any]], interval: dict[Any, tuple[int, int]]) -> None:
-    """Number a tree in preorder: ``interval[n]`` is the number of n and the highest one below it."""
-    count = 0
-    first: dict[Any, int] = {}
-    stack: list[tuple[Any, bool]] = [(_START, False)]
-    while stack:
-        node, done = stack.pop()
-        if done:
-            interval[node] = (first[node], count - 1)
-            continue
-        first[node] = count
-        count += 1
-        stack.append((node, True))
-        stack.extend((child, False) for child in children.get(node, ()))

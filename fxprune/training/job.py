@@ -130,8 +130,8 @@ def prune_on_data(
 
     ``target_memory`` is a second target, for layers that are steered (see :class:`fxprune.SteeredL1`).
     With a ``strength`` the scales are shrunk by a fixed proximal L1 instead, zeros are removed, and what a target
-    asks for beyond them is cut at the end. ``model`` is not changed. The ``teacher`` of ``settings.distill`` is the
-    unpruned ``model`` unless another is given. Of several processes, the main one writes.
+    asks for beyond them is cut at the end. ``model`` is not changed. It is the teacher of ``settings.distill`` and
+    ``distill_features`` too, unless another is given. Of several processes, the main one writes.
 
     Raises FxpruneError if it has no eligible layers (lists why), TargetError if the target cannot be met, and what
     :func:`fxprune.training.recipe.train` raises.
@@ -156,7 +156,12 @@ def prune_on_data(
         say(f"the model has {outputs[-1]} outputs for {data.classes} classes: the others only cost time (--classes)")
     if (obstacle := source_obstacle(traced)) is not None:
         say(f"there will be a {_PICKLED} and no model.py: {obstacle.partition(';')[0]}")
-    teacher = copy.deepcopy(teacher or traced) if settings.distill else None
+    if not settings.learns_from_teacher:
+        teacher = None
+    elif teacher is not None and settings.distill_features:
+        teacher = trace(teacher, sample_inputs(data, _EXAMPLES))
+    else:
+        teacher = copy.deepcopy(teacher or traced)
     data = data.to(accelerator.device)
 
     def accuracy(graph_module: fx.GraphModule) -> float:

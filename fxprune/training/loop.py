@@ -18,7 +18,7 @@ from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
 from fxprune.pipeline import Pipeline
 from fxprune.sparsity import ProximalL1, parameter_groups
 from fxprune.training.data import ImageData, Seeded, loader, step_batches, steps_per_epoch
-from fxprune.training.distillation import distillation
+from fxprune.training.distillation import distillation, feature_distance, stage_ends, with_feature_maps
 from fxprune.training.evaluation import check_labels, evaluate, to_device
 from fxprune.training.metrics import Metrics
 from fxprune.training.settings import Schedule, Settings
@@ -37,8 +37,10 @@ class Trainer:
 
     Args:
         model: what to train; on the accelerator's device.
-        teacher: whose outputs to learn too (``settings.distill``), in eval mode on the same device.
+        teacher: what to learn from too (``settings.distill``, ``distill_features``), in eval mode on the same device.
         shrink: what shrinks the model's layers after each step, if any.
+
+    Raises FxpruneError if feature maps are to be learned and the two have none in common.
     """
 
     def __init__(
@@ -63,6 +65,12 @@ class Trainer:
         self.top1: float | None = None
         self._computed = model
         self._network = model
+        self._readers: list[str] = []  # of the feature maps to learn
+        if teacher is not None and settings.distill_features:
+            if not isinstance(model, fx.GraphModule) or not isinstance(teacher, fx.GraphModule):
+                raise FxpruneError("distill_features compares graphs: trace the model and its teacher")
+            self._readers = stage_ends(model, teacher)
+            self.teacher = with_feature_maps(teacher, self._readers)
         self._prepared: tuple[int, int] | None = None  # for so many chosen and closed layers
 
     def run_epoch(self, progress: Progress, task: Any, after_step: Callable[[], None]) -> None:
@@ -113,7 +121,11 @@ class Trainer:
         if isinstance(self.model, fx.GraphModule):
             passes = [RemoveLayers(threshold=0.0), RemoveUnusedSubmodules()]
             self._computed = Pipeline(passes, verify=False)(self.model).graph_module
-        self._network = self.accelerator.prepare_model(self._computed)
+        network = self._computed
+        if self._readers:
+            assert isinstance(network, fx.GraphModule)
+            network = with_feature_maps(network, self._readers)
+        self._network = self.accelerator.prepare_model(network)
         self._network.train()
 
     def finish(self) -> None:
@@ -156,7 +168,7 @@ class Trainer:
     def _backward(self, images: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
         """Add the gradient of these images' share of the mean loss over ``count``; return that share."""
         images = to_device(images, self.accelerator.device)
-        logits = self._network(images)
+        logits, maps = self._with_maps(self._network(images))
         check_labels(logits, labels)
         settings = self.settings
         loss = functional.cross_entropy(
@@ -164,13 +176,18 @@ class Trainer:
         )
         if self.teacher is not None:
             with torch.no_grad(), self.accelerator.autocast():
-                known = self.teacher(images)
+                known, known_maps = self._with_maps(self.teacher(images))
             loss = (1 - settings.distill) * loss + settings.distill * distillation(
                 logits, known, settings.temperature
             )
+            if maps:
+                loss = loss + settings.distill_features * feature_distance(maps, known_maps)
         loss = loss * (len(images) / count)
         self.accelerator.backward(loss)
         return loss.detach()
+
+    def _with_maps(self, outputs: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        return outputs if self._readers else (outputs, [])
 
     def _share_buffers(self) -> None:
         """Give every process the main one's batch-norm statistics; gradients keep all else equal."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from fxprune.errors import LoadError, first_line
+from fxprune.errors import FxpruneError, LoadError, first_line
 from fxprune.sparsity import ProximalL1
 from fxprune.steering import SteeredL1
 from fxprune.trace import require_finite
@@ -54,14 +54,14 @@ def train(
         target_macs: the share of MACs to leave: scales are steered to zero until it is met.
         target_memory: with it, the share of the peak activation memory to leave (see :class:`fxprune.SteeredL1`).
         strength: of a proximal L1 on the scales, fixed, instead of a target.
-        teacher: the network whose outputs ``settings.distill`` of the loss asks for.
+        teacher: the network that ``settings.distill`` and ``distill_features`` learn from; a graph for the latter.
         checkpoint: where to save the state after every epoch, and every ``settings.checkpoint_minutes``; an existing
             one is gone on from, in the middle of an epoch as if nothing had happened.
         metrics: file for the rows, as JSON lines.
 
     Raises:
         LoadError: the checkpoint belongs to another model, other settings or another version.
-        FxpruneError: the loss became NaN, or the data do not fit the model.
+        FxpruneError: the loss became NaN, the data do not fit the model, or the teacher shares weights with it.
     """
     accelerator = accelerator or make_accelerator(settings)
     device = accelerator.device
@@ -71,7 +71,11 @@ def train(
     data = data.to(device)
     log = Metrics(metrics, accelerator)
     shrink = _shrinking(model, data, settings, target_macs, target_memory, strength)
-    uses_teacher = teacher if settings.distill else None
+    uses_teacher = teacher if settings.learns_from_teacher else None
+    if uses_teacher is not None and not {*model.parameters()}.isdisjoint(uses_teacher.parameters()):
+        raise FxpruneError(
+            "the teacher shares weights with the model, and would be trained: give copy.deepcopy(teacher)"
+        )
     trainer = Trainer(model, data, settings, accelerator, log, shrink=shrink, teacher=uses_teacher)
     targets = {"target_macs": target_macs, "target_memory": target_memory, "strength": strength}
     run = {"settings": settings.shared(), **targets}

@@ -27,6 +27,8 @@ class Settings:
         shrink_share: the share of all steps after which the target is met.
         distill: the weight, 0 to 1, of learning the teacher's outputs instead of the labels (Hinton et al.,
             arXiv 1503.02531).
+        distill_features: the weight, beside the rest of the loss, of learning the teacher's feature maps where the
+            shape changes next: between stages, and in front of the classifier (FitNets, arXiv 1412.6550).
         temperature: what both networks' logits are divided by for that.
         recalibrate: training batches from which batch norms measure their statistics anew after training.
         finetune_epochs: epochs after the removal, with a learning rate that starts at a tenth of ``lr``.
@@ -46,6 +48,7 @@ class Settings:
     label_smoothing: float = 0.0
     shrink_share: float = 0.25
     distill: float = 0.0
+    distill_features: float = 0.0
     temperature: float = 4.0
     recalibrate: int = 0
     finetune_epochs: int = 0
@@ -63,6 +66,11 @@ class Settings:
             )
         if not 0 <= self.distill <= 1:
             raise FxpruneError(f"distill is a weight between 0 and 1; got {self.distill}")
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether the loss needs a teacher."""
+        return self.distill > 0 or self.distill_features > 0
 
     def shared(self) -> dict[str, Any]:
         """Return the settings that a resumed run must share; where it runs may change."""

@@ -22,7 +22,6 @@ from fxprune.prune import insert_scales
 from fxprune.sparsity import ProximalL1
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
 from fxprune.training.data import ImageData, load_data, sample_inputs
-from fxprune.training.distillation import Ensemble, distillation
 from fxprune.training.engine import make_accelerator
 from fxprune.training.evaluation import evaluate, recalibrate
 from fxprune.training.job import prune_on_data
@@ -209,29 +208,6 @@ def test_compiled(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     train(plain, data, replace(QUICK, epochs=1), quiet, target_macs=0.5)
     for a, b in zip(compiled.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-
-
-def test_distillation_learns_the_teacher(data: ImageData) -> None:
-    logits = torch.randn(5, 10)
-    assert float(distillation(logits, logits + 3, 4.0)) == pytest.approx(0, abs=1e-5)
-    expected = nn.functional.kl_div((logits / 2).log_softmax(1), (2 * logits / 2).softmax(1), reduction="batchmean")
-    torch.testing.assert_close(distillation(logits, 2 * logits, 2.0), 4 * expected)
-    teacher = network()
-    train(teacher, data, replace(QUICK, epochs=3), quiet)
-    kept = {name: value.clone() for name, value in teacher.state_dict().items()}
-    student = network()
-    train(student, data, replace(QUICK, distill=1.0), quiet, teacher=teacher)
-    assert all(torch.equal(kept[name], value) for name, value in teacher.state_dict().items())
-    images = sample_inputs(data, 256)
-    student.eval()
-    agreement = (student(images).argmax(1) == teacher(images).argmax(1)).float().mean()
-    assert agreement > 0.85
-
-
-def test_several_teachers_are_their_mean() -> None:
-    first, second = nn.Linear(4, 3), nn.Linear(4, 3)
-    images = torch.randn(2, 4)
-    torch.testing.assert_close(Ensemble([first, second])(images), (first(images) + second(images)) / 2)
 
 
 def test_recalibrating_measures_plain_means() -> None:

@@ -65,6 +65,7 @@ def _kill_after(process: subprocess.Popen[bytes], checkpoint: Path, steps: int) 
 
 
 TWO_PROCESSES = """
+import copy
 import sys
 import torch
 from torch import nn
@@ -80,8 +81,11 @@ sparse = sparse_network(data, lambda _: nn.Identity())
 for module in sparse.modules():
     if isinstance(module, nn.Dropout):
         module.p = 0.0
-settings = Settings(epochs=1, lr=0.02, batch_size=64, shrink_share=0.5, accumulate=int(sys.argv[2]))
-train(sparse, data, settings, print, target_macs=0.5)
+teacher = copy.deepcopy(sparse)
+settings = Settings(
+    epochs=1, lr=0.02, batch_size=64, shrink_share=0.5, accumulate=int(sys.argv[2]), distill=0.5, distill_features=0.5
+)
+train(sparse, data, settings, print, target_macs=0.5, teacher=teacher)
 from accelerate import PartialState
 state = PartialState()
 torch.save(

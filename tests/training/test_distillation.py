@@ -1,0 +1,157 @@
+"""What a pruned network learns from its teacher: outputs, feature maps, and where those can be compared."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import fx, nn
+from torchvision.models import mobilenet_v2, resnet50
+
+import fxprune
+from fxprune.errors import FxpruneError
+from fxprune.passes import RemoveLayers
+from fxprune.prune import insert_scales
+from fxprune.training.cifar_resnet import CifarResNet
+from fxprune.training.data import ImageData, load_data, sample_inputs
+from fxprune.training.distillation import (
+    Ensemble,
+    distillation,
+    feature_distance,
+    stage_ends,
+    with_feature_maps,
+)
+from fxprune.training.recipe import train
+from fxprune.training.settings import Settings
+
+QUICK = Settings(epochs=2, lr=0.01, batch_size=64, shrink_share=0.5)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    return load_data("digits")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return CifarResNet(depth=8, in_channels=1)
+
+
+def traced(model: nn.Module, data: ImageData) -> fx.GraphModule:
+    return fxprune.trace(model, sample_inputs(data, 8))
+
+
+def with_inputs_of(
+    model: nn.Module, paths: tuple[str, ...], images: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    read: list[torch.Tensor] = []
+    layers = [model.get_submodule(path) for path in paths]
+    hooks = [layer.register_forward_pre_hook(lambda _, args: read.append(args[0])) for layer in layers]
+    outputs = model(images)
+    for hook in hooks:
+        hook.remove()
+    return outputs, read
+
+
+def quiet(message: str) -> None:
+    assert message
+
+
+def test_the_outputs_distance_is_hintons() -> None:
+    logits = torch.randn(5, 10)
+    assert float(distillation(logits, logits + 3, 4.0)) == pytest.approx(0, abs=1e-5)
+    expected = nn.functional.kl_div((logits / 2).log_softmax(1), (2 * logits / 2).softmax(1), reduction="batchmean")
+    torch.testing.assert_close(distillation(logits, 2 * logits, 2.0), 4 * expected)
+
+
+def test_outputs_are_learned_and_the_teacher_stays(data: ImageData) -> None:
+    teacher = network()
+    train(teacher, data, replace(QUICK, epochs=4, lr=0.05), quiet)
+    kept = {name: value.clone() for name, value in teacher.state_dict().items()}
+    student = network()
+    train(student, data, replace(QUICK, epochs=4, lr=0.05, distill=1.0), quiet, teacher=teacher)
+    assert all(torch.equal(kept[name], value) for name, value in teacher.state_dict().items())
+    images = sample_inputs(data, 256)
+    student.eval()
+    agreement = (student(images).argmax(1) == teacher(images).argmax(1)).float().mean()
+    assert agreement > 0.85
+
+
+def test_several_teachers_are_their_mean() -> None:
+    first, second = nn.Linear(4, 3), nn.Linear(4, 3)
+    images = torch.randn(2, 4)
+    torch.testing.assert_close(Ensemble([first, second])(images), (first(images) + second(images)) / 2)
+
+
+def test_the_features_distance_is_relative_to_the_teachers() -> None:
+    maps, known = [torch.randn(2, 3), torch.randn(2, 4, 5)], [torch.randn(2, 3), torch.randn(2, 4, 5)]
+    expected = sum(
+        ((a[i] - b[i]).norm() / b[i].norm()) ** 2 for a, b in zip(maps, known, strict=True) for i in (0, 1)
+    )
+    distance = feature_distance(maps, known)
+    torch.testing.assert_close(distance, expected / 2)
+    torch.testing.assert_close(feature_distance([10 * a for a in maps], [10 * b for b in known]), distance)
+    parts = [feature_distance([a[i : i + 1] for a in maps], [b[i : i + 1] for b in known]) for i in (0, 1)]
+    torch.testing.assert_close(sum(parts) / 2, distance)  # so that processes may share the images
+    assert torch.isfinite(feature_distance([torch.zeros(2, 3)], [torch.zeros(2, 3)]))
+
+
+def test_maps_are_compared_at_the_ends_of_stages() -> None:
+    found = {}
+    for make in (resnet50, mobilenet_v2):
+        graph = fxprune.trace(make(), torch.randn(2, 3, 64, 64))
+        found[make] = stage_ends(insert_scales(graph, "all", verify=False).graph_module, graph)
+    stages = ["layer1_0_downsample_0", "layer2_0_conv1", "layer3_0_conv1", "layer4_0_conv1", "fc"]
+    assert found[resnet50] == stages  # none inside of the blocks with a projection
+    assert {"features_2_conv_0_0", "features_4_conv_0_0", "classifier_1"} < set(found[mobilenet_v2])
+    assert not any("features_3_" in name for name in found[mobilenet_v2])  # a removable branch
+
+
+def test_the_maps_are_those_of_the_graph_and_layers_may_go(data: ImageData) -> None:
+    teacher = traced(network(), data)
+    sparse = insert_scales(teacher, "all").graph_module
+    readers = stage_ends(sparse, teacher)
+    assert readers == ["layer2_0_conv1", "layer3_0_conv1", "linear"]
+    images = sample_inputs(data, 4)
+    for training in (True, False):
+        teacher.train(training)
+        logits, expected = with_inputs_of(teacher, ("layer2.0.conv1", "layer3.0.conv1", "linear"), images)
+        found, maps = with_feature_maps(teacher, readers)(images)
+        assert torch.equal(found, logits)
+        assert all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
+    removed = RemoveLayers(target_macs=0.6)(sparse).graph_module
+    shapes = [one.shape for one in with_feature_maps(removed, readers)(images)[1]]
+    assert shapes == [one.shape for one in maps]
+    assert torch.equal(teacher(images), logits)  # it still returns logits alone
+
+
+def test_maps_are_learned_while_layers_go(data: ImageData) -> None:
+    model = network()
+    train(model, data, replace(QUICK, lr=0.05), quiet)
+    model.cpu().eval()
+    teacher = traced(model, data)
+    distances = {}
+    for weight in (0.0, 1.0):
+        student = insert_scales(copy.deepcopy(teacher), "all").graph_module
+        settings = replace(QUICK, epochs=4, lr=0.05, distill_features=weight)
+        rows = train(student, data, settings, quiet, target_macs=0.6, teacher=teacher)
+        assert rows[-1]["macs_left"] <= 0.6
+        readers = stage_ends(student, teacher)
+        images = sample_inputs(data, 256)
+        (_, maps), (_, known) = (with_feature_maps(one.eval(), readers)(images) for one in (student, teacher))
+        distances[weight] = float(feature_distance(maps, known).detach())
+    assert distances[1.0] < 0.7 * distances[0.0]
+
+
+def test_teachers_that_will_not_do_are_refused(data: ImageData) -> None:
+    graph = traced(network(), data)
+    sparse = insert_scales(graph, "all").graph_module
+    other = traced(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10)), data)
+    with pytest.raises(FxpruneError, match="no feature maps in common"):
+        stage_ends(sparse, other)
+    with pytest.raises(FxpruneError, match="shares weights with the model"):
+        train(sparse, data, replace(QUICK, distill=1.0), quiet, target_macs=0.6, teacher=graph)
+    with pytest.raises(FxpruneError, match="trace the model and its teacher"):
+        train(sparse, data, replace(QUICK, distill_features=1.0), quiet, target_macs=0.6, teacher=network())

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument(
         "--baseline",
         type=Path,
-        help="a result of this script whose baseline, of the same schedule, is this one's too",
+        help="a result of this script: its baseline, of the same schedule, serves again",
     )
     parser.add_argument(
         "--name", help="of runs and result, for another schedule beside the first; the network's if left out"

@@ -89,7 +89,8 @@ def accuracy(name: str, record: dict[str, Any]) -> str:
     shared = f" The baseline is that of {base['of']}, in {base['precision']}." if "of" in base else ""
     text = (
         f"{settings['epochs']} epochs for every network, seed {settings['seed']}, {settings['precision']}; times "
-        f"over the baseline's.{shared} The removal itself changed top-1 by at most {100 * max(map(abs, changes)):.2f} points."
+        f"over the baseline's.{shared} The removal itself changed top-1 by at most "
+        f"{100 * max(map(abs, changes)):.2f} points."
     )
     return _section(f"{network}, pruned against fine-tuned", record, name, text, rows, headers, draw)
 

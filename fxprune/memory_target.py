@@ -11,7 +11,7 @@ from torch import fx
 from fxprune.after_training import AFTER_TRAINING
 from fxprune.errors import TargetError
 from fxprune.facts.activation_memory import activation_bytes
-from fxprune.facts.layers import Layer, awake, layers
+from fxprune.facts.layers import Layer, awake, layers, macs_in_turn
 from fxprune.module_tree import evaluating
 from fxprune.passes import RemoveLayers
 from fxprune.pipeline import Pipeline
@@ -59,16 +59,13 @@ class MemoryTarget:
         everything = layers(self.graph_module)
         chosen: list[Layer] = []
         gone: set[fx.Node] = set()
-        macs = 0
         while excess := self.excess(chosen):
-            saved = {layer: layer.macs_beside(gone) for layer in everything if layer.node not in gone}
-            largest = sorted(saved, key=lambda layer: -saved[layer])
+            left = (layer for layer in everything if layer.node not in gone)
+            largest = sorted(left, key=lambda layer: -layer.macs_beside(gone))
             helping = (layer for layer in largest if self.excess([*chosen, layer]) < excess)
-            layer = next(helping, largest[0])
-            chosen.append(layer)
-            gone |= layer.nodes
-            macs += saved[layer]
-        return macs
+            chosen.append(next(helping, largest[0]))
+            gone |= chosen[-1].nodes
+        return sum(macs_in_turn(chosen))
 
     def _bytes_without(self, removed: Collection[Layer]) -> Collection[int]:
         with evaluating(self.graph_module), ExitStack() as closed:

@@ -19,7 +19,7 @@ from torch import distributed, fx
 from fxprune.errors import FxpruneError, TargetError
 from fxprune.facts.costs import node_params, total_macs
 from fxprune.facts.input_sizes import root_mean_square
-from fxprune.facts.layers import Layer, awake, count_for_target
+from fxprune.facts.layers import Layer, awake, count_for_target, macs_in_turn
 from fxprune.facts.shapes import shape
 from fxprune.graph import TRACED_MACS, example_inputs_of, graphs_of
 from fxprune.memory_target import MemoryTarget
@@ -146,11 +146,9 @@ class SteeredL1(ProximalL1):
 
     def _next_layer(self) -> tuple[str, float]:
         """Return the layer whose half-closed gate changes the outputs least per MAC saved, and its share of them."""
-        gone: set[fx.Node] = set()
-        surplus = self._surplus
-        for path in self.order:
-            surplus -= self._found[path].macs_beside(gone)
-            gone |= self._found[path].nodes
+        chosen = [self._found[path] for path in self.order]
+        gone: set[fx.Node] = set().union(*(layer.nodes for layer in chosen))
+        surplus = self._surplus - sum(macs_in_turn(chosen))
         # What lies in a chosen branch goes with it, and what saves more than is asked for is worth no more.
         saved = {
             path: min(layer.macs_beside(gone), max(surplus, 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,6 +115,14 @@ def resconvs(graph_module: fx.GraphModule) -> list[tuple[fx.Node, ResConv]]:
     return [(node, module) for node, module in calls if isinstance(module, ResConv) and module.removable]
 
 
+def macs_in_turn(removed: Iterable[Layer]) -> Iterator[int]:
+    """Yield the MACs a sample that each saves beside those before it: what lies in both is saved once."""
+    gone: set[fx.Node] = set()
+    for layer in removed:
+        yield layer.macs_beside(gone)
+        gone |= layer.nodes
+
+
 def count_for_target(graph_module: fx.GraphModule, ranked: Sequence[Layer], target_macs: float) -> int:
     """Return how many of ``ranked``, from its start, must go to leave at most ``target_macs`` of the traced MACs.
 
@@ -124,10 +132,8 @@ def count_for_target(graph_module: fx.GraphModule, ranked: Sequence[Layer], targ
     total = graph_module.meta.get(TRACED_MACS, left)
     if left <= target_macs * total:
         return 0
-    gone: set[fx.Node] = set()
-    for count, layer in enumerate(ranked, start=1):
-        left -= layer.macs_beside(gone)
-        gone |= layer.nodes
+    for count, saved in enumerate(macs_in_turn(ranked), start=1):
+        left -= saved
         if left <= target_macs * total:
             return count
     raise TargetError(

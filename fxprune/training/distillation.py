@@ -64,22 +64,22 @@ def stage_ends(model: fx.GraphModule, teacher: fx.GraphModule) -> list[str]:
 
     Args:
         model: a graph with layer scales.
-        teacher: the graph that it was made from, or another trace of the same network.
+        teacher: the graph that it was made from, or another trace of the same network, whatever passes rewrote it.
 
     Raises:
         FxpruneError: there is no such map of one shape in both.
     """
     removable = {node for layer in layers_of_graph(model) for node in layer.nodes}
-    known = {node.name: _read(node) for node in teacher.graph.nodes if _is_conv_or_linear(node)}
+    known = {origins(node)[0]: _read(node) for node in teacher.graph.nodes if _is_conv_or_linear(node)}
     flow, output = Flow(model), model.graph.output_node()
     found: dict[fx.Node, str] = {}
     for node in model.graph.nodes:
         read = _read(node) if _is_conv_or_linear(node) and node not in removable else None
-        other = known.get(origins(node)[-1])
+        other = known.get(origins(node)[0])
         if read is None or other is None or read.op == "placeholder" or shape(read) == shape(node):
             continue
         if same_shape(read, other) and flow.dominates(read, output):
-            found.setdefault(read, origins(node)[-1])
+            found.setdefault(read, origins(node)[0])
     if not found:
         raise FxpruneError(
             "the model and its teacher have no feature maps in common in front of a layer that changes their shape: "

@@ -156,12 +156,9 @@ def prune_on_data(
         say(f"the model has {outputs[-1]} outputs for {data.classes} classes: the others only cost time (--classes)")
     if (obstacle := source_obstacle(traced)) is not None:
         say(f"there will be a {_PICKLED} and no model.py: {obstacle.partition(';')[0]}")
-    if not settings.learns_from_teacher:
-        teacher = None
-    elif teacher is not None and settings.distill_features:
-        teacher = trace(teacher, sample_inputs(data, _EXAMPLES))
-    else:
-        teacher = copy.deepcopy(teacher or traced)
+    if settings.learns_from_teacher:
+        known = copy.deepcopy(traced) if teacher is None else trace(teacher, sample_inputs(data, _EXAMPLES))
+        teacher = Pipeline(AFTER_TRAINING, verify=False)(known.eval()).graph_module  # is only run, so without norms
     data = data.to(accelerator.device)
 
     def accuracy(graph_module: fx.GraphModule) -> float:

@@ -118,6 +118,23 @@ _RESULTS = {
 _ACTIVATIONS = ("activation_bytes_before", "activation_bytes_after")  # not in reports before schema 3
 
 
+def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows of a file of measurements in order of their steps, and how many of its lines are damaged.
+
+    A kill can cut the last one short. There are none where there is no file.
+    """
+    rows: list[dict[str, Any]] = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return sorted(rows, key=lambda row: int(row["step"])), len(lines) - len(rows)
+
+
 def read_run(folder: Path) -> RunRecord:
     """Read the folder of a run, finished or not.
 
@@ -130,13 +147,13 @@ def read_run(folder: Path) -> RunRecord:
     report = _read_json(folder / "report.json")
     if report is not None and not all(_is_number(report.get(k)) for b, a, _ in _RESULTS.values() for k in (b, a)):
         raise LoadError(f"{folder / 'report.json'} is not the report of a run")
-    return RunRecord(
-        folder,
-        _read_json(folder / "run.json") or {},
-        _read_rows(folder / "metrics.jsonl"),
-        _read_rows(folder / "finetune.jsonl"),
-        report,
-    )
+    files = (folder / "metrics.jsonl", folder / "finetune.jsonl")
+    measured, finetuning = map(read_rows, files)
+    for path, (_, damaged) in zip(files, (measured, finetuning), strict=True):
+        if damaged:
+            warnings.warn(f"{path}: damaged lines are left out ({damaged})", FxpruneWarning, stacklevel=2)
+    settings = _read_json(folder / "run.json") or {}
+    return RunRecord(folder, settings, tuple(measured[0]), tuple(finetuning[0]), report)
 
 
 def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -171,24 +188,6 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise LoadError(f"{path} is damaged: it holds no object")
     return content
-
-
-def _read_rows(path: Path) -> tuple[Mapping[str, Any], ...]:
-    if not path.is_file():
-        return ()
-    rows, damaged = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
-            rows.append(row)
-        else:
-            damaged += 1
-    if damaged:
-        warnings.warn(f"{path}: damaged lines are left out ({damaged})", FxpruneWarning, stacklevel=3)
-    return tuple(sorted(rows, key=lambda row: int(row["step"])))
 
 
 def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fxprune.files import write_text
+from fxprune.run_record import read_rows
 
 
 class Metrics:
@@ -32,7 +33,7 @@ class Metrics:
         """Keep the rows up to ``step``: those after it will come again."""
         if self.path is None or not self.path.exists():
             return
-        self.rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+        self.rows = [row for row in read_rows(self.path)[0] if row["step"] <= step]
         for row in self.rows:
             self.scales |= row.get("scales", {})
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
@@ -47,17 +48,6 @@ class Metrics:
         scales = {f"scales/{path}": scale for path, scale in row.get("scales", {}).items()}
         numbers = {name: value for name, value in (row | scales).items() if name not in ("step", "scales")}
         self._accelerator.log({f"{self._name}/{name}": value for name, value in numbers.items()}, step=row["step"])
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a metrics file; a line that a kill cut short is left out."""
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
 
 
 def progress_bar(shown: bool) -> Progress:

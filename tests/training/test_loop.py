@@ -19,6 +19,7 @@ from fxprune.facts.costs import total_macs
 from fxprune.facts.layers import layers
 from fxprune.passes import RemoveLayers
 from fxprune.prune import insert_scales
+from fxprune.run_record import read_rows
 from fxprune.sparsity import ProximalL1
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
 from fxprune.training.data import ImageData, load_data, sample_inputs
@@ -26,7 +27,7 @@ from fxprune.training.engine import make_accelerator
 from fxprune.training.evaluation import evaluate, recalibrate
 from fxprune.training.job import prune_on_data
 from fxprune.training.loop import Trainer
-from fxprune.training.metrics import Metrics, read_metrics
+from fxprune.training.metrics import Metrics
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
@@ -81,7 +82,7 @@ def test_the_target_is_met_by_zeros_whose_removal_changes_nothing(data: ImageDat
     epochs = [row for row in rows if "epoch" in row]
     assert [row["epoch"] for row in epochs] == [1, 2]
     assert epochs[-1]["macs_left"] == pytest.approx(total_macs(removed) / before)
-    assert read_metrics(tmp_path / "metrics.jsonl") == rows
+    assert read_rows(tmp_path / "metrics.jsonl")[0] == rows
     told: dict[str, float] = {}
     for row in rows:
         assert all(told.get(path) != scale for path, scale in row["scales"].items())
@@ -144,7 +145,7 @@ def test_resuming_in_the_middle_of_an_epoch_changes_nothing(data: ImageData, tmp
                 continue
     assert not stop_at
     same_state(whole, halves)
-    a, b = (read_metrics(tmp_path / f"{name}.jsonl") for name in ("whole", "halves"))
+    a, b = (read_rows(tmp_path / f"{name}.jsonl")[0] for name in ("whole", "halves"))
     assert [{**row, "seconds": 0} for row in a] == [{**row, "seconds": 0} for row in b]
 
 
@@ -237,7 +238,7 @@ def test_fine_tuning_leaves_the_gates_as_they_are(data: ImageData, tmp_path: Pat
     said: list[str] = []
     report = prune_on_data(network(), data, tmp_path / "out", settings, target_macs=0.6, say=said.append)
     assert report["accuracy_before_removal"] == report["accuracy_after_removal"]
-    assert [row["step"] for row in read_metrics(tmp_path / "out" / "finetune.jsonl")][-1] == 21
+    assert [row["step"] for row in read_rows(tmp_path / "out" / "finetune.jsonl")[0]][-1] == 21
     assert fxprune.load_emitted(tmp_path / "out")
     state = load_checkpoint(tmp_path / "out" / "finetune.pt")["model"]
     gates = {name: float(value) for name, value in state.items() if name.endswith(".gate")}
@@ -248,7 +249,7 @@ def test_fine_tuning_leaves_the_gates_as_they_are(data: ImageData, tmp_path: Pat
 def test_rows_of_a_run_without_a_checkpoint_go(data: ImageData, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 50, "loss": 1.0}\n')
     rows = train(network(), data, replace(QUICK, epochs=1), quiet, metrics=tmp_path / "metrics.jsonl")
-    assert read_metrics(tmp_path / "metrics.jsonl") == rows
+    assert read_rows(tmp_path / "metrics.jsonl")[0] == rows
     assert len(rows) == 1
 
 

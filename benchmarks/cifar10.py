@@ -108,6 +108,7 @@ def prune(arguments: argparse.Namespace, settings: Settings, target: float, fold
     command += ["--image-size", str(IMAGE_SIZE), "--target-macs", str(target)]
     command += ["--layers", arguments.layers, "--out", str(out)]
     command += ["--in-memory"] if arguments.in_memory else []
+    command += ["--compile"] if settings.compile else []
     for name in ("epochs", "lr", "shrink_share", "precision", "seed", "workers"):
         command += ["--" + name.replace("_", "-"), str(getattr(settings, name))]
     if settings.learns_from_teacher:

@@ -17,6 +17,7 @@ from fxprune.errors import FxpruneError, LoadError
 from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
 from fxprune.pipeline import Pipeline
 from fxprune.sparsity import ProximalL1, parameter_groups
+from fxprune.training import engine
 from fxprune.training.data import ImageData, Seeded, loader, step_batches, steps_per_epoch
 from fxprune.training.distillation import distillation, feature_distance, stage_ends, with_feature_maps
 from fxprune.training.evaluation import check_labels, evaluate, to_device
@@ -71,6 +72,8 @@ class Trainer:
                 raise FxpruneError("distill_features compares graphs: trace the model and its teacher")
             self._readers = stage_ends(model, teacher)
             self.teacher = with_feature_maps(teacher, self._readers)
+        if self.teacher is not None and settings.compile:
+            self.teacher = torch.compile(self.teacher, backend=engine.COMPILER)  # type: ignore[assignment]
         self._prepared: tuple[int, int] | None = None  # for so many chosen and closed layers
 
     def run_epoch(self, progress: Progress, task: Any, after_step: Callable[[], None]) -> None:

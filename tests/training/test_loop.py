@@ -202,11 +202,12 @@ def test_compiled(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fxprune.training.engine.COMPILER", "eager")  # torch.compile without a C++ compiler
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    train(compiled, data, replace(QUICK, epochs=1, compile=True), quiet, target_macs=0.5)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1  # anew for each layer that closed
+    settings = replace(QUICK, epochs=1, distill=0.5, compile=True)
+    train(compiled, data, settings, quiet, target_macs=0.5, teacher=network())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 2  # teacher, and anew for each layer that closed
     torch._dynamo.reset()
     AcceleratorState._reset_state()
-    train(plain, data, replace(QUICK, epochs=1), quiet, target_macs=0.5)
+    train(plain, data, replace(settings, compile=False), quiet, target_macs=0.5, teacher=network())
     for a, b in zip(compiled.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 

@@ -68,6 +68,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     settings = settings_from(arguments)
+    if arguments.baseline is not None and (
+        arguments.arm == "baseline" or (settings.learns_from_teacher and not arguments.teachers)
+    ):
+        parser.error("--baseline trains none: leave --arm baseline out, and name --teachers to distill from")
     name = arguments.name or arguments.network
     folder = arguments.runs / f"{name}-cifar10-seed{settings.seed}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,9 +124,13 @@ def prune(arguments: argparse.Namespace, settings: Settings, target: float, fold
 
 def measure(arguments: argparse.Namespace, settings: Settings, folder: Path) -> dict[str, Any]:
     """Return the record: accuracies as the runs reported them, costs, and latencies taken side by side."""
-    own = _read(folder / "baseline") if arguments.baseline is None else known_baseline(arguments.baseline, settings)
     baseline = build(arguments.network, None if arguments.baseline else folder / "baseline" / "weights.pt").eval()
     traced = fxprune.trace(baseline, sample_inputs(load_data(arguments.data, IMAGE_SIZE), 16))
+    costs = {"macs": total_macs(traced), "params": total_params(traced)}
+    if arguments.baseline is None:
+        own = _read(folder / "baseline")
+    else:
+        own = known_baseline(arguments.baseline, {**settings.shared(), **costs})
     folded = fxprune.Pipeline([FoldBatchNorm(), Simplify()])(traced).graph_module
     reports = {target: _read(folder / f"target-{target}") for target in arguments.targets}
     models = {str(target): load_emitted(folder / f"target-{target}") for target in arguments.targets}
@@ -148,20 +156,20 @@ def measure(arguments: argparse.Namespace, settings: Settings, folder: Path) -> 
     return {
         **provenance(),
         "checkpoint_top1": next(iter(reports.values()))["accuracy_before"],
-        "baseline": {**own, "macs": total_macs(traced), "params": total_params(traced)},
+        "baseline": {**own, **costs},
         "pruned": pruned,
         "latency": latency,
         "settings": {**settings.shared(), "layers": arguments.layers},
     }
 
 
-def known_baseline(result: Path, settings: Settings) -> dict[str, Any]:
-    """Return the baseline of another result, which names it; ends the program if its schedule is not this one."""
+def known_baseline(result: Path, mine: dict[str, Any]) -> dict[str, Any]:
+    """Return the baseline of another result, which names it; ends the program if schedule or network differ."""
     record: dict[str, Any] = json.loads(result.read_text())
-    mine = settings.shared()
-    for name in ("epochs", "lr", "batch_size", "weight_decay", "label_smoothing", "seed"):
-        if record["settings"][name] != mine[name]:
-            raise SystemExit(f"the baseline of {result} has {name} {record['settings'][name]}, not {mine[name]}")
+    known = {**record["settings"], **record["baseline"]}
+    for name in ("epochs", "lr", "batch_size", "weight_decay", "label_smoothing", "seed", "macs", "params"):
+        if known[name] != mine[name]:
+            raise SystemExit(f"the baseline of {result} has {name} {known[name]}, not {mine[name]}")
     return {**record["baseline"], "of": result.stem, "precision": record["settings"]["precision"]}
 
 

@@ -21,7 +21,7 @@ from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError
 from fxprune.facts.costs import total_macs
 from fxprune.facts.input_sizes import input_sizes
-from fxprune.facts.layers import Layer, layers
+from fxprune.facts.layers import Layer, layers, macs_in_turn
 from fxprune.graph import TRACED_MACS, called_module, graphs_of
 from fxprune.resconv import ResConv
 
@@ -112,13 +112,10 @@ class ProximalL1:
         if self._known is not None and self._known[0] == closed:
             return self._known[1:]
         macs = total_macs(self.graph_module)
-        nodes: set[fx.Node] = set()
-        saved = 0
-        for path in closed:
-            saved += self._found[path].macs_beside(nodes)
-            nodes |= self._found[path].nodes
+        shut = [self._found[path] for path in closed]
+        nodes: set[fx.Node] = set().union(*(layer.nodes for layer in shut))
         gone = [path for path, layer in self._found.items() if layer.node in nodes]
-        left = float((macs - saved) / self.graph_module.meta.get(TRACED_MACS, macs))
+        left = float((macs - sum(macs_in_turn(shut))) / self.graph_module.meta.get(TRACED_MACS, macs))
         self._known = closed, gone, left
         return gone, left
 

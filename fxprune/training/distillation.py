@@ -17,10 +17,10 @@ from fxprune.errors import FxpruneError
 from fxprune.facts.convs import is_conv
 from fxprune.facts.flow import Flow
 from fxprune.facts.layers import layers_of_graph
-from fxprune.facts.shapes import same_shape, shape
+from fxprune.facts.shapes import shape
 from fxprune.graph import called_module, origins
 
-_SMALLEST_SQUARE = 1e-12  # of a map that is all zeros
+_SMALLEST_SQUARE = 1e-8  # mean of a map's squares, below which it counts as zeros
 
 
 class Ensemble(nn.Module):
@@ -45,47 +45,53 @@ def distillation(logits: torch.Tensor, teacher: torch.Tensor, temperature: float
 def feature_distance(maps: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return how far feature maps (N, ...) are from the teacher's.
 
-    That is (|a - b| / |b|)^2 of an image's map a and the teacher's b: summed over the maps, the mean over the images.
+    That is (|a - b| / |b|)^2 of an image's map a and the teacher's b, its mean over maps and images. A b that is all
+    zeros is left out: nothing can be said relative to it.
     """
-    total = torch.zeros((), device=maps[0].device)
+    distances = []
     for one, known in zip(maps, teacher, strict=True):
         known = known.float().flatten(1)
-        error = (one.float().flatten(1) - known).square().sum(1)
-        total = total + (error / known.square().sum(1).clamp(min=_SMALLEST_SQUARE)).mean()
-    return total
+        error, size = (one.float().flatten(1) - known).square().mean(1), known.square().mean(1)
+        distances.append(torch.where(size > _SMALLEST_SQUARE, error / size.clamp(min=_SMALLEST_SQUARE), 0).mean())
+    return torch.stack(distances).mean()
 
 
 def stage_ends(model: fx.GraphModule, teacher: fx.GraphModule) -> list[str]:
     """Return where feature maps can be compared: names, in the traced graph, of the layers that read them.
 
-    Everything the outputs depend on passes through these maps, and the next conv or linear layer, which no pruning
-    takes away, changes their shape: they are the ends of stages, and what the classifier reads. Where several layers
-    read the same map, the first stands for them.
+    Everything the outputs depend on passes through these maps, and a conv or linear layer that no pruning takes away
+    changes their shape next: they are the ends of stages, what the classifier reads, and, in blocks that no shortcut
+    goes around, what lies between convs of different widths. Of several layers that read one map, the first is named.
 
     Args:
         model: a graph with layer scales.
-        teacher: the graph that it was made from, or another trace of the same network, whatever passes rewrote it.
+        teacher: the graph that it was made from, or another trace of the same network, before any pass.
 
     Raises:
-        FxpruneError: there is no such map of one shape in both.
+        FxpruneError: there is no such map, or the teacher has none of them in the same shape.
     """
     removable = {node for layer in layers_of_graph(model) for node in layer.nodes}
-    known = {origins(node)[0]: _read(node) for node in teacher.graph.nodes if _is_conv_or_linear(node)}
+    known = {node.name: _read(node) for node in teacher.graph.nodes if _is_conv_or_linear(node)}
     flow, output = Flow(model), model.graph.output_node()
     found: dict[fx.Node, str] = {}
     for node in model.graph.nodes:
         read = _read(node) if _is_conv_or_linear(node) and node not in removable else None
-        other = known.get(origins(node)[0])
-        if read is None or other is None or read.op == "placeholder" or shape(read) == shape(node):
+        if read is None or read.op == "placeholder" or shape(read) == shape(node):
             continue
-        if same_shape(read, other) and flow.dominates(read, output):
+        if flow.dominates(read, output):
             found.setdefault(read, origins(node)[0])
     if not found:
         raise FxpruneError(
-            "the model and its teacher have no feature maps in common in front of a layer that changes their shape: "
-            "leave distill_features out, or take the unpruned model, with any weights, as the teacher"
+            "distill_features has nothing to compare: the graph shows no layer that changes the shape of a feature "
+            "map that all of the network passes through; leave it out"
         )
-    return list(found.values())
+    common = [name for read, name in found.items() if _same_map(read, known.get(name))]
+    if not common:
+        raise FxpruneError(
+            f"the teacher has none of the model's feature maps (what {', '.join(found.values())} read): "
+            "give the unpruned model, with any weights, as the teacher, or leave distill_features out"
+        )
+    return common
 
 
 def with_feature_maps(graph_module: fx.GraphModule, readers: Iterable[str]) -> fx.GraphModule:
@@ -100,6 +106,11 @@ def with_feature_maps(graph_module: fx.GraphModule, readers: Iterable[str]) -> f
 
 def _is_conv_or_linear(node: fx.Node) -> bool:
     return is_conv(node) or node.target is functional.linear or isinstance(called_module(node), nn.Linear)
+
+
+def _same_map(a: fx.Node, b: fx.Node | None) -> bool:
+    first, second = shape(a), None if b is None else shape(b)
+    return first is not None and second is not None and first[1:] == second[1:]  # whatever the batches of the traces
 
 
 def _read(node: fx.Node) -> fx.Node | None:

@@ -91,6 +91,8 @@ def _prepare_folder(out: Path, run: Mapping[str, Any]) -> None:
         except ValueError as error:
             raise LoadError(f"{record} is damaged; give another folder with --out") from error
         wanted = json.loads(json.dumps(run))
+        newer = {key: value for key, value in Settings().shared().items() if key in wanted}
+        known = {**newer, **known}  # it may be older than some settings
         changed = [key for key in {**known, **wanted} if known.get(key) != wanted.get(key)]
         if changed and not any(out.glob("*.pt")):
             write_json(record, wanted)  # nothing was trained yet: nothing is lost by starting anew
@@ -156,9 +158,9 @@ def prune_on_data(
         say(f"the model has {outputs[-1]} outputs for {data.classes} classes: the others only cost time (--classes)")
     if (obstacle := source_obstacle(traced)) is not None:
         say(f"there will be a {_PICKLED} and no model.py: {obstacle.partition(';')[0]}")
-    if settings.learns_from_teacher:
-        known = copy.deepcopy(traced) if teacher is None else trace(teacher, sample_inputs(data, _EXAMPLES))
-        teacher = Pipeline(AFTER_TRAINING, verify=False)(known.eval()).graph_module  # is only run, so without norms
+    teacher = copy.deepcopy(teacher or traced) if settings.learns_from_teacher else None
+    if teacher is not None and settings.distill_features and not isinstance(teacher, fx.GraphModule):
+        teacher = trace(teacher.cpu(), sample_inputs(data, _EXAMPLES))
     data = data.to(accelerator.device)
 
     def accuracy(graph_module: fx.GraphModule) -> float:

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from torch import fx, nn
 from torch.nn import functional
 
+from fxprune.after_training import AFTER_TRAINING
 from fxprune.errors import FxpruneError, LoadError
 from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
 from fxprune.pipeline import Pipeline
@@ -38,7 +39,7 @@ class Trainer:
 
     Args:
         model: what to train; on the accelerator's device.
-        teacher: what to learn from too (``settings.distill``, ``distill_features``), in eval mode on the same device.
+        teacher: what to learn from too (``settings.distill``, ``distill_features``); a graph is compiled first.
         shrink: what shrinks the model's layers after each step, if any.
 
     Raises FxpruneError if feature maps are to be learned and the two have none in common.
@@ -55,7 +56,7 @@ class Trainer:
         shrink: ProximalL1 | None = None,
         teacher: nn.Module | None = None,
     ) -> None:
-        self.model, self.data, self.settings, self.shrink, self.teacher = model, data, settings, shrink, teacher
+        self.model, self.data, self.settings, self.shrink = model, data, settings, shrink
         self.accelerator, self.metrics = accelerator, metrics
         self.steps_per_epoch = steps_per_epoch(data, settings.batch_size)
         self.schedule = Schedule(settings.lr, self.steps_per_epoch * settings.epochs)
@@ -66,15 +67,22 @@ class Trainer:
         self.top1: float | None = None
         self._computed = model
         self._network = model
-        self._readers: list[str] = []  # of the feature maps to learn
-        if teacher is not None and settings.distill_features:
-            if not isinstance(model, fx.GraphModule) or not isinstance(teacher, fx.GraphModule):
-                raise FxpruneError("distill_features compares graphs: trace the model and its teacher")
-            self._readers = stage_ends(model, teacher)
-            self.teacher = with_feature_maps(teacher, self._readers)
-        if self.teacher is not None and settings.compile:
-            self.teacher = torch.compile(self.teacher, backend=engine.COMPILER)  # type: ignore[assignment]
         self._prepared: tuple[int, int] | None = None  # for so many chosen and closed layers
+        self._readers: list[str] = []  # of the feature maps to learn
+        self.teacher = None if teacher is None else self._teacher(teacher)
+
+    def _teacher(self, teacher: nn.Module) -> nn.Module:
+        """Return what runs as the teacher: it returns its feature maps too if they are to be learned."""
+        if self.settings.distill_features:
+            if not isinstance(self.model, fx.GraphModule) or not isinstance(teacher, fx.GraphModule):
+                raise FxpruneError("distill_features compares graphs: trace the model and its teacher")
+            self._readers = stage_ends(self.model, teacher)
+            teacher = with_feature_maps(teacher, self._readers)
+        if isinstance(teacher, fx.GraphModule):  # with the maps as outputs: passes keep those, not what lies between
+            teacher = Pipeline(AFTER_TRAINING, verify=False)(teacher.eval()).graph_module
+        device: Any = self.accelerator.device
+        teacher = teacher.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        return torch.compile(teacher, backend=engine.COMPILER) if self.settings.compile else teacher  # type: ignore[return-value]
 
     def run_epoch(self, progress: Progress, task: Any, after_step: Callable[[], None]) -> None:
         """Train to the end of the epoch that ``step`` lies in, and evaluate; ``after_step()`` runs between steps."""
@@ -106,7 +114,10 @@ class Trainer:
                 note=self._note(value),
             )
         self._share_buffers()
-        self.top1 = evaluate(self._computed, self.data.held_out, workers=settings.workers, accelerator=accelerator)
+        with accelerator.autocast():
+            self.top1 = evaluate(
+                self._computed, self.data.held_out, workers=settings.workers, accelerator=accelerator
+            )
         row = {"step": self.step, "epoch": epoch + 1, "loss": self.loss_sum / self.steps_per_epoch, "top1": self.top1}
         seconds = round(time.monotonic() - start, 2)
         self.metrics.write({**row, **self._state(), "seconds": seconds})
@@ -180,9 +191,12 @@ class Trainer:
         if self.teacher is not None:
             with torch.no_grad(), self.accelerator.autocast():
                 known, known_maps = self._with_maps(self.teacher(images))
-            loss = (1 - settings.distill) * loss + settings.distill * distillation(
-                logits, known, settings.temperature
-            )
+            if settings.distill:
+                if known.shape != logits.shape:
+                    shapes = f"{tuple(known.shape)}, the model {tuple(logits.shape)}"
+                    raise FxpruneError(f"the teacher returns {shapes}: give one with the same classes")
+                learned = distillation(logits, known, settings.temperature)
+                loss = (1 - settings.distill) * loss + settings.distill * learned
             if maps:
                 loss = loss + settings.distill_features * feature_distance(maps, known_maps)
         loss = loss * (len(images) / count)

@@ -61,22 +61,21 @@ def train(
 
     Raises:
         LoadError: the checkpoint belongs to another model, other settings or another version.
-        FxpruneError: the loss became NaN, the data do not fit the model, or the teacher shares weights with it.
+        FxpruneError: the loss became NaN, the data do not fit the model, or the teacher is missing or will not do.
     """
+    if not settings.learns_from_teacher:
+        teacher = None
+    elif teacher is None:
+        raise FxpruneError("distill and distill_features need a teacher to learn from")
+    elif not {*model.parameters()}.isdisjoint(teacher.parameters()):
+        raise FxpruneError("the teacher shares weights with the model, and would change: give copy.deepcopy(teacher)")
     accelerator = accelerator or make_accelerator(settings)
     device = accelerator.device
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-    if teacher is not None:
-        teacher.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     data = data.to(device)
     log = Metrics(metrics, accelerator)
     shrink = _shrinking(model, data, settings, target_macs, target_memory, strength)
-    uses_teacher = teacher if settings.learns_from_teacher else None
-    if uses_teacher is not None and not {*model.parameters()}.isdisjoint(uses_teacher.parameters()):
-        raise FxpruneError(
-            "the teacher shares weights with the model, and would be trained: give copy.deepcopy(teacher)"
-        )
-    trainer = Trainer(model, data, settings, accelerator, log, shrink=shrink, teacher=uses_teacher)
+    trainer = Trainer(model, data, settings, accelerator, log, shrink=shrink, teacher=teacher)
     targets = {"target_macs": target_macs, "target_memory": target_memory, "strength": strength}
     run = {"settings": settings.shared(), **targets}
     if checkpoint is not None and checkpoint.exists():
@@ -156,6 +155,7 @@ def _state(trainer: Trainer) -> dict[str, Any]:
 
 def _resume(path: Path, run: dict[str, Any], trainer: Trainer) -> None:
     state = load_checkpoint(path)
+    state["settings"] = {**Settings().shared(), **state.get("settings", {})}  # it may be older than some of them
     for key, value in run.items():
         if state.get(key) != value:
             raise LoadError(

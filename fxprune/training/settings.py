@@ -27,8 +27,9 @@ class Settings:
         shrink_share: the share of all steps after which the target is met.
         distill: the weight, 0 to 1, of learning the teacher's outputs instead of the labels (Hinton et al.,
             arXiv 1503.02531).
-        distill_features: the weight, beside the rest of the loss, of learning the teacher's feature maps where the
-            shape changes next: between stages, and in front of the classifier (FitNets, arXiv 1412.6550).
+        distill_features: the weight, beside the rest of the loss, of the distance from the teacher's feature maps in
+            front of layers that change their shape: between stages, and before the classifier
+            (:func:`fxprune.training.distillation.stage_ends`).
         temperature: what both networks' logits are divided by for that.
         recalibrate: training batches from which batch norms measure their statistics anew after training.
         finetune_epochs: epochs after the removal, with a learning rate that starts at a tenth of ``lr``.
@@ -66,6 +67,8 @@ class Settings:
             )
         if not 0 <= self.distill <= 1:
             raise FxpruneError(f"distill is a weight between 0 and 1; got {self.distill}")
+        if not 0 <= self.distill_features < math.inf:
+            raise FxpruneError(f"distill_features is a weight of at least 0; got {self.distill_features}")
 
     @property
     def learns_from_teacher(self) -> bool:

@@ -23,6 +23,9 @@ from fxprune.training.distillation import (
     stage_ends,
     with_feature_maps,
 )
+from fxprune.training.engine import make_accelerator
+from fxprune.training.loop import Trainer
+from fxprune.training.metrics import Metrics
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
@@ -87,15 +90,15 @@ def test_several_teachers_are_their_mean() -> None:
 
 def test_the_features_distance_is_relative_to_the_teachers() -> None:
     maps, known = [torch.randn(2, 3), torch.randn(2, 4, 5)], [torch.randn(2, 3), torch.randn(2, 4, 5)]
-    expected = sum(
-        ((a[i] - b[i]).norm() / b[i].norm()) ** 2 for a, b in zip(maps, known, strict=True) for i in (0, 1)
-    )
+    pairs = [(a[i], b[i]) for a, b in zip(maps, known, strict=True) for i in (0, 1)]
+    apart = [((a - b).norm() / b.norm()) ** 2 for a, b in pairs]
     distance = feature_distance(maps, known)
-    torch.testing.assert_close(distance, expected / 2)
+    torch.testing.assert_close(distance, sum(apart) / 4)
     torch.testing.assert_close(feature_distance([10 * a for a in maps], [10 * b for b in known]), distance)
     parts = [feature_distance([a[i : i + 1] for a in maps], [b[i : i + 1] for b in known]) for i in (0, 1)]
     torch.testing.assert_close(sum(parts) / 2, distance)  # so that processes may share the images
-    assert torch.isfinite(feature_distance([torch.zeros(2, 3)], [torch.zeros(2, 3)]))
+    known[0][0] = 0  # says nothing of how far off the first image's map is
+    torch.testing.assert_close(feature_distance(maps, known), sum(apart[1:]) / 4)
 
 
 def test_maps_are_compared_at_the_ends_of_stages() -> None:
@@ -105,8 +108,9 @@ def test_maps_are_compared_at_the_ends_of_stages() -> None:
         found[make] = stage_ends(insert_scales(graph, "all", verify=False).graph_module, graph)
     stages = ["layer1_0_downsample_0", "layer2_0_conv1", "layer3_0_conv1", "layer4_0_conv1", "fc"]
     assert found[resnet50] == stages  # none inside of the blocks with a projection
-    assert {"features_2_conv_0_0", "features_4_conv_0_0", "classifier_1"} < set(found[mobilenet_v2])
-    assert not any("features_3_" in name for name in found[mobilenet_v2])  # a removable branch
+    blocks = [name.split("_")[1] for name in found[mobilenet_v2]]  # those that no shortcut goes around
+    assert sorted(set(blocks), key=blocks.index) == ["1", "2", "4", "7", "11", "14", "17", "18", "1"][:-1]
+    assert found[mobilenet_v2][-2:] == ["features_18_0", "classifier_1"]
 
 
 def test_the_maps_are_those_of_the_graph_and_layers_may_go(data: ImageData) -> None:
@@ -127,13 +131,43 @@ def test_the_maps_are_those_of_the_graph_and_layers_may_go(data: ImageData) -> N
     assert torch.equal(teacher(images), logits)  # it still returns logits alone
 
 
+class Scaled(nn.Module):
+    """A factor that passes may fold into the classifier, so that it reads something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network()
+        self.body.linear = nn.Identity()
+        self.classifier = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.classifier(self.body(x) * 0.1)
+        return y
+
+
+def test_a_compiled_teacher_has_the_same_maps(data: ImageData) -> None:
+    teacher = traced(Scaled().eval(), data)
+    sparse = insert_scales(copy.deepcopy(teacher), "all").graph_module
+    settings = replace(QUICK, distill_features=1.0)
+    accelerator = make_accelerator(settings)
+    trainer = Trainer(sparse, data, settings, accelerator, Metrics(None, accelerator), teacher=teacher)
+    assert trainer.teacher is not None
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in trainer.teacher.modules())
+    images = sample_inputs(data, 8)
+    logits, maps = trainer.teacher(images)
+    torch.testing.assert_close(logits, teacher(images))
+    known = with_feature_maps(teacher, stage_ends(sparse, teacher))(images)[1]
+    assert len(maps) == 3
+    assert float(feature_distance(maps, known).detach()) < 1e-9
+
+
 def test_maps_are_learned_while_layers_go(data: ImageData) -> None:
     model = network()
     train(model, data, replace(QUICK, lr=0.05), quiet)
     model.cpu().eval()
     teacher = traced(model, data)
     distances = {}
-    for weight in (0.0, 1.0):
+    for weight in (0.0, 5.0):
         student = insert_scales(copy.deepcopy(teacher), "all").graph_module
         settings = replace(QUICK, epochs=4, lr=0.05, distill_features=weight)
         rows = train(student, data, settings, quiet, target_macs=0.6, teacher=teacher)
@@ -142,15 +176,25 @@ def test_maps_are_learned_while_layers_go(data: ImageData) -> None:
         images = sample_inputs(data, 256)
         (_, maps), (_, known) = (with_feature_maps(one.eval(), readers)(images) for one in (student, teacher))
         distances[weight] = float(feature_distance(maps, known).detach())
-    assert distances[1.0] < 0.7 * distances[0.0]
+    assert distances[5.0] < 0.7 * distances[0.0]
 
 
 def test_teachers_that_will_not_do_are_refused(data: ImageData) -> None:
     graph = traced(network(), data)
     sparse = insert_scales(graph, "all").graph_module
     other = traced(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 10)), data)
-    with pytest.raises(FxpruneError, match="no feature maps in common"):
+    with pytest.raises(FxpruneError, match=r"none of the model's feature maps .*what layer2_0_conv1,"):
         stage_ends(sparse, other)
+    plain = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
+    with pytest.raises(FxpruneError, match="nothing to compare"):
+        stage_ends(insert_scales(traced(plain, data), "all").graph_module, other)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(64, 12))
+    with pytest.raises(FxpruneError, match="need a teacher"):
+        train(sparse, data, replace(QUICK, distill=1.0), quiet, target_macs=0.6)
+    with pytest.raises(FxpruneError, match=r"returns \(64, 12\), the model \(64, 10\): give one"):
+        train(sparse, data, replace(QUICK, distill=1.0), quiet, teacher=wide)
+    with pytest.raises(FxpruneError, match="at least 0"):
+        replace(QUICK, distill_features=-1.0)
     with pytest.raises(FxpruneError, match="shares weights with the model"):
         train(sparse, data, replace(QUICK, distill=1.0), quiet, target_macs=0.6, teacher=graph)
     with pytest.raises(FxpruneError, match="trace the model and its teacher"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from fxprune.errors import LoadError, TargetError
 from fxprune.training.data import ImageData, load_data, sample_inputs
 from fxprune.training.job import open_folder, prune_on_data
+from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
 QUICK = Settings(epochs=1, batch_size=512)
@@ -85,3 +87,29 @@ def test_outputs_beyond_the_classes_are_said(data: ImageData, tmp_path: Path) ->
     wide[-1] = nn.Linear(256, 12)  # type: ignore[operator]  # a Sequential
     prune_on_data(wide, data, tmp_path / "out", QUICK, target_macs=0.7, say=said.append)
     assert said[0].startswith("the model has 12 outputs for 10 classes")
+
+
+def test_a_teacher_of_other_weights_teaches_its_maps_in_fine_tuning_too(data: ImageData, tmp_path: Path) -> None:
+    teacher = network(nn.ReLU())
+    train(teacher, data, replace(QUICK, batch_size=64), lambda _: None)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    settings = replace(QUICK, batch_size=64, distill=0.5, distill_features=1.0, finetune_epochs=1)
+    options: dict[str, Any] = {"target_macs": 0.7, "say": lambda _: None, "teacher": teacher}
+    report = prune_on_data(network(nn.ReLU()), data, tmp_path / "out", settings, **options)
+    assert report["settings"]["distill_features"] == 1.0
+    assert report["macs_after"] < report["macs_before"]
+    assert teacher.training
+    assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in before.items())
+
+
+def test_a_run_goes_on_that_is_older_than_a_setting(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    older = {name: value for name, value in {**RUN, **QUICK.shared()}.items() if name != "distill_features"}
+    with open_folder(out, older):
+        pass
+    (out / "checkpoint.pt").touch()
+    with open_folder(out, {**RUN, **QUICK.shared()}):
+        pass
+    changed = {**RUN, **replace(QUICK, distill_features=1.0).shared()}
+    with pytest.raises(LoadError, match=r"distill_features 0\.0, not 1\.0"), open_folder(out, changed):
+        pass

@@ -76,7 +76,7 @@ def demo(seed: int, out: Path) -> None:
     "--distill-features",
     default=0.0,
     type=click.FloatRange(0),
-    help="Weight in the loss of learning the unpruned feature maps, between stages and before the classifier.",
+    help="Weight in the loss of the distance from the unpruned feature maps, before layers that change their shape.",
 )
 @click.option("--temperature", default=4.0, type=click.FloatRange(0, min_open=True), help="Of distillation.")
 @click.option(

@@ -30,7 +30,7 @@ class Settings:
         distill_features: the weight, beside the rest of the loss, of the distance from the teacher's feature maps in
             front of layers that change their shape: between stages, and before the classifier
             (:func:`fxprune.training.distillation.stage_ends`).
-        temperature: what both networks' logits are divided by for that.
+        temperature: what both networks' logits are divided by for ``distill``.
         recalibrate: training batches from which batch norms measure their statistics anew after training.
         finetune_epochs: epochs after the removal, with a learning rate that starts at a tenth of ``lr``.
         precision: "float32" or "bf16" (autocast).

@@ -95,8 +95,8 @@ def fine_tune(arguments: argparse.Namespace, settings: Settings, folder: Path) -
     network = build(arguments.network, arguments.weights)
     alone = Settings(**{**asdict(settings), "distill": 0.0, "distill_features": 0.0})
     rows = train(network, data, alone, print, checkpoint=out / "checkpoint.pt", metrics=out / "metrics.jsonl")
-    network = network.cpu().to(memory_format=torch.contiguous_format)
     top1 = evaluate(network, data.held_out, workers=settings.workers)  # in float32, as the pruned ones
+    network = network.cpu().to(memory_format=torch.contiguous_format)
     torch.save(network.state_dict(), out / "weights.pt")
     epochs = [{name: row[name] for name in ("epoch", "loss", "top1", "seconds")} for row in rows if "epoch" in row]
     write_json(out / "report.json", {"top1": top1, "path": epochs})
@@ -113,6 +113,7 @@ def prune(arguments: argparse.Namespace, settings: Settings, target: float, fold
     command += ["--layers", arguments.layers, "--out", str(out)]
     command += ["--in-memory"] if arguments.in_memory else []
     command += ["--compile"] if settings.compile else []
+    command += ["--cuda-graphs"] if settings.cuda_graphs else []
     for name in ("epochs", "lr", "shrink_share", "precision", "seed", "workers"):
         command += ["--" + name.replace("_", "-"), str(getattr(settings, name))]
     if settings.learns_from_teacher:

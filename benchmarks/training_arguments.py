@@ -20,6 +20,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, epochs: int, lr: 
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--in-memory", action="store_true", help="as for fxprune prune")
     parser.add_argument("--compile", action="store_true", help="as for fxprune prune")
+    parser.add_argument("--cuda-graphs", action="store_true", help="as for fxprune prune")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
 
 

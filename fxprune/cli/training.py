@@ -93,6 +93,11 @@ def demo(seed: int, out: Path) -> None:
 )
 @click.option("--precision", default="float32", type=click.Choice(["float32", "bf16"]), help="Of training.")
 @click.option("--compile/--no-compile", default=False, help="Train with torch.compile.")
+@click.option(
+    "--cuda-graphs",
+    is_flag=True,
+    help="Record a step and replay it: many times faster on one GPU where images are small.",
+)
 @click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels; 224 for a folder, 32 for CIFAR-10.")
 @click.option(
     "--on-bad-image", default="fail", type=click.Choice(["fail", "skip"]), help="What to do if one cannot be read."

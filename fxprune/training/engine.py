@@ -49,6 +49,9 @@ def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelera
         raise FxpruneError(f"cannot train on device {settings.device}: {first_line(error)}") from error
     if accelerator.num_processes != processes:
         raise FxpruneError(f"{processes} processes were started, but accelerate runs {accelerator.num_processes}")
+    if settings.cuda_graphs and (accelerator.device.type != "cuda" or processes > 1):
+        where = f"{processes} processes" if processes > 1 else f"device {accelerator.device}"
+        raise FxpruneError(f"cuda_graphs is for one process on a GPU, not for {where}; leave it out")
     share = settings.accumulate * accelerator.num_processes
     if settings.batch_size % share:
         raise FxpruneError(

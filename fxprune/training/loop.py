@@ -19,6 +19,7 @@ from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
 from fxprune.pipeline import Pipeline
 from fxprune.sparsity import ProximalL1, parameter_groups
 from fxprune.training import engine
+from fxprune.training.cuda_graphs import CudaGraphs
 from fxprune.training.data import ImageData, Seeded, loader, step_batches, steps_per_epoch
 from fxprune.training.distillation import distillation, feature_distance, stage_ends, with_feature_maps
 from fxprune.training.evaluation import check_labels, evaluate, to_device
@@ -67,11 +68,12 @@ class Trainer:
         self.top1: float | None = None
         self._computed = model
         self._network = model
+        self._called: Callable[[torch.Tensor], Any] = model
         self._prepared: tuple[int, int] | None = None  # for so many chosen and closed layers
         self._readers: list[str] = []  # of the feature maps to learn
         self.teacher = None if teacher is None else self._teacher(teacher)
 
-    def _teacher(self, teacher: nn.Module) -> nn.Module:
+    def _teacher(self, teacher: nn.Module) -> Callable[[torch.Tensor], Any]:
         """Return what runs as the teacher: it returns its feature maps too if they are to be learned."""
         if self.settings.distill_features:
             if not isinstance(self.model, fx.GraphModule) or not isinstance(teacher, fx.GraphModule):
@@ -82,7 +84,9 @@ class Trainer:
             teacher = Pipeline(AFTER_TRAINING, verify=False)(teacher.eval()).graph_module
         device: Any = self.accelerator.device
         teacher = teacher.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        return torch.compile(teacher, backend=engine.COMPILER) if self.settings.compile else teacher  # type: ignore[return-value]
+        if self.settings.cuda_graphs:
+            return CudaGraphs(teacher)
+        return torch.compile(teacher, backend=engine.COMPILER) if self.settings.compile else teacher
 
     def run_epoch(self, progress: Progress, task: Any, after_step: Callable[[], None]) -> None:
         """Train to the end of the epoch that ``step`` lies in, and evaluate; ``after_step()`` runs between steps."""
@@ -141,6 +145,7 @@ class Trainer:
             network = with_feature_maps(network, self._readers)
         self._network = self.accelerator.prepare_model(network)
         self._network.train()
+        self._called = CudaGraphs(self._network) if self.settings.cuda_graphs else self._network
 
     def finish(self) -> None:
         """Take off what accelerate put around the model."""
@@ -182,7 +187,7 @@ class Trainer:
     def _backward(self, images: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
         """Add the gradient of these images' share of the mean loss over ``count``; return that share."""
         images = to_device(images, self.accelerator.device)
-        logits, maps = self._with_maps(self._network(images))
+        logits, maps = self._with_maps(self._called(images))
         check_labels(logits, labels)
         settings = self.settings
         loss = functional.cross_entropy(
@@ -198,7 +203,8 @@ class Trainer:
                 learned = distillation(logits, known, settings.temperature)
                 loss = (1 - settings.distill) * loss + settings.distill * learned
             if maps:
-                loss = loss + settings.distill_features * feature_distance(maps, known_maps)
+                weight = settings.distill_features * self.schedule.at(self.step) / settings.lr
+                loss = loss + weight * feature_distance(maps, known_maps)
         loss = loss * (len(images) / count)
         self.accelerator.backward(loss)
         return loss.detach()

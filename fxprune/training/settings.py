@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fxprune.errors import FxpruneError
 
-_WHERE = ("workers", "device", "compile", "checkpoint_minutes")
+_WHERE = ("workers", "device", "compile", "cuda_graphs", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Settings:
         precision: "float32" or "bf16" (autocast).
         seed: of the data order, the augmentation and dropout.
         compile: train with torch.compile.
+        cuda_graphs: on one GPU, record a step as CUDA graphs and replay it: many times faster where images are small.
         workers: processes that decode images.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         checkpoint_minutes: how often to save within an epoch; at its end always.
@@ -56,6 +57,7 @@ class Settings:
     precision: Literal["float32", "bf16"] = "float32"
     seed: int = 0
     compile: bool = False
+    cuda_graphs: bool = False
     workers: int = 0
     device: str = "auto"
     checkpoint_minutes: float = 10.0
@@ -65,6 +67,8 @@ class Settings:
             raise FxpruneError(
                 f"a batch of {self.batch_size} images cannot be split into {self.accumulate} equal parts"
             )
+        if self.cuda_graphs and (self.compile or self.accumulate > 1):
+            raise FxpruneError("cuda_graphs goes neither with compile nor with accumulate: leave one of them out")
         if not 0 <= self.distill <= 1:
             raise FxpruneError(f"distill is a weight between 0 and 1; got {self.distill}")
         if not 0 <= self.distill_features < math.inf:

@@ -29,7 +29,7 @@ from fxprune.training.metrics import Metrics
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
-QUICK = Settings(epochs=2, lr=0.01, batch_size=64, shrink_share=0.5)
+QUICK = Settings(epochs=2, lr=0.01, batch_size=64, shrink_share=0.5, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_a_compiled_teacher_has_the_same_maps(data: ImageData) -> None:
     settings = replace(QUICK, distill_features=1.0)
     accelerator = make_accelerator(settings)
     trainer = Trainer(sparse, data, settings, accelerator, Metrics(None, accelerator), teacher=teacher)
-    assert trainer.teacher is not None
+    assert isinstance(trainer.teacher, fx.GraphModule)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in trainer.teacher.modules())
     images = sample_inputs(data, 8)
     logits, maps = trainer.teacher(images)

@@ -16,7 +16,7 @@ from fxprune.training.job import open_folder, prune_on_data
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
-QUICK = Settings(epochs=1, batch_size=512)
+QUICK = Settings(epochs=1, batch_size=512, device="cpu")
 RUN = {"model": "net", "weights_sha256": "0a"}
 
 

@@ -31,7 +31,7 @@ from fxprune.training.metrics import Metrics
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
-QUICK = Settings(epochs=2, lr=0.01, batch_size=64, shrink_share=0.5)
+QUICK = Settings(epochs=2, lr=0.01, batch_size=64, shrink_share=0.5, device="cpu")
 
 
 class Block(nn.Module):

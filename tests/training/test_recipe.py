@@ -30,7 +30,7 @@ def data() -> ImageData:
     return load_data("digits")
 
 
-QUICK = Settings(epochs=2, lr=0.05, batch_size=64)
+QUICK = Settings(epochs=2, lr=0.05, batch_size=64, device="cpu")
 
 
 def quiet(message: str) -> None:

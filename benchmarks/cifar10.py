@@ -33,6 +33,7 @@ from fxprune.latency import compare_latency
 from fxprune.models import load_weights
 from fxprune.passes import FoldBatchNorm, Simplify
 from fxprune.training.data import load_data, sample_inputs
+from fxprune.training.engine import hardware, make_accelerator
 from fxprune.training.evaluation import evaluate
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
@@ -99,7 +100,8 @@ def fine_tune(arguments: argparse.Namespace, settings: Settings, folder: Path) -
     network = network.cpu().to(memory_format=torch.contiguous_format)
     torch.save(network.state_dict(), out / "weights.pt")
     epochs = [{name: row[name] for name in ("epoch", "loss", "top1", "seconds")} for row in rows if "epoch" in row]
-    write_json(out / "report.json", {"top1": top1, "path": epochs})
+    trained_on = hardware(make_accelerator(alone))
+    write_json(out / "report.json", {"top1": top1, "path": epochs, "hardware": trained_on})
 
 
 def prune(arguments: argparse.Namespace, settings: Settings, target: float, folder: Path) -> None:
@@ -153,6 +155,7 @@ def measure(arguments: argparse.Namespace, settings: Settings, folder: Path) -> 
             "distill_features": report["settings"].get("distill_features", 0.0),
             "teachers": 1 if isinstance(report["teacher_weights"], str) else len(report["teacher_weights"]),
             "shrink_share": report["settings"]["shrink_share"],
+            "hardware": report["hardware"],
         }
     return {
         **provenance(),

@@ -68,6 +68,18 @@ def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelera
     return accelerator
 
 
+def hardware(accelerator: Accelerator) -> dict[str, Any]:
+    """Return what a report tells of where its run was trained."""
+    device = accelerator.device
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "processes": accelerator.num_processes,
+    }
+
+
 def _bf16_is_emulated() -> bool:
     """Say whether this is an x86 CPU without AVX-512, on which oneDNN has no bf16 kernels."""
     return platform.machine() in ("x86_64", "AMD64") and not torch.backends.cpu.get_cpu_capability().startswith(

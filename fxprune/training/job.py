@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -42,7 +41,7 @@ from fxprune.prune import Layers, insert_scales
 from fxprune.render.folder import write_diff
 from fxprune.trace import trace
 from fxprune.training.data import ImageData, sample_inputs
-from fxprune.training.engine import make_accelerator
+from fxprune.training.engine import hardware, make_accelerator
 from fxprune.training.evaluation import evaluate
 from fxprune.training.recipe import Say, train
 from fxprune.training.settings import Settings
@@ -242,12 +241,7 @@ def prune_on_data(
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
-        "hardware": {
-            "machine": platform.machine(),
-            "cores": os.cpu_count(),
-            "device": str(accelerator.device),
-            "processes": accelerator.num_processes,
-        },
+        "hardware": hardware(accelerator),
         "seconds": round(time.monotonic() - start, 1),
     }
     if accelerator.is_main_process:

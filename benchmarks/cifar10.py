@@ -156,6 +156,7 @@ def measure(arguments: argparse.Namespace, settings: Settings, folder: Path) -> 
             "teachers": 1 if isinstance(report["teacher_weights"], str) else len(report["teacher_weights"]),
             "shrink_share": report["settings"]["shrink_share"],
             "hardware": report["hardware"],
+            "versions": report["versions"],
         }
     return {
         **provenance(),
@@ -163,7 +164,11 @@ def measure(arguments: argparse.Namespace, settings: Settings, folder: Path) -> 
         "baseline": {**own, **costs},
         "pruned": pruned,
         "latency": latency,
-        "settings": {**settings.shared(), "layers": arguments.layers},
+        "settings": {
+            **settings.shared(),
+            "layers": arguments.layers,
+            "weights": arguments.weights and arguments.weights.name,
+        },
     }
 
 

@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--targets", type=float, nargs="+", default=[0.5], help="shares of MACs to leave")
     parser.add_argument("--pruned", nargs="*", default=[], metavar="TARGET=DIR", help="folders of fxprune prune")
     parser.add_argument("--layers", default="all", help="as for fxprune prune")
+    parser.add_argument("--target-params", type=float, help="share of parameters to leave, where layers are steered")
     parser.add_argument("--size", type=int, default=32, help="of the images, in pixels")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 256])
     parser.add_argument("--modes", nargs="+", choices=["eager", "compile"], default=["eager", "compile"])
@@ -74,7 +75,8 @@ def main() -> None:
         if folder is not None:
             graphs[OURS] = plain(load_emitted(Path(folder)), example)
         else:
-            graphs[OURS] = without_layers(build(arguments.network), example, target, arguments.layers)
+            choice = {"target_macs": target, "target_params": arguments.target_params}
+            graphs[OURS] = without_layers(build(arguments.network), example, choice, arguments.layers)
         left = total_macs(graphs[OURS]) / total_macs(graphs["unpruned"])
         for name, multiple in (("torch-pruning", None), ("torch-pruning, rounded", 8)):
             graphs[name] = plain(without_channels(arguments.network, example, left, multiple), example)
@@ -117,10 +119,12 @@ def plain(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     return fxprune.Pipeline([FoldBatchNorm(), Simplify()])(fxprune.trace(model, example)).graph_module
 
 
-def without_layers(model: nn.Module, example: torch.Tensor, target: float, layers: Layers) -> fx.GraphModule:
-    """Return ``model`` without as many of its layers as the target asks for: those that SteeredL1 closes."""
+def without_layers(
+    model: nn.Module, example: torch.Tensor, targets: dict[str, Any], layers: Layers
+) -> fx.GraphModule:
+    """Return ``model`` without as many of its layers as the targets ask for: those that SteeredL1 closes."""
     sparse = insert_scales(fxprune.trace(model, example), layers).graph_module
-    shrink = SteeredL1(sparse, target_macs=target, steps=1)
+    shrink = SteeredL1(sparse, **targets, steps=1)
     shrink.step(lr=0.0)
     return fxprune.Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING])(sparse).graph_module
 

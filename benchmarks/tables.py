@@ -47,7 +47,11 @@ def accuracy(name: str, record: dict[str, Any]) -> str:
     network = name.removeprefix("cifar10_")
     base = record["baseline"]
     rows: list[list[Any]] = [
-        ["the checkpoint as it is", _percent(record["checkpoint_top1"]), *[""] * 7],
+        [
+            "the checkpoint as it is" if record["settings"].get("weights", True) else "the first weights",
+            _percent(record["checkpoint_top1"]),
+            *[""] * 7,
+        ],
         [
             "fine-tuned (baseline)",
             _percent(base["top1"]),
@@ -87,9 +91,11 @@ def accuracy(name: str, record: dict[str, Any]) -> str:
     settings = record.get("settings", {})
     changes = [one["accuracy_after_removal"] - one["accuracy_before_removal"] for one in record["pruned"].values()]
     shared = f" The baseline is that of {base['of']}, in {base['precision']}." if "of" in base else ""
+    gpus = {one.get("hardware", {}).get("gpu") for one in record["pruned"].values()} - {None}
+    trained = f" Trained on one {', '.join(gpus)}; the times are those of the CPU named below." if gpus else ""
     text = (
         f"{settings['epochs']} epochs for every network, seed {settings['seed']}, {settings['precision']}; times "
-        f"over the baseline's.{shared} The removal itself changed top-1 by at most "
+        f"over the baseline's.{trained}{shared} The removal itself changed top-1 by at most "
         f"{100 * max(map(abs, changes)):.2f} points."
     )
     return _section(f"{network}, pruned against fine-tuned", record, name, text, rows, headers, draw)
@@ -240,7 +246,8 @@ def _section(
     figure.savefig(RESULTS / f"{name}.png", dpi=80)
     pyplot.close(figure)
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
-    source = f"`{record['command']}` ({versions}; {record['hardware']['cores']} cores)"
+    machine = record["hardware"].get("gpu") or f"{record['hardware']['cores']} cores"
+    source = f"`{record['command']}` ({versions}; {machine})"
     table = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
     picture, data = f"![{title}](results/{name}.png)", f"[{name}.json](results/{name}.json)"
     return f"### {title}\n\n{text}\n\n{table}\n\n{picture}\n\n{source}; {data}"

@@ -35,6 +35,7 @@ def prune(
     layers: Layers = "all",
     target_macs: float | None = None,
     target_memory: float | None = None,
+    target_params: float | None = None,
     threshold: float | None = None,
     strength: float | Mapping[str, float] = 1e-3,
     steps: int | None = None,
@@ -51,6 +52,7 @@ def prune(
         layers: what to prune: single convs, whole residual branches, or all of both.
         target_macs: the share of the MACs to leave; the smallest scales go first until it is met.
         target_memory: with ``steps``, the share of the peak activation memory to leave (:class:`fxprune.SteeredL1`).
+        target_params: with ``steps``, the share of the parameters to leave (likewise).
         threshold: remove every layer with at most this effective scale (1e-2 if no target is given).
         strength: of the proximal L1 (:class:`fxprune.ProximalL1`), where ``steps`` is not given.
         steps: number of optimizer steps after which ``target_macs`` shall be met by exact zeros
@@ -73,9 +75,12 @@ def prune(
     if steps is not None:
         if target_macs is None:
             raise FxpruneError("steps is for target_macs: give both, or a strength")
-        shrink = SteeredL1(sparse, target_macs=target_macs, target_memory=target_memory, steps=steps)
-    elif target_memory is not None:
-        raise FxpruneError("target_memory is for layers that are steered to zero: give target_macs and steps too")
+        shrink = SteeredL1(
+            sparse, target_macs=target_macs, target_memory=target_memory, target_params=target_params, steps=steps
+        )
+    elif target_memory is not None or target_params is not None:
+        which = "target_params" if target_memory is None else "target_memory"
+        raise FxpruneError(f"{which} is for layers that are steered to zero: give target_macs and steps too")
     else:
         shrink = ProximalL1(sparse, strength)
     _fit(fit, sparse, shrink)

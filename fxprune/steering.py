@@ -17,16 +17,16 @@ import torch
 from torch import distributed, fx
 
 from fxprune.errors import FxpruneError, TargetError
-from fxprune.facts.costs import node_params, total_macs
 from fxprune.facts.input_sizes import root_mean_square
-from fxprune.facts.layers import Layer, awake, count_for_target, macs_in_turn
+from fxprune.facts.layers import awake
 from fxprune.facts.shapes import shape
-from fxprune.graph import TRACED_MACS, example_inputs_of, graphs_of
+from fxprune.graph import example_inputs_of, graphs_of
 from fxprune.memory_target import MemoryTarget
 from fxprune.module_tree import evaluating
 from fxprune.nests import map_tensors, tensors_in
 from fxprune.resconv import ResConv
 from fxprune.sparsity import ProximalL1
+from fxprune.surplus import Surplus
 
 
 class SteeredL1(ProximalL1):
@@ -44,13 +44,15 @@ class SteeredL1(ProximalL1):
     Under torch.distributed, the first process chooses for all.
 
     With ``target_memory`` the layers whose removal lowers the peak of activation memory go first, in the same order
-    among themselves, until that target is met.
+    among themselves, until that target is met. With ``target_params`` a layer is weighed by the mean of what it saves
+    of the two, in shares of what is to be saved; until it is met, parameters are nothing that had better stay.
 
     Args:
         graph_module: a graph with BranchScales, or ResConvs in the "gain-gate" parametrisation, or both.
         target_macs: the share of the graph's MACs to leave.
         target_memory: the share to leave of the most memory that activations take at a time in inference, beside
             weights and inputs, in the network that will be emitted.
+        target_params: the share of the graph's parameters to leave, those of scales left out.
         steps: after how many steps the target is met: a quarter of the training, say. A training that ends before has
             fewer zeros than the target needs; ``left`` tells.
         probe_inputs: the inputs on which layers are compared; the graph's example inputs by default.
@@ -69,6 +71,7 @@ class SteeredL1(ProximalL1):
         target_macs: float,
         steps: int,
         target_memory: float | None = None,
+        target_params: float | None = None,
         probe_inputs: Sequence[Any] | None = None,
         window: float = 1.5,
     ) -> None:
@@ -79,6 +82,7 @@ class SteeredL1(ProximalL1):
             raise FxpruneError("SteeredL1 needs the gain-gate parametrisation; insert with it, or use ProximalL1")
         self.target_macs = target_macs
         self.target_memory = target_memory
+        self.target_params = target_params
         self.steps = steps
         self.window = window
         self.order: list[str] = []
@@ -90,17 +94,18 @@ class SteeredL1(ProximalL1):
             if float(layer.module.gate) == 1 and abs(layer.coefficient() - 1) < 1e-6:
                 layer.module.rest()
         self._gates = self._gates_now()
-        self._parameters = {path: _parameters(layer) for path, layer in self._found.items()}
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
-        count_for_target(graph_module, list(self._found.values()), target_macs)  # raises if it cannot be met
         self._memory = None if target_memory is None else MemoryTarget(graph_module, target_memory)
+        self._surplus = Surplus(
+            graph_module,
+            target_macs=target_macs,
+            target_params=target_params,
+            least_macs=0 if self._memory is None else self._memory.macs_to_meet_it(),
+        )
+        self._params = {path: max(1, self._surplus.params_of(layer)) for path, layer in self._found.items()}
         self._is_met = self._target_is_met()
-        macs = total_macs(graph_module)
-        self._surplus = macs - target_macs * graph_module.meta.get(TRACED_MACS, macs)
-        if self._memory is not None:
-            self._surplus = max(self._surplus, self._memory.macs_to_meet_it())
-        mean = sum(layer.macs for layer in self._found.values()) / len(self._found)
-        self._end = 1 + (window - 1) * min(1.0, mean / max(self._surplus, 1))  # when the last layer is about closed
+        shares = self._surplus.shares(self._found.values(), ())
+        self._end = 1 + (window - 1) * sum(shares.values()) / len(shares)  # when the last layer is about closed
 
     def _measure(self) -> None:
         """Nothing: a layer's input is measured when the layer is compared, on the probe."""
@@ -139,35 +144,29 @@ class SteeredL1(ProximalL1):
 
     def _target_is_met(self) -> bool:
         chosen = [self._found[path] for path in self.order]
-        rest = [layer for path, layer in self._found.items() if path not in self.order]
-        if count_for_target(self.graph_module, chosen + rest, self.target_macs) > len(chosen):
-            return False
-        return self._memory is None or not self._memory.excess(chosen)
+        return self._surplus.is_met(chosen) and (self._memory is None or not self._memory.excess(chosen))
 
     def _next_layer(self) -> tuple[str, float]:
-        """Return the layer whose half-closed gate changes the outputs least per MAC saved, and its share of them."""
+        """Return the layer whose half-closed gate changes the outputs least for what it saves, and that share."""
         chosen = [self._found[path] for path in self.order]
-        gone: set[fx.Node] = set().union(*(layer.nodes for layer in chosen))
-        surplus = self._surplus - sum(macs_in_turn(chosen))
-        # What lies in a chosen branch goes with it, and what saves more than is asked for is worth no more.
-        saved = {
-            path: min(layer.macs_beside(gone), max(surplus, 1))
-            for path, layer in self._found.items()
-            if layer.node not in gone
-        }
-        candidates = [path for path in saved if path not in self.order]
+        gone: set[fx.Node] = set().union(*(layer.nodes for layer in chosen))  # with what lies in a chosen branch
+        left = [layer for path, layer in self._found.items() if layer.node not in gone and path not in self.order]
+        shares = self._surplus.shares(left, chosen)
+        candidates = list(shares)
         if not candidates:
             raise TargetError(
                 f"target_memory={self.target_memory:g} cannot be met: no layer is left to remove; ask for more"
             )
-        left = Counter(shape(self._found[path].node) for path in candidates)
+        params_must_go = self._surplus.params_left(chosen) > 0
+        alike = Counter(shape(layer.node) for layer in left)
         weights = {}
-        for path in candidates:
-            macs = max(saved[path], 1)
-            weights[path] = (self._parameters[path] / macs) ** 0.5 / macs / left[shape(self._found[path].node)]
+        for layer in left:
+            share = max(shares[layer.path], 1e-9)
+            kept = 1.0 if params_must_go else (self._params[layer.path] / share) ** 0.5
+            weights[layer.path] = kept / share / alike[shape(layer.node)]
         damages = self._damages_of(candidates, weights, self._relief())
         path = self._agreed(min(damages, key=lambda path: damages[path] * weights[path]))
-        return path, saved[path] / max(self._surplus, 1)
+        return path, shares[path]
 
     def _relief(self) -> Callable[[str], bool] | None:
         """Return what says of a layer whether its removal brings memory nearer to its target; None if that is met."""
@@ -274,12 +273,6 @@ class SteeredL1(ProximalL1):
             layer.trained_scale.requires_grad_(False)
         self._gates = self._gates_now()
         self._is_met = self._target_is_met()
-
-
-def _parameters(layer: Layer) -> int:
-    """Return how many parameters go with ``layer``."""
-    gone = (node for node in layer.nodes if node.op != "get_attr" or set(node.users) != {layer.node})  # not its gauge
-    return max(1, sum(node_params(node) for node in gone))
 
 
 def _relative_difference(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:

@@ -112,11 +112,12 @@ def test_prune_from_the_shell_and_its_resuming(
     capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    targets = ("--target-memory", "0.7", "--target-macs", "0.6")
+    targets = ("--target-memory", "0.7", "--target-macs", "0.6", "--target-params", "0.8")
     code, text, err = run(capsys, *prune_command(images, out, *targets))
     assert code == 0, err
     report = json.loads((out / "report.json").read_text())
     assert report["macs_after"] <= 0.6 * report["macs_before"]
+    assert report["params_after"] <= 0.8 * report["params_before"]
     assert report["activation_bytes_after"] <= 0.7 * report["activation_bytes_before"]
     assert "peak activation bytes" in text
     assert report["accuracy_after"] == report["accuracy_before_removal"]
@@ -179,6 +180,11 @@ def one_line(err: str) -> bool:
             ["prune", NET, "--data", "digits", "--out", "x", "--strength", "1", "--target-memory", "0.5"],
             2,
             "--target-memory needs no --strength",
+        ),
+        (
+            ["prune", NET, "--data", "digits", "--out", "x", "--strength", "1", "--target-params", "0.5"],
+            2,
+            "--target-params needs no --strength",
         ),
     ],
 )

@@ -44,6 +44,11 @@ def demo(seed: int, out: Path) -> None:
     help="Share to leave of the most memory that activations take at a time in inference; none asked for by default.",
 )
 @click.option(
+    "--target-params",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of the parameters to leave; none asked for by default.",
+)
+@click.option(
     "--strength",
     type=click.FloatRange(0, min_open=True),
     help="Shrink by an L1 of this fixed strength, instead of steering to the target.",
@@ -96,7 +101,7 @@ def demo(seed: int, out: Path) -> None:
 @click.option(
     "--cuda-graphs",
     is_flag=True,
-    help="Record a step and replay it: many times faster on one GPU where images are small.",
+    help="Record a step once and replay it: faster on one GPU where images are small.",
 )
 @click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels; 224 for a folder, 32 for CIFAR-10.")
 @click.option(
@@ -127,7 +132,9 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
 
     taken = ("image_size", "teacher_weights", "on_bad_image", "in_memory")
     image_size, teacher_weights, on_bad_image, in_memory = map(options.pop, taken)
-    target = {name: options.pop(name) for name in ("target_macs", "target_memory", "strength", "layers")}
+    target = {
+        name: options.pop(name) for name in ("target_macs", "target_memory", "target_params", "strength", "layers")
+    }
     strength = target["strength"]
     if target["target_macs"] is None and strength is None:
         target["target_macs"] = 0.5
@@ -140,6 +147,7 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
         ("temperature", "--distill", options["distill"] > 0),
         ("shrink_share", "no --strength", strength is None),
         ("target_memory", "no --strength", strength is None),
+        ("target_params", "no --strength", strength is None),
     ):
         if given(option) is click.core.ParameterSource.COMMANDLINE and not is_there:
             raise click.UsageError(f"--{option.replace('_', '-')} needs {needed}")

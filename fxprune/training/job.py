@@ -39,6 +39,7 @@ from fxprune.memory_target import MemoryTarget
 from fxprune.pipeline import Pipeline
 from fxprune.prune import Layers, insert_scales
 from fxprune.render.folder import write_diff
+from fxprune.surplus import Surplus
 from fxprune.trace import trace
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
@@ -121,6 +122,7 @@ def prune_on_data(
     target_macs: float | None,
     say: Say,
     target_memory: float | None = None,
+    target_params: float | None = None,
     strength: float | None = None,
     layers: Layers = "all",
     teacher: nn.Module | None = None,
@@ -129,7 +131,8 @@ def prune_on_data(
 ) -> dict[str, Any]:
     """Prune ``model`` to ``target_macs`` of its MACs while it trains on ``data``; write ``out``, return the report.
 
-    ``target_memory`` is a second target, for layers that are steered (see :class:`fxprune.SteeredL1`).
+    ``target_memory`` and ``target_params`` are further targets, for layers that are steered (see
+    :class:`fxprune.SteeredL1`).
     With a ``strength`` the scales are shrunk by a fixed proximal L1 instead, zeros are removed, and what a target
     asks for beyond them is cut at the end. ``model`` is not changed. It is the teacher of ``settings.distill`` and
     ``distill_features`` too, unless another is given. Of several processes, the main one writes.
@@ -148,10 +151,13 @@ def prune_on_data(
     sparse = inserted.graph_module
     if target_macs is not None:
         count_for_target(sparse, layers_of(sparse), target_macs)  # raises before any training if that is not possible
+    for name, further in (("target_memory", target_memory), ("target_params", target_params)):
+        if further is not None and strength is not None:
+            raise FxpruneError(f"{name} is for layers that are steered to zero: leave strength out")
     if target_memory is not None:
-        if strength is not None:
-            raise FxpruneError("target_memory is for layers that are steered to zero: leave strength out")
         MemoryTarget(sparse, target_memory)  # raises too
+    if target_macs is not None and target_params is not None:
+        Surplus(sparse, target_macs=target_macs, target_params=target_params)
     outputs = shape(traced.graph.output_node().all_input_nodes[0]) or (0,)
     if outputs[-1] > data.classes:
         say(f"the model has {outputs[-1]} outputs for {data.classes} classes: the others only cost time (--classes)")
@@ -177,6 +183,7 @@ def prune_on_data(
         say,
         target_macs=steered,
         target_memory=target_memory,
+        target_params=target_params,
         strength=strength,
         teacher=teacher,
         checkpoint=out / "checkpoint.pt",
@@ -233,6 +240,7 @@ def prune_on_data(
             **asdict(settings),
             "target_macs": target_macs,
             "target_memory": target_memory,
+            "target_params": target_params,
             "strength": strength,
             "layers": layers,
         },

@@ -7,7 +7,7 @@ while the learning rate is high; the network then trains on without them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ def train(
     *,
     target_macs: float | None = None,
     target_memory: float | None = None,
+    target_params: float | None = None,
     strength: float | None = None,
     teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
@@ -53,6 +54,7 @@ def train(
         model: any network that returns logits; with a target or a strength, a graph with layer scales.
         target_macs: the share of MACs to leave: scales are steered to zero until it is met.
         target_memory: with it, the share of the peak activation memory to leave (see :class:`fxprune.SteeredL1`).
+        target_params: likewise, of the parameters.
         strength: of a proximal L1 on the scales, fixed, instead of a target.
         teacher: the network that ``settings.distill`` and ``distill_features`` learn from; a graph for the latter.
         checkpoint: where to save the state after every epoch, and every ``settings.checkpoint_minutes``; an existing
@@ -74,10 +76,10 @@ def train(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     data = data.to(device)
     log = Metrics(metrics, accelerator)
-    shrink = _shrinking(model, data, settings, target_macs, target_memory, strength)
+    targets = {"target_macs": target_macs, "target_memory": target_memory, "target_params": target_params}
+    shrink = _shrinking(model, data, settings, targets, strength)
     trainer = Trainer(model, data, settings, accelerator, log, shrink=shrink, teacher=teacher)
-    targets = {"target_macs": target_macs, "target_memory": target_memory, "strength": strength}
-    run = {"settings": settings.shared(), **targets}
+    run = {"settings": settings.shared(), **targets, "strength": strength}
     if checkpoint is not None and checkpoint.exists():
         _resume(checkpoint, run, trainer)
         say(f"resuming after {_where(trainer)} from {checkpoint}")
@@ -122,21 +124,18 @@ def _shrinking(
     model: nn.Module,
     data: ImageData,
     settings: Settings,
-    target_macs: float | None,
-    target_memory: float | None,
+    targets: Mapping[str, float | None],
     strength: float | None,
 ) -> ProximalL1 | None:
-    if target_macs is None and strength is None:
+    if targets["target_macs"] is None and strength is None:
         return None
     assert isinstance(model, fx.GraphModule)
     if strength is not None:
         return ProximalL1(model, strength)
-    assert target_macs is not None
     steps = steps_per_epoch(data, settings.batch_size) * settings.epochs
     return SteeredL1(
         model,
-        target_macs=target_macs,
-        target_memory=target_memory,
+        **targets,  # type: ignore[arg-type]  # target_macs is no None here
         steps=max(1, round(steps * settings.shrink_share)),
         probe_inputs=(sample_inputs(data, _PROBE_IMAGES),),
     )

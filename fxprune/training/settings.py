@@ -29,14 +29,14 @@ class Settings:
             arXiv 1503.02531).
         distill_features: the weight, beside the rest of the loss, of the distance from the teacher's feature maps in
             front of layers that change their shape: between stages, and before the classifier
-            (:func:`fxprune.training.distillation.stage_ends`).
+            (:func:`fxprune.training.distillation.stage_ends`). It falls with the learning rate.
         temperature: what both networks' logits are divided by for ``distill``.
         recalibrate: training batches from which batch norms measure their statistics anew after training.
         finetune_epochs: epochs after the removal, with a learning rate that starts at a tenth of ``lr``.
         precision: "float32" or "bf16" (autocast).
         seed: of the data order, the augmentation and dropout.
         compile: train with torch.compile.
-        cuda_graphs: on one GPU, record a step as CUDA graphs and replay it: many times faster where images are small.
+        cuda_graphs: on one GPU, record a step as CUDA graphs and replay it: faster where images are small.
         workers: processes that decode images.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         checkpoint_minutes: how often to save within an epoch; at its end always.

@@ -161,6 +161,24 @@ def test_a_compiled_teacher_has_the_same_maps(data: ImageData) -> None:
     assert float(feature_distance(maps, known).detach()) < 1e-9
 
 
+def test_the_weight_of_maps_falls_with_the_learning_rate(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxprune.training.loop.feature_distance", lambda maps, known: torch.ones(()))
+    teacher = traced(network().eval(), data)
+    settings = replace(QUICK, distill_features=2.0)
+    accelerator = make_accelerator(settings)
+    sparse = insert_scales(copy.deepcopy(teacher), "all").graph_module
+    trainer = Trainer(sparse, data, settings, accelerator, Metrics(None, accelerator), teacher=teacher)
+    trainer.prepare()
+    images, labels = sample_inputs(data, 8), torch.zeros(8, dtype=torch.long)
+    losses = []
+    steps = (trainer.schedule.total_steps // 2, trainer.schedule.total_steps)
+    for trainer.step in steps:
+        torch.manual_seed(0)
+        losses.append(float(trainer._backward(images, labels, 8)))
+    assert trainer.schedule.at(steps[1]) == pytest.approx(0, abs=1e-9)
+    assert losses[0] - losses[1] == pytest.approx(2.0 * trainer.schedule.at(steps[0]) / settings.lr, rel=1e-3)
+
+
 def test_maps_are_learned_while_layers_go(data: ImageData) -> None:
     model = network()
     train(model, data, replace(QUICK, lr=0.05), quiet)

@@ -13,12 +13,18 @@ import torch
 
 import fxprune
 
+_TOLD = ("OMP_NUM_THREADS", "MALLOC_")
+
 
 def provenance(*packages: str) -> dict[str, Any]:
-    """Return the running command, the versions of fxprune, torch and ``packages``, and the machine's kind."""
+    """Return the running command, the versions of fxprune, torch and ``packages``, and the machine's kind.
+
+    With the command the variables of the environment that set threads and allocator.
+    """
     script = f"benchmarks/{Path(sys.argv[0]).name}"
     return {
         "command": " ".join(["python", script, *map(_without_folder, sys.argv[1:])]),
+        "environment": {name: value for name, value in os.environ.items() if name.startswith(_TOLD)},
         "versions": {"fxprune": fxprune.__version__, **{name: version(name) for name in ("torch", *packages)}},
         "hardware": {
             "machine": platform.machine(),

@@ -91,8 +91,9 @@ def accuracy(name: str, record: dict[str, Any]) -> str:
     settings = record.get("settings", {})
     changes = [one["accuracy_after_removal"] - one["accuracy_before_removal"] for one in record["pruned"].values()]
     shared = f" The baseline is that of {base['of']}, in {base['precision']}." if "of" in base else ""
-    gpus = {one.get("hardware", {}).get("gpu") for one in record["pruned"].values()} - {None}
-    trained = f" Trained on one {', '.join(gpus)}; the times are those of the CPU named below." if gpus else ""
+    gpus = sorted({one.get("hardware", {}).get("gpu") or "" for one in record["pruned"].values()} - {""})
+    arms = "What was pruned" if "of" in base else "All of it"
+    trained = f" {arms} was trained on {' and '.join(gpus)}; times are of the machine named below." if gpus else ""
     text = (
         f"{settings['epochs']} epochs for every network, seed {settings['seed']}, {settings['precision']}; times "
         f"over the baseline's.{trained}{shared} The removal itself changed top-1 by at most "
@@ -247,7 +248,8 @@ def _section(
     pyplot.close(figure)
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
     machine = record["hardware"].get("gpu") or f"{record['hardware']['cores']} cores"
-    source = f"`{record['command']}` ({versions}; {machine})"
+    told = "".join(f"{name}={value} " for name, value in record.get("environment", {}).items())
+    source = f"`{told}{record['command']}` ({versions}; {machine})"
     table = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
     picture, data = f"![{title}](results/{name}.png)", f"[{name}.json](results/{name}.json)"
     return f"### {title}\n\n{text}\n\n{table}\n\n{picture}\n\n{source}; {data}"

@@ -8,7 +8,7 @@ from torch import fx
 
 from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError, TargetError
-from fxprune.facts.costs import node_parameters, total_macs, total_params
+from fxprune.facts.costs import around_regions, total_macs, total_params
 from fxprune.facts.layers import Layer, count_for_target, layers, macs_in_turn
 from fxprune.graph import TRACED_MACS, called_module, graphs_of
 
@@ -19,7 +19,7 @@ class Surplus:
     Args:
         graph_module: a graph with layer scales.
         target_macs: the share to leave of the MACs that were traced.
-        target_params: the share to leave of the parameters, those of scales left out.
+        target_params: the share to leave of the parameters that the graph holds, those of scales left out.
         least_macs: MACs that have to go in any case, for another target.
 
     Raises:
@@ -36,20 +36,19 @@ class Surplus:
         count_for_target(graph_module, self._all, target_macs)  # raises
         macs = total_macs(graph_module)
         self._macs = max(macs - target_macs * graph_module.meta.get(TRACED_MACS, macs), least_macs)
-        self._params: float | None = None
-        if target_params is not None:
-            if not 0 < target_params <= 1:
-                raise FxpruneError(
-                    f"target_params is the share of parameters to leave, in (0, 1]; got {target_params}"
-                )
-            total = total_params(graph_module)
-            self._params = total * (1 - target_params)
-            least = 1 - self._held.only_by(_nodes(self._all)) / max(total, 1)
-            if least > target_params:
-                raise TargetError(
-                    f"target_params={target_params:g} cannot be met: without all {len(self._all)} removable layers "
-                    f"{least:.3f} of the parameters are left; ask for at least {least + 5e-4:.3f}"
-                )
+        self._total_params = total_params(graph_module)
+        self._most_params: float = self._total_params
+        if target_params is None:
+            return
+        if not 0 < target_params <= 1:
+            raise FxpruneError(f"target_params is the share of parameters to leave, in (0, 1]; got {target_params}")
+        self._most_params = target_params * self._total_params
+        if self.params_left(self._all) > 0:
+            least = 1 - self._held.only_by(_nodes(self._all)) / self._total_params
+            raise TargetError(
+                f"target_params={target_params:g} cannot be met: without all {len(self._all)} removable layers "
+                f"{least:.3f} of the parameters are left; ask for at least {least + 5e-4:.3f}"
+            )
 
     def is_met(self, removed: Sequence[Layer]) -> bool:
         """Say whether the graph without these layers meets both targets."""
@@ -61,23 +60,25 @@ class Surplus:
 
     def params_left(self, removed: Collection[Layer]) -> float:
         """Return how many parameters must go beside those of these layers; 0 or less once their target is met."""
-        return 0.0 if self._params is None else self._params - self._held.only_by(_nodes(removed))
+        return self._total_params - self._held.only_by(_nodes(removed)) - self._most_params
 
     def shares(self, candidates: Collection[Layer], removed: Sequence[Layer]) -> dict[str, float]:
         """Return by path which share of all that must be saved each candidate saves beside what is removed already.
 
-        Of MACs and parameters the mean. What is saved beyond a target counts as nothing.
+        Of MACs and parameters the mean, if both are to be saved. What is saved beyond a target counts as nothing.
         """
         gone = _nodes(removed)
-        macs = self._macs - sum(macs_in_turn(removed))
-        params = self.params_left(removed)
+        macs, params = self._macs - sum(macs_in_turn(removed)), self.params_left(removed)
+        saved_before, surplus = self._held.only_by(gone), self._total_params - self._most_params
         shares = {}
         for layer in candidates:
-            share = min(layer.macs_beside(gone), max(macs, 1)) / max(self._macs, 1)
-            if self._params is not None:
-                saved = self._held.only_by(gone | layer.nodes) - self._held.only_by(gone)
-                share = (share + min(saved, max(params, 0)) / max(self._params, 1)) / 2
-            shares[layer.path] = share
+            parts = []
+            if self._macs > 0 or surplus <= 0:
+                parts.append(min(layer.macs_beside(gone), max(macs, 1)) / max(self._macs, 1))
+            if surplus > 0:
+                saved = self._held.only_by(gone | layer.nodes) - saved_before
+                parts.append(min(saved, max(params, 0)) / surplus)
+            shares[layer.path] = sum(parts) / len(parts)
         return shares
 
     def params_of(self, layer: Layer) -> int:
@@ -86,7 +87,10 @@ class Surplus:
 
 
 class _Holders:
-    """Which nodes hold each parameter; those that only measure a branch's weights, for its scale, do not count."""
+    """Which nodes hold each parameter; those that only measure a branch's weights, for its scale, do not count.
+
+    What lies in a region is held by the region's nodes alone, not by the call of the opaque module around it.
+    """
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self._sizes: dict[int, int] = {}
@@ -96,7 +100,7 @@ class _Holders:
             for node in graph.graph.nodes:
                 if node.op == "get_attr" and all(isinstance(called_module(n), BranchScale) for n in node.users):
                     continue
-                found = node_parameters(node)
+                found = around_regions(node)
                 self._params[node] = list(found)
                 for key, parameter in found.items():
                     self._sizes[key] = parameter.numel()

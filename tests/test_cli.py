@@ -112,7 +112,7 @@ def test_prune_from_the_shell_and_its_resuming(
     capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    targets = ("--target-memory", "0.7", "--target-macs", "0.6", "--target-params", "0.8")
+    targets = ("--target-memory", "0.7", "--target-params", "0.8", "--target-macs", "0.6")
     code, text, err = run(capsys, *prune_command(images, out, *targets))
     assert code == 0, err
     report = json.loads((out / "report.json").read_text())

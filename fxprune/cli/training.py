@@ -101,7 +101,7 @@ def demo(seed: int, out: Path) -> None:
 @click.option(
     "--cuda-graphs",
     is_flag=True,
-    help="Record a step once and replay it: faster on one GPU where images are small.",
+    help="Record the network on one GPU and replay it, anew when layers change: faster where images are small.",
 )
 @click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels; 224 for a folder, 32 for CIFAR-10.")
 @click.option(

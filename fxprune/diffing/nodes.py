@@ -10,11 +10,11 @@ from torch import fx, nn
 
 from fxprune.branch_scale import BranchScale
 from fxprune.diffing.entries import NodeInfo, Totals
-from fxprune.facts.costs import batch_size, node_macs, node_params, total_macs, total_params
+from fxprune.facts.costs import around_regions, batch_size, node_macs, node_params, total_macs, total_params
 from fxprune.facts.scales import constant_factor
 from fxprune.facts.shapes import shape
 from fxprune.graph import called_module, graphs_of, module_path
-from fxprune.module_tree import opaque_children, regions_in
+from fxprune.module_tree import regions_in
 from fxprune.resconv import ResConv
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -36,7 +36,7 @@ def describe(graph_module: fx.GraphModule, region: str = "") -> dict[fx.Node, No
             inputs=tuple(prefix + source.name for source in reads(node)),
             shape=shape(node),
             macs=0 if holds_regions else int(node_macs(node) // batch),
-            params=_params_around_regions(module) if holds_regions and module is not None else node_params(node),
+            params=sum(p.numel() for p in around_regions(node).values()) if holds_regions else node_params(node),
             scale=_scale(module),
             detail=_detail(node, module),
         )
@@ -63,11 +63,6 @@ def op_of(node: fx.Node) -> str:
     if node.op in ("call_function", "call_method"):
         return str(getattr(node.target, "__name__", node.target))
     return node.op
-
-
-def _params_around_regions(module: nn.Module) -> int:
-    around = {id(p): p for part in opaque_children(module) for p in part.parameters(recurse=False)}
-    return sum(p.numel() for p in around.values())
 
 
 def _scale(module: nn.Module | None) -> float | None:

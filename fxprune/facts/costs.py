@@ -20,7 +20,7 @@ from fxprune.branch_scale import BranchScale
 from fxprune.facts.convs import CONV_CLASSES, is_conv
 from fxprune.facts.shapes import shape
 from fxprune.graph import called_module
-from fxprune.module_tree import CALLS, PER_SAMPLE, every_module, is_opaque, regions_in
+from fxprune.module_tree import CALLS, PER_SAMPLE, every_module, is_opaque, opaque_children, regions_in
 from fxprune.resconv import ResConv
 from fxprune.targets import attribute
 
@@ -141,6 +141,14 @@ def node_parameters(node: fx.Node) -> dict[int, nn.Parameter]:
         return {}
     layers = (m for m in every_module(module) if not isinstance(m, (ResConv, BranchScale)))
     return {id(p): p for m in layers for p in m._parameters.values() if p is not None}
+
+
+def around_regions(node: fx.Node) -> dict[int, nn.Parameter]:
+    """Return the parameters that ``node`` holds, by id, those in the regions of an opaque module left out."""
+    module = called_module(node)
+    if module is None or not is_opaque(module):
+        return node_parameters(node)
+    return {id(p): p for part in opaque_children(module) for p in part.parameters(recurse=False)}
 
 
 def _output_elements(node: fx.Node) -> int:

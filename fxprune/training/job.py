@@ -27,7 +27,7 @@ from fxprune import passes
 from fxprune.after_training import AFTER_TRAINING
 from fxprune.emission.strip import strip
 from fxprune.emit import emit, source_obstacle
-from fxprune.errors import FxpruneError, LoadError
+from fxprune.errors import LoadError
 from fxprune.facts.activation_memory import peak_activation_bytes
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import count_for_target
@@ -44,7 +44,7 @@ from fxprune.trace import trace
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
 from fxprune.training.evaluation import evaluate
-from fxprune.training.recipe import Say, train
+from fxprune.training.recipe import Say, check_targets, train
 from fxprune.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -151,9 +151,7 @@ def prune_on_data(
     sparse = inserted.graph_module
     if target_macs is not None:
         count_for_target(sparse, layers_of(sparse), target_macs)  # raises before any training if that is not possible
-    for name, further in (("target_memory", target_memory), ("target_params", target_params)):
-        if further is not None and strength is not None:
-            raise FxpruneError(f"{name} is for layers that are steered to zero: leave strength out")
+    check_targets(target_macs, {"target_memory": target_memory, "target_params": target_params}, strength)
     if target_memory is not None:
         MemoryTarget(sparse, target_memory)  # raises too
     if target_macs is not None and target_params is not None:
@@ -202,7 +200,12 @@ def prune_on_data(
     if settings.finetune_epochs:
         for layer in layers_of(removed):
             layer.module.trained_scale.requires_grad_(False)  # what stays, stays as it is
-        short = replace(settings, epochs=settings.finetune_epochs, lr=settings.lr / 10)
+        short = replace(
+            settings,
+            epochs=settings.finetune_epochs,
+            lr=settings.lr / 10,
+            distill_features=settings.distill_features / 10,  # in proportion
+        )
         train(
             removed,
             data,

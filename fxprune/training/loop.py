@@ -19,7 +19,7 @@ from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
 from fxprune.pipeline import Pipeline
 from fxprune.sparsity import ProximalL1, parameter_groups
 from fxprune.training import engine
-from fxprune.training.cuda_graphs import CudaGraphs
+from fxprune.training.cuda_graphs import CudaGraphs, separate_gradients
 from fxprune.training.data import ImageData, Seeded, loader, step_batches, steps_per_epoch
 from fxprune.training.distillation import distillation, feature_distance, stage_ends, with_feature_maps
 from fxprune.training.evaluation import check_labels, evaluate, to_device
@@ -148,7 +148,8 @@ class Trainer:
         self._called = CudaGraphs(self._network) if self.settings.cuda_graphs else self._network
 
     def finish(self) -> None:
-        """Take off what accelerate put around the model."""
+        """Take off what accelerate put around the model, and let go of what was recorded."""
+        self._called = self.model
         self.accelerator.unwrap_model(self._network, keep_fp32_wrapper=False)
         self.accelerator.free_memory()
 
@@ -176,6 +177,8 @@ class Trainer:
                 f"the loss became {value} at step {self.step}; a checkpoint from before is kept: "
                 "run again with a lower learning rate, in another folder"
             )
+        if settings.cuda_graphs:
+            separate_gradients(self._network.parameters())
         self.optimizer.step()
         self.step += 1
         if self.shrink is not None:

@@ -65,6 +65,8 @@ def train(
         LoadError: the checkpoint belongs to another model, other settings or another version.
         FxpruneError: the loss became NaN, the data do not fit the model, or the teacher is missing or will not do.
     """
+    further = {"target_memory": target_memory, "target_params": target_params}
+    check_targets(target_macs, further, strength)
     if not settings.learns_from_teacher:
         teacher = None
     elif teacher is None:
@@ -76,7 +78,7 @@ def train(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     data = data.to(device)
     log = Metrics(metrics, accelerator)
-    targets = {"target_macs": target_macs, "target_memory": target_memory, "target_params": target_params}
+    targets = {"target_macs": target_macs, **further}
     shrink = _shrinking(model, data, settings, targets, strength)
     trainer = Trainer(model, data, settings, accelerator, log, shrink=shrink, teacher=teacher)
     run = {"settings": settings.shared(), **targets, "strength": strength}
@@ -118,6 +120,15 @@ def train(
         torch.manual_seed(seed)
         recalibrate(model, loader(Seeded(data.train, seed), batches, workers=settings.workers), settings.recalibrate)
     return log.rows
+
+
+def check_targets(target_macs: float | None, further: Mapping[str, float | None], strength: float | None) -> None:
+    """Raise FxpruneError if a further target, by name, is given where no layers are steered to zero."""
+    for name, share in further.items():
+        if share is not None and strength is not None:
+            raise FxpruneError(f"{name} is for layers that are steered to zero: leave strength out")
+        if share is not None and target_macs is None:
+            raise FxpruneError(f"{name} is beside target_macs: give that too, 1 if all MACs may stay")
 
 
 def _shrinking(

@@ -19,7 +19,7 @@ class Settings:
 
     Attributes:
         epochs: passes over the training images.
-        lr: peak learning rate of SGD with Nesterov momentum 0.9.
+        lr: peak learning rate of SGD with Nesterov momentum 0.9; above 0.
         batch_size: images a step, over all processes.
         accumulate: parts that a step's images are computed in, one after the other, to save memory.
         weight_decay: of weights; scales, norms and biases have none.
@@ -29,7 +29,8 @@ class Settings:
             arXiv 1503.02531).
         distill_features: the weight, beside the rest of the loss, of the distance from the teacher's feature maps in
             front of layers that change their shape: between stages, and before the classifier
-            (:func:`fxprune.training.distillation.stage_ends`). It falls with the learning rate.
+            (:func:`fxprune.training.distillation.stage_ends`). It is in proportion to the learning rate, this at
+            the peak.
         temperature: what both networks' logits are divided by for ``distill``.
         recalibrate: training batches from which batch norms measure their statistics anew after training.
         finetune_epochs: epochs after the removal, with a learning rate that starts at a tenth of ``lr``.
@@ -67,6 +68,8 @@ class Settings:
             raise FxpruneError(
                 f"a batch of {self.batch_size} images cannot be split into {self.accumulate} equal parts"
             )
+        if not self.lr > 0:
+            raise FxpruneError(f"lr is a learning rate above 0; got {self.lr}")
         if self.cuda_graphs and (self.compile or self.accumulate > 1):
             raise FxpruneError("cuda_graphs goes neither with compile nor with accumulate: leave one of them out")
         if not 0 <= self.distill <= 1:

@@ -69,15 +69,14 @@ class Surplus:
         """
         gone = _nodes(removed)
         macs, params = self._macs - sum(macs_in_turn(removed)), self.params_left(removed)
-        saved_before, surplus = self._held.only_by(gone), self._total_params - self._most_params
+        surplus = self._total_params - self._most_params
         shares = {}
         for layer in candidates:
             parts = []
             if self._macs > 0 or surplus <= 0:
                 parts.append(min(layer.macs_beside(gone), max(macs, 1)) / max(self._macs, 1))
             if surplus > 0:
-                saved = self._held.only_by(gone | layer.nodes) - saved_before
-                parts.append(min(saved, max(params, 0)) / surplus)
+                parts.append(min(self._held.only_by(layer.nodes, gone), max(params, 0)) / surplus)
             shares[layer.path] = sum(parts) / len(parts)
         return shares
 
@@ -106,10 +105,12 @@ class _Holders:
                     self._sizes[key] = parameter.numel()
                     self._nodes.setdefault(key, set()).add(node)
 
-    def only_by(self, nodes: Collection[fx.Node]) -> int:
-        """Return how many parameters no other nodes than these hold."""
-        keys = {key for node in nodes for key in self._params.get(node, ())}
-        return sum(self._sizes[key] for key in keys if self._nodes[key].issubset(nodes))
+    def only_by(self, nodes: Collection[fx.Node], gone: Collection[fx.Node] = ()) -> int:
+        """Return how many parameters no other nodes than these hold, once the nodes ``gone`` are removed already."""
+        keys = {key for node in nodes if node not in gone for key in self._params.get(node, ())}
+        return sum(
+            self._sizes[key] for key in keys if all(node in nodes or node in gone for node in self._nodes[key])
+        )
 
 
 def _nodes(removed: Collection[Layer]) -> frozenset[fx.Node]:

@@ -116,7 +116,7 @@ def prune(arguments: argparse.Namespace, settings: Settings, target: float, fold
     command += ["--in-memory"] if arguments.in_memory else []
     command += ["--compile"] if settings.compile else []
     command += ["--cuda-graphs"] if settings.cuda_graphs else []
-    for name in ("epochs", "lr", "shrink_share", "precision", "seed", "workers"):
+    for name in ("epochs", "lr", "batch_size", "shrink_share", "precision", "seed", "workers"):
         command += ["--" + name.replace("_", "-"), str(getattr(settings, name))]
     if settings.learns_from_teacher:
         command += ["--distill", str(settings.distill), "--distill-features", str(settings.distill_features)]

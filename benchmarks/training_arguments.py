@@ -15,6 +15,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, epochs: int, lr: 
     parser.add_argument("--data", required=True, help="as for fxprune prune")
     parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--lr", type=float, default=lr)
+    parser.add_argument("--batch-size", type=int, default=Settings.batch_size)
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)

@@ -111,7 +111,7 @@ def _group(group: str, ours: list[Row], peers: list[Row]) -> dict[str, Any]:
         ),
         "not_emitted": [row["model"] for row in good if "not_emitted" in row],
         "tiers": dict(Counter(row["tier"] for row in mine if "tier" in row)),
-        "largest_difference": max((row["difference"] for row in good), default=None),
+        "largest_difference": max((difference for row in good for difference in _differences(row)), default=None),
         "other_size": dict(Counter(_verdict(row["other_size"]) for row in good)),
         "without_effect": [row["model"] for row in good if row["scaled_to_zero"] and row["effect"] < 1e-6],
         "median_removable_share": median(row["removable_share"] for row in good) if good else None,
@@ -120,6 +120,12 @@ def _group(group: str, ours: list[Row], peers: list[Row]) -> dict[str, Any]:
         "largest_peak_mb": max((row["peak_mb"] for row in mine if "peak_mb" in row), default=None),
         "torch_pruning": dict(theirs),
     }
+
+
+def _differences(row: Row) -> list[float]:
+    """Return the differences at the traced shape, and where the model runs there at another batch and image size."""
+    found = (row["difference"], row["other_batch"], row["other_size"])
+    return [one for one in found if not isinstance(one, str)]
 
 
 def _verdict(found: float | str) -> str:

@@ -56,7 +56,7 @@ def prune(
         threshold: remove every layer with at most this effective scale (1e-2 if no target is given).
         strength: of the proximal L1 (:class:`fxprune.ProximalL1`), where ``steps`` is not given.
         steps: number of optimizer steps after which ``target_macs`` shall be met by exact zeros
-            (:class:`fxprune.SteeredL1`); about 40% of the training is a good choice.
+            (:class:`fxprune.SteeredL1`); a quarter of the training is a good choice.
         verify: check in float64 that fusing and simplifying change nothing.
 
     Returns:

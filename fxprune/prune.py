@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
@@ -11,7 +12,7 @@ from torch import fx, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fxprune.after_training import AFTER_TRAINING
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, FxpruneWarning
 from fxprune.passes import InsertBranchScale, InsertResConv, RemoveLayers
 from fxprune.pipeline import Pipeline, PipelineResult
 from fxprune.rewriting import Pass
@@ -74,7 +75,9 @@ def prune(
     shrink: ProximalL1
     if steps is not None:
         if target_macs is None:
-            raise FxpruneError("steps is for target_macs: give both, or a strength")
+            raise FxpruneError(
+                "steps is for target_macs: give both (target_macs=1 if all MACs may stay), or a strength"
+            )
         shrink = SteeredL1(
             sparse, target_macs=target_macs, target_memory=target_memory, target_params=target_params, steps=steps
         )
@@ -88,6 +91,15 @@ def prune(
     if shrink.steps_done == 0 and untouched:
         raise FxpruneError(
             "fit took no step: train the graph that it is given, with an optimizer made from its parameters"
+        )
+    further = {"target_memory": target_memory, "target_params": target_params}
+    missed = [name for name, share in further.items() if share is not None]
+    if missed and isinstance(shrink, SteeredL1) and not shrink.is_met:
+        warnings.warn(
+            f"{' and '.join(missed)} may not be met: fit took {shrink.steps_done} steps of the {steps} that "
+            "steering was given; give fewer steps, or train for longer",
+            FxpruneWarning,
+            stacklevel=2,
         )
     sparse.eval()
     require_finite(sparse)

@@ -110,6 +110,11 @@ class SteeredL1(ProximalL1):
     def _measure(self) -> None:
         """Nothing: a layer's input is measured when the layer is compared, on the probe."""
 
+    @property
+    def is_met(self) -> bool:
+        """Whether the graph without its closed layers meets all targets."""
+        return self._is_met and all(self.layers[path].closed for path in self.order)
+
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Move every chosen gate towards zero as the schedule asks; the others stay as they are."""

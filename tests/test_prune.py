@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -116,3 +117,12 @@ def test_single_convs_or_whole_branches(layers: Any, kinds: set[str]) -> None:
 
     result = fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit, layers=layers)
     assert targets(result.graph_module).count("Conv2d") == 1
+
+
+@pytest.mark.parametrize(("steps", "is_met"), [(4, True), (400, False)])
+def test_further_targets_that_are_missed_are_told(steps: int, is_met: bool) -> None:
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), loop, target_macs=1.0, target_params=0.8, steps=steps)
+    told = any("target_params may not be met: fit took 6 steps of the 400" in str(one.message) for one in found)
+    assert told is not is_met

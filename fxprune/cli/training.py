@@ -36,7 +36,7 @@ def demo(seed: int, out: Path) -> None:
 @click.option(
     "--target-macs",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Share of MACs to leave; 0.5 unless a strength is given.",
+    help="Share of MACs to leave; 0.5 unless a strength or another target is given.",
 )
 @click.option(
     "--target-memory",
@@ -137,7 +137,8 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     }
     strength = target["strength"]
     if target["target_macs"] is None and strength is None:
-        target["target_macs"] = 0.5
+        is_alone = target["target_memory"] is None and target["target_params"] is None
+        target["target_macs"] = 0.5 if is_alone else 1.0
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
     settings = Settings(**options)
@@ -159,6 +160,8 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     say = _say if accelerator.is_main_process else _say_nothing
     if loaded.is_random:
         say(f"{model} starts from random weights: --weights FILE loads trained ones")
+    if loaded.is_random and settings.learns_from_teacher and not teacher_weights:
+        say("the teacher has random weights and nothing to teach: --teacher-weights FILE loads trained ones")
     if loaded.left_random:
         say(f"{weights} holds another number of classes: {', '.join(loaded.left_random)} start from random weights")
     teachers = [load_model(model, path, classes).model for path in teacher_weights]

@@ -103,7 +103,7 @@ class SteeredL1(ProximalL1):
             least_macs=0 if self._memory is None else self._memory.macs_to_meet_it(),
         )
         self._params = {path: max(1, self._surplus.params_of(layer)) for path, layer in self._found.items()}
-        self._is_met = self._target_is_met()
+        self._enough_chosen = self._is_enough_chosen()
         shares = self._surplus.shares(self._found.values(), ())
         self._end = 1 + (window - 1) * sum(shares.values()) / len(shares)  # when the last layer is about closed
 
@@ -113,7 +113,7 @@ class SteeredL1(ProximalL1):
     @property
     def is_met(self) -> bool:
         """Whether the graph without its closed layers meets all targets."""
-        return self._is_met and all(self.layers[path].closed for path in self.order)
+        return self._enough_chosen and all(self.layers[path].closed for path in self.order)
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -123,11 +123,11 @@ class SteeredL1(ProximalL1):
             if path not in self.order and not layer.closed and not layer.resting:
                 layer.gate.fill_(self._gates[path])  # before the choice, which compares layers as they are
         time = self.steps_done / self.steps * self._end  # in shares of the MACs to save
-        while (time >= sum(self._shares) or self.steps_done >= self.steps) and not self._is_met:
+        while (time >= sum(self._shares) or self.steps_done >= self.steps) and not self._enough_chosen:
             path, share = self._next_layer()
             self.order.append(path)
             self._shares.append(share)
-            self._is_met = self._target_is_met()
+            self._enough_chosen = self._is_enough_chosen()
             if self.layers[path].resting:
                 self._wake(path)
         for path, layer in self.layers.items():
@@ -147,7 +147,7 @@ class SteeredL1(ProximalL1):
         self._found[path].wake()
         self.layers[path].gate.requires_grad_(False)
 
-    def _target_is_met(self) -> bool:
+    def _is_enough_chosen(self) -> bool:
         chosen = [self._found[path] for path in self.order]
         return self._surplus.is_met(chosen) and (self._memory is None or not self._memory.excess(chosen))
 
@@ -277,7 +277,7 @@ class SteeredL1(ProximalL1):
         for layer in self.layers.values():
             layer.trained_scale.requires_grad_(False)
         self._gates = self._gates_now()
-        self._is_met = self._target_is_met()
+        self._enough_chosen = self._is_enough_chosen()
 
 
 def _relative_difference(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:

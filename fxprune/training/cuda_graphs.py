@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -32,7 +33,8 @@ class CudaGraphs:
     def __call__(self, images: torch.Tensor) -> Any:
         """Return what the network returns for images (N, C, H, W); raises FxpruneError if it cannot be recorded."""
         if len(images) > self._shape[0]:
-            self._replay = None  # its memory is free before more is taken
+            self._replay = None
+            gc.collect()  # a recording refers to itself; its memory is free before more is taken
             self._shape, self._replay = images.shape, _record(self._network, images)
         return self._replay(images) if images.shape == self._shape else self._network(images)
 
@@ -62,7 +64,11 @@ def _record(network: nn.Module, images: torch.Tensor) -> Callable[[torch.Tensor]
             recorded = torch.cuda.make_graphed_callables(module, (images.clone(),), allow_unused_input=True)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, AssertionError, AttributeError) as error:  # the last two: of outputs that are no tensors
+    except (
+        RuntimeError,
+        AssertionError,
+        AttributeError,
+    ) as error:  # the last two: trained buffers, outputs that are no tensors
         raise FxpruneError(
             f"the network cannot be recorded as CUDA graphs ({first_line(error)}); leave cuda_graphs out"
         ) from error

@@ -30,7 +30,6 @@ from fxprune.emit import emit, source_obstacle
 from fxprune.errors import LoadError
 from fxprune.facts.activation_memory import peak_activation_bytes
 from fxprune.facts.costs import total_macs, total_params
-from fxprune.facts.layers import count_for_target
 from fxprune.facts.layers import layers as layers_of
 from fxprune.facts.shapes import shape
 from fxprune.files import write_json
@@ -149,13 +148,11 @@ def prune_on_data(
     for step in inserted.steps:
         step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
     sparse = inserted.graph_module
-    if target_macs is not None:
-        count_for_target(sparse, layers_of(sparse), target_macs)  # raises before any training if that is not possible
     check_targets(target_macs, {"target_memory": target_memory, "target_params": target_params}, strength)
+    if target_macs is not None:  # raises before any training if that is not possible
+        Surplus(sparse, target_macs=target_macs, target_params=target_params)
     if target_memory is not None:
         MemoryTarget(sparse, target_memory)  # raises too
-    if target_macs is not None and target_params is not None:
-        Surplus(sparse, target_macs=target_macs, target_params=target_params)
     outputs = shape(traced.graph.output_node().all_input_nodes[0]) or (0,)
     if outputs[-1] > data.classes:
         say(f"the model has {outputs[-1]} outputs for {data.classes} classes: the others only cost time (--classes)")

@@ -56,7 +56,7 @@ def prune(
         target_params: with ``steps``, the share of the parameters to leave (likewise).
         threshold: remove every layer with at most this effective scale (1e-2 if no target is given).
         strength: of the proximal L1 (:class:`fxprune.ProximalL1`), where ``steps`` is not given.
-        steps: number of optimizer steps after which ``target_macs`` shall be met by exact zeros
+        steps: number of optimizer steps after which the targets shall be met by exact zeros
             (:class:`fxprune.SteeredL1`); a quarter of the training is a good choice.
         verify: check in float64 that fusing and simplifying change nothing.
 
@@ -70,20 +70,21 @@ def prune(
     """
     traced = trace(model, example_inputs)
     sparse = insert_scales(traced, layers, verify=verify).graph_module
+    further = {"target_memory": target_memory, "target_params": target_params}
+    further = {name: share for name, share in further.items() if share is not None}
+    if steps is not None and threshold is None:
+        threshold = 0.0
     removal = RemoveLayers(threshold=threshold, target_macs=target_macs)
     removal(sparse)  # before any training: raises if the target cannot be met
     shrink: ProximalL1
     if steps is not None:
-        if target_macs is None:
+        if target_macs is None and not further:
             raise FxpruneError(
-                "steps is for target_macs: give both (target_macs=1 if all MACs may stay), or a strength"
+                "steps is for a target: give target_macs, target_memory or target_params too, or a strength"
             )
-        shrink = SteeredL1(
-            sparse, target_macs=target_macs, target_memory=target_memory, target_params=target_params, steps=steps
-        )
-    elif target_memory is not None or target_params is not None:
-        which = "target_params" if target_memory is None else "target_memory"
-        raise FxpruneError(f"{which} is for layers that are steered to zero: give target_macs and steps too")
+        shrink = SteeredL1(sparse, target_macs=target_macs, steps=steps, **further)
+    elif further:
+        raise FxpruneError(f"{next(iter(further))} is for layers that are steered to zero: give steps too")
     else:
         shrink = ProximalL1(sparse, strength)
     _fit(fit, sparse, shrink)
@@ -92,11 +93,9 @@ def prune(
         raise FxpruneError(
             "fit took no step: train the graph that it is given, with an optimizer made from its parameters"
         )
-    further = {"target_memory": target_memory, "target_params": target_params}
-    missed = [name for name, share in further.items() if share is not None]
-    if missed and isinstance(shrink, SteeredL1) and not shrink.is_met:
+    if further and isinstance(shrink, SteeredL1) and not shrink.is_met:
         warnings.warn(
-            f"{' and '.join(missed)} may not be met: fit took {shrink.steps_done} steps of the {steps} that "
+            f"{' and '.join(further)} may not be met: fit took {shrink.steps_done} steps of the {steps} that "
             "steering was given; give fewer steps, or train for longer",
             FxpruneWarning,
             stacklevel=2,

@@ -49,7 +49,7 @@ class SteeredL1(ProximalL1):
 
     Args:
         graph_module: a graph with BranchScales, or ResConvs in the "gain-gate" parametrisation, or both.
-        target_macs: the share of the graph's MACs to leave.
+        target_macs: the share of the graph's MACs to leave; all may stay unless it is given.
         target_memory: the share to leave of the most memory that activations take at a time in inference, beside
             weights and inputs, in the network that will be emitted.
         target_params: the share of the graph's parameters to leave, those of scales left out.
@@ -61,15 +61,15 @@ class SteeredL1(ProximalL1):
 
     Raises:
         TargetError: a target cannot be met; says what can.
-        FxpruneError: as :class:`ProximalL1`.
+        FxpruneError: there is no target, or as :class:`ProximalL1`.
     """
 
     def __init__(
         self,
         graph_module: fx.GraphModule,
         *,
-        target_macs: float,
         steps: int,
+        target_macs: float | None = None,
         target_memory: float | None = None,
         target_params: float | None = None,
         probe_inputs: Sequence[Any] | None = None,
@@ -77,6 +77,8 @@ class SteeredL1(ProximalL1):
     ) -> None:
         if steps < 1:
             raise FxpruneError(f"steps is the number of steps after which the target is met; got {steps}")
+        if target_macs is None and target_memory is None and target_params is None:
+            raise FxpruneError("SteeredL1 needs a target: give target_macs, target_memory or target_params")
         super().__init__(graph_module, 0.0)
         if any(layer.parametrization == "free" for layer in self.layers.values()):
             raise FxpruneError("SteeredL1 needs the gain-gate parametrisation; insert with it, or use ProximalL1")

@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 
 from torch import fx
 
-from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError, TargetError
-from fxprune.facts.costs import around_regions, total_macs, total_params
+from fxprune.facts.costs import total_macs, total_params
+from fxprune.facts.holders import Holders
 from fxprune.facts.layers import Layer, count_for_target, layers, macs_in_turn
-from fxprune.graph import TRACED_MACS, called_module, graphs_of
+from fxprune.graph import TRACED_MACS
 
 
 class Surplus:
@@ -18,8 +18,8 @@ class Surplus:
 
     Args:
         graph_module: a graph with layer scales.
-        target_macs: the share to leave of the MACs that were traced.
-        target_params: the share to leave of the parameters that the graph holds, those of scales left out.
+        target_macs: the share to leave of the MACs that were traced; None: all may stay.
+        target_params: likewise of the parameters that the graph holds, those of scales left out.
         least_macs: MACs that have to go in any case, for another target.
 
     Raises:
@@ -27,15 +27,20 @@ class Surplus:
     """
 
     def __init__(
-        self, graph_module: fx.GraphModule, *, target_macs: float, target_params: float | None, least_macs: int = 0
+        self,
+        graph_module: fx.GraphModule,
+        *,
+        target_macs: float | None,
+        target_params: float | None,
+        least_macs: int = 0,
     ) -> None:
         self._graph_module = graph_module
         self._all = layers(graph_module)
-        self._target_macs = target_macs
-        self._held = _Holders(graph_module)
-        count_for_target(graph_module, self._all, target_macs)  # raises
+        self._target_macs = 1.0 if target_macs is None else target_macs
+        self._held = Holders(graph_module)
+        count_for_target(graph_module, self._all, self._target_macs)  # raises
         macs = total_macs(graph_module)
-        self._macs = max(macs - target_macs * graph_module.meta.get(TRACED_MACS, macs), least_macs)
+        self._macs = max(macs - self._target_macs * graph_module.meta.get(TRACED_MACS, macs), least_macs)
         self._total_params = total_params(graph_module)
         self._most_params: float = self._total_params
         if target_params is None:
@@ -83,34 +88,6 @@ class Surplus:
     def params_of(self, layer: Layer) -> int:
         """Return how many parameters go with ``layer``."""
         return self._held.only_by(layer.nodes)
-
-
-class _Holders:
-    """Which nodes hold each parameter; those that only measure a branch's weights, for its scale, do not count.
-
-    What lies in a region is held by the region's nodes alone, not by the call of the opaque module around it.
-    """
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        self._sizes: dict[int, int] = {}
-        self._nodes: dict[int, set[fx.Node]] = {}
-        self._params: dict[fx.Node, list[int]] = {}
-        for _, graph in graphs_of(graph_module):
-            for node in graph.graph.nodes:
-                if node.op == "get_attr" and all(isinstance(called_module(n), BranchScale) for n in node.users):
-                    continue
-                found = around_regions(node)
-                self._params[node] = list(found)
-                for key, parameter in found.items():
-                    self._sizes[key] = parameter.numel()
-                    self._nodes.setdefault(key, set()).add(node)
-
-    def only_by(self, nodes: Collection[fx.Node], gone: Collection[fx.Node] = ()) -> int:
-        """Return how many parameters no other nodes than these hold, once the nodes ``gone`` are removed already."""
-        keys = {key for node in nodes if node not in gone for key in self._params.get(node, ())}
-        return sum(
-            self._sizes[key] for key in keys if all(node in nodes or node in gone for node in self._nodes[key])
-        )
 
 
 def _nodes(removed: Collection[Layer]) -> frozenset[fx.Node]:

@@ -100,3 +100,14 @@ def test_targets_that_cannot_be() -> None:
         fxprune.SteeredL1(sparse(), target_macs=0.9, target_params=1.5, steps=10)
     with pytest.raises(FxpruneError, match="target_params is for layers that are steered to zero"):
         fxprune.prune(Stages(), torch.randn(4, 8, 8, 8), lambda graph: None, target_macs=0.5, target_params=0.5)
+
+
+def test_a_target_of_parameters_alone_leaves_the_macs() -> None:
+    graph = sparse()
+    shrink = fxprune.SteeredL1(graph, target_params=0.5, steps=10)
+    for _ in range(10):
+        shrink.step(0.0)
+    assert shrink.is_met
+    assert total_params(emitted(graph)) <= 0.5 * total_params(sparse())
+    with pytest.raises(FxpruneError, match="needs a target: give target_macs, target_memory or target_params"):
+        fxprune.SteeredL1(sparse(), steps=10)

@@ -138,7 +138,7 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     strength = target["strength"]
     if target["target_macs"] is None and strength is None:
         is_alone = target["target_memory"] is None and target["target_params"] is None
-        target["target_macs"] = 0.5 if is_alone else 1.0
+        target["target_macs"] = 0.5 if is_alone else None
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
     settings = Settings(**options)

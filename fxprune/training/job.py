@@ -130,7 +130,7 @@ def prune_on_data(
 ) -> dict[str, Any]:
     """Prune ``model`` to ``target_macs`` of its MACs while it trains on ``data``; write ``out``, return the report.
 
-    ``target_memory`` and ``target_params`` are further targets, for layers that are steered (see
+    ``target_memory`` and ``target_params`` are targets beside or instead of it, for layers that are steered (see
     :class:`fxprune.SteeredL1`).
     With a ``strength`` the scales are shrunk by a fixed proximal L1 instead, zeros are removed, and what a target
     asks for beyond them is cut at the end. ``model`` is not changed. It is the teacher of ``settings.distill`` and
@@ -148,9 +148,8 @@ def prune_on_data(
     for step in inserted.steps:
         step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
     sparse = inserted.graph_module
-    check_targets(target_macs, {"target_memory": target_memory, "target_params": target_params}, strength)
-    if target_macs is not None:  # raises before any training if that is not possible
-        Surplus(sparse, target_macs=target_macs, target_params=target_params)
+    check_targets({"target_memory": target_memory, "target_params": target_params}, strength)
+    Surplus(sparse, target_macs=target_macs, target_params=target_params)  # raises if a target cannot be met
     if target_memory is not None:
         MemoryTarget(sparse, target_memory)  # raises too
     outputs = shape(traced.graph.output_node().all_input_nodes[0]) or (0,)

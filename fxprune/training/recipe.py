@@ -53,9 +53,9 @@ def train(
     Args:
         model: any network that returns logits; with a target or a strength, a graph with layer scales.
         target_macs: the share of MACs to leave: scales are steered to zero until it is met.
-        target_memory: with it, the share of the peak activation memory to leave (see :class:`fxprune.SteeredL1`).
-        target_params: likewise, of the parameters.
-        strength: of a proximal L1 on the scales, fixed, instead of a target.
+        target_memory: the share of the peak activation memory to leave, likewise (see :class:`fxprune.SteeredL1`).
+        target_params: that of the parameters.
+        strength: of a proximal L1 on the scales, fixed, instead of targets.
         teacher: the network that ``settings.distill`` and ``distill_features`` learn from; a graph for the latter.
         checkpoint: where to save the state after every epoch, and every ``settings.checkpoint_minutes``; an existing
             one is gone on from, in the middle of an epoch as if nothing had happened.
@@ -66,7 +66,8 @@ def train(
         FxpruneError: the loss became NaN, the data do not fit the model, or the teacher is missing or will not do.
     """
     further = {"target_memory": target_memory, "target_params": target_params}
-    check_targets(target_macs, further, strength)
+    check_targets(further, strength)
+    targets = {"target_macs": target_macs, **further}
     if not settings.learns_from_teacher:
         teacher = None
     elif teacher is None:
@@ -78,7 +79,6 @@ def train(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     data = data.to(device)
     log = Metrics(metrics, accelerator)
-    targets = {"target_macs": target_macs, **further}
     shrink = _shrinking(model, data, settings, targets, strength)
     trainer = Trainer(model, data, settings, accelerator, log, shrink=shrink, teacher=teacher)
     run = {"settings": settings.shared(), **targets, "strength": strength}
@@ -122,13 +122,11 @@ def train(
     return log.rows
 
 
-def check_targets(target_macs: float | None, further: Mapping[str, float | None], strength: float | None) -> None:
-    """Raise FxpruneError if a further target, by name, is given where no layers are steered to zero."""
+def check_targets(further: Mapping[str, float | None], strength: float | None) -> None:
+    """Raise FxpruneError if a target beside that of MACs, by name, is given where no layers are steered to zero."""
     for name, share in further.items():
         if share is not None and strength is not None:
             raise FxpruneError(f"{name} is for layers that are steered to zero: leave strength out")
-        if share is not None and target_macs is None:
-            raise FxpruneError(f"{name} is beside target_macs: give that too, 1 if all MACs may stay")
 
 
 def _shrinking(
@@ -138,7 +136,7 @@ def _shrinking(
     targets: Mapping[str, float | None],
     strength: float | None,
 ) -> ProximalL1 | None:
-    if targets["target_macs"] is None and strength is None:
+    if strength is None and all(share is None for share in targets.values()):
         return None
     assert isinstance(model, fx.GraphModule)
     if strength is not None:
@@ -146,7 +144,7 @@ def _shrinking(
     steps = steps_per_epoch(data, settings.batch_size) * settings.epochs
     return SteeredL1(
         model,
-        **targets,  # type: ignore[arg-type]  # target_macs is no None here
+        **targets,
         steps=max(1, round(steps * settings.shrink_share)),
         probe_inputs=(sample_inputs(data, _PROBE_IMAGES),),
     )

@@ -93,6 +93,11 @@ def test_what_is_counted_on_inside_and_used_outside_keeps_the_branch() -> None:
     assert "outside" in str(branch.reason)
 
 
+def test_parameters_that_others_hold_too_do_not_go_with_a_branch() -> None:
+    found = branches_of(lambda m, x: (y := x + m.b(m.a(x))) + m.a(y), a=conv(), b=conv())
+    assert [branch.params for branch in found] == [4 * 4 * 9 + 4, 0]
+
+
 def test_terms_of_a_longer_sum_are_branches_each() -> None:
     found = branches_of(lambda m, x: x + m.a(x) + m.b(x), a=conv(), b=conv())
     assert [branch.reason for branch in found] == [None, None]

@@ -38,8 +38,6 @@ def quiet(message: str) -> None:
 
 
 def test_further_targets_are_for_steering(data: ImageData) -> None:
-    with pytest.raises(fxprune.FxpruneError, match="target_params is beside target_macs: give that too"):
-        train(net(), data, QUICK, quiet, target_params=0.5)
     with pytest.raises(fxprune.FxpruneError, match="target_memory is for layers that are steered to zero: leave"):
         train(net(), data, QUICK, quiet, strength=1.0, target_memory=0.5)
 

@@ -108,6 +108,7 @@ _COLUMNS = {
     "top-1": ("top1", ".2%"),
     "layers": ("layers_left", ","),
     "MACs": ("macs_left", ".1%"),
+    "parameters": ("params_left", ".1%"),
     "seconds": ("seconds", ".1f"),
 }
 _RESULTS = {

@@ -12,14 +12,15 @@ sparse graph's parameters, not from those of the model that was traced.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 
 from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError
-from fxprune.facts.costs import total_macs
+from fxprune.facts.costs import total_macs, total_params
+from fxprune.facts.holders import Holders
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, layers, macs_in_turn
 from fxprune.graph import TRACED_MACS, called_module, graphs_of
@@ -33,6 +34,15 @@ __all__ = [
     "parameter_groups",
     "report",
 ]
+
+
+class _Left(NamedTuple):
+    """What follows from the layers that are closed: those that go with them, and shares of what is left."""
+
+    closed: list[str]
+    gone: list[str]
+    macs: float
+    params: float
 
 
 class ProximalL1:
@@ -71,7 +81,8 @@ class ProximalL1:
         if any(not one >= 0 for one in self.strength.values()):
             raise FxpruneError("the strength of an L1 penalty must not be negative")
         self.steps_done = 0
-        self._known: tuple[list[str], list[str], float] | None = None  # closed layers, and what follows from them
+        self._known: _Left | None = None
+        self._held = Holders(graph_module)
 
     def _measure(self) -> None:
         measure_inputs(self.graph_module)
@@ -99,25 +110,30 @@ class ProximalL1:
     @property
     def gone(self) -> list[str]:
         """The paths of the layers that go with the closed ones: these, and what lies in closed branches."""
-        return self._without_closed()[0]
+        return self._without_closed().gone
 
     @property
     def left(self) -> float:
         """The share of the traced graph's MACs that is left without the closed layers."""
-        return self._without_closed()[1]
+        return self._without_closed().macs
 
-    def _without_closed(self) -> tuple[list[str], float]:
-        """Return ``gone`` and ``left``, worked out anew only once another layer was closed: every step asks."""
+    @property
+    def params_left(self) -> float:
+        """The share of the graph's parameters, those of scales left out, that is left without the closed layers."""
+        return self._without_closed().params
+
+    def _without_closed(self) -> _Left:
+        """Return what follows, worked out anew only once another layer was closed: every step asks."""
         closed = self.closed
-        if self._known is not None and self._known[0] == closed:
-            return self._known[1:]
-        macs = total_macs(self.graph_module)
+        if self._known is not None and self._known.closed == closed:
+            return self._known
+        macs, params = total_macs(self.graph_module), total_params(self.graph_module)
         shut = [self._found[path] for path in closed]
         nodes: set[fx.Node] = set().union(*(layer.nodes for layer in shut))
         gone = [path for path, layer in self._found.items() if layer.node in nodes]
         left = float((macs - sum(macs_in_turn(shut))) / self.graph_module.meta.get(TRACED_MACS, macs))
-        self._known = closed, gone, left
-        return gone, left
+        self._known = _Left(closed, gone, left, 1 - self._held.only_by(nodes) / max(1, params))
+        return self._known
 
     def close_zeros(self) -> None:
         """Close the layers whose scale is exactly zero: they stay so, and need not be computed any more."""

@@ -122,7 +122,10 @@ def test_prune_from_the_shell_and_its_resuming(
     assert "peak activation bytes" in text
     assert report["accuracy_after"] == report["accuracy_before_removal"]
     assert report["max_relative_difference"] < 1e-9
-    assert "of 23 removable layers are gone" in text
+    left = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["layers_left"]
+    shares = [f"{1 - report[f'{cost}_after'] / report[f'{cost}_before']:.1%}" for cost in ("macs", "params")]
+    assert f"{23 - left} of 23 removable layers are gone, with {shares[0]} of the MACs and {shares[1]} of" in text
+    assert f"removed {23 - left} layers: held-out" in text
     assert "removed" in (out / "diff.txt").read_text()
 
     code, _, err = run(capsys, *prune_command(images, out, *targets))

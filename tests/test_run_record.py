@@ -18,7 +18,7 @@ ROWS: list[dict[str, Any]] = [
     {"step": 60, "epoch": 1, "loss": 1.5, "top1": 0.5, "layers_left": 3, "macs_left": 1.0, "scales": {"b": 0.5}},
     {"step": 100, "loss": 1.0, "layers_left": 2, "macs_left": 0.7, "scales": {"b": 0.0}},
     {"step": 120, "epoch": 2, "loss": 0.9, "top1": 0.75, "layers_left": 2, "macs_left": 0.7, "scales": {},
-     "seconds": 3.5},
+     "params_left": 0.6, "seconds": 3.5},
 ]  # fmt: skip
 REPORT = {
     "model": "NET", "data": "digits", "macs_before": 1000, "macs_after": 700, "params_before": 90, "params_after": 60,
@@ -46,7 +46,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     for line in (
         f"{tmp_path}: model NET, data digits, finished",
         "1 60 1.500 50.00% 3 100.0%",
-        "2 120 0.900 75.00% 2 70.0% 3.5",
+        "2 120 0.900 75.00% 2 70.0% 60.0% 3.5",
         "1 fine-tuning 60 0.500 80.00%",
         "held-out top-1 80.00% 75.00%",
         "ms at batch 1 2.00 1.50",

@@ -213,7 +213,8 @@ def _show_report(report: dict[str, Any], out: Path) -> None:
     click.echo(
         tabulate(before_and_after(report), headers=["", "before", "after"], colalign=("left", "right", "right"))
     )
-    removed, saved = len(report["layers_removed"]), 1 - report["macs_after"] / report["macs_before"]
-    click.echo(f"{removed} of {report['layers_removable']} removable layers are gone, with {saved:.1%} of the MACs")
+    removed = f"{len(report['layers_removed'])} of {report['layers_removable']} removable layers are gone"
+    macs, params = (f"{1 - report[f'{name}_after'] / report[f'{name}_before']:.1%}" for name in ("macs", "params"))
+    click.echo(f"{removed}, with {macs} of the MACs and {params} of the parameters")
     click.echo(f"verified: largest relative difference {report['max_relative_difference']:.2g} (float64)")
     click.echo(f"the pruned model, report.json and diff.html are in {out}")

@@ -49,7 +49,7 @@ from fxprune.training.settings import Settings
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-REPORT_SCHEMA = 3
+REPORT_SCHEMA = 4
 _EXAMPLES = 16
 _LOCK = ".lock"
 _PICKLED = "model.pt"
@@ -186,13 +186,15 @@ def prune_on_data(
     )
     trained = accuracy(sparse)
     sparse.cpu().to(memory_format=torch.contiguous_format).eval()
-    removable = len(layers_of(sparse))
+    candidates = [layer.path for layer in layers_of(sparse)]
     cut = passes.RemoveLayers(threshold=0.0, target_macs=None if strength is None else target_macs)
     results = [Pipeline([cut] if settings.finetune_epochs else [cut, *AFTER_TRAINING])(sparse)]
     removal = results[0].steps[0].result
     removed = removal.graph_module
     without = accuracy(removed)
-    say(f"removed {len(removal.rewritten)} layers: held-out top-1 {trained:.2%} -> {without:.2%}")
+    staying = {layer.path for layer in layers_of(removed)}
+    gone = [path for path in candidates if path not in staying]  # with what lay in branches
+    say(f"removed {len(gone)} layers: held-out top-1 {trained:.2%} -> {without:.2%}")
     if settings.finetune_epochs:
         for layer in layers_of(removed):
             layer.module.trained_scale.requires_grad_(False)  # what stays, stays as it is
@@ -226,8 +228,8 @@ def prune_on_data(
         "params_after": total_params(pruned),
         "activation_bytes_before": peak_activation_bytes(Pipeline(AFTER_TRAINING, verify=False)(traced).graph_module),
         "activation_bytes_after": peak_activation_bytes(pruned),
-        "layers_removable": removable,
-        "layers_removed": [site.path for site in removal.rewritten],
+        "layers_removable": len(candidates),
+        "layers_removed": gone,
         "accuracy_before": before,
         "accuracy_before_removal": trained,
         "accuracy_after_removal": without,
@@ -265,7 +267,9 @@ def prune_on_data(
 def _point(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the report tells of an epoch."""
     return {
-        name: row[name] for name in ("epoch", "loss", "top1", "layers_left", "macs_left", "seconds") if name in row
+        name: row[name]
+        for name in ("epoch", "loss", "top1", "layers_left", "macs_left", "params_left", "seconds")
+        if name in row
     }
 
 

@@ -229,7 +229,8 @@ class Trainer:
             left = len(self.shrink.layers) - len(self.shrink.gone)
             scales = {path: round(layer.effective_scale, 4) for path, layer in self.shrink.layers.items()}
             moved = {path: scale for path, scale in scales.items() if self.metrics.scales.get(path) != scale}
-            state |= {"layers_left": left, "macs_left": self.shrink.left, "scales": moved}
+            state |= {"layers_left": left, "macs_left": self.shrink.left}
+            state |= {"params_left": self.shrink.params_left, "scales": moved}
         return state
 
     def _note(self, loss: float) -> str:

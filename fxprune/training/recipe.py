@@ -110,8 +110,7 @@ def train(
             save()
             row = log.rows[-1]
             done = f"epoch {row['epoch']}/{settings.epochs}: loss {row['loss']:.3f}, held-out top-1 {row['top1']:.2%}"
-            left = f", {row['layers_left']} layers and {row['macs_left']:.1%} of the MACs left" if shrink else ""
-            say(done + left)
+            say(done + (_left(row) if shrink else ""))
     trainer.finish()
     if settings.recalibrate:
         seed = settings.seed * 100_003 + settings.epochs
@@ -178,6 +177,11 @@ def _resume(path: Path, run: dict[str, Any], trainer: Trainer) -> None:
         trainer.step, trainer.loss_sum, trainer.top1 = state["step"], state["loss_sum"], state["top1"]
     except (RuntimeError, ValueError, KeyError) as error:
         raise LoadError(f"checkpoint {path} is of another model: {first_line(error)}") from error
+
+
+def _left(row: Mapping[str, Any]) -> str:
+    macs, params = f"{row['macs_left']:.1%} of the MACs", f"{row['params_left']:.1%} of the parameters"
+    return f", {row['layers_left']} layers, {macs} and {params} left"
 
 
 def _where(trainer: Trainer) -> str:

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 import fxprune
 from fxprune.errors import FxpruneError, LoadError
-from fxprune.facts.costs import total_macs
+from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import layers
 from fxprune.passes import RemoveLayers
 from fxprune.prune import insert_scales
@@ -82,6 +82,7 @@ def test_the_target_is_met_by_zeros_whose_removal_changes_nothing(data: ImageDat
     epochs = [row for row in rows if "epoch" in row]
     assert [row["epoch"] for row in epochs] == [1, 2]
     assert epochs[-1]["macs_left"] == pytest.approx(total_macs(removed) / before)
+    assert epochs[-1]["params_left"] == pytest.approx(total_params(removed) / total_params(sparse))
     assert read_rows(tmp_path / "metrics.jsonl")[0] == rows
     told: dict[str, float] = {}
     for row in rows:

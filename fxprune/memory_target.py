@@ -12,6 +12,7 @@ from fxprune.after_training import AFTER_TRAINING
 from fxprune.errors import TargetError
 from fxprune.facts.activation_memory import activation_bytes
 from fxprune.facts.layers import Layer, awake, layers, macs_in_turn
+from fxprune.graph import place
 from fxprune.module_tree import evaluating
 from fxprune.passes import RemoveLayers
 from fxprune.pipeline import Pipeline
@@ -41,18 +42,23 @@ class MemoryTarget:
                 if layer.module.closed:
                     opened.enter_context(awake(layer))
                     _set_gate(layer, 1.0)
-            whole = max(self._bytes_without(()))
+            whole = max(self._bytes_without(()).values())
         self.limit = share * whole
-        least = max(self._bytes_without(everything))
-        if least > self.limit:
+        held = self._bytes_without(everything)
+        peak = max(held, key=held.__getitem__)
+        if held[peak] > self.limit:
+            least = held[peak] / whole
+            advice = f"ask for at least {least + 5e-4:.3f}"
+            if least > 0.9995:
+                advice = f"no removal lowers that, which is the most at {place(peak)}: leave target_memory out"
             raise TargetError(
                 f"target_memory={share:g} cannot be met: without all {len(everything)} removable layers a forward "
-                f"pass still holds {least / whole:.3f} of the memory; ask for at least {least / whole + 5e-4:.3f}"
+                f"pass still holds {least:.3f} of the memory; {advice}"
             )
 
     def excess(self, removed: Collection[Layer]) -> float:
         """Return by how many bytes the network without ``removed`` is above the limit, summed over its nodes."""
-        return sum(max(0.0, held - self.limit) for held in self._bytes_without(removed))
+        return sum(max(0.0, held - self.limit) for held in self._bytes_without(removed).values())
 
     def macs_to_meet_it(self) -> int:
         """Return the MACs of one sample of layers that meet it when they go, each the largest that helps."""
@@ -67,13 +73,13 @@ class MemoryTarget:
             gone |= chosen[-1].nodes
         return sum(macs_in_turn(chosen))
 
-    def _bytes_without(self, removed: Collection[Layer]) -> Collection[int]:
+    def _bytes_without(self, removed: Collection[Layer]) -> dict[fx.Node, int]:
         with evaluating(self.graph_module), ExitStack() as closed:
             for layer in removed:
                 closed.enter_context(awake(layer))
                 _set_gate(layer, 0.0)
             compiled = _COMPILE(self.graph_module).graph_module
-        return activation_bytes(compiled).values()
+        return activation_bytes(compiled)
 
 
 @torch.no_grad()

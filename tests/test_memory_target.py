@@ -116,3 +116,7 @@ def test_memory_that_takes_more_than_one_layer_at_a_time(monkeypatch: pytest.Mon
 def test_memory_that_no_removal_lowers_is_refused_before_training() -> None:
     with pytest.raises(TargetError, match=r"target_memory=0.5 cannot be met: .* ask for at least 0.667"):
         fxprune.SteeredL1(blocks(), target_macs=0.5, target_memory=0.5, steps=10)
+    stem_and_one = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.Conv2d(32, 4, 3, padding=1), nn.Conv2d(4, 4, 1))
+    graph = passes.InsertResConv()(fxprune.trace(stem_and_one, torch.randn(4, 3, 8, 8))).graph_module
+    with pytest.raises(TargetError, match=r"no removal lowers that, which is the most at _1 \(1\): leave"):
+        fxprune.SteeredL1(graph, target_memory=0.9, steps=10)

@@ -38,6 +38,10 @@ def read_diff(path: Path) -> GraphDiff:
     except FileNotFoundError as error:
         if not path.exists():
             raise LoadError(f"there is no file or folder {path}") from error
+        if (path / "run.json").is_file():
+            raise LoadError(
+                f"the run in {path} is not finished: its diff is written at the end; fxprune report tells how it goes"
+            ) from error
         raise LoadError(f"{path} holds no {_DATA}; give a second model to compare with") from error
     except (OSError, ValueError, RecursionError) as error:
         why = "it is no text" if isinstance(error, UnicodeDecodeError) else first_line(error)

@@ -2,8 +2,8 @@
 
 The folder holds the emitted model (model.py, weights.safetensors, graph.json; where a part of it could not be traced,
 model.pt: the network for torch.load, which needs its code), report.json, what was changed
-(diff.html, diff.txt, diff.json), metrics.jsonl, and, while it is being made, run.json and checkpoint.pt, from which
-the same command goes on after a kill.
+(diff.html, diff.txt, diff.json), how it was trained (run.json, metrics.jsonl), and checkpoint.pt, from which the same
+command goes on after a kill.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 REPORT_SCHEMA = 4
 _EXAMPLES = 16
 _LOCK = ".lock"
+_RUN = "run.json"
 _PICKLED = "model.pt"
 
 
@@ -59,11 +60,13 @@ _PICKLED = "model.pt"
 def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
     """Make ``out`` the folder of this run, or check that it already is; inside, no other process can.
 
+    A run that is refused before it trained anything leaves nothing behind.
     Raises LoadError if it holds anything else: another run, a finished one, or files of the user's; or if another
     process is at it.
     """
     if out.exists() and not out.is_dir():
         raise LoadError(f"{out} is a file; give another folder with --out")
+    is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / _LOCK)
     try:
@@ -74,14 +77,21 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
         ) from error
     try:
         _prepare_folder(out, run)
-        yield
+        try:
+            yield
+        except BaseException:
+            if {path.name for path in out.iterdir()} <= {_RUN, _LOCK}:
+                (out / _RUN).unlink()
+            raise
     finally:
         (out / _LOCK).unlink(missing_ok=True)
         lock.release()
+        if is_new and not any(out.iterdir()):
+            out.rmdir()
 
 
 def _prepare_folder(out: Path, run: Mapping[str, Any]) -> None:
-    record = out / "run.json"
+    record = out / _RUN
     if record.is_file():
         if (out / "report.json").is_file():
             raise LoadError(f"{out} holds a finished run; give another folder with --out")
@@ -107,7 +117,7 @@ def _prepare_folder(out: Path, run: Mapping[str, Any]) -> None:
                 "use the same options to go on, or another --out"
             )
         return
-    if any(path.name not in ("run.json.new", _LOCK) for path in out.iterdir()):
+    if any(path.name not in (f"{_RUN}.new", _LOCK) for path in out.iterdir()):
         raise LoadError(f"{out} is not empty; give another folder with --out")
     write_json(record, dict(run))
 
@@ -142,7 +152,6 @@ def prune_on_data(
     start = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     accelerator = accelerator or make_accelerator(settings, out)
-    accelerator.init_trackers("tensorboard")
     traced = trace(model, sample_inputs(data, _EXAMPLES))
     inserted = insert_scales(traced, layers)
     for step in inserted.steps:
@@ -170,6 +179,7 @@ def prune_on_data(
     say(f"traced: {len(layers_of(sparse))} removable layers; held-out top-1 {before:.2%} before pruning")
     steered = None if strength is not None else target_macs
     metrics = out / "metrics.jsonl"
+    accelerator.init_trackers("tensorboard")
     path = train(
         sparse,
         data,

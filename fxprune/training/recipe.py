@@ -89,6 +89,8 @@ def train(
     steps = accelerator.gather(torch.tensor([trainer.step], device=device)).tolist()
     if len(set(steps)) > 1:
         raise LoadError(f"the processes' checkpoints are at steps {steps}: --out must be one folder that all share")
+    if isinstance(shrink, SteeredL1) and not shrink.order:
+        say(f"the first step compares all {len(shrink.layers)} layers that may go: it takes longer than the others")
     saved = time.monotonic()
 
     def save() -> None:

@@ -24,6 +24,12 @@ def test_written_and_read_back(tmp_path: Path) -> None:
     assert read_diff(tmp_path / "diff.json") == found
 
 
+def test_an_unfinished_run_has_no_diff_yet(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(LoadError, match="is not finished: its diff is written at the end; fxprune report tells"):
+        read_diff(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxprune.errors import LoadError, TargetError
+from fxprune.errors import FxpruneError, LoadError, TargetError
 from fxprune.training.data import ImageData, load_data, sample_inputs
 from fxprune.training.job import open_folder, prune_on_data
 from fxprune.training.recipe import train
@@ -50,6 +50,23 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with open_folder(tmp_path / "out", RUN):
         assert (tmp_path / "out" / "run.json").exists()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"run.json"}
+
+
+def test_a_refused_run_leaves_nothing_behind(tmp_path: Path) -> None:
+    for out in (tmp_path / "new", tmp_path):
+        with pytest.raises(TargetError), open_folder(out, RUN):
+            raise TargetError("too much")
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_was_trained_stays_when_a_run_fails(tmp_path: Path) -> None:
+    def fail() -> None:
+        (tmp_path / "checkpoint.pt").touch()
+        raise FxpruneError("the loss became nan")
+
+    with pytest.raises(FxpruneError), open_folder(tmp_path, RUN):
+        fail()
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "checkpoint.pt"}
 
 
 def test_weights_that_changed_are_another_run(tmp_path: Path) -> None:

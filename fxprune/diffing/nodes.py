@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from fxprune.branch_scale import BranchScale
 from fxprune.diffing.entries import NodeInfo, Totals
-from fxprune.facts.costs import around_regions, batch_size, node_macs, node_params, total_macs, total_params
+from fxprune.facts.costs import around_regions, batch_size, node_macs, total_macs, total_params
 from fxprune.facts.scales import constant_factor
 from fxprune.facts.shapes import shape
 from fxprune.graph import called_module, graphs_of, module_path
@@ -36,7 +36,7 @@ def describe(graph_module: fx.GraphModule, region: str = "") -> dict[fx.Node, No
             inputs=tuple(prefix + source.name for source in reads(node)),
             shape=shape(node),
             macs=0 if holds_regions else int(node_macs(node) // batch),
-            params=sum(p.numel() for p in around_regions(node).values()) if holds_regions else node_params(node),
+            params=sum(p.numel() for p in around_regions(node).values()),
             scale=_scale(module),
             detail=_detail(node, module),
         )

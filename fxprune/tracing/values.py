@@ -6,10 +6,9 @@ example's way, and an assertion in the graph checks that it is right; sizes used
 
 from __future__ import annotations
 
-import builtins
 import operator
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,61 +27,14 @@ from fxprune.operators import INFIX
 from fxprune.targets import attribute
 from fxprune.tracing.inputs import Call
 from fxprune.tracing.source import current_line
-from fxprune.tracing.symbolic import RecordingProxy, SymbolicTracer
+from fxprune.tracing.stand_ins import ValueProxy, builtins_see_values
+from fxprune.tracing.symbolic import SymbolicTracer
 
-# These take no tensor, so that torch cannot see a stand-in among their arguments; ``tensor`` and its like would even
-# read it as raw memory.
-_FACTORIES = (
-    *("arange", "linspace", "logspace", "eye", "zeros", "ones", "full", "empty", "rand", "randn", "randint"),
-    *("tensor", "as_tensor", "scalar_tensor", "randperm", "finfo", "iinfo", "tril_indices", "triu_indices"),
-)
 # How many parts these return depends on sizes.
 _SPLITTING = {
     *(torch.split, torch.chunk, torch.unbind, torch.tensor_split, torch.hsplit, torch.vsplit, torch.dsplit),
     *("split", "chunk", "unbind", "tensor_split", "hsplit", "vsplit", "dsplit", "split_with_sizes"),
 }
-
-
-class ValueProxy(RecordingProxy):
-    """Stands for a value that is known on the example inputs."""
-
-    tracer: ValueTracer
-
-    def __getattr__(self, k: str) -> Any:
-        if k.startswith("__") and k.endswith("__"):
-            raise AttributeError(k)
-        found = getattr(self.tracer.values[self.node], k)  # raises AttributeError as the value itself would
-        if callable(found) and not isinstance(found, nn.Module):
-            return lambda *args, **kwargs: self.tracer.create_proxy("call_method", k, (self, *args), kwargs)
-        return self.tracer.create_proxy("call_function", getattr, (self, k), {})
-
-    def keys(self) -> Any:
-        """Return the keys of the mapping that this stands for (torch.fx's Proxy has a method of this name)."""
-        return self.__getattr__("keys")()
-
-    def __len__(self) -> int:
-        value = self.tracer.values[self.node]
-        if isinstance(value, torch.Size):
-            return len(value)
-        return int(self.tracer.concrete(self.tracer.create_proxy("call_function", len, (self,), {})))
-
-    def __contains__(self, item: Any) -> bool:
-        return bool(self.tracer.create_proxy("call_function", operator.contains, (self, item), {}))
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
-
-    def __index__(self) -> int:
-        return operator.index(self.tracer.concrete(self))
-
-    def __int__(self) -> int:
-        return int(self.tracer.concrete(self))
-
-    def __float__(self) -> float:
-        return float(self.tracer.concrete(self))
-
-    def __round__(self, digits: int | None = None) -> Any:
-        return self.tracer.create_proxy("call_function", round, (self,) if digits is None else (self, digits), {})
 
 
 class ValueTracer(SymbolicTracer):
@@ -108,7 +60,7 @@ class ValueTracer(SymbolicTracer):
 
     def graph_of(self, model: nn.Module) -> fx.Graph:
         """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
-        with _builtins_see_values(self), warnings.catch_warnings():
+        with builtins_see_values(self), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of runs on fake tensors; a real run gives the model's own
             graph = super().graph_of(model)
         for node in reversed(list(graph.nodes)):
@@ -264,69 +216,3 @@ def _as_written(key: Any) -> str:
         return repr(key)
     parts = ["" if part is None else repr(part) for part in (key.start, key.stop, key.step)]
     return ":".join(parts if parts[2] else parts[:2])
-
-
-@contextmanager
-def _builtins_see_values(tracer: ValueTracer) -> Iterator[None]:
-    """While tracing, let ``isinstance`` see the values behind stand-ins, and record ``max``, ``torch.zeros``, ....
-
-    ``isinstance`` is replaced rather than answered by a ``__class__`` property, which would deceive torch's C++ code
-    too: it would then read a stand-in's memory as a tensor's.
-    """
-    original_isinstance = builtins.isinstance
-
-    def sees_value(obj: Any, kinds: Any) -> bool:
-        if original_isinstance(obj, kinds):
-            return True
-        if type(obj) is not ValueProxy:
-            return False
-        return original_isinstance(tracer.values.get(obj.node), kinds)
-
-    def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if _holds_proxy((args, kwargs)):
-                return tracer.create_proxy("call_function", function, args, kwargs)
-            return function(*args, **kwargs)
-
-        return call
-
-    def of_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
-        record = recorded(function)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if len(args) > 1 and not kwargs and any(type(a) is ValueProxy for a in args):
-                return record(*args)
-            return function(*args, **kwargs)
-
-        return call
-
-    enter_autocast = torch.autocast.__init__
-
-    def without_stand_ins(self: torch.autocast, device_type: Any, *args: Any, **kwargs: Any) -> None:
-        # nothing is assumed: autocast leaves no trace in a graph, and what it does to values is compared afterwards
-        known = tracer.values[device_type.node] if type(device_type) is ValueProxy else device_type
-        enter_autocast(self, known, *args, **kwargs)
-
-    patches: list[tuple[Any, str, Any]] = [
-        (builtins, "isinstance", sees_value),
-        (torch.autocast, "__init__", without_stand_ins),
-        (fx._symbolic_trace, "_create_wrapped_func", recorded),  # torch.fx's own takes no containers of stand-ins
-    ]
-    patches += [(builtins, name, of_numbers(getattr(builtins, name))) for name in ("max", "min")]
-    patches += [(torch, name, recorded(getattr(torch, name))) for name in _FACTORIES]
-    before = [(home, name, getattr(home, name)) for home, name, _ in patches]
-    try:
-        for home, name, replacement in patches:
-            setattr(home, name, replacement)
-        yield
-    finally:
-        for home, name, original in before:
-            setattr(home, name, original)
-
-
-def _holds_proxy(value: Any) -> bool:
-    if type(value) is ValueProxy:
-        return True
-    if type(value) in (list, tuple):
-        return any(_holds_proxy(part) for part in value)
-    return type(value) is dict and any(_holds_proxy(part) for part in value.values())

@@ -1,0 +1,132 @@
+"""What stands for values while a model is traced with them at hand, and how Python's builtins get on with it."""
+
+from __future__ import annotations
+
+import builtins
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+
+from fxprune.tracing.symbolic import RecordingProxy
+
+if TYPE_CHECKING:
+    from fxprune.tracing.values import ValueTracer
+
+# These take no tensor, so that torch cannot see a stand-in among their arguments; ``tensor`` and its like would even
+# read it as raw memory.
+_FACTORIES = (
+    *("arange", "linspace", "logspace", "eye", "zeros", "ones", "full", "empty", "rand", "randn", "randint"),
+    *("tensor", "as_tensor", "scalar_tensor", "randperm", "finfo", "iinfo", "tril_indices", "triu_indices"),
+)
+
+
+class ValueProxy(RecordingProxy):
+    """Stands for a value that is known on the example inputs."""
+
+    tracer: ValueTracer
+
+    def __getattr__(self, k: str) -> Any:
+        if k.startswith("__") and k.endswith("__"):
+            raise AttributeError(k)
+        found = getattr(self.tracer.values[self.node], k)  # raises AttributeError as the value itself would
+        if callable(found) and not isinstance(found, nn.Module):
+            return lambda *args, **kwargs: self.tracer.create_proxy("call_method", k, (self, *args), kwargs)
+        return self.tracer.create_proxy("call_function", getattr, (self, k), {})
+
+    def keys(self) -> Any:
+        """Return the keys of the mapping that this stands for (torch.fx's Proxy has a method of this name)."""
+        return self.__getattr__("keys")()
+
+    def __len__(self) -> int:
+        value = self.tracer.values[self.node]
+        if isinstance(value, torch.Size):
+            return len(value)
+        return int(self.tracer.concrete(self.tracer.create_proxy("call_function", len, (self,), {})))
+
+    def __contains__(self, item: Any) -> bool:
+        return bool(self.tracer.create_proxy("call_function", operator.contains, (self, item), {}))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
+
+    def __index__(self) -> int:
+        return operator.index(self.tracer.concrete(self))
+
+    def __int__(self) -> int:
+        return int(self.tracer.concrete(self))
+
+    def __float__(self) -> float:
+        return float(self.tracer.concrete(self))
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self.tracer.create_proxy("call_function", round, (self,) if digits is None else (self, digits), {})
+
+
+@contextmanager
+def builtins_see_values(tracer: ValueTracer) -> Iterator[None]:
+    """While tracing, let ``isinstance`` see the values behind stand-ins, and record ``max``, ``torch.zeros``, ....
+
+    ``isinstance`` is replaced rather than answered by a ``__class__`` property, which would deceive torch's C++ code
+    too: it would then read a stand-in's memory as a tensor's.
+    """
+    original_isinstance = builtins.isinstance
+
+    def sees_value(obj: Any, kinds: Any) -> bool:
+        if original_isinstance(obj, kinds):
+            return True
+        if type(obj) is not ValueProxy:
+            return False
+        return original_isinstance(tracer.values.get(obj.node), kinds)
+
+    def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if _holds_proxy((args, kwargs)):
+                return tracer.create_proxy("call_function", function, args, kwargs)
+            return function(*args, **kwargs)
+
+        return call
+
+    def of_numbers(function: Callable[..., Any]) -> Callable[..., Any]:
+        record = recorded(function)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if len(args) > 1 and not kwargs and any(type(a) is ValueProxy for a in args):
+                return record(*args)
+            return function(*args, **kwargs)
+
+        return call
+
+    enter_autocast = torch.autocast.__init__
+
+    def without_stand_ins(self: torch.autocast, device_type: Any, *args: Any, **kwargs: Any) -> None:
+        # nothing is assumed: autocast leaves no trace in a graph, and what it does to values is compared afterwards
+        known = tracer.values[device_type.node] if type(device_type) is ValueProxy else device_type
+        enter_autocast(self, known, *args, **kwargs)
+
+    patches: list[tuple[Any, str, Any]] = [
+        (builtins, "isinstance", sees_value),
+        (torch.autocast, "__init__", without_stand_ins),
+        (fx._symbolic_trace, "_create_wrapped_func", recorded),  # torch.fx's own takes no containers of stand-ins
+    ]
+    patches += [(builtins, name, of_numbers(getattr(builtins, name))) for name in ("max", "min")]
+    patches += [(torch, name, recorded(getattr(torch, name))) for name in _FACTORIES]
+    before = [(home, name, getattr(home, name)) for home, name, _ in patches]
+    try:
+        for home, name, replacement in patches:
+            setattr(home, name, replacement)
+        yield
+    finally:
+        for home, name, original in before:
+            setattr(home, name, original)
+
+
+def _holds_proxy(value: Any) -> bool:
+    if type(value) is ValueProxy:
+        return True
+    if type(value) in (list, tuple):
+        return any(_holds_proxy(part) for part in value)
+    return type(value) is dict and any(_holds_proxy(part) for part in value.values())

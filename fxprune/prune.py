@@ -70,8 +70,8 @@ def prune(
     """
     traced = trace(model, example_inputs)
     sparse = insert_scales(traced, layers, verify=verify).graph_module
-    further = {"target_memory": target_memory, "target_params": target_params}
-    further = {name: share for name, share in further.items() if share is not None}
+    targets = {"target_memory": target_memory, "target_params": target_params}
+    further = [name for name, share in targets.items() if share is not None]
     if steps is not None and threshold is None:
         threshold = 0.0
     removal = RemoveLayers(threshold=threshold, target_macs=target_macs)
@@ -82,9 +82,11 @@ def prune(
             raise FxpruneError(
                 "steps is for a target: give target_macs, target_memory or target_params too, or a strength"
             )
-        shrink = SteeredL1(sparse, target_macs=target_macs, steps=steps, **further)
+        shrink = SteeredL1(
+            sparse, target_macs=target_macs, target_memory=target_memory, target_params=target_params, steps=steps
+        )
     elif further:
-        raise FxpruneError(f"{next(iter(further))} is for layers that are steered to zero: give steps too")
+        raise FxpruneError(f"{further[0]} is for layers that are steered to zero: give steps too")
     else:
         shrink = ProximalL1(sparse, strength)
     _fit(fit, sparse, shrink)

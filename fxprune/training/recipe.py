@@ -145,7 +145,7 @@ def _shrinking(
     steps = steps_per_epoch(data, settings.batch_size) * settings.epochs
     return SteeredL1(
         model,
-        **targets,
+        **targets,  # type: ignore[arg-type]  # its names are those of targets
         steps=max(1, round(steps * settings.shrink_share)),
         probe_inputs=(sample_inputs(data, _PROBE_IMAGES),),
     )

@@ -36,7 +36,7 @@ class Branch:
     """A residual branch, or a sum that is none.
 
     ``addition`` is the sum, ``shortcut`` and ``exit`` its two operands, ``entry`` the x of R(x), ``nodes`` those of
-    R in graph order, ``params`` the parameters that they alone hold. ``reason`` is None if the branch is removable.
+    R in graph order. ``holders`` knows who holds which parameter; ``reason`` is None if the branch is removable.
     """
 
     addition: fx.Node
@@ -44,7 +44,7 @@ class Branch:
     exit: fx.Node
     entry: fx.Node | None
     nodes: tuple[fx.Node, ...]
-    params: int
+    holders: Holders
     reason: str | None
 
     @cached_property
@@ -53,6 +53,11 @@ class Branch:
         owner = self.addition.graph.owning_module
         assert isinstance(owner, fx.GraphModule)
         return int(sum(node_macs(node) for node in self.nodes) // batch_size(owner))
+
+    @cached_property
+    def params(self) -> int:
+        """The parameters that R alone holds; ask for them before the graph changes."""
+        return self.holders.only_by(frozenset(self.nodes))
 
     @property
     def path(self) -> str:
@@ -73,8 +78,8 @@ def _short(node: fx.Node) -> str:
 
 def find_branches(graph_module: fx.GraphModule) -> list[Branch]:
     """Return every sum of two tensors of one shape, in graph order: a branch, or the reason why it is none."""
-    flow, held = Flow(graph_module), Holders(graph_module)
-    return [_examine(node, flow, held) for node in graph_module.graph.nodes if _is_sum(node)]
+    flow, holders = Flow(graph_module), Holders(graph_module)
+    return [_examine(node, flow, holders) for node in graph_module.graph.nodes if _is_sum(node)]
 
 
 def _is_sum(node: fx.Node) -> bool:
@@ -83,7 +88,7 @@ def _is_sum(node: fx.Node) -> bool:
     return all(isinstance(a, fx.Node) and same_shape(a, node) for a in node.args) and node.args[0] is not node.args[1]
 
 
-def _examine(addition: fx.Node, flow: Flow, held: Holders) -> Branch:
+def _examine(addition: fx.Node, flow: Flow, holders: Holders) -> Branch:
     left, right = addition.args
     assert isinstance(left, fx.Node)
     assert isinstance(right, fx.Node)
@@ -91,12 +96,12 @@ def _examine(addition: fx.Node, flow: Flow, held: Holders) -> Branch:
     for shortcut, exit_node in ((left, right), (right, left)):
         for entry in _shortcut_terms(shortcut):
             if entry is not exit_node and flow.dominates(entry, exit_node):
-                found = _region(addition, shortcut, exit_node, entry, flow, held)
+                found = _region(addition, shortcut, exit_node, entry, flow, holders)
                 if found.eligible:
                     return found
                 declined = declined or found
     return declined or Branch(
-        addition, left, right, None, (), 0, "no residual: neither side is computed from the other alone"
+        addition, left, right, None, (), holders, "no residual: neither side is computed from the other alone"
     )
 
 
@@ -128,12 +133,12 @@ def _passed_through(node: fx.Node) -> fx.Node | None:
 
 
 def _region(
-    addition: fx.Node, shortcut: fx.Node, exit_node: fx.Node, entry: fx.Node, flow: Flow, held: Holders
+    addition: fx.Node, shortcut: fx.Node, exit_node: fx.Node, entry: fx.Node, flow: Flow, holders: Holders
 ) -> Branch:
     inside = flow.between(entry, exit_node)
     nodes = tuple(sorted(inside, key=flow.position.__getitem__))
     obstacle = _obstacle(addition, exit_node, inside, flow)
-    return Branch(addition, shortcut, exit_node, entry, nodes, held.only_by(inside), obstacle)
+    return Branch(addition, shortcut, exit_node, entry, nodes, holders, obstacle)
 
 
 def _obstacle(addition: fx.Node, exit_node: fx.Node, inside: set[fx.Node], flow: Flow) -> str | None:

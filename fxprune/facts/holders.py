@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cached_property
 
-from torch import fx
+from torch import fx, nn
 
 from fxprune.branch_scale import BranchScale
 from fxprune.facts.costs import around_regions
@@ -18,22 +19,36 @@ class Holders:
     """
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
-        self._sizes: dict[int, int] = {}
-        self._nodes: dict[int, set[fx.Node]] = {}
-        self._params: dict[fx.Node, list[int]] = {}
-        for _, graph in graphs_of(graph_module):
-            for node in graph.graph.nodes:
-                if node.op == "get_attr" and all(isinstance(called_module(n), BranchScale) for n in node.users):
-                    continue
-                found = around_regions(node)
-                self._params[node] = list(found)
-                for key, parameter in found.items():
-                    self._sizes[key] = parameter.numel()
-                    self._nodes.setdefault(key, set()).add(node)
+        self._graph_module = graph_module
+
+    @cached_property
+    def _params(self) -> dict[fx.Node, dict[int, nn.Parameter]]:
+        """The parameters that each node holds, by id; worked out when first asked for."""
+        return {
+            node: around_regions(node)
+            for _, graph in graphs_of(self._graph_module)
+            for node in graph.graph.nodes
+            if node.op != "get_attr" or not all(isinstance(called_module(n), BranchScale) for n in node.users)
+        }
+
+    @cached_property
+    def _nodes(self) -> dict[int, set[fx.Node]]:
+        """The nodes that hold each parameter."""
+        found: dict[int, set[fx.Node]] = {}
+        for node, params in self._params.items():
+            for key in params:
+                found.setdefault(key, set()).add(node)
+        return found
 
     def only_by(self, nodes: Collection[fx.Node], gone: Collection[fx.Node] = ()) -> int:
         """Return how many parameters no other nodes than these hold, once the nodes ``gone`` are removed already."""
-        keys = {key for node in nodes if node not in gone for key in self._params.get(node, ())}
-        return sum(
-            self._sizes[key] for key in keys if all(node in nodes or node in gone for node in self._nodes[key])
+        params: dict[int, nn.Parameter] = {}
+        for node in nodes:
+            if node not in gone:
+                params |= self._params.get(node, {})
+        own = (
+            parameter
+            for key, parameter in params.items()
+            if all(node in nodes or node in gone for node in self._nodes[key])
         )
+        return sum(parameter.numel() for parameter in own)

@@ -12,7 +12,7 @@ the outer one takes the inner ones with it, and their cost is counted once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import fx, nn
@@ -44,7 +44,7 @@ class Branch:
     exit: fx.Node
     entry: fx.Node | None
     nodes: tuple[fx.Node, ...]
-    holders: Holders
+    holders: Holders = field(compare=False, repr=False)
     reason: str | None
 
     @cached_property

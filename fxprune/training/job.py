@@ -81,7 +81,7 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
             yield
         except BaseException:
             if {path.name for path in out.iterdir()} <= {_RUN, _LOCK}:
-                (out / _RUN).unlink()
+                (out / _RUN).unlink(missing_ok=True)
             raise
     finally:
         (out / _LOCK).unlink(missing_ok=True)

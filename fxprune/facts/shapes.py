@@ -105,10 +105,8 @@ def _explain(node: fx.Node, error: Exception) -> str:
         where += f" (module {module_path(node)})"
     lines = str(error).strip().splitlines()
     reason = lines[0] if lines else type(error).__name__
-    return (
-        f"the example inputs do not fit the model: at {where}: {reason}; pass inputs of the shape and dtype that it "
-        "takes (a graph whose weights were given another dtype is traced anew)"
-    )
+    advice = "pass inputs of the shape and dtype that it takes"
+    return f"the example inputs do not fit the model: at {where}: {reason}; {advice}"
 
 
 def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Values:

@@ -206,7 +206,7 @@ def inputs_do_not_fit(model: nn.Module, error: Exception) -> TraceError:
     """Return the error that says that ``model`` itself fails on the example inputs."""
     return TraceError(
         f"the example inputs do not fit the model: {type(model).__name__} fails on them: "
-        f"{line_of_error(error)}: {first_line(error)}; pass inputs of the shape that it takes"
+        f"{line_of_error(error)}: {first_line(error)}; pass inputs of the shape and dtype that it takes"
     )
 
 

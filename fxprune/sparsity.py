@@ -82,7 +82,7 @@ class ProximalL1:
             raise FxpruneError("the strength of an L1 penalty must not be negative")
         self.steps_done = 0
         self._known: _Left | None = None
-        self._held = Holders(graph_module)
+        self._holders = Holders(graph_module)
 
     def _measure(self) -> None:
         measure_inputs(self.graph_module)
@@ -132,7 +132,7 @@ class ProximalL1:
         nodes: set[fx.Node] = set().union(*(layer.nodes for layer in shut))
         gone = [path for path, layer in self._found.items() if layer.node in nodes]
         left = float((macs - sum(macs_in_turn(shut))) / self.graph_module.meta.get(TRACED_MACS, macs))
-        self._known = _Left(closed, gone, left, 1 - self._held.only_by(nodes) / max(1, params))
+        self._known = _Left(closed, gone, left, 1 - self._holders.only_by(nodes) / max(1, params))
         return self._known
 
     def close_zeros(self) -> None:

@@ -103,6 +103,7 @@ class SteeredL1(ProximalL1):
             target_macs=target_macs,
             target_params=target_params,
             least_macs=0 if self._memory is None else self._memory.macs_to_meet_it(),
+            holders=self._holders,
         )
         self._params = {path: max(1, self._surplus.params_of(layer)) for path, layer in self._found.items()}
         self._enough_chosen = self._is_enough_chosen()

@@ -21,6 +21,7 @@ class Surplus:
         target_macs: the share to leave of the MACs that were traced; None: all may stay.
         target_params: likewise of the parameters that the graph holds, those of scales left out.
         least_macs: MACs that have to go in any case, for another target.
+        holders: who holds which parameter of the graph, where somebody asked already.
 
     Raises:
         TargetError: a target cannot be met without all layers; says what can.
@@ -33,11 +34,12 @@ class Surplus:
         target_macs: float | None,
         target_params: float | None,
         least_macs: int = 0,
+        holders: Holders | None = None,
     ) -> None:
         self._graph_module = graph_module
         self._all = layers(graph_module)
         self._target_macs = 1.0 if target_macs is None else target_macs
-        self._held = Holders(graph_module)
+        self._holders = holders or Holders(graph_module)
         count_for_target(graph_module, self._all, self._target_macs)  # raises
         macs = total_macs(graph_module)
         self._macs = max(macs - self._target_macs * graph_module.meta.get(TRACED_MACS, macs), least_macs)
@@ -49,7 +51,7 @@ class Surplus:
             raise FxpruneError(f"target_params is the share of parameters to leave, in (0, 1]; got {target_params}")
         self._most_params = target_params * self._total_params
         if self.params_left(self._all) > 0:
-            least = 1 - self._held.only_by(_nodes(self._all)) / self._total_params
+            least = 1 - self._holders.only_by(_nodes(self._all)) / self._total_params
             raise TargetError(
                 f"target_params={target_params:g} cannot be met: without all {len(self._all)} removable layers "
                 f"{least:.3f} of the parameters are left; ask for at least {least + 5e-4:.3f}"
@@ -65,7 +67,7 @@ class Surplus:
 
     def params_left(self, removed: Collection[Layer]) -> float:
         """Return how many parameters must go beside those of these layers; 0 or less once their target is met."""
-        return self._total_params - self._held.only_by(_nodes(removed)) - self._most_params
+        return self._total_params - self._holders.only_by(_nodes(removed)) - self._most_params
 
     def shares(self, candidates: Collection[Layer], removed: Sequence[Layer]) -> dict[str, float]:
         """Return by path which share of all that must be saved each candidate saves beside what is removed already.
@@ -81,13 +83,13 @@ class Surplus:
             if self._macs > 0 or surplus <= 0:
                 parts.append(min(layer.macs_beside(gone), max(macs, 1)) / max(self._macs, 1))
             if surplus > 0:
-                parts.append(min(self._held.only_by(layer.nodes, gone), max(params, 0)) / surplus)
+                parts.append(min(self._holders.only_by(layer.nodes, gone), max(params, 0)) / surplus)
             shares[layer.path] = sum(parts) / len(parts)
         return shares
 
     def params_of(self, layer: Layer) -> int:
         """Return how many parameters go with ``layer``."""
-        return self._held.only_by(layer.nodes)
+        return self._holders.only_by(layer.nodes)
 
 
 def _nodes(removed: Collection[Layer]) -> frozenset[fx.Node]:

@@ -64,11 +64,8 @@ def _record(network: nn.Module, images: torch.Tensor) -> Callable[[torch.Tensor]
             recorded = torch.cuda.make_graphed_callables(module, (images.clone(),), allow_unused_input=True)
     except torch.OutOfMemoryError:
         raise
-    except (
-        RuntimeError,
-        AssertionError,
-        AttributeError,
-    ) as error:  # the last two: trained buffers, outputs that are no tensors
+    # the last two: trained buffers, outputs that are no tensors
+    except (RuntimeError, AssertionError, AttributeError) as error:
         raise FxpruneError(
             f"the network cannot be recorded as CUDA graphs ({first_line(error)}); leave cuda_graphs out"
         ) from error

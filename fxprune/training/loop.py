@@ -229,8 +229,8 @@ class Trainer:
             left = len(self.shrink.layers) - len(self.shrink.gone)
             scales = {path: round(layer.effective_scale, 4) for path, layer in self.shrink.layers.items()}
             moved = {path: scale for path, scale in scales.items() if self.metrics.scales.get(path) != scale}
-            state |= {"layers_left": left, "macs_left": self.shrink.left}
-            state |= {"params_left": self.shrink.params_left, "scales": moved}
+            shares = {"macs_left": self.shrink.left, "params_left": self.shrink.params_left}
+            state |= {"layers_left": left, **shares, "scales": moved}
         return state
 
     def _note(self, loss: float) -> str:

@@ -35,6 +35,7 @@ from fxprune.passes import FoldBatchNorm, Simplify
 from fxprune.training.data import load_data, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
 from fxprune.training.evaluation import evaluate
+from fxprune.training.metrics import epochs
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
@@ -99,9 +100,8 @@ def fine_tune(arguments: argparse.Namespace, settings: Settings, folder: Path) -
     top1 = evaluate(network, data.held_out, workers=settings.workers)  # in float32, as the pruned ones
     network = network.cpu().to(memory_format=torch.contiguous_format)
     torch.save(network.state_dict(), out / "weights.pt")
-    epochs = [{name: row[name] for name in ("epoch", "loss", "top1", "seconds")} for row in rows if "epoch" in row]
     trained_on = hardware(make_accelerator(alone))
-    write_json(out / "report.json", {"top1": top1, "path": epochs, "hardware": trained_on})
+    write_json(out / "report.json", {"top1": top1, "path": epochs(rows), "hardware": trained_on})
 
 
 def prune(arguments: argparse.Namespace, settings: Settings, target: float, folder: Path) -> None:

@@ -27,6 +27,7 @@ from fxprune.files import write_json
 from fxprune.passes import FoldBatchNorm, FuseResConv, InsertResConv, Simplify
 from fxprune.training.data import ImageData, load_data, sample_inputs
 from fxprune.training.evaluation import evaluate
+from fxprune.training.metrics import epochs
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
@@ -75,10 +76,9 @@ def run(name: str, arm: str, data: ImageData, settings: Settings, folder: Path) 
     rows = train(
         trained, data, settings, print, checkpoint=folder / "checkpoint.pt", metrics=folder / "metrics.jsonl"
     )
-    epochs = [{key: row[key] for key in ("epoch", "loss", "top1", "seconds")} for row in rows if "epoch" in row]
     trained.cpu().to(memory_format=torch.contiguous_format).eval()
     top1 = evaluate(trained, data.held_out, workers=settings.workers)  # in float32, as the fused one
-    report: dict[str, Any] = {"top1": top1, "path": epochs}
+    report: dict[str, Any] = {"top1": top1, "path": epochs(rows)}
     if arm == "resconv":
         result = fxprune.Pipeline([FuseResConv(), *FOLD])(trained)
         unpruned = fxprune.Pipeline(FOLD)(fxprune.trace(network.eval(), examples)).graph_module

@@ -8,7 +8,7 @@ Reads what cifar10.py, removal.py, shrinking.py, plain.py and latency.py wrote; 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,10 @@ def accuracy(name: str, record: dict[str, Any]) -> str:
     settings = record.get("settings", {})
     changes = [one["accuracy_after_removal"] - one["accuracy_before_removal"] for one in record["pruned"].values()]
     shared = f" The baseline is that of {base['of']}, in {base['precision']}." if "of" in base else ""
-    gpus = sorted({one.get("hardware", {}).get("gpu") or "" for one in record["pruned"].values()} - {""})
+    devices = sorted(set().union(*map(_devices, record["pruned"].values())))
     arms = "What was pruned" if "of" in base else "All of it"
-    trained = f" {arms} was trained on {' and '.join(gpus)}; times are of the machine named below." if gpus else ""
+    on = f" {arms} was trained on {' and '.join(devices)}; times are of the machine named below."
+    trained = "" if devices == ["cpu"] else on
     text = (
         f"{settings['epochs']} epochs for every network, seed {settings['seed']}, {settings['precision']}; times "
         f"over the baseline's.{trained}{shared} The removal itself changed top-1 by at most "
@@ -253,6 +254,12 @@ def _section(
     table = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)
     picture, data = f"![{title}](results/{name}.png)", f"[{name}.json](results/{name}.json)"
     return f"### {title}\n\n{text}\n\n{table}\n\n{picture}\n\n{source}; {data}"
+
+
+def _devices(arm: Mapping[str, Any]) -> set[str]:
+    """Return where the epochs of an arm were trained; older records name only where it was finished."""
+    named = {epoch["device"] for epoch in arm["path"] if "device" in epoch}
+    return named or {arm.get("hardware", {}).get("gpu") or "cpu"}
 
 
 def _percent(share: float) -> str:

@@ -69,15 +69,21 @@ def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelera
 
 
 def hardware(accelerator: Accelerator) -> dict[str, Any]:
-    """Return what a report tells of where its run was trained."""
+    """Return what a report tells of where its run was finished; the rows of epochs name the device of each."""
     device = accelerator.device
     return {
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "device": str(device),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "gpu": device_name(accelerator) if device.type == "cuda" else None,
         "processes": accelerator.num_processes,
     }
+
+
+def device_name(accelerator: Accelerator) -> str:
+    """Return the GPU's name; of any other device its type, such as "cpu"."""
+    device = accelerator.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _bf16_is_emulated() -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import json
 import platform
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -43,6 +42,7 @@ from fxprune.trace import trace
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
 from fxprune.training.evaluation import evaluate
+from fxprune.training.metrics import epochs
 from fxprune.training.recipe import Say, check_targets, train
 from fxprune.training.settings import Settings
 
@@ -149,7 +149,6 @@ def prune_on_data(
     Raises FxpruneError if it has no eligible layers (lists why), TargetError if the target cannot be met, and what
     :func:`fxprune.training.recipe.train` raises.
     """
-    start = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     accelerator = accelerator or make_accelerator(settings, out)
     traced = trace(model, sample_inputs(data, _EXAMPLES))
@@ -180,7 +179,7 @@ def prune_on_data(
     steered = None if strength is not None else target_macs
     metrics = out / "metrics.jsonl"
     accelerator.init_trackers("tensorboard")
-    path = train(
+    rows = train(
         sparse,
         data,
         settings,
@@ -194,6 +193,7 @@ def prune_on_data(
         metrics=metrics,
         accelerator=accelerator,
     )
+    path = epochs(rows)
     trained = accuracy(sparse)
     sparse.cpu().to(memory_format=torch.contiguous_format).eval()
     candidates = [layer.path for layer in layers_of(sparse)]
@@ -214,7 +214,7 @@ def prune_on_data(
             lr=settings.lr / 10,
             distill_features=settings.distill_features / 10,  # in proportion
         )
-        train(
+        rows += train(
             removed,
             data,
             short,
@@ -246,7 +246,7 @@ def prune_on_data(
         "accuracy_after": accuracy(pruned),
         "max_relative_difference": max(found.max_relative or 0.0 for found in (inserted, *results)),
         "latency_ms": latencies(traced.to(accelerator.device), pruned),
-        "path": [_point(row) for row in path if "epoch" in row],
+        "path": path,
         "settings": {
             **asdict(settings),
             "target_macs": target_macs,
@@ -261,7 +261,7 @@ def prune_on_data(
             "python": platform.python_version(),
         },
         "hardware": hardware(accelerator),
-        "seconds": round(time.monotonic() - start, 1),
+        "seconds": round(sum(epoch["seconds"] for epoch in epochs(rows)), 1),
     }
     if accelerator.is_main_process:
         if obstacle is None:
@@ -272,15 +272,6 @@ def prune_on_data(
         write_json(out / "report.json", report)
     accelerator.end_training()
     return report
-
-
-def _point(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the report tells of an epoch."""
-    return {
-        name: row[name]
-        for name in ("epoch", "loss", "top1", "layers_left", "macs_left", "params_left", "seconds")
-        if name in row
-    }
 
 
 def latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[str, float]]:

@@ -65,6 +65,7 @@ class Trainer:
         self.optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
         self.step = 0
         self.loss_sum = 0.0  # of the epoch so far
+        self.seconds = 0.0  # likewise
         self.top1: float | None = None
         self._computed = model
         self._network = model
@@ -99,7 +100,7 @@ class Trainer:
             batch[: len(batch) // processes * processes][accelerator.process_index :: processes]
             for batch in index_batches
         ]
-        start = time.monotonic()
+        start = time.monotonic() - self.seconds
         self.prepare()
         self.model.train()
         for batch in loader(Seeded(self.data.train, seed), mine[first:], workers=settings.workers):
@@ -110,6 +111,7 @@ class Trainer:
             if self.step % _STEPS_A_ROW == 0:
                 self.metrics.write({"step": self.step, "loss": value, **self._state()})
             if self.step % self.steps_per_epoch:
+                self.seconds = time.monotonic() - start
                 after_step()
             progress.update(
                 task,
@@ -123,9 +125,9 @@ class Trainer:
                 self._computed, self.data.held_out, workers=settings.workers, accelerator=accelerator
             )
         row = {"step": self.step, "epoch": epoch + 1, "loss": self.loss_sum / self.steps_per_epoch, "top1": self.top1}
-        seconds = round(time.monotonic() - start, 2)
-        self.metrics.write({**row, **self._state(), "seconds": seconds})
-        self.loss_sum = 0.0
+        spent = {"seconds": round(time.monotonic() - start, 2), "device": engine.device_name(accelerator)}
+        self.metrics.write({**row, **self._state(), **spent})
+        self.loss_sum = self.seconds = 0.0
 
     def prepare(self) -> None:
         """Make anew what is computed, in a DDP, autocast or compiled module, if a gate has opened or closed since."""

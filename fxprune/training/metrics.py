@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,15 @@ class Metrics:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
         scales = {f"scales/{path}": scale for path, scale in row.get("scales", {}).items()}
-        numbers = {name: value for name, value in (row | scales).items() if name not in ("step", "scales")}
-        self._accelerator.log({f"{self._name}/{name}": value for name, value in numbers.items()}, step=row["step"])
+        numbers = {name: value for name, value in (row | scales).items() if isinstance(value, (int, float))}
+        told = {f"{self._name}/{name}": value for name, value in numbers.items() if name != "step"}
+        self._accelerator.log(told, step=row["step"])
+
+
+def epochs(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what a report tells of each epoch: "seconds" is its time, over restarts too, "device" where it ended."""
+    names = ("epoch", "loss", "top1", "layers_left", "macs_left", "params_left", "seconds", "device")
+    return [{name: row[name] for name in names if name in row} for row in rows if "epoch" in row]
 
 
 def progress_bar(shown: bool) -> Progress:

@@ -155,6 +155,7 @@ def _state(trainer: Trainer) -> dict[str, Any]:
     return {
         "step": trainer.step,
         "loss_sum": trainer.loss_sum,
+        "seconds": trainer.seconds,
         "top1": trainer.top1,
         "model": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
@@ -177,6 +178,7 @@ def _resume(path: Path, run: dict[str, Any], trainer: Trainer) -> None:
             trainer.shrink.load_state_dict(state["shrink"])
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.step, trainer.loss_sum, trainer.top1 = state["step"], state["loss_sum"], state["top1"]
+        trainer.seconds = state.get("seconds", 0.0)  # older ones lack it
     except (RuntimeError, ValueError, KeyError) as error:
         raise LoadError(f"checkpoint {path} is of another model: {first_line(error)}") from error
 

@@ -27,7 +27,7 @@ from fxprune.training.engine import make_accelerator
 from fxprune.training.evaluation import evaluate, recalibrate
 from fxprune.training.job import prune_on_data
 from fxprune.training.loop import Trainer
-from fxprune.training.metrics import Metrics
+from fxprune.training.metrics import Metrics, epochs
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
@@ -128,8 +128,9 @@ def test_resuming_in_the_middle_of_an_epoch_changes_nothing(data: ImageData, tmp
     stop_at = [7, 15, 30]  # of 42 steps
 
     def killed(path: Path, state: dict[str, Any]) -> None:
-        save_checkpoint(path, state)
-        if stop_at and state["step"] >= stop_at[0]:
+        stops = stop_at and state["step"] >= stop_at[0]
+        save_checkpoint(path, {**state, "seconds": state["seconds"] + (1000.0 if stops else 0.0)})
+        if stops:
             stop_at.pop(0)
             raise KeyboardInterrupt
 
@@ -148,6 +149,8 @@ def test_resuming_in_the_middle_of_an_epoch_changes_nothing(data: ImageData, tmp
     same_state(whole, halves)
     a, b = (read_rows(tmp_path / f"{name}.jsonl")[0] for name in ("whole", "halves"))
     assert [{**row, "seconds": 0} for row in a] == [{**row, "seconds": 0} for row in b]
+    assert 3000 <= sum(row["seconds"] for row in epochs(b)) < 4000  # those before each of the three stops count too
+    assert all(row["device"] == "cpu" for row in epochs(b))
 
 
 def test_accumulating_is_the_same_step(data: ImageData) -> None:

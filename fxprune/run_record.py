@@ -14,6 +14,10 @@ from tabulate import tabulate
 
 from fxprune.errors import FxpruneWarning, LoadError
 
+RUN, REPORT = "run.json", "report.json"
+METRICS, FINETUNING = "metrics.jsonl", "finetune.jsonl"
+"""Files in the folder of a run: how it was started, what came out, and what was measured meanwhile."""
+
 _MAX_EPOCHS = 20  # in the printed table
 
 
@@ -142,18 +146,18 @@ def read_run(folder: Path) -> RunRecord:
     Lines of measurements that are damaged, as a kill can leave one, are left out with a warning.
     Raises LoadError if ``folder`` is not that of a run, or one of its JSON files is damaged.
     """
-    if not any((folder / name).is_file() for name in ("metrics.jsonl", "run.json", "report.json")):
+    if not any((folder / name).is_file() for name in (METRICS, RUN, REPORT)):
         kind = "is not the folder of a run" if folder.is_dir() else "is not a folder"
         raise LoadError(f"{folder} {kind}: give the one that fxprune prune or fxprune demo writes to")
-    report = _read_json(folder / "report.json")
+    report = _read_json(folder / REPORT)
     if report is not None and not all(_is_number(report.get(k)) for b, a, _ in _RESULTS.values() for k in (b, a)):
-        raise LoadError(f"{folder / 'report.json'} is not the report of a run")
-    files = (folder / "metrics.jsonl", folder / "finetune.jsonl")
+        raise LoadError(f"{folder / REPORT} is not the report of a run")
+    files = (folder / METRICS, folder / FINETUNING)
     measured, finetuning = map(read_rows, files)
     for path, (_, damaged) in zip(files, (measured, finetuning), strict=True):
         if damaged:
             warnings.warn(f"{path}: damaged lines are left out ({damaged})", FxpruneWarning, stacklevel=2)
-    settings = _read_json(folder / "run.json") or {}
+    settings = _read_json(folder / RUN) or {}
     return RunRecord(folder, settings, tuple(measured[0]), tuple(finetuning[0]), report)
 
 

@@ -14,6 +14,7 @@ from fxprune.errors import LoadError, first_line
 from fxprune.files import write_text
 from fxprune.render.html import page
 from fxprune.rewriting import PassResult
+from fxprune.run_record import RUN
 
 _TEXT, _DATA, _PAGE = "diff.txt", "diff.json", "diff.html"
 
@@ -38,7 +39,7 @@ def read_diff(path: Path) -> GraphDiff:
     except FileNotFoundError as error:
         if not path.exists():
             raise LoadError(f"there is no file or folder {path}") from error
-        if (path / "run.json").is_file():
+        if (path / RUN).is_file():
             raise LoadError(
                 f"the run in {path} is not finished: its diff is written at the end; fxprune report tells how it goes"
             ) from error

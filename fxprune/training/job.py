@@ -37,6 +37,7 @@ from fxprune.memory_target import MemoryTarget
 from fxprune.pipeline import Pipeline
 from fxprune.prune import Layers, insert_scales
 from fxprune.render.folder import write_diff
+from fxprune.run_record import FINETUNING, METRICS, REPORT, RUN
 from fxprune.surplus import Surplus
 from fxprune.trace import trace
 from fxprune.training.data import ImageData, sample_inputs
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 REPORT_SCHEMA = 4
 _EXAMPLES = 16
 _LOCK = ".lock"
-_RUN = "run.json"
 _PICKLED = "model.pt"
 
 
@@ -80,8 +80,8 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if {path.name for path in out.iterdir()} <= {_RUN, _LOCK}:
-                (out / _RUN).unlink(missing_ok=True)
+            if {path.name for path in out.iterdir()} <= {RUN, _LOCK}:
+                (out / RUN).unlink(missing_ok=True)
             raise
     finally:
         (out / _LOCK).unlink(missing_ok=True)
@@ -91,9 +91,9 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _prepare_folder(out: Path, run: Mapping[str, Any]) -> None:
-    record = out / _RUN
+    record = out / RUN
     if record.is_file():
-        if (out / "report.json").is_file():
+        if (out / REPORT).is_file():
             raise LoadError(f"{out} holds a finished run; give another folder with --out")
         try:
             known = json.loads(record.read_text())
@@ -117,7 +117,7 @@ def _prepare_folder(out: Path, run: Mapping[str, Any]) -> None:
                 "use the same options to go on, or another --out"
             )
         return
-    if any(path.name not in (f"{_RUN}.new", _LOCK) for path in out.iterdir()):
+    if any(path.name not in (f"{RUN}.new", _LOCK) for path in out.iterdir()):
         raise LoadError(f"{out} is not empty; give another folder with --out")
     write_json(record, dict(run))
 
@@ -177,7 +177,6 @@ def prune_on_data(
     before = accuracy(traced)
     say(f"traced: {len(layers_of(sparse))} removable layers; held-out top-1 {before:.2%} before pruning")
     steered = None if strength is not None else target_macs
-    metrics = out / "metrics.jsonl"
     accelerator.init_trackers("tensorboard")
     rows = train(
         sparse,
@@ -190,7 +189,7 @@ def prune_on_data(
         strength=strength,
         teacher=teacher,
         checkpoint=out / "checkpoint.pt",
-        metrics=metrics,
+        metrics=out / METRICS,
         accelerator=accelerator,
     )
     path = epochs(rows)
@@ -221,7 +220,7 @@ def prune_on_data(
             say,
             teacher=teacher,
             checkpoint=out / "finetune.pt",
-            metrics=out / "finetune.jsonl",
+            metrics=out / FINETUNING,
             accelerator=accelerator,
         )
         removed.cpu().to(memory_format=torch.contiguous_format).eval()
@@ -269,7 +268,7 @@ def prune_on_data(
         else:
             torch.save(strip(pruned.cpu()), out / _PICKLED)
         write_diff(out, traced.cpu(), pruned, [inserted, *results])
-        write_json(out / "report.json", report)
+        write_json(out / REPORT, report)
     accelerator.end_training()
     return report
 

@@ -97,7 +97,11 @@ def demo(seed: int, out: Path) -> None:
     help="Batches that batch norms are measured on at the end.",
 )
 @click.option("--precision", default="float32", type=click.Choice(["float32", "bf16"]), help="Of training.")
-@click.option("--compile/--no-compile", default=False, help="Train with torch.compile.")
+@click.option(
+    "--compile/--no-compile",
+    default=False,
+    help="Train with torch.compile, once the targets are met: each change compiles anew.",
+)
 @click.option(
     "--cuda-graphs",
     is_flag=True,

@@ -32,8 +32,6 @@ def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelera
     except ImportError as error:
         raise FxpruneError("training needs accelerate; pip install 'fxprune[train]'") from error
     options: dict[str, Any] = {"mixed_precision": "bf16" if settings.precision == "bf16" else "no"}
-    if settings.compile:
-        options["dynamo_backend"] = COMPILER
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if settings.device == "cpu" or (processes > 1 and settings.device == "auto" and not torch.cuda.is_available()):
         options["cpu"] = True

@@ -18,6 +18,7 @@ from fxprune.errors import FxpruneError, LoadError
 from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
 from fxprune.pipeline import Pipeline
 from fxprune.sparsity import ProximalL1, parameter_groups
+from fxprune.steering import SteeredL1
 from fxprune.training import engine
 from fxprune.training.cuda_graphs import CudaGraphs, separate_gradients
 from fxprune.training.data import ImageData, Seeded, loader, step_batches, steps_per_epoch
@@ -130,7 +131,7 @@ class Trainer:
         self.loss_sum = self.seconds = 0.0
 
     def prepare(self) -> None:
-        """Make anew what is computed, in a DDP, autocast or compiled module, if a gate has opened or closed since."""
+        """Make anew what is computed, in a DDP or autocast module, if a gate has opened or closed since."""
         layers = [] if self.shrink is None else self.shrink.layers.values()
         state = sum(not layer.resting for layer in layers), sum(layer.closed for layer in layers)
         if state == self._prepared:
@@ -147,7 +148,11 @@ class Trainer:
             network = with_feature_maps(network, self._readers)
         self._network = self.accelerator.prepare_model(network)
         self._network.train()
-        self._called = CudaGraphs(self._network) if self.settings.cuda_graphs else self._network
+        self._called = self._network
+        if self.settings.cuda_graphs:
+            self._called = CudaGraphs(self._network)
+        elif self.settings.compile and (not isinstance(self.shrink, SteeredL1) or self.shrink.is_met):
+            self._called = torch.compile(self._network, backend=engine.COMPILER)  # takes too long for every change
 
     def finish(self) -> None:
         """Take off what accelerate put around the model, and let go of what was recorded."""

@@ -36,7 +36,8 @@ class Settings:
         finetune_epochs: epochs after the removal, with a learning rate that starts at a tenth of ``lr``.
         precision: "float32" or "bf16" (autocast).
         seed: of the data order, the augmentation and dropout.
-        compile: train with torch.compile.
+        compile: train with torch.compile; where layers are steered to zero, from when the targets are met, since each
+            change compiles anew.
         cuda_graphs: on one GPU, record a step as CUDA graphs and replay it: faster where images are small.
         workers: processes that decode images.
         device: "auto", "cpu", "cuda", "cuda:1", ...

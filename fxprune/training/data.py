@@ -234,15 +234,27 @@ def step_batches(count: int, batch_size: int, seed: int) -> list[list[int]]:
     return [order[step * batch_size : (step + 1) * batch_size] for step in range(_steps(count, batch_size))]
 
 
-def loader(data: Dataset[Any], index_batches: Sequence[Sequence[int]], *, workers: int = 0) -> DataLoader[Any]:
+def loader(
+    data: Dataset[Any],
+    index_batches: Sequence[Sequence[int]],
+    *,
+    workers: int = 0,
+    device: torch.device | None = None,
+) -> DataLoader[Any]:
     """Return a loader of (images, labels), a batch for each list of indices; samples that are None are left out.
 
-    A batch of which no sample is left is None. Images that are kept in memory need no ``workers``.
+    A batch of which no sample is left is None. Images that are kept in memory need no ``workers``. Others lie in
+    pinned memory if ``device``, for which they are meant, is a GPU: their copy to it waits for nothing.
     """
     batches: Any = index_batches  # torch's types ask for a Sampler, its code for any iterable
-    if isinstance(data.base if isinstance(data, Seeded) else data, InMemory):
-        workers = 0
-    return DataLoader(data, batch_sampler=batches, num_workers=workers, collate_fn=_collate)
+    in_memory = isinstance(data.base if isinstance(data, Seeded) else data, InMemory)
+    return DataLoader(
+        data,
+        batch_sampler=batches,
+        num_workers=0 if in_memory else workers,
+        collate_fn=_collate,
+        pin_memory=device is not None and device.type == "cuda" and not in_memory,
+    )
 
 
 def _collate(samples: Any) -> Any:

@@ -39,7 +39,7 @@ def evaluate(
     counts = torch.zeros(2, dtype=torch.long, device=device)
     with _modes_kept(model), torch.no_grad():
         model.eval()
-        for batch in loader(data, index_batches, workers=workers):
+        for batch in loader(data, index_batches, workers=workers, device=device):
             if batch is None:
                 continue
             images, labels = batch

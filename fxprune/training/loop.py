@@ -104,7 +104,8 @@ class Trainer:
         start = time.monotonic() - self.seconds
         self.prepare()
         self.model.train()
-        for batch in loader(Seeded(self.data.train, seed), mine[first:], workers=settings.workers):
+        train = Seeded(self.data.train, seed)
+        for batch in loader(train, mine[first:], workers=settings.workers, device=accelerator.device):
             if batch is None:
                 raise LoadError(f"none of the images of step {self.step} can be read")
             value = self._train_step(*batch)

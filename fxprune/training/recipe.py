@@ -119,7 +119,8 @@ def train(
         part = settings.batch_size // (settings.accumulate * accelerator.num_processes)
         batches = step_batches(len(data.train), part, seed)  # type: ignore[arg-type]
         torch.manual_seed(seed)
-        recalibrate(model, loader(Seeded(data.train, seed), batches, workers=settings.workers), settings.recalibrate)
+        part_loader = loader(Seeded(data.train, seed), batches, workers=settings.workers, device=device)
+        recalibrate(model, part_loader, settings.recalibrate)
     return log.rows
 
 

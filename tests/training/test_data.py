@@ -131,6 +131,16 @@ def test_images_in_memory_are_the_same_images(tmp_path: Path) -> None:
     assert torch.allclose(sample_inputs(plain, 3), sample_inputs(kept, 3), atol=1e-6)
 
 
+def test_batches_for_a_gpu_are_pinned_unless_they_are_there_already(tmp_path: Path) -> None:
+    write_images(tmp_path, {"train/cat": 4, "val/cat": 1})
+    plain, kept = (load_data(f"imagefolder:{tmp_path}", 16, in_memory=in_memory).train for in_memory in (False, True))
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert loader(Seeded(plain, 0), [[0]], device=gpu).pin_memory
+    assert not loader(Seeded(plain, 0), [[0]], device=cpu).pin_memory
+    assert not loader(Seeded(plain, 0), [[0]]).pin_memory
+    assert not loader(Seeded(kept, 0), [[0]], device=gpu).pin_memory
+
+
 def test_images_in_memory_are_shifted_and_mirrored_by_seed_and_index(tmp_path: Path) -> None:
     write_images(tmp_path, {"train/cat": 40, "val/cat": 1})
     kept = load_data(f"imagefolder:{tmp_path}", 16, in_memory=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 import fxprune
 
+_ROOT = Path(__file__).resolve().parent.parent
 _TOLD = ("OMP_NUM_THREADS", "MALLOC_")
 
 
@@ -23,7 +25,7 @@ def provenance(*packages: str) -> dict[str, Any]:
     """
     script = f"benchmarks/{Path(sys.argv[0]).name}"
     return {
-        "command": " ".join(["python", script, *map(_without_folder, sys.argv[1:])]),
+        "command": shlex.join(["python", script, *map(_without_folder, sys.argv[1:])]),
         "environment": {name: value for name, value in os.environ.items() if name.startswith(_TOLD)},
         "versions": {"fxprune": fxprune.__version__, **{name: version(name) for name in ("torch", *packages)}},
         "hardware": {
@@ -36,8 +38,11 @@ def provenance(*packages: str) -> dict[str, Any]:
 
 
 def _without_folder(word: str) -> str:
-    """Return a command's word with a folder of this machine's reduced: a file to its name, data to DIR."""
+    """Return a word without folders of this machine: files of ours as seen from here, others by name, data as DIR."""
     before, separator, folder = word.rpartition(":") if ":/" in word else word.rpartition("=")
     if not folder.startswith(("/", "../")):
         return word
-    return f"{before}{separator}{Path(folder).name if Path(folder).suffix else 'DIR'}"
+    path = Path(folder).resolve()
+    if path.is_relative_to(_ROOT):
+        return f"{before}{separator}{path.relative_to(_ROOT)}"
+    return f"{before}{separator}{path.name if path.suffix else 'DIR'}"

@@ -53,7 +53,7 @@ def accuracy(name: str, record: dict[str, Any]) -> str:
             *[""] * 7,
         ],
         [
-            "fine-tuned (baseline)",
+            "fine-tuned (baseline)" if record["settings"].get("weights", True) else "unpruned (baseline)",
             _percent(base["top1"]),
             "",
             f"{base['macs']:,}",
@@ -100,7 +100,8 @@ def accuracy(name: str, record: dict[str, Any]) -> str:
         f"over the baseline's.{trained}{shared} The removal itself changed top-1 by at most "
         f"{100 * max(map(abs, changes)):.2f} points."
     )
-    return _section(f"{network}, pruned against fine-tuned", record, name, text, rows, headers, draw)
+    against = "fine-tuned" if record["settings"].get("weights", True) else "unpruned, from scratch"
+    return _section(f"{network}, pruned against {against}", record, name, text, rows, headers, draw)
 
 
 def removal(name: str, record: dict[str, Any]) -> str:
@@ -248,7 +249,9 @@ def _section(
     figure.savefig(RESULTS / f"{name}.png", dpi=80)
     pyplot.close(figure)
     versions = ", ".join(f"{package} {version}" for package, version in record["versions"].items())
-    machine = record["hardware"].get("gpu") or f"{record['hardware']['cores']} cores"
+    cores, threads = record["hardware"]["cores"], record["hardware"].get("threads")
+    cpu = f"{threads} of {cores} cores" if threads and threads < cores else f"{cores} cores"
+    machine = record["hardware"].get("gpu") or cpu
     told = "".join(f"{name}={value} " for name, value in record.get("environment", {}).items())
     source = f"`{told}{record['command']}` ({versions}; {machine})"
     table = tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True)

@@ -69,6 +69,8 @@ def main() -> None:
     add_training_arguments(parser, epochs=8, lr=0.05)
     arguments = parser.parse_args()
 
+    if arguments.arm not in (None, "baseline", *map(str, arguments.targets)):
+        parser.error(f"--arm {arguments.arm} is neither baseline nor one of the targets")
     settings = settings_from(arguments)
     if arguments.baseline is not None and (
         arguments.arm == "baseline" or (settings.learns_from_teacher and not arguments.teachers)

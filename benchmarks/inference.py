@@ -141,7 +141,7 @@ def turns_of(models: dict[str, Callable[..., Any]], images: torch.Tensor, turns:
             for _ in range(calls):
                 models[name](images)
             if images.is_cuda:
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(images.device)
             spent = clock() - start
             if turn >= 0:
                 faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults

@@ -91,13 +91,14 @@ def accuracy(name: str, record: dict[str, Any]) -> str:
     settings = record.get("settings", {})
     changes = [one["accuracy_after_removal"] - one["accuracy_before_removal"] for one in record["pruned"].values()]
     shared = f" The baseline is that of {base['of']}, in {base['precision']}." if "of" in base else ""
-    devices = sorted(set().union(*map(_devices, record["pruned"].values())))
+    trained = [*record["pruned"].values(), *([] if "of" in base else [base])]
+    devices = sorted(set().union(*map(_devices, trained)))
     arms = "What was pruned" if "of" in base else "All of it"
     on = f" {arms} was trained on {' and '.join(devices)}; times are of the machine named below."
-    trained = "" if devices == ["cpu"] else on
+    where = "" if devices == ["cpu"] else on
     text = (
         f"{settings['epochs']} epochs for every network, seed {settings['seed']}, {settings['precision']}; times "
-        f"over the baseline's.{trained}{shared} The removal itself changed top-1 by at most "
+        f"over the baseline's.{where}{shared} The removal itself changed top-1 by at most "
         f"{100 * max(map(abs, changes)):.2f} points."
     )
     against = "fine-tuned" if record["settings"].get("weights", True) else "unpruned, from scratch"

@@ -43,7 +43,7 @@ def median_times(
             start = time.perf_counter()
             model(images)
             if images.is_cuda:
-                torch.cuda.synchronize()
+                torch.cuda.synchronize(images.device)
             if turn >= 2:  # the first turns warm up
                 times[name].append((time.perf_counter() - start) * 1e3)
     return {name: statistics.median(values) for name, values in times.items()}

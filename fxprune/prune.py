@@ -125,15 +125,26 @@ def insert_scales(traced: fx.GraphModule, layers: Layers, *, verify: bool = True
 
 
 def _fit(fit: Callable[..., Any], sparse: fx.GraphModule, shrink: ProximalL1) -> None:
-    if _takes_two(fit):
+    parameters = _parameters(fit)
+    if any(p.name == "shrink" and p.kind is not p.POSITIONAL_ONLY for p in parameters):
+        fit(sparse, shrink=shrink)
+        return
+    if sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) >= 2:
         fit(sparse, shrink)
         return
-    own = {id(layer.trained_scale) for layer in shrink.layers.values()}
+    scales = {id(layer.trained_scale) for layer in shrink.layers.values()}
+    own = {
+        id(parameter) for parameter in sparse.parameters()
+    }  # an optimizer may leave frozen ones out, as scales are
+    followed: list[torch.optim.Optimizer] = []
 
     def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        rates = [g["lr"] for g in optimizer.param_groups if any(id(p) in own for p in g["params"])]
-        if rates:
-            shrink.step(float(max(rates)))
+        groups = [({id(p) for p in group["params"]}, float(group["lr"])) for group in optimizer.param_groups]
+        rates = [lr for held, lr in groups if held & scales] or [lr for held, lr in groups if held & own]
+        if rates and not followed:
+            followed.append(optimizer)
+        if optimizer in followed:  # a second one that trains another part of the network takes the same steps
+            shrink.step(max(rates))
 
     handle = register_optimizer_step_post_hook(after_step)
     try:
@@ -142,12 +153,8 @@ def _fit(fit: Callable[..., Any], sparse: fx.GraphModule, shrink: ProximalL1) ->
         handle.remove()
 
 
-def _takes_two(fit: Callable[..., Any]) -> bool:
+def _parameters(fit: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
-        parameters = inspect.signature(fit).parameters.values()
+        return [*inspect.signature(fit).parameters.values()]
     except (TypeError, ValueError):
-        return False
-    required = [
-        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    return len(required) >= 2 or any(p.name == "shrink" for p in parameters)
+        return []

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -253,6 +254,21 @@ def test_labels_that_the_model_lacks(capsys: pytest.CaptureFixture[str], images:
     code, _, err = run(capsys, *arguments, "--classes", "1")
     assert code == 1
     assert "label 1, but the model has 1 outputs" in err
+
+
+@pytest.mark.parametrize("option", ["--weights", "--teacher-weights"])
+def test_a_teacher_whose_classifier_would_be_random(
+    capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path, option: str
+) -> None:
+    weights = tmp_path / "imagenet.pth"
+    torch.save(torchvision.models.shufflenet_v2_x0_5(weights=None).state_dict(), weights)
+    arguments = prune_command(images, tmp_path / "out", "--classes", "2", "--distill", "0.5", option, str(weights))
+    arguments[1] = "torchvision:shufflenet_v2_x0_5"
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert one_line(err)
+    assert "the teacher's fc.weight, fc.bias would be random, since" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_debug_shows_the_traceback() -> None:

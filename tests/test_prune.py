@@ -47,6 +47,39 @@ def test_a_training_function_may_step_by_itself() -> None:
     assert len(result.steps[0].result.rewritten) == 2  # both branches, with the convs in them
 
 
+def test_shrink_is_given_by_its_name() -> None:
+    found: list[tuple[Any, ...]] = []
+
+    def with_default(model: nn.Module, epochs: int = 6, shrink: Any = None) -> None:
+        found.append((epochs, type(shrink)))
+        loop(model, shrink, steps=epochs)
+
+    def keyword_only(model: nn.Module, *, shrink: Any) -> None:
+        found.append((6, type(shrink)))
+        loop(model, shrink)
+
+    for fit in (with_default, keyword_only):
+        fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit, strength=1.0)
+    assert found == [(6, fxprune.ProximalL1)] * 2
+
+
+def test_an_optimizer_may_leave_frozen_parameters_out() -> None:
+    def fit(model: nn.Module) -> None:  # steering freezes the scales
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizers = [torch.optim.SGD(part, lr=0.05) for part in (trained[:4], trained[4:])]
+        for _ in range(6):
+            model(torch.randn(4, 3, 8, 8)).softmax(1)[:, 0].mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit, target_params=0.8, steps=6)
+    assert any(step.result.rewritten for step in result.steps)
+    with pytest.warns(fxprune.FxpruneWarning, match="fit took 6 steps of the 7"):  # of two optimizers, not 12
+        fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit, target_params=0.8, steps=7)
+
+
 def test_a_training_function_may_set_the_scales_itself() -> None:
     def fit(model: nn.Module) -> None:
         model.get_submodule("block1.conv1").assign(scale=0.0, shortcut=1.0)  # type: ignore[operator]

@@ -62,10 +62,12 @@ def _fail(message: str, code: int) -> None:
 def _one_line(error: Exception) -> str:
     """Return what to say of ``error``: the last line where a worker process wrapped it in its own traceback."""
     lines = str(error).strip().splitlines() or [""]
+    in_worker = lines[0].startswith("Caught ")
     if isinstance(error, FxpruneError):
-        text = lines[-1] if lines[0].startswith("Caught ") else " ".join(lines)
+        text = lines[-1] if in_worker else " ".join(lines)
         return text.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
-    return f"{type(error).__name__}: {lines[0]} (use --debug for the traceback)"
+    text = lines[-1] if in_worker else f"{type(error).__name__}: {lines[0]}"
+    return f"{text} (use --debug for the traceback)"
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

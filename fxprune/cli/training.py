@@ -118,7 +118,7 @@ def demo(seed: int, out: Path) -> None:
 )
 @click.option("--seed", default=0, help="Of the data order, the augmentation and the model's initial weights.")
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images; one a core by default.")
-@click.option("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")
+@click.option("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes a CUDA GPU if there is one.")
 @click.option(
     "--checkpoint-minutes", default=10.0, type=click.FloatRange(0), help="How often to save within an epoch."
 )
@@ -168,7 +168,15 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
         say("the teacher has random weights and nothing to teach: --teacher-weights FILE loads trained ones")
     if loaded.left_random:
         say(f"{weights} holds another number of classes: {', '.join(loaded.left_random)} start from random weights")
-    teachers = [load_model(model, path, classes).model for path in teacher_weights]
+    known = [load_model(model, path, classes) for path in teacher_weights]
+    teachers = [one.model for one in known]
+    taught_by = dict(zip(teacher_weights, known, strict=True)) or {weights: loaded}
+    for path, one in taught_by.items():
+        if settings.distill and one.left_random:
+            raise click.UsageError(
+                f"the teacher's {', '.join(one.left_random)} would be random, since {path} holds another number of "
+                "classes: --teacher-weights FILE of a network that was trained for yours, or no --distill"
+            )
     teacher = Ensemble(teachers) if len(teachers) > 1 else next(iter(teachers), None)
     images = load_data(data, image_size, on_bad_image=on_bad_image, in_memory=in_memory)
     run = {

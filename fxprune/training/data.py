@@ -170,16 +170,6 @@ def _cifar10(root: Path, size: int, in_memory: bool) -> ImageData:
 def _image_folder(root: Path, size: int, on_bad_image: str, in_memory: bool) -> ImageData:
     from torchvision.datasets import ImageFolder
 
-    class Folder(ImageFolder):  # type: ignore[misc]  # torchvision ships no types
-        def __getitem__(self, index: int) -> Any:
-            try:
-                return super().__getitem__(index)
-            except LoadError as error:
-                if on_bad_image != "skip":
-                    raise
-                warnings.warn(f"{str(error).partition(';')[0]}; it is left out", FxpruneWarning, stacklevel=1)
-                return None
-
     held_out_folder = next((root / name for name in ("val", "test", "valid") if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or held_out_folder is None:
         raise LoadError(
@@ -188,7 +178,7 @@ def _image_folder(root: Path, size: int, on_bad_image: str, in_memory: bool) -> 
     augmented, plain = _transforms(size, in_memory)
     try:
         train, plain_train, held_out = (
-            Folder(folder, transform=transform, loader=_open_image)
+            ImageFolder(folder, transform=transform, loader=_open_image)
             for folder, transform in (
                 (root / "train", augmented),
                 (root / "train", plain),
@@ -204,7 +194,27 @@ def _image_folder(root: Path, size: int, on_bad_image: str, in_memory: bool) -> 
             f"imagefolder:{root}: class {odd!r} is in {where} only; "
             f"train and {held_out_folder.name} must have the same classes"
         )
-    return ImageData(train, plain_train, held_out, len(train.classes), (3, size, size))
+    classes = len(train.classes)
+    if on_bad_image == "skip":
+        train, plain_train, held_out = map(_WithoutBadImages, (train, plain_train, held_out))
+    return ImageData(train, plain_train, held_out, classes, (3, size, size))
+
+
+class _WithoutBadImages(Dataset[Any]):
+    """A folder of images; one that cannot be read is None, with a warning."""
+
+    def __init__(self, base: Dataset[Any]) -> None:
+        self.base = base
+
+    def __len__(self) -> int:
+        return len(self.base)  # type: ignore[arg-type]  # every map-style data set has a length
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.base[index]
+        except LoadError as error:
+            warnings.warn(f"{str(error).partition(';')[0]}; it is left out", FxpruneWarning, stacklevel=1)
+            return None
 
 
 def _open_image(path: str | Path) -> Any:
@@ -212,7 +222,7 @@ def _open_image(path: str | Path) -> Any:
 
     try:
         return pil_loader(path)
-    except OSError as error:
+    except Exception as error:  # Pillow's decoders raise SyntaxError, ValueError and others of their own
         raise LoadError(f"cannot read image {path}: {error}; --on-bad-image skip leaves such images out") from error
 
 

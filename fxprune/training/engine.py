@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 COMPILER = "inductor"
 """The backend of torch.compile."""
+_DEVICE = "ACCELERATE_TORCH_DEVICE"
 
 
 def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelerator:
@@ -33,18 +36,23 @@ def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelera
         raise FxpruneError("training needs accelerate; pip install 'fxprune[train]'") from error
     options: dict[str, Any] = {"mixed_precision": "bf16" if settings.precision == "bf16" else "no"}
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if settings.device == "cpu" or (processes > 1 and settings.device == "auto" and not torch.cuda.is_available()):
+    if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
         options["cpu"] = True
     elif processes > 1 and settings.device not in ("auto", "cuda"):
         raise FxpruneError(f"{processes} processes cannot share device {settings.device}; leave out --device")
-    elif processes == 1 and settings.device != "auto":
-        os.environ["ACCELERATE_TORCH_DEVICE"] = settings.device
     if folder is not None and is_tensorboard_available():
         options |= {"log_with": "tensorboard", "project_dir": str(folder)}
     try:
-        accelerator = Accelerator(**options)
-    except RuntimeError as error:  # no such device, or no driver for it
+        with _device_named(settings.device if processes == 1 and settings.device not in ("auto", "cpu") else None):
+            accelerator = Accelerator(**options)
+    except (RuntimeError, ValueError) as error:  # no such device, no driver, another precision than a run before
         raise FxpruneError(f"cannot train on device {settings.device}: {first_line(error)}") from error
+    wanted = torch.device(settings.device if settings.device != "auto" else accelerator.device)
+    if wanted.type != accelerator.device.type or wanted.index not in (None, accelerator.device.index):
+        raise FxpruneError(
+            f"training is on {accelerator.device} in this process since an earlier run, and cannot move to {wanted}: "
+            "accelerate keeps its first device; start another process"
+        )
     if accelerator.num_processes != processes:
         raise FxpruneError(f"{processes} processes were started, but accelerate runs {accelerator.num_processes}")
     if settings.cuda_graphs and (accelerator.device.type != "cuda" or processes > 1):
@@ -64,6 +72,22 @@ def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelera
             stacklevel=2,
         )
     return accelerator
+
+
+@contextmanager
+def _device_named(device: str | None) -> Iterator[None]:
+    """Inside, accelerate takes ``device`` for an engine that it makes; the environment is as before afterwards."""
+    before = os.environ.get(_DEVICE)
+    if device is not None:
+        os.environ[_DEVICE] = device
+    try:
+        yield
+    finally:
+        if device is not None:
+            if before is None:
+                del os.environ[_DEVICE]
+            else:
+                os.environ[_DEVICE] = before
 
 
 def hardware(accelerator: Accelerator) -> dict[str, Any]:

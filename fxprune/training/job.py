@@ -228,6 +228,8 @@ def prune_on_data(
     for result in results:
         say(str(result))
     pruned = results[-1].graph_module
+    for graph_module in (traced, pruned):  # they share weights with graphs that were evaluated elsewhere
+        graph_module.cpu()
     report: dict[str, Any] = {
         "schema": REPORT_SCHEMA,
         **(extra or {}),

@@ -182,7 +182,7 @@ class Trainer:
         value = float(accelerator.reduce(total, "mean"))
         if not math.isfinite(value):
             raise FxpruneError(
-                f"the loss became {value} at step {self.step}; a checkpoint from before is kept: "
+                f"the loss became {value} at step {self.step}; the last checkpoint, if there is one, is from before: "
                 "run again with a lower learning rate, in another folder"
             )
         if settings.cuda_graphs:
@@ -202,7 +202,9 @@ class Trainer:
         check_labels(logits, labels)
         settings = self.settings
         loss = functional.cross_entropy(
-            logits.float(), labels.to(logits.device), label_smoothing=settings.label_smoothing
+            logits.float(),
+            labels.to(logits.device, non_blocking=True),
+            label_smoothing=settings.label_smoothing,
         )
         if self.teacher is not None:
             with torch.no_grad(), self.accelerator.autocast():

@@ -40,7 +40,7 @@ class Settings:
             change compiles anew.
         cuda_graphs: on one GPU, record a step as CUDA graphs and replay it: faster where images are small.
         workers: processes that decode images.
-        device: "auto", "cpu", "cuda", "cuda:1", ...
+        device: "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", ...
         checkpoint_minutes: how often to save within an epoch; at its end always.
     """
 

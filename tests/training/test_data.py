@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -95,6 +97,28 @@ def test_an_image_that_cannot_be_read(tmp_path: Path) -> None:
         assert next(iter(loader(data.held_out, [[1]]))) is None
     with pytest.warns(FxpruneWarning):
         assert 0 <= evaluate(model, data.held_out, batch_size=1) <= 1
+
+
+def test_images_that_their_decoder_cannot_read_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_images(tmp_path, {"train/a": 2, "val/a": 2})
+
+    def broken(path: str) -> None:
+        raise SyntaxError("broken PNG file")  # as Pillow does for damaged chunks
+
+    monkeypatch.setattr("torchvision.datasets.folder.pil_loader", broken)
+    with pytest.raises(LoadError, match=r"cannot read image .*\.png: broken PNG file; --on-bad-image skip"):
+        load_data(f"imagefolder:{tmp_path}", 8).train[0]
+    data = load_data(f"imagefolder:{tmp_path}", 8, on_bad_image="skip")
+    with pytest.warns(FxpruneWarning, match="broken PNG file; it is left out"):
+        assert data.held_out[0] is None
+
+
+@pytest.mark.parametrize("on_bad_image", ["fail", "skip"])
+def test_folders_of_images_can_be_sent_to_workers(tmp_path: Path, on_bad_image: Literal["fail", "skip"]) -> None:
+    write_images(tmp_path, {"train/a": 2, "val/a": 2})
+    data = load_data(f"imagefolder:{tmp_path}", 8, on_bad_image=on_bad_image)
+    again = pickle.loads(pickle.dumps(Seeded(data.train, 1)))  # as where processes are spawned, not forked
+    assert torch.equal(again[1][0], Seeded(data.train, 1)[1][0])
 
 
 def test_a_class_without_images(tmp_path: Path) -> None:

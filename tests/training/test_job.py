@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from fxprune.errors import FxpruneError, LoadError, TargetError
@@ -96,6 +97,21 @@ def test_what_has_no_source_is_saved_for_torch_load(data: ImageData, tmp_path: P
     assert loaded(sample_inputs(data, 4)).shape == (4, 10)
     assert report["macs_after"] < report["macs_before"]
     assert (tmp_path / "out" / "diff.html").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("finetune_epochs", [0, 1])
+@pytest.mark.parametrize("middle", [Jumpy(), nn.GroupNorm(2, 4), nn.PReLU()])
+def test_graphs_that_share_weights_are_measured_on_one_device(
+    data: ImageData, tmp_path: Path, middle: nn.Module, finetune_epochs: int
+) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    settings = replace(QUICK, device="cuda", finetune_epochs=finetune_epochs)
+    options: dict[str, Any] = {"target_macs": 0.7, "say": lambda _: None}
+    report = prune_on_data(network(middle), data, tmp_path / "out", settings, **options)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert report["activation_bytes_after"] <= report["activation_bytes_before"]
+    assert report["hardware"]["gpu"]
 
 
 def test_outputs_beyond_the_classes_are_said(data: ImageData, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -174,6 +175,23 @@ def other_engine() -> Iterator[None]:
     AcceleratorState._reset_state()
     yield
     AcceleratorState._reset_state()
+
+
+@pytest.mark.usefixtures("other_engine")
+@pytest.mark.parametrize(
+    ("first", "then", "why"),
+    [
+        ({}, {"device": "meta"}, "training is on cpu in this process since an earlier run, and cannot move to meta"),
+        ({}, {"precision": "bf16"}, "cannot train on device cpu: .*already been initialized"),
+        ({"device": "quantum"}, {}, "cannot train on device quantum: "),
+    ],
+)
+def test_one_engine_a_process(first: dict[str, Any], then: dict[str, Any], why: str) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    before = dict(os.environ)
+    with pytest.raises(FxpruneError, match=why):
+        [make_accelerator(replace(QUICK, **settings)) for settings in (first, then)]
+    assert os.environ == before
 
 
 @pytest.mark.usefixtures("other_engine")

@@ -48,8 +48,8 @@ def prune(
         model: any traceable nn.Module; it is never changed.
         example_inputs: a small batch of real inputs, as the model takes them (see :func:`fxprune.trace`).
         fit: an ordinary training function. ``fit(sparse)`` trains the graph that it is given in place; its layers
-            shrink after every step of an optimizer that holds its parameters. ``fit(sparse, shrink)`` calls
-            ``shrink.step(lr)`` itself, after each ``optimizer.step()``.
+            shrink after every step of the optimizer that holds its parameters (of several, the first). A function
+            with two arguments, or one named ``shrink``, calls ``shrink.step(lr)`` itself, after ``optimizer.step()``.
         layers: what to prune: single convs, whole residual branches, or all of both.
         target_macs: the share of the MACs to leave; the smallest scales go first until it is met.
         target_memory: with ``steps``, the share of the peak activation memory to leave (:class:`fxprune.SteeredL1`).

@@ -43,6 +43,8 @@ def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelera
     if folder is not None and is_tensorboard_available():
         options |= {"log_with": "tensorboard", "project_dir": str(folder)}
     try:
+        if processes == 1 and settings.device != "auto":
+            torch.empty(0, device=settings.device)  # fails before accelerate is half made
         with _device_named(settings.device if processes == 1 and settings.device not in ("auto", "cpu") else None):
             accelerator = Accelerator(**options)
     except (RuntimeError, ValueError) as error:  # no such device, no driver, another precision than a run before

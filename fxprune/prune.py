@@ -133,13 +133,12 @@ def _fit(fit: Callable[..., Any], sparse: fx.GraphModule, shrink: ProximalL1) ->
         fit(sparse, shrink)
         return
     scales = {id(layer.trained_scale) for layer in shrink.layers.values()}
-    own = {
-        id(parameter) for parameter in sparse.parameters()
-    }  # an optimizer may leave frozen ones out, as scales are
+    own = {id(parameter) for parameter in sparse.parameters()}
     followed: list[torch.optim.Optimizer] = []
 
     def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         groups = [({id(p) for p in group["params"]}, float(group["lr"])) for group in optimizer.param_groups]
+        # Scales that are steered are frozen: an optimizer may leave them out.
         rates = [lr for held, lr in groups if held & scales] or [lr for held, lr in groups if held & own]
         if rates and not followed:
             followed.append(optimizer)

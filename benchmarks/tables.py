@@ -46,14 +46,15 @@ def accuracy(name: str, record: dict[str, Any]) -> str:
     """Return the section of a pruned network against its fine-tuned baseline; draw its way there."""
     network = name.removeprefix("cifar10_")
     base = record["baseline"]
+    has_weights = record["settings"].get("weights", True)  # of a checkpoint that all start from
     rows: list[list[Any]] = [
         [
-            "the checkpoint as it is" if record["settings"].get("weights", True) else "the first weights",
+            "the checkpoint as it is" if has_weights else "the first weights",
             _percent(record["checkpoint_top1"]),
             *[""] * 7,
         ],
         [
-            "fine-tuned (baseline)" if record["settings"].get("weights", True) else "unpruned (baseline)",
+            "fine-tuned (baseline)" if has_weights else "unpruned (baseline)",
             _percent(base["top1"]),
             "",
             f"{base['macs']:,}",
@@ -101,7 +102,7 @@ def accuracy(name: str, record: dict[str, Any]) -> str:
         f"over the baseline's.{where}{shared} The removal itself changed top-1 by at most "
         f"{100 * max(map(abs, changes)):.2f} points."
     )
-    against = "fine-tuned" if record["settings"].get("weights", True) else "unpruned, from scratch"
+    against = "fine-tuned" if has_weights else "unpruned, from scratch"
     return _section(f"{network}, pruned against {against}", record, name, text, rows, headers, draw)
 
 

@@ -100,7 +100,7 @@ def demo(seed: int, out: Path) -> None:
 @click.option(
     "--compile/--no-compile",
     default=False,
-    help="Train with torch.compile, once the targets are met: each change compiles anew.",
+    help="Train with torch.compile; where layers are steered, once the targets are met: each change compiles anew.",
 )
 @click.option(
     "--cuda-graphs",

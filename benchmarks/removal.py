@@ -23,7 +23,8 @@ from fxprune.files import write_json
 from fxprune.models import load_weights
 from fxprune.passes import RemoveLayers
 from fxprune.prune import insert_scales
-from fxprune.training.data import Seeded, load_data, loader, sample_inputs, step_batches
+from fxprune.training.batches import Seeded, loader, step_batches
+from fxprune.training.data import load_data, sample_inputs
 from fxprune.training.evaluation import evaluate
 
 HERE = Path(__file__).parent
@@ -50,7 +51,7 @@ def main() -> None:
     optimizer = torch.optim.SGD(
         fxprune.sparsity.parameter_groups(sparse, 5e-4), lr=arguments.lr, momentum=0.9, nesterov=True
     )
-    epochs = [step_batches(len(data.train), 128, seed=epoch) for epoch in range(arguments.epochs)]  # type: ignore[arg-type]
+    epochs = [step_batches(data.train_count, 128, seed=epoch) for epoch in range(arguments.epochs)]
     steps = sum(map(len, epochs))
     shrink = fxprune.SteeredL1(sparse, target_macs=SHARES[-1], steps=steps, probe_inputs=(sample_inputs(data, 128),))
     rows: list[dict[str, Any]] = []

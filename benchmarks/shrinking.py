@@ -36,7 +36,8 @@ from fxprune.models import load_weights
 from fxprune.passes import InsertResConv, RemoveLayers
 from fxprune.prune import insert_scales
 from fxprune.sparsity import ProximalL1, parameter_groups
-from fxprune.training.data import ImageData, Seeded, load_data, loader, sample_inputs, step_batches, steps_per_epoch
+from fxprune.training.batches import Seeded, loader, step_batches, steps_per_epoch
+from fxprune.training.data import ImageData, load_data, sample_inputs
 from fxprune.training.evaluation import evaluate
 from fxprune.training.settings import Schedule, Settings
 
@@ -79,7 +80,7 @@ def main() -> None:
 def run(arm: str, traced: fx.GraphModule, data: ImageData, settings: Settings, target: float) -> dict[str, Any]:
     """Train one arm; return its top-1 before the cut, right after it and at the end, and the scales before it."""
     torch.manual_seed(settings.seed)
-    per_epoch = steps_per_epoch(data, settings.batch_size)
+    per_epoch = steps_per_epoch(data.train_count, settings.batch_size)
     schedule = Schedule(settings.lr, per_epoch * settings.epochs)
     until = round(schedule.total_steps * settings.shrink_share)
     graph = inserted(arm, traced).to(memory_format=torch.channels_last)
@@ -89,7 +90,7 @@ def run(arm: str, traced: fx.GraphModule, data: ImageData, settings: Settings, t
     step = 0
     for epoch in range(settings.epochs):
         graph.train()
-        batches = step_batches(len(data.train), settings.batch_size, settings.seed + epoch)  # type: ignore[arg-type]
+        batches = step_batches(data.train_count, settings.batch_size, settings.seed + epoch)
         for images, labels in loader(Seeded(data.train, settings.seed + epoch), batches, workers=settings.workers):
             for group in optimizer.param_groups:
                 group["lr"] = schedule.at(step)

@@ -128,7 +128,8 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     Killed at any moment, the same command goes on from its last checkpoint. On several GPUs or hosts:
     torchrun --nproc-per-node 4 -m fxprune prune MODEL ...
     """
-    from fxprune.training.data import default_workers, load_data
+    from fxprune.training.batches import default_workers
+    from fxprune.training.data import load_data
     from fxprune.training.distillation import Ensemble
     from fxprune.training.engine import make_accelerator
     from fxprune.training.job import open_folder, prune_on_data

@@ -6,18 +6,17 @@ or valid). Decoding, cropping and normalising are torchvision's.
 
 from __future__ import annotations
 
-import os
 import warnings
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import Dataset, TensorDataset
 
 from fxprune.errors import FxpruneError, FxpruneWarning, LoadError
+from fxprune.training.batches import default_workers, loader
 from fxprune.training.in_memory import InMemory
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -38,6 +37,11 @@ class ImageData:
     held_out: Dataset[Any]
     classes: int
     shape: tuple[int, int, int]
+
+    @property
+    def train_count(self) -> int:
+        """The number of training images."""
+        return len(self.train)  # type: ignore[arg-type]  # every map-style data set has a length
 
     def to(self, device: torch.device) -> ImageData:
         """Return the same data with the images that are kept in memory on ``device``."""
@@ -226,91 +230,10 @@ def _open_image(path: str | Path) -> Any:
         raise LoadError(f"cannot read image {path}: {error}; --on-bad-image skip leaves such images out") from error
 
 
-def steps_per_epoch(data: ImageData, batch_size: int) -> int:
-    """Return the number of steps that the training images make; :func:`step_batches` shuffles them into as many."""
-    return _steps(len(data.train), batch_size)  # type: ignore[arg-type]  # every map-style data set has a length
-
-
-def _steps(count: int, batch_size: int) -> int:
-    return max(1, count // batch_size)
-
-
-def step_batches(count: int, batch_size: int, seed: int) -> list[list[int]]:
-    """Return one epoch of ``count`` samples, shuffled by ``seed``, as the indices of each step's batch.
-
-    All batches are full, unless there is only one.
-    """
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    return [order[step * batch_size : (step + 1) * batch_size] for step in range(_steps(count, batch_size))]
-
-
-def loader(
-    data: Dataset[Any],
-    index_batches: Sequence[Sequence[int]],
-    *,
-    workers: int = 0,
-    device: torch.device | None = None,
-) -> DataLoader[Any]:
-    """Return a loader of (images, labels), a batch for each list of indices; samples that are None are left out.
-
-    A batch of which no sample is left is None. Images that are kept in memory need no ``workers``. Others lie in
-    pinned memory if ``device``, for which they are meant, is a GPU: their copy to it waits for nothing.
-    """
-    batches: Any = index_batches  # torch's types ask for a Sampler, its code for any iterable
-    in_memory = isinstance(data.base if isinstance(data, Seeded) else data, InMemory)
-    return DataLoader(
-        data,
-        batch_sampler=batches,
-        num_workers=0 if in_memory else workers,
-        collate_fn=_collate,
-        pin_memory=device is not None and device.type == "cuda" and not in_memory,
-    )
-
-
-def _collate(samples: Any) -> Any:
-    if isinstance(samples, tuple):
-        return samples  # a batch already, by InMemory
-    readable = [sample for sample in samples if sample is not None]
-    return default_collate(readable) if readable else None
-
-
-class Seeded(Dataset[Any]):
-    """A data set whose random augmentation is a function of the seed and the index alone.
-
-    It does not depend on how many processes decode or train, nor on where a run was interrupted.
-    """
-
-    def __init__(self, base: Dataset[Any], seed: int) -> None:
-        self.base, self.seed = base, seed
-
-    def __len__(self) -> int:
-        return len(self.base)  # type: ignore[arg-type]  # every map-style data set has a length
-
-    def __getitem__(self, index: int) -> Any:
-        state = torch.default_generator.get_state()
-        try:
-            torch.default_generator.manual_seed(zlib.crc32(f"{self.seed} {index}".encode()))  # it takes 32 bits
-            return self.base[index]
-        finally:
-            torch.default_generator.set_state(state)
-
-    def __getitems__(self, indices: Sequence[int]) -> Any:
-        """Return the samples of a batch, or of images in memory the batch itself."""
-        if isinstance(self.base, InMemory):
-            return self.base.augmented(indices, self.seed)
-        return [self[index] for index in indices]
-
-
 def sample_inputs(data: ImageData, count: int) -> torch.Tensor:
     """Return ``count`` training images without augmentation, spread over the data set, as (N, C, H, W)."""
-    total = len(data.plain_train)  # type: ignore[arg-type]
+    total = data.train_count
     count = min(count, total)
     chosen = torch.linspace(0, total - 1, count).long().tolist()
     samples = [data.plain_train[index] for index in chosen]
     return torch.stack([sample[0] for sample in samples if sample is not None])
-
-
-def default_workers() -> int:
-    """Return how many processes decode images: one for each core that this one may use, at most eight."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(8, usable or 1)

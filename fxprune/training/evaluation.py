@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from fxprune.errors import FxpruneError
-from fxprune.training.data import loader
+from fxprune.training.batches import loader
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

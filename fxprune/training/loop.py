@@ -20,8 +20,9 @@ from fxprune.pipeline import Pipeline
 from fxprune.sparsity import ProximalL1, parameter_groups
 from fxprune.steering import SteeredL1
 from fxprune.training import engine
+from fxprune.training.batches import Seeded, loader, step_batches, steps_per_epoch
 from fxprune.training.cuda_graphs import CudaGraphs, separate_gradients
-from fxprune.training.data import ImageData, Seeded, loader, step_batches, steps_per_epoch
+from fxprune.training.data import ImageData
 from fxprune.training.distillation import distillation, feature_distance, stage_ends, with_feature_maps
 from fxprune.training.evaluation import check_labels, evaluate, to_device
 from fxprune.training.metrics import Metrics
@@ -60,7 +61,7 @@ class Trainer:
     ) -> None:
         self.model, self.data, self.settings, self.shrink = model, data, settings, shrink
         self.accelerator, self.metrics = accelerator, metrics
-        self.steps_per_epoch = steps_per_epoch(data, settings.batch_size)
+        self.steps_per_epoch = steps_per_epoch(data.train_count, settings.batch_size)
         self.schedule = Schedule(settings.lr, self.steps_per_epoch * settings.epochs)
         groups = parameter_groups(model, settings.weight_decay)
         self.optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
@@ -95,7 +96,7 @@ class Trainer:
         settings, accelerator = self.settings, self.accelerator
         epoch, first = divmod(self.step, self.steps_per_epoch)
         seed = settings.seed * 100_003 + epoch
-        index_batches = step_batches(len(self.data.train), settings.batch_size, seed)  # type: ignore[arg-type]
+        index_batches = step_batches(self.data.train_count, settings.batch_size, seed)
         processes = accelerator.num_processes
         mine = [
             batch[: len(batch) // processes * processes][accelerator.process_index :: processes]

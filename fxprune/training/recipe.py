@@ -18,8 +18,9 @@ from fxprune.errors import FxpruneError, LoadError, first_line
 from fxprune.sparsity import ProximalL1
 from fxprune.steering import SteeredL1
 from fxprune.trace import require_finite
+from fxprune.training.batches import Seeded, loader, step_batches, steps_per_epoch
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
-from fxprune.training.data import ImageData, Seeded, loader, sample_inputs, step_batches, steps_per_epoch
+from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import make_accelerator
 from fxprune.training.evaluation import recalibrate
 from fxprune.training.loop import Trainer
@@ -117,7 +118,7 @@ def train(
     if settings.recalibrate:
         seed = settings.seed * 100_003 + settings.epochs
         part = settings.batch_size // (settings.accumulate * accelerator.num_processes)
-        batches = step_batches(len(data.train), part, seed)  # type: ignore[arg-type]
+        batches = step_batches(data.train_count, part, seed)
         torch.manual_seed(seed)
         part_loader = loader(Seeded(data.train, seed), batches, workers=settings.workers, device=device)
         recalibrate(model, part_loader, settings.recalibrate)
@@ -143,7 +144,7 @@ def _shrinking(
     assert isinstance(model, fx.GraphModule)
     if strength is not None:
         return ProximalL1(model, strength)
-    steps = steps_per_epoch(data, settings.batch_size) * settings.epochs
+    steps = steps_per_epoch(data.train_count, settings.batch_size) * settings.epochs
     return SteeredL1(
         model,
         **targets,  # type: ignore[arg-type]  # its names are those of targets

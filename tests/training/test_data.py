@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from fxprune.errors import FxpruneError, FxpruneWarning, LoadError
-from fxprune.training.data import IMAGENET_MEAN, IMAGENET_STD, Seeded, load_data, loader, sample_inputs, step_batches
+from fxprune.training.batches import Seeded, loader, step_batches
+from fxprune.training.data import IMAGENET_MEAN, IMAGENET_STD, load_data, sample_inputs
 from fxprune.training.evaluation import evaluate
 
 

@@ -16,12 +16,12 @@ import math
 import torch
 from torch import nn
 
-from fxprune.gate_state import GateState
+from fxprune.scaled_layer import ScaledLayer
 
 _SMALLEST_SIZE = 0.1
 
 
-class BranchScale(GateState):
+class BranchScale(ScaledLayer):
     """The sum of a shortcut and a scaled branch; at ``gate=1`` it is their plain sum.
 
     Args:

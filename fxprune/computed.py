@@ -18,8 +18,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 from fxprune.facts.constants import Constants
 from fxprune.facts.convs import ConvCall
 from fxprune.folding import in_float64, make_parameter
+from fxprune.layer_classes import Conv
 from fxprune.module_tree import copy_module, is_parametrized
-from fxprune.resconv import WEIGHT_HOOKS, Conv
+from fxprune.resconv import WEIGHT_HOOKS
 from fxprune.targets import attribute
 
 _Layer = TypeVar("_Layer", bound=nn.Module)

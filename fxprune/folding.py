@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from fxprune.layer_classes import Conv
 from fxprune.module_tree import copy_module
-from fxprune.resconv import Conv
 
 _Weighted = TypeVar("_Weighted", bound=nn.Module)
 _exact: ContextVar[dict[int, tuple[torch.Tensor, torch.Tensor]] | None] = ContextVar("exact", default=None)

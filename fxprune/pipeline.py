@@ -134,10 +134,6 @@ class Pipeline(Pass):
         """The weakest contract of the passes."""
         return min((contract_of(p) for p in self.passes), default=Contract.VALUES)
 
-    def rewrite(self, graph_module: fx.GraphModule, log: Any) -> None:
-        """Not used: a pipeline rewrites through its passes."""
-        raise NotImplementedError
-
     def __call__(self, graph_module: fx.GraphModule) -> PipelineResult:
         """Return the result of all passes; ``graph_module`` is never changed, and every stage is kept."""
         require_graph(graph_module, "a pipeline")

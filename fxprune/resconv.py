@@ -31,16 +31,16 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from fxprune.gate_state import GateState
+from fxprune.layer_classes import Conv
 from fxprune.module_tree import evaluating, is_parametrized
+from fxprune.scaled_layer import ScaledLayer
 
 Parametrization = Literal["gain-gate", "free"]
-Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 WEIGHT_HOOKS = (WeightNorm, SpectralNorm)  # the old style: a hook sets the weight before each forward
 _SMALLEST_GAUGE = 0.1
 
 
-class ResConv(GateState):
+class ResConv(ScaledLayer):
     """A conv, its norm (or None), a scale and a shortcut; at ``scale=1, shortcut=0`` it is conv and norm alone.
 
     Args:

@@ -6,7 +6,6 @@ untouched submodule. Its contract says what stays true; :class:`fxprune.Pipeline
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -86,7 +85,7 @@ class Log:
         self.warnings.append(message)
 
 
-class Pass(ABC):
+class Pass:
     """A graph rewrite. Subclasses are frozen dataclasses: their fields are the pass's options.
 
     ``name`` is the pass's name in the shell; the docstring's first line is its help there.
@@ -133,6 +132,6 @@ class Pass(ABC):
             self.rewrite(graph, log)
         log.region = ""
 
-    @abstractmethod
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Rewrite ``graph_module`` in place (it is a copy; shared submodules must be replaced, not changed)."""
+        raise NotImplementedError(f"pass {self.name} has neither rewrite nor rewrite_all")

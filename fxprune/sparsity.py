@@ -25,6 +25,7 @@ from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, layers, macs_in_turn
 from fxprune.graph import TRACED_MACS, called_module, graphs_of
 from fxprune.resconv import ResConv
+from fxprune.scaled_layer import ScaledLayer
 
 __all__ = [
     "ProximalL1",
@@ -202,7 +203,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     Frozen parameters are left out, but for layer scales: whether those are trained may change at any step.
     """
-    scaled = (module for module in model.modules() if isinstance(module, (ResConv, BranchScale)))
+    scaled = (module for module in model.modules() if isinstance(module, ScaledLayer))
     scales = {id(module.trained_scale) for module in scaled}
     trained = [p for p in model.parameters() if p.requires_grad or id(p) in scales]
     decayed = [p for p in trained if p.dim() > 1]

@@ -10,13 +10,12 @@ import torch
 from torch import fx, nn
 from torch.func import functional_call
 
-from fxprune.branch_scale import BranchScale
 from fxprune.folding import exact, in_float64, widen
 from fxprune.graph import called_module, example_inputs_of, graphs_of, origins, place
 from fxprune.interpreter import Interpreter
 from fxprune.module_tree import evaluating, is_layer
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
-from fxprune.resconv import ResConv
+from fxprune.scaled_layer import ScaledLayer
 
 TOLERANCE = 1e-9
 _SAMPLES = 1 << 14
@@ -80,7 +79,7 @@ def _as_float64(module: nn.Module) -> Callable[..., Any]:
     if all(t.dtype == torch.float64 or not t.is_floating_point() for t in tensors):
         return module
     keeps = any(isinstance(value, torch.Tensor) for inner in module.modules() for value in vars(inner).values())
-    if keeps or not (is_layer(module) or isinstance(module, (ResConv, BranchScale))):
+    if keeps or not (is_layer(module) or isinstance(module, ScaledLayer)):
         return in_float64(module)  # a copy: it may write to what are no parameters and no buffers
     wide = {name: exact(t) if t.is_floating_point() else t for name, t in module.named_parameters()}
     wide |= {name: exact(t).clone() if t.is_floating_point() else t.clone() for name, t in module.named_buffers()}

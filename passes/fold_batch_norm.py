@@ -11,15 +11,14 @@ from typing import ClassVar
 from torch import fx, nn
 
 from fxprune.facts.call_sites import CallSites
-from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, own_module
+from fxprune.facts.convs import own_module
 from fxprune.facts.shapes import shape
 from fxprune.facts.sites import is_batched
 from fxprune.folding import norm_as_factor, norm_obstacle, own_bias, scaled_rows, with_weights
 from fxprune.graph import called_module, inherit, only_user, place
+from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES, WEIGHTED_CLASSES
 from fxprune.rewriting import Contract, Log, Pass
 from fxprune.targets import set_submodule
-
-_LAYERS = (*CONV_CLASSES, nn.Linear)
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class FoldBatchNorm(Pass):
                 continue
             node = norm_node.args[0]
             layer = called_module(node)
-            assert isinstance(layer, _LAYERS)
+            assert isinstance(layer, WEIGHTED_CLASSES)
             factor, bias = norm_as_factor(own_bias(layer), norm)
             log.rewrote(norm_node, f"is folded into {place(node)}")
             set_submodule(
@@ -58,7 +57,7 @@ class FoldBatchNorm(Pass):
 def _obstacle(norm_node: fx.Node, norm: nn.Module, sites: CallSites, training: bool) -> str | None:
     node = norm_node.args[0] if norm_node.args else None
     layer = called_module(node)
-    if not isinstance(node, fx.Node) or not isinstance(layer, _LAYERS):
+    if not isinstance(node, fx.Node) or not isinstance(layer, WEIGHTED_CLASSES):
         return "no conv or linear layer directly in front of it"
     if only_user(node) is not norm_node:
         return f"the output of {place(node)} is read by others too"
@@ -68,4 +67,5 @@ def _obstacle(norm_node: fx.Node, norm: nn.Module, sites: CallSites, training: b
         return f"the output of {place(node)} is unbatched: its first axis is not the channels' to this norm"
     if isinstance(layer, nn.Linear) and len(shape(node) or ()) != 2:
         return "it does not normalise the linear layer's features"
-    return own_module(norm, NORM_CLASSES, sites) or norm_obstacle(norm, training) or own_module(layer, _LAYERS, sites)
+    obstacle = own_module(norm, NORM_CLASSES, sites) or norm_obstacle(norm, training)
+    return obstacle or own_module(layer, WEIGHTED_CLASSES, sites)

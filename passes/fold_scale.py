@@ -19,16 +19,16 @@ import torch
 from torch import fx, nn
 
 from fxprune.facts.call_sites import CallSites
-from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, own_module
+from fxprune.facts.convs import own_module
 from fxprune.facts.scales import constant_factor, passes_factor
 from fxprune.facts.state import updated_values
 from fxprune.folding import exact, make_parameter, own_bias, scaled_rows, with_weights
 from fxprune.graph import called_module, inherit, only_user
+from fxprune.layer_classes import NORM_CLASSES, WEIGHTED_CLASSES
 from fxprune.operators import ADDITIONS, PRODUCTS
 from fxprune.rewriting import Contract, Log, Pass
 from fxprune.targets import attribute, set_parameter, set_submodule
 
-_LAYERS = (*CONV_CLASSES, nn.Linear)
 _NORMS = (*NORM_CLASSES, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -47,7 +47,7 @@ class FoldScale(Pass):
         def takes_factor(node: fx.Node) -> bool:
             """Say whether the input of ``node`` can be scaled in its weights."""
             module = called_module(node)
-            return isinstance(module, _LAYERS) and own_module(module, _LAYERS, sites) is None
+            return isinstance(module, WEIGHTED_CLASSES) and own_module(module, WEIGHTED_CLASSES, sites) is None
 
         def gives_factor(node: fx.Node) -> bool:
             """Say whether the output of ``node`` can be scaled in its weights."""

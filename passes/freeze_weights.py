@@ -19,15 +19,16 @@ from torch.nn.utils import parametrize
 from fxprune.computed import computed_weights, plain_layer
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
-from fxprune.facts.convs import CONV_CLASSES, TRANSPOSED_CLASSES, ConvCall, conv_call, is_conv
+from fxprune.facts.convs import ConvCall, conv_call, is_conv
 from fxprune.folding import make_parameter, rounded
 from fxprune.graph import called_module, erase_unread, graphs_of, inherit
+from fxprune.layer_classes import TRANSPOSED_CLASSES, WEIGHTED_CLASSES
 from fxprune.module_tree import every_module, has_hooks
 from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Log, Pass
 from fxprune.targets import attribute, free_target, module_target, set_buffer, set_parameter, set_submodule
 
-_LAYERS = (*CONV_CLASSES, *TRANSPOSED_CLASSES, nn.Linear)
+_LAYERS = (*WEIGHTED_CLASSES, *TRANSPOSED_CLASSES)
 
 
 @dataclass(frozen=True)

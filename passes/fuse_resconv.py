@@ -14,7 +14,6 @@ import torch
 from torch import fx
 
 from fxprune.facts.call_sites import CallSites
-from fxprune.facts.convs import CONV_CLASSES
 from fxprune.facts.sites import dirac_tap
 from fxprune.folding import (
     dirac_kernel,
@@ -28,8 +27,9 @@ from fxprune.folding import (
     with_weights,
 )
 from fxprune.graph import called_module, inherit
+from fxprune.layer_classes import CONV_CLASSES, Conv
 from fxprune.module_tree import has_hooks
-from fxprune.resconv import Conv, ResConv
+from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Log, Pass
 from fxprune.targets import set_submodule
 

@@ -19,7 +19,8 @@ from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.sites import ConvSite, find_conv_sites
 from fxprune.folding import in_float64
 from fxprune.graph import called_module, erase_unread, inherit
-from fxprune.resconv import Conv, Parametrization, ResConv
+from fxprune.layer_classes import Conv
+from fxprune.resconv import Parametrization, ResConv
 from fxprune.rewriting import Contract, Log, Pass
 from fxprune.targets import module_target, set_submodule
 

@@ -13,12 +13,12 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
-from fxprune.facts.convs import CONV_CLASSES
 from fxprune.facts.ranges import ZERO, bounds_of_values
 from fxprune.facts.shapes import META, same_shape
 from fxprune.facts.state import updated_values
 from fxprune.folding import exact, make_parameter
 from fxprune.graph import called_module, inherit
+from fxprune.layer_classes import CONV_CLASSES
 from fxprune.module_tree import has_hooks
 from fxprune.rewriting import Contract, Log, Pass
 from fxprune.targets import free_target, set_parameter
@@ -86,7 +86,7 @@ def _is_conv_of_zeros(node: fx.Node, bounds: dict[fx.Node, tuple[float, float]])
     source = node.args[0] if node.args else None
     return (
         isinstance(conv, CONV_CLASSES)
-        and type(conv) in (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        and type(conv) in CONV_CLASSES
         and isinstance(conv.bias, nn.Parameter)
         and not has_hooks(conv)
         and isinstance(source, fx.Node)

@@ -24,6 +24,7 @@ from fxprune.facts.liveness import erase
 from fxprune.graph import inherit
 from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Log, Pass
+from fxprune.scaled_layer import ScaledLayer
 
 DEFAULT_THRESHOLD = 1e-2
 
@@ -43,7 +44,7 @@ class RemoveLayers(Pass):
     """
 
     name: ClassVar[str] = "remove-layers"
-    kinds: ClassVar[tuple[type[nn.Module], ...]] = (ResConv, BranchScale)
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (ScaledLayer,)
     threshold: float | None = None
     target_macs: float | None = None
     rank: Literal["scale", "scale-per-mac"] = "scale"
@@ -59,12 +60,8 @@ class RemoveLayers(Pass):
         """Equal values where only exact zeros go, an equal signature otherwise."""
         return Contract.VALUES if self.threshold == 0 and self.target_macs is None else Contract.SIGNATURE
 
-    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
-        """Not used: the layers of all graphs are ranked together."""
-        raise NotImplementedError
-
     def rewrite_all(self, graphs: Sequence[tuple[str, fx.GraphModule]], log: Log) -> None:
-        """Take the chosen layers out."""
+        """Take the chosen layers out: those of all graphs are ranked together."""
         found = [one for path, graph in graphs for one in layers_of_graph(graph, path)]
         found = [one for one in found if isinstance(one.module, self.kinds)]
         scales = {one.node: one.scale for one in found}

@@ -10,16 +10,15 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.branch_scale import BranchScale
 from fxprune.diffing.entries import WHAT, NodeInfo, What
 from fxprune.facts.shapes import tensor_meta
 from fxprune.graph import called_module
 from fxprune.module_tree import opaque_children
 from fxprune.resconv import ResConv
+from fxprune.scaled_layer import ScaledLayer
 from fxprune.targets import attribute
 
 Batch = int | Fraction
-_SCALED = (ResConv, BranchScale)
 
 
 def compare(
@@ -105,7 +104,7 @@ def _options(module: nn.Module) -> list[str]:
     return [
         re.sub(r"(, )?bias=(True|False)", "", part.extra_repr())
         for part in opaque_children(module)
-        if not isinstance(part, _SCALED)
+        if not isinstance(part, ScaledLayer)
     ]
 
 
@@ -119,7 +118,7 @@ def _tensors(module: nn.Module) -> dict[str, tuple[torch.Tensor, What]]:
         for name, tensor in (*part._parameters.items(), *part._buffers.items()):
             if tensor is not None:
                 full = f"{path}.{name}" if path else name
-                role: What = "scale" if isinstance(part, _SCALED) else _role(full, isinstance(module, ResConv))
+                role: What = "scale" if isinstance(part, ScaledLayer) else _role(full, isinstance(module, ResConv))
                 found[full.removeprefix("conv.") if isinstance(module, ResConv) else full] = (tensor, role)
     return found
 

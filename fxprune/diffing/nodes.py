@@ -8,16 +8,15 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxprune.branch_scale import BranchScale
 from fxprune.diffing.entries import NodeInfo, Totals
 from fxprune.facts.costs import around_regions, batch_size, node_macs, total_macs, total_params
 from fxprune.facts.scales import constant_factor
 from fxprune.facts.shapes import shape
 from fxprune.graph import called_module, graphs_of, module_path
+from fxprune.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES
 from fxprune.module_tree import regions_in
 from fxprune.resconv import ResConv
-
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+from fxprune.scaled_layer import ScaledLayer
 
 
 def describe(graph_module: fx.GraphModule, region: str = "") -> dict[fx.Node, NodeInfo]:
@@ -66,7 +65,7 @@ def op_of(node: fx.Node) -> str:
 
 
 def _scale(module: nn.Module | None) -> float | None:
-    if not isinstance(module, (ResConv, BranchScale)):
+    if not isinstance(module, ScaledLayer):
         return None
     scale = float(module.effective_scale)
     return scale if math.isfinite(scale) else None  # JSON has no NaN
@@ -74,7 +73,7 @@ def _scale(module: nn.Module | None) -> float | None:
 
 def _detail(node: fx.Node, module: nn.Module | None) -> str:
     layer = module.conv if isinstance(module, ResConv) else module
-    if isinstance(layer, _CONVS):
+    if isinstance(layer, CONV_CLASSES) or isinstance(layer, TRANSPOSED_CLASSES):
         parts = [_sizes(layer.kernel_size)]
         parts += [
             f"{name} {_steps(steps)}"

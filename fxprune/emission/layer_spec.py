@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.branch_scale import BranchScale
 from fxprune.errors import EmitError
 from fxprune.module_tree import has_hooks, is_opaque
 from fxprune.resconv import ResConv
+from fxprune.scaled_layer import ScaledLayer
 
 _PER_AXIS = {"kernel_size", "stride", "padding", "dilation", "output_size"}
 _PLACEMENT = {"self", "device", "dtype"}
@@ -71,7 +71,7 @@ def _require_plain(path: str, module: nn.Module) -> None:
     """Raise EmitError for a module that is more than an instance of a class that torch.nn exports."""
     kind = type(module)
     own = f"{kind.__module__}.{kind.__name__}"
-    if isinstance(module, (ResConv, BranchScale)):
+    if isinstance(module, ScaledLayer):
         remover = "FuseResConv" if isinstance(module, ResConv) else "FuseBranchScale"
         raise EmitError(f"{path} is still a {kind.__name__}; apply passes.{remover} before emitting")
     if is_opaque(module):

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from torch import fx
 
-from fxprune.branch_scale import BranchScale
 from fxprune.copies import copy_graphs
 from fxprune.errors import EmitError
 from fxprune.module_tree import every_path
-from fxprune.resconv import ResConv
+from fxprune.scaled_layer import ScaledLayer
 
 
 def strip(graph_module: fx.GraphModule) -> fx.GraphModule:
@@ -23,7 +22,7 @@ def strip(graph_module: fx.GraphModule) -> fx.GraphModule:
     graphs = copy_graphs(graph_module)
     plain = graphs[0][1]
     for path, module in every_path(plain).items():
-        if isinstance(module, (ResConv, BranchScale)):
+        if isinstance(module, ScaledLayer):
             raise EmitError(f"{path} is still a {type(module).__name__}; apply fxprune.AFTER_TRAINING first")
     for _, graph in graphs:
         graph.meta.clear()

@@ -9,14 +9,13 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES
 from fxprune.facts.scales import passes_factor
 from fxprune.facts.shapes import same_shape
 from fxprune.graph import called_module
+from fxprune.layer_classes import NORM_CLASSES, WEIGHTED_CLASSES
 from fxprune.operators import PRODUCTS
 from fxprune.targets import attribute
 
-_LAYERS = (*CONV_CLASSES, nn.Linear)
 _NORMS = (*NORM_CLASSES, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _LAYER_FUNCTIONS = (functional.linear, functional.conv1d, functional.conv2d, functional.conv3d)
 # Where the functions take their weight.
@@ -40,7 +39,7 @@ def size_weights(exit_node: fx.Node) -> list[str]:
 def _step(node: fx.Node, found: list[str]) -> fx.Node | None:
     """Note the weights of ``node`` and return the value that it scales; None where the walk ends."""
     module = called_module(node)
-    if isinstance(module, _LAYERS):
+    if isinstance(module, WEIGHTED_CLASSES):
         found += _own_weight(node, module)
         return _input(node)
     if isinstance(module, _NORMS):

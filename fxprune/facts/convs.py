@@ -14,12 +14,11 @@ from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
 from fxprune.facts.shapes import shape
 from fxprune.graph import called_module, uses
+from fxprune.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES, Conv
 from fxprune.module_tree import has_hooks, is_parametrized
-from fxprune.resconv import WEIGHT_HOOKS, Conv
+from fxprune.resconv import WEIGHT_HOOKS
 from fxprune.targets import attribute
 
-CONV_CLASSES: tuple[type[Conv], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORM_CLASSES = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _FUNCTIONS: dict[Any, type[Conv]] = {
     functional.conv1d: nn.Conv1d,
     functional.conv2d: nn.Conv2d,
@@ -29,7 +28,6 @@ _FUNCTIONS: dict[Any, type[Conv]] = {
     torch.conv3d: nn.Conv3d,
 }
 _SIGNATURE = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-TRANSPOSED_CLASSES = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _TRANSPOSED_FUNCTIONS = {
     functional.conv_transpose1d,
     functional.conv_transpose2d,

@@ -16,12 +16,13 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.branch_scale import BranchScale
-from fxprune.facts.convs import CONV_CLASSES, is_conv
+from fxprune.facts.convs import is_conv
 from fxprune.facts.shapes import shape
 from fxprune.graph import called_module
+from fxprune.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES
 from fxprune.module_tree import CALLS, PER_SAMPLE, every_module, is_opaque, opaque_children, regions_in
 from fxprune.resconv import ResConv
+from fxprune.scaled_layer import ScaledLayer
 from fxprune.targets import attribute
 
 _PRODUCTS = {operator.matmul, torch.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm", "__matmul__"}
@@ -58,7 +59,7 @@ def _module_macs(node: fx.Node, module: nn.Module) -> int:
         return _output_elements(node) * module.in_channels // module.groups * math.prod(module.kernel_size)
     if isinstance(module, nn.Linear):
         return _output_elements(node) * int(module.in_features)
-    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+    if isinstance(module, TRANSPOSED_CLASSES):
         return _input_elements(node) * module.out_channels // module.groups * math.prod(module.kernel_size)
     if isinstance(module, nn.MultiheadAttention):
         return _attention_macs(node, module)
@@ -139,7 +140,7 @@ def node_parameters(node: fx.Node) -> dict[int, nn.Parameter]:
     module = called_module(node)
     if module is None:
         return {}
-    layers = (m for m in every_module(module) if not isinstance(m, (ResConv, BranchScale)))
+    layers = (m for m in every_module(module) if not isinstance(m, ScaledLayer))
     return {id(p): p for m in layers for p in m._parameters.values() if p is not None}
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, is_conv
+from fxprune.facts.convs import is_conv
 from fxprune.facts.shapes import same_shape
 from fxprune.graph import called_module, only_user
+from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES
 from fxprune.operators import ADDITIONS, PRODUCTS
 
 _RELU_LAYERS = (nn.ReLU, nn.ReLU6)

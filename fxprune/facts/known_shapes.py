@@ -12,14 +12,14 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
 from fxprune.graph import called_module
+from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES
 from fxprune.nests import map_tensors, tensors_in
 
 ELEMENTWISE = (
-    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+    *NORM_CLASSES,
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid),
 )
 _ELEMENTWISE_FUNCTIONS = {operator.add, operator.mul, torch.add, functional.relu, torch.relu}
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def worked_out(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FakeTensor | None:
@@ -31,7 +31,7 @@ def worked_out(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if found is not None or kwargs or len(args) != 1:
         return found
     weights = tuple(module._parameters.values()) if module is not None else ()
-    if type(module) in _CONVS:
+    if type(module) in CONV_CLASSES:
         return _behind_conv(module, args[0])
     if type(module) is nn.Linear:
         return _on_meta(functional.linear, (*args, *weights), {})

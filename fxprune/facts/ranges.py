@@ -17,9 +17,9 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
-from fxprune.facts.convs import CONV_CLASSES
 from fxprune.facts.shapes import META
 from fxprune.graph import called_module
+from fxprune.layer_classes import WEIGHTED_CLASSES
 from fxprune.module_tree import has_hooks
 from fxprune.operators import ADDITIONS, PRODUCTS
 
@@ -178,7 +178,7 @@ def _module_bounds(module: nn.Module, source: Bounds) -> Bounds:
         return UNKNOWN
     if kind in _CLAMPS:
         return _clamp(source, _MODULES[kind](module))
-    if kind in (*CONV_CLASSES, nn.Linear):
+    if kind in WEIGHTED_CLASSES:
         return ZERO if source == ZERO and module.bias is None else UNKNOWN
     if kind in _MODULES:
         return _MODULES[kind](module)

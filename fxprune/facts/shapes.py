@@ -22,6 +22,7 @@ from fxprune.facts.effects import is_in_place
 from fxprune.facts.repeated_calls import Values
 from fxprune.graph import called_module, module_path
 from fxprune.interpreter import Interpreter
+from fxprune.layer_classes import NORM_CLASSES
 from fxprune.module_tree import evaluating, has_hooks, is_opaque
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 from fxprune.operators import is_torchs_own
@@ -96,7 +97,7 @@ def is_batch_norm(node: fx.Node) -> bool:
     module = called_module(node)
     if module is None:
         return node.target is functional.batch_norm
-    return isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)) and not has_hooks(module)
+    return isinstance(module, NORM_CLASSES) and not has_hooks(module)
 
 
 def _explain(node: fx.Node, error: Exception) -> str:

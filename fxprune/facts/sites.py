@@ -8,12 +8,13 @@ from torch import fx, nn
 
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
-from fxprune.facts.convs import CONV_CLASSES, NORM_CLASSES, ConvCall, conv_call, is_conv, own_module
+from fxprune.facts.convs import ConvCall, conv_call, is_conv, own_module
 from fxprune.facts.costs import batch_size, node_macs, node_params
 from fxprune.facts.shapes import same_shape, shape
 from fxprune.graph import called_module, module_path, only_user
+from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES, Conv
 from fxprune.module_tree import opaque_children
-from fxprune.resconv import Conv, ResConv
+from fxprune.resconv import ResConv
 from fxprune.targets import attribute
 
 

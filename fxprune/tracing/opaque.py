@@ -18,8 +18,8 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import TraceError
-from fxprune.facts.convs import CONV_CLASSES
 from fxprune.graph import PRESERVED
+from fxprune.layer_classes import WEIGHTED_CLASSES
 from fxprune.module_tree import CALLS, evaluating, has_hooks, is_layer, opaque_children
 from fxprune.nests import copy_tensors, tensors_in
 from fxprune.tracing.attempt import RESERVED
@@ -29,7 +29,6 @@ from fxprune.verify import difference
 _TOLERANCE = 1e-3
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 # Of torch's own layers these are worth a region: they hold weights that passes know.
-_LAYERS = (*CONV_CLASSES, nn.Linear)
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 Compile = Callable[[nn.Module, Call, Mapping[str, bool]], fx.GraphModule]
@@ -165,7 +164,7 @@ def _join(path: str, name: str) -> str:
 def _is_worthwhile(module: nn.Module) -> bool:
     if has_hooks(module) or next(module.parameters(), None) is None:
         return False
-    return not is_layer(module) or type(module) in _LAYERS
+    return not is_layer(module) or type(module) in WEIGHTED_CLASSES
 
 
 def _region(

@@ -18,9 +18,9 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import TraceError, first_line
-from fxprune.facts.convs import CONV_CLASSES
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, graphs_of
+from fxprune.layer_classes import CONV_CLASSES
 from fxprune.module_tree import every_module, has_hooks, is_layer, mark_opaque, opaque_children
 from fxprune.nests import copy_tensors
 from fxprune.tracing.assumptions import ASSUMPTIONS

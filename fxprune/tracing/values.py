@@ -18,9 +18,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from fxprune.errors import TraceError
-from fxprune.facts.convs import NORM_CLASSES
 from fxprune.facts.shapes import is_foreign
 from fxprune.interpreter import plain
+from fxprune.layer_classes import NORM_CLASSES
 from fxprune.module_tree import evaluating, has_hooks
 from fxprune.nests import map_tensors, tensors_in
 from fxprune.operators import INFIX

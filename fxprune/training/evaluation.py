@@ -12,12 +12,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from fxprune.errors import FxpruneError
+from fxprune.layer_classes import NORM_CLASSES
 from fxprune.training.batches import loader
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def evaluate(
@@ -61,8 +60,8 @@ def recalibrate(model: nn.Module, batches: DataLoader[Any], count: int) -> None:
     device = device_of(model)
     with _modes_kept(model), torch.no_grad():
         model.train()
-        norms = [module for module in model.modules() if isinstance(module, _NORMS) and module.track_running_stats]
-        norms = [norm for norm in norms if norm.training]
+        norms = [module for module in model.modules() if isinstance(module, NORM_CLASSES)]
+        norms = [norm for norm in norms if norm.training and norm.track_running_stats]
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()

@@ -1,4 +1,4 @@
-"""What ResConvs and BranchScales keep of a gate beside tensors: whether it is closed, and whether its layer rests."""
+"""What ResConvs and BranchScales share: a trained scale, which may be closed for good, or rest until its turn."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 
-class GateState(nn.Module):
-    """A module with a gate; its state dict tells whether the gate is closed, and whether the layer rests."""
+class ScaledLayer(nn.Module):
+    """A layer with a scale that shrinking acts on; its state dict tells whether it is closed, or rests."""
 
     closed: bool = False
     resting: bool = False
@@ -15,6 +15,11 @@ class GateState(nn.Module):
     @property
     def trained_scale(self) -> nn.Parameter:
         """The parameter that shrinking acts on."""
+        raise NotImplementedError
+
+    @property
+    def effective_scale(self) -> float:
+        """The size of the scale, comparable between layers: 1 at insertion, 0 where the layer does nothing."""
         raise NotImplementedError
 
     def get_extra_state(self) -> torch.Tensor:

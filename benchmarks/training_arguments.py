@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from fxprune.training.settings import Settings
+from fxprune.training.settings import Precision, Settings
 
 
 def add_training_arguments(parser: argparse.ArgumentParser, *, epochs: int, lr: float) -> None:
@@ -16,8 +16,8 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, epochs: int, lr: 
     parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--lr", type=float, default=lr)
     parser.add_argument("--batch-size", type=int, default=Settings.batch_size)
-    parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", default=Settings.precision, choices=get_args(Precision))
+    parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--in-memory", action="store_true", help="as for fxprune prune")
     parser.add_argument("--compile", action="store_true", help="as for fxprune prune")

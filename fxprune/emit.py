@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import fx, nn
@@ -71,9 +71,9 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
 
     require_graph(graph_module, "emit")
     out = Path(folder)
-    unknown = [name for name in formats if name not in ("pt2", "onnx")]
+    unknown = [name for name in formats if name not in get_args(Format)]
     if unknown:
-        raise EmitError(f"unknown format {unknown[0]!r}; use pt2 or onnx")
+        raise EmitError(f"unknown format {unknown[0]!r}; use {' or '.join(get_args(Format))}")
     layout = state_layout(graph_module)
     source = python_source(graph_module.graph, layout, type(graph_module).__name__) + _LOADER
     examples = graph_module.meta.get(EXAMPLE_INPUTS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+AnyConv = Conv | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 CONV_CLASSES: tuple[type[Conv], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED_CLASSES = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

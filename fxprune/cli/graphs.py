@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from tabulate import tabulate
@@ -20,6 +20,7 @@ from fxprune.cli.options import (
     weights_option,
     write_page,
 )
+from fxprune.emit import Format
 from fxprune.errors import LoadError
 from fxprune.inspection import inspect_graph
 from fxprune.pipeline import Pipeline
@@ -61,7 +62,7 @@ def inspect(
 @classes_option
 @input_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write the result to.")
-@click.option("--format", "formats", multiple=True, type=click.Choice(["pt2", "onnx"]), help="Write this too.")
+@click.option("--format", "formats", multiple=True, type=click.Choice(get_args(Format)), help="Write this too.")
 @click.option("--no-verify", is_flag=True, help="Do not hold the passes to their contracts.")
 def run(
     model: str,

@@ -6,7 +6,7 @@ import hashlib
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import torch
@@ -14,11 +14,13 @@ from tabulate import tabulate
 
 from fxprune.cli.options import MODEL_HELP, classes_option, weights_option
 from fxprune.models import load_model
+from fxprune.prune import Layers
 from fxprune.run_record import before_and_after
+from fxprune.training.settings import Precision, Settings
 
 
 @click.command()
-@click.option("--seed", default=0, help="Of the initial weights and the training.")
+@click.option("--seed", default=Settings.seed, help="Of the initial weights and the training.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("fxprune-demo"), help="Folder to write.")
 def demo(seed: int, out: Path) -> None:
     """Train ResNet-20 on handwritten digits, prune half of it away, write the result (under 3 minutes)."""
@@ -55,35 +57,55 @@ def demo(seed: int, out: Path) -> None:
 )
 @click.option(
     "--layers",
-    type=click.Choice(["all", "convs", "branches"]),
+    type=click.Choice(get_args(Layers)),
     default="all",
     help="What to prune: convs, branches, or all.",
 )
-@click.option("--epochs", default=10, type=click.IntRange(min=1), help="Epochs of training.")
-@click.option("--finetune-epochs", default=0, type=click.IntRange(min=0), help="Epochs after the removal, at lr/10.")
-@click.option("--lr", default=0.05, type=click.FloatRange(0, min_open=True), help="Peak learning rate.")
-@click.option("--batch-size", default=128, type=click.IntRange(min=1), help="Images a step, over all processes.")
+@click.option("--epochs", default=Settings.epochs, type=click.IntRange(min=1), help="Epochs of training.")
 @click.option(
-    "--accumulate", default=1, type=click.IntRange(min=1), help="Parts a step is computed in, to save memory."
+    "--finetune-epochs",
+    default=Settings.finetune_epochs,
+    type=click.IntRange(min=0),
+    help="Epochs after the removal, at lr/10.",
 )
-@click.option("--weight-decay", default=5e-4, type=click.FloatRange(0), help="Of the weights.")
-@click.option("--label-smoothing", default=0.0, type=click.FloatRange(0, 1, max_open=True), help="Of the loss.")
+@click.option("--lr", default=Settings.lr, type=click.FloatRange(0, min_open=True), help="Peak learning rate.")
+@click.option(
+    "--batch-size", default=Settings.batch_size, type=click.IntRange(min=1), help="Images a step, over all processes."
+)
+@click.option(
+    "--accumulate",
+    default=Settings.accumulate,
+    type=click.IntRange(min=1),
+    help="Parts a step is computed in, to save memory.",
+)
+@click.option("--weight-decay", default=Settings.weight_decay, type=click.FloatRange(0), help="Of the weights.")
+@click.option(
+    "--label-smoothing",
+    default=Settings.label_smoothing,
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Of the loss.",
+)
 @click.option(
     "--shrink-share",
-    default=0.25,
+    default=Settings.shrink_share,
     type=click.FloatRange(0, 1, min_open=True),
     help="Share of the training after which the target is met.",
 )
 @click.option(
-    "--distill", default=0.0, type=click.FloatRange(0, 1), help="Share of the loss that learns the unpruned outputs."
+    "--distill",
+    default=Settings.distill,
+    type=click.FloatRange(0, 1),
+    help="Share of the loss that learns the unpruned outputs.",
 )
 @click.option(
     "--distill-features",
-    default=0.0,
+    default=Settings.distill_features,
     type=click.FloatRange(0),
     help="Weight in the loss of the distance from the unpruned feature maps, before layers that change their shape.",
 )
-@click.option("--temperature", default=4.0, type=click.FloatRange(0, min_open=True), help="Of distillation.")
+@click.option(
+    "--temperature", default=Settings.temperature, type=click.FloatRange(0, min_open=True), help="Of distillation."
+)
 @click.option(
     "--teacher-weights",
     multiple=True,
@@ -92,11 +114,11 @@ def demo(seed: int, out: Path) -> None:
 )
 @click.option(
     "--recalibrate",
-    default=0,
+    default=Settings.recalibrate,
     type=click.IntRange(min=0),
     help="Batches that batch norms are measured on at the end.",
 )
-@click.option("--precision", default="float32", type=click.Choice(["float32", "bf16"]), help="Of training.")
+@click.option("--precision", default=Settings.precision, type=click.Choice(get_args(Precision)), help="Of training.")
 @click.option(
     "--compile/--no-compile",
     default=False,
@@ -116,11 +138,22 @@ def demo(seed: int, out: Path) -> None:
     is_flag=True,
     help="Keep small images decoded on the device, and augment them there, a batch at a time.",
 )
-@click.option("--seed", default=0, help="Of the data order, the augmentation and the model's initial weights.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes that decode images; one a core by default.")
-@click.option("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes a CUDA GPU if there is one.")
 @click.option(
-    "--checkpoint-minutes", default=10.0, type=click.FloatRange(0), help="How often to save within an epoch."
+    "--seed", default=Settings.seed, help="Of the data order, the augmentation and the model's initial weights."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that decode images; by default one a core, at most eight.",
+)
+@click.option(
+    "--device", default=Settings.device, help="cpu, cuda, cuda:1, ...; auto takes a CUDA GPU if there is one."
+)
+@click.option(
+    "--checkpoint-minutes",
+    default=Settings.checkpoint_minutes,
+    type=click.FloatRange(0),
+    help="How often to save within an epoch.",
 )
 def prune(model: str, weights: Path | None, classes: int | None, data: str, out: Path, **options: Any) -> None:
     """Fine-tune MODEL on your images, prune its layers meanwhile, write the result to a folder.
@@ -133,7 +166,6 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     from fxprune.training.distillation import Ensemble
     from fxprune.training.engine import make_accelerator
     from fxprune.training.job import open_folder, prune_on_data
-    from fxprune.training.settings import Settings
 
     taken = ("image_size", "teacher_weights", "on_bad_image", "in_memory")
     image_size, teacher_weights, on_bad_image, in_memory = map(options.pop, taken)

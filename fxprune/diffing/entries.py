@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Kind = Literal["unchanged", "changed", "fused", "removed", "added"]
 """What became of a node. Fused: several nodes of ``before`` are one node of ``after``."""
@@ -19,8 +19,11 @@ What = Literal["op", "kernel", "bias", "scale", "value", "shape", "options", "in
 - input: it reads other nodes, in another order, or not what became of those that it read.
 """
 
-KINDS: tuple[Kind, ...] = ("unchanged", "changed", "fused", "removed", "added")
-WHAT: tuple[What, ...] = ("op", "kernel", "bias", "scale", "value", "shape", "options", "input")
+MatchedBy = Literal["origin", "guess"]
+"""How nodes of two graphs were found to be the same: by the nodes they come from, or by what they are and read."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+WHAT: tuple[What, ...] = get_args(What)
 
 
 @dataclass(frozen=True)

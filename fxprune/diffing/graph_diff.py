@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from fxprune.diffing import exports, schema, text
-from fxprune.diffing.entries import Change, Kind, Totals
+from fxprune.diffing.entries import Change, Kind, MatchedBy, Totals
 
 if TYPE_CHECKING:
     import networkx as nx
-
-MatchedBy = Literal["origin", "guess"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fxprune.facts.costs import around_regions, batch_size, node_macs, total_mac
 from fxprune.facts.scales import constant_factor
 from fxprune.facts.shapes import shape
 from fxprune.graph import called_module, graphs_of, module_path
-from fxprune.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES
+from fxprune.layer_classes import AnyConv
 from fxprune.module_tree import regions_in
 from fxprune.resconv import ResConv
 from fxprune.scaled_layer import ScaledLayer
@@ -73,7 +73,7 @@ def _scale(module: nn.Module | None) -> float | None:
 
 def _detail(node: fx.Node, module: nn.Module | None) -> str:
     layer = module.conv if isinstance(module, ResConv) else module
-    if isinstance(layer, CONV_CLASSES) or isinstance(layer, TRANSPOSED_CLASSES):
+    if isinstance(layer, AnyConv):
         parts = [_sizes(layer.kernel_size)]
         parts += [
             f"{name} {_steps(steps)}"

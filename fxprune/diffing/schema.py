@@ -22,13 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
-from fxprune.diffing.entries import KINDS, WHAT, Change, Kind, NodeInfo, Reason, Totals, What
+from fxprune.diffing.entries import KINDS, WHAT, Change, Kind, MatchedBy, NodeInfo, Reason, Totals, What
 from fxprune.errors import LoadError
 
 FORMAT, VERSION = "fxprune-diff", 1
-MATCHED_BY = ("origin", "guess")
 _T = TypeVar("_T")
 
 
@@ -71,7 +70,7 @@ def read(data: Any) -> tuple[tuple[Change, ...], Totals, Totals, str]:
     try:
         changes = _list(data["changes"], _change)
         before, after = (_totals(data[key]) for key in ("before", "after"))
-        return changes, before, after, _one_of(data["matched_by"], MATCHED_BY)
+        return changes, before, after, _one_of(data["matched_by"], get_args(MatchedBy))
     except (LookupError, TypeError, ValueError) as error:
         what = f"lacks {error}" if isinstance(error, LookupError) else str(error)
         raise LoadError(f"the diff is damaged: {what}") from error

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from fxprune.errors import FxpruneError
 
+Precision = Literal["float32", "bf16"]
 _WHERE = ("workers", "device", "compile", "cuda_graphs", "checkpoint_minutes")
 
 
@@ -56,7 +57,7 @@ class Settings:
     temperature: float = 4.0
     recalibrate: int = 0
     finetune_epochs: int = 0
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
     seed: int = 0
     compile: bool = False
     cuda_graphs: bool = False

@@ -20,8 +20,8 @@ from fxprune.facts.convs import ConvCall
 from fxprune.folding import in_float64, make_parameter
 from fxprune.layer_classes import Conv
 from fxprune.module_tree import copy_module, is_parametrized
+from fxprune.node_targets import attribute
 from fxprune.resconv import WEIGHT_HOOKS
-from fxprune.targets import attribute
 
 _Layer = TypeVar("_Layer", bound=nn.Module)
 

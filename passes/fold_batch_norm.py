@@ -17,8 +17,8 @@ from fxprune.facts.sites import is_batched
 from fxprune.folding import norm_as_factor, norm_obstacle, own_bias, scaled_rows, with_weights
 from fxprune.graph import called_module, inherit, only_user, place
 from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES, WEIGHTED_CLASSES
+from fxprune.node_targets import set_attribute
 from fxprune.rewriting import Contract, Log, Pass
-from fxprune.targets import set_submodule
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class FoldBatchNorm(Pass):
             assert isinstance(layer, WEIGHTED_CLASSES)
             factor, bias = norm_as_factor(own_bias(layer), norm)
             log.rewrote(norm_node, f"is folded into {place(node)}")
-            set_submodule(
+            set_attribute(
                 graph_module, str(node.target), with_weights(layer, scaled_rows(layer.weight, factor), bias)
             )
             inherit(node, node, norm_node, made_by=self.name)

@@ -25,9 +25,9 @@ from fxprune.facts.state import updated_values
 from fxprune.folding import exact, make_parameter, own_bias, scaled_rows, with_weights
 from fxprune.graph import called_module, inherit, only_user
 from fxprune.layer_classes import NORM_CLASSES, WEIGHTED_CLASSES
+from fxprune.node_targets import attribute, set_attribute
 from fxprune.operators import ADDITIONS, PRODUCTS
 from fxprune.rewriting import Contract, Log, Pass
-from fxprune.targets import attribute, set_parameter, set_submodule
 
 _NORMS = (*NORM_CLASSES, nn.LayerNorm, nn.GroupNorm)
 
@@ -92,18 +92,18 @@ def _scale_layer(graph_module: fx.GraphModule, node: fx.Node, factor: float, wit
     target = str(node.target)
     if node.op == "get_attr":
         old: nn.Parameter = attribute(graph_module, target)
-        set_parameter(graph_module, target, make_parameter(factor * exact(old), old.detach(), old.requires_grad))
+        set_attribute(graph_module, target, make_parameter(factor * exact(old), old.detach(), old.requires_grad))
         return
     module = graph_module.get_submodule(target)
     if isinstance(module, nn.MultiheadAttention):
-        set_submodule(graph_module, target, _scaled_attention(module, factor))
+        set_attribute(graph_module, target, _scaled_attention(module, factor))
         return
     bias = own_bias(module)
     if bias is not None and with_bias:
         bias = factor * bias
     weight = module.get_parameter("weight")
     rows = torch.full((len(weight),), factor, dtype=torch.float64, device=weight.device)
-    set_submodule(graph_module, target, with_weights(module, scaled_rows(weight, rows), bias))
+    set_attribute(graph_module, target, with_weights(module, scaled_rows(weight, rows), bias))
 
 
 def _scaled_attention(module: nn.MultiheadAttention, factor: float) -> nn.MultiheadAttention:

@@ -24,9 +24,9 @@ from fxprune.folding import make_parameter, rounded
 from fxprune.graph import called_module, erase_unread, graphs_of, inherit
 from fxprune.layer_classes import TRANSPOSED_CLASSES, WEIGHTED_CLASSES
 from fxprune.module_tree import every_module, has_hooks
+from fxprune.node_targets import attribute, free_target, module_target, set_attribute, set_buffer
 from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Log, Pass
-from fxprune.targets import attribute, free_target, module_target, set_buffer, set_parameter, set_submodule
 
 _LAYERS = (*WEIGHTED_CLASSES, *TRANSPOSED_CLASSES)
 
@@ -79,7 +79,7 @@ class FreezeWeights(Pass):
                 plain[id(module)] = _with_conv(module, frozen) if isinstance(module, ResConv) else frozen
             log.rewrote(node, f"its {' and '.join(names)} is plain now")
             inherit(node, node, made_by=self.name)
-            set_submodule(graph_module, str(node.target), plain[id(module)])
+            set_attribute(graph_module, str(node.target), plain[id(module)])
 
     def _freeze_values(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Replace each tensor that the graph computes from parameters, and something else reads, by its value."""
@@ -101,7 +101,7 @@ class FreezeWeights(Pass):
         log.rewrote(node, f"is computed from {', '.join(str(leaf.target) for leaf in leaves)} alone")
         trains = any(tensor.requires_grad for tensor in tensors)
         if value.is_floating_point() and any(isinstance(tensor, nn.Parameter) for tensor in tensors):
-            set_parameter(graph_module, target, make_parameter(constants.wide_value(node), value, trains))
+            set_attribute(graph_module, target, make_parameter(constants.wide_value(node), value, trains))
         else:
             set_buffer(graph_module, target, rounded(constants.wide_value(node), value))
         with graph_module.graph.inserting_before(node):
@@ -139,7 +139,7 @@ class FreezeWeights(Pass):
     ) -> None:
         target = module_target(graph_module, node, source)
         log.rewrote(node, f"is now the layer {target}")
-        set_submodule(graph_module, target, layer)
+        set_attribute(graph_module, target, layer)
         with graph_module.graph.inserting_before(node):
             new = graph_module.graph.call_module(target, (source,))
         inherit(new, node, made_by=self.name)

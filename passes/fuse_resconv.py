@@ -29,9 +29,9 @@ from fxprune.folding import (
 from fxprune.graph import called_module, inherit
 from fxprune.layer_classes import CONV_CLASSES, Conv
 from fxprune.module_tree import has_hooks
+from fxprune.node_targets import set_attribute
 from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Log, Pass
-from fxprune.targets import set_submodule
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class FuseResConv(Pass):
                 continue
             scale, shortcut = coefficients(resconv)
             log.rewrote(node, f"scale {scale:.4g} and shortcut {shortcut:.4g} are now in the weights")
-            set_submodule(graph_module, str(node.target), fuse(resconv, scale, shortcut))
+            set_attribute(graph_module, str(node.target), fuse(resconv, scale, shortcut))
             inherit(node, node, made_by=self.name)
         if log.rewritten and graph_module.training:
             log.warn("the graph is in train mode; norms were folded with their running statistics")

@@ -16,8 +16,8 @@ from fxprune.branch_scale import BranchScale
 from fxprune.facts.branch_size import size_weights
 from fxprune.facts.branches import Branch, find_branches
 from fxprune.graph import inherit, module_path
+from fxprune.node_targets import attribute, free_target, set_attribute
 from fxprune.rewriting import Contract, Log, Pass
-from fxprune.targets import attribute, free_target, set_submodule
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class InsertBranchScale(Pass):
         scaled.training = graph_module.training
         block = module_path(addition)
         target = free_target(graph_module, f"{block}.branch_scale" if block else "branch_scale")
-        set_submodule(graph_module, target, scaled)
+        set_attribute(graph_module, target, scaled)
         # read the operands from the node: the ones that were found may be a BranchScale by now
         left, right = addition.args
         exit_first = left is branch.exit

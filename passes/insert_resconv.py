@@ -20,9 +20,9 @@ from fxprune.facts.sites import ConvSite, find_conv_sites
 from fxprune.folding import in_float64
 from fxprune.graph import called_module, erase_unread, inherit
 from fxprune.layer_classes import Conv
+from fxprune.node_targets import module_target, set_attribute
 from fxprune.resconv import Parametrization, ResConv
 from fxprune.rewriting import Contract, Log, Pass
-from fxprune.targets import module_target, set_submodule
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class InsertResConv(Pass):
             source = node.args[0] if node.args else node.kwargs["input"]
             assert isinstance(source, fx.Node)
             target = module_target(graph_module, node, source)
-            set_submodule(graph_module, target, resconv)
+            set_attribute(graph_module, target, resconv)
             with node.graph.inserting_before(node):
                 new = node.graph.call_module(target, (source,))
             inherit(new, *sources, made_by=self.name)
         else:
             new = node
-            set_submodule(graph_module, str(node.target), resconv)
+            set_attribute(graph_module, str(node.target), resconv)
             inherit(node, *sources, made_by=self.name)
         if norm is not None:
             norm.replace_all_uses_with(new, propagate_meta=False)

@@ -20,8 +20,8 @@ from fxprune.folding import exact, make_parameter
 from fxprune.graph import called_module, inherit
 from fxprune.layer_classes import CONV_CLASSES
 from fxprune.module_tree import has_hooks
+from fxprune.node_targets import free_target, set_attribute
 from fxprune.rewriting import Contract, Log, Pass
-from fxprune.targets import free_target, set_parameter
 
 _ADDITIONS = (operator.add, torch.add)
 _SUBTRACTIONS = (operator.sub, torch.sub)
@@ -62,7 +62,7 @@ class PropagateZeros(Pass):
         owner, dot, name = str(conv_node.target).rpartition(".")
         target = free_target(graph_module, f"{owner}{dot}bias_{name}")
         shaped = exact(bias).reshape(-1, *[1] * len(conv.kernel_size))
-        set_parameter(graph_module, target, make_parameter(shaped, bias, bias.requires_grad))
+        set_attribute(graph_module, target, make_parameter(shaped, bias, bias.requires_grad))
         with graph_module.graph.inserting_before(conv_node):
             constant = graph_module.graph.get_attr(target)
         inherit(constant, conv_node, made_by=self.name)

@@ -14,9 +14,9 @@ from fxprune.diffing.entries import WHAT, NodeInfo, What
 from fxprune.facts.shapes import tensor_meta
 from fxprune.graph import called_module
 from fxprune.module_tree import opaque_children
+from fxprune.node_targets import attribute
 from fxprune.resconv import ResConv
 from fxprune.scaled_layer import ScaledLayer
-from fxprune.targets import attribute
 
 Batch = int | Fraction
 

@@ -14,7 +14,7 @@ from fxprune.emission.graph_data import graph_from_data
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
-from fxprune.targets import attribute
+from fxprune.node_targets import attribute
 from fxprune.verify import TOLERANCE, difference, run_float64
 
 _SAME_OPERATIONS = 1e-6  # the source does what the graph does, in the same order and dtype

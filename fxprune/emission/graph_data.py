@@ -21,7 +21,7 @@ from fxprune.emission.state_layout import StateLayout
 from fxprune.emission.vocabulary import function_named, name_of, refused_attribute, refused_method
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.graph import ORIGIN, PASSES, PATH, place
-from fxprune.targets import attribute, set_parameter, set_submodule
+from fxprune.node_targets import attribute, set_attribute, set_buffer
 from fxprune.written import Written
 
 SCHEMA = 2
@@ -93,20 +93,18 @@ def _rebuild(data: dict[str, Any]) -> fx.GraphModule:
             "positional": tuple(fields["positional"]),
             "frozen": tuple(fields["frozen"]),
         }
-        set_submodule(root, path, build_layer(LayerSpec(**{**fields, **changed})))
+        set_attribute(root, path, build_layer(LayerSpec(**{**fields, **changed})))
     for path, tensor in data["tensors"].items():
         value = torch.empty(tensor["shape"], dtype=decode({"torch": tensor["dtype"]}))
         if tensor["parameter"]:
-            set_parameter(root, path, nn.Parameter(value, requires_grad=tensor["trainable"]))
+            set_attribute(root, path, nn.Parameter(value, requires_grad=tensor["trainable"]))
         else:
-            owner, _, name = path.rpartition(".")
-            _container(root, owner).register_buffer(name, value)
+            set_buffer(root, path, value)
     for name, known in data["ties"].items():
-        owner, _, last = name.rpartition(".")
         same = attribute(root, known)
         if not isinstance(same, (nn.Module, torch.Tensor)):
             raise ValueError(f"{name} is tied to {known}, a {type(same).__name__}")
-        setattr(_container(root, owner), last, same)
+        set_attribute(root, name, same)
     records: dict[Record, type[Any]] = {}
     nodes: dict[str, fx.Node] = {}
     graph = fx.Graph()
@@ -127,15 +125,6 @@ def _rebuild(data: dict[str, Any]) -> fx.GraphModule:
         nodes[entry["name"]] = node
     graph.lint()
     return fx.GraphModule(root, graph, class_name="Model")
-
-
-def _container(root: nn.Module, path: str) -> nn.Module:
-    """Return the module at ``path``, made of plain containers where it does not exist."""
-    for atom in path.split(".") if path else ():
-        if not isinstance(getattr(root, atom, None), nn.Module):
-            root.add_module(atom, nn.Module())
-        root = root.get_submodule(atom)
-    return root
 
 
 def _function_from_data(target: Any, args: tuple[Any, ...], records: dict[Record, type[Any]]) -> Callable[..., Any]:

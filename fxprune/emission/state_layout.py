@@ -12,7 +12,7 @@ from torch import fx, nn
 from fxprune.emission.layer_spec import LayerSpec, layer_spec
 from fxprune.errors import EmitError
 from fxprune.graph import place
-from fxprune.targets import attribute
+from fxprune.node_targets import attribute
 
 
 @dataclass(frozen=True)

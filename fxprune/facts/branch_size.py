@@ -13,8 +13,8 @@ from fxprune.facts.scales import passes_factor
 from fxprune.facts.shapes import same_shape
 from fxprune.graph import called_module
 from fxprune.layer_classes import NORM_CLASSES, WEIGHTED_CLASSES
+from fxprune.node_targets import attribute
 from fxprune.operators import PRODUCTS
-from fxprune.targets import attribute
 
 _NORMS = (*NORM_CLASSES, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _LAYER_FUNCTIONS = (functional.linear, functional.conv1d, functional.conv2d, functional.conv3d)

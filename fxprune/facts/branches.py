@@ -25,8 +25,8 @@ from fxprune.facts.holders import Holders
 from fxprune.facts.shapes import is_floating, same_shape
 from fxprune.graph import called_module, module_path, uses
 from fxprune.module_tree import has_hooks
+from fxprune.node_targets import attribute
 from fxprune.operators import ADDITIONS
-from fxprune.targets import attribute
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 

@@ -9,7 +9,7 @@ from torch import fx, nn
 
 from fxprune.graph import called_module, uses
 from fxprune.module_tree import every_module
-from fxprune.targets import attribute
+from fxprune.node_targets import attribute
 
 
 class CallSites:

@@ -20,8 +20,8 @@ from fxprune.folding import exact, in_float64, widen
 from fxprune.graph import called_module
 from fxprune.module_tree import has_hooks
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
+from fxprune.node_targets import attribute
 from fxprune.operators import is_torchs_own
-from fxprune.targets import attribute
 
 # Layers that compute the same in train and eval mode and keep no state.
 _STATELESS = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Linear, nn.ReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax)

@@ -16,8 +16,8 @@ from fxprune.facts.shapes import shape
 from fxprune.graph import called_module, uses
 from fxprune.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES, Conv
 from fxprune.module_tree import has_hooks, is_parametrized
+from fxprune.node_targets import attribute
 from fxprune.resconv import WEIGHT_HOOKS
-from fxprune.targets import attribute
 
 _FUNCTIONS: dict[Any, type[Conv]] = {
     functional.conv1d: nn.Conv1d,

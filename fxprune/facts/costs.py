@@ -21,9 +21,9 @@ from fxprune.facts.shapes import shape
 from fxprune.graph import called_module
 from fxprune.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES
 from fxprune.module_tree import CALLS, PER_SAMPLE, every_module, is_opaque, opaque_children, regions_in
+from fxprune.node_targets import attribute
 from fxprune.resconv import ResConv
 from fxprune.scaled_layer import ScaledLayer
-from fxprune.targets import attribute
 
 _PRODUCTS = {operator.matmul, torch.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm", "__matmul__"}
 _FREE = {operator.add, torch.add, functional.relu}  # what most of a CNN's function calls are

@@ -15,8 +15,8 @@ from fxprune.errors import TargetError
 from fxprune.facts.costs import batch_size, node_macs, total_macs
 from fxprune.facts.liveness import Liveness
 from fxprune.graph import TRACED_MACS, called_module, graphs_of
+from fxprune.node_targets import attribute
 from fxprune.resconv import ResConv
-from fxprune.targets import attribute
 
 
 @dataclass(frozen=True)

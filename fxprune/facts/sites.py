@@ -14,8 +14,8 @@ from fxprune.facts.shapes import same_shape, shape
 from fxprune.graph import called_module, module_path, only_user
 from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES, Conv
 from fxprune.module_tree import opaque_children
+from fxprune.node_targets import attribute
 from fxprune.resconv import ResConv
-from fxprune.targets import attribute
 
 
 @dataclass(frozen=True)

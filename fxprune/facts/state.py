@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from fxprune.facts.effects import is_in_place
-from fxprune.targets import attribute
+from fxprune.node_targets import attribute
 
 
 def updated_reads(graph_module: fx.GraphModule) -> set[fx.Node]:

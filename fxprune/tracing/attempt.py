@@ -15,7 +15,7 @@ from fxprune.functionalize import functionalize
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module
 from fxprune.module_tree import every_module, is_layer, set_flags
 from fxprune.nests import copy_tensors
-from fxprune.targets import attribute
+from fxprune.node_targets import attribute
 from fxprune.tracing.assumptions import ASSUMPTIONS
 from fxprune.tracing.batch_norms import recover_batch_norms
 from fxprune.tracing.inputs import Call, call_of_graph

@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxprune.facts.shapes import shape
-from fxprune.targets import attribute, free_target, set_submodule
+from fxprune.node_targets import attribute, free_target, set_attribute
 
 _RANKS: dict[type[_BatchNorm], tuple[int, ...]] = {
     nn.BatchNorm1d: (2, 3),
@@ -50,7 +50,7 @@ def recover_batch_norms(graph_module: fx.GraphModule, original: nn.Module) -> No
         if path not in plain:
             plain[path] = _plain(module, kind, graph_module.get_submodule(path).training)
             _move_children(graph_module, path)
-            set_submodule(graph_module, path, plain[path])
+            set_attribute(graph_module, path, plain[path])
         _drop_rank_check(source, len(shape(source) or ()))
         with graph.inserting_before(node):
             call = graph.call_module(path, (source,))
@@ -106,7 +106,7 @@ def _move_children(graph_module: fx.GraphModule, path: str) -> None:
         if node.op == "call_module" and target.startswith(f"{path}."):
             if target not in moved:
                 moved[target] = free_target(graph_module, f"{path}_{target[len(path) + 1 :].replace('.', '_')}")
-                set_submodule(graph_module, moved[target], graph_module.get_submodule(target))
+                set_attribute(graph_module, moved[target], graph_module.get_submodule(target))
             node.target = moved[target]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import fx, nn
 
@@ -11,7 +13,8 @@ from fxprune.nests import copy_tensors, tensors_in
 from fxprune.tracing.inputs import Call
 from fxprune.verify import difference
 
-_TOLERANCE = 1e-3
+TOLERANCE = 1e-3
+"""How far a graph in the model's own precision may be from the model, relative to its largest output."""
 
 
 def reference_outputs(model: nn.Module, call: Call) -> list[list[torch.Tensor]]:
@@ -20,11 +23,16 @@ def reference_outputs(model: nn.Module, call: Call) -> list[list[torch.Tensor]]:
     return [_outputs(reference, call) for _ in range(2)]
 
 
-def _outputs(model: nn.Module, call: Call) -> list[torch.Tensor]:
+def run_model(model: nn.Module, call: Call) -> Any:
+    """Call ``model`` on the example, in eval mode without gradients and with a fixed random state."""
     args, kwargs = call.arrange(copy_tensors(call.values))
     with evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return copy_tensors(tensors_in(model(*args, **kwargs)))  # type: ignore[no-any-return]
+        return model(*args, **kwargs)
+
+
+def _outputs(model: nn.Module, call: Call) -> list[torch.Tensor]:
+    return copy_tensors(tensors_in(run_model(model, call)))  # type: ignore[no-any-return]
 
 
 def require_same_function(
@@ -36,7 +44,7 @@ def require_same_function(
         for wanted in expected:
             found = _outputs(graph_module, graph_call)
             same_types = [(t.shape, t.dtype) for t in wanted] == [(t.shape, t.dtype) for t in found]
-            if not same_types or difference(wanted, found)[1] > _TOLERANCE:
+            if not same_types or difference(wanted, found)[1] > TOLERANCE:
                 raise TraceError(
                     f"{type(model).__name__} computes something else than its traced graph: it asks what type its "
                     "values have, changes the dtype by autocast, or keeps state that torch.fx cannot see"

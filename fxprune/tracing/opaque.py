@@ -20,13 +20,13 @@ from torch import fx, nn
 from fxprune.errors import TraceError
 from fxprune.graph import PRESERVED
 from fxprune.layer_classes import WEIGHTED_CLASSES
-from fxprune.module_tree import CALLS, evaluating, has_hooks, is_layer, opaque_children
+from fxprune.module_tree import CALLS, has_hooks, is_layer, opaque_children
 from fxprune.nests import copy_tensors, tensors_in
 from fxprune.tracing.attempt import RESERVED
+from fxprune.tracing.check import TOLERANCE
 from fxprune.tracing.inputs import Call, bind
 from fxprune.verify import difference
 
-_TOLERANCE = 1e-3
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 # Of torch's own layers these are worth a region: they hold weights that passes know.
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
@@ -46,14 +46,6 @@ class Calls:
     outputs: list[Any] = field(default_factory=list)
     overwrites: bool = False
     read_outside: bool = False
-
-
-def run_model(model: nn.Module, call: Call) -> Any:
-    """Call ``model`` on the example, in eval mode without gradients and with a fixed random state."""
-    args, kwargs = call.arrange(copy_tensors(call.values))
-    with evaluating(model), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return model(*args, **kwargs)
 
 
 def record_calls(
@@ -211,7 +203,7 @@ def _install(
         for child, region in pairs:
             _replace(opaque, child, region)
         try:
-            same = difference(expected, tensors_in(run()))[1] <= _TOLERANCE
+            same = difference(expected, tensors_in(run()))[1] <= TOLERANCE
         except Exception:
             same = False
         if not same:

@@ -25,9 +25,9 @@ from fxprune.module_tree import every_module, has_hooks, is_layer, mark_opaque, 
 from fxprune.nests import copy_tensors
 from fxprune.tracing.assumptions import ASSUMPTIONS
 from fxprune.tracing.attempt import attempt
-from fxprune.tracing.check import reference_outputs, require_same_function
+from fxprune.tracing.check import reference_outputs, require_same_function, run_model
 from fxprune.tracing.inputs import Call, call_of_graph
-from fxprune.tracing.opaque import compile_inside, record_calls, run_model
+from fxprune.tracing.opaque import compile_inside, record_calls
 from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.values import ValueTracer

@@ -23,8 +23,8 @@ from fxprune.interpreter import plain
 from fxprune.layer_classes import NORM_CLASSES
 from fxprune.module_tree import evaluating, has_hooks
 from fxprune.nests import map_tensors, tensors_in
+from fxprune.node_targets import attribute
 from fxprune.operators import INFIX
-from fxprune.targets import attribute
 from fxprune.tracing.inputs import Call
 from fxprune.tracing.source import current_line
 from fxprune.tracing.stand_ins import ValueProxy, builtins_see_values

@@ -26,23 +26,8 @@ def _has_attribute(graph_module: nn.Module, target: str) -> bool:
     return True
 
 
-def set_submodule(graph_module: fx.GraphModule, target: str, module: nn.Module) -> None:
-    """Put ``module`` at ``target``, making the containers on the way."""
-    _set(graph_module, target, module)
-
-
-def set_parameter(graph_module: fx.GraphModule, target: str, parameter: nn.Parameter) -> None:
-    """Put ``parameter`` at ``target``, making the containers on the way."""
-    _set(graph_module, target, parameter)
-
-
-def set_buffer(graph_module: fx.GraphModule, target: str, buffer: torch.Tensor) -> None:
-    """Put ``buffer`` at ``target``, making the containers on the way."""
-    owner, name = _owner(graph_module, target)
-    owner.register_buffer(name, buffer)
-
-
-def _set(graph_module: fx.GraphModule, target: str, value: nn.Module | nn.Parameter) -> None:
+def set_attribute(graph_module: nn.Module, target: str, value: Any) -> None:
+    """Put ``value``, a module or a parameter, at ``target``, making the containers on the way."""
     owner, name = _owner(graph_module, target)
     if isinstance(value, nn.Module) and name in owner._modules:
         owner._modules[name] = value  # what setattr would do, after a look at all that a name may stand for
@@ -50,9 +35,15 @@ def _set(graph_module: fx.GraphModule, target: str, value: nn.Module | nn.Parame
         setattr(owner, name, value)
 
 
-def _owner(graph_module: fx.GraphModule, target: str) -> tuple[nn.Module, str]:
+def set_buffer(graph_module: nn.Module, target: str, buffer: torch.Tensor) -> None:
+    """Put ``buffer`` at ``target``, making the containers on the way."""
+    owner, name = _owner(graph_module, target)
+    owner.register_buffer(name, buffer)
+
+
+def _owner(graph_module: nn.Module, target: str) -> tuple[nn.Module, str]:
     *parents, last = target.split(".")
-    owner: nn.Module = graph_module
+    owner = graph_module
     for atom in parents:
         child = owner._modules.get(atom)
         if child is None:

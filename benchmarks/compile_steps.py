@@ -28,7 +28,7 @@ import torch_pruning as tp
 from torch import fx, nn
 
 import fxprune
-from fxprune.after_training import AFTER_TRAINING
+from fxprune.chains import AFTER_TRAINING
 from fxprune.errors import first_line
 from fxprune.facts.layers import layers
 from fxprune.models import load_model

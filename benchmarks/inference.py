@@ -36,7 +36,7 @@ from torch._inductor.utils import run_and_get_code
 from torch.nn import functional
 
 import fxprune
-from fxprune.after_training import AFTER_TRAINING
+from fxprune.chains import AFTER_TRAINING
 from fxprune.facts.layers import layers
 from fxprune.files import write_json
 from fxprune.graph import called_module

@@ -31,14 +31,13 @@ from torch import fx, nn
 from torch.profiler import ProfilerActivity, profile
 
 import fxprune
-from fxprune.after_training import AFTER_TRAINING
+from fxprune.chains import AFTER_TRAINING, Layers, insert_scales
 from fxprune.emit import load_emitted
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.files import write_json
 from fxprune.latency import median_times
 from fxprune.models import load_model
 from fxprune.passes import FoldBatchNorm, RemoveLayers, Simplify
-from fxprune.prune import Layers, insert_scales
 from fxprune.steering import SteeredL1
 from fxprune.training.cifar_resnet import CifarResNet
 

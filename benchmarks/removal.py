@@ -19,10 +19,10 @@ from provenance import provenance
 from torch.nn import functional
 
 import fxprune
+from fxprune.chains import insert_scales
 from fxprune.files import write_json
 from fxprune.models import load_weights
 from fxprune.passes import RemoveLayers
-from fxprune.prune import insert_scales
 from fxprune.training.batches import Seeded, loader, step_batches
 from fxprune.training.data import load_data, sample_inputs
 from fxprune.training.evaluation import evaluate

@@ -30,14 +30,14 @@ from zoo_worker import CleanProcess
 
 import fxprune
 from fxprune import passes
-from fxprune.after_training import AFTER_TRAINING
+from fxprune.chains import AFTER_TRAINING
 from fxprune.errors import EmitError, FxpruneError
+from fxprune.exact_weights import keep_exact_weights
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import layers
-from fxprune.folding import keep_exact_weights
 from fxprune.graph import called_module, graphs_of
 from fxprune.inspection import inspect_graph
-from fxprune.tracing.tiers import opaque_modules, tier_of
+from fxprune.tracing.notes import opaque_modules, tier_of
 from fxprune.verify import difference, run_float64
 
 ROUNDING = 1e-4

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fxprune.after_training import AFTER_TRAINING
 from fxprune.branch_scale import BranchScale
+from fxprune.chains import AFTER_TRAINING
 from fxprune.diff import diff
 from fxprune.emission.strip import strip
 from fxprune.emit import emit, load_emitted

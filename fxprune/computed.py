@@ -15,11 +15,12 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm
 
+from fxprune.copies import copy_module
+from fxprune.exact_weights import in_float64, make_parameter
 from fxprune.facts.constants import Constants
 from fxprune.facts.convs import ConvCall
-from fxprune.folding import in_float64, make_parameter
 from fxprune.layer_classes import Conv
-from fxprune.module_tree import copy_module, is_parametrized
+from fxprune.module_tree import is_parametrized
 from fxprune.node_targets import attribute
 from fxprune.resconv import WEIGHT_HOOKS
 

@@ -27,7 +27,7 @@ from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.files import replacing, write_json, write_text
 from fxprune.graph import EXAMPLE_INPUTS, TRACE, example_inputs_of, require_graph
-from fxprune.tracing.assumptions import ASSUMPTIONS, Assumption, assumptions_of
+from fxprune.tracing.notes import ASSUMPTIONS, Assumption, assumptions_of
 
 Format = Literal["pt2", "onnx"]
 _SOURCE, _WEIGHTS, _GRAPH = "model.py", "weights.safetensors", "graph.json"

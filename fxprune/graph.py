@@ -207,3 +207,14 @@ def erase_unread(node: fx.Node) -> None:
         sources = list(dead.all_input_nodes)
         dead.graph.erase_node(dead)
         waiting += [source for source in sources if source not in waiting]
+
+
+def erase(nodes: Collection[fx.Node]) -> None:
+    """Erase ``nodes``, which only each other read, from their graph."""
+    chosen = set(nodes)
+    waiting = [node for node in chosen if not node.users]
+    while waiting:
+        node = waiting.pop()
+        sources = [source for source in node.all_input_nodes if source in chosen]
+        node.graph.erase_node(node)
+        waiting += [source for source in sources if not source.users]

@@ -12,8 +12,7 @@ from fxprune.facts.branches import Branch, find_branches
 from fxprune.facts.costs import batch_size, node_macs, total_macs, total_params
 from fxprune.facts.sites import ConvSite, find_conv_sites
 from fxprune.graph import graphs_of
-from fxprune.tracing.assumptions import Assumption, all_assumptions
-from fxprune.tracing.tiers import Opaque, Tier, opaque_modules, tier_of
+from fxprune.tracing.notes import Assumption, Opaque, Tier, all_assumptions, opaque_modules, tier_of
 
 _TIERS: dict[Tier, str] = {
     "symbolic": "traced symbolically",

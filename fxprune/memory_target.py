@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import torch
 from torch import fx
 
-from fxprune.after_training import AFTER_TRAINING
+from fxprune.chains import AFTER_TRAINING
 from fxprune.errors import TargetError
 from fxprune.facts.activation_memory import activation_bytes
 from fxprune.facts.layers import Layer, awake, layers, macs_in_turn

@@ -1,18 +1,13 @@
-"""What the modules of a network are (layers, opaque modules, regions), their copies, and their train flags."""
+"""What the modules of a network are (layers, opaque modules, regions), and their train flags."""
 
 from __future__ import annotations
 
-import copy
-import copyreg
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import fx, nn
-
-from fxprune.nests import PLAIN
 
 CALLS = "fxprune_calls"  # of a region: the elements that it reads in all its calls, over those of its example
 PER_SAMPLE = "fxprune_per_sample"  # of a region: what its MACs are divided by to be those of one sample
@@ -130,78 +125,11 @@ def is_parametrized(module: nn.Module) -> bool:
     return "parametrizations" in module._modules
 
 
-def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
-    """Return a deep copy of ``module``; with ``share_weights`` its parameters and buffers are those of ``module``.
-
-    Tensors that it computed and keeps (the weight of an old-style ``torch.nn.utils.weight_norm``, say) are copied by
-    value, which plain deep-copying refuses: they are computed again in every forward.
-    """
-    memo: dict[int, Any] = {}
-    if share_weights:
-        for one in every_module(module):
-            for tensor in (*one._parameters.values(), *one._buffers.values()):
-                memo[id(tensor)] = tensor
-    return _deepcopy_module(module, memo)
-
-
-_EMPTY = vars(nn.Module())
-_TABLES = frozenset(_EMPTY)  # torch's own, which modules do not share
-_SETTINGS = {name: value for name, value in _EMPTY.items() if type(value) in PLAIN}
-_NEW = tuple((name, type(value)) for name, value in _EMPTY.items() if name not in _SETTINGS)
-
-
-def empty_module() -> nn.Module:
-    """Return ``nn.Module()``, in half the time: every copy of a graph makes its containers anew."""
-    made = nn.Module.__new__(nn.Module)
-    made.__dict__.update(_SETTINGS)
-    for name, table in _NEW:
-        made.__dict__[name] = table()
-    return made
-
-
-def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Do what ``copy.deepcopy`` does, several times as fast: most of what a module holds is empty, or a number."""
-    if id(module) in memo:
-        return memo[id(module)]  # type: ignore[no-any-return]
-    kind = type(module)
-    how = () if hasattr(kind, "__deepcopy__") else module.__reduce_ex__(4)
-    if len(how) < 3 or how[:2] != (copyreg.__newobj__, (kind,)) or type(how[2]) is not dict:  # type: ignore[attr-defined]
-        for one in every_module(module):
-            memo |= {id(v): v.detach().clone() for v in vars(one).values() if _is_computed(v)}
-        return copy.deepcopy(module, memo)
-    duplicate = memo[id(module)] = kind.__new__(kind)
-    state: dict[str, Any] = {}
-    for name, value in how[2].items():  # what the module's own __getstate__ leaves of it
-        sort = type(value)
-        if sort in PLAIN or (sort is tuple and PLAIN.issuperset(map(type, value))):
-            pass
-        elif name == "_modules":
-            value = sort((key, child and _deepcopy_module(child, memo)) for key, child in value.items())
-        elif name in _TABLES and sort in (dict, OrderedDict, set) and not value:
-            value = sort()
-        elif name in ("_parameters", "_buffers") and sort is dict:
-            value = {
-                key: memo[id(tensor)] if id(tensor) in memo else copy.deepcopy(tensor, memo)
-                for key, tensor in value.items()
-            }
-        elif _is_computed(value):
-            value = memo.setdefault(id(value), value.detach().clone())
-        else:
-            value = copy.deepcopy(value, memo)
-        state[name] = value
-    duplicate.__setstate__(state)  # type: ignore[no-untyped-call]
-    return duplicate
-
-
-def _is_computed(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and not value.is_leaf
-
-
 @contextmanager
 def evaluating(graph_module: nn.Module) -> Iterator[None]:
     """Put every module in eval mode without gradients, and give each its own flag back at the end.
 
-    So too the tensors that modules compute and keep (see :func:`copy_module`): those of this run may be fake.
+    So too the tensors that modules compute and keep (see :mod:`fxprune.copies`): those of this run may be fake.
     """
     modules = every_module(graph_module)
     flags = [module.training for module in modules]

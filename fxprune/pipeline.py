@@ -19,9 +19,9 @@ from torch import fx
 from fxprune.copies import copy_graph_module
 from fxprune.diff import diff
 from fxprune.errors import ContractError, FxpruneError
+from fxprune.exact_weights import keep_exact_weights
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.shapes import propagate_shapes
-from fxprune.folding import keep_exact_weights
 from fxprune.graph import called_module, example_inputs_of, graphs_of, require_graph
 from fxprune.module_tree import is_opaque
 from fxprune.nests import tensors_in

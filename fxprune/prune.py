@@ -5,27 +5,19 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from fxprune.after_training import AFTER_TRAINING
+from fxprune.chains import AFTER_TRAINING, Layers, insert_scales
 from fxprune.errors import FxpruneError, FxpruneWarning
-from fxprune.passes import InsertBranchScale, InsertResConv, RemoveLayers
+from fxprune.passes import RemoveLayers
 from fxprune.pipeline import Pipeline, PipelineResult
-from fxprune.rewriting import Pass
 from fxprune.sparsity import ProximalL1
 from fxprune.steering import SteeredL1
 from fxprune.trace import require_finite, trace
-
-Layers = Literal["all", "convs", "branches"]
-_INSERTIONS: dict[Layers, tuple[Pass, ...]] = {
-    "all": (InsertResConv(), InsertBranchScale()),  # in this order: a branch's scale reads its last norm's weight
-    "convs": (InsertResConv(),),
-    "branches": (InsertBranchScale(),),
-}
 
 
 def prune(
@@ -105,23 +97,6 @@ def prune(
     sparse.eval()
     require_finite(sparse)
     return Pipeline([removal, *AFTER_TRAINING], verify=verify)(sparse)
-
-
-def insert_scales(traced: fx.GraphModule, layers: Layers, *, verify: bool = True) -> PipelineResult:
-    """Put a scale on every eligible layer of ``traced``; raises FxpruneError, with all reasons, if there is none."""
-    if layers not in get_args(Layers):
-        raise FxpruneError(f"layers is one of {', '.join(get_args(Layers))}; got {layers!r}")
-    result = Pipeline(_INSERTIONS[layers], verify=verify)(traced)
-    if result.modified:
-        return result
-    reasons: dict[str, list[str]] = {}
-    for site in result.declined:
-        reasons.setdefault(site.why, []).append(site.path or site.node)
-    why = "; ".join(
-        f"{paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''}: {r}" for r, paths in reasons.items()
-    )
-    kinds = {"all": "conv or residual branch", "convs": "conv", "branches": "residual branch"}
-    raise FxpruneError(f"the model has no removable {kinds[layers]}: {why or 'it has no convs at all'}")
 
 
 def _fit(fit: Callable[..., Any], sparse: fx.GraphModule, shrink: ProximalL1) -> None:

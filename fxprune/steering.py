@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import distributed, fx
 
+from fxprune.cost_targets import Surplus
 from fxprune.errors import FxpruneError, TargetError
 from fxprune.facts.input_sizes import root_mean_square
 from fxprune.facts.layers import awake
@@ -26,7 +27,6 @@ from fxprune.module_tree import evaluating
 from fxprune.nests import map_tensors, tensors_in
 from fxprune.resconv import ResConv
 from fxprune.sparsity import ProximalL1
-from fxprune.surplus import Surplus
 
 
 class SteeredL1(ProximalL1):

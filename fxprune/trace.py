@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.copies import copy_module
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
 from fxprune.graph import TRACE, TRACED_MACS, called_module, example_inputs_of, graphs_of
-from fxprune.module_tree import CALLS, PER_SAMPLE, copy_module, every_path, put_in_eval_mode, regions_in
+from fxprune.module_tree import CALLS, PER_SAMPLE, every_path, put_in_eval_mode, regions_in
 from fxprune.tracing.attempt import attempt
 from fxprune.tracing.check import reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
@@ -57,7 +58,7 @@ def trace(
     Returns:
         A GraphModule without in-place ops, with ``tensor_meta`` and origins on every node, in the train or
         eval mode of ``model``. What it takes for granted about its inputs, because the model branches on it, is in
-        ``fxprune.tracing.assumptions.assumptions_of``, and checked whenever it runs.
+        ``fxprune.tracing.notes.assumptions_of``, and checked whenever it runs.
 
     Raises:
         TraceError: the model cannot be traced (names the source line), or the inputs do not fit (names the node).

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.func import functional_call
 
-from fxprune.folding import exact, in_float64, widen
+from fxprune.exact_weights import exact, in_float64, widen
 from fxprune.graph import called_module, example_inputs_of, graphs_of, origins, place
 from fxprune.interpreter import Interpreter
 from fxprune.module_tree import evaluating, is_layer

@@ -18,11 +18,12 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
+from fxprune.exact_weights import exact, make_parameter
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.convs import own_module
 from fxprune.facts.scales import constant_factor, passes_factor
 from fxprune.facts.state import updated_values
-from fxprune.folding import exact, make_parameter, own_bias, scaled_rows, with_weights
+from fxprune.folding import own_bias, scaled_rows, with_weights
 from fxprune.graph import called_module, inherit, only_user
 from fxprune.layer_classes import NORM_CLASSES, WEIGHTED_CLASSES
 from fxprune.node_targets import attribute, set_attribute

@@ -17,10 +17,10 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from fxprune.computed import computed_weights, plain_layer
+from fxprune.exact_weights import make_parameter, rounded
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
 from fxprune.facts.convs import ConvCall, conv_call, is_conv
-from fxprune.folding import make_parameter, rounded
 from fxprune.graph import called_module, erase_unread, graphs_of, inherit
 from fxprune.layer_classes import TRANSPOSED_CLASSES, WEIGHTED_CLASSES
 from fxprune.module_tree import every_module, has_hooks

@@ -13,19 +13,10 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from fxprune.exact_weights import exact, has_exact, in_float64
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.sites import dirac_tap
-from fxprune.folding import (
-    dirac_kernel,
-    exact,
-    has_exact,
-    in_float64,
-    norm_as_factor,
-    norm_obstacle,
-    own_bias,
-    scaled_rows,
-    with_weights,
-)
+from fxprune.folding import dirac_kernel, norm_as_factor, norm_obstacle, own_bias, scaled_rows, with_weights
 from fxprune.graph import called_module, inherit
 from fxprune.layer_classes import CONV_CLASSES, Conv
 from fxprune.module_tree import has_hooks

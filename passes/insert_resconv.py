@@ -14,10 +14,10 @@ from typing import ClassVar
 from torch import fx, nn
 
 from fxprune.computed import computed_weights, trainable_conv
+from fxprune.exact_weights import in_float64
 from fxprune.facts.constants import Constants
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.sites import ConvSite, find_conv_sites
-from fxprune.folding import in_float64
 from fxprune.graph import called_module, erase_unread, inherit
 from fxprune.layer_classes import Conv
 from fxprune.node_targets import module_target, set_attribute

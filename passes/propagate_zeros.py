@@ -13,10 +13,10 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
+from fxprune.exact_weights import exact, make_parameter
 from fxprune.facts.ranges import ZERO, bounds_of_values
 from fxprune.facts.shapes import META, same_shape
 from fxprune.facts.state import updated_values
-from fxprune.folding import exact, make_parameter
 from fxprune.graph import called_module, inherit
 from fxprune.layer_classes import CONV_CLASSES
 from fxprune.module_tree import has_hooks

@@ -20,8 +20,7 @@ from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, count_for_target, layers_of_graph
-from fxprune.facts.liveness import erase
-from fxprune.graph import inherit
+from fxprune.graph import erase, inherit
 from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Log, Pass
 from fxprune.scaled_layer import ScaledLayer

@@ -16,13 +16,12 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import fxprune
 from fxprune import passes
-from fxprune.after_training import AFTER_TRAINING
+from fxprune.chains import AFTER_TRAINING, insert_scales
 from fxprune.errors import EmitError
 from fxprune.facts.layers import layers
 from fxprune.graph import OPAQUE
 from fxprune.inspection import inspect_graph
 from fxprune.nests import tensors_in
-from fxprune.prune import insert_scales
 from fxprune.resconv import ResConv
 from fxprune.verify import difference
 

@@ -58,7 +58,7 @@ def test_there_is_no_import_circle() -> None:
 def test_the_compiler_knows_no_pass_by_name() -> None:
     knows = {name for name, target in imports().edges if target.startswith("fxprune.passes")}
     allowed = (
-        "fxprune.after_training",
+        "fxprune.chains",
         "fxprune.memory_target",
         "fxprune.passes",
         "fxprune.prune",

@@ -16,7 +16,7 @@ from random_nets import RandomNet
 
 import fxprune
 from fxprune import passes
-from fxprune.after_training import AFTER_TRAINING
+from fxprune.chains import AFTER_TRAINING
 from fxprune.facts.layers import layers
 from fxprune.resconv import ResConv
 

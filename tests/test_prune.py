@@ -12,10 +12,10 @@ from torch import nn
 
 import fxprune
 from fxprune.branch_scale import BranchScale
+from fxprune.chains import insert_scales
 from fxprune.errors import TargetError
 from fxprune.facts.costs import total_macs
 from fxprune.facts.layers import layers as layers_of
-from fxprune.prune import insert_scales
 
 
 def loop(model: nn.Module, after_step: object = None, steps: int = 6) -> None:

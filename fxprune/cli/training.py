@@ -12,9 +12,9 @@ import click
 import torch
 from tabulate import tabulate
 
+from fxprune.chains import Layers
 from fxprune.cli.options import MODEL_HELP, classes_option, weights_option
 from fxprune.models import load_model
-from fxprune.prune import Layers
 from fxprune.run_record import before_and_after
 from fxprune.training.settings import Precision, Settings
 

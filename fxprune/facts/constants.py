@@ -14,9 +14,9 @@ from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.errors import first_line
+from fxprune.exact_weights import exact, in_float64, widen
 from fxprune.facts.effects import is_in_place
 from fxprune.facts.state import updated_reads
-from fxprune.folding import exact, in_float64, widen
 from fxprune.graph import called_module
 from fxprune.module_tree import has_hooks
 from fxprune.nests import copy_tensors, map_tensors, tensors_in

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.graph import called_module
+from fxprune.module_tree import is_opaque
 from fxprune.operators import is_torchs_own
 
 IN_PLACE_OPERATORS = {
@@ -23,6 +24,13 @@ _FUNCTIONS = (BuiltinFunctionType, FunctionType)
 def is_guard(node: fx.Node) -> bool:
     """Say whether ``node`` only checks a value: an assertion, which goes with what it checks."""
     return node.op == "call_function" and node.target is torch._assert
+
+
+def is_foreign(node: fx.Node) -> bool:
+    """Say whether ``node`` calls code that may do anything: a function of the user's, or an opaque module."""
+    if node.op == "call_module":
+        return is_opaque(called_module(node))
+    return node.op == "call_function" and not is_torchs_own(node.target)
 
 
 def has_effect(node: fx.Node) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from torch import fx
 
@@ -59,14 +59,3 @@ class Liveness:
                 found.add(user)
                 waiting.extend(user.users)
         return found
-
-
-def erase(nodes: Collection[fx.Node]) -> None:
-    """Erase ``nodes``, which only each other read, from their graph."""
-    chosen = set(nodes)
-    waiting = [node for node in chosen if not node.users]
-    while waiting:
-        node = waiting.pop()
-        sources = [source for source in node.all_input_nodes if source in chosen]
-        node.graph.erase_node(node)
-        waiting += [source for source in sources if not source.users]

@@ -18,14 +18,13 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
 from fxprune.errors import TraceError
-from fxprune.facts.effects import is_in_place
+from fxprune.facts.effects import is_foreign, is_in_place
 from fxprune.facts.repeated_calls import Values
 from fxprune.graph import called_module, module_path
 from fxprune.interpreter import Interpreter
 from fxprune.layer_classes import NORM_CLASSES
-from fxprune.module_tree import evaluating, has_hooks, is_opaque
+from fxprune.module_tree import evaluating, has_hooks
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
-from fxprune.operators import is_torchs_own
 
 META = "tensor_meta"
 WRITES = "fxprune_writes"  # on a call of foreign code: which of its arguments it was seen to write into
@@ -83,13 +82,6 @@ class _Recorder(Interpreter):
 
     def _tensors_read(self, n: fx.Node) -> list[torch.Tensor]:
         return [tensor for source in n.all_input_nodes for tensor in tensors_in(self.values[source])]
-
-
-def is_foreign(node: fx.Node) -> bool:
-    """Say whether ``node`` calls code that may do anything: a function of the user's, or an opaque module."""
-    if node.op == "call_module":
-        return is_opaque(called_module(node))
-    return node.op == "call_function" and not is_torchs_own(node.target)
 
 
 def is_batch_norm(node: fx.Node) -> bool:

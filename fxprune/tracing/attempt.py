@@ -11,14 +11,14 @@ from torch import fx, nn
 
 from fxprune.copies import LazyGraphModule, graph_module_of
 from fxprune.facts.shapes import propagate_shapes
-from fxprune.functionalize import functionalize
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module
 from fxprune.module_tree import every_module, is_layer, set_flags
 from fxprune.nests import copy_tensors
 from fxprune.node_targets import attribute
-from fxprune.tracing.assumptions import ASSUMPTIONS
 from fxprune.tracing.batch_norms import recover_batch_norms
+from fxprune.tracing.functionalize import functionalize
 from fxprune.tracing.inputs import Call, call_of_graph
+from fxprune.tracing.notes import ASSUMPTIONS
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.training_flag import FlagReads, follow_stochastic_depth, follow_training_flag
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.copies import copy_module
 from fxprune.errors import FxpruneError, TraceError
-from fxprune.module_tree import copy_module, evaluating, every_module
+from fxprune.module_tree import evaluating, every_module
 from fxprune.nests import copy_tensors, tensors_in
 from fxprune.tracing.inputs import Call
 from fxprune.verify import difference

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from fxprune.errors import TraceError, first_line
 from fxprune.nests import PLAIN
-from fxprune.tracing.assumptions import Assumption, assertion_message
 from fxprune.tracing.inputs import Argument, Call
+from fxprune.tracing.notes import Assumption, assertion_message
 from fxprune.tracing.source import current_frame, current_line, line_of_error
 
 _DEVICES = ("cpu", "cuda")

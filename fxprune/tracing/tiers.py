@@ -11,60 +11,28 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.shapes import propagate_shapes
-from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, graphs_of
+from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER
 from fxprune.layer_classes import CONV_CLASSES
 from fxprune.module_tree import every_module, has_hooks, is_layer, mark_opaque, opaque_children
 from fxprune.nests import copy_tensors
-from fxprune.tracing.assumptions import ASSUMPTIONS
 from fxprune.tracing.attempt import attempt
 from fxprune.tracing.check import reference_outputs, require_same_function, run_model
 from fxprune.tracing.inputs import Call, call_of_graph
+from fxprune.tracing.notes import ASSUMPTIONS, Opaque, Tier
 from fxprune.tracing.opaque import compile_inside, record_calls
 from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.values import ValueTracer
 
 Expected = list[list[torch.Tensor]] | None
-Tier = Literal["symbolic", "values", "opaque"]
 _WHOLE = "model"  # the name of a model that is opaque itself
-
-
-@dataclass(frozen=True)
-class Opaque:
-    """A module that stays one call: its path, why, the source line, and how many convs it hides outside regions."""
-
-    path: str
-    reason: str
-    source: str | None
-    hidden_convs: int
-
-    @property
-    def why(self) -> str:
-        """The reason, after the source line where there is one."""
-        return f"{self.source}: {self.reason}" if self.source else self.reason
-
-
-def tier_of(graph_module: fx.GraphModule) -> Tier:
-    """Return how ``graph_module`` was traced: the last tier that it took."""
-    tier: Tier = graph_module.meta.get(TIER, "symbolic")
-    return tier
-
-
-def opaque_modules(graph_module: fx.GraphModule) -> list[Opaque]:
-    """Return every module that stayed opaque, those inside regions included, with full paths."""
-    return [
-        replace(one, path=f"{prefix}.{one.path}" if prefix else one.path)
-        for prefix, graph in graphs_of(graph_module)
-        for one in graph.meta.get(OPAQUE, ())
-    ]
 
 
 def trace_by_tiers(own: nn.Module, call: Call, flags: Mapping[str, bool], expected: Expected) -> fx.GraphModule:

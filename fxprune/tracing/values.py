@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from fxprune.errors import TraceError
-from fxprune.facts.shapes import is_foreign
+from fxprune.facts.effects import is_foreign
 from fxprune.interpreter import plain
 from fxprune.layer_classes import NORM_CLASSES
 from fxprune.module_tree import evaluating, has_hooks

@@ -23,7 +23,8 @@ from torch import fx, nn
 
 import fxprune
 from fxprune import passes
-from fxprune.after_training import AFTER_TRAINING
+from fxprune.chains import AFTER_TRAINING, Layers, insert_scales
+from fxprune.cost_targets import Surplus
 from fxprune.emission.strip import strip
 from fxprune.emit import emit, source_obstacle
 from fxprune.errors import LoadError
@@ -35,10 +36,8 @@ from fxprune.files import write_json
 from fxprune.latency import compare_latency
 from fxprune.memory_target import MemoryTarget
 from fxprune.pipeline import Pipeline
-from fxprune.prune import Layers, insert_scales
 from fxprune.render.folder import write_diff
 from fxprune.run_record import FINETUNING, METRICS, REPORT, RUN
-from fxprune.surplus import Surplus
 from fxprune.trace import trace
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator

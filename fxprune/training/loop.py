@@ -13,7 +13,7 @@ from rich.progress import Progress
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.after_training import AFTER_TRAINING
+from fxprune.chains import AFTER_TRAINING
 from fxprune.errors import FxpruneError, LoadError
 from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
 from fxprune.pipeline import Pipeline

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 
 import fxprune
 from fxprune import passes
-from fxprune.after_training import AFTER_TRAINING
+from fxprune.chains import AFTER_TRAINING
 from fxprune.facts.layers import resconvs
 from fxprune.facts.shapes import propagate_shapes, same_shape
 from fxprune.facts.sites import find_conv_sites

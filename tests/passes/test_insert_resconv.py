@@ -9,7 +9,7 @@ from torch import nn
 
 import fxprune
 from fxprune import passes
-from fxprune.after_training import AFTER_TRAINING
+from fxprune.chains import AFTER_TRAINING
 from fxprune.facts.layers import resconvs
 
 

@@ -16,8 +16,8 @@ from accelerate.state import AcceleratorState
 from torch import fx, nn
 
 import fxprune
+from fxprune.chains import insert_scales
 from fxprune.errors import FxpruneError
-from fxprune.prune import insert_scales
 from fxprune.sparsity import ProximalL1
 from fxprune.training import cuda_graphs
 from fxprune.training.cuda_graphs import CudaGraphs, separate_gradients

@@ -15,11 +15,11 @@ from accelerate.state import AcceleratorState
 from torch import fx, nn
 
 import fxprune
+from fxprune.chains import insert_scales
 from fxprune.errors import FxpruneError, LoadError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import layers
 from fxprune.passes import RemoveLayers
-from fxprune.prune import insert_scales
 from fxprune.run_record import read_rows
 from fxprune.sparsity import ProximalL1
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint

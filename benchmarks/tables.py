@@ -15,6 +15,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from readme import replace_part
 from tabulate import tabulate
 
 HERE = Path(__file__).parent
@@ -36,10 +37,7 @@ def main() -> None:
     ):
         for path in sorted(RESULTS.glob(pattern)):
             sections.append(section(path.stem, json.loads(path.read_text())))
-    readme = HERE / "README.md"
-    before, _, rest = readme.read_text().partition(START)
-    after = rest.partition(END)[2]
-    readme.write_text(f"{before}{START}\n\n" + "\n\n".join(sections) + f"\n\n{END}{after}")
+    replace_part(HERE / "README.md", START, END, "\n\n".join(sections))
 
 
 def accuracy(name: str, record: dict[str, Any]) -> str:

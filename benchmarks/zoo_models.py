@@ -6,7 +6,6 @@ A spec is ``torchvision:NAME`` or ``timm:NAME``, as ``fxprune`` takes it in the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,13 +171,3 @@ def conv_modules_called(model: nn.Module, inputs: tuple[Any, ...]) -> int:
     for handle in handles:
         handle.remove()
     return len(called)
-
-
-def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Yield every tensor in a nest of lists, tuples, dicts."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from (t for item in value.values() for t in tensors_in(item))
-    elif isinstance(value, (list, tuple)):
-        yield from (t for item in value for t in tensors_in(item))

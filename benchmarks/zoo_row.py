@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,8 +55,6 @@ def fill_row(run: Callable[[str, Row, CleanProcess], None], clean: CleanProcess,
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         row["error"] = f"{type(error).__name__}: {lines[0]}"[:400]
-        if "--debug" in sys.argv:
-            traceback.print_exc()
     finally:
         row["seconds"]["total"] = round(time.perf_counter() - start, 2)
         row.save()

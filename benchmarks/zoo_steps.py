@@ -1,6 +1,4 @@
-"""One model of the zoo from end to end; the process that zoo.py starts for each.
-
-    python benchmarks/zoo_steps.py torchvision:resnet18 row.json
+"""One model of the zoo from end to end: what zoo_worker.py runs in a process of its own for each.
 
 The first step that fails ends it.
 """
@@ -23,7 +21,6 @@ from zoo_models import (
     make_inputs,
     randomize,
     smallest_inputs,
-    tensors_in,
 )
 from zoo_row import Row
 from zoo_worker import CleanProcess
@@ -35,25 +32,27 @@ from fxprune.errors import EmitError, FxpruneError
 from fxprune.exact_weights import keep_exact_weights
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import layers
-from fxprune.graph import called_module, graphs_of
+from fxprune.graph import called_module, graphs_of, node_count
 from fxprune.inspection import inspect_graph
+from fxprune.nests import tensors_in
 from fxprune.tracing.notes import opaque_modules, tier_of
 from fxprune.verify import difference, run_float64
 
 ROUNDING = 1e-4
 """For runs in float32 with the same weights: far above rounding (1e-6), far below any wrong rewrite."""
+_SEED = 0
 
 
 class SilentDifference(Exception):
     """Two graphs that must be the same function are not, and fxprune did not notice."""
 
 
-def run(spec: str, row: Row, clean: CleanProcess, seed: int = 0) -> None:
+def run(spec: str, row: Row, clean: CleanProcess) -> None:
     """Take ``spec`` through all steps."""
     with row.step("build"):
-        model = build(spec, seed)
-        size, inputs = smallest_inputs(spec, model, seed)
-        randomize(model, inputs, seed)
+        model = build(spec, _SEED)
+        size, inputs = smallest_inputs(spec, model, _SEED)
+        randomize(model, inputs, _SEED)
         row |= {"size": list(size), "conv_modules": conv_modules_called(model, inputs)}
     with row.step("trace"):
         traced = fxprune.trace(model, inputs)
@@ -68,21 +67,21 @@ def run(spec: str, row: Row, clean: CleanProcess, seed: int = 0) -> None:
         with row.step("removable share"):
             row["removable_share"] = _removable_share(sparse)
         with row.step("scale"):
-            row["scaled_to_zero"] = _scale(sparse, seed)
+            row["scaled_to_zero"] = _scale(sparse)
             row["effect"] = difference(run_float64(traced, inputs), run_float64(sparse, inputs))[1]
         with row.step("remove"):
             removal = fxprune.Pipeline([passes.RemoveLayers(threshold=0.0), *AFTER_TRAINING], verify=False)(sparse)
             pruned = removal.graph_module
             row |= {"removed": len(removal.steps[0].result.rewritten), "macs_after": total_macs(pruned)}
-            row |= {"params_after": total_params(pruned), "nodes_after": _node_count(pruned)}
+            row |= {"params_after": total_params(pruned), "nodes_after": node_count(pruned)}
             row["needless"] = needless(pruned)
         with row.step("compare"):
             row["difference"] = _require_equal(sparse, pruned, inputs)
         with row.step("other batch"):
-            other = make_inputs(spec, 3, size, seed + 1)
+            other = make_inputs(spec, 3, size, _SEED + 1)
             row["other_batch"] = _compare_elsewhere(model, traced, sparse, pruned, other)
         with row.step("other size"):
-            other = make_inputs(spec, 2, _other_size(size), seed + 2)
+            other = make_inputs(spec, 2, _other_size(size), _SEED + 2)
             row["other_size"] = _compare_elsewhere(model, traced, sparse, pruned, other)
     with row.step("emit"), tempfile.TemporaryDirectory() as folder:
         try:
@@ -110,12 +109,8 @@ def _describe(traced: fx.GraphModule) -> dict[str, Any]:
         "inspected_share": round(found.removable_macs / max(found.macs, 1), 4),
         "macs": found.macs,
         "params": found.params,
-        "nodes": _node_count(traced),
+        "nodes": node_count(traced),
     }
-
-
-def _node_count(graph_module: fx.GraphModule) -> int:
-    return sum(len(graph.graph.nodes) for _, graph in graphs_of(graph_module))
 
 
 def _removable_share(sparse: fx.GraphModule) -> float:
@@ -127,9 +122,9 @@ def _removable_share(sparse: fx.GraphModule) -> float:
     return round(1 - left / max(total_macs(sparse), 1), 4)
 
 
-def _scale(sparse: fx.GraphModule, seed: int) -> int:
+def _scale(sparse: fx.GraphModule) -> int:
     """Set half of the scales (rounded up) to zero, the rest and all shortcuts to random values; return the zeros."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(_SEED)
 
     def uniform() -> float:
         return float(torch.empty(()).uniform_(0.3, 1.2, generator=generator))

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from readme import replace_part
 from tabulate import tabulate
 
 Row = dict[str, Any]
@@ -33,35 +34,6 @@ SHARES = (
     "convnext_tiny",
     "resnext50_32x4d",
 )
-_KEPT = (
-    "model",
-    "status",
-    "step",
-    "error",
-    "size",
-    "tier",
-    "opaque",
-    "not_emitted",
-    "conv_modules",
-    "visible_convs",
-    "hidden_convs",
-    "eligible_convs",
-    "branches",
-    "removed",
-    "removable_share",
-    "inspected_share",
-    "macs",
-    "macs_after",
-    "nodes",
-    "nodes_after",
-    "needless",
-    "difference",
-    "other_batch",
-    "other_size",
-    "effect",
-    "reload_difference",
-    "peak_mb",
-)
 _START, _END = "<!-- zoo: written by zoo.py -->", "<!-- end of zoo -->"
 
 
@@ -74,26 +46,11 @@ def summarize(rows: dict[str, list[Row]], folder: Path) -> None:
         "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "torch-pruning")},
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "threads a model": 1},
         "groups": {group: _group(group, ours, peers) for group in GROUPS if any(r["kind"] == group for r in ours)},
-        "models": [_kept(row) for row in sorted(ours, key=lambda row: row["model"])],
-        "torch_pruning": [
-            {key: row[key] for key in ("model", "status", "error")}
-            for row in sorted(peers, key=lambda row: row["model"])
-        ],
     }
-    summary = {key: value for key, value in result.items() if key not in ("models", "torch_pruning")}
-    (folder / "results" / "zoo.json").write_text(json.dumps(summary, indent=1) + "\n")  # the rows lie beside it
-    readme = folder / "README.md"
-    before, _, rest = readme.read_text().partition(_START)
-    after = rest.partition(_END)[2]
-    readme.write_text(f"{before.rstrip()}\n\n{_START}\n\n{_tables(result)}\n\n{_END}\n{after.lstrip()}")
-    print(_tables(result))
-
-
-def _kept(row: Row) -> Row:
-    kept = {key: row[key] for key in _KEPT if key in row}
-    if row["status"] == "ok":
-        kept = {key: value for key, value in kept.items() if key not in ("step", "error")}
-    return {**kept, "seconds": row.get("seconds", {}).get("total")}
+    (folder / "results" / "zoo.json").write_text(json.dumps(result, indent=1) + "\n")  # the rows lie beside it
+    tables = _tables(result, ours)
+    replace_part(folder / "README.md", _START, _END, tables)
+    print(tables)
 
 
 def _group(group: str, ours: list[Row], peers: list[Row]) -> dict[str, Any]:
@@ -132,7 +89,7 @@ def _verdict(found: float | str) -> str:
     return found if isinstance(found, str) else "equal"
 
 
-def _tables(result: dict[str, Any]) -> str:
+def _tables(result: dict[str, Any], ours: list[Row]) -> str:
     groups = result["groups"]
     table = [
         [
@@ -162,7 +119,7 @@ def _tables(result: dict[str, Any]) -> str:
         "silently different",
     ]
     headers += ["largest difference", "removable MACs (median)", "needless nodes left", "seconds (median)"]
-    by_name = {row["model"]: row for row in result["models"]}
+    by_name = {row["model"]: row for row in ours}
     shares = [
         [name, f"{by_name[f'torchvision:{name}']['removable_share']:.1%}"]
         for name in SHARES
@@ -180,7 +137,7 @@ def _tables(result: dict[str, Any]) -> str:
         "fusing, folding, simplifying (compared in float64), another batch and image size, and emission, reloaded "
         "without fxprune. A model is *silently different* if two graphs that must agree do not and nothing raised; "
         "*not emitted* if a part of it stayed opaque, so that there is no source to write. "
-        "Command: `python benchmarks/zoo.py`; one row a model in [zoo.json](results/zoo.json).",
+        "Command: `python benchmarks/zoo.py`; one row a model in [zoo/](results/zoo).",
         tabulate(table, headers=headers, tablefmt="github", disable_numparse=True),
     ]
     if shares:

@@ -1,6 +1,4 @@
-"""Torch-Pruning, out of the box, on one model of the zoo; the process that zoo.py starts with --peer torch-pruning.
-
-    python benchmarks/zoo_torch_pruning.py torchvision:resnet18 row.json
+"""Torch-Pruning, out of the box, on one model of the zoo: what zoo_worker.py runs with --peer torch-pruning.
 
 Half of the channels go, the classifier stays. Was it right? In a copy of the original, the weights that make the
 removed channels are set to zero; the pruned model must compute the same as that copy. The row's status is
@@ -25,10 +23,11 @@ import torch
 import torch_pruning as tp
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from zoo_models import accepts, build, kind, randomize, smallest_inputs, tensors_in
+from zoo_models import accepts, build, kind, randomize, smallest_inputs
 from zoo_row import Row
 from zoo_worker import CleanProcess
 
+from fxprune.nests import tensors_in
 from fxprune.verify import difference
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

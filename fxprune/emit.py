@@ -53,7 +53,7 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     What is to be written is first read back and run, and must compute what the graph computes.
 
     Args:
-        graph_module: a graph without ResConvs.
+        graph_module: a graph without layer scales and opaque modules.
         folder: made if it does not exist; existing files of an earlier emit in it are replaced.
         formats: "pt2" for torch.export, "onnx" for ONNX (extra ``onnx``), beside the source.
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from fxprune.errors import LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
-from fxprune.graph import EXAMPLE_INPUTS, PATH
+from fxprune.graph import EXAMPLE_INPUTS, PATH, innermost_module
 
 
 def load_exported(path: Path, *, trust: bool) -> fx.GraphModule:
@@ -41,8 +41,7 @@ def load_exported(path: Path, *, trust: bool) -> fx.GraphModule:
         if node.op == "get_attr" and not node.users:  # a norm's counter
             graph_module.graph.erase_node(node)
             continue
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        node.meta[PATH] = str(stack[-1][0]) if stack else ""
+        node.meta[PATH] = innermost_module(node)
     graph_module.recompile()
     if inputs and not options:
         graph_module.meta[EXAMPLE_INPUTS] = tuple(inputs)

@@ -132,6 +132,11 @@ def origins(node: fx.Node) -> tuple[str, ...]:
     return tuple(node.meta.get(ORIGIN, (node.name,)))
 
 
+def node_count(graph_module: fx.GraphModule) -> int:
+    """Return how many nodes ``graph_module`` and the regions in it have."""
+    return sum(len(graph.graph.nodes) for _, graph in graphs_of(graph_module))
+
+
 def module_path(node: fx.Node) -> str:
     """Return the path of the module that ``node`` came from (its own target for a module call)."""
     return str(node.target) if node.op == "call_module" else str(node.meta.get(PATH, ""))

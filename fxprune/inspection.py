@@ -108,12 +108,14 @@ def inspect_graph(graph_module: fx.GraphModule) -> Inspection:
         for index, nodes in enumerate((in_convs, in_branches, in_convs | in_branches)):
             costs[index] += int(sum(node_macs(node) for node in nodes) // batch_size(graph))
     return Inspection(
-        tuple(convs),
-        tuple(branches),
-        total_macs(graph_module),
-        total_params(graph_module),
-        *(costs[0], costs[1], costs[2]),
-        tier_of(graph_module),
-        tuple(opaque_modules(graph_module)),
-        tuple(all_assumptions(graph_module)),
+        convs=tuple(convs),
+        branches=tuple(branches),
+        macs=total_macs(graph_module),
+        params=total_params(graph_module),
+        conv_macs=costs[0],
+        branch_macs=costs[1],
+        removable_macs=costs[2],
+        tier=tier_of(graph_module),
+        opaque=tuple(opaque_modules(graph_module)),
+        assumptions=tuple(all_assumptions(graph_module)),
     )

@@ -166,7 +166,7 @@ def load_weights(model: nn.Module, path: Path, *, classes: int | None = None) ->
     left: a classifier for other classes. Raises LoadError naming the keys if anything else does not fit; the model is
     then unchanged.
     """
-    state = read_state_dict(path)
+    state = _read_state_dict(path)
     own = model.state_dict()
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
@@ -190,7 +190,7 @@ def _listed(verb: str, keys: list[str]) -> str:
     return f"{verb} {', '.join(keys[:4])}{more}" if keys else ""
 
 
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Read tensors by name from a .safetensors or a torch file; raises LoadError if it is neither, or damaged."""
     if not path.is_file():
         raise LoadError(f"there is no file {path}")

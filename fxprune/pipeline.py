@@ -22,7 +22,7 @@ from fxprune.errors import ContractError, FxpruneError
 from fxprune.exact_weights import keep_exact_weights
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.shapes import propagate_shapes
-from fxprune.graph import called_module, example_inputs_of, graphs_of, require_graph
+from fxprune.graph import called_module, example_inputs_of, graphs_of, node_count, require_graph
 from fxprune.module_tree import is_opaque
 from fxprune.nests import tensors_in
 from fxprune.rewriting import Contract, Pass, PassResult
@@ -52,7 +52,7 @@ class Step:
     @cached_property
     def nodes(self) -> int:
         """Nodes of the graph after the pass, those of regions included."""
-        return _nodes(self.result.graph_module)
+        return node_count(self.result.graph_module)
 
     @cached_property
     def macs(self) -> int:
@@ -88,7 +88,7 @@ class PipelineResult(PassResult):
         if not self.steps:
             return "an empty pipeline: nothing was done"
         first = self.steps[0].before
-        rows: list[list[Any]] = [["(input)", "", _nodes(first), total_macs(first), total_params(first), ""]]
+        rows: list[list[Any]] = [["(input)", "", node_count(first), total_macs(first), total_params(first), ""]]
         rows += [
             [s.name, len(s.result.rewritten), s.nodes, s.macs, s.params, f"{s.milliseconds:.1f}"] for s in self.steps
         ]
@@ -132,7 +132,7 @@ class Pipeline(Pass):
     @property
     def contract(self) -> Contract:  # type: ignore[override]  # a pipeline's promise is its weakest pass's
         """The weakest contract of the passes."""
-        return min((contract_of(p) for p in self.passes), default=Contract.VALUES)
+        return min((_contract_of(p) for p in self.passes), default=Contract.VALUES)
 
     def __call__(self, graph_module: fx.GraphModule) -> PipelineResult:
         """Return the result of all passes; ``graph_module`` is never changed, and every stage is kept."""
@@ -157,13 +157,13 @@ class Pipeline(Pass):
         )
 
 
-def contract_of(one: AnyPass) -> Contract:
+def _contract_of(one: AnyPass) -> Contract:
     """Return what ``one`` promises; a pass of another library promises nothing."""
     contract = getattr(one, "contract", Contract.NOTHING)
     return contract if isinstance(contract, Contract) else Contract.NOTHING
 
 
-def pass_name(one: AnyPass) -> str:
+def _pass_name(one: AnyPass) -> str:
     """Return the name of a pass, ours or another library's."""
     return str(getattr(one, "name", None) or getattr(one, "__name__", None) or type(one).__name__)
 
@@ -174,16 +174,12 @@ def _apply(one: AnyPass, stage: fx.GraphModule) -> Step:
     result = one(stage if ours else copy_graph_module(stage))
     if not isinstance(result, PassResult):
         if not isinstance(getattr(result, "graph_module", None), fx.GraphModule):
-            raise FxpruneError(f"pass {pass_name(one)} returned {type(result).__name__}, not a PassResult")
+            raise FxpruneError(f"pass {_pass_name(one)} returned {type(result).__name__}, not a PassResult")
         result.graph_module.graph.lint()
         result.graph_module.meta.update(stage.meta)
         result = PassResult(result.graph_module, bool(result.modified))
     spent = (time.perf_counter() - start) * 1e3
-    return Step(pass_name(one), contract_of(one), stage, result, spent)
-
-
-def _nodes(graph_module: fx.GraphModule) -> int:
-    return sum(len(graph.graph.nodes) for _, graph in graphs_of(graph_module))
+    return Step(_pass_name(one), _contract_of(one), stage, result, spent)
 
 
 class _Check:

@@ -17,7 +17,8 @@ from fxprune.passes import RemoveLayers
 from fxprune.pipeline import Pipeline, PipelineResult
 from fxprune.sparsity import ProximalL1
 from fxprune.steering import SteeredL1
-from fxprune.trace import require_finite, trace
+from fxprune.trace import trace
+from fxprune.tracing.check import require_finite
 
 
 def prune(

@@ -18,6 +18,7 @@ RUN, REPORT = "run.json", "report.json"
 METRICS, FINETUNING = "metrics.jsonl", "finetune.jsonl"
 """Files in the folder of a run: how it was started, what came out, and what was measured meanwhile."""
 
+NO_SCALES = "scales were not recorded: nothing shrinks in this run, or an earlier version wrote it"
 _MAX_EPOCHS = 20  # in the printed table
 
 
@@ -69,10 +70,10 @@ class RunRecord:
     def __str__(self) -> str:
         parts = [self.headline, self._epochs()]
         if self.report is not None:
-            parts.append(_before_and_after(self.report))
+            parts.append(results_text(self.report))
         steps, scales = self.scales()
         if not steps:
-            parts.append("scales were not recorded: nothing shrinks in this run, or an earlier version wrote it")
+            parts.append(NO_SCALES)
         else:
             zero = sum(values[-1] == 0 for values in scales.values())
             parts.append(f"{zero} of {len(scales)} scales are 0 at step {steps[-1]}")
@@ -172,15 +173,19 @@ def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _before_and_after(report: Mapping[str, Any]) -> str:
+def results_text(report: Mapping[str, Any]) -> str:
+    """Return the table of :func:`before_and_after`, and how much is gone."""
     table = tabulate(
         before_and_after(report),
         headers=["", "before", "after"],
         colalign=("left", "right", "right"),
         disable_numparse=True,
     )
+    if not {"layers_removed", "layers_removable"} <= report.keys():
+        return table
     removed = f"{len(report['layers_removed'])} of {report['layers_removable']} removable layers are gone"
-    return f"{table}\n\n{removed}" if {"layers_removed", "layers_removable"} <= report.keys() else table
+    macs, params = (f"{1 - report[f'{name}_after'] / report[f'{name}_before']:.1%}" for name in ("macs", "params"))
+    return f"{table}\n{removed}, with {macs} of the MACs and {params} of the parameters"
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

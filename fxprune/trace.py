@@ -20,15 +20,13 @@ from torch import fx, nn
 from fxprune.copies import copy_module
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
-from fxprune.graph import TRACE, TRACED_MACS, called_module, example_inputs_of, graphs_of
+from fxprune.graph import TRACE, TRACED_MACS, called_module, graphs_of
 from fxprune.module_tree import CALLS, PER_SAMPLE, every_path, put_in_eval_mode, regions_in
 from fxprune.tracing.attempt import attempt
 from fxprune.tracing.check import reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.tiers import inputs_do_not_fit, trace_by_tiers
-
-__all__ = ["example_inputs_of", "require_finite", "trace"]
 
 
 def trace(

@@ -15,6 +15,7 @@ from torch import fx
 from fxprune.branch_scale import BranchScale
 from fxprune.facts.branch_size import size_weights
 from fxprune.facts.branches import Branch, find_branches
+from fxprune.facts.shapes import META
 from fxprune.graph import inherit, module_path
 from fxprune.node_targets import attribute, free_target, set_attribute
 from fxprune.rewriting import Contract, Log, Pass
@@ -56,7 +57,7 @@ class InsertBranchScale(Pass):
             new = graph.create_node("call_module", target, (shortcut, exit_node, *reads))
         for read in reads:
             inherit(read, branch.exit, made_by=self.name)
-            read.meta.pop("tensor_meta", None)
+            read.meta.pop(META, None)
         inherit(new, addition, made_by=self.name)
         addition.replace_all_uses_with(new, propagate_meta=False)
         graph.erase_node(addition)

@@ -13,11 +13,17 @@ from torch import fx, nn
 
 import fxprune
 from fxprune import passes
-from fxprune.facts.layers import resconvs
-from fxprune.graph import graphs_of, origins
+from fxprune.graph import called_module, graphs_of, origins
 from fxprune.nests import tensors_in
+from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Pass, PassResult
 from fxprune.verify import difference
+
+
+def resconvs(graph_module: fx.GraphModule) -> list[tuple[fx.Node, ResConv]]:
+    """Return the nodes that call a ResConv which can be removed, with the modules, in graph order."""
+    calls = ((node, called_module(node)) for node in graph_module.graph.nodes)
+    return [(node, module) for node, module in calls if isinstance(module, ResConv) and module.removable]
 
 
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The mistakes that others made (one test each, numbered as in the project's design notes)."""
+"""The mistakes that others made, one test each."""
 
 from __future__ import annotations
 

@@ -46,6 +46,8 @@ def imports() -> nx.DiGraph[str]:
             for statement in ast.parse(path.read_text()).body:
                 if isinstance(statement, ast.ImportFrom) and str(statement.module).startswith("fxprune"):
                     graph.add_edge(name, str(statement.module))
+                    if statement.module == "fxprune":
+                        graph.add_edges_from((name, f"fxprune.{alias.name}") for alias in statement.names)
     return graph
 
 
@@ -72,6 +74,8 @@ def test_facts_and_instruments_import_no_pass_and_passes_no_instrument() -> None
     for name, target in imports().edges:
         if name.startswith(("fxprune.passes", "fxprune.facts")):
             assert target.partition(".")[2].partition(".")[0] not in instruments, name
+        if name.startswith("fxprune.facts"):
+            assert not target.startswith("fxprune.passes"), name
 
 
 def test_importing_fxprune_pulls_in_no_shell_and_no_torchvision() -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import TinyNet, tiny
+from helpers import TinyNet, resconvs, tiny
 from torch import fx
 
 import fxprune
 from fxprune import passes, sparsity
-from fxprune.facts.layers import resconvs
 
 
 def sparse_graph() -> fx.GraphModule:

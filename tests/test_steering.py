@@ -6,14 +6,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from helpers import TinyNet, tiny
+from helpers import TinyNet, resconvs, tiny
 from torch import fx, nn
 
 import fxprune
 from fxprune import passes, sparsity
 from fxprune.branch_scale import BranchScale
 from fxprune.errors import TargetError
-from fxprune.facts.layers import resconvs
 from fxprune.sparsity import measure_inputs
 
 

@@ -10,12 +10,11 @@ from typing import Any, get_args
 
 import click
 import torch
-from tabulate import tabulate
 
 from fxprune.chains import Layers
 from fxprune.cli.options import MODEL_HELP, classes_option, weights_option
 from fxprune.models import load_model
-from fxprune.run_record import before_and_after
+from fxprune.run_record import results_text
 from fxprune.training.settings import Precision, Settings
 
 
@@ -255,11 +254,6 @@ def _say_nothing(_: str) -> None:
 
 
 def _show_report(report: dict[str, Any], out: Path) -> None:
-    click.echo(
-        tabulate(before_and_after(report), headers=["", "before", "after"], colalign=("left", "right", "right"))
-    )
-    removed = f"{len(report['layers_removed'])} of {report['layers_removable']} removable layers are gone"
-    macs, params = (f"{1 - report[f'{name}_after'] / report[f'{name}_before']:.1%}" for name in ("macs", "params"))
-    click.echo(f"{removed}, with {macs} of the MACs and {params} of the parameters")
+    click.echo(results_text(report))
     click.echo(f"verified: largest relative difference {report['max_relative_difference']:.2g} (float64)")
     click.echo(f"the pruned model, report.json and diff.html are in {out}")

@@ -12,7 +12,7 @@ from fxprune.diffing.entries import NodeInfo, Totals
 from fxprune.facts.costs import around_regions, batch_size, node_macs, total_macs, total_params
 from fxprune.facts.scales import constant_factor
 from fxprune.facts.shapes import shape
-from fxprune.graph import called_module, graphs_of, module_path
+from fxprune.graph import called_module, module_path, node_count
 from fxprune.layer_classes import AnyConv
 from fxprune.module_tree import regions_in
 from fxprune.resconv import ResConv
@@ -30,7 +30,7 @@ def describe(graph_module: fx.GraphModule, region: str = "") -> dict[fx.Node, No
         path = module_path(node)
         found[node] = NodeInfo(
             name=prefix + node.name,
-            op=op_of(node),
+            op=_op_of(node),
             path=prefix + path if path else region,
             inputs=tuple(prefix + source.name for source in reads(node)),
             shape=shape(node),
@@ -44,8 +44,7 @@ def describe(graph_module: fx.GraphModule, region: str = "") -> dict[fx.Node, No
 
 def totals(graph_module: fx.GraphModule) -> Totals:
     """Return what ``graph_module`` and the regions in it hold."""
-    nodes = sum(len(graph.graph.nodes) for _, graph in graphs_of(graph_module))
-    return Totals(nodes, total_macs(graph_module), total_params(graph_module))
+    return Totals(node_count(graph_module), total_macs(graph_module), total_params(graph_module))
 
 
 def reads(node: fx.Node) -> list[fx.Node]:
@@ -55,7 +54,7 @@ def reads(node: fx.Node) -> list[fx.Node]:
     return found
 
 
-def op_of(node: fx.Node) -> str:
+def _op_of(node: fx.Node) -> str:
     """Return the name of what ``node`` calls: a module's class, a function or a method; else the node's kind."""
     if node.op == "call_module":
         return type(called_module(node)).__name__

@@ -120,18 +120,18 @@ def batch_size(graph_module: fx.GraphModule) -> int | Fraction:
 
 def node_params(node: fx.Node) -> int:
     """Return how many trainable or frozen parameters ``node`` holds (scales of ResConvs and branches left out)."""
-    return sum(p.numel() for p in node_parameters(node).values())
+    return sum(p.numel() for p in _node_parameters(node).values())
 
 
 def total_params(graph_module: fx.GraphModule) -> int:
     """Return how many parameters the graph holds, tied ones once (scales of ResConvs and branches left out)."""
     found: dict[int, nn.Parameter] = {}
     for node in graph_module.graph.nodes:
-        found |= node_parameters(node)
+        found |= _node_parameters(node)
     return sum(p.numel() for p in found.values())
 
 
-def node_parameters(node: fx.Node) -> dict[int, nn.Parameter]:
+def _node_parameters(node: fx.Node) -> dict[int, nn.Parameter]:
     """Return the parameters that ``node`` holds, by id (scales of ResConvs and branches left out)."""
     owner = node.graph.owning_module
     if node.op == "get_attr" and owner is not None:
@@ -148,7 +148,7 @@ def around_regions(node: fx.Node) -> dict[int, nn.Parameter]:
     """Return the parameters that ``node`` holds, by id, those in the regions of an opaque module left out."""
     module = called_module(node)
     if module is None or not is_opaque(module):
-        return node_parameters(node)
+        return _node_parameters(node)
     return {id(p): p for part in opaque_children(module) for p in part.parameters(recurse=False)}
 
 

@@ -109,12 +109,6 @@ def layers_of_graph(graph_module: fx.GraphModule, region: str = "") -> list[Laye
     return found
 
 
-def resconvs(graph_module: fx.GraphModule) -> list[tuple[fx.Node, ResConv]]:
-    """Return the nodes that call a ResConv which can be removed, with the modules, in graph order."""
-    calls = ((node, called_module(node)) for node in graph_module.graph.nodes)
-    return [(node, module) for node, module in calls if isinstance(module, ResConv) and module.removable]
-
-
 def macs_in_turn(removed: Iterable[Layer]) -> Iterator[int]:
     """Yield the MACs a sample that each saves beside those before it: what lies in both is saved once."""
     gone: set[fx.Node] = set()

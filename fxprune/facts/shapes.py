@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import (
 from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
-from fxprune.errors import TraceError
+from fxprune.errors import TraceError, first_line
 from fxprune.facts.effects import is_foreign, is_in_place
 from fxprune.facts.repeated_calls import Values
 from fxprune.graph import called_module, module_path
@@ -76,7 +76,7 @@ class _Recorder(Interpreter):
     def _compute(self, n: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         assert self._mode is not None
         with self._mode:
-            if is_batch_norm(n) and isinstance(args[0], FakeTensor):
+            if _is_batch_norm(n) and isinstance(args[0], FakeTensor):
                 return torch.empty_like(args[0])
             return getattr(self, n.op)(n.target, args, kwargs)
 
@@ -84,7 +84,7 @@ class _Recorder(Interpreter):
         return [tensor for source in n.all_input_nodes for tensor in tensors_in(self.values[source])]
 
 
-def is_batch_norm(node: fx.Node) -> bool:
+def _is_batch_norm(node: fx.Node) -> bool:
     """Say whether ``node`` is a batch norm: its output is like its input, for which fake tensors take 10 ms."""
     module = called_module(node)
     if module is None:
@@ -96,10 +96,8 @@ def _explain(node: fx.Node, error: Exception) -> str:
     where = f"node {node.name}"
     if module_path(node):
         where += f" (module {module_path(node)})"
-    lines = str(error).strip().splitlines()
-    reason = lines[0] if lines else type(error).__name__
     advice = "pass inputs of the shape and dtype that it takes"
-    return f"the example inputs do not fit the model: at {where}: {reason}; {advice}"
+    return f"the example inputs do not fit the model: at {where}: {first_line(error)}; {advice}"
 
 
 def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Values:

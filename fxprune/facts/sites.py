@@ -143,7 +143,7 @@ def _short(numbers: tuple[int, ...]) -> str:
     return "x".join(str(n) for n in numbers)
 
 
-def left_padding(conv: Conv) -> tuple[int, ...]:
+def _left_padding(conv: Conv) -> tuple[int, ...]:
     """Return how many elements ``conv`` pads before its input, per axis."""
     if conv.padding == "same":
         spans = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
@@ -161,7 +161,7 @@ def dirac_tap(conv: Conv) -> tuple[int, ...] | str:
     more than its kernel spans.
     """
     taps = []
-    for left, dilation, size in zip(left_padding(conv), conv.dilation, conv.kernel_size, strict=True):
+    for left, dilation, size in zip(_left_padding(conv), conv.dilation, conv.kernel_size, strict=True):
         tap, remainder = divmod(left, dilation)
         if remainder or tap >= size:
             return f"no tap of its {_short(conv.kernel_size)} kernel reads the element that it writes"

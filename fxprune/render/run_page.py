@@ -7,7 +7,7 @@ from string import Template
 
 from fxprune.render.html import escaped, static
 from fxprune.render.plots import run_plots
-from fxprune.run_record import RunRecord, before_and_after
+from fxprune.run_record import NO_SCALES, RunRecord, before_and_after
 
 
 def run_page(run: RunRecord) -> str:
@@ -23,7 +23,7 @@ def run_page(run: RunRecord) -> str:
         else "<p>Nothing was measured yet.</p>"
     )
     if not steps:
-        body.append("<p>Scales were not recorded: nothing shrinks in this run, or an earlier version wrote it.</p>")
+        body.append(f"<p>{escaped(NO_SCALES)}</p>")
     else:
         rows = []
         for path, values in sorted(scales.items(), key=lambda item: item[1][-1]):

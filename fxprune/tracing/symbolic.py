@@ -61,11 +61,11 @@ class SymbolicTracer(fx.Tracer):
         self.assumptions: list[Assumption] = []
         self._failed_in: tuple[BaseException, str] | None = None
         self._grad_mode: tuple[bool, fx.Node | None] = (True, None)
+        self._outer_autocast: list[bool] = []
 
     def graph_of(self, model: nn.Module) -> fx.Graph:
         """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
-        autocast = [torch.is_autocast_enabled(device) for device in _DEVICES]
-        self._outer_autocast = autocast
+        self._outer_autocast = [torch.is_autocast_enabled(device) for device in _DEVICES]
         try:
             with torch.enable_grad():
                 graph = self.trace(model)

@@ -34,7 +34,7 @@ def evaluate(
     rank, processes = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     mine = range(rank, len(data), processes)  # type: ignore[arg-type]  # every map-style data set has a length
     index_batches = [list(mine[start : start + batch_size]) for start in range(0, len(mine), batch_size)]
-    device = device_of(model)
+    device = _device_of(model)
     counts = torch.zeros(2, dtype=torch.long, device=device)
     with _modes_kept(model), torch.no_grad():
         model.eval()
@@ -57,7 +57,7 @@ def recalibrate(model: nn.Module, batches: DataLoader[Any], count: int) -> None:
     While scales moved, the running means lagged behind. Norms that keep no statistics, and frozen ones (in eval mode
     while the model trains), stay as they are.
     """
-    device = device_of(model)
+    device = _device_of(model)
     with _modes_kept(model), torch.no_grad():
         model.train()
         norms = [module for module in model.modules() if isinstance(module, NORM_CLASSES)]
@@ -83,7 +83,7 @@ def _modes_kept(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-def device_of(model: nn.Module) -> torch.device:
+def _device_of(model: nn.Module) -> torch.device:
     """Return the device of the model's first parameter; the CPU if it has none."""
     first = next(model.parameters(), None)
     return torch.device("cpu") if first is None else first.device

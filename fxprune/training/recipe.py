@@ -17,7 +17,7 @@ from torch import fx, nn
 from fxprune.errors import FxpruneError, LoadError, first_line
 from fxprune.sparsity import ProximalL1
 from fxprune.steering import SteeredL1
-from fxprune.trace import require_finite
+from fxprune.tracing.check import require_finite
 from fxprune.training.batches import Seeded, loader, step_batches, steps_per_epoch
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
 from fxprune.training.data import ImageData, sample_inputs

@@ -1,4 +1,4 @@
-"""Eligibility on real networks, against the counts that the design notes give."""
+"""Eligibility on real networks, against counts made by hand."""
 
 from __future__ import annotations
 

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Wrapped, assert_rewrites, assert_state_equal, example, randomize, state_of, targets, traced
+from helpers import (
+    Wrapped,
+    assert_rewrites,
+    assert_state_equal,
+    example,
+    randomize,
+    resconvs,
+    state_of,
+    targets,
+    traced,
+)
 from torch import fx, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations
@@ -16,7 +26,6 @@ from torch.nn.utils import parametrizations
 import fxprune
 from fxprune import passes
 from fxprune.chains import AFTER_TRAINING
-from fxprune.facts.layers import resconvs
 from fxprune.facts.shapes import propagate_shapes, same_shape
 from fxprune.facts.sites import find_conv_sites
 from fxprune.graph import EXAMPLE_INPUTS

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Wrapped, assert_rewrites, example, targets, tiny, traced, with_scales
+from helpers import Wrapped, assert_rewrites, example, resconvs, targets, tiny, traced, with_scales
 from torch import fx, nn
 
 import fxprune
 from fxprune import passes
-from fxprune.facts.layers import resconvs
 
 
 @pytest.mark.parametrize("bias", [True, False])

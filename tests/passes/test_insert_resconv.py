@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import TinyNet, assert_rewrites, example, targets, tiny, traced
+from helpers import TinyNet, assert_rewrites, example, resconvs, targets, tiny, traced
 from torch import nn
 
 import fxprune
 from fxprune import passes
 from fxprune.chains import AFTER_TRAINING
-from fxprune.facts.layers import resconvs
 
 
 def test_it_wraps_conv_and_norm_and_keeps_the_function() -> None:

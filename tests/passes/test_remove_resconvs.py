@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import assert_rewrites, example, tiny, with_scales
+from helpers import assert_rewrites, example, resconvs, tiny, with_scales
 
 import fxprune
 from fxprune import passes
 from fxprune.errors import TargetError
 from fxprune.facts.costs import total_macs
-from fxprune.facts.layers import resconvs
 from fxprune.sparsity import measure_inputs
 
 

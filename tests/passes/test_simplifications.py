@@ -30,7 +30,7 @@ def conv(**options: Any) -> nn.Conv2d:
         (lambda m, x: torch.relu(torch.relu(x)), ["relu"]),
         (lambda m, x: torch.relu(torch.sigmoid(x)), ["sigmoid"]),
         (lambda m, x: functional.relu6(functional.relu6(x)), ["relu6"]),
-        (lambda m, x: torch.relu(functional.max_pool2d(torch.relu(x), 2)), ["relu", "boolean_dispatch"]),
+        (lambda m, x: torch.relu(functional.max_pool2d(torch.relu(x), 2)), ["relu", "max_pool2d"]),
         (lambda m, x: torch.relu(torch.relu(x) + torch.sigmoid(x)), ["relu", "sigmoid", "add"]),
         (lambda m, x: torch.relu(torch.cat([torch.relu(x), torch.abs(x)], 1)), ["relu", "abs", "cat"]),
         (lambda m, x: torch.relu(0.5 * torch.relu(x)), ["relu", "mul"]),
@@ -41,7 +41,7 @@ def conv(**options: Any) -> nn.Conv2d:
 def test_redundant_activations_go(function: Callable[[Any, torch.Tensor], torch.Tensor], left: list[str]) -> None:
     graph = graph_of(function)
     result = assert_rewrites(graph, passes.DropRedundantActivations(), count=1)
-    assert len(targets(result.graph_module)) == len(left)
+    assert targets(result.graph_module) == left
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import Block, assert_state_equal, example, module_at, randomize, state_of
+from helpers import Block, assert_state_equal, example, module_at, randomize, resconvs, state_of
 from torch import nn
 
 import fxprune
 from fxprune import passes
 from fxprune.facts.costs import total_macs, total_params
-from fxprune.facts.layers import resconvs
 from fxprune.graph import called_module, graphs_of
 from fxprune.inspection import inspect_graph
 from fxprune.module_tree import CALLS

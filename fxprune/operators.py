@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Container
 from typing import Any
 
 import torch
+from torch import fx
 
 INFIX: dict[Any, str] = {
     operator.add: "+",
@@ -27,7 +29,16 @@ INFIX: dict[Any, str] = {
     operator.xor: "^",
 }
 ADDITIONS: tuple[Any, ...] = (operator.add, torch.add, "add")
+SUBTRACTIONS: tuple[Any, ...] = (operator.sub, torch.sub, "sub")
 PRODUCTS: tuple[Any, ...] = (operator.mul, torch.mul, "mul")
+
+
+def calls(node: fx.Node, targets: Container[Any]) -> bool:
+    """Say whether ``node`` calls one of ``targets``: functions, and methods by name.
+
+    A module or a parameter may have the name of a method.
+    """
+    return node.op in ("call_function", "call_method") and node.target in targets
 
 
 def is_torchs_own(function: Any) -> bool:

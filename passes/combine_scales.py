@@ -10,13 +10,13 @@ import operator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import fx
 
 from fxprune.facts.scales import constant_factor
 from fxprune.facts.shapes import is_floating, same_shape
 from fxprune.facts.state import updated_values
 from fxprune.graph import inherit
+from fxprune.operators import ADDITIONS, calls
 from fxprune.rewriting import Contract, Log, Pass
 
 
@@ -52,7 +52,7 @@ def _product(node: fx.Node) -> tuple[fx.Node, float, list[fx.Node]] | None:
 
 
 def _sum(node: fx.Node) -> tuple[fx.Node, float, list[fx.Node]] | None:
-    if node.target not in (operator.add, torch.add) or node.kwargs or len(node.args) != 2:
+    if not calls(node, ADDITIONS) or node.kwargs or len(node.args) != 2:
         return None
     left, right = node.args
     if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):

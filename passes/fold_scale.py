@@ -27,7 +27,7 @@ from fxprune.folding import own_bias, scaled_rows, with_weights
 from fxprune.graph import called_module, inherit, only_user
 from fxprune.layer_classes import NORM_CLASSES, WEIGHTED_CLASSES
 from fxprune.node_targets import attribute, set_attribute
-from fxprune.operators import ADDITIONS, PRODUCTS
+from fxprune.operators import ADDITIONS, PRODUCTS, calls
 from fxprune.rewriting import Contract, Log, Pass
 
 _NORMS = (*NORM_CLASSES, nn.LayerNorm, nn.GroupNorm)
@@ -131,7 +131,7 @@ def _producers(
         return None
     if gives_factor(node):
         return [node]
-    is_sum, is_product = node.target in ADDITIONS, node.target in PRODUCTS
+    is_sum, is_product = calls(node, ADDITIONS), calls(node, PRODUCTS)
     if (is_sum or is_product) and not node.kwargs and len(node.args) == 2:
         parts = [_producers(t, node, factor, gives_factor) if isinstance(t, fx.Node) else None for t in node.args]
         if is_product:

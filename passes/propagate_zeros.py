@@ -6,11 +6,9 @@ x + conv(0)        ->   x + b          b: the conv's bias; exact at the borders 
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import fx, nn
 
 from fxprune.exact_weights import exact, make_parameter
@@ -21,10 +19,8 @@ from fxprune.graph import called_module, inherit
 from fxprune.layer_classes import CONV_CLASSES
 from fxprune.module_tree import has_hooks
 from fxprune.node_targets import free_target, set_attribute
+from fxprune.operators import ADDITIONS, SUBTRACTIONS, calls
 from fxprune.rewriting import Contract, Log, Pass
-
-_ADDITIONS = (operator.add, torch.add)
-_SUBTRACTIONS = (operator.sub, torch.sub)
 
 
 @dataclass(frozen=True)
@@ -72,12 +68,12 @@ class PropagateZeros(Pass):
 
 def _terms(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
     """Return the (kept, dropped) pairs of inputs of a sum that dropping a zero would leave as they are."""
-    if node.target not in (*_ADDITIONS, *_SUBTRACTIONS) or node.kwargs or len(node.args) != 2:
+    if not calls(node, (*ADDITIONS, *SUBTRACTIONS)) or node.kwargs or len(node.args) != 2:
         return []
     left, right = node.args
     if not isinstance(left, fx.Node) or not isinstance(right, fx.Node) or left is right:
         return []
-    pairs = [(left, right)] if node.target in _SUBTRACTIONS else [(left, right), (right, left)]
+    pairs = [(left, right)] if node.target in SUBTRACTIONS else [(left, right), (right, left)]
     return [(kept, other) for kept, other in pairs if same_shape(kept, node)]
 
 

@@ -12,7 +12,7 @@ from fxprune.diffing.entries import Change, Kind
 from fxprune.diffing.matching import Matches, Nodes
 from fxprune.diffing.nodes import reads
 from fxprune.diffing.reasons import Reasons
-from fxprune.operators import ADDITIONS, PRODUCTS
+from fxprune.operators import ADDITIONS, PRODUCTS, calls
 
 _COMMUTATIVE = (*ADDITIONS, *PRODUCTS)
 
@@ -60,7 +60,7 @@ class Changes:
         new_reads = reads(new)
         if fused or self.before[main].op != self.after[new].op:  # then order and repetition say nothing
             same_inputs = set(old_reads) - {new} == set(new_reads)
-        elif new.target in _COMMUTATIVE and not new.kwargs:
+        elif calls(new, _COMMUTATIVE) and not new.kwargs:
             same_inputs = Counter(old_reads) == Counter(new_reads)
         else:
             same_inputs = old_reads == new_reads

@@ -14,7 +14,7 @@ from fxprune.facts.shapes import same_shape
 from fxprune.graph import called_module
 from fxprune.layer_classes import NORM_CLASSES, WEIGHTED_CLASSES
 from fxprune.node_targets import attribute
-from fxprune.operators import PRODUCTS
+from fxprune.operators import PRODUCTS, calls
 
 _NORMS = (*NORM_CLASSES, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _LAYER_FUNCTIONS = (functional.linear, functional.conv1d, functional.conv2d, functional.conv3d)
@@ -52,7 +52,7 @@ def _step(node: fx.Node, found: list[str]) -> fx.Node | None:
     if node.op == "call_function" and node.target in _NORM_FUNCTIONS:
         found += _parameter(_argument(node, _NORM_FUNCTIONS[node.target], "weight"))
         return None
-    if node.target in PRODUCTS and len(node.args) == 2:
+    if calls(node, PRODUCTS) and len(node.args) == 2:
         return _through_product(node, found)
     if node.target is operator.getitem and isinstance(called_module(node.args[0]), nn.MultiheadAttention):
         found.append(f"{node.args[0].target}.out_proj.weight")  # type: ignore[union-attr]
@@ -81,7 +81,7 @@ def _own_weight(node: fx.Node, module: nn.Module) -> list[str]:
 
 def _parameter(node: Any) -> list[str]:
     """Return the target of the parameter that ``node`` is, reshaped or not; an empty list if it is none."""
-    while isinstance(node, fx.Node) and node.target in _RESHAPES:
+    while isinstance(node, fx.Node) and calls(node, _RESHAPES):
         node = node.args[0]
     if not isinstance(node, fx.Node) or node.op != "get_attr" or node.graph.owning_module is None:
         return []

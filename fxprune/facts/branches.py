@@ -26,7 +26,7 @@ from fxprune.facts.shapes import is_floating, same_shape
 from fxprune.graph import called_module, module_path, uses
 from fxprune.module_tree import has_hooks
 from fxprune.node_targets import attribute
-from fxprune.operators import ADDITIONS
+from fxprune.operators import ADDITIONS, calls
 
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
@@ -83,7 +83,7 @@ def find_branches(graph_module: fx.GraphModule) -> list[Branch]:
 
 
 def _is_sum(node: fx.Node) -> bool:
-    if node.target not in ADDITIONS or node.kwargs or len(node.args) != 2 or not is_floating(node):
+    if not calls(node, ADDITIONS) or node.kwargs or len(node.args) != 2 or not is_floating(node):
         return False
     return all(isinstance(a, fx.Node) and same_shape(a, node) for a in node.args) and node.args[0] is not node.args[1]
 
@@ -111,7 +111,7 @@ def _shortcut_terms(node: fx.Node) -> Iterator[fx.Node]:
         yield node
         node = source
     yield node
-    if node.target in ADDITIONS and not node.kwargs:
+    if calls(node, ADDITIONS) and not node.kwargs:
         for term in node.args:
             if isinstance(term, fx.Node):
                 yield _without_identities(term)

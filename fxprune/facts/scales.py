@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn import functional
 from fxprune.facts.shapes import is_floating, same_shape
 from fxprune.graph import called_module
 from fxprune.module_tree import has_hooks
+from fxprune.operators import PRODUCTS, calls
 
 # f(a x) = a f(x) for every a ...
 _LINEAR_MODULES = (
@@ -52,7 +52,7 @@ _POSITIVE_FUNCTIONS: set[Any] = {
 
 def constant_factor(node: fx.Node) -> tuple[fx.Node, float] | None:
     """Return (x, a) if ``node`` is x * a with a Python number a, in the shape and floating dtype of x; else None."""
-    if node.target not in (operator.mul, torch.mul) or node.kwargs or len(node.args) != 2:
+    if not calls(node, PRODUCTS) or node.kwargs or len(node.args) != 2:
         return None
     left, right = node.args
     source, factor = (right, left) if isinstance(right, fx.Node) else (left, right)

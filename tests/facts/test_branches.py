@@ -84,6 +84,26 @@ def test_sums_that_end_no_branch_say_why(function: Any, reason: str) -> None:
     assert not found[0].eligible
 
 
+class Add(nn.Module):
+    """No sum, whatever its name; opaque."""
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a if a.sum() > 1e9 else a - 3 * b
+
+
+def test_a_module_with_the_name_of_a_method_is_no_sum() -> None:
+    assert branches_of(lambda m, x: m.add(x, m.a(x)), a=conv(), add=Add()) == []
+    (branch,) = branches_of(lambda m, x: m.mul(x, x) + m.a(x), a=conv(), mul=Add())
+    assert not branch.eligible
+
+
+def test_a_parameter_with_the_name_of_a_method_is_a_layer_scale() -> None:
+    scale = nn.Parameter(torch.ones(4, 1, 1))
+    (branch,) = branches_of(lambda m, x: x + m.reshape * m.a(x), a=conv(), reshape=scale)
+    assert branch.exit is not None
+    assert size_weights(branch.exit) == ["reshape", "a.weight"]
+
+
 def test_what_is_counted_on_inside_and_used_outside_keeps_the_branch() -> None:
     def function(m: Any, x: torch.Tensor) -> torch.Tensor:
         y = m.a(x)

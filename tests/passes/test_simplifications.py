@@ -72,6 +72,8 @@ def test_other_activations_stay(function: Callable[[Any, torch.Tensor], torch.Te
         (lambda m, x: x * 0.5 + x, 1),
         (lambda m, x: x + x, 1),
         (lambda m, x: x * 0.5 + x * -0.25, 1),
+        (lambda m, x: x.mul(0.5).mul(3.0), 1),
+        (lambda m, x: x.mul(0.5).add(x), 1),
         (lambda m, x: (x * 2.0 + x) * 0.5 + x, 3),
         (lambda m, x: torch.add(x * 0.5, x, alpha=2), 0),
         (lambda m, x: x * 0.5 + torch.relu(x), 0),
@@ -111,6 +113,21 @@ def test_scales_fold(function: Callable[[Any, torch.Tensor], torch.Tensor], coun
     assert_rewrites(graph, passes.FoldScale(), count=count)
 
 
+class Choosy(nn.Module):
+    """Something else than its name will say; opaque."""
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        if a.sum() > 1e9:
+            return a
+        return a - 3 * b * b
+
+
+def test_a_module_with_the_name_of_a_method_is_no_sum_and_no_product() -> None:
+    layers = {"conv": conv(), "other": conv(), "add": Choosy(), "mul": Choosy()}
+    graph = graph_of(lambda m, x: m.mul(m.add(m.conv(x), m.other(x)) * 0.5, x) * 2.0, **layers)
+    assert_rewrites(graph, passes.Simplify(), count=0)
+
+
 @pytest.mark.parametrize(
     ("function", "left"),
     [
@@ -118,6 +135,8 @@ def test_scales_fold(function: Callable[[Any, torch.Tensor], torch.Tensor], coun
         (lambda m, x: x + m.plain(torch.relu(x * 0.0)), []),
         (lambda m, x: x + m.conv(torch.relu(x * 0.0)), ["add"]),
         (lambda m, x: x - m.plain(x * 0.0), []),
+        (lambda m, x: x.add(m.plain(x.mul(0.0))), []),
+        (lambda m, x: x.sub(m.plain(x * 0.0)), []),
         (lambda m, x: torch.relu(x) + m.plain(m.plain2(functional.max_pool2d(x * 0.0, 3, 1, 1))), ["relu"]),
     ],
 )

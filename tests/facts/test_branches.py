@@ -22,7 +22,7 @@ def conv(channels: int = 4) -> nn.Conv2d:
     return nn.Conv2d(channels, channels, 3, padding=1)
 
 
-def branches_of(function: Callable[[Any, torch.Tensor], torch.Tensor], **modules: nn.Module) -> list[Branch]:
+def branches_of(function: Callable[[Any, torch.Tensor], torch.Tensor], **modules: Any) -> list[Branch]:
     return find_branches(traced(Wrapped(function, **modules), example(2, 4, 6, 6)))
 
 

@@ -62,7 +62,7 @@ def test_the_page_opens_without_script_or_network(opened: Open) -> None:
 def test_a_page_of_a_run_that_has_just_begun() -> None:
     text = run_page(record())
     assert "Nothing was measured yet" in text
-    assert "Scales were not recorded" in text
+    assert "scales were not recorded" in text
     assert "NET&lt;i&gt;" in text
 
 

@@ -6,13 +6,13 @@ import copy
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from helpers import quiet
 from torch import fx, nn
 
 import fxprune
@@ -29,14 +29,8 @@ from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
 SETTINGS = Settings(epochs=2, lr=0.01, batch_size=64, shrink_share=0.5, cuda_graphs=True)
+pytestmark = pytest.mark.usefixtures("fresh_engine")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs are recorded on a GPU")
-
-
-@pytest.fixture(autouse=True)
-def fresh_engine() -> Iterator[None]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +56,6 @@ def graph(data: ImageData) -> fx.GraphModule:
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(16, 10))
     network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), stages, head)
     return fxprune.trace(network, sample_inputs(data, 8))
-
-
-def quiet(message: str) -> None:
-    assert message
 
 
 @pytest.mark.parametrize("other", [{"compile": True}, {"accumulate": 2}])

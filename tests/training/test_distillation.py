@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers import quiet
 from torch import fx, nn
 from torchvision.models import mobilenet_v2, resnet50
 
@@ -15,7 +16,7 @@ from fxprune.chains import insert_scales
 from fxprune.errors import FxpruneError
 from fxprune.passes import RemoveLayers
 from fxprune.training.cifar_resnet import CifarResNet
-from fxprune.training.data import ImageData, load_data, sample_inputs
+from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.distillation import (
     Ensemble,
     distillation,
@@ -30,11 +31,6 @@ from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
 QUICK = Settings(epochs=2, lr=0.01, batch_size=64, shrink_share=0.5, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def data() -> ImageData:
-    return load_data("digits")
 
 
 def network() -> nn.Module:
@@ -56,10 +52,6 @@ def with_inputs_of(
     for hook in hooks:
         hook.remove()
     return outputs, read
-
-
-def quiet(message: str) -> None:
-    assert message
 
 
 def test_the_outputs_distance_is_hintons() -> None:

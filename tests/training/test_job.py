@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from torch import nn
 
 from fxprune.errors import FxpruneError, LoadError, TargetError
-from fxprune.training.data import ImageData, load_data, sample_inputs
+from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.job import open_folder, prune_on_data
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
@@ -37,11 +36,6 @@ def network(middle: nn.Module) -> nn.Module:
     torch.manual_seed(0)
     convs = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(2)]
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), middle, *convs, nn.Flatten(), nn.Linear(256, 10))
-
-
-@pytest.fixture(scope="module")
-def data() -> ImageData:
-    return load_data("digits")
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
@@ -99,17 +93,16 @@ def test_what_has_no_source_is_saved_for_torch_load(data: ImageData, tmp_path: P
     assert (tmp_path / "out" / "diff.html").exists()
 
 
+@pytest.mark.usefixtures("fresh_engine")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("finetune_epochs", [0, 1])
 @pytest.mark.parametrize("middle", [Jumpy(), nn.GroupNorm(2, 4), nn.PReLU()])
 def test_graphs_that_share_weights_are_measured_on_one_device(
     data: ImageData, tmp_path: Path, middle: nn.Module, finetune_epochs: int
 ) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
     settings = replace(QUICK, device="cuda", finetune_epochs=finetune_epochs)
     options: dict[str, Any] = {"target_macs": 0.7, "say": lambda _: None}
     report = prune_on_data(network(middle), data, tmp_path / "out", settings, **options)
-    AcceleratorState._reset_state(reset_partial_state=True)
     assert report["activation_bytes_after"] <= report["activation_bytes_before"]
     assert report["hardware"]["gpu"]
 

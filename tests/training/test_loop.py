@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from helpers import quiet
 from torch import fx, nn
+from training_helpers import network, sparse_network
 
 import fxprune
-from fxprune.chains import insert_scales
 from fxprune.errors import FxpruneError, LoadError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import layers
@@ -23,7 +23,7 @@ from fxprune.passes import RemoveLayers
 from fxprune.run_record import read_rows
 from fxprune.sparsity import ProximalL1
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
-from fxprune.training.data import ImageData, load_data, sample_inputs
+from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import make_accelerator
 from fxprune.training.evaluation import evaluate, recalibrate
 from fxprune.training.job import prune_on_data
@@ -33,38 +33,6 @@ from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
 QUICK = Settings(epochs=2, lr=0.01, batch_size=64, shrink_share=0.5, device="cpu")
-
-
-class Block(nn.Module):
-    """A residual block of two convs."""
-
-    def __init__(self, norm: Callable[[int], nn.Module]) -> None:
-        super().__init__()
-        self.conv1, self.norm1 = nn.Conv2d(8, 8, 3, padding=1, bias=False), norm(8)
-        self.conv2, self.norm2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), norm(8)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.norm1(self.conv1(x)))
-        return torch.relu(x + self.norm2(self.conv2(y)))
-
-
-def network(norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Module:
-    torch.manual_seed(0)
-    stem = nn.Conv2d(1, 8, 3, padding=1)
-    return nn.Sequential(stem, *(Block(norm) for _ in range(3)), nn.Dropout(0.1), nn.Flatten(), nn.Linear(512, 10))
-
-
-@pytest.fixture(scope="module")
-def data() -> ImageData:
-    return load_data("digits")
-
-
-def sparse_network(data: ImageData, norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> fx.GraphModule:
-    return insert_scales(fxprune.trace(network(norm), sample_inputs(data, 8)), "all").graph_module
-
-
-def quiet(message: str) -> None:
-    assert message
 
 
 def same_state(one: nn.Module, other: nn.Module) -> None:
@@ -169,15 +137,7 @@ def test_accumulating_is_the_same_step(data: ImageData) -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
 
-@pytest.fixture
-def other_engine() -> Iterator[None]:
-    """Let a test make an engine of another kind than those of this process so far."""
-    AcceleratorState._reset_state()
-    yield
-    AcceleratorState._reset_state()
-
-
-@pytest.mark.usefixtures("other_engine")
+@pytest.mark.usefixtures("fresh_engine")
 @pytest.mark.parametrize(
     ("first", "then", "why"),
     [
@@ -187,14 +147,13 @@ def other_engine() -> Iterator[None]:
     ],
 )
 def test_one_engine_a_process(first: dict[str, Any], then: dict[str, Any], why: str) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
     before = dict(os.environ)
     with pytest.raises(FxpruneError, match=why):
         [make_accelerator(replace(QUICK, **settings)) for settings in (first, then)]
     assert os.environ == before
 
 
-@pytest.mark.usefixtures("other_engine")
+@pytest.mark.usefixtures("fresh_engine")
 @pytest.mark.filterwarnings("ignore:bf16 takes many times as long")
 def test_bf16(data: ImageData) -> None:
     sparse = sparse_network(data)
@@ -207,7 +166,7 @@ def test_bf16(data: ImageData) -> None:
     assert rows[-1]["top1"] > 0.6
 
 
-@pytest.mark.usefixtures("other_engine")
+@pytest.mark.usefixtures("fresh_engine")
 @pytest.mark.parametrize(("capability", "warned"), [("AVX2", True), ("AVX512", False)])
 def test_bf16_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch, capability: str, warned: bool) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
@@ -218,7 +177,7 @@ def test_bf16_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch, capability: s
     assert any("--precision float32 is faster" in str(one.message) for one in found) is warned
 
 
-@pytest.mark.usefixtures("other_engine")
+@pytest.mark.usefixtures("fresh_engine")
 def test_compiled(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled, plain = sparse_network(data), sparse_network(data)
     monkeypatch.setattr("fxprune.training.engine.COMPILER", "eager")  # torch.compile without a C++ compiler

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fxprune.run_record import read_rows
@@ -15,12 +13,7 @@ from fxprune.training.engine import make_accelerator
 from fxprune.training.metrics import Metrics
 from fxprune.training.settings import Settings
 
-
-@pytest.fixture(autouse=True)
-def _own_engine() -> Iterator[None]:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = pytest.mark.usefixtures("fresh_engine")
 
 
 def test_tensorboard_gets_every_number(tmp_path: Path) -> None:

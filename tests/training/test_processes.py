@@ -70,7 +70,7 @@ import sys
 import torch
 from torch import nn
 sys.path.insert(0, {tests!r})
-from test_loop import network, sparse_network
+from training_helpers import sparse_network
 from fxprune.sparsity import ProximalL1
 from fxprune.training.data import load_data
 from fxprune.training.recipe import train
@@ -97,7 +97,7 @@ torch.save(
 
 def test_two_processes_get_what_one_gets(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
-    script.write_text(TWO_PROCESSES.format(tests=str(Path(__file__).parent)))
+    script.write_text(TWO_PROCESSES.format(tests=str(Path(__file__).parent.parent)))
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for command, out in (([sys.executable], "one"), (two, "two")):

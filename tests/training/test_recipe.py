@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import quiet
 from torch import nn
 
 import fxprune
 from fxprune.errors import LoadError
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
-from fxprune.training.data import ImageData, load_data
+from fxprune.training.data import ImageData
 from fxprune.training.evaluation import evaluate
 from fxprune.training.loop import Trainer
 from fxprune.training.recipe import train
@@ -25,16 +26,7 @@ def net() -> nn.Module:
     return nn.Sequential(*layers)
 
 
-@pytest.fixture(scope="module")
-def data() -> ImageData:
-    return load_data("digits")
-
-
 QUICK = Settings(epochs=2, lr=0.05, batch_size=64, device="cpu")
-
-
-def quiet(message: str) -> None:
-    assert message
 
 
 def test_further_targets_are_for_steering(data: ImageData) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx, nn
 
 CALLS = "fxprune_calls"  # of a region: the elements that it reads in all its calls, over those of its example
+_CONTAINERS = frozenset((list, dict, set))
 PER_SAMPLE = "fxprune_per_sample"  # of a region: what its MACs are divided by to be those of one sample
 
 
@@ -150,3 +151,29 @@ def evaluating(graph_module: nn.Module) -> Iterator[None]:
                 module.training = flag
         for module, name, value in kept:
             vars(module)[name] = value
+
+
+def state_of(module: nn.Module) -> dict[str, Any]:
+    """Return the attributes of ``module``, with copies of the containers that a forward may change."""
+    if is_layer(module) and type(module).forward is not nn.Module.forward:
+        return module.__dict__.copy()  # a layer of torch's own changes none; one without a forward is a list or dict
+    return {name: v.copy() if type(v) in _CONTAINERS else v for name, v in module.__dict__.items()}
+
+
+@contextmanager
+def keeping_state(module: nn.Module) -> Iterator[None]:
+    """Undo what calls of ``module`` inside change in it: attributes, containers, the values of buffers."""
+    modules = every_module(module)
+    before = [(one, state_of(one)) for one in modules if not isinstance(one, fx.GraphModule)]  # it keeps its code
+    buffers = {id(buffer): buffer for one in modules for buffer in one._buffers.values() if buffer is not None}
+    values = [(buffer, buffer._version, buffer.detach().clone()) for buffer in buffers.values()]
+    try:
+        yield
+    finally:
+        for one, state in before:
+            one.__dict__.clear()
+            one.__dict__.update(state)
+        with torch.no_grad():
+            for buffer, version, value in values:
+                if buffer._version != version:
+                    buffer.copy_(value)

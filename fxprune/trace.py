@@ -10,20 +10,20 @@ a read of ``self.training``, so that the graph still trains as the model does.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from fxprune.copies import copy_module
-from fxprune.errors import TraceError, first_line
+from fxprune.errors import FxpruneWarning, TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
 from fxprune.graph import TRACE, TRACED_MACS, called_module, graphs_of
-from fxprune.module_tree import CALLS, PER_SAMPLE, every_path, put_in_eval_mode, regions_in
+from fxprune.module_tree import CALLS, PER_SAMPLE, every_module, every_path, put_in_eval_mode, regions_in
 from fxprune.tracing.attempt import attempt
-from fxprune.tracing.check import reference_outputs, require_finite
+from fxprune.tracing.check import Expected, reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.tiers import inputs_do_not_fit, trace_by_tiers
@@ -70,6 +70,7 @@ def trace(
     call = bind(model, inputs, example_kwargs or {})
     flags = {path: module.training for path, module in every_path(model).items()}
     try:
+        _warn_of_own_train(model)
         own = copy_module(model, share_weights=share_weights)
         put_in_eval_mode(own)
     except Exception as error:
@@ -83,6 +84,21 @@ def trace(
         graph.meta[TRACED_MACS] = total_macs(graph)
     graph_module.meta[TRACE] = _fingerprint(graphs)
     return graph_module
+
+
+def _warn_of_own_train(model: nn.Module) -> None:
+    """Warn if ``train()`` of the model keeps a part of it in eval mode: a graph's puts all of it in train mode."""
+    if all(type(one).train is nn.Module.train for one in every_module(model)):
+        return
+    flags = {path: one.training for path, one in every_path(copy_module(model).train()).items()}
+    frozen = [path for path, training in flags.items() if not training]
+    if frozen:
+        warnings.warn(
+            f"{type(model).__name__}.train() leaves {', '.join(frozen[:3])}{' and others' if frozen[3:] else ''} in "
+            "eval mode; train() of the graph does not: call graph.get_submodule(path).eval() after it",
+            FxpruneWarning,
+            stacklevel=3,
+        )
 
 
 def _fingerprint(graphs: Sequence[tuple[str, fx.GraphModule]]) -> str:
@@ -107,7 +123,7 @@ def _count_calls_per_sample(graph_module: fx.GraphModule, batch: Fraction) -> No
             _count_calls_per_sample(region, region.meta[PER_SAMPLE])
 
 
-def _expected(model: nn.Module, own: nn.Module, call: Call, flags: Mapping[str, bool]) -> list[list[torch.Tensor]]:
+def _expected(model: nn.Module, own: nn.Module, call: Call, flags: Mapping[str, bool]) -> list[Expected]:
     """Return what ``model`` returns; raises TraceError if it does not take the inputs, naming the node if it can."""
     try:
         return reference_outputs(model, call)

@@ -201,6 +201,8 @@ def test_attributes_that_forward_sets_hold_no_stand_ins() -> None:
         return m.last if x.sum() > 0 else -m.last  # type: ignore[no-any-return]
 
     graph = fxprune.trace(Wrapped(function, layer=nn.Linear(4, 4)), torch.ones(2, 4))
+    assert "last" not in vars(graph.get_submodule("model"))  # as before the model was called
+    graph(torch.ones(2, 4))
     assert isinstance(graph.get_submodule("model").last, torch.Tensor)
 
 

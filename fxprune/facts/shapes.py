@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -23,7 +23,7 @@ from fxprune.facts.repeated_calls import Values
 from fxprune.graph import called_module, module_path
 from fxprune.interpreter import Interpreter
 from fxprune.layer_classes import NORM_CLASSES
-from fxprune.module_tree import evaluating, has_hooks
+from fxprune.module_tree import evaluating, has_hooks, keeping_state
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 
 META = "tensor_meta"
@@ -112,7 +112,7 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Val
     needs_data = any(node.op == "call_module" for node in foreign)
     reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
     may_write_buffers = bool(foreign) or (bool(reads) and any(map(is_in_place, nodes)))
-    with evaluating(graph_module), _keeping_buffers(graph_module) if may_write_buffers else nullcontext():
+    with evaluating(graph_module), keeping_state(graph_module) if may_write_buffers else nullcontext():
         try:
             if needs_data:
                 raise _NeedsData
@@ -140,17 +140,6 @@ def _fake_inputs(inputs: tuple[Any, ...], mode: FakeTensorMode) -> Any:
         return known[id(x)]
 
     return map_tensors(inputs, fake)
-
-
-@contextmanager
-def _keeping_buffers(module: nn.Module) -> Iterator[None]:
-    before = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, version, value in before:
-            if buffer._version != version:
-                buffer.copy_(value)
 
 
 def tensor_meta(node: fx.Node) -> TensorMetadata | None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import fx, nn
 
 from fxprune.copies import LazyGraphModule, graph_module_of
+from fxprune.errors import TraceError
+from fxprune.facts.effects import IN_PLACE_OPERATORS
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module
-from fxprune.module_tree import every_module, is_layer, set_flags
+from fxprune.module_tree import every_module, set_flags, state_of
 from fxprune.nests import copy_tensors
 from fxprune.node_targets import attribute
 from fxprune.tracing.batch_norms import recover_batch_norms
@@ -24,8 +26,6 @@ from fxprune.tracing.training_flag import FlagReads, follow_stochastic_depth, fo
 
 # A GraphModule keeps things of its own under these names.
 RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | {"meta", "_graph", "_code", "_codegen", "_tracer_cls"}
-
-_CONTAINERS = frozenset((list, dict, set))
 
 
 def attempt(
@@ -46,7 +46,7 @@ def attempt(
     modules = every_module(own)
     with _state_kept(modules):
         set_flags(modules, False)
-        graph = _graph_of(own, tracer, make_tracer, flags)
+        graph, readers = _graph_of(own, tracer, make_tracer, flags)
         graph_module = _graph_module(own, graph)
         if len(set(flags.values())) == 1:
             set_flags(every_module(graph_module), flags[""])
@@ -62,47 +62,69 @@ def attempt(
             graph_module.meta |= {key: own.meta[key] for key in (ASSUMPTIONS, OPAQUE, TIER) if key in own.meta}
         values = propagate_shapes(graph_module, graph_module.meta[EXAMPLE_INPUTS])
         functionalize(graph_module, values)
-        recover_batch_norms(graph_module, own)
+        recover_batch_norms(graph_module, own, readers)
     return graph_module
 
 
 def _graph_of(
     own: nn.Module, tracer: SymbolicTracer, make_tracer: Callable[[], SymbolicTracer], flags: Mapping[str, bool]
-) -> fx.Graph:
-    """Return the graph of ``own``, which follows the train flag where it can.
+) -> tuple[fx.Graph, Collection[nn.Module]]:
+    """Return the graph of ``own``, which follows the train flag where it can, and the modules that read their flag.
 
     Where tracing itself updated a buffer (a counter, say), that update is missing from the graph: such a model is
     traced again with its buffers as graph values.
     """
     if isinstance(own, fx.GraphModule):
-        return copy.deepcopy(own.graph)
+        return copy.deepcopy(own.graph), ()
     buffers = dict(own.named_buffers())
     values = {name: buffer.clone() for name, buffer in buffers.items()}
     versions = {name: buffer._version for name, buffer in buffers.items()}
 
+    def updated() -> list[str]:
+        return [name for name, buffer in buffers.items() if buffer._version != versions[name]]
+
     def retrace(tracer: SymbolicTracer, buffers_are_values: bool) -> fx.Graph:
-        if not buffers_are_values:
-            return tracer.graph_of(own)
-        tracer.proxy_buffer_attributes = True
-        with _state_kept(every_module(own)):  # self.n += 1 puts what stands for n in its place
-            return tracer.graph_of(own)
+        tracer.proxy_buffer_attributes = buffers_are_values
+        with _state_kept(every_module(own)) if buffers_are_values else nullcontext():
+            graph = tracer.graph_of(own)
+            _require_own_buffers(own, buffers)  # but for what stands for n after self.n += 1
+            return graph
+
+    def retrace_in_training() -> fx.Graph:
+        before = updated()
+        graph = retrace(make_tracer(), bool(before))
+        # norms that are spelt out count their batches: recover_batch_norms makes layers of them
+        new = [name for name in updated() if name not in before and not name.endswith("num_batches_tracked")]
+        if new:
+            reason = f"it updates {new[0]} then"
+            raise TraceError(reason, reason=reason)
+        return graph
 
     try:
         with FlagReads(own) as flag_reads:
             graph = retrace(tracer, False)
-        updates_buffers = any(buffer._version != versions[name] for name, buffer in buffers.items())
-        if updates_buffers:
+        if updated():
             tracer.assumptions.clear()
             graph = retrace(tracer, True)
         if flag_reads.seen:
-            follow_training_flag(graph, own, lambda: retrace(make_tracer(), updates_buffers), flags)
+            follow_training_flag(graph, own, retrace_in_training, flags)
         elif flag_reads.seen_in_stochastic_depth:
             follow_stochastic_depth(graph, flags)
-        return graph
+        return graph, flag_reads.readers
     finally:
-        for name, buffer in buffers.items():
-            if buffer._version != versions[name]:
-                buffer.copy_(values[name])
+        for name in updated():
+            buffers[name].copy_(values[name])
+
+
+def _require_own_buffers(own: nn.Module, before: Mapping[str, torch.Tensor]) -> None:
+    """Raise TraceError if forward put another tensor in the place of a buffer: a graph would lose it."""
+    for path, module in own.named_modules():
+        for name, buffer in module._buffers.items():
+            known = before.get(f"{path}.{name}" if path else name)
+            is_written = isinstance(buffer, fx.Proxy) and buffer.node.target in IN_PLACE_OPERATORS
+            if known is not None and buffer is not known and not is_written:
+                reason = f"it assigns its buffer {name} anew; write it in place, self.{name}.copy_(...)"
+                raise TraceError(f"{type(own).__name__} cannot be traced: {reason}", path=path, reason=reason)
 
 
 def _graph_module(own: nn.Module, graph: fx.Graph) -> fx.GraphModule:
@@ -126,7 +148,7 @@ def _state_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
 
     After a success the flags that the graph needs stay as they are.
     """
-    before = [(module, _state_of(module)) for module in modules]
+    before = [(module, state_of(module)) for module in modules]
     succeeded = False
     try:
         yield
@@ -136,10 +158,3 @@ def _state_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
             flags = {name: module.__dict__[name] for name in ("inplace", "training") if name in state and succeeded}
             module.__dict__.clear()
             module.__dict__.update(state | flags)
-
-
-def _state_of(module: nn.Module) -> dict[str, Any]:
-    """Return the attributes of ``module``, with copies of the containers that a forward may change."""
-    if is_layer(module) and type(module).forward is not nn.Module.forward:
-        return module.__dict__.copy()  # a layer of torch's own changes none; one without a forward is a list or dict
-    return {name: v.copy() if type(v) in _CONTAINERS else v for name, v in module.__dict__.items()}

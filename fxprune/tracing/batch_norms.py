@@ -9,6 +9,7 @@ with the same tensors; what the module held beside them (its activation) moves t
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -28,10 +29,11 @@ _TENSORS = ("running_mean", "running_var", "weight", "bias")
 _SIGNATURE = ("input", *_TENSORS, "training", "momentum", "eps")
 
 
-def recover_batch_norms(graph_module: fx.GraphModule, original: nn.Module) -> None:
+def recover_batch_norms(graph_module: fx.GraphModule, original: nn.Module, readers: Collection[nn.Module]) -> None:
     """Make every spelt-out batch norm of ``graph_module``, which was traced from ``original``, a layer again.
 
-    Needs shapes. Only calls that pass the tensors, the momentum and the eps of one batch-norm module are changed.
+    Needs shapes. Only calls that pass the tensors, the momentum and the eps of one batch-norm module are changed. In
+    eval mode that module must be one of ``readers`` of its train flag: another one is frozen.
     """
     plain: dict[str, nn.Module] = {}
     graph = graph_module.graph
@@ -39,7 +41,7 @@ def recover_batch_norms(graph_module: fx.GraphModule, original: nn.Module) -> No
         if node.target is not functional.batch_norm:
             continue
         arguments: dict[str, Any] = dict(zip(_SIGNATURE, node.args, strict=False)) | node.kwargs
-        path = _owner(arguments, original)
+        path = _owner(arguments, original, readers)
         source = arguments["input"]
         if path is None or not isinstance(source, fx.Node):
             continue
@@ -66,7 +68,7 @@ def recover_batch_norms(graph_module: fx.GraphModule, original: nn.Module) -> No
         graph_module.recompile()
 
 
-def _owner(arguments: dict[str, Any], original: nn.Module) -> str | None:
+def _owner(arguments: dict[str, Any], original: nn.Module, readers: Collection[nn.Module]) -> str | None:
     """Return the path of the batch norm whose tensors and settings the call passes, in eval mode; None if none is."""
     reads = {name: arguments.get(name) for name in _TENSORS}
     paths = {str(read.target).rpartition(".")[0] for read in reads.values() if isinstance(read, fx.Node)}
@@ -84,7 +86,7 @@ def _owner(arguments: dict[str, Any], original: nn.Module) -> str | None:
     training = arguments.get("training", False)
     follows = isinstance(training, fx.Node) and training.op == "get_attr" and training.target == "training"
     same = (arguments.get("momentum", 0.1), arguments.get("eps", 1e-5)) == (module.momentum, module.eps)
-    return path if same and (training is False or follows) else None
+    return path if same and (follows or (training is False and module in readers)) else None
 
 
 def _plain(module: nn.Module, kind: type[_BatchNorm], training: bool) -> nn.Module:

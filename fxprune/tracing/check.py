@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,8 +11,8 @@ from torch import fx, nn
 
 from fxprune.copies import copy_module
 from fxprune.errors import FxpruneError, TraceError
-from fxprune.module_tree import evaluating, every_module
-from fxprune.nests import copy_tensors, tensors_in
+from fxprune.module_tree import evaluating, every_module, keeping_state
+from fxprune.nests import copy_tensors, map_tensors, tensors_in
 from fxprune.tracing.inputs import Call
 from fxprune.verify import difference
 
@@ -18,14 +20,45 @@ TOLERANCE = 1e-3
 """How far a graph in the model's own precision may be from the model, relative to its largest output."""
 
 
-def reference_outputs(model: nn.Module, call: Call) -> list[list[torch.Tensor]]:
-    """Call a copy of ``model`` twice (the second call shows state that tracing lost); return its output tensors."""
+@dataclass(frozen=True)
+class Expected:
+    """What the model returns for the example, or for the example ``mirrored``."""
+
+    mirrored: bool
+    outputs: list[torch.Tensor]
+
+
+def reference_outputs(model: nn.Module, call: Call) -> list[Expected]:
+    """Call a copy of ``model`` twice; return its output tensors.
+
+    The second call shows state that tracing lost, and, on the example's mirror image, values of the first call that
+    tracing would find again and take for constants. A model that does not take it gets the example again.
+    """
     reference = copy_module(model)
-    return [_outputs(reference, call) for _ in range(2)]
+    first = Expected(False, _outputs(reference, call))
+    try:
+        return [first, Expected(True, _outputs(reference, _mirrored(call)))]
+    except Exception:
+        return [first, Expected(False, _outputs(reference, call))]
+
+
+def _mirrored(call: Call) -> Call:
+    """Return ``call`` with its tensors of floating-point numbers in reverse order along their last axis."""
+
+    def mirror(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.flip(-1) if tensor.is_floating_point() and tensor.dim() else tensor
+
+    return Call(tuple(replace(one, value=map_tensors(one.value, mirror)) for one in call.arguments))
 
 
 def run_model(model: nn.Module, call: Call) -> Any:
-    """Call ``model`` on the example, in eval mode without gradients and with a fixed random state."""
+    """Call ``model`` as :func:`reference_outputs` does, and leave it as it was."""
+    with keeping_state(model):
+        return _call(model, call)
+
+
+def _call(model: nn.Module, call: Call) -> Any:
+    """Call ``model`` in eval mode without gradients and with a fixed random state."""
     args, kwargs = call.arrange(copy_tensors(call.values))
     with evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -33,26 +66,27 @@ def run_model(model: nn.Module, call: Call) -> Any:
 
 
 def _outputs(model: nn.Module, call: Call) -> list[torch.Tensor]:
-    return copy_tensors(tensors_in(run_model(model, call)))  # type: ignore[no-any-return]
+    return copy_tensors(tensors_in(_call(model, call)))  # type: ignore[no-any-return]
 
 
 def require_same_function(
-    model: nn.Module, graph_module: fx.GraphModule, graph_call: Call, expected: list[list[torch.Tensor]]
+    model: nn.Module, graph_module: fx.GraphModule, graph_call: Call, expected: Sequence[Expected]
 ) -> None:
     """Raise TraceError if ``graph_module`` returns something else than ``expected`` (:func:`reference_outputs`)."""
-    buffers = {name: buffer.clone() for name, buffer in graph_module.named_buffers()}
-    try:
+    with keeping_state(graph_module):
         for wanted in expected:
-            found = _outputs(graph_module, graph_call)
-            same_types = [(t.shape, t.dtype) for t in wanted] == [(t.shape, t.dtype) for t in found]
-            if not same_types or difference(wanted, found)[1] > TOLERANCE:
+            try:
+                found = _outputs(graph_module, _mirrored(graph_call) if wanted.mirrored else graph_call)
+            except AssertionError:
+                if wanted.mirrored:
+                    continue  # what the graph takes for granted of the example does not hold for its mirror image
+                raise
+            same_types = [(t.shape, t.dtype) for t in wanted.outputs] == [(t.shape, t.dtype) for t in found]
+            if not same_types or difference(wanted.outputs, found)[1] > TOLERANCE:
                 raise TraceError(
                     f"{type(model).__name__} computes something else than its traced graph: it asks what type its "
                     "values have, changes the dtype by autocast, or keeps state that torch.fx cannot see"
                 )
-    finally:
-        for name, buffer in graph_module.named_buffers():
-            buffer.copy_(buffers[name])
 
 
 def require_finite(model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from fxprune.tracing.symbolic import RecordingProxy
+from fxprune.tracing.symbolic import RecordingProxy, patched
 
 if TYPE_CHECKING:
     from fxprune.tracing.values import ValueTracer
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # These take no tensor, so that torch cannot see a stand-in among their arguments; ``tensor`` and its like would even
 # read it as raw memory.
 _FACTORIES = (
-    *("arange", "linspace", "logspace", "eye", "zeros", "ones", "full", "empty", "rand", "randn", "randint"),
-    *("tensor", "as_tensor", "scalar_tensor", "randperm", "finfo", "iinfo", "tril_indices", "triu_indices"),
+    *("arange", "linspace", "logspace", "eye", "zeros", "ones", "full", "empty"),
+    *("tensor", "as_tensor", "scalar_tensor", "finfo", "iinfo", "tril_indices", "triu_indices"),
 )
 
 
@@ -114,14 +114,8 @@ def builtins_see_values(tracer: ValueTracer) -> Iterator[None]:
     ]
     patches += [(builtins, name, of_numbers(getattr(builtins, name))) for name in ("max", "min")]
     patches += [(torch, name, recorded(getattr(torch, name))) for name in _FACTORIES]
-    before = [(home, name, getattr(home, name)) for home, name, _ in patches]
-    try:
-        for home, name, replacement in patches:
-            setattr(home, name, replacement)
+    with patched(patches):
         yield
-    finally:
-        for home, name, original in before:
-            setattr(home, name, original)
 
 
 def _holds_proxy(value: Any) -> bool:

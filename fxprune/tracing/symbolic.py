@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from inspect import getattr_static
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
 from fxprune.errors import TraceError, first_line
@@ -21,7 +24,12 @@ from fxprune.tracing.inputs import Argument, Call
 from fxprune.tracing.notes import Assumption, assertion_message
 from fxprune.tracing.source import current_frame, current_line, line_of_error
 
+RANDOM_FACTORIES = ("rand", "randn", "randint", "randperm", "normal")
+"""Functions of torch that take no tensor, and return another one in every call."""
+_APPLY: Any = getattr_static(torch.autograd.Function, "apply")
 _DEVICES = ("cpu", "cuda")
+_INHERITED = object()
+_FORWARDS = ("forward", "_conv_forward")  # what a layer of torch's own computes is here, if it was set on one layer
 
 
 class RecordingProxy(fx.Proxy):
@@ -34,6 +42,12 @@ class RecordingProxy(fx.Proxy):
             return args[0].tracer.create_proxy("call_function", orig_method, args, kwargs or {})
         return super().__torch_function__(orig_method, types, args, kwargs)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse ``x.data = y`` and the like, which would change nothing but this stand-in."""
+        if hasattr(torch.Tensor, name):
+            raise TypeError(f"it sets {name} of a tensor, which a graph cannot")
+        super().__setattr__(name, value)
+
 
 def _in_place_operator(target: Any) -> Any:
     def record(self: RecordingProxy, other: Any) -> Any:
@@ -44,6 +58,25 @@ def _in_place_operator(target: Any) -> Any:
 
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
     setattr(RecordingProxy, f"__i{_name}__", _in_place_operator(getattr(operator, f"i{_name}")))
+
+
+def _apply_to_values_only(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+    if any(isinstance(one, fx.Proxy) for one in (*args, *kwargs.values())):
+        raise TypeError(f"it calls {cls.__name__}.apply, whose backward a graph would lose")
+    return _APPLY.__get__(None, cls)(*args, **kwargs)
+
+
+@contextmanager
+def patched(patches: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Replace attributes, given as (where, name, by what), inside."""
+    before = [(home, name, vars(home).get(name, _INHERITED)) for home, name, _ in patches]
+    try:
+        for home, name, new in patches:
+            setattr(home, name, new)
+        yield
+    finally:
+        for home, name, original in before:
+            delattr(home, name) if original is _INHERITED else setattr(home, name, original)
 
 
 class SymbolicTracer(fx.Tracer):
@@ -67,7 +100,7 @@ class SymbolicTracer(fx.Tracer):
         """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
         self._outer_autocast = [torch.is_autocast_enabled(device) for device in _DEVICES]
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), patched(self._patches()):
                 graph = self.trace(model)
             graph._tracer_cls = None  # torch.load traces again, with any tracer: this one wants the call
             return graph
@@ -76,6 +109,16 @@ class SymbolicTracer(fx.Tracer):
             source, reason = line_of_error(error), first_line(error)
             message = f"{type(model).__name__} cannot be traced: {source}: {reason}"
             raise TraceError(message, path=path, reason=reason, source=source) from error
+
+    def _patches(self) -> list[tuple[Any, str, Any]]:
+        """Return what is replaced while a model is traced, as (where, name, by what)."""
+        return [
+            (torch.autograd.Function, "apply", classmethod(_apply_to_values_only)),
+            *((torch, name, self._recorded(getattr(torch, name))) for name in RANDOM_FACTORIES),
+        ]
+
+    def _recorded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self.create_proxy("call_function", function, args, kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return the stand-in for what ``node`` computes."""
@@ -123,11 +166,14 @@ class SymbolicTracer(fx.Tracer):
         """Take note of the value that an input has in the example."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Say whether a module is called as one node: torch's own layers and opaque modules."""
-        return super().is_leaf_module(m, module_qualified_name) or module_qualified_name in self.opaque
+        """Say whether a module is called as one node: torch's own layers, as they are, and opaque modules."""
+        is_own = super().is_leaf_module(m, module_qualified_name) and not isinstance(m, nn.DataParallel)
+        return (is_own and vars(m).keys().isdisjoint(_FORWARDS)) or module_qualified_name in self.opaque
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Trace a module call, and remember in which module's own forward an error arose."""
+        if not args and kwargs.keys() == {"input"} and type(m).__module__.startswith("torch.nn"):
+            args, kwargs = (kwargs["input"],), {}  # analyses and passes look for it there
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:
@@ -145,7 +191,11 @@ class SymbolicTracer(fx.Tracer):
             return tuple([self.create_arg(part) for part in a])
         if kind is dict and not a:
             return a
-        return a.node if isinstance(a, fx.Proxy) else super().create_arg(a)
+        if isinstance(a, fx.Proxy):
+            return a.node
+        if isinstance(a, torch.Tensor) and (a.grad_fn is not None or isinstance(a, FakeTensor)):
+            raise TraceError(f"{current_line()}: it uses a tensor that another call computed")
+        return super().create_arg(a)
 
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None

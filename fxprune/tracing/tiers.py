@@ -23,7 +23,7 @@ from fxprune.layer_classes import CONV_CLASSES
 from fxprune.module_tree import every_module, has_hooks, is_layer, mark_opaque, opaque_children
 from fxprune.nests import copy_tensors
 from fxprune.tracing.attempt import attempt
-from fxprune.tracing.check import reference_outputs, require_same_function, run_model
+from fxprune.tracing.check import Expected, reference_outputs, require_same_function, run_model
 from fxprune.tracing.inputs import Call, call_of_graph
 from fxprune.tracing.notes import ASSUMPTIONS, Opaque, Tier
 from fxprune.tracing.opaque import compile_inside, record_calls
@@ -31,11 +31,12 @@ from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.values import ValueTracer
 
-Expected = list[list[torch.Tensor]] | None
 _WHOLE = "model"  # the name of a model that is opaque itself
 
 
-def trace_by_tiers(own: nn.Module, call: Call, flags: Mapping[str, bool], expected: Expected) -> fx.GraphModule:
+def trace_by_tiers(
+    own: nn.Module, call: Call, flags: Mapping[str, bool], expected: list[Expected] | None
+) -> fx.GraphModule:
     """Return the graph of ``own``, which may be one opaque call, with everything traceable inside it compiled.
 
     Args:
@@ -54,7 +55,13 @@ class _Tracing:
     """The search for a graph of one module: which of its modules must be opaque, and why."""
 
     def __init__(
-        self, own: nn.Module, call: Call, flags: Mapping[str, bool], expected: Expected, *, is_region: bool
+        self,
+        own: nn.Module,
+        call: Call,
+        flags: Mapping[str, bool],
+        expected: list[Expected] | None,
+        *,
+        is_region: bool,
     ) -> None:
         self.own, self.call, self.flags, self.expected, self.is_region = own, call, flags, expected, is_region
         self.reasons: dict[str, TraceError] = {}
@@ -63,6 +70,9 @@ class _Tracing:
         for path, module in own.named_modules() if hooked else ():
             if module in hooked:
                 self._make_opaque(path, TraceError("it has hooks, which a graph would not run"))
+        for path, module in own.named_modules():
+            if isinstance(module, torch.jit.ScriptModule) and not any(path.startswith(f"{p}.") for p in self.reasons):
+                self._make_opaque(path, TraceError("it is compiled by torch.jit, which hides what is inside"))
 
     def _make_opaque(self, path: str, why: TraceError) -> None:
         self.reasons[path] = why
@@ -121,6 +131,9 @@ class _Tracing:
         if not self.reasons:
             return
         modules = {self.own.get_submodule(path): path for path in self.reasons}
+        modules = {
+            m: path for m, path in modules.items() if not isinstance(m, torch.jit.ScriptModule)
+        }  # take no hooks
         calls, _ = record_calls(lambda: run_model(self.own, self.call), modules, keep_outputs=True)
         for module, path in modules.items():
             if module in calls and calls[module].overwrites:
@@ -159,6 +172,9 @@ class _Tracing:
             if not any(node.target == path for node in graph_module.graph.nodes):
                 continue
             module = graph_module.get_submodule(path)
+            if isinstance(module, torch.jit.ScriptModule):
+                notes.append(Opaque(path, why.reason, why.source, 0))
+                continue
             place = "" if path == _WHOLE and module is self.own else path
             compile_inside(
                 module, place, graph_module, lambda: run_model(graph_module, graph_call), _compile_region, self.flags

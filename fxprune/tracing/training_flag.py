@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from inspect import getattr_static
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from fxprune.errors import FxpruneWarning, TraceError
@@ -19,6 +20,7 @@ from fxprune.graph import innermost_module
 from fxprune.module_tree import every_module
 
 # All that this forward does with the flag is to hand it on to this recorded function, as its last argument.
+_CONSTANT = "_tensor_constant"  # how fx names tensors that forward makes
 _STOCHASTIC_DEPTH = ("torchvision.ops.stochastic_depth", "StochasticDepth", "stochastic_depth")
 
 
@@ -33,6 +35,7 @@ class FlagReads:
         self._model = model
         self.seen = False
         self.seen_in_stochastic_depth = False
+        self.readers: set[nn.Module] = set()
 
     def __get__(self, module: nn.Module | None, kind: type) -> Any:
         if module is None:
@@ -41,6 +44,7 @@ class FlagReads:
             self.seen_in_stochastic_depth = True
         else:
             self.seen = True
+        self.readers.add(module)
         if "training" not in vars(module):
             raise AttributeError("training")  # Python asks __getattr__ then
         return vars(module)["training"]
@@ -83,6 +87,14 @@ def follow_training_flag(
         for module, training in own:
             module.training = training
     nodes, twins = list(graph.nodes), list(in_training.nodes)
+    baked = (
+        (getattr(model, str(node.target), None), getattr(model, str(twin.target), None))
+        for node, twin in zip(nodes, twins, strict=False)
+        if _comparable_target(node) == _comparable_target(twin) == _CONSTANT
+    )
+    if any(a is not None and b is not None and not torch.equal(a, b) for a, b in baked):
+        _warn(model, "a tensor that forward makes is another one")
+        return
     if [(n.op, _comparable_target(n)) for n in nodes] != [(n.op, _comparable_target(n)) for n in twins]:
         _warn(model, "its train-mode graph has other nodes")
         return
@@ -94,6 +106,8 @@ def follow_training_flag(
             if ours is False and theirs is True:
                 if flags[""] and not flags.get(innermost_module(node), True):
                     continue  # its module was in eval mode inside a model in train mode
+                if not flags[""] and flags.get(innermost_module(node), False):
+                    _warn_of_mode(model, innermost_module(node))
                 flag = flag or _read_flag(graph)
                 node.update_arg(name, flag) if isinstance(name, int) else node.update_kwarg(name, flag)
             elif str(ours) != str(theirs):
@@ -120,11 +134,20 @@ def _read_flag(graph: fx.Graph) -> fx.Node:
 
 def _comparable_target(node: fx.Node) -> Any:
     """Return the target, but for constants, which fx numbers anew in every trace."""
-    return "_tensor_constant" if str(node.target).startswith("_tensor_constant") else node.target
+    return _CONSTANT if str(node.target).startswith(_CONSTANT) else node.target
 
 
 def _argument(node: fx.Node, name: int | str) -> Any:
     return node.args[name] if isinstance(name, int) else node.kwargs[name]
+
+
+def _warn_of_mode(model: nn.Module, path: str) -> None:
+    warnings.warn(
+        f"{path} is in train mode inside {type(model).__name__}, which is in eval mode; in the graph it follows the "
+        "model, so that it computes what it does in eval mode",
+        FxpruneWarning,
+        stacklevel=2,
+    )
 
 
 def _warn(model: nn.Module, reason: str) -> None:

@@ -48,8 +48,8 @@ def has_exact(module: nn.Module) -> bool:
 def in_float64(module: _Weighted) -> _Weighted:
     """Return a deep copy of ``module`` in float64, with the exact values of its parameters."""
     wide = copy_module(module).double()
-    for name, parameter in module.named_parameters():
-        wide.get_parameter(name).copy_(exact(parameter))
+    for parameter, widened in zip(module.parameters(), wide.parameters(), strict=True):
+        widened.copy_(exact(parameter))
     return wide  # type: ignore[return-value]
 
 

@@ -116,7 +116,18 @@ def _run(
     copies = map_tensors(copy_tensors(tuple(inputs)), widen)
     with evaluating(graph_module), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return tensors_in(interpreter.run(*copies)), interpreter
+        return tensors_in(_numbers_as_tensors(interpreter.run(*copies))), interpreter
+
+
+def _numbers_as_tensors(value: Any) -> Any:
+    """Return a nest of outputs in which numbers, sizes say, are compared as tensors are."""
+    if isinstance(value, (int, float)):
+        return torch.tensor(value, dtype=torch.float64)
+    if isinstance(value, (list, tuple)):
+        return [_numbers_as_tensors(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _numbers_as_tensors(part) for key, part in value.items()}
+    return value
 
 
 def difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> tuple[float, float]:
@@ -132,6 +143,8 @@ def difference(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) ->
             return float("inf"), float("inf")
         if a.numel() == 0 or torch.equal(a, b):
             continue
+        if a.is_complex() or b.is_complex():
+            a, b = (torch.view_as_real(one.to(torch.complex128)) for one in (a, b))
         a, b = a.double(), b.double()
         same = (a == b) | (a.isnan() & b.isnan())
         gaps = (a - b).abs().nan_to_num(nan=float("inf"), posinf=float("inf")).masked_fill(same, 0.0)

@@ -12,8 +12,9 @@ from typing import ClassVar
 from torch import fx, nn
 
 from fxprune.exact_weights import exact, make_parameter
+from fxprune.facts.extents import extents_of
 from fxprune.facts.ranges import ZERO, bounds_of_values
-from fxprune.facts.shapes import META, same_shape
+from fxprune.facts.shapes import META, same_shape, shape
 from fxprune.facts.state import updated_values
 from fxprune.graph import called_module, inherit
 from fxprune.layer_classes import CONV_CLASSES
@@ -35,11 +36,13 @@ class PropagateZeros(Pass):
         sums = [node for node in graph_module.graph.nodes if _terms(node)]
         if not sums:
             return
+        extents = extents_of(graph_module.graph)
         bounds = bounds_of_values(graph_module)
         updated = updated_values(graph_module)
         for node in sums:
             for kept, other in _terms(node):
-                if bounds.get(other) == ZERO and kept not in updated:  # a sum is a copy
+                may_broadcast = 1 in (shape(node) or ()) and extents[kept].sizes() != extents[other].sizes()
+                if bounds.get(other) == ZERO and kept not in updated and not may_broadcast:  # a sum is a copy
                     log.rewrote(node, f"{other.name} is always zero")
                     node.replace_all_uses_with(kept, propagate_meta=False)
                     graph_module.graph.erase_node(node)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import example, tiny
-from torch import nn
+from helpers import Wrapped, example, tiny
+from torch import fx, nn
 
 import fxprune
 from fxprune import passes
@@ -34,6 +34,20 @@ INF, NAN = float("inf"), float("nan")
 def test_difference(a: list[float], b: list[float], absolute: float, relative: float) -> None:
     for first, second in ((a, b), (b, a)):
         assert difference([torch.tensor(first)], [torch.tensor(second)]) == (absolute, relative)
+
+
+def test_the_imaginary_part_counts() -> None:
+    a, b = torch.tensor([3 + 4j]), torch.tensor([3 + 2j])
+    assert difference([a], [b]) == (2.0, 0.5)
+    assert difference([a], [a.clone()]) == (0, 0)
+
+
+def test_numbers_beside_tensors_are_compared() -> None:
+    def graph(times: int) -> fx.GraphModule:
+        return fxprune.trace(Wrapped(lambda m, x: (x, {"n": x.shape[0] * times})), example(2, 3))  # type: ignore[arg-type, return-value]
+
+    assert not fxprune.verify(graph(1), graph(5), example(2, 3)).equal
+    assert fxprune.verify(graph(5), graph(5), example(2, 3)).equal
 
 
 def test_numbers_of_outputs_count() -> None:

@@ -32,6 +32,8 @@ def read_back(graph_module: fx.GraphModule, data: dict[str, Any]) -> tuple[fx.Gr
         raise EmitError(f"the graph could not be read back: {error}") from error
     for name, tensor in _tensors(again).items():
         own = attribute(graph_module, name)
+        if own is None:
+            raise EmitError(f"{name} is None, but a new layer of its class has one; it cannot be emitted")
         found, wanted = _kind(tensor), _kind(own)
         if found != wanted:
             raise EmitError(f"{name} is {wanted}, but a new one is {found}; it cannot be emitted")

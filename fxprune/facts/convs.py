@@ -82,6 +82,8 @@ def own_module(module: nn.Module, classes: tuple[type[Any], ...], sites: CallSit
 def _own_module(module: nn.Module, classes: tuple[type[Any], ...], sites: CallSites) -> str | None:
     if (parametrize.type_before_parametrizations(module) if is_parametrized(module) else type(module)) not in classes:
         return f"{type(module).__name__} is a subclass that may compute something else"
+    if any(one is not None and one.is_complex() for one in module._parameters.values()):
+        return "its weights are complex numbers"
     if has_hooks(module) and not _weight_hooks(module):
         return "it has hooks, which would see other values"
     if sites.calls(module) != 1:
@@ -160,6 +162,8 @@ def _weight(
     chain = constants.chain(value)
     own_users = {*chain, conv}
     tensors = {leaf: attribute(owner, str(leaf.target)) for leaf in constants.leaves(value)}
+    if constants.value(value).is_complex():
+        return f"its {name} holds complex numbers"
     if not any(isinstance(tensor, nn.Parameter) for tensor in tensors.values()):
         return f"its {name} is a buffer, which is not trained"
     for leaf, tensor in tensors.items():

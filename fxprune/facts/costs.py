@@ -26,6 +26,13 @@ from fxprune.resconv import ResConv
 from fxprune.scaled_layer import ScaledLayer
 
 _PRODUCTS = {operator.matmul, torch.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm", "__matmul__"}
+# ... with a sum: where the first factor is.
+_SUMS_AND_PRODUCTS: dict[Any, str] = {
+    torch.addmm: "mat1",
+    torch.baddbmm: "batch1",
+    "addmm": "mat1",
+    "baddbmm": "batch1",
+}
 _FREE = {operator.add, torch.add, functional.relu}  # what most of a CNN's function calls are
 
 
@@ -49,7 +56,10 @@ def node_macs(node: fx.Node) -> int:
     if node.target in _PRODUCTS:
         left = _argument_shape(node, 0, "input")
         return out * left[-1] if left else 0
-    return 0
+    if node.target in _SUMS_AND_PRODUCTS:
+        left = _argument_shape(node, 1, _SUMS_AND_PRODUCTS[node.target])
+        return out * left[-1] if left else 0
+    return _einsum_macs(node) if node.target is torch.einsum else 0
 
 
 def _module_macs(node: fx.Node, module: nn.Module) -> int:
@@ -61,6 +71,8 @@ def _module_macs(node: fx.Node, module: nn.Module) -> int:
         return _output_elements(node) * int(module.in_features)
     if isinstance(module, TRANSPOSED_CLASSES):
         return _input_elements(node) * module.out_channels // module.groups * math.prod(module.kernel_size)
+    if isinstance(module, nn.Bilinear):
+        return _output_elements(node) * int(module.in1_features) * (int(module.in2_features) + 1)
     if isinstance(module, nn.MultiheadAttention):
         return _attention_macs(node, module)
     if is_opaque(module) and (regions := regions_in(module)):
@@ -74,6 +86,20 @@ def _functional_macs(node: fx.Node, out: int) -> int:
         return out * source[-1] if source else 0
     query, key = _argument_shape(node, 0, "query"), _argument_shape(node, 1, "key")
     return 0 if not query or not key else math.prod(query[:-1]) * key[-2] * query[-1] + out * key[-2]
+
+
+def _einsum_macs(node: fx.Node) -> int:
+    """Return the MACs of a product of two tensors: of all their axes, each once; 0 for a sum or a transpose."""
+    terms, *given = node.args
+    operands = given[0] if len(given) == 1 and isinstance(given[0], (list, tuple)) else given
+    shapes = [shape(one) if isinstance(one, fx.Node) else None for one in operands]
+    if not isinstance(terms, str) or "." in terms or len(shapes) != 2:
+        return 0
+    names = terms.replace(" ", "").partition("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for axes, sides in zip(names, shapes, strict=False):
+        sizes |= dict(zip(axes, sides or (), strict=False))
+    return math.prod(sizes.values()) if len(names) == 2 else 0
 
 
 def _window_attention_macs(node: fx.Node) -> int:
@@ -93,7 +119,8 @@ def _attention_macs(node: fx.Node, module: nn.MultiheadAttention) -> int:
     axis = 1 if batched and module.batch_first else 0
     tokens, others = query[axis], key[axis]
     batch = query[1 - axis] if batched else 1
-    return batch * width * (2 * tokens * width + 2 * others * width + 2 * tokens * others)
+    projected = 2 * tokens * width + others * (int(module.kdim) + int(module.vdim))
+    return batch * width * (projected + 2 * tokens * others)
 
 
 def _all_nodes(graph_module: fx.GraphModule) -> int:

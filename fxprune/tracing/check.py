@@ -98,7 +98,10 @@ def require_finite(model: nn.Module) -> None:
             if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
                 why = "has no shape yet (a lazy module): call the model once before it is traced"
                 raise FxpruneError(f"{_name_of(tensor, model)} {why}")
-            if tensor is not None and tensor.is_floating_point() and not tensor.is_meta:
+            if tensor is not None and tensor.is_meta:
+                why = "is on the meta device and has no value: load weights before the model is traced"
+                raise FxpruneError(f"{_name_of(tensor, model)} {why}")
+            if tensor is not None and tensor.is_floating_point():
                 groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
     for tensors in groups.values():
         with torch.no_grad():

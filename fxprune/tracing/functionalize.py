@@ -149,7 +149,7 @@ def _make_functional(node: fx.Node) -> None:
         node.update_kwarg(argument, False)
     elif isinstance(argument, int):
         node.update_arg(argument, False)
-    elif node.op == "call_method" and hasattr(torch.Tensor, str(node.target)[:-1]):
+    elif node.op == "call_method" and callable(getattr(torch.Tensor, str(node.target)[:-1], None)):
         node.target = str(node.target)[:-1]
     elif node.target in IN_PLACE_OPERATORS:
         node.target = IN_PLACE_OPERATORS[node.target]

@@ -195,7 +195,11 @@ def inputs_do_not_fit(model: nn.Module, error: Exception) -> TraceError:
 
 
 def _compile_region(child: nn.Module, call: Call, flags: Mapping[str, bool]) -> fx.GraphModule:
-    return _Tracing(child, call, flags, reference_outputs(child, call), is_region=True).run()
+    try:
+        expected = reference_outputs(child, call)
+    except Exception as error:  # hooks, say, that hold what cannot be copied
+        raise TraceError(f"{type(child).__name__} cannot be called alone", reason=first_line(error)) from error
+    return _Tracing(child, call, flags, expected, is_region=True).run()
 
 
 def _whole(own: nn.Module, call: Call, flags: Mapping[str, bool]) -> fx.GraphModule:

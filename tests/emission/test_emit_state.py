@@ -172,6 +172,15 @@ class DataDependent(nn.Module):
         return y if y.sum() > 0 else -y
 
 
+def test_a_norm_whose_statistics_were_taken_away_is_refused(tmp_path: Path) -> None:
+    norm = nn.BatchNorm2d(3)
+    norm.running_mean = norm.running_var = None
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), norm)
+    graph = fxprune.trace(model.eval(), torch.randn(2, 3, 8, 8))
+    with pytest.raises(EmitError, match=r"1\.running_mean is None, but a new layer of its class has one"):
+        fxprune.emit(graph, tmp_path / "out")
+
+
 def test_an_opaque_module_is_refused(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 3), DataDependent())
     graph = fxprune.trace(model.eval(), torch.randn(2, 3, 8, 8))

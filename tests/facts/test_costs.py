@@ -13,6 +13,17 @@ import fxprune
 from fxprune.facts.costs import batch_size, node_params, total_macs, total_params
 
 
+class Attention(nn.Module):
+    """Returns the values alone."""
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        return self.attention(query, key, value)[0]  # type: ignore[no-any-return]
+
+
 def counted(model: nn.Module, x: torch.Tensor) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(x)
@@ -28,11 +39,28 @@ def counted(model: nn.Module, x: torch.Tensor) -> int:
         Wrapped(lambda m, x: functional.linear(x, m.w.weight), w=nn.Linear(9, 5)),
         Wrapped(lambda m, x: x @ x.transpose(2, 3)),
         Wrapped(lambda m, x: functional.conv2d(x, m.c.weight), c=nn.Conv2d(8, 4, 3)),
+        Wrapped(lambda m, x: torch.einsum("bchw,bdhw->bcd", x, x)),
+        Wrapped(lambda m, x: torch.einsum("nchw,cd -> ndhw", x, m.w.weight), w=nn.Linear(5, 8)),
+        Wrapped(lambda m, x: torch.einsum("bchw->bwhc", x)),
+        Wrapped(lambda m, x: torch.baddbmm(x[0], x[0], x[0])),
+        Wrapped(lambda m, x: x[0, 0].addmm(x[0, 0], x[0, 1])),
     ],
 )
 def test_macs_are_half_of_torchs_flops(model: nn.Module) -> None:
     x = torch.randn(1, 8, 9, 9)
     assert total_macs(fxprune.trace(model.eval(), x)) == counted(model, x)
+
+
+def test_macs_of_a_bilinear_layer() -> None:
+    graph = fxprune.trace(Wrapped(lambda m, x: m.b(x, x[:, :4]), b=nn.Bilinear(9, 4, 5)), torch.randn(2, 9))
+    assert total_macs(graph) == 5 * (9 * 4 + 9)
+
+
+def test_macs_of_attention_to_features_of_other_widths() -> None:
+    attention = nn.MultiheadAttention(16, 4, kdim=64, vdim=32, batch_first=True)
+    query, key, value = torch.randn(1, 5, 16), torch.randn(1, 7, 64), torch.randn(1, 7, 32)
+    graph = fxprune.trace(Attention(attention), (query, key, value))
+    assert total_macs(graph) == 16 * (2 * 5 * 16 + 7 * 64 + 7 * 32 + 2 * 5 * 7)
 
 
 def test_macs_of_attention_are_those_of_its_two_products() -> None:

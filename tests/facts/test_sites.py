@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import Wrapped, example, traced
 from torch import nn
+from torch.nn import functional
 
 import fxprune
 from fxprune.facts.costs import total_macs, total_params
@@ -35,6 +36,14 @@ def test_cifar_resnets(depth: int, macs: float, params: float, removable: int) -
 def test_reasons(layer: nn.Module, reason: str) -> None:
     (site,) = find_conv_sites(traced(nn.Sequential(layer), example(2, 4, 9, 9)))
     assert site.reason == reason
+
+
+def test_complex_weights_are_refused() -> None:
+    layer = nn.Conv2d(4, 4, 3, padding=1, dtype=torch.complex64)
+    images = torch.randn(2, 4, 9, 9, dtype=torch.complex64)
+    for model in (nn.Sequential(layer), Wrapped(lambda m, x: functional.conv2d(x, m.c.weight, padding=1), c=layer)):
+        (site,) = find_conv_sites(fxprune.trace(model, images))
+        assert "complex numbers" in str(site.reason)
 
 
 def test_convs_inside_an_opaque_module_are_listed() -> None:

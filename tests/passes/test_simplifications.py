@@ -147,6 +147,23 @@ def test_zeros_propagate(function: Callable[[Any, torch.Tensor], torch.Tensor], 
 
 
 @pytest.mark.parametrize(
+    ("function", "count"),
+    [
+        (lambda m, x: x + m.conv(x * 0.0), 1),
+        (lambda m, x: m.place.weight[None] + x * 0.0, 0),
+        (lambda m, x: x.mean(0, keepdim=True) + x * 0.0, 0),
+    ],
+)
+def test_a_zero_that_may_give_the_sum_its_shape_stays(
+    function: Callable[[Any, torch.Tensor], torch.Tensor], count: int
+) -> None:
+    layers = {"conv": conv(bias=False), "place": nn.LayerNorm((4, 6, 6))}
+    graph = traced(Wrapped(function, **layers), example(1, 4, 6, 6))
+    result = assert_rewrites(graph, passes.PropagateZeros(), count=count)
+    assert result.graph_module(example(3, 4, 6, 6)).shape == (3, 4, 6, 6)
+
+
+@pytest.mark.parametrize(
     "function",
     [
         lambda m, x: m.conv(x) * 0.0,

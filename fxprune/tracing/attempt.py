@@ -77,6 +77,7 @@ def _graph_of(
     if isinstance(own, fx.GraphModule):
         return copy.deepcopy(own.graph), ()
     buffers = dict(own.named_buffers())
+    held = [(m, name, buffer) for m in every_module(own) for name, buffer in m._buffers.items() if buffer is not None]
     values = {name: buffer.clone() for name, buffer in buffers.items()}
     versions = {name: buffer._version for name, buffer in buffers.items()}
 
@@ -87,7 +88,7 @@ def _graph_of(
         tracer.proxy_buffer_attributes = buffers_are_values
         with _state_kept(every_module(own)) if buffers_are_values else nullcontext():
             graph = tracer.graph_of(own)
-            _require_own_buffers(own, buffers)  # but for what stands for n after self.n += 1
+            _require_own_buffers(own, held)  # but for what stands for n after self.n += 1
             return graph
 
     def retrace_in_training() -> fx.Graph:
@@ -116,15 +117,15 @@ def _graph_of(
             buffers[name].copy_(values[name])
 
 
-def _require_own_buffers(own: nn.Module, before: Mapping[str, torch.Tensor]) -> None:
+def _require_own_buffers(own: nn.Module, held: Sequence[tuple[nn.Module, str, torch.Tensor]]) -> None:
     """Raise TraceError if forward put another tensor in the place of a buffer: a graph would lose it."""
-    for path, module in own.named_modules():
-        for name, buffer in module._buffers.items():
-            known = before.get(f"{path}.{name}" if path else name)
-            is_written = isinstance(buffer, fx.Proxy) and buffer.node.target in IN_PLACE_OPERATORS
-            if known is not None and buffer is not known and not is_written:
-                reason = f"it assigns its buffer {name} anew; write it in place, self.{name}.copy_(...)"
-                raise TraceError(f"{type(own).__name__} cannot be traced: {reason}", path=path, reason=reason)
+    for module, name, buffer in held:
+        now = module._buffers.get(name)
+        if now is buffer or (isinstance(now, fx.Proxy) and now.node.target in IN_PLACE_OPERATORS):
+            continue
+        path = next(path for path, one in own.named_modules() if one is module)
+        reason = f"it assigns its buffer {name} anew; write it in place, self.{name}.copy_(...)"
+        raise TraceError(f"{type(own).__name__} cannot be traced: {reason}", path=path, reason=reason)
 
 
 def _graph_module(own: nn.Module, graph: fx.Graph) -> fx.GraphModule:

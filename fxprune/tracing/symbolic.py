@@ -29,6 +29,7 @@ RANDOM_FACTORIES = ("rand", "randn", "randint", "randperm", "normal")
 _APPLY: Any = getattr_static(torch.autograd.Function, "apply")
 _DEVICES = ("cpu", "cuda")
 _INHERITED = object()
+_OWN = ("node", "tracer")  # attributes of a stand-in itself
 _FORWARDS = ("forward", "_conv_forward")  # what a layer of torch's own computes is here, if it was set on one layer
 
 
@@ -44,7 +45,7 @@ class RecordingProxy(fx.Proxy):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse ``x.data = y`` and the like, which would change nothing but this stand-in."""
-        if hasattr(torch.Tensor, name):
+        if name not in _OWN and hasattr(torch.Tensor, name):
             raise TypeError(f"it sets {name} of a tensor, which a graph cannot")
         super().__setattr__(name, value)
 

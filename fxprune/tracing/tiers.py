@@ -70,7 +70,8 @@ class _Tracing:
         for path, module in own.named_modules() if hooked else ():
             if module in hooked:
                 self._make_opaque(path, TraceError("it has hooks, which a graph would not run"))
-        for path, module in own.named_modules():
+        scripted = any(isinstance(module, torch.jit.ScriptModule) for module in every_module(own))
+        for path, module in own.named_modules() if scripted else ():
             if isinstance(module, torch.jit.ScriptModule) and not any(path.startswith(f"{p}.") for p in self.reasons):
                 self._make_opaque(path, TraceError("it is compiled by torch.jit, which hides what is inside"))
 

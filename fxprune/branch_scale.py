@@ -16,9 +16,7 @@ import math
 import torch
 from torch import nn
 
-from fxprune.scaled_layer import ScaledLayer
-
-_SMALLEST_SIZE = 0.1
+from fxprune.scaled_layer import ScaledLayer, size_of
 
 
 class BranchScale(ScaledLayer):
@@ -47,16 +45,10 @@ class BranchScale(ScaledLayer):
         self.register_buffer("initial_gauge", self.gauge(*weights).detach().to(one))
 
     def gauge(self, *weights: torch.Tensor) -> torch.Tensor:
-        """Return c, the size that ``weights`` give the branch; a scalar.
-
-        Of a vector (a norm's gamma, a layer scale) the rms, of a kernel the rms of its filters' L2 norms, each kept
-        from falling below 0.1. Worked out in float32 whatever the dtype, so that it is the same number in every copy.
-        """
+        """Return c, the product of the sizes of ``weights`` (:func:`fxprune.scaled_layer.size_of`); a scalar."""
         size = torch.ones((), device=self.gate.device)
         for weight in weights:
-            filters = weight.shape[0] if weight.dim() > 1 and weight.numel() > max(weight.shape) else weight.numel()
-            norm = torch.linalg.vector_norm(weight.float())
-            size = size * (norm / filters**0.5).clamp(min=_SMALLEST_SIZE)
+            size = size * size_of(weight)
         return size
 
     def scale(self, *weights: torch.Tensor) -> torch.Tensor:

@@ -33,11 +33,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from fxprune.layer_classes import Conv
 from fxprune.module_tree import evaluating, is_parametrized
-from fxprune.scaled_layer import ScaledLayer
+from fxprune.scaled_layer import ScaledLayer, size_of
 
 Parametrization = Literal["gain-gate", "free"]
 WEIGHT_HOOKS = (WeightNorm, SpectralNorm)  # the old style: a hook sets the weight before each forward
-_SMALLEST_GAUGE = 0.1
 
 
 class ResConv(ScaledLayer):
@@ -99,23 +98,16 @@ class ResConv(ScaledLayer):
                 self.assign(scale=scale, shortcut=shortcut)
 
     def gauge(self) -> torch.Tensor:
-        """Return c, the size that the norm's (or the conv's) own weights give the conv path; a scalar.
-
-        Worked out in float32 whatever the module's dtype, so that it is the same number in every copy.
-        Kept from falling below 0.1: a zero-initialised norm has no size to divide by.
-        """
+        """Return c, the size of the norm's (or the conv's) own weights (:func:`fxprune.scaled_layer.size_of`)."""
         gamma = None if self.norm is None else self.norm._parameters.get("weight")
         if gamma is not None:
-            size: torch.Tensor = torch.linalg.vector_norm(gamma.float()) / gamma.numel() ** 0.5
-            return size.clamp(min=_SMALLEST_GAUGE)
+            return size_of(gamma)
         if self.norm is not None:
             return torch.ones((), device=self.conv.weight.device)
         for hook in self.conv._forward_pre_hooks.values():
             if isinstance(hook, WEIGHT_HOOKS):
                 hook(self.conv, ())  # the weight may be that of the step before
-        weight = self.conv.weight.float()
-        size = torch.linalg.vector_norm(weight) / weight.shape[0] ** 0.5
-        return size.clamp(min=_SMALLEST_GAUGE)
+        return size_of(self.conv.weight)
 
     def _gauge_now(self) -> float:
         """Return the gauge as a number, in eval mode: reading it must not step a spectral norm's power iteration."""

@@ -5,6 +5,19 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+_SMALLEST_SIZE = 0.1  # a zero-initialised norm has no size to divide by
+
+
+def size_of(weight: torch.Tensor) -> torch.Tensor:
+    """Return the size that ``weight`` gives what it is multiplied with; a scalar, at least 0.1.
+
+    Of a vector (a norm's gamma, a layer scale, in whatever shape) the rms, of a kernel the rms of its filters' L2
+    norms. Worked out in float32 whatever the dtype, so that it is the same number in every copy.
+    """
+    filters = weight.shape[0] if weight.dim() > 1 and weight.numel() > max(weight.shape) else weight.numel()
+    size: torch.Tensor = torch.linalg.vector_norm(weight.float()) / filters**0.5
+    return size.clamp(min=_SMALLEST_SIZE)
+
 
 class ScaledLayer(nn.Module):
     """A layer with a scale that shrinking acts on; its state dict tells whether it is closed, or rests."""

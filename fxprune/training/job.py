@@ -204,25 +204,7 @@ def prune_on_data(
     gone = [path for path in candidates if path not in staying]  # with what lay in branches
     say(f"removed {len(gone)} layers: held-out top-1 {trained:.2%} -> {without:.2%}")
     if settings.finetune_epochs:
-        for layer in layers_of(removed):
-            layer.module.trained_scale.requires_grad_(False)  # what stays, stays as it is
-        short = replace(
-            settings,
-            epochs=settings.finetune_epochs,
-            lr=settings.lr / 10,
-            distill_features=settings.distill_features / 10,  # in proportion
-        )
-        rows += train(
-            removed,
-            data,
-            short,
-            say,
-            teacher=teacher,
-            checkpoint=out / "finetune.pt",
-            metrics=out / FINETUNING,
-            accelerator=accelerator,
-        )
-        removed.cpu().to(memory_format=torch.contiguous_format).eval()
+        rows += _finetune(removed, data, out, settings, say, teacher, accelerator)
         results.append(Pipeline(AFTER_TRAINING)(removed))
     for result in results:
         say(str(result))
@@ -232,12 +214,7 @@ def prune_on_data(
     report: dict[str, Any] = {
         "schema": REPORT_SCHEMA,
         **(extra or {}),
-        "macs_before": total_macs(traced),
-        "macs_after": total_macs(pruned),
-        "params_before": total_params(traced),
-        "params_after": total_params(pruned),
-        "activation_bytes_before": peak_activation_bytes(Pipeline(AFTER_TRAINING, verify=False)(traced).graph_module),
-        "activation_bytes_after": peak_activation_bytes(pruned),
+        **_costs(traced, pruned),
         "layers_removable": len(candidates),
         "layers_removed": gone,
         "accuracy_before": before,
@@ -272,6 +249,51 @@ def prune_on_data(
         write_json(out / REPORT, report)
     accelerator.end_training()
     return report
+
+
+def _finetune(
+    removed: fx.GraphModule,
+    data: ImageData,
+    out: Path,
+    settings: Settings,
+    say: Say,
+    teacher: nn.Module | None,
+    accelerator: Accelerator,
+) -> list[dict[str, Any]]:
+    """Train ``removed`` for a short while, its scales as they are; it ends on the CPU. Returns the metrics."""
+    for layer in layers_of(removed):
+        layer.module.trained_scale.requires_grad_(False)
+    short = replace(
+        settings,
+        epochs=settings.finetune_epochs,
+        lr=settings.lr / 10,
+        distill_features=settings.distill_features / 10,  # in proportion
+    )
+    rows = train(
+        removed,
+        data,
+        short,
+        say,
+        teacher=teacher,
+        checkpoint=out / "finetune.pt",
+        metrics=out / FINETUNING,
+        accelerator=accelerator,
+    )
+    removed.cpu().to(memory_format=torch.contiguous_format).eval()
+    return rows
+
+
+def _costs(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, int]:
+    """Return what both cost; the activations of ``before`` are those of the network that it makes for inference."""
+    folded = Pipeline(AFTER_TRAINING, verify=False)(before).graph_module
+    return {
+        "macs_before": total_macs(before),
+        "macs_after": total_macs(after),
+        "params_before": total_params(before),
+        "params_after": total_params(after),
+        "activation_bytes_before": peak_activation_bytes(folded),
+        "activation_bytes_after": peak_activation_bytes(after),
+    }
 
 
 def latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[str, float]]:

@@ -36,6 +36,10 @@ class Surplus:
         least_macs: int = 0,
         holders: Holders | None = None,
     ) -> None:
+        for name, share in (("target_macs", target_macs), ("target_params", target_params)):
+            if share is not None and not 0 < share <= 1:
+                what = "MACs" if name == "target_macs" else "parameters"
+                raise FxpruneError(f"{name} is the share of {what} to leave, in (0, 1]; got {share}")
         self._graph_module = graph_module
         self._all = layers(graph_module)
         self._target_macs = 1.0 if target_macs is None else target_macs
@@ -47,8 +51,6 @@ class Surplus:
         self._most_params: float = self._total_params
         if target_params is None:
             return
-        if not 0 < target_params <= 1:
-            raise FxpruneError(f"target_params is the share of parameters to leave, in (0, 1]; got {target_params}")
         self._most_params = target_params * self._total_params
         if self.params_left(self._all) > 0:
             least = 1 - self._holders.only_by(_nodes(self._all)) / self._total_params

@@ -30,6 +30,7 @@ from fxprune.graph import EXAMPLE_INPUTS, TRACE, example_inputs_of, require_grap
 from fxprune.tracing.notes import ASSUMPTIONS, Assumption, assumptions_of
 
 Format = Literal["pt2", "onnx"]
+_EXPORTS: dict[Format, str] = {"pt2": "model.pt2", "onnx": "model.onnx"}
 _SOURCE, _WEIGHTS, _GRAPH = "model.py", "weights.safetensors", "graph.json"
 
 _LOADER = '''
@@ -59,7 +60,7 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
 
     Raises:
         EmitError: plain PyTorch cannot express the graph, or :func:`load_emitted` could not read it (names node or
-            module). Nothing is written then.
+            module), or a file of another origin would be overwritten. Nothing is written then.
     """
     from safetensors.torch import save_file  # this, and what follows, is loaded when something is first emitted
 
@@ -71,6 +72,7 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
 
     require_graph(graph_module, "emit")
     out = Path(folder)
+    _require_no_files_of_others(out)
     unknown = [name for name in formats if name not in get_args(Format)]
     if unknown:
         raise EmitError(f"unknown format {unknown[0]!r}; use {' or '.join(get_args(Format))}")
@@ -100,6 +102,13 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     return out
 
 
+def _require_no_files_of_others(out: Path) -> None:
+    """Raise EmitError if a file would be overwritten that is not that of an emitted model."""
+    taken = [name for name in (_SOURCE, _GRAPH, _WEIGHTS, *_EXPORTS.values()) if (out / name).exists()]
+    if taken and not is_emitted(out):
+        raise EmitError(f"{out / taken[0]} is there and was not written by fxprune; give another folder")
+
+
 def source_obstacle(graph_module: fx.GraphModule) -> str | None:
     """Return why :func:`emit` cannot write ``graph_module`` as source; None if nothing speaks against it."""
     from fxprune.emission.codegen import python_source
@@ -120,11 +129,11 @@ def _export(model: nn.Module, examples: tuple[Any, ...], out: Path, formats: Seq
     try:
         program = torch.export.export(model, inputs, dynamic_shapes=shapes)
         if "pt2" in formats:
-            torch.export.save(program, out / "model.pt2")
+            torch.export.save(program, out / _EXPORTS["pt2"])
         if "onnx" in formats:
             exported = torch.onnx.export(program, dynamo=True, verbose=False)
             assert exported is not None
-            exported.save(str(out / "model.onnx"))
+            exported.save(str(out / _EXPORTS["onnx"]))
     except ImportError as error:
         raise EmitError(f"ONNX needs {error.name}; pip install 'fxprune[onnx]'") from error
     except Exception as error:

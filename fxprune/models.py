@@ -20,6 +20,7 @@ from fxprune.errors import LoadError, did_you_mean, first_line
 from fxprune.graph import EXAMPLE_INPUTS
 
 FORMS = "torchvision:NAME, timm:NAME, package.module:factory, path/file.py:factory, or a folder that fxprune wrote"
+_LIBRARIES = ("torchvision", "timm")
 _CONTAINER_KEYS = ("state_dict", "model_state_dict", "model")
 
 
@@ -75,13 +76,15 @@ def _build(spec: str, classes: int | None) -> LoadedModel:
         return LoadedModel(_torchvision_model(name, options), is_random=True)
     if source == "timm":
         return _timm_model(name, options)
+    if source not in _LIBRARIES and (hint := did_you_mean(source, _LIBRARIES, cutoff=0.8)):
+        raise LoadError(f"no model {spec!r}{hint}")
     _refuse_classes(spec, classes)
     return LoadedModel(_from_factory(source, name))
 
 
 def _refuse_classes(spec: str, classes: int | None) -> None:
     if classes is not None:
-        raise LoadError(f"{spec} has as many classes as it has; a number of them is for torchvision and timm")
+        raise LoadError(f"--classes is for models of torchvision: and timm:, not for {spec}: it fixes its own")
 
 
 def _torchvision_model(name: str, options: dict[str, Any]) -> nn.Module:
@@ -155,7 +158,10 @@ def _called(factory: Any, spec: str) -> Any:
         raise LoadError(f"{spec} cannot be called without arguments: {error}; write a function that can") from error
     except ValueError:
         pass  # it has no signature to look at
-    return factory()
+    try:
+        return factory()
+    except Exception as error:
+        raise LoadError(f"{spec} failed: {type(error).__name__}: {first_line(error)}") from error
 
 
 def load_weights(model: nn.Module, path: Path, *, classes: int | None = None) -> tuple[str, ...]:
@@ -193,7 +199,9 @@ def _listed(verb: str, keys: list[str]) -> str:
 def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Read tensors by name from a .safetensors or a torch file; raises LoadError if it is neither, or damaged."""
     if not path.is_file():
-        raise LoadError(f"there is no file {path}")
+        raise LoadError(
+            f"{path} is a folder; give a file of weights" if path.is_dir() else f"there is no file {path}"
+        )
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -205,7 +213,10 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             f"{path} holds more than tensors, or is damaged; save model.state_dict() and give that file"
         ) from error
     except Exception as error:
-        raise LoadError(f"cannot read weights from {path}: {first_line(error)}") from error
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise LoadError(
+            f"cannot read weights from {path}, as torch.save or safetensors writes them: {why}"
+        ) from error
     for key in _CONTAINER_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

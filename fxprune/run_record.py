@@ -76,8 +76,13 @@ class RunRecord:
             parts.append(NO_SCALES)
         else:
             zero = sum(values[-1] == 0 for values in scales.values())
-            parts.append(f"{zero} of {len(scales)} scales are 0 at step {steps[-1]}")
+            within = "; other layers that are gone lie in branches whose scale is" if self._gone > zero else ""
+            parts.append(f"{zero} of {len(scales)} scales are 0 at step {steps[-1]}{within}")
         return "\n\n".join(part for part in parts if part)
+
+    @property
+    def _gone(self) -> int:
+        return len((self.report or {}).get("layers_removed", ()))
 
     @property
     def headline(self) -> str:
@@ -167,7 +172,8 @@ def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     rows = [(label, format(report[b], form), format(report[a], form)) for label, (b, a, form) in _RESULTS.items()]
     if report.keys() >= set(_ACTIVATIONS):
         before, after = (format(report[name], ",") for name in _ACTIVATIONS)
-        rows.append(("peak activation bytes", before, after))
+        where = ", opaque parts left out" if report.get("opaque") else ""
+        rows.append((f"peak activation bytes{where}", before, after))
     for size, times in report.get("latency_ms", {}).items():
         rows.append((f"ms at batch {size}", f"{times['before']:.2f}", f"{times['after']:.2f}"))
     return rows

@@ -59,9 +59,13 @@ class SteeredL1(ProximalL1):
         window: how long a layer is shrunk: its share of the MACs to save, times the steps, times this (1.5: the next
             starts when the last is two thirds closed).
 
+    Attributes:
+        comparing: called before a layer is compared, with how many were before it and how many may be; the first step
+            compares all.
+
     Raises:
         TargetError: a target cannot be met; says what can.
-        FxpruneError: there is no target, or as :class:`ProximalL1`.
+        FxpruneError: there is no target, a share is not in (0, 1], or as :class:`ProximalL1`.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class SteeredL1(ProximalL1):
         self.steps = steps
         self.window = window
         self.order: list[str] = []
+        self.comparing: Callable[[int, int], None] = lambda done, of: None
         self._shares: list[float] = []
         self._damages: dict[str, float] = {}
         self._no_relief: set[str] = set()
@@ -217,9 +222,11 @@ class SteeredL1(ProximalL1):
         found: dict[str, float] = {}
         best = math.inf
         with evaluating(self.graph_module):
-            for path in sorted(candidates, key=lambda path: self._damages.get(path, 0.0) * weights[path]):
+            ranked = sorted(candidates, key=lambda path: self._damages.get(path, 0.0) * weights[path])
+            for number, path in enumerate(ranked):
                 if self._damages.get(path, 0.0) * weights[path] > best:
                     break
+                self.comparing(number, len(ranked))
                 if relieves is not None and not relieves(path):
                     continue
                 region = self._found[path].region

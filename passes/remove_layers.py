@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from torch import fx, nn
 
 from fxprune.branch_scale import BranchScale
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, TargetError
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, count_for_target, layers_of_graph
 from fxprune.graph import erase, inherit
@@ -72,7 +72,7 @@ class RemoveLayers(Pass):
         others = [one for one in ranked if scales[one.node] > threshold]
         wanted = 0
         if self.target_macs is not None:
-            wanted = count_for_target(graphs[0][1], [*zeros, *others], self.target_macs) - len(zeros)
+            wanted = self._count(graphs[0][1], [*zeros, *others], self.target_macs) - len(zeros)
         chosen = {layer.node for layer in [*zeros, *others[: max(wanted, 0)]]}
         small = {layer.node for layer in zeros}
         sizes = _sizes_of_untrained(layer for layer in others if layer.node in chosen)
@@ -108,6 +108,17 @@ class RemoveLayers(Pass):
                 f"{len(cut)} layers were cut for target_macs={self.target_macs:g} though their scales go up to "
                 f"{max(cut):.3g}: expect to retrain, or shrink for longer before removing"
             )
+
+    def _count(self, graph_module: fx.GraphModule, ranked: Sequence[Layer], target_macs: float) -> int:
+        try:
+            return count_for_target(graph_module, ranked, target_macs)
+        except TargetError as error:
+            if ranked:
+                raise
+            raise TargetError(
+                f"target_macs={target_macs:g} cannot be met: the graph has no layer with a scale; put scales in "
+                "first, with insert-resconv and insert-branch-scale"
+            ) from error
 
     def _key(self, layer: Layer, scale: float) -> float:
         return scale / max(layer.macs, 1) if self.rank == "scale-per-mac" else scale

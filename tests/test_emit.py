@@ -161,6 +161,17 @@ def test_onnx_and_pt2_with_a_free_batch_size(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(out), graph(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["model.py", "weights.safetensors", "model.onnx"])
+def test_a_file_of_the_users_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    fxprune.emit(pruned(), tmp_path / "free")
+    fxprune.emit(pruned(), tmp_path / "free")  # its own files it replaces
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(EmitError, match=rf"{name} is there and was not written by fxprune; give another folder"):
+        fxprune.emit(pruned(), tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EmitError, match="use pt2 or onnx"):
         fxprune.emit(pruned(), tmp_path, formats=("tflite",))  # type: ignore[arg-type]

@@ -22,6 +22,8 @@ def wrong():
     return 3
 def wants(classes):
     return make()
+def fails():
+    return 1 / 0
 number = 3
 instance = make()
 """
@@ -72,6 +74,8 @@ def test_an_emitted_folder(tmp_path: Path) -> None:
         ("{file}:wants", "cannot be called without arguments: missing a required argument: 'classes'"),
         ("{file}:number", "is a int, neither an nn.Module nor something that makes one"),
         ("{file}", "is a file; name the function or class in it"),
+        ("{file}:fails", "fails failed: ZeroDivisionError: division by zero"),
+        ("torchvison:resnet18", "no model 'torchvison:resnet18'; did you mean 'torchvision'"),
     ],
 )
 def test_errors_say_what_to_write(factory: Path, spec: str, message: str) -> None:
@@ -108,8 +112,10 @@ def test_weights_that_do_not_fit_name_the_keys_and_change_nothing(tmp_path: Path
 def test_files_that_are_no_weights(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="there is no file"):
         load_weights(TinyNet(), tmp_path / "none.pt")
+    with pytest.raises(LoadError, match="is a folder; give a file of weights"):
+        load_weights(TinyNet(), tmp_path)
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(LoadError, match=r"text\.pt"):
+    with pytest.raises(LoadError, match=r"text\.pt, as torch\.save or safetensors writes them: [A-Z]\w+: "):
         load_weights(TinyNet(), tmp_path / "text.pt")
     (tmp_path / "cut.safetensors").write_bytes(b"\x08\x00\x00")
     with pytest.raises(LoadError, match="cannot read weights"):
@@ -153,5 +159,5 @@ def test_weights_for_other_classes_leave_the_classifier_random(tmp_path: Path) -
 def test_only_library_models_without_weights_are_random(factory: Path) -> None:
     assert load_model("torchvision:squeezenet1_1").is_random
     assert not load_model(f"{factory}:make").is_random
-    with pytest.raises(LoadError, match="a number of them is for torchvision and timm"):
+    with pytest.raises(LoadError, match="--classes is for models of torchvision: and timm:"):
         load_model(f"{factory}:make", classes=3)

@@ -56,6 +56,15 @@ def test_a_finished_run(tmp_path: Path) -> None:
         assert line in text, text
 
 
+def test_layers_in_removed_branches_and_opaque_parts_are_told(tmp_path: Path) -> None:
+    more = {"opaque": ["roi"], "activation_bytes_before": 20, "activation_bytes_after": 10}
+    write(tmp_path, "metrics.jsonl", *ROWS)
+    write(tmp_path, "report.json", {**REPORT, **more, "layers_removed": ["b", "b.0", "b.1"]})
+    text = " ".join(str(read_run(tmp_path)).split())
+    assert "peak activation bytes, opaque parts left out 20 10" in text
+    assert "1 of 3 scales are 0 at step 120; other layers that are gone lie in branches whose scale is" in text
+
+
 def test_an_unfinished_run(tmp_path: Path) -> None:
     write(tmp_path, "run.json", {"model": "NET", "data": "digits"})
     assert "not finished\n\nno epoch is finished" in str(read_run(tmp_path))

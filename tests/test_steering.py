@@ -65,6 +65,21 @@ def test_an_impossible_target_is_refused_before_training() -> None:
         fxprune.SteeredL1(sparse_graph(), target_macs=0.001, steps=10)
 
 
+@pytest.mark.parametrize("share", [50, 0, -1, float("nan")])
+@pytest.mark.parametrize("name", ["target_macs", "target_params"])
+def test_a_share_is_a_share(name: str, share: float) -> None:
+    with pytest.raises(fxprune.FxpruneError, match=rf"{name} is the share of .* to leave, in \(0, 1\]; got"):
+        fxprune.SteeredL1(sparse_graph(), steps=10, **{name: share})  # type: ignore[arg-type]
+
+
+def test_it_tells_what_it_compares() -> None:
+    shrink = fxprune.SteeredL1(sparse_graph(), target_macs=0.7, steps=4)
+    told: list[tuple[int, int]] = []
+    shrink.comparing = lambda done, of: told.append((done, of))
+    shrink.step(0.1)
+    assert told[: told[0][1]] == [(index, len(shrink.layers)) for index in range(len(shrink.layers))]
+
+
 def test_steering_needs_gates() -> None:
     graph = passes.InsertResConv(parametrization="free")(tiny()).graph_module
     with pytest.raises(fxprune.FxpruneError, match="gain-gate"):

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         status = cli(given, standalone_mode=False, prog_name="fxprune")
     except (click.exceptions.Abort, KeyboardInterrupt):
-        _fail("interrupted; `fxprune prune` goes on from its last checkpoint", 130)
+        _fail("interrupted; the same command goes on from its last checkpoint, if it has written one", 130)
     except click.ClickException as error:
         _fail(error.format_message().replace("\n", " "), 2)
     except Exception as error:
@@ -66,6 +66,8 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, FxpruneError):
         text = lines[-1] if in_worker else " ".join(lines)
         return text.removeprefix(f"{type(error).__module__}.{type(error).__name__}: ")
+    if isinstance(error, OSError) and error.filename is not None and not in_worker:
+        return f"cannot read or write {error.filename}: {error.strerror}"
     text = lines[-1] if in_worker else f"{type(error).__name__}: {lines[0]}"
     return f"{text} (use --debug for the traceback)"
 

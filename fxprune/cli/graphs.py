@@ -57,7 +57,9 @@ def inspect(
 
 @click.command(epilog=MODEL_HELP)
 @click.argument("model")
-@click.option("--passes", "spec", required=True, help='For example "remove-layers{threshold=0.1},simplify".')
+@click.option(
+    "--passes", "spec", required=True, help='For example "insert-resconv{shortcut=1},fuse-resconv,simplify".'
+)
 @weights_option
 @classes_option
 @input_option
@@ -76,8 +78,10 @@ def run(
 ) -> None:
     """Apply any chain of passes to MODEL in eval mode, and show what each did."""
     passes = parse_passes(spec)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise LoadError(f"{out} is not empty; give another folder with --out")
+    if out is not None and out.exists() and not out.is_dir():
+        raise LoadError(f"{out} is a file; give another folder with --out")
+    if out is not None:
+        _require_empty(out)
     graph_module = load_traced(model, weights, classes, input_shape).eval()
     result = Pipeline(passes, verify=not no_verify)(graph_module)
     click.echo(str(result))
@@ -85,6 +89,16 @@ def run(
         fxprune.emit(result.graph_module, out, formats=formats)
         write_diff(out, graph_module, result.graph_module, [result])
         click.echo(f"written to {out}")
+
+
+def _require_empty(out: Path) -> None:
+    """Raise LoadError now, and not after all passes, if ``out`` cannot be written to."""
+    is_new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise LoadError(f"{out} is not empty; give another folder with --out")
+    if is_new:
+        out.rmdir()
 
 
 @click.command("passes")
@@ -96,4 +110,7 @@ def list_passes() -> None:
         contract = kind.contract.name.lower() if isinstance(kind.contract, fxprune.Contract) else "by options"
         rows.append([name, options, contract, (kind.__doc__ or "").strip().splitlines()[0]])
     click.echo(tabulate(rows, headers=["pass", "options", "keeps equal", "what it does"]))
-    click.echo("options are given in braces: fxprune run MODEL --passes 'remove-layers{target_macs=0.5},simplify'")
+    click.echo(
+        "options are given in braces: fxprune run MODEL "
+        "--passes 'insert-resconv,insert-branch-scale,remove-layers{target_macs=0.5},fuse-branch-scale,fuse-resconv'"
+    )

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, first_line
 from fxprune.layer_classes import NORM_CLASSES
+from fxprune.module_tree import evaluating, keeping_state
 from fxprune.training.batches import loader
 
 if TYPE_CHECKING:
@@ -94,10 +95,27 @@ def to_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
     return images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
 
 
+def check_outputs(model: nn.Module, images: torch.Tensor) -> None:
+    """Raise FxpruneError if ``model`` does not take ``images`` (N, C, H, W), or does not return logits for them."""
+    device = _device_of(model)
+    with evaluating(model), keeping_state(model):
+        try:
+            outputs = model(images.to(device))
+        except Exception as error:
+            size = "x".join(map(str, images.shape[1:]))
+            why = f"{first_line(error)}; --image-size sets their side"
+            raise FxpruneError(f"{type(model).__name__} does not take images of {size}: {why}") from error
+    _require_logits(outputs)
+
+
+def _require_logits(outputs: Any) -> None:
+    if not isinstance(outputs, torch.Tensor) or outputs.dim() != 2:
+        raise FxpruneError("the model does not return logits of shape (N, classes); train it in a loop of your own")
+
+
 def check_labels(logits: Any, labels: torch.Tensor) -> None:
     """Raise FxpruneError if ``logits`` are not (N, classes), or a label is none of the classes."""
-    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
-        raise FxpruneError("the model does not return logits of shape (N, classes); train it in a loop of your own")
+    _require_logits(logits)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[1]:
         raise FxpruneError(

@@ -39,9 +39,10 @@ from fxprune.pipeline import Pipeline
 from fxprune.render.folder import write_diff
 from fxprune.run_record import FINETUNING, METRICS, REPORT, RUN
 from fxprune.trace import trace
+from fxprune.tracing.notes import opaque_modules
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
-from fxprune.training.evaluation import evaluate
+from fxprune.training.evaluation import check_outputs, evaluate
 from fxprune.training.metrics import epochs
 from fxprune.training.recipe import Say, check_targets, train
 from fxprune.training.settings import Settings
@@ -150,6 +151,7 @@ def prune_on_data(
     """
     out.mkdir(parents=True, exist_ok=True)
     accelerator = accelerator or make_accelerator(settings, out)
+    check_outputs(model, sample_inputs(data, 2))
     traced = trace(model, sample_inputs(data, _EXAMPLES))
     inserted = insert_scales(traced, layers)
     for step in inserted.steps:
@@ -163,7 +165,12 @@ def prune_on_data(
     if outputs[-1] > data.classes:
         say(f"the model has {outputs[-1]} outputs for {data.classes} classes: the others only cost time (--classes)")
     if (obstacle := source_obstacle(traced)) is not None:
-        say(f"there will be a {_PICKLED} and no model.py: {obstacle.partition(';')[0]}")
+        say(
+            f"there will be a {_PICKLED} and no model.py: {obstacle.partition(';')[0]}; torch.load takes it with "
+            "weights_only=False, where your code can be imported"
+        )
+    if target_memory is not None and (hidden := opaque_modules(traced)):
+        say(f"target_memory does not see what {hidden[0].path} holds inside, which could not be traced")
     teacher = copy.deepcopy(teacher or traced) if settings.learns_from_teacher else None
     if teacher is not None and settings.distill_features and not isinstance(teacher, fx.GraphModule):
         teacher = trace(teacher.cpu(), sample_inputs(data, _EXAMPLES))
@@ -215,6 +222,7 @@ def prune_on_data(
         "schema": REPORT_SCHEMA,
         **(extra or {}),
         **_costs(traced, pruned),
+        "opaque": [one.path for one in opaque_modules(traced)],
         "layers_removable": len(candidates),
         "layers_removed": gone,
         "accuracy_before": before,

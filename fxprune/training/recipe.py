@@ -91,7 +91,11 @@ def train(
     if len(set(steps)) > 1:
         raise LoadError(f"the processes' checkpoints are at steps {steps}: --out must be one folder that all share")
     if isinstance(shrink, SteeredL1) and not shrink.order:
-        say(f"the first step compares all {len(shrink.layers)} layers that may go: it takes longer than the others")
+        images = min(_PROBE_IMAGES, data.train_count)
+        say(
+            f"the first step compares the {len(shrink.layers)} layers that may go, {images} images each: it takes "
+            "longer than the others"
+        )
     saved = time.monotonic()
 
     def save() -> None:
@@ -108,6 +112,12 @@ def train(
     with progress_bar(accelerator.is_main_process) as progress:
         total = trainer.steps_per_epoch * settings.epochs
         task = progress.add_task("training", total=total, completed=trainer.step, note="")
+
+        def show_comparing(done: int, of: int) -> None:
+            progress.update(task, description=f"comparing layer {done + 1}/{of}", refresh=True)
+
+        if isinstance(shrink, SteeredL1):
+            shrink.comparing = show_comparing
         while trainer.step < total:
             trainer.run_epoch(progress, task, save_if_due)
             save()

@@ -52,6 +52,10 @@ def test_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     assert "insert-resconv" in out
     assert "shortcut=0.0" in out
+    example = out.rpartition("--passes ")[2].strip().strip("'")
+    code, out, err = run(capsys, "run", NET, "--passes", example)
+    assert (code, err) == (0, ""), err
+    assert "remove-layers" in out
 
 
 def test_inspect(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +154,7 @@ def test_prune_from_the_shell_and_its_resuming(
     command = prune_command(images, interrupted, *targets)
     code, _, err = run(capsys, *command)
     assert code == 130
-    assert "goes on from its last checkpoint" in err
+    assert "goes on from its last checkpoint, if it has written one" in err
     monkeypatch.setattr(Trainer, "run_epoch", real)
     code, _, err = run(capsys, *command[:-1], "0.7")
     assert code == 1
@@ -175,7 +179,16 @@ def one_line(err: str) -> bool:
         (["inspect", NET, "--input", "2,4,32,32"], 1, "do not fit the model: at node conv1"),
         (["inspect", NET, "--weights", "nothing.pt"], 1, "there is no file nothing.pt"),
         (["run", NET, "--passes", "simplfy"], 1, "did you mean 'simplify'"),
+        (["run", NET, "--passes", "remove-layers{target_macs=0.5}"], 1, "put scales in first, with insert-resconv"),
+        (["run", NET, "--passes", "simplify", "--out", __file__], 1, "is a file; give another folder"),
+        (
+            ["run", NET, "--passes", "simplify", "--out", f"{__file__}/x"],
+            1,
+            f"cannot read or write {__file__}/x: Not a",
+        ),
         (["run", NET], 2, "Missing option '--passes'"),
+        (["prune", "torchvison:resnet18", "--data", "digits", "--out", "x"], 1, "did you mean 'torchvision'"),
+        (["prune", "torchvision:resnet18", "--data", "digits", "--out", "x"], 1, "does not take images of 1x8x8"),
         (["prun", NET], 2, "No such command"),
         (["prune", NET, "--data", "cifar", "--out", "x"], 1, "unknown data 'cifar'"),
         (["prune", NET, "--data", "cifar10:/nowhere", "--out", "x"], 1, "there is no folder"),

@@ -81,6 +81,25 @@ def test_a_target_that_cannot_be_met_is_refused_before_the_first_evaluation(data
     assert said == []
 
 
+def test_what_returns_no_logits_is_refused_at_once(data: ImageData, tmp_path: Path) -> None:
+    class Detects(nn.Module):
+        calls = 0
+
+        def forward(self, x: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+            Detects.calls += len(x)
+            return [{"boxes": image} for image in x]
+
+    with pytest.raises(FxpruneError, match="does not return logits of shape"):
+        prune_on_data(Detects(), data, tmp_path / "out", QUICK, target_macs=0.7, say=lambda _: None)
+    assert Detects.calls == 2
+
+
+def test_images_of_another_size_name_the_option(data: ImageData, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(49, 10))
+    with pytest.raises(FxpruneError, match=r"Sequential does not take images of 1x8x8: .*; --image-size"):
+        prune_on_data(model, data, tmp_path / "out", QUICK, target_macs=0.7, say=lambda _: None)
+
+
 def test_what_has_no_source_is_saved_for_torch_load(data: ImageData, tmp_path: Path) -> None:
     said: list[str] = []
     options: dict[str, Any] = {"target_macs": 0.7, "say": said.append}

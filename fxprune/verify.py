@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,13 @@ from torch.func import functional_call
 from fxprune.exact_weights import exact, in_float64, widen
 from fxprune.graph import called_module, example_inputs_of, graphs_of, origins, place
 from fxprune.interpreter import Interpreter
-from fxprune.module_tree import evaluating, is_layer
+from fxprune.module_tree import evaluating, is_layer, is_opaque
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 from fxprune.scaled_layer import ScaledLayer
 
 TOLERANCE = 1e-9
 _SAMPLES = 1 << 14
+_RANDOM = ("rand", "normal", "bernoulli", "multinomial", "dropout", "stochastic_depth", "rrelu", "gumbel")  # in names
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,20 @@ class _Float64(Interpreter):
         return wide if isinstance(value, nn.Parameter) else wide.clone()  # a graph may update its buffers
 
     def run_node(self, n: fx.Node) -> Any:
+        if _may_draw(n):  # the same numbers in both graphs, however many others one of them draws before
+            torch.manual_seed(zlib.crc32(origins(n)[-1].encode()))
         value = map_tensors(super().run_node(n), widen)
         if self.digests is not None:
             self.digests[n] = [part for tensor in tensors_in(value) for part in _digest(tensor)]
         return value
+
+
+def _may_draw(node: fx.Node) -> bool:
+    """Say whether ``node`` may draw random numbers, in eval mode too."""
+    if node.op == "call_module":
+        return is_opaque(called_module(node))
+    name = str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
+    return any(part in name for part in _RANDOM)
 
 
 def _as_float64(module: nn.Module) -> Callable[..., Any]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from helpers import Wrapped, example, tiny
+from helpers import Wrapped, example, tiny, traced
 from torch import fx, nn
+from torch.nn import functional
 
 import fxprune
 from fxprune import passes
 from fxprune.copies import copy_graph_module
+from fxprune.facts.layers import layers
 from fxprune.graph import inherit
 from fxprune.verify import difference
 
@@ -48,6 +53,19 @@ def test_numbers_beside_tensors_are_compared() -> None:
 
     assert not fxprune.verify(graph(1), graph(5), example(2, 3)).equal
     assert fxprune.verify(graph(5), graph(5), example(2, 3)).equal
+
+
+@pytest.mark.parametrize("draw", [lambda x: functional.dropout(x, 0.5, True), lambda x: x + torch.randn(1, 4, 6, 6)])
+def test_removing_what_draws_random_numbers_is_no_difference(draw: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def function(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return draw(x + m.a(draw(x)))
+
+    sparse = passes.InsertBranchScale()(traced(Wrapped(function, a=nn.Conv2d(4, 4, 1)), example(2, 4, 6, 6)))
+    layer = layers(sparse.graph_module)[0]
+    layer.module.close()
+    result = fxprune.Pipeline([passes.RemoveLayers(threshold=0.0)])(sparse.graph_module)
+    assert len(result.rewritten) == 1
+    assert result.max_relative == 0
 
 
 def test_numbers_of_outputs_count() -> None:

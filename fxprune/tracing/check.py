@@ -77,7 +77,7 @@ def require_same_function(
         for wanted in expected:
             try:
                 found = _outputs(graph_module, _mirrored(graph_call) if wanted.mirrored else graph_call)
-            except AssertionError:
+            except Exception:
                 if wanted.mirrored:
                     continue  # what the graph takes for granted of the example does not hold for its mirror image
                 raise

@@ -39,6 +39,7 @@ from fxprune.pipeline import Pipeline
 from fxprune.render.folder import write_diff
 from fxprune.run_record import FINETUNING, METRICS, REPORT, RUN
 from fxprune.trace import trace
+from fxprune.tracing.check import require_finite
 from fxprune.tracing.notes import opaque_modules
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
@@ -151,6 +152,7 @@ def prune_on_data(
     """
     out.mkdir(parents=True, exist_ok=True)
     accelerator = accelerator or make_accelerator(settings, out)
+    require_finite(model)
     check_outputs(model, sample_inputs(data, 2))
     traced = trace(model, sample_inputs(data, _EXAMPLES))
     inserted = insert_scales(traced, layers)

@@ -77,7 +77,13 @@ def _graph_of(
     if isinstance(own, fx.GraphModule):
         return copy.deepcopy(own.graph), ()
     buffers = dict(own.named_buffers())
-    held = [(m, name, buffer) for m in every_module(own) for name, buffer in m._buffers.items() if buffer is not None]
+    held = [
+        (module, name, buffer)
+        for module in every_module(own)
+        if not isinstance(module, torch.jit.ScriptModule)  # it is opaque, and hands its buffers out anew
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     values = {name: buffer.clone() for name, buffer in buffers.items()}
     versions = {name: buffer._version for name, buffer in buffers.items()}
 

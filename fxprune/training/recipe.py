@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Say = Callable[[str], None]
-_PROBE_IMAGES = 128
 
 
 def train(
@@ -91,10 +90,9 @@ def train(
     if len(set(steps)) > 1:
         raise LoadError(f"the processes' checkpoints are at steps {steps}: --out must be one folder that all share")
     if isinstance(shrink, SteeredL1) and not shrink.order:
-        images = min(_PROBE_IMAGES, data.train_count)
         say(
-            f"the first step compares the {len(shrink.layers)} layers that may go, {images} images each: it takes "
-            "longer than the others"
+            f"the first step compares the {len(shrink.layers)} layers that may go, on {_probe_count(data)} images "
+            "each: it takes longer than the others"
         )
     saved = time.monotonic()
 
@@ -159,8 +157,13 @@ def _shrinking(
         model,
         **targets,  # type: ignore[arg-type]  # its names are those of targets
         steps=max(1, round(steps * settings.shrink_share)),
-        probe_inputs=(sample_inputs(data, _PROBE_IMAGES),),
+        probe_inputs=(sample_inputs(data, _probe_count(data)),),
     )
+
+
+def _probe_count(data: ImageData) -> int:
+    """Return on how many images layers are compared: 128, or an eighth of a small data set, 32 at least."""
+    return min(data.train_count, max(32, min(128, data.train_count // 8)))
 
 
 def _state(trainer: Trainer) -> dict[str, Any]:

@@ -91,8 +91,8 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
         if not examples_fit(again, data["examples"]):
             data["examples"] = None  # random numbers in their place would not do
     out.mkdir(parents=True, exist_ok=True)
+    write_json(out / _GRAPH, data, indent=1)  # first: it says whose the others are
     write_text(out / _SOURCE, source)
-    write_json(out / _GRAPH, data, indent=1)
     with replacing(out / _WEIGHTS) as unfinished:
         save_file(state, unfinished)
         shutil.copymode(out / _SOURCE, unfinished)  # safetensors writes files that only their owner may read

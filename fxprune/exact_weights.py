@@ -49,7 +49,8 @@ def in_float64(module: _Weighted) -> _Weighted:
     """Return a deep copy of ``module`` in float64, with the exact values of its parameters."""
     wide = copy_module(module).double()
     for parameter, widened in zip(module.parameters(), wide.parameters(), strict=True):
-        widened.copy_(exact(parameter))
+        if parameter.is_floating_point():
+            widened.copy_(exact(parameter))
     return wide  # type: ignore[return-value]
 
 

@@ -76,10 +76,16 @@ def _build(spec: str, classes: int | None) -> LoadedModel:
         return LoadedModel(_torchvision_model(name, options), is_random=True)
     if source == "timm":
         return _timm_model(name, options)
-    if source not in _LIBRARIES and (hint := did_you_mean(source, _LIBRARIES, cutoff=0.8)):
+    hint = did_you_mean(source, _LIBRARIES, cutoff=0.8)
+    if hint and source not in _LIBRARIES and not _is_importable(source):
         raise LoadError(f"no model {spec!r}{hint}")
     _refuse_classes(spec, classes)
     return LoadedModel(_from_factory(source, name))
+
+
+def _is_importable(source: str) -> bool:
+    _look_also_in(Path())
+    return importlib.util.find_spec(source.partition(".")[0]) is not None
 
 
 def _refuse_classes(spec: str, classes: int | None) -> None:

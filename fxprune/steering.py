@@ -92,7 +92,7 @@ class SteeredL1(ProximalL1):
         self.steps = steps
         self.window = window
         self.order: list[str] = []
-        self.comparing: Callable[[int, int], None] = lambda done, of: None
+        self.comparing: Callable[[int, int], None] = _say_nothing
         self._shares: list[float] = []
         self._damages: dict[str, float] = {}
         self._no_relief: set[str] = set()
@@ -288,6 +288,10 @@ class SteeredL1(ProximalL1):
             layer.trained_scale.requires_grad_(False)
         self._gates = self._gates_now()
         self._enough_chosen = self._is_enough_chosen()
+
+
+def _say_nothing(done: int, of: int) -> None:
+    """Take note of nothing."""
 
 
 def _relative_difference(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:

@@ -70,11 +70,11 @@ def trace(
     call = bind(model, inputs, example_kwargs or {})
     flags = {path: module.training for path, module in every_path(model).items()}
     try:
-        _warn_of_own_train(model)
         own = copy_module(model, share_weights=share_weights)
         put_in_eval_mode(own)
     except Exception as error:
         raise TraceError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
+    _warn_of_own_train(model)
     expected = _expected(model, own, call, flags) if check else None
     graph_module = trace_by_tiers(own, call, flags, expected)
     graphs = graphs_of(graph_module)
@@ -90,7 +90,10 @@ def _warn_of_own_train(model: nn.Module) -> None:
     """Warn if ``train()`` of the model keeps a part of it in eval mode: a graph's puts all of it in train mode."""
     if all(type(one).train is nn.Module.train for one in every_module(model)):
         return
-    flags = {path: one.training for path, one in every_path(copy_module(model).train()).items()}
+    try:
+        flags = {path: one.training for path, one in every_path(copy_module(model).train(True)).items()}
+    except Exception:
+        return  # it cannot be told now
     frozen = [path for path, training in flags.items() if not training]
     if frozen:
         warnings.warn(

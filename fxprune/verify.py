@@ -12,6 +12,7 @@ from torch import fx, nn
 from torch.func import functional_call
 
 from fxprune.exact_weights import exact, in_float64, widen
+from fxprune.facts.effects import is_foreign
 from fxprune.graph import called_module, example_inputs_of, graphs_of, origins, place
 from fxprune.interpreter import Interpreter
 from fxprune.module_tree import evaluating, is_layer, is_opaque
@@ -20,7 +21,11 @@ from fxprune.scaled_layer import ScaledLayer
 
 TOLERANCE = 1e-9
 _SAMPLES = 1 << 14
-_RANDOM = ("rand", "normal", "bernoulli", "multinomial", "dropout", "stochastic_depth", "rrelu", "gumbel")  # in names
+# In the names of functions that draw; torch gives fractional pooling the name "fn".
+_RANDOM = (
+    *("rand", "normal", "bernoulli", "multinomial", "dropout", "stochastic_depth", "rrelu", "gumbel", "poisson"),
+    *("uniform", "exponential", "cauchy", "geometric", "fractional", "fn"),
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,10 @@ class _Float64(Interpreter):
 def _may_draw(node: fx.Node) -> bool:
     """Say whether ``node`` may draw random numbers, in eval mode too."""
     if node.op == "call_module":
-        return is_opaque(called_module(node))
+        module = called_module(node)
+        return is_opaque(module) or isinstance(module, (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d))
+    if is_foreign(node):
+        return True
     name = str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
     return any(part in name for part in _RANDOM)
 

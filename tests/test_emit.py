@@ -161,6 +161,20 @@ def test_onnx_and_pt2_with_a_free_batch_size(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(out), graph(x), rtol=1e-4, atol=1e-5)
 
 
+def test_a_folder_that_a_kill_left_unfinished_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, text: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["fxprune.emit"], "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fxprune.emit(pruned(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["graph.json"]
+    monkeypatch.undo()
+    assert fxprune.emit(pruned(), tmp_path) == tmp_path
+
+
 @pytest.mark.parametrize("name", ["model.py", "weights.safetensors", "model.onnx"])
 def test_a_file_of_the_users_is_not_overwritten(tmp_path: Path, name: str) -> None:
     (tmp_path / "notes.txt").write_text("mine")

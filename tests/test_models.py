@@ -83,6 +83,12 @@ def test_errors_say_what_to_write(factory: Path, spec: str, message: str) -> Non
         load_model(spec.format(file=factory))
 
 
+def test_a_package_with_a_name_like_timm_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "timm2.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(load_model("timm2:make").model, torch.nn.Module)
+
+
 def test_weights_of_every_usual_kind(tmp_path: Path) -> None:
     source = TinyNet()
     state = source.state_dict()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import pairwise
 
 import pytest
@@ -70,6 +71,11 @@ def test_an_impossible_target_is_refused_before_training() -> None:
 def test_a_share_is_a_share(name: str, share: float) -> None:
     with pytest.raises(fxprune.FxpruneError, match=rf"{name} is the share of .* to leave, in \(0, 1\]; got"):
         fxprune.SteeredL1(sparse_graph(), steps=10, **{name: share})  # type: ignore[arg-type]
+
+
+def test_it_can_be_pickled() -> None:
+    shrink = fxprune.SteeredL1(sparse_graph(), target_macs=0.7, steps=4)
+    assert pickle.loads(pickle.dumps(shrink)).steps == 4
 
 
 def test_it_tells_what_it_compares() -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional
 import fxprune
 from fxprune import passes
 from fxprune.copies import copy_graph_module
+from fxprune.exact_weights import in_float64
 from fxprune.facts.layers import layers
 from fxprune.graph import inherit
 from fxprune.verify import difference
@@ -45,6 +46,11 @@ def test_the_imaginary_part_counts() -> None:
     a, b = torch.tensor([3 + 4j]), torch.tensor([3 + 2j])
     assert difference([a], [b]) == (2.0, 0.5)
     assert difference([a], [a.clone()]) == (0, 0)
+
+
+def test_complex_parameters_keep_their_imaginary_part() -> None:
+    model = nn.Linear(2, 2, dtype=torch.complex64)
+    assert torch.equal(in_float64(model).weight, model.weight)
 
 
 def test_numbers_beside_tensors_are_compared() -> None:

@@ -28,6 +28,17 @@ _EACH_FUNCTIONS = {
 }
 
 
+# ... in another dtype, perhaps.
+_SHAPE_LAYERS = (
+    *(nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Softmax),
+    *(nn.GELU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.Tanh, nn.Mish, nn.Hardtanh, nn.Softplus),
+)
+_SHAPE_FUNCTIONS = {
+    *(functional.layer_norm, functional.group_norm, functional.dropout, functional.gelu, functional.leaky_relu),
+    *(functional.elu, functional.mish, functional.softplus, torch.tanh, torch.clamp),
+}
+
+
 def extents_of(graph: fx.Graph) -> dict[fx.Node, Extent]:
     """Return the extent of every value: values of one extent and one shape have one shape for every input."""
     found: dict[fx.Node, Extent] = {}
@@ -78,6 +89,8 @@ class Extent(NamedTuple):
 
 def _extent(node: fx.Node, known: Mapping[fx.Node, Extent]) -> Extent:
     source = node.args[0] if node.args else None
+    if isinstance(source, (int, float)) and len(node.args) == 2 and calls_function(node, PRODUCTS):
+        source = node.args[1]
     if not isinstance(source, fx.Node):
         return Extent(node)
     before, module = known[source], called_module(node)
@@ -87,16 +100,22 @@ def _extent(node: fx.Node, known: Mapping[fx.Node, Extent]) -> Extent:
         return before._replace(maker=nn.Linear)
     if isinstance(module, _EACH_LAYERS) or calls_function(node, _EACH_FUNCTIONS):
         return before
+    if type(module) in _SHAPE_LAYERS or calls_function(node, _SHAPE_FUNCTIONS):
+        return before._replace(maker=None)
     if type(module) is nn.MaxPool2d and not module.ceil_mode and not module.return_indices:
         return before.through(_window(2, module.kernel_size, module.stride, module.padding, module.dilation), node)
+    if type(module) is nn.AvgPool2d and not module.ceil_mode:
+        return before.through(_window(2, module.kernel_size, module.stride, module.padding, 1), node)
     if is_sum(node):
         first, second = (known[one] for one in node.args if isinstance(one, fx.Node))
         return first if first == second else Extent(node, maker=first.maker if first.maker is second.maker else None)
     if _pools_to_one(node):
         return before._replace(windows=(), pooled=True)
     if calls_function(node, PRODUCTS) and len(node.args) == 2 and not node.kwargs:
-        if not isinstance(node.args[1], fx.Node):
+        if not all(isinstance(one, fx.Node) for one in node.args):
             return before
+        if len(node.all_input_nodes) == 2 and len({known[one].sizes() for one in node.all_input_nodes}) == 1:
+            return before._replace(maker=None)
         factors = sorted((known[one] for one in node.args if isinstance(one, fx.Node)), key=lambda one: one.pooled)
         is_gated = len(factors) == 2 and factors[0]._replace(windows=(), pooled=True) == factors[1]
         return factors[0] if is_gated else Extent(node)

@@ -99,7 +99,11 @@ def _graph_of(
 
     def retrace_in_training() -> fx.Graph:
         before = updated()
-        graph = retrace(make_tracer(), bool(before))
+        try:
+            graph = retrace(make_tracer(), bool(before))
+        finally:
+            for module, name, buffer in held:
+                module._buffers[name] = buffer  # one that is assigned anew in train mode only
         # norms that are spelt out count their batches: recover_batch_norms makes layers of them
         new = [name for name in updated() if name not in before and not name.endswith("num_batches_tracked")]
         if new:

@@ -28,7 +28,6 @@ from fxprune.tracing.inputs import Call, bind
 from fxprune.verify import difference
 
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
-# Of torch's own layers these are worth a region: they hold weights that passes know.
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 Compile = Callable[[nn.Module, Call, Mapping[str, bool]], fx.GraphModule]

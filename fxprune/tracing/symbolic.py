@@ -10,7 +10,6 @@ import operator
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from inspect import getattr_static
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from fxprune.tracing.source import current_frame, current_line, line_of_error
 
 RANDOM_FACTORIES = ("rand", "randn", "randint", "randperm", "normal")
 """Functions of torch that take no tensor, and return another one in every call."""
-_APPLY: Any = getattr_static(torch.autograd.Function, "apply")
+_SET_GRAD: Any = torch._C._set_grad_enabled
 _DEVICES = ("cpu", "cuda")
 _INHERITED = object()
 _OWN = ("node", "tracer")  # attributes of a stand-in itself
@@ -61,12 +60,6 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"
     setattr(RecordingProxy, f"__i{_name}__", _in_place_operator(getattr(operator, f"i{_name}")))
 
 
-def _apply_to_values_only(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-    if any(isinstance(one, fx.Proxy) for one in (*args, *kwargs.values())):
-        raise TypeError(f"it calls {cls.__name__}.apply, whose backward a graph would lose")
-    return _APPLY.__get__(None, cls)(*args, **kwargs)
-
-
 @contextmanager
 def patched(patches: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
     """Replace attributes, given as (where, name, by what), inside."""
@@ -96,6 +89,8 @@ class SymbolicTracer(fx.Tracer):
         self._failed_in: tuple[BaseException, str] | None = None
         self._grad_mode: tuple[bool, fx.Node | None] = (True, None)
         self._outer_autocast: list[bool] = []
+        self._set_by_python = True
+        self._running = False  # a node, to know its value: nothing is recorded
 
     def graph_of(self, model: nn.Module) -> fx.Graph:
         """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
@@ -114,12 +109,24 @@ class SymbolicTracer(fx.Tracer):
     def _patches(self) -> list[tuple[Any, str, Any]]:
         """Return what is replaced while a model is traced, as (where, name, by what)."""
         return [
-            (torch.autograd.Function, "apply", classmethod(_apply_to_values_only)),
+            (torch._C, "_set_grad_enabled", self._set_grad_enabled),
             *((torch, name, self._recorded(getattr(torch, name))) for name in RANDOM_FACTORIES),
         ]
 
     def _recorded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **kwargs: self.create_proxy("call_function", function, args, kwargs)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return (
+                function(*args, **kwargs)
+                if self._running
+                else self.create_proxy("call_function", function, args, kwargs)
+            )
+
+        return call
+
+    def _set_grad_enabled(self, enabled: bool) -> None:
+        """Take note that Python switches the grad mode: what C++ switches it for is an autograd.Function."""
+        self._set_by_python = enabled
+        _SET_GRAD(enabled)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return the stand-in for what ``node`` computes."""
@@ -215,13 +222,15 @@ class SymbolicTracer(fx.Tracer):
 
     def _follow_grad_mode(self, enabled: bool) -> None:
         """Record ``with torch.no_grad():``; its end gives back the mode that the caller had at its start."""
+        if not enabled and self._set_by_python:
+            raise TraceError(f"{current_line()}: it calls an autograd.Function, whose backward a graph would lose")
         was_enabled, outer = self._grad_mode
         if enabled == was_enabled:
             return
         if outer is None:
             outer = self.graph.call_function(torch.is_grad_enabled, ())
-            self.graph.call_function(torch._C._set_grad_enabled, (enabled,))
+            self.graph.call_function(_SET_GRAD, (enabled,))
             self._grad_mode = (enabled, outer)
         else:
-            self.graph.call_function(torch._C._set_grad_enabled, (outer,))
+            self.graph.call_function(_SET_GRAD, (outer,))
             self._grad_mode = (True, None)

@@ -19,8 +19,8 @@ from fxprune.errors import FxpruneWarning, TraceError
 from fxprune.graph import innermost_module
 from fxprune.module_tree import every_module
 
-# All that this forward does with the flag is to hand it on to this recorded function, as its last argument.
 _CONSTANT = "_tensor_constant"  # how fx names tensors that forward makes
+# All that this forward does with the flag is to hand it on to this recorded function, as its last argument.
 _STOCHASTIC_DEPTH = ("torchvision.ops.stochastic_depth", "StochasticDepth", "stochastic_depth")
 
 
@@ -87,16 +87,16 @@ def follow_training_flag(
         for module, training in own:
             module.training = training
     nodes, twins = list(graph.nodes), list(in_training.nodes)
-    baked = (
-        (getattr(model, str(node.target), None), getattr(model, str(twin.target), None))
-        for node, twin in zip(nodes, twins, strict=False)
-        if _comparable_target(node) == _comparable_target(twin) == _CONSTANT
-    )
-    if any(a is not None and b is not None and not torch.equal(a, b) for a, b in baked):
-        _warn(model, "a tensor that forward makes is another one")
-        return
     if [(n.op, _comparable_target(n)) for n in nodes] != [(n.op, _comparable_target(n)) for n in twins]:
         _warn(model, "its train-mode graph has other nodes")
+        return
+    baked = (
+        (getattr(model, str(node.target), None), getattr(model, str(twin.target), None))
+        for node, twin in zip(nodes, twins, strict=True)
+        if _comparable_target(node) == _CONSTANT
+    )
+    if any(a is not None and b is not None and not _same_tensor(a, b) for a, b in baked):
+        _warn(model, "a tensor that forward makes is another one")
         return
     originals = dict(zip(twins, nodes, strict=True))
     flag: fx.Node | None = None
@@ -135,6 +135,11 @@ def _read_flag(graph: fx.Graph) -> fx.Node:
 def _comparable_target(node: fx.Node) -> Any:
     """Return the target, but for constants, which fx numbers anew in every trace."""
     return _CONSTANT if str(node.target).startswith(_CONSTANT) else node.target
+
+
+def _same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
+    is_alike = (a.device, a.dtype, a.is_meta) == (b.device, b.dtype, False)
+    return is_alike and torch.equal(a, b)
 
 
 def _argument(node: fx.Node, name: int | str) -> Any:

@@ -54,7 +54,6 @@ class ValueTracer(SymbolicTracer):
         self.values: dict[fx.Node, Any] = {}
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._outputs = {path: iter(results) for path, results in (outputs or {}).items()}
-        self._running = False
         self._from_opaque: set[fx.Node] = set()
         self._assumed: set[tuple[fx.Node, Any]] = set()
 

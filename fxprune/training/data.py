@@ -231,9 +231,15 @@ def _open_image(path: str | Path) -> Any:
 
 
 def sample_inputs(data: ImageData, count: int) -> torch.Tensor:
-    """Return ``count`` training images without augmentation, spread over the data set, as (N, C, H, W)."""
+    """Return ``count`` training images without augmentation, spread over the data set, as (N, C, H, W).
+
+    Those that cannot be read are left out; raises LoadError if none of them can be.
+    """
     total = data.train_count
     count = min(count, total)
     chosen = torch.linspace(0, total - 1, count).long().tolist()
     samples = [data.plain_train[index] for index in chosen]
-    return torch.stack([sample[0] for sample in samples if sample is not None])
+    images = [sample[0] for sample in samples if sample is not None]
+    if not images:
+        raise LoadError(f"none of {count} training images can be read")
+    return torch.stack(images)

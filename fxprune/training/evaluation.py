@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from fxprune.copies import copy_module
 from fxprune.errors import FxpruneError, first_line
 from fxprune.layer_classes import NORM_CLASSES
-from fxprune.module_tree import evaluating, keeping_state
+from fxprune.module_tree import evaluating
 from fxprune.training.batches import loader
 
 if TYPE_CHECKING:
@@ -97,10 +98,10 @@ def to_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def check_outputs(model: nn.Module, images: torch.Tensor) -> None:
     """Raise FxpruneError if ``model`` does not take ``images`` (N, C, H, W), or does not return logits for them."""
-    device = _device_of(model)
-    with evaluating(model), keeping_state(model):
+    own = copy_module(model)
+    with evaluating(own), torch.random.fork_rng(devices=[]):
         try:
-            outputs = model(images.to(device))
+            outputs = own(images.to(_device_of(own)))
         except Exception as error:
             size = "x".join(map(str, images.shape[1:]))
             why = f"{first_line(error)}; --image-size sets their side"

@@ -152,9 +152,10 @@ def prune_on_data(
     """
     out.mkdir(parents=True, exist_ok=True)
     accelerator = accelerator or make_accelerator(settings, out)
+    examples = sample_inputs(data, _EXAMPLES)
     require_finite(model)
-    check_outputs(model, sample_inputs(data, 2))
-    traced = trace(model, sample_inputs(data, _EXAMPLES))
+    check_outputs(model, examples[:2])
+    traced = trace(model, examples)
     inserted = insert_scales(traced, layers)
     for step in inserted.steps:
         step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
@@ -175,7 +176,7 @@ def prune_on_data(
         say(f"target_memory does not see what {hidden[0].path} holds inside, which could not be traced")
     teacher = copy.deepcopy(teacher or traced) if settings.learns_from_teacher else None
     if teacher is not None and settings.distill_features and not isinstance(teacher, fx.GraphModule):
-        teacher = trace(teacher.cpu(), sample_inputs(data, _EXAMPLES))
+        teacher = trace(teacher.cpu(), examples)
     data = data.to(accelerator.device)
 
     def accuracy(graph_module: fx.GraphModule) -> float:

@@ -150,6 +150,9 @@ def test_zeros_propagate(function: Callable[[Any, torch.Tensor], torch.Tensor], 
     ("function", "count"),
     [
         (lambda m, x: x + m.conv(x * 0.0), 1),
+        (lambda m, x: x + 0.0 * functional.gelu(m.conv(m.place(x))).clamp(-1, 1), 0),
+        (lambda m, x: x + 0.0 * torch.clamp(functional.gelu(m.conv(m.place(x))), -1, 1), 1),
+        (lambda m, x: m.pool(x) + 0.0 * torch.sigmoid(x * torch.sigmoid(x)), 1),
         (lambda m, x: m.place.weight[None] + x * 0.0, 0),
         (lambda m, x: x.mean(0, keepdim=True) + x * 0.0, 0),
     ],
@@ -157,7 +160,7 @@ def test_zeros_propagate(function: Callable[[Any, torch.Tensor], torch.Tensor], 
 def test_a_zero_that_may_give_the_sum_its_shape_stays(
     function: Callable[[Any, torch.Tensor], torch.Tensor], count: int
 ) -> None:
-    layers = {"conv": conv(bias=False), "place": nn.LayerNorm((4, 6, 6))}
+    layers = {"conv": conv(bias=False), "place": nn.LayerNorm((4, 6, 6)), "pool": nn.AvgPool2d(3, 1, 1)}
     graph = traced(Wrapped(function, **layers), example(1, 4, 6, 6))
     result = assert_rewrites(graph, passes.PropagateZeros(), count=count)
     assert result.graph_module(example(3, 4, 6, 6)).shape == (3, 4, 6, 6)

@@ -298,3 +298,89 @@ def test_weights_without_values_are_refused() -> None:
         model = nn.Sequential(conv())
     with pytest.raises(fxprune.FxpruneError, match=r"0\.weight is on the meta device and has no value: load weights"):
         fxprune.trace(model, images())
+
+
+def test_a_backward_that_is_called_by_another_name_is_kept_too() -> None:
+    apply = Sign.apply
+    model = Wrapped(lambda m, x: x + apply(m.layer(x)), layer=conv())
+    graph = fxprune.trace(model, images())
+    assert opaque(graph) == ["model"]
+    graph(images()).sum().backward()
+    assert graph.get_parameter("model.layer.weight").grad is not None
+
+
+@pytest.mark.parametrize("how", ["with", "decorated"])
+def test_a_part_without_gradient_is_in_the_graph(how: str) -> None:
+    @torch.no_grad()
+    def decorated(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return m.layer(x)  # type: ignore[no-any-return]
+
+    def function(m: Any, x: torch.Tensor) -> torch.Tensor:
+        if how == "decorated":
+            return x * decorated(m, x)
+        with torch.no_grad():
+            y = m.layer(x)
+        return x * y  # type: ignore[no-any-return]
+
+    graph = fxprune.trace(Wrapped(function, layer=conv()), images())
+    assert opaque(graph) == []
+    assert not graph(images()).requires_grad
+
+
+def test_layers_that_draw_are_traced_on_values_too() -> None:
+    def function(m: Any, x: torch.Tensor) -> torch.Tensor:
+        y = m.layer(x)
+        return m.pool(y) if y.shape[2] > 4 else y  # type: ignore[no-any-return]
+
+    pool = nn.FractionalMaxPool2d(2, output_size=4)
+    graph = fxprune.trace(Wrapped(function, layer=conv(), pool=pool), images())
+    assert (opaque(graph), fxprune.tracing.notes.tier_of(graph)) == ([], "values")
+    assert fxprune.Pipeline([passes.InsertResConv(), passes.Simplify()])(graph).max_relative == 0
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_buffer_that_training_assigns_is_not_in_the_eval_graph(check: bool) -> None:
+    class Steps(nn.Module):
+        steps: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv()
+            self.register_buffer("steps", torch.zeros(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                self.steps = self.steps + 1
+            return self.conv(x) * self.steps  # type: ignore[no-any-return]
+
+    with pytest.warns(FxpruneWarning, match="else in train mode .it assigns its buffer steps anew"):
+        graph = fxprune.trace(Steps().eval(), images(), check=check)
+    assert opaque(graph) == []
+    assert not graph(images()).any()
+
+
+@pytest.mark.parametrize("other", [torch.ones((), device="meta"), torch.ones((), dtype=torch.float64)])
+def test_constants_of_another_kind_in_train_mode_are_warned_of(other: torch.Tensor) -> None:
+    def function(m: Any, x: torch.Tensor) -> torch.Tensor:
+        return m.layer(x) * (other if m.training else torch.ones(()))  # type: ignore[no-any-return]
+
+    with pytest.warns(FxpruneWarning, match="a tensor that forward makes is another one"):
+        fxprune.trace(Wrapped(function, layer=conv()).eval(), images())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_train_that_is_called_in_another_way_does_not_matter(fails: bool) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv()
+
+        def train(self, mode: bool) -> Odd:  # type: ignore[override]
+            if fails and mode:
+                raise RuntimeError("call setup() first")
+            return super().train(mode)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x)  # type: ignore[no-any-return]
+
+    assert targets(fxprune.trace(Odd(), images())) == ["Conv2d"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Dataset
 
 from fxprune.errors import FxpruneError, FxpruneWarning, LoadError
 from fxprune.training.batches import Seeded, loader, step_batches
@@ -98,6 +100,20 @@ def test_an_image_that_cannot_be_read(tmp_path: Path) -> None:
         assert next(iter(loader(data.held_out, [[1]]))) is None
     with pytest.warns(FxpruneWarning):
         assert 0 <= evaluate(model, data.held_out, batch_size=1) <= 1
+
+
+def test_samples_of_which_none_can_be_read() -> None:
+    class Bad(Dataset[Any]):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> Any:
+            return (torch.ones(1, 8, 8), 0) if index == 1 else None
+
+    data = replace(load_data("digits"), train=Bad(), plain_train=Bad())
+    assert sample_inputs(data, 4).shape == (1, 1, 8, 8)
+    with pytest.raises(LoadError, match="none of 2 training images can be read"):
+        sample_inputs(data, 2)
 
 
 def test_images_that_their_decoder_cannot_read_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,7 +120,8 @@ def copy_graph(graph: fx.Graph) -> fx.Graph:
             counts[base] = int(number)
         else:
             counts.setdefault(name, 0)
-    namespace._obj_to_name, namespace._used_names, namespace._base_count = names, set(names.values()), counts
+    namespace._obj_to_name, namespace._used_names = names, set(names.values())
+    namespace._base_count.update(counts)  # a defaultdict in torch 2.6
     duplicate._len = len(copies)
     duplicate._codegen = copy.deepcopy(graph._codegen)
     return duplicate  # type: ignore[no-any-return]

@@ -6,6 +6,7 @@ code. There is no way to read it without.
 
 from __future__ import annotations
 
+import inspect
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from torch.nn import functional
 from fxprune.errors import LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import EXAMPLE_INPUTS, PATH, innermost_module
+
+_TAKES_GUARDS = (
+    "check_guards" in inspect.signature(torch.export.ExportedProgram.module).parameters
+)  # from torch 2.9 on
+_NO_GUARDS: dict[str, Any] = {"check_guards": False} if _TAKES_GUARDS else {}
 
 
 def load_exported(path: Path, *, trust: bool) -> fx.GraphModule:
@@ -32,7 +38,7 @@ def load_exported(path: Path, *, trust: bool) -> fx.GraphModule:
         raise LoadError(f"{path} can run code when it is read; give --trust if you know where it is from")
     try:
         program = torch.export.load(path)
-        graph_module = program.module(check_guards=False)
+        graph_module = program.module(**_NO_GUARDS)
         inputs, options = program.example_inputs or ((), {})
     except Exception as error:
         raise LoadError(f"torch cannot read {path}: {first_line(error)}") from error

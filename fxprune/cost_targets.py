@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from torch import fx
 
-from fxprune.errors import FxpruneError, TargetError
+from fxprune.errors import TargetError, require_share
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.holders import Holders
 from fxprune.facts.layers import Layer, count_for_target, layers, macs_in_turn
@@ -36,10 +36,8 @@ class Surplus:
         least_macs: int = 0,
         holders: Holders | None = None,
     ) -> None:
-        for name, share in (("target_macs", target_macs), ("target_params", target_params)):
-            if share is not None and not 0 < share <= 1:
-                what = "MACs" if name == "target_macs" else "parameters"
-                raise FxpruneError(f"{name} is the share of {what} to leave, in (0, 1]; got {share}")
+        require_share("target_macs", "MACs", target_macs)
+        require_share("target_params", "parameters", target_params)
         self._graph_module = graph_module
         self._all = layers(graph_module)
         self._target_macs = 1.0 if target_macs is None else target_macs

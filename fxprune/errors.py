@@ -57,3 +57,9 @@ def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str
     """Return "; did you mean 'x'?" for the nearest of ``known``, or nothing."""
     close = get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def require_share(name: str, of: str, share: float | None) -> None:
+    """Raise FxpruneError if ``share``, a target by that name, is given and no share to leave of something."""
+    if share is not None and not 0 < share <= 1:
+        raise FxpruneError(f"{name} is the share of {of} to leave, in (0, 1]; got {share}")

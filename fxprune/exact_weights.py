@@ -32,6 +32,11 @@ def keep_exact_weights(enabled: bool = True) -> Iterator[None]:
         _exact.reset(token)
 
 
+def keeps_exact_weights() -> bool:
+    """Say whether this runs inside :func:`keep_exact_weights`."""
+    return _exact.get() is not None
+
+
 def exact(tensor: torch.Tensor) -> torch.Tensor:
     """Return ``tensor`` in float64: as it was before rounding if that was kept, else converted."""
     kept = (_exact.get() or {}).get(id(tensor))
@@ -80,8 +85,3 @@ def _keep(tensor: torch.Tensor, value: torch.Tensor) -> None:
     kept = _exact.get()
     if kept is not None:
         kept[id(tensor)] = (tensor, value)
-
-
-def keeps_exact_weights() -> bool:
-    """Say whether this runs inside :func:`keep_exact_weights`."""
-    return _exact.get() is not None

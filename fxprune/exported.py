@@ -19,10 +19,8 @@ from fxprune.errors import LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import EXAMPLE_INPUTS, PATH, innermost_module
 
-_TAKES_GUARDS = (
-    "check_guards" in inspect.signature(torch.export.ExportedProgram.module).parameters
-)  # from torch 2.9 on
-_NO_GUARDS: dict[str, Any] = {"check_guards": False} if _TAKES_GUARDS else {}
+_PARAMETERS = inspect.signature(torch.export.ExportedProgram.module).parameters
+_NO_GUARDS: dict[str, Any] = {"check_guards": False} if "check_guards" in _PARAMETERS else {}  # not in torch 2.6
 
 
 def load_exported(path: Path, *, trust: bool) -> fx.GraphModule:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from fxprune.chains import AFTER_TRAINING
-from fxprune.errors import TargetError
+from fxprune.errors import TargetError, require_share
 from fxprune.facts.activation_memory import activation_bytes
 from fxprune.facts.layers import Layer, awake, layers, macs_in_turn
 from fxprune.graph import place
@@ -35,6 +35,7 @@ class MemoryTarget:
     """
 
     def __init__(self, graph_module: fx.GraphModule, share: float) -> None:
+        require_share("target_memory", "the activation memory", share)
         self.graph_module = graph_module
         everything = layers(graph_module)
         with ExitStack() as opened:

@@ -205,9 +205,8 @@ def _listed(verb: str, keys: list[str]) -> str:
 def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Read tensors by name from a .safetensors or a torch file; raises LoadError if it is neither, or damaged."""
     if not path.is_file():
-        raise LoadError(
-            f"{path} is a folder; give a file of weights" if path.is_dir() else f"there is no file {path}"
-        )
+        is_folder = path.is_dir()
+        raise LoadError(f"{path} is a folder; give a file of weights" if is_folder else f"there is no file {path}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

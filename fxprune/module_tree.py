@@ -10,8 +10,8 @@ import torch
 from torch import fx, nn
 
 CALLS = "fxprune_calls"  # of a region: the elements that it reads in all its calls, over those of its example
-_CONTAINERS = frozenset((list, dict, set))
 PER_SAMPLE = "fxprune_per_sample"  # of a region: what its MACs are divided by to be those of one sample
+_CONTAINERS = frozenset((list, dict, set))
 
 
 def every_module(module: nn.Module) -> list[nn.Module]:

@@ -41,6 +41,21 @@ def calls(node: fx.Node, targets: Container[Any]) -> bool:
     return node.op in ("call_function", "call_method") and node.target in targets
 
 
+def calls_function(node: fx.Node, functions: Container[Any]) -> bool:
+    """Say whether ``node`` calls one of ``functions``; methods are none."""
+    return node.op == "call_function" and node.target in functions
+
+
+def is_sum(node: fx.Node) -> bool:
+    """Say whether ``node`` adds two values and does nothing else."""
+    return (
+        calls_function(node, ADDITIONS)
+        and len(node.args) == 2
+        and not node.kwargs
+        and all(isinstance(one, fx.Node) for one in node.args)
+    )
+
+
 def is_torchs_own(function: Any) -> bool:
     """Say whether ``function`` is torch's or one of Python's operators, not code that may do anything."""
     home = str(getattr(function, "__module__", ""))

@@ -76,13 +76,10 @@ class RunRecord:
             parts.append(NO_SCALES)
         else:
             zero = sum(values[-1] == 0 for values in scales.values())
-            within = "; other layers that are gone lie in branches whose scale is" if self._gone > zero else ""
+            gone = len((self.report or {}).get("layers_removed", ()))
+            within = "; other layers that are gone lie in branches whose scale is" if gone > zero else ""
             parts.append(f"{zero} of {len(scales)} scales are 0 at step {steps[-1]}{within}")
         return "\n\n".join(part for part in parts if part)
-
-    @property
-    def _gone(self) -> int:
-        return len((self.report or {}).get("layers_removed", ()))
 
     @property
     def headline(self) -> str:

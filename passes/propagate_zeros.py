@@ -7,6 +7,7 @@ x + conv(0)        ->   x + b          b: the conv's bias; exact at the borders 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import ClassVar
 
 from torch import fx, nn
@@ -36,13 +37,17 @@ class PropagateZeros(Pass):
         sums = [node for node in graph_module.graph.nodes if _terms(node)]
         if not sums:
             return
-        extents = extents_of(graph_module.graph)
+        extents = cache(partial(extents_of, graph_module.graph))  # few graphs hold a zero
+
+        def same_sizes(kept: fx.Node, other: fx.Node) -> bool:  # of any input: neither is broadcast
+            return extents()[kept].sizes() == extents()[other].sizes()
+
         bounds = bounds_of_values(graph_module)
         updated = updated_values(graph_module)
         for node in sums:
             for kept, other in _terms(node):
-                may_broadcast = 1 in (shape(node) or ()) and extents[kept].sizes() != extents[other].sizes()
-                if bounds.get(other) == ZERO and kept not in updated and not may_broadcast:  # a sum is a copy
+                is_zero = bounds.get(other) == ZERO and kept not in updated  # a sum is a copy
+                if is_zero and (1 not in (shape(node) or ()) or same_sizes(kept, other)):
                     log.rewrote(node, f"{other.name} is always zero")
                     node.replace_all_uses_with(kept, propagate_meta=False)
                     graph_module.graph.erase_node(node)

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from torch import fx, nn
 
 from fxprune.branch_scale import BranchScale
-from fxprune.errors import FxpruneError, TargetError
+from fxprune.errors import FxpruneError, require_share
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, count_for_target, layers_of_graph
 from fxprune.graph import erase, inherit
@@ -49,8 +49,7 @@ class RemoveLayers(Pass):
     rank: Literal["scale", "scale-per-mac"] = "scale"
 
     def __post_init__(self) -> None:
-        if self.target_macs is not None and not 0 < self.target_macs <= 1:
-            raise FxpruneError(f"target_macs is the share of MACs to leave, in (0, 1]; got {self.target_macs}")
+        require_share("target_macs", "MACs", self.target_macs)
         if self.threshold is not None and not self.threshold >= 0:
             raise FxpruneError(f"threshold must not be negative; got {self.threshold}")
 
@@ -72,7 +71,7 @@ class RemoveLayers(Pass):
         others = [one for one in ranked if scales[one.node] > threshold]
         wanted = 0
         if self.target_macs is not None:
-            wanted = self._count(graphs[0][1], [*zeros, *others], self.target_macs) - len(zeros)
+            wanted = count_for_target(graphs[0][1], [*zeros, *others], self.target_macs) - len(zeros)
         chosen = {layer.node for layer in [*zeros, *others[: max(wanted, 0)]]}
         small = {layer.node for layer in zeros}
         sizes = _sizes_of_untrained(layer for layer in others if layer.node in chosen)
@@ -108,17 +107,6 @@ class RemoveLayers(Pass):
                 f"{len(cut)} layers were cut for target_macs={self.target_macs:g} though their scales go up to "
                 f"{max(cut):.3g}: expect to retrain, or shrink for longer before removing"
             )
-
-    def _count(self, graph_module: fx.GraphModule, ranked: Sequence[Layer], target_macs: float) -> int:
-        try:
-            return count_for_target(graph_module, ranked, target_macs)
-        except TargetError as error:
-            if ranked:
-                raise
-            raise TargetError(
-                f"target_macs={target_macs:g} cannot be met: the graph has no layer with a scale; put scales in "
-                "first, with insert-resconv and insert-branch-scale"
-            ) from error
 
     def _key(self, layer: Layer, scale: float) -> float:
         return scale / max(layer.macs, 1) if self.rank == "scale-per-mac" else scale

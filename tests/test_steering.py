@@ -67,7 +67,7 @@ def test_an_impossible_target_is_refused_before_training() -> None:
 
 
 @pytest.mark.parametrize("share", [50, 0, -1, float("nan")])
-@pytest.mark.parametrize("name", ["target_macs", "target_params"])
+@pytest.mark.parametrize("name", ["target_macs", "target_params", "target_memory"])
 def test_a_share_is_a_share(name: str, share: float) -> None:
     with pytest.raises(fxprune.FxpruneError, match=rf"{name} is the share of .* to leave, in \(0, 1\]; got"):
         fxprune.SteeredL1(sparse_graph(), steps=10, **{name: share})  # type: ignore[arg-type]

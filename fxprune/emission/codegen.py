@@ -13,9 +13,9 @@ from fxprune.emission.layer_spec import LayerSpec
 from fxprune.emission.state_layout import StateLayout, TensorSpec
 from fxprune.emission.variables import Variables
 from fxprune.errors import EmitError
-from fxprune.facts.extents import is_sum
 from fxprune.facts.in_place import overwritten
 from fxprune.graph import module_path
+from fxprune.operators import is_sum
 from fxprune.written import Written
 
 _CONTAINER = '''class _Layers(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from fxprune.graph import called_module
 from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES
-from fxprune.operators import ADDITIONS, PRODUCTS
+from fxprune.operators import PRODUCTS, calls_function, is_sum
 
 # These return a value for each value that they read, of its dtype under autocast too.
 _EACH_LAYERS = (*NORM_CLASSES, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid)
@@ -26,8 +26,6 @@ _EACH_FUNCTIONS = {
     torch.relu,
     torch.sigmoid,
 }
-
-
 # ... in another dtype, perhaps.
 _SHAPE_LAYERS = (
     *(nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.Dropout, nn.Dropout2d, nn.Identity, nn.Softmax),
@@ -45,21 +43,6 @@ def extents_of(graph: fx.Graph) -> dict[fx.Node, Extent]:
     for node in graph.nodes:
         found[node] = _extent(node, found)
     return found
-
-
-def is_sum(node: fx.Node) -> bool:
-    """Say whether ``node`` adds two values and does nothing else."""
-    return (
-        calls_function(node, ADDITIONS)
-        and len(node.args) == 2
-        and not node.kwargs
-        and all(isinstance(one, fx.Node) for one in node.args)
-    )
-
-
-def calls_function(node: fx.Node, functions: Collection[Any]) -> bool:
-    """Say whether ``node`` calls one of ``functions``; methods are none."""
-    return node.op == "call_function" and node.target in functions
 
 
 class Extent(NamedTuple):

@@ -13,11 +13,11 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.facts.convs import is_conv
-from fxprune.facts.extents import Extent, calls_function, extents_of, is_sum
+from fxprune.facts.extents import Extent, extents_of
 from fxprune.facts.shapes import same_shape
 from fxprune.graph import called_module, only_user
 from fxprune.layer_classes import NORM_CLASSES
-from fxprune.operators import ADDITIONS
+from fxprune.operators import ADDITIONS, calls_function, is_sum
 
 _RELU_LAYERS = (nn.ReLU, nn.ReLU6)
 _RELU_FUNCTIONS = {functional.relu, functional.relu6}

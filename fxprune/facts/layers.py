@@ -120,7 +120,7 @@ def macs_in_turn(removed: Iterable[Layer]) -> Iterator[int]:
 def count_for_target(graph_module: fx.GraphModule, ranked: Sequence[Layer], target_macs: float) -> int:
     """Return how many of ``ranked``, from its start, must go to leave at most ``target_macs`` of the traced MACs.
 
-    Raises TargetError if all of them are not enough.
+    Raises TargetError if all of them are not enough, or there are none.
     """
     left = total_macs(graph_module)
     total = graph_module.meta.get(TRACED_MACS, left)
@@ -130,6 +130,11 @@ def count_for_target(graph_module: fx.GraphModule, ranked: Sequence[Layer], targ
         left -= saved
         if left <= target_macs * total:
             return count
+    if not ranked:
+        raise TargetError(
+            f"target_macs={target_macs:g} cannot be met: the graph has no layer with a scale; put scales in "
+            "first, with insert-resconv and insert-branch-scale"
+        )
     raise TargetError(
         f"target_macs={target_macs:g} cannot be met: without all {len(ranked)} removable layers "
         f"{left / total:.3f} of the MACs are left; ask for at least {left / total + 5e-4:.3f}"

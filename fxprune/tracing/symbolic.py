@@ -115,11 +115,9 @@ class SymbolicTracer(fx.Tracer):
 
     def _recorded(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            return (
-                function(*args, **kwargs)
-                if self._running
-                else self.create_proxy("call_function", function, args, kwargs)
-            )
+            if self._running:
+                return function(*args, **kwargs)
+            return self.create_proxy("call_function", function, args, kwargs)
 
         return call
 

@@ -131,10 +131,8 @@ class _Tracing:
         """Keep what the opaque modules return in a run; raises TraceError for one that writes to its input."""
         if not self.reasons:
             return
-        modules = {self.own.get_submodule(path): path for path in self.reasons}
-        modules = {
-            m: path for m, path in modules.items() if not isinstance(m, torch.jit.ScriptModule)
-        }  # take no hooks
+        opaque = ((self.own.get_submodule(path), path) for path in self.reasons)
+        modules = {one: path for one, path in opaque if not isinstance(one, torch.jit.ScriptModule)}  # takes no hooks
         calls, _ = record_calls(lambda: run_model(self.own, self.call), modules, keep_outputs=True)
         for module, path in modules.items():
             if module in calls and calls[module].overwrites:

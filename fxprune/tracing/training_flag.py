@@ -81,14 +81,14 @@ def follow_training_flag(
     try:
         in_training = retrace()
     except TraceError as error:
-        _warn(model, error.reason)
+        _warn_of_train_mode(model, error.reason)
         return
     finally:
         for module, training in own:
             module.training = training
     nodes, twins = list(graph.nodes), list(in_training.nodes)
     if [(n.op, _comparable_target(n)) for n in nodes] != [(n.op, _comparable_target(n)) for n in twins]:
-        _warn(model, "its train-mode graph has other nodes")
+        _warn_of_train_mode(model, "its train-mode graph has other nodes")
         return
     baked = (
         (getattr(model, str(node.target), None), getattr(model, str(twin.target), None))
@@ -96,7 +96,7 @@ def follow_training_flag(
         if _comparable_target(node) == _CONSTANT
     )
     if any(a is not None and b is not None and not _same_tensor(a, b) for a, b in baked):
-        _warn(model, "a tensor that forward makes is another one")
+        _warn_of_train_mode(model, "a tensor that forward makes is another one")
         return
     originals = dict(zip(twins, nodes, strict=True))
     flag: fx.Node | None = None
@@ -107,11 +107,14 @@ def follow_training_flag(
                 if flags[""] and not flags.get(innermost_module(node), True):
                     continue  # its module was in eval mode inside a model in train mode
                 if not flags[""] and flags.get(innermost_module(node), False):
-                    _warn_of_mode(model, innermost_module(node))
+                    _warn(
+                        f"{innermost_module(node)} is in train mode inside {type(model).__name__}, which is in eval "
+                        "mode; in the graph it follows the model, so that it computes what it does in eval mode"
+                    )
                 flag = flag or _read_flag(graph)
                 node.update_arg(name, flag) if isinstance(name, int) else node.update_kwarg(name, flag)
             elif str(ours) != str(theirs):
-                _warn(model, f"{node.name} takes other arguments in train mode")
+                _warn_of_train_mode(model, f"{node.name} takes other arguments in train mode")
 
 
 def follow_stochastic_depth(graph: fx.Graph, flags: Mapping[str, bool]) -> None:
@@ -146,19 +149,12 @@ def _argument(node: fx.Node, name: int | str) -> Any:
     return node.args[name] if isinstance(name, int) else node.kwargs[name]
 
 
-def _warn_of_mode(model: nn.Module, path: str) -> None:
-    warnings.warn(
-        f"{path} is in train mode inside {type(model).__name__}, which is in eval mode; in the graph it follows the "
-        "model, so that it computes what it does in eval mode",
-        FxpruneWarning,
-        stacklevel=2,
-    )
-
-
-def _warn(model: nn.Module, reason: str) -> None:
-    warnings.warn(
+def _warn_of_train_mode(model: nn.Module, reason: str) -> None:
+    _warn(
         f"{type(model).__name__} computes something else in train mode ({reason}); "
-        "the graph is the eval-mode one, also while it trains",
-        FxpruneWarning,
-        stacklevel=2,
+        "the graph is the eval-mode one, also while it trains"
     )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, FxpruneWarning, stacklevel=2)

@@ -172,8 +172,9 @@ def prune_on_data(
             f"there will be a {_PICKLED} and no model.py: {obstacle.partition(';')[0]}; torch.load takes it with "
             "weights_only=False, where your code can be imported"
         )
-    if target_memory is not None and (hidden := opaque_modules(traced)):
-        say(f"target_memory does not see what {hidden[0].path} holds inside, which could not be traced")
+    opaque = [one.path for one in opaque_modules(traced)]
+    if target_memory is not None and opaque:
+        say(f"target_memory does not see what {opaque[0]} holds inside, which could not be traced")
     teacher = copy.deepcopy(teacher or traced) if settings.learns_from_teacher else None
     if teacher is not None and settings.distill_features and not isinstance(teacher, fx.GraphModule):
         teacher = trace(teacher.cpu(), examples)
@@ -225,7 +226,7 @@ def prune_on_data(
         "schema": REPORT_SCHEMA,
         **(extra or {}),
         **_costs(traced, pruned),
-        "opaque": [one.path for one in opaque_modules(traced)],
+        "opaque": opaque,
         "layers_removable": len(candidates),
         "layers_removed": gone,
         "accuracy_before": before,

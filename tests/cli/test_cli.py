@@ -9,22 +9,11 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from cli_helpers import NET, run
 from PIL import Image
 from safetensors.torch import load_file
 
 from fxprune.cli import main
-
-NET = "fxprune.training.cifar_resnet:CifarResNet"
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    try:
-        main(list(arguments))
-        code = 0
-    except SystemExit as exit_:
-        code = int(exit_.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.fixture(scope="module")

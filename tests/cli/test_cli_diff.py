@@ -6,22 +6,16 @@ import json
 import shutil
 from pathlib import Path
 
+import cli_helpers
 import pytest
+from cli_helpers import NET
 
 from fxprune.cli import main
 from fxprune.diffing.graph_diff import GraphDiff
 
-NET = "fxprune.training.cifar_resnet:CifarResNet"
-
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(["diff", *arguments])
-    except SystemExit as exit_:
-        code = int(exit_.code or 0)
-    out, err = capsys.readouterr()
-    return code, out, err
+    return cli_helpers.run(capsys, "diff", *arguments)
 
 
 @pytest.fixture(scope="module")

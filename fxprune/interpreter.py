@@ -7,13 +7,24 @@ from typing import Any
 from torch import fx
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
+from fxprune.by_mode import only_in
+
 
 class Interpreter(fx.Interpreter):
-    """Runs a graph node by node; lists and dicts among the arguments are new and may be written to."""
+    """Runs a graph node by node; lists and dicts among the arguments are new and may be written to.
+
+    What the mode that the graph is in does not compute is None.
+    """
 
     def __init__(self, graph_module: fx.GraphModule, *, keep: bool = False) -> None:
         super().__init__(graph_module, garbage_collect_values=not keep)
         self.extra_traceback = False
+
+    def run(self, *args: Any, **options: Any) -> Any:
+        """Return what the graph returns for ``args``, in the mode that it is in."""
+        others = only_in(self.graph, "eval" if self.module.training else "train")
+        known = {node: None for node in others if node.op != "placeholder"}
+        return super().run(*args, **{"initial_env": known, **options} if known else options)
 
     def run_node(self, n: fx.Node) -> Any:
         """Return what ``n`` computes from the values in ``env``, without what torch.fx notes for other tools."""

@@ -58,3 +58,14 @@ def tensors_in(value: Any) -> list[torch.Tensor]:
 
     map_tensors(value, note)
     return found
+
+
+def structure(value: Any) -> Any:
+    """Return what a nest of tensors looks like: the types and keys of its containers, and where tensors stand."""
+    if isinstance(value, torch.Tensor):
+        return torch.Tensor
+    if isinstance(value, (tuple, list)):
+        return type(value), [structure(part) for part in value]
+    if isinstance(value, dict):
+        return type(value), [(key, structure(part)) for key, part in value.items()]
+    return type(value), [structure(part) for part in vars(value).values()] if tensors_in(value) else []

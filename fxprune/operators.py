@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxprune.by_mode import by_mode
+
 INFIX: dict[Any, str] = {
     operator.add: "+",
     operator.sub: "-",
@@ -57,6 +59,6 @@ def is_sum(node: fx.Node) -> bool:
 
 
 def is_torchs_own(function: Any) -> bool:
-    """Say whether ``function`` is torch's or one of Python's operators, not code that may do anything."""
+    """Say whether ``function`` is torch's, one of Python's operators or a choice by mode, no code that may do anything."""
     home = str(getattr(function, "__module__", ""))
-    return home.partition(".")[0] == "torch" or home in ("_operator", "math", "builtins")
+    return home.partition(".")[0] == "torch" or home in ("_operator", "math", "builtins") or function is by_mode

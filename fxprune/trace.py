@@ -4,7 +4,8 @@
 
 The model is deep-copied first and never touched (its weights are shared on request). The graph is traced in eval
 mode; where the train-mode trace differs only in a flag (``F.dropout(..., training=self.training)``), the flag becomes
-a read of ``self.training``, so that the graph still trains as the model does.
+a read of ``self.training``; where it differs by more, both are merged into one graph that holds either (see
+:mod:`fxprune.by_mode`). So the graph trains as the model does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from fxprune.errors import FxpruneWarning, TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
 from fxprune.graph import TRACE, TRACED_MACS, called_module, graphs_of
 from fxprune.module_tree import CALLS, PER_SAMPLE, every_module, every_path, put_in_eval_mode, regions_in
-from fxprune.tracing.attempt import attempt
+from fxprune.tracing.attempt import TrainMode, attempt
 from fxprune.tracing.check import Expected, reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
 from fxprune.tracing.symbolic import SymbolicTracer
@@ -34,6 +35,7 @@ def trace(
     example_inputs: Any,
     example_kwargs: Mapping[str, Any] | None = None,
     *,
+    train_inputs: Any = None,
     check: bool = True,
     share_weights: bool = False,
 ) -> fx.GraphModule:
@@ -47,6 +49,8 @@ def trace(
             measures the layers' inputs with them: a small batch of real data is best. Arguments of ``forward`` that
             they do not cover take their defaults.
         example_kwargs: inputs by keyword; they become inputs of the graph under the same names.
+        train_inputs: the inputs in train mode where they differ (a detector's images and targets), given as
+            ``example_inputs`` are; those that evaluation lacks are None there.
         check: require finite weights, and call model and graph on the example inputs, twice each, and compare what
             they return.
         share_weights: let the graph hold the model's own parameters and buffers, as torch.fx.symbolic_trace does,
@@ -68,6 +72,7 @@ def trace(
         require_finite(model)
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     call = bind(model, inputs, example_kwargs or {})
+    train_call = call if train_inputs is None else _train_call(model, train_inputs, call)
     flags = {path: module.training for path, module in every_path(model).items()}
     try:
         own = copy_module(model, share_weights=share_weights)
@@ -76,7 +81,7 @@ def trace(
         raise TraceError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
     _warn_of_own_train(model)
     expected = _expected(model, own, call, flags) if check else None
-    graph_module = trace_by_tiers(own, call, flags, expected)
+    graph_module = trace_by_tiers(own, call, train_call, flags, expected)
     graphs = graphs_of(graph_module)
     if len(graphs) > 1:
         _count_calls_per_sample(graph_module, Fraction(batch_size(graph_module)))
@@ -84,6 +89,16 @@ def trace(
         graph.meta[TRACED_MACS] = total_macs(graph)
     graph_module.meta[TRACE] = _fingerprint(graphs)
     return graph_module
+
+
+def _train_call(model: nn.Module, train_inputs: Any, call: Call) -> Call:
+    """Bind the inputs of train mode; raises TraceError if they lack one of ``call``, that of eval mode."""
+    inputs = train_inputs if isinstance(train_inputs, tuple) else (train_inputs,)
+    bound = bind(model, inputs, {})
+    missing = {one.name for one in call.arguments} - {one.name for one in bound.arguments}
+    if missing:
+        raise TraceError(f"train_inputs lack {min(missing)}, which example_inputs give; give all inputs of forward")
+    return bound
 
 
 def _warn_of_own_train(model: nn.Module) -> None:
@@ -133,7 +148,7 @@ def _expected(model: nn.Module, own: nn.Module, call: Call, flags: Mapping[str, 
     except Exception as error:
         refusal = inputs_do_not_fit(model, error)
         try:
-            attempt(own, call, flags, lambda: SymbolicTracer(call))
+            attempt(own, call, flags, lambda: SymbolicTracer(call), TrainMode(call, (lambda: SymbolicTracer(call),)))
         except TraceError as better:
             if "do not fit" in str(better):
                 refusal = better

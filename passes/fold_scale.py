@@ -1,6 +1,7 @@
 """Fold a constant factor into the layers before or behind it.
 
-conv(x) * a         ->   conv'(x),        W' = a W, b' = a b       through relu, pooling, sums (a > 0), products
+conv(x) * a         ->   conv'(x),        W' = a W, b' = a b       through relu, pooling, sums (a > 0), products,
+                                                                   stochastic depth
 attention(x)[0] * a ->   attention'(x)[0],    the same in its last projection
 norm(x) * a         ->   norm'(x),        gamma' = a gamma, beta' = a beta
 (x * p) * a         ->   x * p',          p' = a p                 p: a parameter, as a layer scale is
@@ -19,7 +20,9 @@ import torch
 from torch import fx, nn
 
 from fxprune.exact_weights import exact, make_parameter
+from fxprune.by_mode import is_by_mode
 from fxprune.facts.call_sites import CallSites
+from fxprune.facts.choices import scaled_source
 from fxprune.facts.convs import own_module
 from fxprune.facts.scales import constant_factor, passes_factor
 from fxprune.facts.state import updated_values
@@ -121,8 +124,14 @@ def _producers(
     node: fx.Node, reader: fx.Node, factor: float, gives_factor: Callable[[fx.Node], bool]
 ) -> list[fx.Node] | None:
     """Return the layers whose outputs, all scaled, scale ``node`` for ``reader`` alone; None if there are none."""
-    if only_user(node) is not reader:
-        return None
+    return _behind(node, factor, gives_factor) if only_user(node) is reader else None
+
+
+def _behind(node: fx.Node, factor: float, gives_factor: Callable[[fx.Node], bool]) -> list[fx.Node] | None:
+    """Return the layers whose outputs, all scaled, scale ``node``; None if there are none."""
+    if is_by_mode(node):
+        source = scaled_source(node, factor)
+        return None if source is None else _behind(source, factor, gives_factor)
     if node.target is operator.getitem and isinstance(called_module(node.args[0]), nn.MultiheadAttention):
         attention = node.args[0]  # (values, attention weights): the weights must not be read, nor scaled
         is_own = isinstance(attention, fx.Node) and node.args[1] == 0 and only_user(attention) is node

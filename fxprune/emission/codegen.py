@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import fx, nn
 
+from fxprune.by_mode import CodeByMode, graph_in_mode, has_modes
 from fxprune.emission.expressions import Expressions, access, access_tensor, is_name, literal
 from fxprune.emission.layer_spec import LayerSpec
+from fxprune.emission.records import Record
 from fxprune.emission.state_layout import StateLayout, TensorSpec
 from fxprune.emission.variables import Variables
 from fxprune.errors import EmitError
 from fxprune.facts.in_place import overwritten
-from fxprune.graph import module_path
+from fxprune.graph import called_module, module_path
 from fxprune.operators import is_sum
 from fxprune.written import Written
 
@@ -44,25 +46,28 @@ _WRITTEN = '''def _written(function, position, *arguments):
 '''
 
 
+_IN_TRAINING = "_forward_in_training"
+_HIDING = {"forward": "_compute", _IN_TRAINING: "_compute_in_training"}
+
+
 def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: bool = True) -> str:
     """Return the text of ``model.py``: one class ``Model`` whose state-dict keys are those of the graph of ``name``.
 
     ReLUs and sums are ``in_place`` where they can be (see :func:`fxprune.facts.in_place.overwritten`).
     Raises EmitError, naming the node, if plain PyTorch cannot express the graph.
     """
-    if type(graph._codegen) is not fx.graph.CodeGen:
+    if type(graph._codegen) not in (fx.graph.CodeGen, CodeByMode):
         raise EmitError(
             "the graph takes nested inputs apart by torch.fx's pytree code, which source cannot say; "
             "give the model a forward that takes its tensors one by one"
         )
-    overwriting = overwritten(graph) if in_place else {}
-    expressions = Expressions(Variables(graph, overwriting))
-    forward = _forward(graph, expressions)
-    hidden = expressions.needed & {_input_name(node) for node in graph.nodes if node.op == "placeholder"}
-    if hidden:
-        expressions = Expressions(Variables(graph, overwriting))
-        forward = _forward(graph, expressions, hidden)
-    init = _init(replace(layout, layers=_relus_in_place(layout.layers, overwriting)))
+    graphs = [graph_in_mode(graph, training) for training in (False, True)] if has_modes(graph) else [graph]
+    overwriting = _overwritten_in_all(graphs) if in_place else [{} for _ in graphs]
+    methods = [
+        _method(one, own, name) for one, own, name in zip(graphs, overwriting, ("forward", _IN_TRAINING), strict=False)
+    ]
+    forward = _by_mode(graphs, methods)
+    init = _init(replace(layout, layers=_relus_in_place(layout.layers, [node for own in overwriting for node in own])))
     helper = _CONTAINER if any("_Layers(" in line for line in init) else ""
     helper += _WRITTEN if any(isinstance(node.target, Written) for node in graph.nodes) else ""
     body = "\n".join(
@@ -77,13 +82,57 @@ def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: 
             *(f"    {line}".rstrip() for line in forward),
         ]
     )
-    records = [expressions.records[name] for name in sorted(expressions.records)]
-    imports = {"from torch import nn", *expressions.imports, *(record.imports for record in records)}
+    found = _records([method.expressions for method in methods])
+    records = [found[name] for name in sorted(found)]
+    imports = {"from torch import nn", *(record.imports for record in records)}
+    imports.update(*(method.expressions.imports for method in methods))
     if "torch." in body:
         imports.add("import torch")
     header = "\n".join(sorted(imports, key=lambda line: (line.startswith("from torch"), line)))
     classes = "".join(f"{record.source()}\n\n\n" for record in records)
     return f'"""{name}, written by fxprune as plain PyTorch."""\n\n{header}\n\n\n{classes}{helper}{body}\n'
+
+
+class _Method(NamedTuple):
+    """The lines of a method, with those that it calls, and what was written in it."""
+
+    lines: list[str]
+    expressions: Expressions
+
+
+def _method(graph: fx.Graph, overwriting: Mapping[fx.Node, fx.Node], name: str) -> _Method:
+    """Return the method ``name`` that computes ``graph``."""
+    expressions = Expressions(Variables(graph, overwriting))
+    lines = _forward(graph, expressions, name)
+    hidden = expressions.needed & {_input_name(node) for node in graph.nodes if node.op == "placeholder"}
+    if hidden:
+        expressions = Expressions(Variables(graph, overwriting))
+        lines = _forward(graph, expressions, name, hidden)
+    return _Method(lines, expressions)
+
+
+def _by_mode(graphs: Sequence[fx.Graph], methods: Sequence[_Method]) -> list[str]:
+    """Return the lines of ``forward``, which begins with that of train mode if it has one of its own."""
+    (signature, *body), *others = methods[0].lines, *(method.lines for method in methods[1:])
+    inputs = ", ".join(str(node.target) for node in graphs[0].nodes if node.op == "placeholder")
+    switch = ["    if self.training:", f"        return self.{_IN_TRAINING}({inputs})"] if others else []
+    return [signature, *switch, *body, *(line for lines in others for line in ("", *lines))]
+
+
+def _records(expressions: Sequence[Expressions]) -> dict[str, Record]:
+    found: dict[str, Record] = {}
+    for one in expressions:
+        for name, record in one.records.items():
+            if found.setdefault(name, record) != record:
+                raise EmitError(f"two classes of the model are called {name}; rename one")
+    return found
+
+
+def _overwritten_in_all(graphs: Sequence[fx.Graph]) -> list[dict[fx.Node, fx.Node]]:
+    """Return what :func:`overwritten` finds in each graph of one model, of layers where it finds all of their calls."""
+    found = [overwritten(graph) for graph in graphs]
+    kept = {called_module(n) for graph, own in zip(graphs, found, strict=True) for n in graph.nodes if n not in own}
+    return [{n: source for n, source in own.items() if called_module(n) not in kept - {None}} for own in found]
 
 
 def _relus_in_place(layers: Mapping[str, LayerSpec], nodes: Collection[fx.Node]) -> dict[str, LayerSpec]:
@@ -173,8 +222,8 @@ def _tie(name: str, known: str, is_module: bool) -> str:
     )
 
 
-def _forward(graph: fx.Graph, expressions: Expressions, hidden: Collection[str] = ()) -> list[str]:
-    """Return the lines of ``forward``, and of ``_compute`` where inputs have names that the source itself needs."""
+def _forward(graph: fx.Graph, expressions: Expressions, name: str, hidden: Collection[str] = ()) -> list[str]:
+    """Return the lines of method ``name``, and of one that it calls where inputs have names that the source needs."""
     names = expressions.names
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     for node in inputs:
@@ -182,14 +231,14 @@ def _forward(graph: fx.Graph, expressions: Expressions, hidden: Collection[str] 
     lines = _body(graph, expressions)
     signature = ", ".join(["self", *(_parameter(node, _input_name(node)) for node in inputs)])
     if not hidden:
-        return [f"def forward({signature}):", *lines]
+        return [f"def {name}({signature}):", *lines]
     passed = ", ".join(str(node.target) for node in inputs)
     own = ", ".join(["self", *(_parameter(node, names.of(node)) for node in inputs)])
     return [
-        f"def forward({signature}):",
-        f"    return self._compute({passed})  # there, no input hides a name that the source needs",
+        f"def {name}({signature}):",
+        f"    return self.{_HIDING[name]}({passed})  # there, no input hides a name that the source needs",
         "",
-        f"def _compute({own}):",
+        f"def {_HIDING[name]}({own}):",
         *lines,
     ]
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.by_mode import MODE, CodeByMode, by_mode, is_by_mode
 from fxprune.emission.constants import decode, encode
 from fxprune.emission.layer_spec import LayerSpec, build_layer
 from fxprune.emission.records import Record, record_of
@@ -53,6 +54,7 @@ def _node_to_data(node: fx.Node) -> dict[str, Any]:
             "path": node.meta.get(PATH, ""),
             "origin": list(node.meta.get(ORIGIN, ())),
             "passes": list(node.meta.get(PASSES, ())),
+            **({"mode": node.meta[MODE]} if MODE in node.meta else {}),
         }
     except EmitError as error:
         raise EmitError(f"{place(node)}: {error}") from error
@@ -61,6 +63,8 @@ def _node_to_data(node: fx.Node) -> dict[str, Any]:
 def _function_to_data(function: Any) -> Any:
     if function is getattr:
         return "getattr"
+    if function is by_mode:
+        return "by_mode"
     if isinstance(function, Written):
         return {"written": _function_to_data(function.function), "position": function.position}
     record = record_of(function)
@@ -122,7 +126,11 @@ def _rebuild(data: dict[str, Any]) -> fx.GraphModule:
             raise LoadError(f"graph.json calls {target!r}, {refused}")
         node = graph.create_node(entry["op"], target, args, kwargs, name=entry["name"])
         node.meta = {PATH: entry["path"], ORIGIN: tuple(entry["origin"]), PASSES: tuple(entry["passes"])}
+        if entry.get("mode") in ("train", "eval"):
+            node.meta[MODE] = entry["mode"]
         nodes[entry["name"]] = node
+    if any(is_by_mode(node) or MODE in node.meta for node in graph.nodes):
+        graph.set_codegen(CodeByMode())
     graph.lint()
     return fx.GraphModule(root, graph, class_name="Model")
 
@@ -139,7 +147,7 @@ def _function_from_data(target: Any, args: tuple[Any, ...], records: dict[Record
         if refused := refused_attribute(name):
             raise LoadError(f"graph.json reads an attribute {name!r}, {refused}")
         return getattr
-    return function_named(target)
+    return by_mode if target == "by_mode" else function_named(target)
 
 
 def _require_harmless_names(entry: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 from torch.fx.passes.shape_prop import TensorMetadata
 
+from fxprune.by_mode import only_in
 from fxprune.facts.costs import batch_size
 from fxprune.facts.in_place import overwritten
 from fxprune.facts.shapes import META, propagate_shapes
@@ -19,14 +20,15 @@ from fxprune.nests import map_tensors
 
 
 def activation_bytes(graph_module: fx.GraphModule) -> dict[fx.Node, int]:
-    """Return, for each node, the bytes that are held while it runs, its own value among them, for the traced batch.
+    """Return, for each node that eval mode computes, the bytes held while it runs, its own value too, for the batch.
 
     As in the emitted model, in eval mode: a value is free after its last read (there it may be kept until as much is
     needed again), a view has no memory of its own, and ReLUs and sums overwrite an input where they can. Weights,
     buffers, the inputs, the scratch memory of kernels and what opaque modules hold inside do not count.
     """
     storages = _storages(graph_module)
-    nodes = list(graph_module.graph.nodes)
+    in_training = only_in(graph_module.graph, "train")
+    nodes = [node for node in graph_module.graph.nodes if node not in in_training]
     sizes: dict[Hashable, int] = {}
     first: dict[Hashable, int] = {}
     last: dict[Hashable, int] = {}
@@ -50,11 +52,12 @@ def _storages(graph_module: fx.GraphModule) -> dict[fx.Node, list[tuple[Hashable
     inputs = map_tensors(example_inputs_of(graph_module), lambda tensor: tensor.to(device))
     values = propagate_shapes(graph_module, inputs)
     sources = overwritten(graph_module.graph)
+    in_training = only_in(graph_module.graph, "train")
     taken_over: dict[Hashable, Hashable] = {}
     found: dict[fx.Node, list[tuple[Hashable, int]]] = {}
     for node in graph_module.graph.nodes:
-        if node.op == "output":
-            found[node] = []
+        if node.op == "output" or node in in_training:
+            found[node] = []  # nothing of its own
             continue
         keys = values.storages(node)
         if node in sources:

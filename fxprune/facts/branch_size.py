@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from fxprune.by_mode import chosen, is_by_mode
 from fxprune.facts.scales import passes_factor
 from fxprune.facts.shapes import same_shape
 from fxprune.graph import called_module
@@ -57,6 +58,9 @@ def _step(node: fx.Node, found: list[str]) -> fx.Node | None:
     if node.target is operator.getitem and isinstance(called_module(node.args[0]), nn.MultiheadAttention):
         found.append(f"{node.args[0].target}.out_proj.weight")  # type: ignore[union-attr]
         return None
+    if is_by_mode(node):
+        source = chosen(node, False)
+        return source if isinstance(source, fx.Node) else None
     if getattr(node.target, "__name__", "") == "stochastic_depth" or passes_factor(node, 1.0):
         return _input(node)
     return None

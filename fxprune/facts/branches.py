@@ -18,6 +18,7 @@ from functools import cached_property
 from torch import fx, nn
 from torch.nn import functional
 
+from fxprune.by_mode import MODE
 from fxprune.facts.convs import is_conv
 from fxprune.facts.costs import batch_size, node_macs
 from fxprune.facts.flow import Flow
@@ -142,6 +143,8 @@ def _region(
 
 
 def _obstacle(addition: fx.Node, exit_node: fx.Node, inside: set[fx.Node], flow: Flow) -> str | None:
+    if addition.meta.get(MODE) == "train":
+        return "train mode alone computes it"
     if uses(exit_node) != 1 and any(flow.live.needed(user) and user is not addition for user in exit_node.users):
         return f"its output {exit_node.name} is read by others too"
     for node in inside:

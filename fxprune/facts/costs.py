@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from fxprune.by_mode import MODE
 from fxprune.facts.convs import is_conv
 from fxprune.facts.shapes import shape
 from fxprune.graph import called_module
@@ -37,7 +38,9 @@ _FREE = {operator.add, torch.add, functional.relu}  # what most of a CNN's funct
 
 
 def node_macs(node: fx.Node) -> int:
-    """Return the MACs of one node for the traced shapes, the whole batch; 0 if it multiplies nothing."""
+    """Return the MACs of one node for the traced shapes, the whole batch; 0 if it multiplies nothing in eval mode."""
+    if node.meta.get(MODE) == "train":
+        return 0
     module = called_module(node)
     if module is not None:
         return _module_macs(node, module)

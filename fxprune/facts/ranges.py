@@ -17,6 +17,7 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
+from fxprune.by_mode import chosen, is_by_mode
 from fxprune.facts.shapes import META
 from fxprune.graph import called_module
 from fxprune.layer_classes import WEIGHTED_CLASSES
@@ -139,6 +140,9 @@ def _bounds(node: fx.Node, known: dict[fx.Node, Bounds]) -> Bounds:
     source = known.get(node.args[0], UNKNOWN) if node.args and isinstance(node.args[0], fx.Node) else UNKNOWN
     if module is not None:
         return _module_bounds(module, source)
+    if is_by_mode(node):
+        either = [_operand(chosen(node, training), known) for training in (True, False)]
+        return min(low for low, _ in either), max(high for _, high in either)
     clamp = activation_range(node)
     if clamp is not None and node.target not in (torch.abs, "abs"):
         return _clamp(source, clamp)

@@ -17,13 +17,14 @@ from torch._subclasses.fake_tensor import (
 from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
+from fxprune.by_mode import TRAIN_INPUTS, only_in
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.effects import is_foreign, is_in_place
 from fxprune.facts.repeated_calls import Values
 from fxprune.graph import called_module, module_path
 from fxprune.interpreter import Interpreter
 from fxprune.layer_classes import NORM_CLASSES
-from fxprune.module_tree import evaluating, has_hooks, keeping_state
+from fxprune.module_tree import evaluating, every_module, has_hooks, keeping_state, set_flags
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 
 META = "tensor_meta"
@@ -46,10 +47,11 @@ class _Recorder(Interpreter):
         self._mode = mode
 
     def run_all(self, *args: Any) -> None:
-        """Work out the value of every node."""
+        """Work out the value of every node that the mode of the graph computes; None stands for the others."""
         self.args_iter = iter(args)
+        others = only_in(self.graph, "eval" if self.module.training else "train")
         for node in self.graph.nodes:
-            self.env[node] = self.run_node(node)
+            self.env[node] = None if node in others and node.op != "placeholder" else self.run_node(node)
 
     def run_node(self, n: fx.Node) -> Any:
         inputs = [(one, one._version) for one in self._tensors_read(n)] if n in self._foreign else []
@@ -100,19 +102,37 @@ def _explain(node: fx.Node, error: Exception) -> str:
     return f"the example inputs do not fit the model: at {where}: {first_line(error)}; {advice}"
 
 
-def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Values:
+def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any], *, training: bool = False) -> Values:
     """Write ``meta["tensor_meta"]`` on every node (torch.fx's TensorMetadata) and return the values found.
 
-    Runs in eval mode on fake tensors; on real ones where a value's shape depends on data or a module is opaque.
-    Buffers that the graph updates keep their values.
+    Runs in eval mode, or in train mode, on fake tensors; on real ones where a value's shape depends on data or a module
+    is opaque. What the other mode alone computes has the shapes that it has there; in train mode on inputs of its own
+    if the graph has such. Buffers that the graph updates keep their values.
     Raises TraceError, naming node and module path, if the inputs do not fit.
     """
+    values = _values_in_mode(graph_module, inputs, training)
+    others = only_in(graph_module.graph, "eval" if training else "train")
+    if others:
+        others_inputs = inputs if training else graph_module.meta.get(TRAIN_INPUTS, inputs)
+        own = _values_in_mode(graph_module, others_inputs, not training)
+        for node in others:
+            values[node] = own.raw(node)
+    for node in graph_module.graph.nodes:
+        node.meta[META] = values.metadata(node)
+    return values
+
+
+def _values_in_mode(graph_module: fx.GraphModule, inputs: Sequence[Any], training: bool) -> Values:
+    """Return the value of every node that one mode computes."""
     nodes = graph_module.graph.nodes
     foreign = {node for node in nodes if is_foreign(node)}
     needs_data = any(node.op == "call_module" for node in foreign)
     reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
     may_write_buffers = bool(foreign) or (bool(reads) and any(map(is_in_place, nodes)))
-    with evaluating(graph_module), keeping_state(graph_module) if may_write_buffers else nullcontext():
+    keeps = keeping_state(graph_module) if may_write_buffers or training else nullcontext()
+    with evaluating(graph_module), keeps:
+        if training:
+            set_flags(every_module(graph_module), True)
         try:
             if needs_data:
                 raise _NeedsData
@@ -122,8 +142,6 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Val
         except (DataDependentOutputException, DynamicOutputShapeException, _NeedsData):
             recorder = _Recorder(graph_module, foreign)
             recorder.run_all(*copy_tensors(tuple(inputs)))
-    for node in graph_module.graph.nodes:
-        node.meta[META] = recorder.values.metadata(node)
     return recorder.values
 
 

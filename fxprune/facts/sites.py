@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import fx, nn
 
+from fxprune.by_mode import MODE
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
 from fxprune.facts.convs import ConvCall, conv_call, is_conv, own_module
@@ -80,6 +81,8 @@ def _examine(node: fx.Node, sites: CallSites, constants: Constants) -> ConvSite:
 
     if isinstance(call, str):
         return site(call)
+    if node.meta.get(MODE) == "train":
+        return site("train mode alone computes it")
     params += sum(p.numel() for p in _parameters_of(call, constants))
     if shape(node) is None or shape(call.input) is None:
         return site("its shape is unknown; trace with fxprune.trace(model, example_inputs)")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
+from fxprune.by_mode import TRAIN_INPUTS
 from fxprune.copies import LazyGraphModule, graph_module_of
 from fxprune.errors import TraceError
 from fxprune.facts.effects import IN_PLACE_OPERATORS
@@ -20,34 +22,56 @@ from fxprune.node_targets import attribute
 from fxprune.tracing.batch_norms import recover_batch_norms
 from fxprune.tracing.functionalize import functionalize
 from fxprune.tracing.inputs import Call, call_of_graph
-from fxprune.tracing.notes import ASSUMPTIONS
+from fxprune.tracing.merging import merge, merge_assumptions
+from fxprune.tracing.notes import ASSUMPTIONS, Assumption
 from fxprune.tracing.symbolic import SymbolicTracer
-from fxprune.tracing.training_flag import FlagReads, follow_stochastic_depth, follow_training_flag
+from fxprune.tracing.training_flag import FlagReads, follow_stochastic_depth, follow_training_flag, in_train_mode
 
 # A GraphModule keeps things of its own under these names.
 RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | {"meta", "_graph", "_code", "_codegen", "_tracer_cls"}
 
 
+@dataclass(frozen=True)
+class TrainMode:
+    """How a module is traced in train mode too: the call, what makes the tracers to try, and whether it must be."""
+
+    call: Call
+    make_tracers: tuple[Callable[[], SymbolicTracer], ...]
+    differs: bool = False
+
+
 def attempt(
-    own: nn.Module, call: Call, flags: Mapping[str, bool], make_tracer: Callable[[], SymbolicTracer]
+    own: nn.Module,
+    call: Call,
+    flags: Mapping[str, bool],
+    make_tracer: Callable[[], SymbolicTracer],
+    train_mode: TrainMode,
 ) -> fx.GraphModule:
-    """Trace ``own``, a module that may be taken apart, in eval mode into a functional GraphModule.
+    """Trace ``own``, a module that may be taken apart, into a functional GraphModule that follows the train flag.
 
     Args:
         own: the module; its layers become the graph's.
         call: the call that is traced.
         flags: the train flag of each module of the user's model, by path.
         make_tracer: makes the tracer of a tier; the module is traced more than once.
+        train_mode: how it is traced in train mode, if its flag is read.
 
     Raises:
-        TraceError: it cannot be traced, or the inputs do not fit.
+        TraceError: it cannot be traced in either mode, or the inputs do not fit.
     """
     tracer = make_tracer()
     modules = every_module(own)
     with _state_kept(modules):
         set_flags(modules, False)
-        graph, readers = _graph_of(own, tracer, make_tracer, flags)
+        traced = _Traces(own, tracer, make_tracer, train_mode, flags)
+        graph, in_training, readers = traced.graphs()
         graph_module = _graph_module(own, graph)
+        _make_functional(graph_module, call, training=False)
+        assumptions = tuple(tracer.assumptions)
+        if in_training is not None:
+            twin = _graph_module(own, in_training)
+            _make_functional(twin, train_mode.call, training=True)
+            assumptions += merge_assumptions(merge(graph_module, twin), assumptions, traced.assumed_in_training)
         if len(set(flags.values())) == 1:
             set_flags(every_module(graph_module), flags[""])
         else:
@@ -57,74 +81,119 @@ def attempt(
             node.meta[PATH] = innermost_module(node)
             node.meta[ORIGIN] = (node.name,)
         graph_module.meta[EXAMPLE_INPUTS] = copy_tensors(call_of_graph(graph_module, call).values)
-        graph_module.meta[ASSUMPTIONS] = tuple(tracer.assumptions)
+        graph_module.meta[ASSUMPTIONS] = assumptions
+        if in_training is not None and train_mode.call is not call:
+            graph_module.meta[TRAIN_INPUTS] = copy_tensors(call_of_graph(graph_module, train_mode.call).values)
         if isinstance(own, fx.GraphModule):
-            graph_module.meta |= {key: own.meta[key] for key in (ASSUMPTIONS, OPAQUE, TIER) if key in own.meta}
-        values = propagate_shapes(graph_module, graph_module.meta[EXAMPLE_INPUTS])
-        functionalize(graph_module, values)
+            kept = (ASSUMPTIONS, OPAQUE, TIER, TRAIN_INPUTS)
+            graph_module.meta |= {key: own.meta[key] for key in kept if key in own.meta}
+        if in_training is not None:
+            propagate_shapes(graph_module, graph_module.meta[EXAMPLE_INPUTS])
         recover_batch_norms(graph_module, own, readers)
     return graph_module
 
 
-def _graph_of(
-    own: nn.Module, tracer: SymbolicTracer, make_tracer: Callable[[], SymbolicTracer], flags: Mapping[str, bool]
-) -> tuple[fx.Graph, Collection[nn.Module]]:
-    """Return the graph of ``own``, which follows the train flag where it can, and the modules that read their flag.
+def _make_functional(graph_module: fx.GraphModule, call: Call, *, training: bool) -> None:
+    inputs = copy_tensors(call_of_graph(graph_module, call).values)
+    functionalize(graph_module, propagate_shapes(graph_module, inputs, training=training))
 
-    Where tracing itself updated a buffer (a counter, say), that update is missing from the graph: such a model is
-    traced again with its buffers as graph values.
-    """
-    if isinstance(own, fx.GraphModule):
-        return copy.deepcopy(own.graph), ()
-    buffers = dict(own.named_buffers())
-    held = [
-        (module, name, buffer)
-        for module in every_module(own)
-        if not isinstance(module, torch.jit.ScriptModule)  # it is opaque, and hands its buffers out anew
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    values = {name: buffer.clone() for name, buffer in buffers.items()}
-    versions = {name: buffer._version for name, buffer in buffers.items()}
 
-    def updated() -> list[str]:
-        return [name for name, buffer in buffers.items() if buffer._version != versions[name]]
+class _Traces:
+    """The graphs of one module: the one in eval mode, and the one in train mode where it is another."""
 
-    def retrace(tracer: SymbolicTracer, buffers_are_values: bool) -> fx.Graph:
-        tracer.proxy_buffer_attributes = buffers_are_values
-        with _state_kept(every_module(own)) if buffers_are_values else nullcontext():
-            graph = tracer.graph_of(own)
-            _require_own_buffers(own, held)  # but for what stands for n after self.n += 1
-            return graph
+    def __init__(
+        self,
+        own: nn.Module,
+        tracer: SymbolicTracer,
+        make_tracer: Callable[[], SymbolicTracer],
+        train_mode: TrainMode,
+        flags: Mapping[str, bool],
+    ) -> None:
+        self.own, self.tracer, self.make_tracer, self.train_mode, self.flags = own, tracer, make_tracer, train_mode, flags
+        self.assumed_in_training: tuple[Assumption, ...] = ()
+        self._buffers = dict(own.named_buffers())
+        self._held = [
+            (module, name, buffer)
+            for module in every_module(own)
+            if not isinstance(module, torch.jit.ScriptModule)  # it is opaque, and hands its buffers out anew
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        self._values = {name: buffer.clone() for name, buffer in self._buffers.items()}
+        self._versions = {name: buffer._version for name, buffer in self._buffers.items()}
 
-    def retrace_in_training() -> fx.Graph:
-        before = updated()
+    def graphs(self) -> tuple[fx.Graph, fx.Graph | None, Collection[nn.Module]]:
+        """Return the graph in eval mode, that in train mode if one graph will not do, and who reads its train flag.
+
+        Where tracing itself updated a buffer (a counter, say), that update is missing from the graph: such a model is
+        traced again with its buffers as graph values.
+        """
+        if isinstance(self.own, fx.GraphModule):
+            return copy.deepcopy(self.own.graph), None, ()
         try:
-            graph = retrace(make_tracer(), bool(before))
+            with FlagReads(self.own, self.tracer) as flag_reads:
+                graph = self._trace(self.tracer, False)
+            updates = bool(self._updated())
+            self._restore()
+            if updates:
+                self.tracer.assumptions.clear()
+                graph = self._trace(self.tracer, True)
+            in_training = None
+            if flag_reads.seen or self.train_mode.differs:
+                in_training = self._trace_in_train_mode(updates)
+                if follow_training_flag(graph, in_training, self.own, self.flags):
+                    in_training = None
+            elif flag_reads.seen_in_stochastic_depth:
+                follow_stochastic_depth(graph, self.flags)
+            return graph, in_training, flag_reads.readers
         finally:
-            for module, name, buffer in held:
-                module._buffers[name] = buffer  # one that is assigned anew in train mode only
-        # norms that are spelt out count their batches: recover_batch_norms makes layers of them
-        new = [name for name in updated() if name not in before and not name.endswith("num_batches_tracked")]
-        if new:
-            reason = f"it updates {new[0]} then"
-            raise TraceError(reason, reason=reason)
+            self._restore()
+
+    def _trace(self, tracer: SymbolicTracer, buffers_are_values: bool) -> fx.Graph:
+        tracer.proxy_buffer_attributes = buffers_are_values
+        with _state_kept(every_module(self.own)) if buffers_are_values else nullcontext():
+            graph = tracer.graph_of(self.own)
+            _require_own_buffers(self.own, self._held)  # but for what stands for n after self.n += 1
         return graph
 
-    try:
-        with FlagReads(own) as flag_reads:
-            graph = retrace(tracer, False)
-        if updated():
-            tracer.assumptions.clear()
-            graph = retrace(tracer, True)
-        if flag_reads.seen:
-            follow_training_flag(graph, own, retrace_in_training, flags)
-        elif flag_reads.seen_in_stochastic_depth:
-            follow_stochastic_depth(graph, flags)
-        return graph, flag_reads.readers
-    finally:
-        for name in updated():
-            buffers[name].copy_(values[name])
+    def _trace_in_train_mode(self, updates: bool) -> fx.Graph:
+        """Return the graph in train mode, by the first tracer that can; raises TraceError where none can."""
+        *others, last = self.train_mode.make_tracers
+        for make_tracer in others:
+            with suppress(TraceError):
+                return self._trace_in_train_mode_by(make_tracer, updates)
+        try:
+            return self._trace_in_train_mode_by(last, updates)
+        except TraceError as error:
+            message, reason = f"in train mode: {error}", f"in train mode {error.reason}"
+            raise TraceError(message, path=error.path, reason=reason, source=error.source) from error
+
+    def _trace_in_train_mode_by(self, make_tracer: Callable[[], SymbolicTracer], updates: bool) -> fx.Graph:
+        """Return the graph in train mode by one tracer; ``updates``: buffers are written to in eval mode too."""
+        try:
+            with in_train_mode(self.own, self.flags):
+                tracer = make_tracer()
+                graph = self._trace(tracer, updates)
+                # norms that are spelt out count their batches: recover_batch_norms makes layers of them
+                if not updates and any(not name.endswith("num_batches_tracked") for name in self._updated()):
+                    self._restore()
+                    tracer = make_tracer()
+                    graph = self._trace(tracer, True)
+        finally:
+            self._restore()
+        self.assumed_in_training = tuple(tracer.assumptions)
+        return graph
+
+    def _updated(self) -> list[str]:
+        return [name for name, buffer in self._buffers.items() if buffer._version != self._versions[name]]
+
+    def _restore(self) -> None:
+        """Give the buffers back what they held: those that forward wrote to, or put others in the place of."""
+        for module, name, buffer in self._held:
+            module._buffers[name] = buffer
+        for name in self._updated():
+            self._buffers[name].copy_(self._values[name])
+            self._versions[name] = self._buffers[name]._version
 
 
 def _require_own_buffers(own: nn.Module, held: Sequence[tuple[nn.Module, str, torch.Tensor]]) -> None:

@@ -11,8 +11,8 @@ from torch import fx, nn
 
 from fxprune.copies import copy_module
 from fxprune.errors import FxpruneError, TraceError
-from fxprune.module_tree import evaluating, every_module, keeping_state
-from fxprune.nests import copy_tensors, map_tensors, tensors_in
+from fxprune.module_tree import evaluating, every_module, every_path, keeping_state
+from fxprune.nests import copy_tensors, map_tensors, structure, tensors_in
 from fxprune.tracing.inputs import Call
 from fxprune.verify import difference
 
@@ -57,10 +57,16 @@ def run_model(model: nn.Module, call: Call) -> Any:
         return _call(model, call)
 
 
-def _call(model: nn.Module, call: Call) -> Any:
-    """Call ``model`` in eval mode without gradients and with a fixed random state."""
+def run_in_train_mode(model: nn.Module, call: Call) -> Any:
+    """Call ``model``, which is in train mode or in parts of it, as :func:`run_model` does; leave it as it was."""
+    with keeping_state(model):
+        return _call(model, call, training=True)
+
+
+def _call(model: nn.Module, call: Call, *, training: bool = False) -> Any:
+    """Call ``model`` in eval mode, or as it is, without gradients and with a fixed random state."""
     args, kwargs = call.arrange(copy_tensors(call.values))
-    with evaluating(model), torch.random.fork_rng(devices=[]):
+    with torch.no_grad() if training else evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return model(*args, **kwargs)
 
@@ -87,6 +93,25 @@ def require_same_function(
                     f"{type(model).__name__} computes something else than its traced graph: it asks what type its "
                     "values have, changes the dtype by autocast, or keeps state that torch.fx cannot see"
                 )
+
+
+def require_same_in_train_mode(model: nn.Module, call: Call, graph_module: fx.GraphModule, graph_call: Call) -> None:
+    """Raise TraceError if ``graph_module`` returns something else in train mode than ``model``, which is in it.
+
+    Nothing is compared where ``model`` does not take the example then (a norm wants more than one value).
+    """
+    try:
+        wanted = run_in_train_mode(copy_module(model), call)
+    except Exception:
+        return
+    flags = {path: module.training for path, module in every_path(model).items()}
+    graph_copy = copy_module(graph_module)
+    for path, module in every_path(graph_copy).items():
+        module.training = flags.get(path, True)
+    found = run_in_train_mode(graph_copy, graph_call)
+    same = structure(wanted) == structure(found)
+    if not same or difference(tensors_in(wanted), tensors_in(found))[1] > TOLERANCE:
+        raise TraceError(f"{type(model).__name__} computes something else in train mode than its traced graph does")
 
 
 def require_finite(model: nn.Module) -> None:

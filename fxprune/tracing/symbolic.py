@@ -106,6 +106,11 @@ class SymbolicTracer(fx.Tracer):
             message = f"{type(model).__name__} cannot be traced: {source}: {reason}"
             raise TraceError(message, path=path, reason=reason, source=source) from error
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a node is being run, to know its value: nothing is recorded then."""
+        return self._running
+
     def _patches(self) -> list[tuple[Any, str, Any]]:
         """Return what is replaced while a model is traced, as (where, name, by what)."""
         return [

@@ -10,45 +10,57 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from fxprune.by_mode import has_modes
+from fxprune.copies import copy_module
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER
 from fxprune.layer_classes import CONV_CLASSES
 from fxprune.module_tree import every_module, has_hooks, is_layer, mark_opaque, opaque_children
-from fxprune.nests import copy_tensors
-from fxprune.tracing.attempt import attempt
-from fxprune.tracing.check import Expected, reference_outputs, require_same_function, run_model
+from fxprune.nests import copy_tensors, structure
+from fxprune.tracing.attempt import TrainMode, attempt
+from fxprune.tracing.check import (
+    Expected,
+    reference_outputs,
+    require_same_function,
+    require_same_in_train_mode,
+    run_in_train_mode,
+    run_model,
+)
 from fxprune.tracing.inputs import Call, call_of_graph
 from fxprune.tracing.notes import ASSUMPTIONS, Opaque, Tier
 from fxprune.tracing.opaque import compile_inside, record_calls
 from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
+from fxprune.tracing.training_flag import in_train_mode
 from fxprune.tracing.values import ValueTracer
 
 _WHOLE = "model"  # the name of a model that is opaque itself
 
 
 def trace_by_tiers(
-    own: nn.Module, call: Call, flags: Mapping[str, bool], expected: list[Expected] | None
+    own: nn.Module, call: Call, train_call: Call, flags: Mapping[str, bool], expected: list[Expected] | None
 ) -> fx.GraphModule:
     """Return the graph of ``own``, which may be one opaque call, with everything traceable inside it compiled.
 
     Args:
         own: the module, in eval mode, that is taken apart.
         call: the call that is traced.
+        train_call: the call that is traced in train mode, if that differs.
         flags: the train flag of each module, by path.
         expected: what the model returns (see :func:`reference_outputs`); None to not compare.
 
     Raises:
         TraceError: a GraphModule does not fit its inputs.
     """
-    return _Tracing(own, call, flags, expected, is_region=False).run()
+    return _Tracing(own, call, train_call, flags, expected, is_region=False).run()
 
 
 class _Tracing:
@@ -58,14 +70,17 @@ class _Tracing:
         self,
         own: nn.Module,
         call: Call,
+        train_call: Call,
         flags: Mapping[str, bool],
         expected: list[Expected] | None,
         *,
         is_region: bool,
     ) -> None:
         self.own, self.call, self.flags, self.expected, self.is_region = own, call, flags, expected, is_region
+        self.train_call = train_call
         self.reasons: dict[str, TraceError] = {}
         self.outputs: dict[str, list[Any]] = {}
+        self.train_outputs: dict[str, list[Any]] = {}
         hooked = {module for module in every_module(own) if has_hooks(module) and not is_layer(module)}
         for path, module in own.named_modules() if hooked else ():
             if module in hooked:
@@ -123,7 +138,12 @@ class _Tracing:
         return self._attempt("values", lambda: ValueTracer(self.call, set(self.reasons), self.outputs))
 
     def _attempt(self, tier: Tier, make_tracer: Callable[[], SymbolicTracer]) -> fx.GraphModule:
-        graph_module = self._checked(attempt(self.own, self.call, self.flags, make_tracer))
+        symbolic = partial(SymbolicTracer, self.train_call, set(self.reasons))
+        values = partial(ValueTracer, self.train_call, set(self.reasons), self.train_outputs)
+        differs = bool(self.train_outputs) and structure(self.train_outputs) != structure(self.outputs)
+        tracers = (symbolic, values) if tier == "symbolic" else (values,)
+        train_mode = TrainMode(self.train_call, tracers, differs)
+        graph_module = self._checked(attempt(self.own, self.call, self.flags, make_tracer, train_mode))
         graph_module.meta.setdefault(TIER, tier)  # a graph that is traced again keeps its own
         return graph_module
 
@@ -140,6 +160,22 @@ class _Tracing:
                 reason = f"{path} cannot be traced ({self.reasons[path].reason}) and overwrites its input"
                 raise TraceError(reason, path=outer, reason=reason)
         self.outputs = {path: calls[module].outputs for module, path in modules.items() if module in calls}
+        self.train_outputs = self._outputs_in_train_mode(self.outputs)
+
+    def _outputs_in_train_mode(self, paths: Collection[str]) -> dict[str, list[Any]]:
+        """Return what the opaque modules at ``paths`` return in a run in train mode; nothing if that fails."""
+        if not paths:
+            return {}
+        copied = copy_module(self.own)
+        modules = {copied.get_submodule(path): path for path in paths}
+        try:
+            with in_train_mode(copied, self.flags):
+                calls, _ = record_calls(
+                    lambda: run_in_train_mode(copied, self.train_call), modules, keep_outputs=True
+                )
+        except Exception:  # it may want other inputs then
+            return {}
+        return {path: calls[module].outputs for module, path in modules.items() if module in calls}
 
     def _checked(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         if self.is_region:
@@ -147,6 +183,10 @@ class _Tracing:
         if self.expected is not None:
             graph_call = call_of_graph(graph_module, self.call)
             require_same_function(self.own, graph_module, graph_call, self.expected)
+            if has_modes(graph_module.graph):
+                graph_call = call_of_graph(graph_module, self.train_call)
+                with in_train_mode(self.own, self.flags):
+                    require_same_in_train_mode(self.own, self.train_call, graph_module, graph_call)
         return graph_module
 
     def _require_own_weights(self, graph_module: fx.GraphModule) -> None:
@@ -198,7 +238,7 @@ def _compile_region(child: nn.Module, call: Call, flags: Mapping[str, bool]) -> 
         expected = reference_outputs(child, call)
     except Exception as error:  # hooks, say, that hold what cannot be copied
         raise TraceError(f"{type(child).__name__} cannot be called alone", reason=first_line(error)) from error
-    return _Tracing(child, call, flags, expected, is_region=True).run()
+    return _Tracing(child, call, call, flags, expected, is_region=True).run()
 
 
 def _whole(own: nn.Module, call: Call, flags: Mapping[str, bool]) -> fx.GraphModule:

@@ -2,22 +2,25 @@
 
 F.dropout(x, 0.5, False)   ->   F.dropout(x, 0.5, self.training)
 
-The model is traced in train mode too, and the two graphs are compared.
+The model is traced in train mode too, and the two graphs are compared. Where they differ by more than such flags they
+are merged (:mod:`fxprune.tracing.merging`).
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from inspect import getattr_static
 from typing import Any
 
-import torch
 from torch import fx, nn
 
-from fxprune.errors import FxpruneWarning, TraceError
+from fxprune.errors import FxpruneWarning
 from fxprune.graph import innermost_module
-from fxprune.module_tree import every_module
+from fxprune.module_tree import every_path, every_module
+from fxprune.tracing.merging import same_tensor
+from fxprune.tracing.symbolic import SymbolicTracer
 
 _CONSTANT = "_tensor_constant"  # how fx names tensors that forward makes
 # All that this forward does with the flag is to hand it on to this recorded function, as its last argument.
@@ -31,8 +34,9 @@ class FlagReads:
     ``training`` of its own, or keeps it elsewhere, counts as having read it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, tracer: SymbolicTracer) -> None:
         self._model = model
+        self._tracer = tracer
         self.seen = False
         self.seen_in_stochastic_depth = False
         self.readers: set[nn.Module] = set()
@@ -40,14 +44,18 @@ class FlagReads:
     def __get__(self, module: nn.Module | None, kind: type) -> Any:
         if module is None:
             return self
+        if not self._tracer.is_running:  # a node, to know its value: a layer follows its own flag
+            self._note(module)
+        if "training" not in vars(module):
+            raise AttributeError("training")  # Python asks __getattr__ then
+        return vars(module)["training"]
+
+    def _note(self, module: nn.Module) -> None:
+        self.readers.add(module)
         if (type(module).__module__, type(module).__qualname__) == _STOCHASTIC_DEPTH[:2]:
             self.seen_in_stochastic_depth = True
         else:
             self.seen = True
-        self.readers.add(module)
-        if "training" not in vars(module):
-            raise AttributeError("training")  # Python asks __getattr__ then
-        return vars(module)["training"]
 
     def __set__(self, module: nn.Module, value: bool) -> None:
         vars(module)["training"] = value
@@ -64,57 +72,61 @@ class FlagReads:
         del nn.Module.training
 
 
-def follow_training_flag(
-    graph: fx.Graph, model: nn.Module, retrace: Callable[[], fx.Graph], flags: Mapping[str, bool]
-) -> None:
-    """Replace flags that were baked from ``self.training`` by reads of it.
+def follow_training_flag(graph: fx.Graph, in_training: fx.Graph, model: nn.Module, flags: Mapping[str, bool]) -> bool:
+    """Replace flags that were baked from ``self.training`` by reads of it, where the modes differ by nothing else.
 
     Args:
         graph: the graph of ``model`` in eval mode; it is changed in place.
-        model: the model, in eval mode; it is put in train mode for a moment.
-        retrace: traces ``model`` again.
+        in_training: its graph in train mode.
+        model: the module that both are traced from.
         flags: the train flag that each module of the user's model has, by path.
+
+    Returns:
+        Whether ``graph`` now computes what both do; if not it is as it was.
     """
-    own = [(module, module.training) for module in model.modules()]
-    for module, _ in own:
-        module.training = True
-    try:
-        in_training = retrace()
-    except TraceError as error:
-        _warn_of_train_mode(model, error.reason)
-        return
-    finally:
-        for module, training in own:
-            module.training = training
     nodes, twins = list(graph.nodes), list(in_training.nodes)
     if [(n.op, _comparable_target(n)) for n in nodes] != [(n.op, _comparable_target(n)) for n in twins]:
-        _warn_of_train_mode(model, "its train-mode graph has other nodes")
-        return
+        return False
     baked = (
         (getattr(model, str(node.target), None), getattr(model, str(twin.target), None))
         for node, twin in zip(nodes, twins, strict=True)
         if _comparable_target(node) == _CONSTANT
     )
-    if any(a is not None and b is not None and not _same_tensor(a, b) for a, b in baked):
-        _warn_of_train_mode(model, "a tensor that forward makes is another one")
-        return
+    if any(a is not None and b is not None and not same_tensor(a, b) for a, b in baked):
+        return False
     originals = dict(zip(twins, nodes, strict=True))
-    flag: fx.Node | None = None
+    found: list[tuple[fx.Node, int | str]] = []
     for node, twin in zip(nodes, twins, strict=True):
         for name in [*range(len(node.args)), *node.kwargs]:
             ours, theirs = _argument(node, name), fx.map_arg(_argument(twin, name), originals.__getitem__)
             if ours is False and theirs is True:
-                if flags[""] and not flags.get(innermost_module(node), True):
-                    continue  # its module was in eval mode inside a model in train mode
-                if not flags[""] and flags.get(innermost_module(node), False):
-                    _warn(
-                        f"{innermost_module(node)} is in train mode inside {type(model).__name__}, which is in eval "
-                        "mode; in the graph it follows the model, so that it computes what it does in eval mode"
-                    )
-                flag = flag or _read_flag(graph)
-                node.update_arg(name, flag) if isinstance(name, int) else node.update_kwarg(name, flag)
+                found.append((node, name))
             elif str(ours) != str(theirs):
-                _warn_of_train_mode(model, f"{node.name} takes other arguments in train mode")
+                return False
+    flag = _read_flag(graph) if found else None
+    for node, name in found:
+        path = innermost_module(node)
+        if not flags[""] and flags.get(path, False):
+            _warn(
+                f"{path} is in train mode inside {type(model).__name__}, which is in eval mode; in the graph it "
+                "follows the model, so that it computes what it does in eval mode"
+            )
+        node.update_arg(name, flag) if isinstance(name, int) else node.update_kwarg(name, flag)
+    return True
+
+
+@contextmanager
+def in_train_mode(model: nn.Module, flags: Mapping[str, bool]) -> Iterator[None]:
+    """Put ``model`` in train mode inside; what the user keeps in eval mode in a model in train mode stays so."""
+    modules = every_path(model)
+    before = {path: module.training for path, module in modules.items()}
+    for path, module in modules.items():
+        module.training = flags.get(path, True) if flags[""] else True
+    try:
+        yield
+    finally:
+        for path, module in modules.items():
+            module.training = before[path]
 
 
 def follow_stochastic_depth(graph: fx.Graph, flags: Mapping[str, bool]) -> None:
@@ -140,20 +152,8 @@ def _comparable_target(node: fx.Node) -> Any:
     return _CONSTANT if str(node.target).startswith(_CONSTANT) else node.target
 
 
-def _same_tensor(a: torch.Tensor, b: torch.Tensor) -> bool:
-    is_alike = (a.device, a.dtype, a.is_meta) == (b.device, b.dtype, False)
-    return is_alike and torch.equal(a, b)
-
-
 def _argument(node: fx.Node, name: int | str) -> Any:
     return node.args[name] if isinstance(name, int) else node.kwargs[name]
-
-
-def _warn_of_train_mode(model: nn.Module, reason: str) -> None:
-    _warn(
-        f"{type(model).__name__} computes something else in train mode ({reason}); "
-        "the graph is the eval-mode one, also while it trains"
-    )
 
 
 def _warn(message: str) -> None:

@@ -23,6 +23,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import fx, nn
 
+from fxprune.by_mode import TRAIN_INPUTS, has_modes
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.files import replacing, write_json, write_text
@@ -64,7 +65,13 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     """
     from safetensors.torch import save_file  # this, and what follows, is loaded when something is first emitted
 
-    from fxprune.emission.check import build_source, examples_fit, read_back, require_equal
+    from fxprune.emission.check import (
+        build_source,
+        examples_fit,
+        read_back,
+        require_equal,
+        require_equal_in_train_mode,
+    )
     from fxprune.emission.codegen import python_source
     from fxprune.emission.constants import examples_to_data
     from fxprune.emission.graph_data import graph_to_data
@@ -81,12 +88,15 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     examples = graph_module.meta.get(EXAMPLE_INPUTS)
     data = graph_to_data(graph_module.graph, layout)
     data["examples"] = examples_to_data(examples)
+    data["train_examples"] = examples_to_data(graph_module.meta.get(TRAIN_INPUTS))
     data["trace"] = graph_module.meta.get(TRACE)
     data["assumptions"] = [asdict(assumption) for assumption in assumptions_of(graph_module)]
     again, state = read_back(graph_module, data)
     model = build_source(source, state)
     if examples is not None:
         require_equal(graph_module, again, model, examples)
+        if has_modes(graph_module.graph):
+            require_equal_in_train_mode(again, model, graph_module.meta.get(TRAIN_INPUTS, examples))
         model.load_state_dict(state)
         if not examples_fit(again, data["examples"]):
             data["examples"] = None  # random numbers in their place would not do
@@ -170,11 +180,14 @@ def load_emitted(folder: str | os.PathLike[str]) -> fx.GraphModule:
         raise LoadError(f"{root / _WEIGHTS} does not fit {_GRAPH}: {str(error).splitlines()[-1].strip()}") from error
     try:
         inputs = examples_from_data(data.get("examples"))
+        train_inputs = examples_from_data(data.get("train_examples"))
         graph_module.meta[ASSUMPTIONS] = tuple(Assumption(**entry) for entry in data.get("assumptions", ()))
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise LoadError(f"{root / _GRAPH} is damaged: its examples or assumptions: {first_line(error)}") from error
     if isinstance(data.get("trace"), str):
         graph_module.meta[TRACE] = data["trace"]
+    if train_inputs is not None:
+        graph_module.meta[TRAIN_INPUTS] = train_inputs
     if inputs is not None:
         graph_module.meta[EXAMPLE_INPUTS] = inputs
         propagate_shapes(graph_module, inputs)

@@ -59,6 +59,6 @@ def is_sum(node: fx.Node) -> bool:
 
 
 def is_torchs_own(function: Any) -> bool:
-    """Say whether ``function`` is torch's, one of Python's operators or a choice by mode, no code that may do anything."""
+    """Say whether ``function`` is torch's, one of Python's operators or by_mode, not code that may do anything."""
     home = str(getattr(function, "__module__", ""))
     return home.partition(".")[0] == "torch" or home in ("_operator", "math", "builtins") or function is by_mode

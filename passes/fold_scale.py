@@ -19,8 +19,8 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
-from fxprune.exact_weights import exact, make_parameter
 from fxprune.by_mode import is_by_mode
+from fxprune.exact_weights import exact, make_parameter
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.choices import scaled_source
 from fxprune.facts.convs import own_module

@@ -129,16 +129,6 @@ def test_what_is_no_module_is_refused() -> None:
         fxprune.trace(torch.relu, torch.ones(2))  # type: ignore[arg-type]
 
 
-def test_a_model_with_another_graph_in_train_mode_is_traced_in_eval_mode_with_a_warning() -> None:
-    class Auxiliary(nn.Module):
-        def forward(self, x: torch.Tensor) -> Any:
-            return (x, x + 1) if self.training else x
-
-    with pytest.warns(fxprune.FxpruneWarning, match="something else in train mode"):
-        graph = fxprune.trace(Auxiliary(), torch.ones(2))
-    assert isinstance(graph(torch.ones(2)), torch.Tensor)
-
-
 def test_frozen_norms_keep_their_mode() -> None:
     model = TinyNet().train()
     model.block1.bn1.eval()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.copies import copy_module
 from fxprune.emission.constants import examples_from_data
 from fxprune.emission.graph_data import graph_from_data
 from fxprune.errors import EmitError, LoadError, first_line
@@ -96,6 +97,18 @@ def require_equal(
     absolute, relative = difference(ours, theirs)
     if not relative <= _SAME_OPERATIONS:
         raise EmitError(f"the emitted source computes something else (by {absolute:.2g}); please report it")
+
+
+def require_equal_in_train_mode(again: fx.GraphModule, model: nn.Module, examples: Sequence[Any]) -> None:
+    """Hold the source to the graph that is read back in train mode, where that takes the inputs."""
+    inputs = map_tensors(tuple(examples), torch.Tensor.cpu)
+    try:
+        expected = _run(copy_module(again).train(), inputs)
+    except Exception:
+        return  # norms want more values, or it refuses
+    absolute, relative = difference(expected, _run(copy_module(model).train(), inputs))
+    if not relative <= _SAME_OPERATIONS:
+        raise EmitError(f"the emitted source trains something else (by {absolute:.2g}); please report it")
 
 
 def _run(model: nn.Module, inputs: Sequence[Any]) -> list[torch.Tensor]:

@@ -64,10 +64,13 @@ def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: 
     graphs = [graph_in_mode(graph, training) for training in (False, True)] if has_modes(graph) else [graph]
     overwriting = _overwritten_in_all(graphs) if in_place else [{} for _ in graphs]
     methods = [
-        _method(one, own, name) for one, own, name in zip(graphs, overwriting, ("forward", _IN_TRAINING), strict=False)
+        _method(one, own, name)
+        for one, own, name in zip(graphs, overwriting, ("forward", _IN_TRAINING), strict=False)
     ]
     forward = _by_mode(graphs, methods)
-    init = _init(replace(layout, layers=_relus_in_place(layout.layers, [node for own in overwriting for node in own])))
+    init = _init(
+        replace(layout, layers=_relus_in_place(layout.layers, [node for own in overwriting for node in own]))
+    )
     helper = _CONTAINER if any("_Layers(" in line for line in init) else ""
     helper += _WRITTEN if any(isinstance(node.target, Written) for node in graph.nodes) else ""
     body = "\n".join(
@@ -129,7 +132,7 @@ def _records(expressions: Sequence[Expressions]) -> dict[str, Record]:
 
 
 def _overwritten_in_all(graphs: Sequence[fx.Graph]) -> list[dict[fx.Node, fx.Node]]:
-    """Return what :func:`overwritten` finds in each graph of one model, of layers where it finds all of their calls."""
+    """Return what :func:`overwritten` finds in each graph of one model; of layers if it finds all of their calls."""
     found = [overwritten(graph) for graph in graphs]
     kept = {called_module(n) for graph, own in zip(graphs, found, strict=True) for n in graph.nodes if n not in own}
     return [{n: source for n, source in own.items() if called_module(n) not in kept - {None}} for own in found]

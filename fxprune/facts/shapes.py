@@ -105,9 +105,9 @@ def _explain(node: fx.Node, error: Exception) -> str:
 def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any], *, training: bool = False) -> Values:
     """Write ``meta["tensor_meta"]`` on every node (torch.fx's TensorMetadata) and return the values found.
 
-    Runs in eval mode, or in train mode, on fake tensors; on real ones where a value's shape depends on data or a module
-    is opaque. What the other mode alone computes has the shapes that it has there; in train mode on inputs of its own
-    if the graph has such. Buffers that the graph updates keep their values.
+    Runs in eval mode, or in train mode, on fake tensors; on real ones where a value's shape depends on data or a
+    module is opaque. What the other mode alone computes has the shapes that it has there; in train mode on inputs of
+    its own if the graph has such. Buffers that the graph updates keep their values.
     Raises TraceError, naming node and module path, if the inputs do not fit.
     """
     values = _values_in_mode(graph_module, inputs, training)

@@ -25,7 +25,13 @@ from fxprune.tracing.inputs import Call, call_of_graph
 from fxprune.tracing.merging import merge, merge_assumptions
 from fxprune.tracing.notes import ASSUMPTIONS, Assumption
 from fxprune.tracing.symbolic import SymbolicTracer
-from fxprune.tracing.training_flag import FlagReads, follow_stochastic_depth, follow_training_flag, in_train_mode
+from fxprune.tracing.training_flag import (
+    FlagReads,
+    follow_stochastic_depth,
+    follow_training_flag,
+    in_train_mode,
+    refuse_train_mode,
+)
 
 # A GraphModule keeps things of its own under these names.
 RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | {"meta", "_graph", "_code", "_codegen", "_tracer_cls"}
@@ -33,11 +39,16 @@ RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | {"meta", "_graph",
 
 @dataclass(frozen=True)
 class TrainMode:
-    """How a module is traced in train mode too: the call, what makes the tracers to try, and whether it must be."""
+    """How a module is traced in train mode too.
+
+    The call, what makes the tracers to try, whether the modes are known to differ, and what says why the module
+    itself does not take the call in train mode, if it does not.
+    """
 
     call: Call
     make_tracers: tuple[Callable[[], SymbolicTracer], ...]
     differs: bool = False
+    failure: Callable[[], str | None] = lambda: None
 
 
 def attempt(
@@ -72,6 +83,8 @@ def attempt(
             twin = _graph_module(own, in_training)
             _make_functional(twin, train_mode.call, training=True)
             assumptions += merge_assumptions(merge(graph_module, twin), assumptions, traced.assumed_in_training)
+        if traced.failure is not None:
+            assumptions += (refuse_train_mode(graph_module, traced.failure, flags),)
         if len(set(flags.values())) == 1:
             set_flags(every_module(graph_module), flags[""])
         else:
@@ -109,8 +122,15 @@ class _Traces:
         train_mode: TrainMode,
         flags: Mapping[str, bool],
     ) -> None:
-        self.own, self.tracer, self.make_tracer, self.train_mode, self.flags = own, tracer, make_tracer, train_mode, flags
+        self.own, self.tracer, self.make_tracer, self.train_mode, self.flags = (
+            own,
+            tracer,
+            make_tracer,
+            train_mode,
+            flags,
+        )
         self.assumed_in_training: tuple[Assumption, ...] = ()
+        self.failure: str | None = None  # in train mode, of the module itself
         self._buffers = dict(own.named_buffers())
         self._held = [
             (module, name, buffer)
@@ -141,7 +161,7 @@ class _Traces:
             in_training = None
             if flag_reads.seen or self.train_mode.differs:
                 in_training = self._trace_in_train_mode(updates)
-                if follow_training_flag(graph, in_training, self.own, self.flags):
+                if in_training and follow_training_flag(graph, in_training, self.own, self.flags):
                     in_training = None
             elif flag_reads.seen_in_stochastic_depth:
                 follow_stochastic_depth(graph, self.flags)
@@ -156,8 +176,11 @@ class _Traces:
             _require_own_buffers(self.own, self._held)  # but for what stands for n after self.n += 1
         return graph
 
-    def _trace_in_train_mode(self, updates: bool) -> fx.Graph:
-        """Return the graph in train mode, by the first tracer that can; raises TraceError where none can."""
+    def _trace_in_train_mode(self, updates: bool) -> fx.Graph | None:
+        """Return the graph in train mode, by the first tracer that can; None where the module itself fails then.
+
+        Raises TraceError where no tracer can.
+        """
         *others, last = self.train_mode.make_tracers
         for make_tracer in others:
             with suppress(TraceError):
@@ -165,6 +188,9 @@ class _Traces:
         try:
             return self._trace_in_train_mode_by(last, updates)
         except TraceError as error:
+            self.failure = self.train_mode.failure()
+            if self.failure is not None:
+                return None
             message, reason = f"in train mode: {error}", f"in train mode {error.reason}"
             raise TraceError(message, path=error.path, reason=reason, source=error.source) from error
 

@@ -46,7 +46,7 @@ def merge_assumptions(
 
 
 def _take_over_state(target: fx.GraphModule, source: fx.GraphModule) -> None:
-    """Give ``target`` what the nodes of ``source`` use and it lacks; tensors that forward made keep apart by value."""
+    """Give ``target`` what the nodes of ``source`` use and it lacks; tensors that forward made are told by value."""
     constants = {n: attribute(target, n) for n in _read(target.graph) if n.startswith(_CONSTANT)}
     renamed: dict[str, str] = {}
     for node in source.graph.nodes:
@@ -166,7 +166,7 @@ class _Merger:
         if self._flag is None:
             inputs = [node for node in self.graph.nodes if node.op == "placeholder"]
             with self.graph.inserting_after(inputs[-1]) if inputs else self.graph.inserting_before():
-                self._flag = self.graph.get_attr("training")
+                self._flag = self.graph.create_node("get_attr", "training")
         return self._flag
 
 

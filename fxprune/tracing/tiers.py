@@ -142,7 +142,7 @@ class _Tracing:
         values = partial(ValueTracer, self.train_call, set(self.reasons), self.train_outputs)
         differs = bool(self.train_outputs) and structure(self.train_outputs) != structure(self.outputs)
         tracers = (symbolic, values) if tier == "symbolic" else (values,)
-        train_mode = TrainMode(self.train_call, tracers, differs)
+        train_mode = TrainMode(self.train_call, tracers, differs, self._failure_in_train_mode)
         graph_module = self._checked(attempt(self.own, self.call, self.flags, make_tracer, train_mode))
         graph_module.meta.setdefault(TIER, tier)  # a graph that is traced again keeps its own
         return graph_module
@@ -176,6 +176,16 @@ class _Tracing:
         except Exception:  # it may want other inputs then
             return {}
         return {path: calls[module].outputs for module, path in modules.items() if module in calls}
+
+    def _failure_in_train_mode(self) -> str | None:
+        """Return why the module does not take the call in train mode; None if it does."""
+        copied = copy_module(self.own)
+        try:
+            with in_train_mode(copied, self.flags):
+                run_in_train_mode(copied, self.train_call)
+        except Exception as error:
+            return first_line(error)
+        return None
 
     def _checked(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         if self.is_region:

@@ -8,18 +8,21 @@ are merged (:mod:`fxprune.tracing.merging`).
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import getattr_static
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from fxprune.errors import FxpruneWarning
 from fxprune.graph import innermost_module
-from fxprune.module_tree import every_path, every_module
+from fxprune.module_tree import every_module, every_path
 from fxprune.tracing.merging import same_tensor
+from fxprune.tracing.notes import Assumption, assertion_message
 from fxprune.tracing.symbolic import SymbolicTracer
 
 _CONSTANT = "_tensor_constant"  # how fx names tensors that forward makes
@@ -115,6 +118,24 @@ def follow_training_flag(graph: fx.Graph, in_training: fx.Graph, model: nn.Modul
     return True
 
 
+def refuse_train_mode(graph_module: fx.GraphModule, why: str, flags: Mapping[str, bool]) -> Assumption:
+    """Let ``graph_module`` refuse to run in train mode, and warn if it is in it; return what it assumes so."""
+    graph = graph_module.graph
+    if flags[""]:
+        _warn(
+            f"{type(graph_module).__name__} fails on the example inputs in train mode ({why}), and so will the graph; "
+            "give inputs that both modes take, or train_inputs"
+        )
+    flag = _read_flag(graph)
+    with graph.inserting_after(flag):
+        is_eval = graph.call_function(operator.not_, (flag,))
+    source, what = "in train mode", f"it was in eval mode, since in train mode the model fails on the example: {why}"
+    with graph.inserting_after(is_eval):
+        check = graph.call_function(torch._assert, (is_eval, assertion_message(source, what)))
+    graph_module.recompile()
+    return Assumption(source, what, check.name)
+
+
 @contextmanager
 def in_train_mode(model: nn.Module, flags: Mapping[str, bool]) -> Iterator[None]:
     """Put ``model`` in train mode inside; what the user keeps in eval mode in a model in train mode stays so."""
@@ -144,7 +165,7 @@ def follow_stochastic_depth(graph: fx.Graph, flags: Mapping[str, bool]) -> None:
 def _read_flag(graph: fx.Graph) -> fx.Node:
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     with graph.inserting_after(inputs[-1]) if inputs else graph.inserting_before():
-        return graph.get_attr("training")
+        return graph.create_node("get_attr", "training")
 
 
 def _comparable_target(node: fx.Node) -> Any:

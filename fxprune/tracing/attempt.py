@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -77,8 +78,9 @@ def attempt(
         traced = _Traces(own, tracer, make_tracer, train_mode, flags)
         graph, in_training, readers = traced.graphs()
         graph_module = _graph_module(own, graph)
+        graph_module.meta |= _own_notes(own)
         _make_functional(graph_module, call, training=False)
-        assumptions = tuple(tracer.assumptions)
+        assumptions = graph_module.meta.get(ASSUMPTIONS, tuple(tracer.assumptions))
         if in_training is not None:
             twin = _graph_module(own, in_training)
             _make_functional(twin, train_mode.call, training=True)
@@ -97,13 +99,16 @@ def attempt(
         graph_module.meta[ASSUMPTIONS] = assumptions
         if in_training is not None and train_mode.call is not call:
             graph_module.meta[TRAIN_INPUTS] = copy_tensors(call_of_graph(graph_module, train_mode.call).values)
-        if isinstance(own, fx.GraphModule):
-            kept = (ASSUMPTIONS, OPAQUE, TIER, TRAIN_INPUTS)
-            graph_module.meta |= {key: own.meta[key] for key in kept if key in own.meta}
         if in_training is not None:
             propagate_shapes(graph_module, graph_module.meta[EXAMPLE_INPUTS])
         recover_batch_norms(graph_module, own, readers)
     return graph_module
+
+
+def _own_notes(own: nn.Module) -> dict[str, Any]:
+    """Return what the graph of ``own`` keeps of its notes, if that is a graph itself."""
+    kept = (ASSUMPTIONS, OPAQUE, TIER, TRAIN_INPUTS)
+    return {key: own.meta[key] for key in kept if key in own.meta} if isinstance(own, fx.GraphModule) else {}
 
 
 def _make_functional(graph_module: fx.GraphModule, call: Call, *, training: bool) -> None:

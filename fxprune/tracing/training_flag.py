@@ -123,7 +123,7 @@ def refuse_train_mode(graph_module: fx.GraphModule, why: str, flags: Mapping[str
     graph = graph_module.graph
     if flags[""]:
         _warn(
-            f"{type(graph_module).__name__} fails on the example inputs in train mode ({why}), and so will the graph; "
+            f"{type(graph_module).__name__} fails on the example inputs in train mode ({why}), and its graph will; "
             "give inputs that both modes take, or train_inputs"
         )
     flag = _read_flag(graph)

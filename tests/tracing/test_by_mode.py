@@ -139,6 +139,7 @@ def test_both_modes_are_traced(make: Callable[[], nn.Module], training: bool) ->
     assert graph.training is training
     assert_same(model, graph)
     assert_same(model, copy.deepcopy(graph))
+    assert_same(model, fxprune.trace(graph, images()))
     assert_same(model, INSERT(graph).graph_module)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from torch import fx
 
 from fxprune.facts.costs import batch_size
+from fxprune.facts.shapes import require_shapes
 from fxprune.graph import TRACE, graphs_of, require_graph
 from fxprune.rewriting import PassResult
 
@@ -45,6 +46,7 @@ def diff(before: fx.GraphModule, after: fx.GraphModule, *, results: Sequence[Pas
 
     for graph in (before, after):
         require_graph(graph, "diff")
+        require_shapes(graph)
     traces = before.meta.get(TRACE), after.meta.get(TRACE)
     by_origin = before is after or bool(results) or (traces[0] is not None and traces[0] == traces[1])
     reasons = reasons_of(results)

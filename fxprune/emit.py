@@ -12,9 +12,9 @@ On request also ``model.pt2`` (torch.export) and ``model.onnx``, with a free bat
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,27 +24,36 @@ import torch
 from torch import fx, nn
 
 from fxprune.by_mode import TRAIN_INPUTS, has_modes
+from fxprune.emission.seal import EXPORTS, FILES, GRAPH, SOURCE, WEIGHTS, read_sealed, sealed
 from fxprune.errors import EmitError, LoadError, first_line
-from fxprune.facts.shapes import propagate_shapes
-from fxprune.files import replacing, write_json, write_text
+from fxprune.facts.shapes import UNCHECKED, require_shapes
+from fxprune.files import make_folder, replacing_all
 from fxprune.graph import EXAMPLE_INPUTS, TRACE, example_inputs_of, require_graph
 from fxprune.tracing.notes import ASSUMPTIONS, Assumption, assumptions_of
 
 Format = Literal["pt2", "onnx"]
-_EXPORTS: dict[Format, str] = {"pt2": "model.pt2", "onnx": "model.onnx"}
-_SOURCE, _WEIGHTS, _GRAPH = "model.py", "weights.safetensors", "graph.json"
 
 _LOADER = '''
 
 def load(folder=None):
-    """Return Model() with the weights beside this file (or in ``folder``), in eval mode."""
+    """Return Model() with the weights beside this file (or in ``folder``), in eval mode.
+
+    Raises ValueError if they are not those that were written with it.
+    """
+    import hashlib
     import pathlib
 
-    from safetensors.torch import load_file
+    from safetensors.torch import load as tensors
 
-    folder = pathlib.Path(folder or pathlib.Path(__file__).parent)
+    here = pathlib.Path(__file__)
+    graph, weights = here.with_name("graph.json"), pathlib.Path(folder or here.parent) / "weights.safetensors"
+    content = weights.read_bytes()
+    if hashlib.sha256(content).hexdigest() != "{weights}":
+        raise ValueError(f"{{weights}} was changed, or not written with this model.py; emit the model again")
+    if graph.exists() and hashlib.sha256(here.read_bytes()).hexdigest() not in graph.read_text():
+        raise ValueError(f"{{here}} was changed, or not written with graph.json; remove that one to use it as it is")
     model = Model()
-    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    model.load_state_dict(tensors(content))
     return model.eval()
 '''
 
@@ -61,9 +70,10 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
 
     Raises:
         EmitError: plain PyTorch cannot express the graph, or :func:`load_emitted` could not read it (names node or
-            module), or a file of another origin would be overwritten. Nothing is written then.
+            module), or a file of another origin would be overwritten, or the disk is full or read-only. What was in
+            the folder is still there then.
     """
-    from safetensors.torch import save_file  # this, and what follows, is loaded when something is first emitted
+    from safetensors.torch import save  # this, and what follows, is loaded when something is first emitted
 
     from fxprune.emission.check import (
         build_source,
@@ -74,17 +84,18 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     )
     from fxprune.emission.codegen import python_source
     from fxprune.emission.constants import examples_to_data
-    from fxprune.emission.graph_data import graph_to_data
+    from fxprune.emission.graph_data import graph_to_data, tell_values
     from fxprune.emission.state_layout import state_layout
 
     require_graph(graph_module, "emit")
+    require_shapes(graph_module)
     out = Path(folder)
     _require_no_files_of_others(out)
     unknown = [name for name in formats if name not in get_args(Format)]
     if unknown:
         raise EmitError(f"unknown format {unknown[0]!r}; use {' or '.join(get_args(Format))}")
     layout = state_layout(graph_module)
-    source = python_source(graph_module.graph, layout, type(graph_module).__name__) + _LOADER
+    source = python_source(graph_module.graph, layout, type(graph_module).__name__)
     examples = graph_module.meta.get(EXAMPLE_INPUTS)
     data = graph_to_data(graph_module.graph, layout)
     data["examples"] = examples_to_data(examples)
@@ -98,23 +109,29 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
         if has_modes(graph_module.graph):
             require_equal_in_train_mode(again, model, graph_module.meta.get(TRAIN_INPUTS, examples))
         model.load_state_dict(state)
-        if not examples_fit(again, data["examples"]):
+        if examples_fit(again, data["examples"]):
+            tell_values(data, again.graph)
+        else:
             data["examples"] = None  # random numbers in their place would not do
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / _GRAPH, data, indent=1)  # first: it says whose the others are
-    write_text(out / _SOURCE, source)
-    with replacing(out / _WEIGHTS) as unfinished:
-        save_file(state, unfinished)
-        shutil.copymode(out / _SOURCE, unfinished)  # safetensors writes files that only their owner may read
-    if formats:
-        functional = python_source(graph_module.graph, layout, type(graph_module).__name__, in_place=False)
-        _export(build_source(functional, state), example_inputs_of(graph_module), out, formats)
+    weights = save(state)
+    try:
+        make_folder(out)
+        with replacing_all(out, FILES) as unfinished:
+            (unfinished / WEIGHTS).write_bytes(weights)
+            loader = _LOADER.format(weights=hashlib.sha256(weights).hexdigest())
+            (unfinished / SOURCE).write_text(source + loader, encoding="utf-8", newline="\n")
+            if formats:
+                functional = python_source(graph_module.graph, layout, type(graph_module).__name__, in_place=False)
+                _export(build_source(functional, state), example_inputs_of(graph_module), unfinished, formats)
+            (unfinished / GRAPH).write_text(json.dumps(sealed(data, unfinished), indent=1) + "\n")
+    except LoadError as error:
+        raise EmitError(str(error)) from error
     return out
 
 
 def _require_no_files_of_others(out: Path) -> None:
     """Raise EmitError if a file would be overwritten that is not that of an emitted model."""
-    taken = [name for name in (_SOURCE, _GRAPH, _WEIGHTS, *_EXPORTS.values()) if (out / name).exists()]
+    taken = [name for name in FILES if (out / name).exists()]
     if taken and not is_emitted(out):
         raise EmitError(f"{out / taken[0]} is there and was not written by fxprune; give another folder")
 
@@ -139,11 +156,11 @@ def _export(model: nn.Module, examples: tuple[Any, ...], out: Path, formats: Seq
     try:
         program = torch.export.export(model, inputs, dynamic_shapes=shapes)
         if "pt2" in formats:
-            torch.export.save(program, out / _EXPORTS["pt2"])
+            torch.export.save(program, out / EXPORTS["pt2"])
         if "onnx" in formats:
             exported = torch.onnx.export(program, dynamo=True, verbose=False)
             assert exported is not None
-            exported.save(str(out / _EXPORTS["onnx"]))
+            exported.save(str(out / EXPORTS["onnx"]))
     except ImportError as error:
         raise EmitError(f"ONNX needs {error.name}; pip install 'fxprune[onnx]'") from error
     except Exception as error:
@@ -152,43 +169,36 @@ def _export(model: nn.Module, examples: tuple[Any, ...], out: Path, formats: Seq
 
 def is_emitted(folder: Path) -> bool:
     """Say whether ``folder`` looks like one that :func:`emit` wrote."""
-    return folder.is_dir() and (folder / _GRAPH).is_file()
+    return folder.is_dir() and (folder / GRAPH).is_file()
 
 
 def load_emitted(folder: str | os.PathLike[str]) -> fx.GraphModule:
     """Read a folder that :func:`emit` wrote, as a GraphModule in eval mode; no code in it is executed.
 
-    Raises LoadError if a file is missing, cut short, or names what it may not.
+    Nothing in it is run either: the shapes that it tells are checked when something first needs them.
+    Raises LoadError if a file is missing, is not what was written with the others, or names what it may not.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load as tensors
 
     from fxprune.emission.constants import examples_from_data
-    from fxprune.emission.graph_data import graph_from_data
+    from fxprune.emission.graph_data import give_weights, graph_from_data
 
     root = Path(folder)
+    data, weights = read_sealed(root)
     try:
-        data = json.loads((root / _GRAPH).read_text())
-        state = load_file(root / _WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise LoadError(f"{root} is not a whole emitted folder: {first_line(error)}") from error
-    with torch.random.fork_rng(devices=[]):
         graph_module = graph_from_data(data)
-    try:
-        graph_module.load_state_dict(state)
-    except RuntimeError as error:
-        raise LoadError(f"{root / _WEIGHTS} does not fit {_GRAPH}: {str(error).splitlines()[-1].strip()}") from error
-    try:
-        inputs = examples_from_data(data.get("examples"))
+        give_weights(graph_module, data, tensors(weights))
+        inputs = examples_from_data(data["examples"])
         train_inputs = examples_from_data(data.get("train_examples"))
-        graph_module.meta[ASSUMPTIONS] = tuple(Assumption(**entry) for entry in data.get("assumptions", ()))
-    except (LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise LoadError(f"{root / _GRAPH} is damaged: its examples or assumptions: {first_line(error)}") from error
-    if isinstance(data.get("trace"), str):
-        graph_module.meta[TRACE] = data["trace"]
-    if train_inputs is not None:
-        graph_module.meta[TRAIN_INPUTS] = train_inputs
-    if inputs is not None:
-        graph_module.meta[EXAMPLE_INPUTS] = inputs
-        propagate_shapes(graph_module, inputs)
-    return graph_module.eval()
+        graph_module.meta[ASSUMPTIONS] = tuple(Assumption(**entry) for entry in data["assumptions"])
+        if inputs is not None:
+            graph_module.meta |= {EXAMPLE_INPUTS: tuple(inputs), UNCHECKED: True}
+        if train_inputs is not None:
+            graph_module.meta[TRAIN_INPUTS] = tuple(train_inputs)
+        if data["trace"] is not None:
+            graph_module.meta[TRACE] = str(data["trace"])
+        return graph_module.eval()
+    except LoadError as error:
+        raise LoadError(f"{root}: {error}") from error
+    except Exception as error:  # whatever damaged data may cause
+        raise LoadError(f"{root} is damaged: {type(error).__name__}: {first_line(error)}") from error

@@ -10,6 +10,7 @@ from torch import fx
 
 from fxprune.facts.branches import Branch, find_branches
 from fxprune.facts.costs import batch_size, node_macs, total_macs, total_params
+from fxprune.facts.shapes import require_shapes
 from fxprune.facts.sites import ConvSite, find_conv_sites
 from fxprune.graph import graphs_of
 from fxprune.tracing.notes import Assumption, Opaque, Tier, all_assumptions, opaque_modules, tier_of
@@ -95,6 +96,7 @@ def _verdict(found: ConvSite | Branch) -> str:
 
 def inspect_graph(graph_module: fx.GraphModule) -> Inspection:
     """Return what :class:`fxprune.passes.InsertResConv` and :class:`fxprune.passes.InsertBranchScale` would find."""
+    require_shapes(graph_module)
     convs: list[tuple[str, ConvSite]] = []
     branches: list[tuple[str, Branch]] = []
     costs = [0, 0, 0]

@@ -14,6 +14,7 @@ from typing import ClassVar
 from torch import fx
 
 from fxprune.copies import copy_graphs
+from fxprune.facts.shapes import require_shapes
 from fxprune.graph import module_path, origins, remove_unused_state, require_graph, require_order
 
 
@@ -97,6 +98,7 @@ class Pass:
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Apply the pass to a copy of ``graph_module`` and return the result; the input is never changed."""
         require_graph(graph_module, f"pass {self.name}")
+        require_shapes(graph_module)
         given = graph_module
         if not self.may_apply(given):
             return PassResult(given, False)

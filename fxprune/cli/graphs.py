@@ -22,6 +22,7 @@ from fxprune.cli.options import (
 )
 from fxprune.emit import Format
 from fxprune.errors import LoadError
+from fxprune.files import make_folder
 from fxprune.inspection import inspect_graph
 from fxprune.pipeline import Pipeline
 from fxprune.registry import known_passes, options_of, parse_passes
@@ -94,7 +95,7 @@ def run(
 def _require_empty(out: Path) -> None:
     """Raise LoadError now, and not after all passes, if ``out`` cannot be written to."""
     is_new = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     if any(out.iterdir()):
         raise LoadError(f"{out} is not empty; give another folder with --out")
     if is_new:

@@ -33,10 +33,7 @@ def write_page(file: Path, text: str) -> None:
     """Write an HTML page and say so; raises LoadError if that is not possible."""
     if file.is_dir():
         raise LoadError(f"cannot write {file}: it is a folder; name a file in it")
-    try:
-        write_text(file, text)
-    except OSError as error:
-        raise LoadError(f"cannot write {file}: {error.strerror}") from error
+    write_text(file, text)
     click.echo(f"written to {file}")
 
 

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from fxprune.copies import copy_module
 from fxprune.emission.constants import examples_from_data
-from fxprune.emission.graph_data import graph_from_data
+from fxprune.emission.graph_data import give_weights, graph_from_data
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
@@ -27,8 +27,8 @@ def read_back(graph_module: fx.GraphModule, data: dict[str, Any]) -> tuple[fx.Gr
     Raises EmitError, naming the tensor, where it would give something else.
     """
     try:
-        with torch.random.fork_rng(devices=[]):  # layers are built with random weights
-            again = graph_from_data(json.loads(json.dumps(data)))
+        data = json.loads(json.dumps(data))
+        again = graph_from_data(data)
     except LoadError as error:
         raise EmitError(f"the graph could not be read back: {error}") from error
     for name, tensor in _tensors(again).items():
@@ -46,7 +46,10 @@ def read_back(graph_module: fx.GraphModule, data: dict[str, Any]) -> tuple[fx.Gr
         name: attribute(graph_module, name).detach().cpu().clone(memory_format=torch.contiguous_format)
         for name in again.state_dict()
     }
-    again.load_state_dict(state)
+    try:
+        give_weights(again, data, {name: tensor.clone() for name, tensor in state.items()})  # runs write into them
+    except LoadError as error:
+        raise EmitError(f"the graph could not be read back: {error}") from error
     return again.eval(), state
 
 
@@ -118,7 +121,7 @@ def _run(model: nn.Module, inputs: Sequence[Any]) -> list[torch.Tensor]:
 
 
 def examples_fit(again: fx.GraphModule, data: Any) -> bool:
-    """Say whether the graph takes the inputs that ``load_emitted`` will make up from ``data``."""
+    """Say whether the graph takes the inputs that ``load_emitted`` makes up from ``data``; work its shapes out."""
     try:
         inputs = examples_from_data(data)
         if inputs is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -15,17 +16,19 @@ import torch
 from torch import fx, nn
 
 from fxprune.by_mode import MODE, CodeByMode, by_mode, is_by_mode
-from fxprune.emission.constants import decode, encode
+from fxprune.emission.constants import decode, encode, metadata_from_data
 from fxprune.emission.layer_spec import LayerSpec, build_layer
 from fxprune.emission.records import Record, record_of
+from fxprune.emission.seal import SCHEMA, require_bounded
 from fxprune.emission.state_layout import StateLayout
 from fxprune.emission.vocabulary import function_named, name_of, refused_attribute, refused_method
 from fxprune.errors import EmitError, LoadError, first_line
+from fxprune.facts.shapes import META
 from fxprune.graph import ORIGIN, PASSES, PATH, place
 from fxprune.node_targets import attribute, set_attribute, set_buffer
 from fxprune.written import Written
 
-SCHEMA = 2
+_TABLES = frozenset(("", *vars(nn.Module())))
 _OPS = ("placeholder", "get_attr", "call_module", "call_function", "call_method", "output")
 
 
@@ -60,6 +63,16 @@ def _node_to_data(node: fx.Node) -> dict[str, Any]:
         raise EmitError(f"{place(node)}: {error}") from error
 
 
+def tell_values(data: dict[str, Any], graph: fx.Graph) -> None:
+    """Write into ``data``, made from ``graph``, what is known of its values: shapes, dtypes, sizes.
+
+    Nothing is written of a value that data cannot say.
+    """
+    for entry, node in zip(data["nodes"], graph.nodes, strict=True):
+        with suppress(EmitError):
+            entry["value"] = encode(node.meta[META])
+
+
 def _function_to_data(function: Any) -> Any:
     if function is getattr:
         return "getattr"
@@ -77,19 +90,46 @@ def _function_to_data(function: Any) -> Any:
 
 
 def graph_from_data(data: Any) -> fx.GraphModule:
-    """Rebuild a GraphModule with uninitialised weights; raises LoadError for anything but a graph of ours."""
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else None
-        newer = "; update fxprune" if isinstance(found, int) and found > SCHEMA else ""
-        raise LoadError(f"graph.json has schema {found}, this fxprune reads {SCHEMA}{newer}")
+    """Rebuild a GraphModule whose weights are on the meta device, where they take no memory.
+
+    Nothing in ``data`` is run: what it says of values is taken for granted. :func:`give_weights` makes it whole.
+    Raises LoadError for anything but a graph of ours.
+    """
+    require_bounded(data)
     try:
-        return _rebuild(data)
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, EmitError) as error:
+        with torch.device("meta"):
+            return _rebuild(data)
+    except LoadError:
+        raise
+    except Exception as error:  # whatever a damaged file may cause
         raise LoadError(f"graph.json is damaged: {type(error).__name__}: {first_line(error)}") from error
 
 
+def give_weights(graph_module: fx.GraphModule, data: Any, state: dict[str, torch.Tensor]) -> None:
+    """Let ``graph_module``, made from ``data``, hold ``state``, if it fits; raises LoadError if they do not."""
+    own = graph_module.state_dict()
+    odd = sorted(own.keys() ^ state.keys())
+    odd += [name for name in own if not odd and _form(own[name]) != _form(state[name])]
+    if odd:
+        there = f"of {_form(state[odd[0]])}" if odd[0] in state else "missing"
+        wanted = f"of {_form(own[odd[0]])}" if odd[0] in own else "unknown"
+        raise LoadError(f"weights.safetensors does not fit graph.json: {odd[0]} is {there} there and {wanted} here")
+    graph_module.load_state_dict(state, assign=True)
+    for name, known in data["ties"].items():
+        set_attribute(graph_module, name, attribute(graph_module, known))
+    left = [name for name, tensor in graph_module.named_buffers() if tensor.is_meta]
+    if left:
+        raise LoadError(f"weights.safetensors does not fit graph.json: {left[0]} is missing there")
+
+
+def _form(tensor: torch.Tensor) -> str:
+    return f"shape {tuple(tensor.shape)} and {tensor.dtype}"
+
+
 def _rebuild(data: dict[str, Any]) -> fx.GraphModule:
-    root = fx.GraphModule(nn.Module(), fx.Graph(), class_name="Model")
+    root = nn.Module()
+    for path in (*data["layers"], *data["tensors"], *data["ties"]):
+        _require_place(path)
     for path, fields in data["layers"].items():  # paths are checked where nodes name them
         arguments = {name: decode(value) for name, value in fields["arguments"].items()}
         changed = {
@@ -105,9 +145,9 @@ def _rebuild(data: dict[str, Any]) -> fx.GraphModule:
         else:
             set_buffer(root, path, value)
     for name, known in data["ties"].items():
-        same = attribute(root, known)
-        if not isinstance(same, (nn.Module, torch.Tensor)):
-            raise ValueError(f"{name} is tied to {known}, a {type(same).__name__}")
+        same = _held(root, known)
+        if same is None:
+            raise LoadError(f"graph.json ties {name!r} to {known!r}, which is not there")
         set_attribute(root, name, same)
     records: dict[Record, type[Any]] = {}
     nodes: dict[str, fx.Node] = {}
@@ -120,19 +160,42 @@ def _rebuild(data: dict[str, Any]) -> fx.GraphModule:
         if entry["op"] == "call_function":
             target = _function_from_data(target, args, records)
         elif entry["op"] == "get_attr" and target != "training":
-            if not isinstance(attribute(root, target), torch.Tensor):
+            if not isinstance(_held(root, target), torch.Tensor):
                 raise LoadError(f"graph.json reads {target!r}, which is no tensor")
+        elif entry["op"] == "call_module":
+            if not isinstance(_held(root, target), nn.Module):
+                raise LoadError(f"graph.json calls {target!r}, which is no layer")
         elif entry["op"] == "call_method" and (refused := refused_method(target, args)):
             raise LoadError(f"graph.json calls {target!r}, {refused}")
         node = graph.create_node(entry["op"], target, args, kwargs, name=entry["name"])
         node.meta = {PATH: entry["path"], ORIGIN: tuple(entry["origin"]), PASSES: tuple(entry["passes"])}
         if entry.get("mode") in ("train", "eval"):
             node.meta[MODE] = entry["mode"]
+        if "value" in entry:
+            node.meta[META] = metadata_from_data(entry["value"])
         nodes[entry["name"]] = node
     if any(is_by_mode(node) or MODE in node.meta for node in graph.nodes):
         graph.set_codegen(CodeByMode())
     graph.lint()
     return fx.GraphModule(root, graph, class_name="Model")
+
+
+def _require_place(path: str) -> None:
+    """Refuse a path with a name that every module keeps things of its own under."""
+    if not _TABLES.isdisjoint(path.split(".")):
+        raise LoadError(f"graph.json puts something at {path!r}, where modules keep what is their own")
+
+
+def _held(root: nn.Module, path: str) -> nn.Module | torch.Tensor | None:
+    """Return the module, parameter or buffer at ``path``; None if there is none."""
+    *parents, name = path.split(".")
+    owner: Any = root
+    for atom in parents:
+        owner = owner._modules.get(atom)
+        if owner is None:
+            return None
+    found: list[Any] = [table.get(name) for table in (owner._modules, owner._parameters, owner._buffers)]
+    return next((one for one in found if one is not None), None)
 
 
 def _function_from_data(target: Any, args: tuple[Any, ...], records: dict[Record, type[Any]]) -> Callable[..., Any]:

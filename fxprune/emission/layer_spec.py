@@ -17,6 +17,8 @@ from fxprune.scaled_layer import ScaledLayer
 _PER_AXIS = {"kernel_size", "stride", "padding", "dilation", "output_size"}
 _PLACEMENT = {"self", "device", "dtype"}
 _OLD_SPELLINGS = {"size_average", "reduce", "min_value", "max_value"}  # torch.nn translates these and forgets them
+_REPEATED = ("num_layers", "num_encoder_layers", "num_decoder_layers")
+_MOST_REPEATED = 1000  # a layer makes each of them in Python
 _MISSING = object()
 
 
@@ -127,6 +129,9 @@ def build_layer(spec: LayerSpec) -> nn.Module:
     kind = getattr(nn, spec.kind, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise EmitError(f"torch.nn has no layer {spec.kind!r}")
+    repeated = [name for name in _REPEATED if spec.arguments.get(name, 0) > _MOST_REPEATED]
+    if repeated:
+        raise EmitError(f"nn.{spec.kind} has {repeated[0]} over {_MOST_REPEATED}")
     module = kind(**spec.arguments)
     if spec.dtype is not None:
         module.to(getattr(torch, spec.dtype.removeprefix("torch.")))

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from fxprune.by_mode import MODE
 from fxprune.facts.convs import is_conv
-from fxprune.facts.shapes import shape
+from fxprune.facts.shapes import require_shapes, shape
 from fxprune.graph import called_module
 from fxprune.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES
 from fxprune.module_tree import CALLS, PER_SAMPLE, every_module, is_opaque, opaque_children, regions_in
@@ -132,6 +132,7 @@ def _all_nodes(graph_module: fx.GraphModule) -> int:
 
 def total_macs(graph_module: fx.GraphModule) -> int:
     """Return the MACs of the whole graph for one sample, regions in opaque modules with all their calls included."""
+    require_shapes(graph_module)
     return int(_all_nodes(graph_module) // batch_size(graph_module))
 
 

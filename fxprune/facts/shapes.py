@@ -18,10 +18,10 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
 from fxprune.by_mode import TRAIN_INPUTS, only_in
-from fxprune.errors import TraceError, first_line
+from fxprune.errors import LoadError, TraceError, first_line
 from fxprune.facts.effects import is_foreign, is_in_place
 from fxprune.facts.repeated_calls import Values
-from fxprune.graph import called_module, module_path
+from fxprune.graph import called_module, example_inputs_of, module_path
 from fxprune.interpreter import Interpreter
 from fxprune.layer_classes import NORM_CLASSES
 from fxprune.module_tree import evaluating, every_module, has_hooks, keeping_state, set_flags
@@ -29,6 +29,9 @@ from fxprune.nests import copy_tensors, map_tensors, tensors_in
 
 META = "tensor_meta"
 WRITES = "fxprune_writes"  # on a call of foreign code: which of its arguments it was seen to write into
+
+
+UNCHECKED = "fxprune_unchecked_shapes"  # on a graph whose shapes a file told
 
 
 class _NeedsData(Exception):
@@ -143,6 +146,35 @@ def _values_in_mode(graph_module: fx.GraphModule, inputs: Sequence[Any], trainin
             recorder = _Recorder(graph_module, foreign)
             recorder.run_all(*copy_tensors(tuple(inputs)))
     return recorder.values
+
+
+def require_shapes(graph_module: fx.GraphModule) -> None:
+    """Check, once, shapes that a file told; raises LoadError, naming the node, if they are not those of its values.
+
+    Whoever is about to read the shapes of a whole graph asks for this first.
+    """
+    if not graph_module.meta.pop(UNCHECKED, False):
+        return
+    nodes = graph_module.graph.nodes
+    told = {node: node.meta[META] for node in nodes if META in node.meta}
+    try:
+        propagate_shapes(graph_module, example_inputs_of(graph_module))
+    except TraceError as error:
+        raise LoadError(f"graph.json is damaged: {error}") from error
+    wrong = [node for node, value in told.items() if _kinds(value) != _kinds(node.meta[META])]
+    if wrong:
+        raise LoadError(
+            f"graph.json is damaged: what {wrong[0].name} computes has another shape or dtype than it says"
+        )
+
+
+def _kinds(value: Any) -> Any:
+    """Return ``value`` with shape and dtype of every tensor in it; strides differ between versions of torch."""
+    if isinstance(value, TensorMetadata):
+        return value.shape, value.dtype
+    if isinstance(value, (tuple, list)):
+        return [_kinds(part) for part in value]
+    return {key: _kinds(part) for key, part in value.items()} if isinstance(value, dict) else value
 
 
 def _fake_inputs(inputs: tuple[Any, ...], mode: FakeTensorMode) -> Any:

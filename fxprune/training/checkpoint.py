@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fxprune.errors import LoadError, first_line
-from fxprune.files import replacing
+from fxprune.files import save_with_torch
 
 FORMAT = 4
 """Of what a checkpoint holds; one of another format is refused."""
@@ -18,12 +18,10 @@ FORMAT = 4
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write ``state`` to ``path`` atomically; the old file survives a full disk or a kill."""
     try:
-        with replacing(path) as unfinished, unfinished.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-    except (OSError, RuntimeError) as error:  # torch's zip writer hides what the disk says
-        why = first_line(error) if isinstance(error, OSError) else f"is the disk full? ({first_line(error)})"
+        save_with_torch(path, {"format": FORMAT, **state})
+    except LoadError as error:
         kept = "; the last one is still there" if path.exists() else ""
-        raise LoadError(f"cannot write checkpoint {path}: {why}{kept}") from error
+        raise LoadError(f"{error}{kept}") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from fxprune.facts.activation_memory import peak_activation_bytes
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import layers as layers_of
 from fxprune.facts.shapes import shape
-from fxprune.files import write_json
+from fxprune.files import cannot_write, make_folder, remove_unfinished, save_with_torch, write_json
 from fxprune.latency import compare_latency
 from fxprune.memory_target import MemoryTarget
 from fxprune.pipeline import Pipeline
@@ -68,7 +68,7 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise LoadError(f"{out} is a file; give another folder with --out")
     is_new = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     lock = FileLock(out / _LOCK)
     try:
         lock.acquire(blocking=False)
@@ -76,6 +76,8 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
         raise LoadError(
             f"another process is at work in {out}; wait for it, or give another folder with --out"
         ) from error
+    except OSError as error:
+        raise cannot_write(out / _LOCK, error) from error
     try:
         _prepare_folder(out, run)
         try:
@@ -92,6 +94,7 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _prepare_folder(out: Path, run: Mapping[str, Any]) -> None:
+    remove_unfinished(out)
     record = out / RUN
     if record.is_file():
         if (out / REPORT).is_file():
@@ -118,7 +121,7 @@ def _prepare_folder(out: Path, run: Mapping[str, Any]) -> None:
                 "use the same options to go on, or another --out"
             )
         return
-    if any(path.name not in (f"{RUN}.new", _LOCK) for path in out.iterdir()):
+    if any(path.name != _LOCK for path in out.iterdir()):
         raise LoadError(f"{out} is not empty; give another folder with --out")
     write_json(record, dict(run))
 
@@ -150,7 +153,7 @@ def prune_on_data(
     Raises FxpruneError if it has no eligible layers (lists why), TargetError if the target cannot be met, and what
     :func:`fxprune.training.recipe.train` raises.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     accelerator = accelerator or make_accelerator(settings, out)
     examples = sample_inputs(data, _EXAMPLES)
     require_finite(model)
@@ -256,7 +259,7 @@ def prune_on_data(
         if obstacle is None:
             emit(pruned.cpu(), out)
         else:
-            torch.save(strip(pruned.cpu()), out / _PICKLED)
+            save_with_torch(out / _PICKLED, strip(pruned.cpu()))
         write_diff(out, traced.cpu(), pruned, [inserted, *results])
         write_json(out / REPORT, report)
     accelerator.end_training()

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fxprune.files import write_text
+from fxprune.files import append_line, write_text
 from fxprune.run_record import read_rows
 
 
@@ -44,8 +44,7 @@ class Metrics:
         self.rows.append(row)
         self.scales |= row.get("scales", {})
         if self.path is not None:
-            with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_line(self.path, json.dumps(row))
         scales = {f"scales/{path}": scale for path, scale in row.get("scales", {}).items()}
         numbers = {name: value for name, value in (row | scales).items() if isinstance(value, (int, float))}
         told = {f"{self._name}/{name}": value for name, value in numbers.items() if name != "step"}

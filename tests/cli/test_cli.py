@@ -173,7 +173,7 @@ def one_line(err: str) -> bool:
         (
             ["run", NET, "--passes", "simplify", "--out", f"{__file__}/x"],
             1,
-            f"cannot read or write {__file__}/x: Not a",
+            f"cannot write {__file__}/x: Not a",
         ),
         (["run", NET], 2, "Missing option '--passes'"),
         (["prune", "torchvison:resnet18", "--data", "digits", "--out", "x"], 1, "did you mean 'torchvision'"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from emit_helpers import rewrite
 from helpers import Wrapped, emitted
 from torch import fx, nn
 from torch.fx._symbolic_trace import PH
@@ -209,9 +209,11 @@ def test_pytree_inputs_are_refused(tmp_path: Path) -> None:
 def test_a_graph_file_may_not_read_what_is_no_tensor(tmp_path: Path) -> None:
     wrapped = Wrapped(lambda m, x: m.layer.weight * x, layer=nn.Linear(4, 4))
     fxprune.emit(fxprune.trace(wrapped.eval(), torch.randn(4, 4)), tmp_path)
-    data = json.loads((tmp_path / "graph.json").read_text())
-    next(entry for entry in data["nodes"] if entry["op"] == "get_attr")["target"] = "forward"
-    (tmp_path / "graph.json").write_text(json.dumps(data))
+
+    def change(data: dict[str, Any]) -> None:
+        next(entry for entry in data["nodes"] if entry["op"] == "get_attr")["target"] = "forward"
+
+    rewrite(tmp_path, change)
     with pytest.raises(LoadError, match="reads 'forward', which is no tensor"):
         fxprune.load_emitted(tmp_path)
 

@@ -48,13 +48,9 @@ class InsertBranchScale(Pass):
         block = module_path(addition)
         target = free_target(graph_module, f"{block}.branch_scale" if block else "branch_scale")
         set_attribute(graph_module, target, scaled)
-        # read the operands from the node: the ones that were found may be a BranchScale by now
-        left, right = addition.args
-        exit_first = left is branch.exit
-        shortcut, exit_node = (right, left) if exit_first else (left, right)
         with graph.inserting_before(addition):
             reads = [graph.create_node("get_attr", name) for name in weights]
-            new = graph.create_node("call_module", target, (shortcut, exit_node, *reads))
+            new = graph.create_node("call_module", target, (branch.shortcut, branch.exit, *reads))
         for read in reads:
             inherit(read, branch.exit, made_by=self.name)
             read.meta.pop(META, None)

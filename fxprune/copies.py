@@ -190,12 +190,30 @@ def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
     Tensors that it computed and keeps (the weight of an old-style ``torch.nn.utils.weight_norm``, say) are copied by
     value, which plain deep-copying refuses: they are computed again in every forward.
     """
-    memo: dict[int, Any] = {}
+    memo = {} if share_weights else _copies_of_viewed(module)
     if share_weights:
         for one in every_module(module):
             for tensor in (*one._parameters.values(), *one._buffers.values()):
                 memo[id(tensor)] = tensor
     return _deepcopy_module(module, memo)
+
+
+def _copies_of_viewed(module: nn.Module) -> dict[int, Any]:
+    """Return a memo with copies of the parameters whose memory other tensors of ``module`` have too, under any name.
+
+    Deep-copying a parameter gives it memory of its own: what is written to a view of it would not reach the copy.
+    """
+    tensors = [t for one in every_module(module) for t in (*one._parameters.values(), *one._buffers.values())]
+    memories: dict[int, dict[int, torch.Tensor]] = {}
+    for tensor in tensors:
+        if type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout is torch.strided:
+            memories.setdefault(tensor.untyped_storage()._cdata, {})[id(tensor)] = tensor
+    memo: dict[int, Any] = {}
+    for sharing in memories.values():
+        for key, tensor in sharing.items() if len(sharing) > 1 else ():
+            if type(tensor) is nn.Parameter and not vars(tensor):
+                memo[key] = nn.Parameter(copy.deepcopy(tensor.detach(), memo), tensor.requires_grad)
+    return memo
 
 
 _EMPTY = vars(nn.Module())

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import fx, nn
 
 from fxprune.errors import FxpruneError
@@ -50,7 +51,9 @@ class Swept(NamedTuple):
 
 def remove_unused_state(graph_module: fx.GraphModule) -> Swept:
     """Delete submodules, parameters and buffers that no node uses."""
-    used = {node.target for node in graph_module.graph.nodes if node.op in ("call_module", "get_attr")}
+    used = {str(node.target) for node in graph_module.graph.nodes if node.op in ("call_module", "get_attr")}
+    reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
+    owners = {owner for node in reads for owner in _owners(str(node.target))}
     removed: list[str] = []
     kept: set[str] = set()
 
@@ -68,6 +71,8 @@ def remove_unused_state(graph_module: fx.GraphModule) -> Swept:
             if path in used and child is not None:
                 kept.add(path)
                 continue
+            if path in owners and child is not None and type(child) is not nn.Module:
+                child = module._modules[name] = _container(child)  # of what is read it keeps the tensors
             # another layer was called before, and is shared with the input graph: it goes as a whole
             if child is None or type(child) is not nn.Module or not sweep(child, f"{path}."):
                 delattr(module, name)
@@ -77,6 +82,14 @@ def remove_unused_state(graph_module: fx.GraphModule) -> Swept:
     sweep(graph_module, "")
     gone = set(removed)
     return Swept([path for path in removed if gone.isdisjoint(_owners(path))], kept)
+
+
+def _container(layer: nn.Module) -> nn.Module:
+    """Return a plain module with the tensors and children of ``layer``, which stays as it is."""
+    container = nn.Module()
+    container._parameters, container._buffers = dict(layer._parameters), dict(layer._buffers)
+    container._modules = dict(layer._modules)
+    return container
 
 
 def require_order(graph_module: fx.GraphModule, there: Collection[str] = ()) -> None:
@@ -167,6 +180,12 @@ def inherit(new: fx.Node, *old: fx.Node, made_by: str) -> fx.Node:
     makers = dict.fromkeys((*(maker for node in old for maker in node.meta.get(PASSES, ())), made_by))
     new.meta = {**old[-1].meta, ORIGIN: tuple(names), PASSES: tuple(makers)}
     return new
+
+
+def copied(value: fx.Node, reader: fx.Node, made_by: str) -> fx.Node:
+    """Return a new node in front of ``reader`` that holds what ``value`` is by then."""
+    with value.graph.inserting_before(reader):
+        return inherit(value.graph.call_function(torch.clone, (value,)), value, made_by=made_by)
 
 
 def uses(node: fx.Node) -> int:

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from fxprune.exact_weights import exact, in_float64, widen
 from fxprune.facts.effects import is_foreign
+from fxprune.facts.state import storage_of, updated_storages, updated_tensor
 from fxprune.graph import called_module, example_inputs_of, graphs_of, origins, place
 from fxprune.interpreter import Interpreter
 from fxprune.module_tree import evaluating, is_layer, is_opaque
@@ -56,10 +57,25 @@ class _Float64(Interpreter):
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
         self.digests: dict[fx.Node, list[torch.Tensor]] | None = None
+        self._updated = updated_storages(graph_module)
+        self._memory: dict[tuple[int, torch.dtype], torch.Tensor] = {}
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(str(target))
+        if not is_opaque(module) and updated_tensor(module, self._updated) is not None:
+            named = (*module.named_parameters(), *module.named_buffers())
+            return functional_call(module, {name: self._wide(value) for name, value in named}, args, kwargs)
         return _as_float64(module)(*args, **kwargs)
+
+    def _wide(self, value: torch.Tensor) -> torch.Tensor:
+        """Return ``value`` in float64; of what the graph updates, a view of one copy that all its names share."""
+        if storage_of(value) not in self._updated:
+            return exact(value) if value.is_floating_point() else value
+        key = storage_of(value), value.dtype
+        if key not in self._memory:
+            whole = torch.empty(0, dtype=value.dtype, device=value.device).set_(value.untyped_storage())
+            self._memory[key] = widen(whole).clone()
+        return self._memory[key].as_strided(value.shape, value.stride(), value.storage_offset())
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target is torch._assert:
@@ -70,8 +86,9 @@ class _Float64(Interpreter):
         value = self.fetch_attr(str(target))
         if not isinstance(value, torch.Tensor):
             return value
-        wide = exact(value) if value.is_floating_point() else value
-        return wide if isinstance(value, nn.Parameter) else wide.clone()  # a graph may update its buffers
+        wide = self._wide(value)
+        is_own = isinstance(value, nn.Parameter) or storage_of(value) in self._updated
+        return wide if is_own else wide.clone()  # what is not seen to be updated may be all the same
 
     def run_node(self, n: fx.Node) -> Any:
         if _may_draw(n):  # the same numbers in both graphs, however many others one of them draws before

@@ -44,9 +44,9 @@ class FoldBatchNorm(Pass):
             assert isinstance(layer, WEIGHTED_CLASSES)
             factor, bias = norm_as_factor(own_bias(layer), norm)
             log.rewrote(norm_node, f"is folded into {place(node)}")
-            set_attribute(
-                graph_module, str(node.target), with_weights(layer, scaled_rows(layer.weight, factor), bias)
-            )
+            folded = with_weights(layer, scaled_rows(layer.weight, factor), bias)
+            set_attribute(graph_module, str(node.target), folded)
+            sites.replaced(layer, folded)
             inherit(node, node, norm_node, made_by=self.name)
             norm_node.replace_all_uses_with(node, propagate_meta=False)
             graph_module.graph.erase_node(norm_node)

@@ -60,7 +60,7 @@ class FoldScale(Pass):
                 return module.weight is not None and own_module(module, _NORMS, sites) is None
             if isinstance(module, nn.MultiheadAttention):
                 return own_module(module, (nn.MultiheadAttention,), sites) is None
-            return takes_factor(node) or _own_parameter(node, sites)
+            return takes_factor(node) or (node not in updated and _own_parameter(node, sites))
 
         for node in list(graph_module.graph.nodes):
             scaled = constant_factor(node)

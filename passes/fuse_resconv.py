@@ -54,6 +54,9 @@ class FuseResConv(Pass):
 def _obstacle(resconv: ResConv, sites: CallSites, training: bool) -> str | None:
     if sites.calls(resconv) != 1:
         return f"it is shared by {sites.calls(resconv)} call sites"
+    updated = sites.updated_tensor(resconv)
+    if updated is not None:
+        return f"its {updated} is updated in forward"
     if type(resconv.conv) not in CONV_CLASSES or has_hooks(resconv.conv):
         return "its conv computes its weight; apply freeze-weights first"
     if resconv.norm is not None:

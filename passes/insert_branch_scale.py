@@ -7,16 +7,19 @@ The method of Xu et al. (arXiv 2011.14356) one level up; the branches are those 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import fx
 
 from fxprune.branch_scale import BranchScale
 from fxprune.facts.branch_size import size_weights
 from fxprune.facts.branches import Branch, find_branches
 from fxprune.facts.shapes import META
-from fxprune.graph import inherit, module_path
+from fxprune.facts.state import storage_of, updated_storages, updated_values
+from fxprune.graph import copied, inherit, module_path
 from fxprune.node_targets import attribute, free_target, set_attribute
 from fxprune.rewriting import Contract, Log, Pass
 
@@ -33,28 +36,29 @@ class InsertBranchScale(Pass):
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Insert a BranchScale at every eligible sum."""
+        updated, storages = updated_values(graph_module), updated_storages(graph_module)
         for branch in find_branches(graph_module):
             if branch.reason is not None:
                 log.decline(branch.addition, branch.reason)
                 continue
             log.rewrote(branch.addition, f"the branch {branch.path} now has a scale of 1")
-            self._insert(graph_module, branch)
+            if branch.shortcut in updated:  # a sum is a copy; a closed branch returns the shortcut itself
+                copy = copied(branch.shortcut, branch.addition, self.name)
+                branch.addition.replace_input_with(branch.shortcut, copy)
+            read = {target: attribute(graph_module, target) for target in size_weights(branch.exit)}
+            weights = {target: value for target, value in read.items() if storage_of(value) not in storages}
+            self._insert(graph_module, branch, weights)
 
-    def _insert(self, graph_module: fx.GraphModule, branch: Branch) -> None:
+    def _insert(self, graph_module: fx.GraphModule, branch: Branch, weights: Mapping[str, torch.Tensor]) -> None:
         addition, graph = branch.addition, graph_module.graph
-        weights = size_weights(branch.exit)
-        scaled = BranchScale(*(attribute(graph_module, target).detach() for target in weights))
+        scaled = BranchScale(*(weight.detach() for weight in weights.values()))
         scaled.training = graph_module.training
         block = module_path(addition)
         target = free_target(graph_module, f"{block}.branch_scale" if block else "branch_scale")
         set_attribute(graph_module, target, scaled)
-        # read the operands from the node: the ones that were found may be a BranchScale by now
-        left, right = addition.args
-        exit_first = left is branch.exit
-        shortcut, exit_node = (right, left) if exit_first else (left, right)
         with graph.inserting_before(addition):
             reads = [graph.create_node("get_attr", name) for name in weights]
-            new = graph.create_node("call_module", target, (shortcut, exit_node, *reads))
+            new = graph.create_node("call_module", target, (branch.shortcut, branch.exit, *reads))
         for read in reads:
             inherit(read, branch.exit, made_by=self.name)
             read.meta.pop(META, None)

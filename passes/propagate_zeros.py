@@ -16,7 +16,7 @@ from fxprune.exact_weights import exact, make_parameter
 from fxprune.facts.extents import extents_of
 from fxprune.facts.ranges import ZERO, bounds_of_values
 from fxprune.facts.shapes import META, same_shape, shape
-from fxprune.facts.state import updated_values
+from fxprune.facts.state import updated_storages, updated_tensor, updated_values
 from fxprune.graph import called_module, inherit
 from fxprune.layer_classes import CONV_CLASSES
 from fxprune.module_tree import has_hooks
@@ -43,7 +43,7 @@ class PropagateZeros(Pass):
             return extents()[kept].sizes() == extents()[other].sizes()
 
         bounds = bounds_of_values(graph_module)
-        updated = updated_values(graph_module)
+        updated, storages = updated_values(graph_module), cache(partial(updated_storages, graph_module))
         for node in sums:
             for kept, other in _terms(node):
                 is_zero = bounds.get(other) == ZERO and kept not in updated  # a sum is a copy
@@ -52,7 +52,7 @@ class PropagateZeros(Pass):
                     node.replace_all_uses_with(kept, propagate_meta=False)
                     graph_module.graph.erase_node(node)
                     break
-                if _is_conv_of_zeros(other, bounds):
+                if _is_conv_of_zeros(other, bounds) and not updated_tensor(called_module(other), storages()):
                     log.rewrote(other, "its input is always zero: only its bias is left")
                     node.replace_input_with(other, self._constant(graph_module, other))
                     break

@@ -20,7 +20,8 @@ from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError, require_share
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, count_for_target, layers_of_graph
-from fxprune.graph import erase, inherit
+from fxprune.facts.state import updated_values
+from fxprune.graph import copied, erase, inherit
 from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Log, Pass
 from fxprune.scaled_layer import ScaledLayer
@@ -75,6 +76,7 @@ class RemoveLayers(Pass):
         chosen = {layer.node for layer in [*zeros, *others[: max(wanted, 0)]]}
         small = {layer.node for layer in zeros}
         sizes = _sizes_of_untrained(layer for layer in others if layer.node in chosen)
+        updated = {node for _, graph in graphs for node in updated_values(graph)}
         gone: set[fx.Node] = set()
         taken: set[fx.Node] = set()  # themselves, not with a branch that they lie in
         # branches first: what lies in them goes with them
@@ -92,7 +94,7 @@ class RemoveLayers(Pass):
                 rule = f"among the {wanted} smallest, for target_macs={self.target_macs:g}"
             rule = f"scale {scales[layer.node]:.4g} is {rule}"
             size = sizes.get(layer.node)
-            gone |= _remove(layer, gone, layer.node not in small, size, rule, log, self.name)
+            gone |= _remove(layer, gone, updated, layer.node not in small, size, rule, log, self.name)
         log.region = ""
         if not found:
             log.warn("the graph has no layer with a scale: nothing can be removed; insert-resconv puts scales in")
@@ -123,7 +125,14 @@ def _sizes_of_untrained(cut: Iterable[Layer]) -> dict[fx.Node, float]:
 
 
 def _remove(
-    layer: Layer, gone: set[fx.Node], cut: bool, size: float | None, rule: str, log: Log, made_by: str
+    layer: Layer,
+    gone: set[fx.Node],
+    updated: set[fx.Node],
+    cut: bool,
+    size: float | None,
+    rule: str,
+    log: Log,
+    made_by: str,
 ) -> set[fx.Node]:
     """Replace the layer by its shortcut, in units of ``size`` if that is given; return the nodes that went."""
     node, source = layer.node, layer.node.args[0]
@@ -132,6 +141,8 @@ def _remove(
         going = layer.nodes - gone
         macs = f", with {len(going) - 1} nodes and {layer.macs_beside(gone):,} MACs"
         log.rewrote(node, f"{rule}; the branch goes{macs}", going)
+        if source in updated:
+            source = copied(source, node, made_by)
         node.replace_all_uses_with(source, propagate_meta=False)
         erase(going)
         return set(going)
@@ -144,6 +155,8 @@ def _remove(
         with node.graph.inserting_before(node):
             replacement = node.graph.call_function(operator.mul, (source, shortcut))
         inherit(replacement, node, made_by=made_by)
+    elif source in updated:
+        replacement = copied(source, node, made_by)
     node.replace_all_uses_with(replacement, propagate_meta=False)
     node.graph.erase_node(node)
     return {node}

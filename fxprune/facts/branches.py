@@ -36,17 +36,31 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 class Branch:
     """A residual branch, or a sum that is none.
 
-    ``addition`` is the sum, ``shortcut`` and ``exit`` its two operands, ``entry`` the x of R(x), ``nodes`` those of
+    ``addition`` is the sum, whose operand number ``side`` is the branch, ``entry`` the x of R(x), ``nodes`` those of
     R in graph order. ``holders`` knows who holds which parameter; ``reason`` is None if the branch is removable.
     """
 
     addition: fx.Node
-    shortcut: fx.Node
-    exit: fx.Node
+    side: int
     entry: fx.Node | None
     nodes: tuple[fx.Node, ...]
     holders: Holders = field(compare=False, repr=False)
     reason: str | None
+
+    @property
+    def shortcut(self) -> fx.Node:
+        """The operand that the branch is added to, as the graph is now: edits may have put another node there."""
+        return self._operand(1 - self.side)
+
+    @property
+    def exit(self) -> fx.Node:
+        """The operand that the branch computes, as the graph is now: it may end in another sum, which was edited."""
+        return self._operand(self.side)
+
+    def _operand(self, position: int) -> fx.Node:
+        operand = self.addition.args[position]
+        assert isinstance(operand, fx.Node)
+        return operand
 
     @cached_property
     def macs(self) -> int:
@@ -94,15 +108,17 @@ def _examine(addition: fx.Node, flow: Flow, holders: Holders) -> Branch:
     assert isinstance(left, fx.Node)
     assert isinstance(right, fx.Node)
     declined: Branch | None = None
-    for shortcut, exit_node in ((left, right), (right, left)):
+    for side, shortcut, exit_node in ((1, left, right), (0, right, left)):
         for entry in _shortcut_terms(shortcut):
             if entry is not exit_node and flow.dominates(entry, exit_node):
-                found = _region(addition, shortcut, exit_node, entry, flow, holders)
+                inside = flow.between(entry, exit_node)
+                nodes = tuple(sorted(inside, key=flow.position.__getitem__))
+                found = Branch(addition, side, entry, nodes, holders, _obstacle(addition, exit_node, inside, flow))
                 if found.eligible:
                     return found
                 declined = declined or found
     return declined or Branch(
-        addition, left, right, None, (), holders, "no residual: neither side is computed from the other alone"
+        addition, 1, None, (), holders, "no residual: neither side is computed from the other alone"
     )
 
 
@@ -131,15 +147,6 @@ def _passed_through(node: fx.Node) -> fx.Node | None:
     if is_identity or node.target is functional.dropout:
         return node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
     return None
-
-
-def _region(
-    addition: fx.Node, shortcut: fx.Node, exit_node: fx.Node, entry: fx.Node, flow: Flow, holders: Holders
-) -> Branch:
-    inside = flow.between(entry, exit_node)
-    nodes = tuple(sorted(inside, key=flow.position.__getitem__))
-    obstacle = _obstacle(addition, exit_node, inside, flow)
-    return Branch(addition, shortcut, exit_node, entry, nodes, holders, obstacle)
 
 
 def _obstacle(addition: fx.Node, exit_node: fx.Node, inside: set[fx.Node], flow: Flow) -> str | None:

@@ -1,4 +1,4 @@
-"""How often the modules and parameters of a graph are used."""
+"""How often the modules and parameters of a graph are used, and which of them forward writes to."""
 
 from __future__ import annotations
 
@@ -7,18 +7,23 @@ from collections import Counter
 import torch
 from torch import fx, nn
 
+from fxprune.facts.state import updated_storages, updated_tensor
 from fxprune.graph import called_module, uses
 from fxprune.module_tree import every_module
 from fxprune.node_targets import attribute
 
 
 class CallSites:
-    """How often each module and each parameter of a graph is used, by identity and not by name."""
+    """How often each module and each parameter of a graph is used, by identity and not by name.
+
+    Buffers count where the graph itself reads them: beside the layer that holds them, under whatever name.
+    """
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self._calls: Counter[int] = Counter()
         self._reads: Counter[int] = Counter()
         self._alive: list[object] = []
+        self._updated = updated_storages(graph_module)
         seen: set[int] = set()
         for node in graph_module.graph.nodes:
             module = called_module(node)
@@ -31,7 +36,7 @@ class CallSites:
                             if parameter is not None:
                                 self._reads[id(parameter)] += 1
             elif node.op == "get_attr":
-                self._reads[id(attribute(graph_module, node.target))] += uses(node)
+                self._reads[id(attribute(graph_module, node.target))] += max(uses(node), 1)
 
     def replaced(self, old: nn.Module | nn.Parameter, new: nn.Module | nn.Parameter) -> None:
         """Take note that ``new`` now stands wherever ``old`` did; parameters that only ``new`` has are its own."""
@@ -48,11 +53,16 @@ class CallSites:
         return self._calls[id(module)]
 
     def shared_parameter(self, module: nn.Module) -> str | None:
-        """Return the name of a parameter of ``module`` that something else reads too, if there is one."""
+        """Return the name of a parameter or buffer of ``module`` that something else reads too, if there is one."""
         for name, parameter in module.named_parameters() if module._modules else module._parameters.items():
             if self._reads[id(parameter)] > 1:
                 return name
-        return None
+        buffers = module.named_buffers() if module._modules else module._buffers.items()
+        return next((name for name, buffer in buffers if self._reads[id(buffer)]), None)
+
+    def updated_tensor(self, module: nn.Module) -> str | None:
+        """Return the name of a parameter or buffer of ``module`` that forward may write to, under whatever name."""
+        return updated_tensor(module, self._updated)
 
     def reads(self, tensor: torch.Tensor) -> int:
         """Return how many modules and nodes read ``tensor``."""

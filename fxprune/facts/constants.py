@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fxprune.errors import first_line
 from fxprune.exact_weights import exact, in_float64, widen
 from fxprune.facts.effects import is_in_place
-from fxprune.facts.state import updated_reads
+from fxprune.facts.state import storage_of, updated_storages, updated_tensor
 from fxprune.graph import called_module
 from fxprune.module_tree import has_hooks
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
@@ -33,7 +33,7 @@ class Constants:
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self._graph_module = graph_module
-        self._updated = updated_reads(graph_module)
+        self._storages = updated_storages(graph_module)
         self._obstacles: dict[fx.Node, str | None] = {}
         self._values: dict[fx.Node, Any] = {}
         self._wide: dict[fx.Node, Any] = {}
@@ -92,11 +92,14 @@ class Constants:
         if node.op == "get_attr":
             if not isinstance(attribute(self._graph_module, str(node.target)), torch.Tensor):
                 return f"it depends on {node.target}, which may change"
-            return f"{node.target} is updated in forward" if node in self._updated else None
+            is_updated = storage_of(attribute(self._graph_module, str(node.target))) in self._storages
+            return f"{node.target} is updated in forward" if is_updated else None
         module = called_module(node)
         if module is not None:
-            known = type(module) in _STATELESS and not has_hooks(module)
-            return None if known else f"it goes through {node.target}, a {type(module).__name__}"
+            if type(module) not in _STATELESS or has_hooks(module):
+                return f"it goes through {node.target}, a {type(module).__name__}"
+            updated = updated_tensor(module, self._storages)
+            return None if updated is None else f"{node.target}.{updated} is updated in forward"
         name = getattr(node.target, "__name__", str(node.target))
         if node.op == "call_function" and not is_torchs_own(node.target):
             return f"{name} is not a function of torch"

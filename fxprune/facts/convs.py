@@ -88,7 +88,12 @@ def _own_module(module: nn.Module, classes: tuple[type[Any], ...], sites: CallSi
         return "it has hooks, which would see other values"
     if sites.calls(module) != 1:
         return f"it is shared by {sites.calls(module)} call sites"
+    updated = sites.updated_tensor(module)
+    if updated is not None:
+        return f"its {updated} is updated in forward"
     tied = sites.shared_parameter(module)
+    if tied is not None and tied in module._buffers:
+        return f"its {tied} is read by others too"
     return f"its {tied} is tied to another layer's" if tied else None
 
 

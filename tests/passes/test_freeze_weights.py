@@ -224,7 +224,7 @@ def _normed(m: Any, x: torch.Tensor) -> torch.Tensor:
         (lambda m, x: m.weight * torch.rand_like(m.weight), "draws random numbers"),
         (lambda m, x: functional.dropout(m.weight, 0.5, True), "draws random numbers"),
         (lambda m, x: m.weight + 0 * torch.empty_like(m.weight), "uninitialised"),
-        (_normed, "changes"),
+        (_normed, "mean is updated in forward"),
         (lambda m, x: m.tanh(m.weight), "Tanhshrink"),
     ],
 )

@@ -70,7 +70,7 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     from fxprune.emission.graph_data import graph_to_data
     from fxprune.emission.state_layout import state_layout
 
-    require_graph(graph_module, "emit")
+    graph_module = require_graph(graph_module, "emit")
     out = Path(folder)
     _require_no_files_of_others(out)
     unknown = [name for name in formats if name not in get_args(Format)]

@@ -25,6 +25,7 @@ from fxprune.interpreter import Interpreter
 from fxprune.layer_classes import NORM_CLASSES
 from fxprune.module_tree import evaluating, has_hooks, keeping_state
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
+from fxprune.wrappers import uncompiled
 
 META = "tensor_meta"
 WRITES = "fxprune_writes"  # on a call of foreign code: which of its arguments it was seen to write into
@@ -112,7 +113,8 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Val
     needs_data = any(node.op == "call_module" for node in foreign)
     reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
     may_write_buffers = bool(foreign) or (bool(reads) and any(map(is_in_place, nodes)))
-    with evaluating(graph_module), keeping_state(graph_module) if may_write_buffers else nullcontext():
+    kept = keeping_state(graph_module) if may_write_buffers else nullcontext()
+    with evaluating(graph_module), kept, uncompiled():
         try:
             if needs_data:
                 raise _NeedsData

@@ -15,6 +15,7 @@ from torch.fx.graph_module import _copy_attr
 from fxprune.graph import PRESERVED, graphs_of
 from fxprune.module_tree import every_module, is_opaque, is_region, regions_in
 from fxprune.nests import PLAIN
+from fxprune.wrappers import holds_wrappers, inside, original_of
 
 
 class _CodeOnDemand:
@@ -149,7 +150,7 @@ def _copy_containers(graph_module: fx.GraphModule) -> tuple[nn.Module, bool]:
         for name, child in module._modules.items():
             path = prefix + name
             if path not in called or child is None:
-                child = child and duplicate(child, f"{path}.")
+                child = None if child is None else duplicate(child, f"{path}.")
             elif is_opaque(child):
                 opaque.append(child)
                 child = _copy_around_regions(child)
@@ -177,7 +178,7 @@ def _copy_around_regions(module: nn.Module) -> nn.Module:
             for table in ("_parameters", "_buffers", "_modules"):
                 fresh.__dict__[table] = dict(owner.__dict__[table])
             for name, child in owner._modules.items():
-                fresh._modules[name] = child and duplicate(child)
+                fresh._modules[name] = None if child is None else duplicate(child)
         copies[id(owner)] = fresh
         return fresh
 
@@ -189,6 +190,9 @@ def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
 
     Tensors that it computed and keeps (the weight of an old-style ``torch.nn.utils.weight_norm``, say) are copied by
     value, which plain deep-copying refuses: they are computed again in every forward.
+
+    In the place of wrappers the copy has what is inside them, and of compiled methods what was compiled: those of the
+    copy itself.
     """
     memo = {} if share_weights else _copies_of_viewed(module)
     if share_weights:
@@ -216,6 +220,18 @@ def _copies_of_viewed(module: nn.Module) -> dict[int, Any]:
     return memo
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return ``model`` without wrappers, at the root or below; where there is none below, what it is without copying.
+
+    Raises:
+        TraceError: a wrapper cannot be looked through (names it, and says what to do).
+    """
+    if not holds_wrappers(model):
+        return model
+    root = inside(model)
+    return copy_module(root, share_weights=True) if holds_wrappers(root) else root
+
+
 _EMPTY = vars(nn.Module())
 _TABLES = frozenset(_EMPTY)  # torch's own, which modules do not share
 _SETTINGS = {name: value for name, value in _EMPTY.items() if type(value) in PLAIN}
@@ -235,11 +251,17 @@ def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Do what ``copy.deepcopy`` does, several times as fast: most of what a module holds is empty, or a number."""
     if id(module) in memo:
         return memo[id(module)]  # type: ignore[no-any-return]
+    wrapped = inside(module)
+    if wrapped is not module:
+        memo[id(module)] = duplicate = _deepcopy_module(wrapped, memo)
+        return duplicate
     kind = type(module)
     how = () if hasattr(kind, "__deepcopy__") else module.__reduce_ex__(4)
     if len(how) < 3 or how[:2] != (copyreg.__newobj__, (kind,)) or type(how[2]) is not dict:  # type: ignore[attr-defined]
         for one in every_module(module):
             memo |= {id(v): v.detach().clone() for v in vars(one).values() if _is_computed(v)}
+            if inside(one) is not one:
+                _deepcopy_module(one, memo)
         return copy.deepcopy(module, memo)
     duplicate = memo[id(module)] = kind.__new__(kind)
     state: dict[str, Any] = {}
@@ -248,7 +270,9 @@ def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         if sort in PLAIN or (sort is tuple and PLAIN.issuperset(map(type, value))):
             pass
         elif name == "_modules":
-            value = sort((key, child and _deepcopy_module(child, memo)) for key, child in value.items())
+            value = sort(
+                (key, None if child is None else _deepcopy_module(child, memo)) for key, child in value.items()
+            )
         elif name in _TABLES and sort in (dict, OrderedDict, set) and not value:
             value = sort()
         elif name in ("_parameters", "_buffers") and sort is dict:
@@ -258,6 +282,10 @@ def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
             }
         elif _is_computed(value):
             value = memo.setdefault(id(value), value.detach().clone())
+        elif (original := original_of(value)) is not value:
+            if getattr(original, "__self__", None) is module and original.__func__ is getattr(kind, name, None):
+                continue  # a method of its class: the copy has it too
+            value = copy.deepcopy(original, memo)
         else:
             value = copy.deepcopy(value, memo)
         state[name] = value

@@ -44,8 +44,8 @@ def diff(before: fx.GraphModule, after: fx.GraphModule, *, results: Sequence[Pas
     from fxprune.diffing.nodes import describe, totals
     from fxprune.diffing.reasons import reasons_of
 
+    before, after = require_graph(before, "diff"), require_graph(after, "diff")
     for graph in (before, after):
-        require_graph(graph, "diff")
         require_shapes(graph)
     traces = before.meta.get(TRACE), after.meta.get(TRACE)
     by_origin = before is after or bool(results) or (traces[0] is not None and traces[0] == traces[1])

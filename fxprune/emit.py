@@ -87,7 +87,7 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     from fxprune.emission.graph_data import graph_to_data, tell_values
     from fxprune.emission.state_layout import state_layout
 
-    require_graph(graph_module, "emit")
+    graph_module = require_graph(graph_module, "emit")
     require_shapes(graph_module)
     out = Path(folder)
     _require_no_files_of_others(out)

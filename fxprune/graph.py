@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from fxprune.errors import FxpruneError
 from fxprune.module_tree import is_opaque, regions_in
+from fxprune.wrappers import inside
 
 ORIGIN = "fxprune_origin"
 PATH = "fxprune_path"
@@ -124,12 +125,14 @@ def _owners(path: str) -> Iterator[str]:
         yield path
 
 
-def require_graph(value: Any, taker: str) -> None:
-    """Raise FxpruneError if ``value`` is no GraphModule, naming who takes one."""
+def require_graph(value: Any, taker: str) -> fx.GraphModule:
+    """Return the graph that ``value`` is, or that is wrapped in it; raises FxpruneError, naming who takes one."""
+    value = inside(value) if isinstance(value, nn.Module) else value
     if not isinstance(value, fx.GraphModule):
         raise FxpruneError(
             f"{taker} takes a graph, got {type(value).__name__}; make one with fxprune.trace(model, example_inputs)"
         )
+    return value
 
 
 def example_inputs_of(graph_module: fx.GraphModule) -> tuple[Any, ...]:

@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.copies import unwrapped
 from fxprune.emit import is_emitted, load_emitted
 from fxprune.errors import LoadError, did_you_mean, first_line
 from fxprune.graph import EXAMPLE_INPUTS
+from fxprune.wrappers import without_prefixes
 
 FORMS = "torchvision:NAME, timm:NAME, package.module:factory, path/file.py:factory, or a folder that fxprune wrote"
 _LIBRARIES = ("torchvision", "timm")
@@ -80,7 +82,7 @@ def _build(spec: str, classes: int | None) -> LoadedModel:
     if hint and source not in _LIBRARIES and not _is_importable(source):
         raise LoadError(f"no model {spec!r}{hint}")
     _refuse_classes(spec, classes)
-    return LoadedModel(_from_factory(source, name))
+    return LoadedModel(unwrapped(_from_factory(source, name)))
 
 
 def _is_importable(source: str) -> bool:
@@ -173,13 +175,14 @@ def _called(factory: Any, spec: str) -> Any:
 def load_weights(model: nn.Module, path: Path, *, classes: int | None = None) -> tuple[str, ...]:
     """Load a state dict from ``path`` into ``model``; return the names of the tensors that were left as they are.
 
-    A dict inside ``state_dict`` or ``model`` is unwrapped and a ``module.`` prefix taken off, as training
-    scripts leave them. Where ``classes`` is given, tensors with that many rows, and another number in the file, are
-    left: a classifier for other classes. Raises LoadError naming the keys if anything else does not fit; the model is
-    then unchanged.
+    A dict inside ``state_dict`` or ``model`` is unwrapped, and prefixes of wrappers (``module.``, ``_orig_mod.``) are
+    taken off, in any order and in the middle of names too, as training scripts leave them. Where ``classes`` is
+    given, tensors with that many rows, and another number in the file, are left: a classifier for other classes.
+    Raises LoadError naming the keys if anything else does not fit; the model is then unchanged.
     """
-    state = _read_state_dict(path)
+    model = unwrapped(model)  # it shares the tensors
     own = model.state_dict()
+    state = without_prefixes(_read_state_dict(path), own)
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
     if missing or unexpected:
@@ -228,4 +231,4 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             break
     if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
         raise LoadError(f"{path} holds no state dict; save model.state_dict() and give that file")
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
+    return {str(key): value for key, value in content.items()}

@@ -136,7 +136,7 @@ class Pipeline(Pass):
 
     def __call__(self, graph_module: fx.GraphModule) -> PipelineResult:
         """Return the result of all passes; ``graph_module`` is never changed, and every stage is kept."""
-        require_graph(graph_module, "a pipeline")
+        graph_module = require_graph(graph_module, "a pipeline")
         if self.verify:
             example_inputs_of(graph_module)
         steps: list[Step] = []

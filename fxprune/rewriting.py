@@ -97,7 +97,7 @@ class Pass:
 
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Apply the pass to a copy of ``graph_module`` and return the result; the input is never changed."""
-        require_graph(graph_module, f"pass {self.name}")
+        graph_module = require_graph(graph_module, f"pass {self.name}")
         require_shapes(graph_module)
         given = graph_module
         if not self.may_apply(given):

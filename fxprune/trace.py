@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxprune.copies import copy_module
+from fxprune.copies import copy_module, unwrapped
 from fxprune.errors import FxpruneWarning, TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
 from fxprune.graph import TRACE, TRACED_MACS, called_module, graphs_of
@@ -26,8 +26,10 @@ from fxprune.module_tree import CALLS, PER_SAMPLE, every_module, every_path, put
 from fxprune.tracing.attempt import TrainMode, attempt
 from fxprune.tracing.check import Expected, reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
+from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.tiers import inputs_do_not_fit, trace_by_tiers
+from fxprune.wrappers import reaches_inside, uncompiled
 
 
 def trace(
@@ -42,7 +44,8 @@ def trace(
     """Trace ``model`` into a GraphModule that computes the same function.
 
     Args:
-        model: any nn.Module; it is copied, never changed.
+        model: any nn.Module; it is copied, never changed. What torch.compile, DataParallel and
+            DistributedDataParallel wrap, at the root or below, is traced as if it were not wrapped.
         example_inputs: the one input that ``model`` takes, a tensor, list or dict, or the tuple of its inputs, which
             may be such nests too. They fix the shapes that costs and eligibility are worked out for (the graph itself
             stays free in the batch size), they are what passes are verified on, and :class:`fxprune.ProximalL1`
@@ -63,11 +66,13 @@ def trace(
         ``fxprune.tracing.notes.assumptions_of``, and checked whenever it runs.
 
     Raises:
-        TraceError: the model cannot be traced (names the source line), or the inputs do not fit (names the node).
+        TraceError: the model cannot be traced (names the source line), the inputs do not fit (names the node), or a
+            wrapper cannot be looked through (FSDP, one with hooks).
         FxpruneError: with ``check``, a parameter holds NaN or Inf (names it).
     """
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected an nn.Module to trace, got {type(model).__name__}")
+    model = unwrapped(model)
     if check:
         require_finite(model)
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
@@ -80,8 +85,9 @@ def trace(
     except Exception as error:
         raise TraceError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
     _warn_of_own_train(model)
-    expected = _expected(model, own, call, flags) if check else None
-    graph_module = trace_by_tiers(own, call, train_call, flags, expected)
+    with uncompiled():
+        expected = _expected(model, own, call, flags) if check else None
+        graph_module = trace_by_tiers(own, call, train_call, flags, expected)
     graphs = graphs_of(graph_module)
     if len(graphs) > 1:
         _count_calls_per_sample(graph_module, Fraction(batch_size(graph_module)))
@@ -146,6 +152,11 @@ def _expected(model: nn.Module, own: nn.Module, call: Call, flags: Mapping[str, 
     try:
         return reference_outputs(model, call)
     except Exception as error:
+        if reaches_inside(error):
+            raise TraceError(
+                f"{line_of_error(error)}: {first_line(error)}: wrappers (DataParallel, torch.compile) are looked "
+                "through while a model is traced; call what is wrapped without asking for it, or take the wrapper off"
+            ) from error
         refusal = inputs_do_not_fit(model, error)
         try:
             attempt(own, call, flags, lambda: SymbolicTracer(call), TrainMode(call, (lambda: SymbolicTracer(call),)))

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from fxprune.exact_weights import exact, in_float64, widen
 from fxprune.facts.effects import is_foreign
 from fxprune.facts.state import storage_of, updated_storages, updated_tensor
-from fxprune.graph import called_module, example_inputs_of, graphs_of, origins, place
+from fxprune.graph import called_module, example_inputs_of, graphs_of, origins, place, require_graph
 from fxprune.interpreter import Interpreter
 from fxprune.module_tree import evaluating, is_layer, is_opaque
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
@@ -200,6 +200,7 @@ def verify(
     Neither graph is changed. Where they differ, ``first_difference`` names the first node of ``b`` whose
     value is not that of the node of ``a`` with the same origin.
     """
+    a, b = require_graph(a, "verify"), require_graph(b, "verify")
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     absolute, relative = difference(run_float64(a, inputs), run_float64(b, inputs))
     where = None if relative <= tolerance else first_difference(a, b, inputs, tolerance)

@@ -10,6 +10,7 @@ from torch import fx
 
 from fxprune.copies import copy_graphs
 from fxprune.errors import EmitError
+from fxprune.graph import require_graph
 from fxprune.module_tree import every_path
 from fxprune.scaled_layer import ScaledLayer
 
@@ -19,7 +20,7 @@ def strip(graph_module: fx.GraphModule) -> fx.GraphModule:
 
     It has no example inputs, origins or costs any more: do this last. Raises EmitError if scales are still in it.
     """
-    graphs = copy_graphs(graph_module)
+    graphs = copy_graphs(require_graph(graph_module, "strip"))
     plain = graphs[0][1]
     for path, module in every_path(plain).items():
         if isinstance(module, ScaledLayer):

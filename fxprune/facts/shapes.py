@@ -26,6 +26,7 @@ from fxprune.interpreter import Interpreter
 from fxprune.layer_classes import NORM_CLASSES
 from fxprune.module_tree import evaluating, every_module, has_hooks, keeping_state, set_flags
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
+from fxprune.wrappers import uncompiled
 
 META = "tensor_meta"
 WRITES = "fxprune_writes"  # on a call of foreign code: which of its arguments it was seen to write into
@@ -132,8 +133,8 @@ def _values_in_mode(graph_module: fx.GraphModule, inputs: Sequence[Any], trainin
     needs_data = any(node.op == "call_module" for node in foreign)
     reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
     may_write_buffers = bool(foreign) or (bool(reads) and any(map(is_in_place, nodes)))
-    keeps = keeping_state(graph_module) if may_write_buffers or training else nullcontext()
-    with evaluating(graph_module), keeps:
+    kept = keeping_state(graph_module) if may_write_buffers or training else nullcontext()
+    with evaluating(graph_module), kept, uncompiled():
         if training:
             set_flags(every_module(graph_module), True)
         try:

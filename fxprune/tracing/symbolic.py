@@ -178,7 +178,7 @@ class SymbolicTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Say whether a module is called as one node: torch's own layers, as they are, and opaque modules."""
-        is_own = super().is_leaf_module(m, module_qualified_name) and not isinstance(m, nn.DataParallel)
+        is_own = super().is_leaf_module(m, module_qualified_name)
         return (is_own and vars(m).keys().isdisjoint(_FORWARDS)) or module_qualified_name in self.opaque
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:

@@ -10,6 +10,7 @@ a read of ``self.training``, so that the graph still trains as the model does.
 from __future__ import annotations
 
 import hashlib
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -26,7 +27,9 @@ from fxprune.tracing.attempt import attempt
 from fxprune.tracing.check import Expected, reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
 from fxprune.tracing.symbolic import SymbolicTracer
-from fxprune.tracing.tiers import inputs_do_not_fit, trace_by_tiers
+from fxprune.tracing.tiers import Fresh, inputs_do_not_fit, trace_by_tiers
+
+_ONE_AT_A_TIME = threading.RLock()  # what tracing replaces is the whole process's: nn.Module's __getattr__, for one
 
 
 def trace(
@@ -69,14 +72,19 @@ def trace(
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     call = bind(model, inputs, example_kwargs or {})
     flags = {path: module.training for path, module in every_path(model).items()}
-    try:
-        own = copy_module(model, share_weights=share_weights)
-        put_in_eval_mode(own)
-    except Exception as error:
-        raise TraceError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
-    _warn_of_own_train(model)
-    expected = _expected(model, own, call, flags) if check else None
-    graph_module = trace_by_tiers(own, call, flags, expected)
+
+    def fresh() -> nn.Module:
+        try:
+            own = copy_module(model, share_weights=share_weights)
+            put_in_eval_mode(own)
+        except Exception as error:
+            raise TraceError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
+        return own
+
+    with _ONE_AT_A_TIME:
+        _warn_of_own_train(model)
+        expected = _expected(model, fresh, call, flags) if check else None
+        graph_module = trace_by_tiers(fresh, call, flags, expected)
     graphs = graphs_of(graph_module)
     if len(graphs) > 1:
         _count_calls_per_sample(graph_module, Fraction(batch_size(graph_module)))
@@ -126,12 +134,12 @@ def _count_calls_per_sample(graph_module: fx.GraphModule, batch: Fraction) -> No
             _count_calls_per_sample(region, region.meta[PER_SAMPLE])
 
 
-def _expected(model: nn.Module, own: nn.Module, call: Call, flags: Mapping[str, bool]) -> list[Expected]:
+def _expected(model: nn.Module, fresh: Fresh, call: Call, flags: Mapping[str, bool]) -> list[Expected]:
     """Return what ``model`` returns; raises TraceError if it does not take the inputs, naming the node if it can."""
     try:
         return reference_outputs(model, call)
     except Exception as error:
-        refusal = inputs_do_not_fit(model, error)
+        refusal, own = inputs_do_not_fit(model, error), fresh()
         try:
             attempt(own, call, flags, lambda: SymbolicTracer(call))
         except TraceError as better:

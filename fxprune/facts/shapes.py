@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,12 +17,13 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
 from fxprune.errors import TraceError, first_line
-from fxprune.facts.effects import is_foreign, is_in_place
+from fxprune.facts.effects import is_foreign
 from fxprune.facts.repeated_calls import Values
 from fxprune.graph import called_module, module_path
 from fxprune.interpreter import Interpreter
+from fxprune.kept_state import keeping_state
 from fxprune.layer_classes import NORM_CLASSES
-from fxprune.module_tree import evaluating, has_hooks, keeping_state
+from fxprune.module_tree import evaluating, has_hooks
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 
 META = "tensor_meta"
@@ -104,15 +104,13 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Val
     """Write ``meta["tensor_meta"]`` on every node (torch.fx's TensorMetadata) and return the values found.
 
     Runs in eval mode on fake tensors; on real ones where a value's shape depends on data or a module is opaque.
-    Buffers that the graph updates keep their values.
+    What the graph or its modules update is as before (see :mod:`fxprune.kept_state`).
     Raises TraceError, naming node and module path, if the inputs do not fit.
     """
     nodes = graph_module.graph.nodes
     foreign = {node for node in nodes if is_foreign(node)}
     needs_data = any(node.op == "call_module" for node in foreign)
-    reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
-    may_write_buffers = bool(foreign) or (bool(reads) and any(map(is_in_place, nodes)))
-    with evaluating(graph_module), keeping_state(graph_module) if may_write_buffers else nullcontext():
+    with keeping_state(graph_module), evaluating(graph_module):
         try:
             if needs_data:
                 raise _NeedsData

@@ -11,7 +11,8 @@ from torch import fx, nn
 
 from fxprune.copies import copy_module
 from fxprune.errors import FxpruneError, TraceError
-from fxprune.module_tree import evaluating, every_module, keeping_state
+from fxprune.kept_state import keeping_state
+from fxprune.module_tree import evaluating, every_module
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 from fxprune.tracing.inputs import Call
 from fxprune.verify import difference
@@ -53,12 +54,14 @@ def _mirrored(call: Call) -> Call:
 
 def run_model(model: nn.Module, call: Call) -> Any:
     """Call ``model`` as :func:`reference_outputs` does, and leave it as it was."""
-    with keeping_state(model):
-        return _call(model, call)
+    if isinstance(model, fx.GraphModule):
+        with keeping_state(model):
+            return run_once(model, call)
+    return run_once(copy_module(model), call)
 
 
-def _call(model: nn.Module, call: Call) -> Any:
-    """Call ``model`` in eval mode without gradients and with a fixed random state."""
+def run_once(model: nn.Module, call: Call) -> Any:
+    """Call ``model`` in eval mode without gradients and with a fixed random state; it may change in it."""
     args, kwargs = call.arrange(copy_tensors(call.values))
     with evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -66,7 +69,7 @@ def _call(model: nn.Module, call: Call) -> Any:
 
 
 def _outputs(model: nn.Module, call: Call) -> list[torch.Tensor]:
-    return copy_tensors(tensors_in(_call(model, call)))  # type: ignore[no-any-return]
+    return copy_tensors(tensors_in(run_once(model, call)))  # type: ignore[no-any-return]
 
 
 def require_same_function(

@@ -16,14 +16,15 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.copies import copy_module
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER
 from fxprune.layer_classes import CONV_CLASSES
-from fxprune.module_tree import every_module, has_hooks, is_layer, mark_opaque, opaque_children
+from fxprune.module_tree import every_module, every_path, has_hooks, is_layer, mark_opaque, opaque_children
 from fxprune.nests import copy_tensors
 from fxprune.tracing.attempt import attempt
-from fxprune.tracing.check import Expected, reference_outputs, require_same_function, run_model
+from fxprune.tracing.check import Expected, reference_outputs, require_same_function, run_once
 from fxprune.tracing.inputs import Call, call_of_graph
 from fxprune.tracing.notes import ASSUMPTIONS, Opaque, Tier
 from fxprune.tracing.opaque import compile_inside, record_calls
@@ -31,16 +32,17 @@ from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.values import ValueTracer
 
+Fresh = Callable[[], nn.Module]
 _WHOLE = "model"  # the name of a model that is opaque itself
 
 
 def trace_by_tiers(
-    own: nn.Module, call: Call, flags: Mapping[str, bool], expected: list[Expected] | None
+    fresh: Fresh, call: Call, flags: Mapping[str, bool], expected: list[Expected] | None
 ) -> fx.GraphModule:
-    """Return the graph of ``own``, which may be one opaque call, with everything traceable inside it compiled.
+    """Return the graph of a module, which may be one opaque call, with everything traceable inside it compiled.
 
     Args:
-        own: the module, in eval mode, that is taken apart.
+        fresh: makes a copy of the module, in eval mode, that is taken apart: every attempt starts with a new one.
         call: the call that is traced.
         flags: the train flag of each module, by path.
         expected: what the model returns (see :func:`reference_outputs`); None to not compare.
@@ -48,7 +50,7 @@ def trace_by_tiers(
     Raises:
         TraceError: a GraphModule does not fit its inputs.
     """
-    return _Tracing(own, call, flags, expected, is_region=False).run()
+    return _Tracing(fresh, call, flags, expected, is_region=False).run()
 
 
 class _Tracing:
@@ -56,28 +58,35 @@ class _Tracing:
 
     def __init__(
         self,
-        own: nn.Module,
+        fresh: Fresh,
         call: Call,
         flags: Mapping[str, bool],
         expected: list[Expected] | None,
         *,
         is_region: bool,
     ) -> None:
-        self.own, self.call, self.flags, self.expected, self.is_region = own, call, flags, expected, is_region
+        self.fresh, self.call, self.flags, self.expected, self.is_region = fresh, call, flags, expected, is_region
         self.reasons: dict[str, TraceError] = {}
         self.outputs: dict[str, list[Any]] = {}
+        self.own = own = fresh()
+        self._is_used = False
         hooked = {module for module in every_module(own) if has_hooks(module) and not is_layer(module)}
         for path, module in own.named_modules() if hooked else ():
             if module in hooked:
-                self._make_opaque(path, TraceError("it has hooks, which a graph would not run"))
+                self.reasons[path] = TraceError("it has hooks, which a graph would not run")
         scripted = any(isinstance(module, torch.jit.ScriptModule) for module in every_module(own))
         for path, module in own.named_modules() if scripted else ():
             if isinstance(module, torch.jit.ScriptModule) and not any(path.startswith(f"{p}.") for p in self.reasons):
-                self._make_opaque(path, TraceError("it is compiled by torch.jit, which hides what is inside"))
+                self.reasons[path] = TraceError("it is compiled by torch.jit, which hides what is inside")
 
-    def _make_opaque(self, path: str, why: TraceError) -> None:
-        self.reasons[path] = why
-        mark_opaque(self.own.get_submodule(path))
+    def _take_own(self) -> nn.Module:
+        """Return ``own`` as the user's model is, whatever attempts and runs before have left in it."""
+        if self._is_used:
+            self.own = self.fresh()
+        self._is_used = True
+        for path in self.reasons.keys() - {_WHOLE}:
+            mark_opaque(self.own.get_submodule(path))
+        return self.own
 
     def run(self) -> fx.GraphModule:
         """Return the graph; raises TraceError for a region whose own forward cannot be traced."""
@@ -88,8 +97,7 @@ class _Tracing:
                 raise
             self._require_inputs_that_fit()
             self.reasons = {_WHOLE: error}
-            for module in self.own.modules():
-                mark_opaque(module, module is self.own)
+            mark_opaque(self._take_own())
             graph_module = _whole(self.own, self.call, self.flags)
         if self.reasons:
             self._compile_opaque(graph_module)
@@ -104,13 +112,14 @@ class _Tracing:
                 self._record_outputs()
                 return self._tiers_1_and_2()
             except TraceError as error:
-                if not error.path or error.path in self.reasons or isinstance(self.own, fx.GraphModule):
+                known = not error.path or error.path in self.reasons or error.path not in every_path(self.own)
+                if known or isinstance(self.own, fx.GraphModule):
                     raise
-                self._make_opaque(error.path, error)
+                self.reasons[error.path] = error
 
     def _require_inputs_that_fit(self) -> None:
         try:
-            run_model(self.own, self.call)
+            run_once(self._take_own(), self.call)
         except Exception as error:
             raise inputs_do_not_fit(self.own, error) from error
 
@@ -123,7 +132,7 @@ class _Tracing:
         return self._attempt("values", lambda: ValueTracer(self.call, set(self.reasons), self.outputs))
 
     def _attempt(self, tier: Tier, make_tracer: Callable[[], SymbolicTracer]) -> fx.GraphModule:
-        graph_module = self._checked(attempt(self.own, self.call, self.flags, make_tracer))
+        graph_module = self._checked(attempt(self._take_own(), self.call, self.flags, make_tracer))
         graph_module.meta.setdefault(TIER, tier)  # a graph that is traced again keeps its own
         return graph_module
 
@@ -131,9 +140,10 @@ class _Tracing:
         """Keep what the opaque modules return in a run; raises TraceError for one that writes to its input."""
         if not self.reasons:
             return
-        opaque = ((self.own.get_submodule(path), path) for path in self.reasons)
+        own = self._take_own()
+        opaque = ((own.get_submodule(path), path) for path in self.reasons)
         modules = {one: path for one, path in opaque if not isinstance(one, torch.jit.ScriptModule)}  # takes no hooks
-        calls, _ = record_calls(lambda: run_model(self.own, self.call), modules, keep_outputs=True)
+        calls, _ = record_calls(own, self.call, modules, keep_outputs=True)
         for module, path in modules.items():
             if module in calls and calls[module].overwrites:
                 outer = path.rpartition(".")[0]
@@ -175,9 +185,7 @@ class _Tracing:
                 notes.append(Opaque(path, why.reason, why.source, 0))
                 continue
             place = "" if path == _WHOLE and module is self.own else path
-            compile_inside(
-                module, place, graph_module, lambda: run_model(graph_module, graph_call), _compile_region, self.flags
-            )
+            compile_inside(module, place, graph_module, graph_call, _compile_region, self.flags)
             hidden = sum(isinstance(inner, CONV_CLASSES) for inner in opaque_children(module))
             notes.append(Opaque(path, why.reason, why.source, hidden))
         graph_module.meta[OPAQUE] = tuple(notes)
@@ -198,7 +206,7 @@ def _compile_region(child: nn.Module, call: Call, flags: Mapping[str, bool]) -> 
         expected = reference_outputs(child, call)
     except Exception as error:  # hooks, say, that hold what cannot be copied
         raise TraceError(f"{type(child).__name__} cannot be called alone", reason=first_line(error)) from error
-    return _Tracing(child, call, flags, expected, is_region=True).run()
+    return _Tracing(lambda: copy_module(child, share_weights=True), call, flags, expected, is_region=True).run()
 
 
 def _whole(own: nn.Module, call: Call, flags: Mapping[str, bool]) -> fx.GraphModule:

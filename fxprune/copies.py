@@ -183,8 +183,8 @@ def _copy_opaque(module: nn.Module, path: str, memo: dict[int, Any]) -> nn.Modul
 def not_copied(path: str, error: Exception) -> FxpruneError:
     """Return what is raised where the opaque module at ``path`` has come to hold what cannot be copied."""
     return FxpruneError(
-        f"the opaque module {path} cannot be copied: {first_line(error)}; keep that outside of the module, or give its "
-        "class a __deepcopy__"
+        f"the opaque module {path} cannot be copied: {first_line(error)}; keep that outside of the module, or "
+        "give its class a __deepcopy__"
     )
 
 
@@ -198,9 +198,7 @@ class _ComputedTensorsToo(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def copy_module(
-    module: nn.Module, *, share_weights: bool = False, memo: dict[int, Any] | None = None
-) -> nn.Module:
+def copy_module(module: nn.Module, *, share_weights: bool = False, memo: dict[int, Any] | None = None) -> nn.Module:
     """Return a deep copy of ``module``; with ``share_weights`` its parameters and buffers are those of ``module``.
 
     Tensors that it computed and keeps (the weight of an old-style ``torch.nn.utils.weight_norm``, say) are copied by

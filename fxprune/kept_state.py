@@ -1,8 +1,8 @@
 """Runs of a graph that leave no trace in it, whatever its modules keep, and wherever.
 
-Code that is not torch's (opaque modules, hooks, parametrizations) may keep anything: objects in lists in dicts, hooks,
-submodules, random generators, tensors that it writes to. For a run, deep copies stand in for the modules that it is in.
-All else writes to nothing but tensors that nodes of the graph read: those get their values back.
+Code that is not torch's (opaque modules, hooks, parametrizations) may keep anything: objects in lists in dicts,
+hooks, submodules, random generators, tensors that it writes to. For a run, deep copies stand in for the modules that
+it is in. All else writes to nothing but tensors that nodes of the graph read: those get their values back.
 
 What such code keeps outside of its module is out of reach: globals, attributes of classes, variables of closures.
 """
@@ -32,7 +32,7 @@ class Copy(Protocol):
 
 @contextmanager
 def keeping_state(graph_module: fx.GraphModule, copied: Copy = copy_module) -> Iterator[None]:
-    """Run ``graph_module`` inside as often as you like: at the end its state is what it was, and all runs start there.
+    """Give ``graph_module`` the state back that it has now, whatever runs inside change.
 
     Args:
         graph_module: the graph; inside, what ``copied`` returns stands in its modules with code of their own.

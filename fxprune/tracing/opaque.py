@@ -54,7 +54,7 @@ def record_calls(
     """Run a copy of ``root``; return how each of ``modules`` is called in it, if it is, and what it returns."""
     copies: dict[int, Any] = {}
     running = copy_module(root, memo=copies)
-    originals = {copies[id(module)]: module for module in modules if id(module) in copies}  # a region may have come
+    originals = {copies[id(module)]: module for module in modules if id(module) in copies}
     calls, result = _watched_run(lambda: run_once(running, call), originals, keep_outputs)
     return {originals[module]: found for module, found in calls.items()}, result
 

@@ -79,10 +79,14 @@ class _Tracing:
             if isinstance(module, torch.jit.ScriptModule) and not any(path.startswith(f"{p}.") for p in self.reasons):
                 self.reasons[path] = TraceError("it is compiled by torch.jit, which hides what is inside")
 
-    def _take_own(self) -> nn.Module:
-        """Return ``own`` as the user's model is, whatever attempts and runs before have left in it."""
+    def _renew(self) -> None:
+        """Make ``own`` what the user's model is, whatever attempts and runs have left in it."""
         if self._is_used:
-            self.own = self.fresh()
+            self.own, self._is_used = self.fresh(), False
+
+    def _take_own(self) -> nn.Module:
+        """Return the module as the user's is, its opaque modules marked: to be run or traced once."""
+        self._renew()
         self._is_used = True
         for path in self.reasons.keys() - {_WHOLE}:
             mark_opaque(self.own.get_submodule(path))
@@ -112,10 +116,13 @@ class _Tracing:
                 self._record_outputs()
                 return self._tiers_1_and_2()
             except TraceError as error:
-                known = not error.path or error.path in self.reasons or error.path not in every_path(self.own)
-                if known or isinstance(self.own, fx.GraphModule):
+                path = error.path
+                if not path or path in self.reasons or isinstance(self.own, fx.GraphModule):
                     raise
-                self.reasons[error.path] = error
+                self._renew()
+                if path not in every_path(self.own):
+                    raise  # of a module that its first call adds
+                self.reasons[path] = error
 
     def _require_inputs_that_fit(self) -> None:
         try:
@@ -144,6 +151,7 @@ class _Tracing:
         opaque = ((own.get_submodule(path), path) for path in self.reasons)
         modules = {one: path for one, path in opaque if not isinstance(one, torch.jit.ScriptModule)}  # takes no hooks
         calls, _ = record_calls(own, self.call, modules, keep_outputs=True)
+        self._is_used = False  # a copy ran
         for module, path in modules.items():
             if module in calls and calls[module].overwrites:
                 outer = path.rpartition(".")[0]

@@ -11,9 +11,11 @@ import torch
 from torch import fx, nn
 from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.fx.graph_module import _copy_attr
+from torch.overrides import TorchFunctionMode
 
+from fxprune.errors import FxpruneError, first_line
 from fxprune.graph import PRESERVED, graphs_of
-from fxprune.module_tree import every_module, is_opaque, is_region, regions_in
+from fxprune.module_tree import every_module, is_opaque, is_region
 from fxprune.nests import PLAIN
 from fxprune.wrappers import holds_wrappers, inside, original_of
 
@@ -138,6 +140,7 @@ def _copy_containers(graph_module: fx.GraphModule) -> tuple[nn.Module, bool]:
     """
     called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
     opaque: list[nn.Module] = []
+    copies: dict[int, Any] = {}
 
     def duplicate(module: nn.Module, prefix: str) -> nn.Module:
         fresh = empty_module()
@@ -153,53 +156,73 @@ def _copy_containers(graph_module: fx.GraphModule) -> tuple[nn.Module, bool]:
                 child = None if child is None else duplicate(child, f"{path}.")
             elif is_opaque(child):
                 opaque.append(child)
-                child = _copy_around_regions(child)
+                child = _copy_opaque(child, path, copies)
             children[name] = child
         return fresh
 
     return duplicate(graph_module, ""), bool(opaque)
 
 
-def _copy_around_regions(module: nn.Module) -> nn.Module:
-    """Return ``module`` itself, or, if there are regions in it, a copy of what is on the way to them and of them."""
-    if not regions_in(module):
+def _copy_opaque(module: nn.Module, path: str, memo: dict[int, Any]) -> nn.Module:
+    """Return a copy of an opaque module: its state is its own, but weights, buffers and layers in regions are shared.
+
+    So no graph sees what calls of another one leave in Python objects. What torch.jit compiled holds none.
+    """
+    if isinstance(module, torch.jit.ScriptModule):
         return module
-    copies: dict[int, nn.Module] = {}
-
-    def duplicate(owner: nn.Module) -> nn.Module:
-        if id(owner) in copies:
-            return copies[id(owner)]
-        if is_region(owner):
-            fresh: nn.Module = copy_graph_module(owner)
-        elif not regions_in(owner):
-            fresh = owner
-        else:
-            fresh = copy.copy(owner)
-            for table in ("_parameters", "_buffers", "_modules"):
-                fresh.__dict__[table] = dict(owner.__dict__[table])
-            for name, child in owner._modules.items():
-                fresh._modules[name] = None if child is None else duplicate(child)
-        copies[id(owner)] = fresh
-        return fresh
-
-    return duplicate(module)
+    for one in every_module(module):
+        memo |= {id(tensor): tensor for tensor in (*one._parameters.values(), *one._buffers.values())}
+        if is_region(one) and id(one) not in memo:
+            memo |= {id(inner): inner for inner in every_module(one) if inner is not one}
+            memo[id(one)] = copy_graph_module(one)
+    try:
+        return copy_module(module, memo=memo)
+    except Exception as error:
+        raise not_copied(path, error) from error
 
 
-def copy_module(module: nn.Module, *, share_weights: bool = False) -> nn.Module:
+def not_copied(path: str, error: Exception) -> FxpruneError:
+    """Return what is raised where the opaque module at ``path`` has come to hold what cannot be copied."""
+    return FxpruneError(
+        f"the opaque module {path} cannot be copied: {first_line(error)}; keep that outside of the module, or "
+        "give its class a __deepcopy__"
+    )
+
+
+class _ComputedTensorsToo(TorchFunctionMode):
+    """Lets ``copy.deepcopy`` copy tensors that are not leaves, by value."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), tensor.detach().clone())
+        return func(*args, **(kwargs or {}))
+
+
+def copy_module(module: nn.Module, *, share_weights: bool = False, memo: dict[int, Any] | None = None) -> nn.Module:
     """Return a deep copy of ``module``; with ``share_weights`` its parameters and buffers are those of ``module``.
 
     Tensors that it computed and keeps (the weight of an old-style ``torch.nn.utils.weight_norm``, say) are copied by
-    value, which plain deep-copying refuses: they are computed again in every forward.
+    value, which plain deep-copying refuses: they are computed again in every forward. ``memo`` is that of
+    ``copy.deepcopy``: by id, what there are copies of already; it gets those that are made.
 
     In the place of wrappers the copy has what is inside them, and of compiled methods what was compiled: those of the
     copy itself.
     """
-    memo = {} if share_weights else _copies_of_viewed(module)
+    if memo is None:
+        memo = {} if share_weights else _copies_of_viewed(module)
     if share_weights:
         for one in every_module(module):
             for tensor in (*one._parameters.values(), *one._buffers.values()):
                 memo[id(tensor)] = tensor
-    return _deepcopy_module(module, memo)
+    known = memo.copy()
+    try:
+        return _deepcopy_module(module, memo)
+    except RuntimeError:  # computed tensors in its containers: to look for them takes twice the time
+        memo.clear()
+        memo.update(known)
+        with _ComputedTensorsToo():
+            return _deepcopy_module(module, memo)
 
 
 def _copies_of_viewed(module: nn.Module) -> dict[int, Any]:

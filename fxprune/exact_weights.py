@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -50,9 +50,12 @@ def has_exact(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def in_float64(module: _Weighted) -> _Weighted:
-    """Return a deep copy of ``module`` in float64, with the exact values of its parameters."""
-    wide = copy_module(module).double()
+def in_float64(module: _Weighted, *, memo: dict[int, Any] | None = None) -> _Weighted:
+    """Return a deep copy of ``module`` in float64, with the exact values of its parameters.
+
+    ``memo`` is that of :func:`fxprune.copies.copy_module`.
+    """
+    wide = copy_module(module, memo=memo).double()
     for parameter, widened in zip(module.parameters(), wide.parameters(), strict=True):
         if parameter.is_floating_point():
             widened.copy_(exact(parameter))

@@ -13,6 +13,7 @@ from torch import fx
 
 from fxprune.errors import FxpruneError
 from fxprune.graph import example_inputs_of
+from fxprune.kept_state import keeping_state
 from fxprune.module_tree import evaluating
 
 
@@ -28,6 +29,7 @@ def compare_latency(graphs: Mapping[str, fx.GraphModule], batch_size: int, *, re
     images = example[:1].to(device).repeat(batch_size, *[1] * (example.dim() - 1))
     with ExitStack() as stack:
         for graph in graphs.values():
+            stack.enter_context(keeping_state(graph))
             stack.enter_context(evaluating(graph))
         return median_times(graphs, images, turns=repeats)
 

@@ -12,6 +12,7 @@ from torch import fx, nn
 CALLS = "fxprune_calls"  # of a region: the elements that it reads in all its calls, over those of its example
 PER_SAMPLE = "fxprune_per_sample"  # of a region: what its MACs are divided by to be those of one sample
 _CONTAINERS = frozenset((list, dict, set))
+_KNOWN = ("torch.", "fxprune.")
 
 
 def every_module(module: nn.Module) -> list[nn.Module]:
@@ -121,6 +122,14 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+def runs_own_code(module: nn.Module) -> bool:
+    """Say whether calling ``module`` runs code that is neither torch's nor ours, which may keep anything anywhere."""
+    return is_opaque(module) or any(
+        has_hooks(one) or not type(one).__module__.startswith(_KNOWN) or "forward" in one.__dict__
+        for one in every_module(module)
+    )
+
+
 def is_parametrized(module: nn.Module) -> bool:
     """Say what torch's function of this name says; where an attribute is missing, ``getattr`` takes microseconds."""
     return "parametrizations" in module._modules
@@ -158,22 +167,3 @@ def state_of(module: nn.Module) -> dict[str, Any]:
     if is_layer(module) and type(module).forward is not nn.Module.forward:
         return module.__dict__.copy()  # a layer of torch's own changes none; one without a forward is a list or dict
     return {name: v.copy() if type(v) in _CONTAINERS else v for name, v in module.__dict__.items()}
-
-
-@contextmanager
-def keeping_state(module: nn.Module) -> Iterator[None]:
-    """Undo what calls of ``module`` inside change in it: attributes, containers, the values of buffers."""
-    modules = every_module(module)
-    before = [(one, state_of(one)) for one in modules if not isinstance(one, fx.GraphModule)]  # it keeps its code
-    buffers = {id(buffer): buffer for one in modules for buffer in one._buffers.values() if buffer is not None}
-    values = [(buffer, buffer._version, buffer.detach().clone()) for buffer in buffers.values()]
-    try:
-        yield
-    finally:
-        for one, state in before:
-            one.__dict__.clear()
-            one.__dict__.update(state)
-        with torch.no_grad():
-            for buffer, version, value in values:
-                if buffer._version != version or not torch.equal(buffer, value):  # batch norms count as no write
-                    buffer.copy_(value)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import distributed, fx
+from torch import distributed, fx, nn
 
 from fxprune.cost_targets import Surplus
 from fxprune.errors import FxpruneError, TargetError
@@ -22,6 +22,7 @@ from fxprune.facts.input_sizes import root_mean_square
 from fxprune.facts.layers import awake
 from fxprune.facts.shapes import shape
 from fxprune.graph import example_inputs_of, graphs_of
+from fxprune.kept_state import keeping_state
 from fxprune.memory_target import MemoryTarget
 from fxprune.module_tree import evaluating
 from fxprune.nests import map_tensors, tensors_in
@@ -235,10 +236,10 @@ class SteeredL1(ProximalL1):
                 probe = map_tensors(tuple(inputs), lambda tensor: tensor.to(device))
                 if region not in references:
                     with self._measuring_inputs(region):
-                        references[region] = tensors_in(graphs[region](*probe))
+                        references[region] = _outputs(graphs[region], probe)
                 with awake(self._found[path]):
                     self.layers[path].gate.div_(2)
-                    found[path] = _relative_difference(references[region], tensors_in(graphs[region](*probe)))
+                    found[path] = _relative_difference(references[region], _outputs(graphs[region], probe))
                 best = min(best, found[path] * weights[path])
         self._damages |= found
         if not found and relieves is not None:
@@ -250,14 +251,17 @@ class SteeredL1(ProximalL1):
     def _measuring_inputs(self, region: str) -> Iterator[None]:
         """Take the size of what ResConvs read as their shortcut's unit, where that changes nothing."""
 
-        def measure(module: ResConv, inputs: tuple[torch.Tensor, ...]) -> None:
-            rms = root_mean_square(inputs[0])
-            if 0 < rms < math.inf:
-                module.input_rms.fill_(rms)
+        def measuring(module: ResConv) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+            def measure(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:  # a copy may stand in for it
+                rms = root_mean_square(inputs[0])
+                if 0 < rms < math.inf:
+                    module.input_rms.fill_(rms)
+
+            return measure
 
         modules = [self.layers[path] for path, layer in self._found.items() if layer.region == region]
         untouched = [one for one in modules if isinstance(one, ResConv) and one.untouched]
-        handles = [one.register_forward_pre_hook(measure) for one in untouched]
+        handles = [one.register_forward_pre_hook(measuring(one)) for one in untouched]
         try:
             yield
         finally:
@@ -292,6 +296,12 @@ class SteeredL1(ProximalL1):
 
 def _say_nothing(done: int, of: int) -> None:
     """Take note of nothing."""
+
+
+def _outputs(graph: fx.GraphModule, probe: Any) -> list[torch.Tensor]:
+    """Return what ``graph`` returns in its present state, which stays."""
+    with keeping_state(graph):
+        return tensors_in(graph(*probe))
 
 
 def _relative_difference(reference: list[torch.Tensor], other: list[torch.Tensor]) -> float:

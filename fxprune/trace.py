@@ -11,6 +11,7 @@ a read of ``self.training``; where it differs by more, both are merged into one 
 from __future__ import annotations
 
 import hashlib
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -28,8 +29,10 @@ from fxprune.tracing.check import Expected, reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
 from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
-from fxprune.tracing.tiers import inputs_do_not_fit, trace_by_tiers
+from fxprune.tracing.tiers import Fresh, inputs_do_not_fit, trace_by_tiers
 from fxprune.wrappers import reaches_inside, uncompiled
+
+_ONE_AT_A_TIME = threading.RLock()  # what tracing replaces is the whole process's: nn.Module's __getattr__, for one
 
 
 def trace(
@@ -79,15 +82,19 @@ def trace(
     call = bind(model, inputs, example_kwargs or {})
     train_call = call if train_inputs is None else _train_call(model, train_inputs, call)
     flags = {path: module.training for path, module in every_path(model).items()}
-    try:
-        own = copy_module(model, share_weights=share_weights)
-        put_in_eval_mode(own)
-    except Exception as error:
-        raise TraceError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
-    _warn_of_own_train(model)
-    with uncompiled():
-        expected = _expected(model, own, call, flags) if check else None
-        graph_module = trace_by_tiers(own, call, train_call, flags, expected)
+
+    def fresh() -> nn.Module:
+        try:
+            own = copy_module(model, share_weights=share_weights)
+            put_in_eval_mode(own)
+        except Exception as error:
+            raise TraceError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
+        return own
+
+    with _ONE_AT_A_TIME, uncompiled():
+        _warn_of_own_train(model)
+        expected = _expected(model, fresh, call, flags) if check else None
+        graph_module = trace_by_tiers(fresh, call, train_call, flags, expected)
     graphs = graphs_of(graph_module)
     if len(graphs) > 1:
         _count_calls_per_sample(graph_module, Fraction(batch_size(graph_module)))
@@ -147,7 +154,7 @@ def _count_calls_per_sample(graph_module: fx.GraphModule, batch: Fraction) -> No
             _count_calls_per_sample(region, region.meta[PER_SAMPLE])
 
 
-def _expected(model: nn.Module, own: nn.Module, call: Call, flags: Mapping[str, bool]) -> list[Expected]:
+def _expected(model: nn.Module, fresh: Fresh, call: Call, flags: Mapping[str, bool]) -> list[Expected]:
     """Return what ``model`` returns; raises TraceError if it does not take the inputs, naming the node if it can."""
     try:
         return reference_outputs(model, call)
@@ -157,7 +164,7 @@ def _expected(model: nn.Module, own: nn.Module, call: Call, flags: Mapping[str, 
                 f"{line_of_error(error)}: {first_line(error)}: wrappers (DataParallel, torch.compile) are looked "
                 "through while a model is traced; call what is wrapped without asking for it, or take the wrapper off"
             ) from error
-        refusal = inputs_do_not_fit(model, error)
+        refusal, own = inputs_do_not_fit(model, error), fresh()
         try:
             attempt(own, call, flags, lambda: SymbolicTracer(call), TrainMode(call, (lambda: SymbolicTracer(call),)))
         except TraceError as better:

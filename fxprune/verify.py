@@ -16,9 +16,9 @@ from fxprune.facts.effects import is_foreign
 from fxprune.facts.state import storage_of, updated_storages, updated_tensor
 from fxprune.graph import called_module, example_inputs_of, graphs_of, origins, place, require_graph
 from fxprune.interpreter import Interpreter
-from fxprune.module_tree import evaluating, is_layer, is_opaque
+from fxprune.kept_state import keeping_state
+from fxprune.module_tree import evaluating, is_opaque
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
-from fxprune.scaled_layer import ScaledLayer
 
 TOLERANCE = 1e-9
 _SAMPLES = 1 << 14
@@ -87,8 +87,7 @@ class _Float64(Interpreter):
         if not isinstance(value, torch.Tensor):
             return value
         wide = self._wide(value)
-        is_own = isinstance(value, nn.Parameter) or storage_of(value) in self._updated
-        return wide if is_own else wide.clone()  # what is not seen to be updated may be all the same
+        return wide if storage_of(value) in self._updated else wide.clone()  # what is not seen to be updated may be
 
     def run_node(self, n: fx.Node) -> Any:
         if _may_draw(n):  # the same numbers in both graphs, however many others one of them draws before
@@ -115,9 +114,8 @@ def _as_float64(module: nn.Module) -> Callable[..., Any]:
     tensors = [*module.parameters(), *module.buffers()]
     if all(t.dtype == torch.float64 or not t.is_floating_point() for t in tensors):
         return module
-    keeps = any(isinstance(value, torch.Tensor) for inner in module.modules() for value in vars(inner).values())
-    if keeps or not (is_layer(module) or isinstance(module, ScaledLayer)):
-        return in_float64(module)  # a copy: it may write to what are no parameters and no buffers
+    if any(isinstance(value, torch.Tensor) for inner in module.modules() for value in vars(inner).values()):
+        return in_float64(module)
     wide = {name: exact(t) if t.is_floating_point() else t for name, t in module.named_parameters()}
     wide |= {name: exact(t).clone() if t.is_floating_point() else t.clone() for name, t in module.named_buffers()}
     return lambda *args, **kwargs: functional_call(module, wide, args, kwargs)
@@ -151,7 +149,11 @@ def _run(
     interpreter = _Float64(graph_module)
     interpreter.digests = {} if digests else None
     copies = map_tensors(copy_tensors(tuple(inputs)), widen)
-    with evaluating(graph_module), torch.random.fork_rng(devices=[]):
+    with (
+        keeping_state(graph_module, in_float64),
+        evaluating(graph_module),
+        torch.random.fork_rng(devices=[]),
+    ):
         torch.manual_seed(0)
         return tensors_in(_numbers_as_tensors(interpreter.run(*copies))), interpreter
 

@@ -20,7 +20,7 @@ from fxprune.computed import computed_weights, plain_layer
 from fxprune.exact_weights import make_parameter, rounded
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
-from fxprune.facts.convs import ConvCall, conv_call, is_conv
+from fxprune.facts.convs import ConvCall, changes_by_call, conv_call, is_conv
 from fxprune.graph import called_module, erase_unread, graphs_of, inherit
 from fxprune.layer_classes import TRANSPOSED_CLASSES, WEIGHTED_CLASSES
 from fxprune.module_tree import every_module, has_hooks
@@ -72,6 +72,9 @@ class FreezeWeights(Pass):
                 continue
             if id(module) not in plain:
                 kind = parametrize.type_before_parametrizations(layer)
+                if changes_by_call(layer):
+                    log.decline(node, f"its {' and '.join(names)} is another one in every call")
+                    continue
                 frozen = plain_layer(layer) if kind in _LAYERS else None
                 if frozen is None or has_hooks(frozen):
                     log.decline(node, f"it is a {kind.__name__}" if frozen is None else "it has other hooks too")

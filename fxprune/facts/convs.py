@@ -10,12 +10,13 @@ from torch import fx, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from fxprune.copies import copy_module
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
 from fxprune.facts.shapes import shape
 from fxprune.graph import called_module, uses
 from fxprune.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES, Conv
-from fxprune.module_tree import has_hooks, is_parametrized
+from fxprune.module_tree import has_hooks, is_parametrized, runs_own_code
 from fxprune.node_targets import attribute
 from fxprune.resconv import WEIGHT_HOOKS
 
@@ -91,10 +92,22 @@ def _own_module(module: nn.Module, classes: tuple[type[Any], ...], sites: CallSi
     updated = sites.updated_tensor(module)
     if updated is not None:
         return f"its {updated} is updated in forward"
+    if changes_by_call(module):
+        return "its weight is another one in every call"
     tied = sites.shared_parameter(module)
     if tied is not None and tied in module._buffers:
         return f"its {tied} is read by others too"
     return f"its {tied} is tied to another layer's" if tied else None
+
+
+@torch.no_grad()
+def changes_by_call(module: nn.Module) -> bool:
+    """Say whether a parametrization that is not torch's returns another tensor in its next call: it counts, say."""
+    if not is_parametrized(module) or not runs_own_code(module.parametrizations):  # type: ignore[arg-type]
+        return False
+    own: Any = copy_module(module).eval()
+    with torch.random.fork_rng(devices=[]):
+        return any(not torch.equal(getattr(own, name).clone(), getattr(own, name)) for name in own.parametrizations)
 
 
 def _weight_hooks(module: nn.Module) -> bool:

@@ -15,6 +15,7 @@ from torch import fx
 
 from fxprune.graph import EXAMPLE_INPUTS, example_inputs_of
 from fxprune.interpreter import Interpreter
+from fxprune.kept_state import keeping_state
 from fxprune.module_tree import evaluating
 from fxprune.nests import copy_tensors, map_tensors
 
@@ -34,7 +35,7 @@ def input_sizes(graph_module: fx.GraphModule, nodes: Collection[fx.Node]) -> dic
     if weight is not None:
         device = weight.device
         inputs = map_tensors(inputs, lambda tensor: tensor.to(device))
-    with evaluating(graph_module):
+    with keeping_state(graph_module), evaluating(graph_module):
         runner.run(*inputs)
     found = {node: runner.sizes[source] for node, source in sources.items()}
     return {node: size if 0 < size < math.inf else 1.0 for node, size in found.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,13 +17,15 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
 from fxprune.by_mode import TRAIN_INPUTS, only_in
+from fxprune.copies import copy_module
 from fxprune.errors import LoadError, TraceError, first_line
-from fxprune.facts.effects import is_foreign, is_in_place
+from fxprune.facts.effects import is_foreign
 from fxprune.facts.repeated_calls import Values
 from fxprune.graph import called_module, example_inputs_of, module_path
 from fxprune.interpreter import Interpreter
+from fxprune.kept_state import keeping_state
 from fxprune.layer_classes import NORM_CLASSES
-from fxprune.module_tree import evaluating, every_module, has_hooks, keeping_state, set_flags
+from fxprune.module_tree import evaluating, every_module, has_hooks, set_flags
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 from fxprune.wrappers import uncompiled
 
@@ -43,9 +44,14 @@ class _Recorder(Interpreter):
     """Runs a graph and keeps every value, so that storages stay apart."""
 
     def __init__(
-        self, graph_module: fx.GraphModule, foreign: Collection[fx.Node], mode: FakeTensorMode | None = None
+        self,
+        owner: fx.GraphModule,
+        graph: fx.Graph,
+        foreign: Collection[fx.Node],
+        mode: FakeTensorMode | None = None,
     ) -> None:
-        super().__init__(graph_module, keep=True)
+        super().__init__(owner, keep=True)
+        self.graph = graph
         self.values = Values()
         self._foreign = foreign
         self._mode = mode
@@ -111,7 +117,7 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any], *, tra
 
     Runs in eval mode, or in train mode, on fake tensors; on real ones where a value's shape depends on data or a
     module is opaque. What the other mode alone computes has the shapes that it has there; in train mode on inputs of
-    its own if the graph has such. Buffers that the graph updates keep their values.
+    its own if the graph has such. What the graph or its modules update is as before (see :mod:`fxprune.kept_state`).
     Raises TraceError, naming node and module path, if the inputs do not fit.
     """
     values = _values_in_mode(graph_module, inputs, training)
@@ -131,20 +137,17 @@ def _values_in_mode(graph_module: fx.GraphModule, inputs: Sequence[Any], trainin
     nodes = graph_module.graph.nodes
     foreign = {node for node in nodes if is_foreign(node)}
     needs_data = any(node.op == "call_module" for node in foreign)
-    reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
-    may_write_buffers = bool(foreign) or (bool(reads) and any(map(is_in_place, nodes)))
-    kept = keeping_state(graph_module) if may_write_buffers or training else nullcontext()
-    with evaluating(graph_module), kept, uncompiled():
-        if training:
-            set_flags(every_module(graph_module), True)
+    owner: Any = copy_module(graph_module) if training else graph_module  # norms write to their statistics then
+    with keeping_state(owner), evaluating(owner), uncompiled():
+        set_flags(every_module(owner) if training else (), True)
         try:
             if needs_data:
                 raise _NeedsData
             mode = FakeTensorMode(allow_non_fake_inputs=True)
-            recorder = _Recorder(graph_module, foreign, mode)
+            recorder = _Recorder(owner, graph_module.graph, foreign, mode)
             recorder.run_all(*_fake_inputs(tuple(inputs), mode))
         except (DataDependentOutputException, DynamicOutputShapeException, _NeedsData):
-            recorder = _Recorder(graph_module, foreign)
+            recorder = _Recorder(owner, graph_module.graph, foreign)
             recorder.run_all(*copy_tensors(tuple(inputs)))
     return recorder.values
 

@@ -11,7 +11,8 @@ from torch import fx, nn
 
 from fxprune.copies import copy_module
 from fxprune.errors import FxpruneError, TraceError
-from fxprune.module_tree import evaluating, every_module, every_path, keeping_state
+from fxprune.kept_state import keeping_state
+from fxprune.module_tree import evaluating, every_module, every_path
 from fxprune.nests import copy_tensors, map_tensors, structure, tensors_in
 from fxprune.tracing.inputs import Call
 from fxprune.verify import difference
@@ -53,18 +54,14 @@ def _mirrored(call: Call) -> Call:
 
 def run_model(model: nn.Module, call: Call) -> Any:
     """Call ``model`` as :func:`reference_outputs` does, and leave it as it was."""
-    with keeping_state(model):
-        return _call(model, call)
+    if isinstance(model, fx.GraphModule):
+        with keeping_state(model):
+            return run_once(model, call)
+    return run_once(copy_module(model), call)
 
 
-def run_in_train_mode(model: nn.Module, call: Call) -> Any:
-    """Call ``model``, which is in train mode or in parts of it, as :func:`run_model` does; leave it as it was."""
-    with keeping_state(model):
-        return _call(model, call, training=True)
-
-
-def _call(model: nn.Module, call: Call, *, training: bool = False) -> Any:
-    """Call ``model`` in eval mode, or as it is, without gradients and with a fixed random state."""
+def run_once(model: nn.Module, call: Call, *, training: bool = False) -> Any:
+    """Call ``model`` in eval mode, or as it is, without gradients, with a fixed random state; it may change in it."""
     args, kwargs = call.arrange(copy_tensors(call.values))
     with torch.no_grad() if training else evaluating(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -72,7 +69,7 @@ def _call(model: nn.Module, call: Call, *, training: bool = False) -> Any:
 
 
 def _outputs(model: nn.Module, call: Call) -> list[torch.Tensor]:
-    return copy_tensors(tensors_in(_call(model, call)))  # type: ignore[no-any-return]
+    return copy_tensors(tensors_in(run_once(model, call)))  # type: ignore[no-any-return]
 
 
 def require_same_function(
@@ -98,17 +95,17 @@ def require_same_function(
 def require_same_in_train_mode(model: nn.Module, call: Call, graph_module: fx.GraphModule, graph_call: Call) -> None:
     """Raise TraceError if ``graph_module`` returns something else in train mode than ``model``, which is in it.
 
-    Nothing is compared where ``model`` does not take the example then (a norm wants more than one value).
+    Nothing is compared where ``model``, which may change, fails on the example: a norm wants more than one value.
     """
+    flags = {path: module.training for path, module in every_path(model).items()}
     try:
-        wanted = run_in_train_mode(copy_module(model), call)
+        wanted = run_once(model, call, training=True)
     except Exception:
         return
-    flags = {path: module.training for path, module in every_path(model).items()}
     graph_copy = copy_module(graph_module)
     for path, module in every_path(graph_copy).items():
         module.training = flags.get(path, True)
-    found = run_in_train_mode(graph_copy, graph_call)
+    found = run_once(graph_copy, graph_call, training=True)
     same = structure(wanted) == structure(found)
     if not same or difference(tensors_in(wanted), tensors_in(found))[1] > TOLERANCE:
         raise TraceError(f"{type(model).__name__} computes something else in train mode than its traced graph does")

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.copies import copy_module
 from fxprune.errors import TraceError
 from fxprune.graph import PRESERVED
 from fxprune.layer_classes import WEIGHTED_CLASSES
 from fxprune.module_tree import CALLS, has_hooks, is_layer, opaque_children
 from fxprune.nests import copy_tensors, tensors_in
 from fxprune.tracing.attempt import RESERVED
-from fxprune.tracing.check import TOLERANCE
+from fxprune.tracing.check import TOLERANCE, run_model, run_once
 from fxprune.tracing.inputs import Call, bind
 from fxprune.verify import difference
 
@@ -48,9 +49,25 @@ class Calls:
 
 
 def record_calls(
-    run: Run, modules: Iterable[nn.Module], *, keep_outputs: bool = False
+    root: nn.Module,
+    call: Call,
+    modules: Iterable[nn.Module],
+    *,
+    keep_outputs: bool = False,
+    training: bool = False,
 ) -> tuple[dict[nn.Module, Calls], Any]:
-    """Run the model; return how each of ``modules`` is called in it, if it is, and what the model returns."""
+    """Run a copy of ``root``; return how each of ``modules`` is called in it, if it is, and what it returns.
+
+    In eval mode, or with ``training`` in the mode that it is in.
+    """
+    copies: dict[int, Any] = {}
+    running = copy_module(root, memo=copies)
+    originals = {copies[id(module)]: module for module in modules if id(module) in copies}
+    calls, result = _watched_run(lambda: run_once(running, call, training=training), originals, keep_outputs)
+    return {originals[module]: found for module, found in calls.items()}, result
+
+
+def _watched_run(run: Run, modules: Iterable[nn.Module], keep_outputs: bool) -> tuple[dict[nn.Module, Calls], Any]:
     found = {module: Calls() for module in modules}
     owners: dict[int, list[nn.Module]] = {}
     for module in found:
@@ -111,21 +128,26 @@ def _watched_reads(read: Callable[[nn.Module], None]) -> Iterator[None]:
 
 
 def compile_inside(
-    opaque: nn.Module, path: str, root: nn.Module, run: Run, compile_region: Compile, flags: Mapping[str, bool]
+    opaque: nn.Module,
+    path: str,
+    root: fx.GraphModule,
+    call: Call,
+    compile_region: Compile,
+    flags: Mapping[str, bool],
 ) -> None:
-    """Put a region in the place of every child of ``opaque`` that is called in ``run`` and can be traced.
+    """Put a region in the place of every child of ``opaque`` that is called on the example and can be traced.
 
     Args:
         opaque: the opaque module, a copy that may be changed.
         path: its path in the user's model, for ``flags``.
-        root: the module that ``run`` calls; regions share no parameter with the rest of it.
-        run: calls the model on the example.
+        root: the graph that ``opaque`` is in; regions share no parameter with the rest of it.
+        call: the call of ``root``.
         compile_region: traces a module; raises TraceError if it cannot be.
         flags: the train flag of each module of the user's model, by path.
     """
     level = list(_named_children(opaque, path))
     while level:
-        calls, result = record_calls(run, [child for _, child in level])
+        calls, result = record_calls(root, call, [child for _, child in level])
         expected = copy_tensors(tensors_in(result))
         regions: list[tuple[nn.Module, fx.GraphModule]] = []
         deeper: list[tuple[str, nn.Module]] = []
@@ -138,7 +160,7 @@ def compile_inside(
                 deeper += _named_children(child, name)
             else:
                 regions.append((child, region))
-        refused = _install(opaque, regions, run, expected)
+        refused = _install(opaque, regions, lambda: run_model(root, call), expected)
         deeper += [entry for name, child in level if child in refused for entry in _named_children(child, name)]
         level = deeper
 

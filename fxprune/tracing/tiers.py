@@ -23,7 +23,7 @@ from fxprune.errors import TraceError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER
 from fxprune.layer_classes import CONV_CLASSES
-from fxprune.module_tree import every_module, has_hooks, is_layer, mark_opaque, opaque_children
+from fxprune.module_tree import every_module, every_path, has_hooks, is_layer, mark_opaque, opaque_children
 from fxprune.nests import copy_tensors, structure
 from fxprune.tracing.attempt import TrainMode, attempt
 from fxprune.tracing.check import (
@@ -31,8 +31,7 @@ from fxprune.tracing.check import (
     reference_outputs,
     require_same_function,
     require_same_in_train_mode,
-    run_in_train_mode,
-    run_model,
+    run_once,
 )
 from fxprune.tracing.inputs import Call, call_of_graph
 from fxprune.tracing.notes import ASSUMPTIONS, Opaque, Tier
@@ -42,16 +41,17 @@ from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.training_flag import in_train_mode
 from fxprune.tracing.values import ValueTracer
 
+Fresh = Callable[[], nn.Module]
 _WHOLE = "model"  # the name of a model that is opaque itself
 
 
 def trace_by_tiers(
-    own: nn.Module, call: Call, train_call: Call, flags: Mapping[str, bool], expected: list[Expected] | None
+    fresh: Fresh, call: Call, train_call: Call, flags: Mapping[str, bool], expected: list[Expected] | None
 ) -> fx.GraphModule:
-    """Return the graph of ``own``, which may be one opaque call, with everything traceable inside it compiled.
+    """Return the graph of a module, which may be one opaque call, with everything traceable inside it compiled.
 
     Args:
-        own: the module, in eval mode, that is taken apart.
+        fresh: makes a copy of the module, in eval mode, that is taken apart: every attempt starts with a new one.
         call: the call that is traced.
         train_call: the call that is traced in train mode, if that differs.
         flags: the train flag of each module, by path.
@@ -60,7 +60,7 @@ def trace_by_tiers(
     Raises:
         TraceError: a GraphModule does not fit its inputs.
     """
-    return _Tracing(own, call, train_call, flags, expected, is_region=False).run()
+    return _Tracing(fresh, call, train_call, flags, expected, is_region=False).run()
 
 
 class _Tracing:
@@ -68,7 +68,7 @@ class _Tracing:
 
     def __init__(
         self,
-        own: nn.Module,
+        fresh: Fresh,
         call: Call,
         train_call: Call,
         flags: Mapping[str, bool],
@@ -76,23 +76,34 @@ class _Tracing:
         *,
         is_region: bool,
     ) -> None:
-        self.own, self.call, self.flags, self.expected, self.is_region = own, call, flags, expected, is_region
+        self.fresh, self.call, self.flags, self.expected, self.is_region = fresh, call, flags, expected, is_region
         self.train_call = train_call
         self.reasons: dict[str, TraceError] = {}
         self.outputs: dict[str, list[Any]] = {}
         self.train_outputs: dict[str, list[Any]] = {}
+        self.own = own = fresh()
+        self._is_used = False
         hooked = {module for module in every_module(own) if has_hooks(module) and not is_layer(module)}
         for path, module in own.named_modules() if hooked else ():
             if module in hooked:
-                self._make_opaque(path, TraceError("it has hooks, which a graph would not run"))
+                self.reasons[path] = TraceError("it has hooks, which a graph would not run")
         scripted = any(isinstance(module, torch.jit.ScriptModule) for module in every_module(own))
         for path, module in own.named_modules() if scripted else ():
             if isinstance(module, torch.jit.ScriptModule) and not any(path.startswith(f"{p}.") for p in self.reasons):
-                self._make_opaque(path, TraceError("it is compiled by torch.jit, which hides what is inside"))
+                self.reasons[path] = TraceError("it is compiled by torch.jit, which hides what is inside")
 
-    def _make_opaque(self, path: str, why: TraceError) -> None:
-        self.reasons[path] = why
-        mark_opaque(self.own.get_submodule(path))
+    def _renew(self) -> None:
+        """Make ``own`` what the user's model is, whatever attempts and runs have left in it."""
+        if self._is_used:
+            self.own, self._is_used = self.fresh(), False
+
+    def _take_own(self) -> nn.Module:
+        """Return the module as the user's is, its opaque modules marked: to be run or traced once."""
+        self._renew()
+        self._is_used = True
+        for path in self.reasons.keys() - {_WHOLE}:
+            mark_opaque(self.own.get_submodule(path))
+        return self.own
 
     def run(self) -> fx.GraphModule:
         """Return the graph; raises TraceError for a region whose own forward cannot be traced."""
@@ -103,8 +114,7 @@ class _Tracing:
                 raise
             self._require_inputs_that_fit()
             self.reasons = {_WHOLE: error}
-            for module in self.own.modules():
-                mark_opaque(module, module is self.own)
+            mark_opaque(self._take_own())
             graph_module = _whole(self.own, self.call, self.flags)
         if self.reasons:
             self._compile_opaque(graph_module)
@@ -119,13 +129,17 @@ class _Tracing:
                 self._record_outputs()
                 return self._tiers_1_and_2()
             except TraceError as error:
-                if not error.path or error.path in self.reasons or isinstance(self.own, fx.GraphModule):
+                path = error.path
+                if not path or path in self.reasons or isinstance(self.own, fx.GraphModule):
                     raise
-                self._make_opaque(error.path, error)
+                self._renew()
+                if path not in every_path(self.own):
+                    raise  # of a module that its first call adds
+                self.reasons[path] = error
 
     def _require_inputs_that_fit(self) -> None:
         try:
-            run_model(self.own, self.call)
+            run_once(self._take_own(), self.call)
         except Exception as error:
             raise inputs_do_not_fit(self.own, error) from error
 
@@ -143,7 +157,7 @@ class _Tracing:
         differs = bool(self.train_outputs) and structure(self.train_outputs) != structure(self.outputs)
         tracers = (symbolic, values) if tier == "symbolic" else (values,)
         train_mode = TrainMode(self.train_call, tracers, differs, self._failure_in_train_mode)
-        graph_module = self._checked(attempt(self.own, self.call, self.flags, make_tracer, train_mode))
+        graph_module = self._checked(attempt(self._take_own(), self.call, self.flags, make_tracer, train_mode))
         graph_module.meta.setdefault(TIER, tier)  # a graph that is traced again keeps its own
         return graph_module
 
@@ -151,9 +165,11 @@ class _Tracing:
         """Keep what the opaque modules return in a run; raises TraceError for one that writes to its input."""
         if not self.reasons:
             return
-        opaque = ((self.own.get_submodule(path), path) for path in self.reasons)
+        own = self._take_own()
+        opaque = ((own.get_submodule(path), path) for path in self.reasons)
         modules = {one: path for one, path in opaque if not isinstance(one, torch.jit.ScriptModule)}  # takes no hooks
-        calls, _ = record_calls(lambda: run_model(self.own, self.call), modules, keep_outputs=True)
+        calls, _ = record_calls(own, self.call, modules, keep_outputs=True)
+        self._is_used = False  # a copy ran
         for module, path in modules.items():
             if module in calls and calls[module].overwrites:
                 outer = path.rpartition(".")[0]
@@ -166,23 +182,21 @@ class _Tracing:
         """Return what the opaque modules at ``paths`` return in a run in train mode; nothing if that fails."""
         if not paths:
             return {}
-        copied = copy_module(self.own)
-        modules = {copied.get_submodule(path): path for path in paths}
+        own = self.fresh()
+        modules = {own.get_submodule(path): path for path in paths}
         try:
-            with in_train_mode(copied, self.flags):
-                calls, _ = record_calls(
-                    lambda: run_in_train_mode(copied, self.train_call), modules, keep_outputs=True
-                )
+            with in_train_mode(own, self.flags):
+                calls, _ = record_calls(own, self.train_call, modules, keep_outputs=True, training=True)
         except Exception:  # it may want other inputs then
             return {}
         return {path: calls[module].outputs for module, path in modules.items() if module in calls}
 
     def _failure_in_train_mode(self) -> str | None:
         """Return why the module does not take the call in train mode; None if it does."""
-        copied = copy_module(self.own)
+        own = self.fresh()
         try:
-            with in_train_mode(copied, self.flags):
-                run_in_train_mode(copied, self.train_call)
+            with in_train_mode(own, self.flags):
+                run_once(own, self.train_call, training=True)
         except Exception as error:
             return first_line(error)
         return None
@@ -195,8 +209,9 @@ class _Tracing:
             require_same_function(self.own, graph_module, graph_call, self.expected)
             if has_modes(graph_module.graph):
                 graph_call = call_of_graph(graph_module, self.train_call)
-                with in_train_mode(self.own, self.flags):
-                    require_same_in_train_mode(self.own, self.train_call, graph_module, graph_call)
+                own = self.fresh()
+                with in_train_mode(own, self.flags):
+                    require_same_in_train_mode(own, self.train_call, graph_module, graph_call)
         return graph_module
 
     def _require_own_weights(self, graph_module: fx.GraphModule) -> None:
@@ -225,9 +240,7 @@ class _Tracing:
                 notes.append(Opaque(path, why.reason, why.source, 0))
                 continue
             place = "" if path == _WHOLE and module is self.own else path
-            compile_inside(
-                module, place, graph_module, lambda: run_model(graph_module, graph_call), _compile_region, self.flags
-            )
+            compile_inside(module, place, graph_module, graph_call, _compile_region, self.flags)
             hidden = sum(isinstance(inner, CONV_CLASSES) for inner in opaque_children(module))
             notes.append(Opaque(path, why.reason, why.source, hidden))
         graph_module.meta[OPAQUE] = tuple(notes)
@@ -248,7 +261,8 @@ def _compile_region(child: nn.Module, call: Call, flags: Mapping[str, bool]) -> 
         expected = reference_outputs(child, call)
     except Exception as error:  # hooks, say, that hold what cannot be copied
         raise TraceError(f"{type(child).__name__} cannot be called alone", reason=first_line(error)) from error
-    return _Tracing(child, call, call, flags, expected, is_region=True).run()
+    own = partial(copy_module, child, share_weights=True)
+    return _Tracing(own, call, call, flags, expected, is_region=True).run()
 
 
 def _whole(own: nn.Module, call: Call, flags: Mapping[str, bool]) -> fx.GraphModule:

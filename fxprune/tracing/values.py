@@ -17,11 +17,12 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
+from fxprune.copies import copy_module
 from fxprune.errors import TraceError
 from fxprune.facts.effects import is_foreign
 from fxprune.interpreter import plain
 from fxprune.layer_classes import NORM_CLASSES
-from fxprune.module_tree import evaluating, has_hooks
+from fxprune.module_tree import evaluating, has_hooks, runs_own_code
 from fxprune.nests import map_tensors, tensors_in
 from fxprune.node_targets import attribute
 from fxprune.operators import INFIX
@@ -123,6 +124,9 @@ class ValueTracer(SymbolicTracer):
                 return torch.empty_like(normalized)  # fake tensors take 10 ms for what is the shape of the input
             if node.op == "call_module":
                 assert module is not None
+                module = (
+                    copy_module(module) if runs_own_code(module) else module
+                )  # hooks, say, that keep what they see
                 with evaluating(module):
                     return module(*args, **kwargs)
             if node.op == "call_method":

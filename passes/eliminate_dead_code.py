@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.facts.effects import is_in_place
+from fxprune.facts.effects import is_draw, is_in_place
 from fxprune.rewriting import Contract, Log, Pass
 
 
@@ -21,6 +21,6 @@ class EliminateDeadCode(Pass):
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Erase dead nodes, last first."""
         for node in reversed(list(graph_module.graph.nodes)):
-            if not node.users and not node.is_impure() and not is_in_place(node):
+            if not node.users and (is_draw(node) or not (node.is_impure() or is_in_place(node))):
                 log.rewrote(node, "its value is never used")
                 graph_module.graph.erase_node(node)

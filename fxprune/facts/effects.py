@@ -19,6 +19,11 @@ IN_PLACE_OPERATORS = {
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
 } | {operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor}
 _FUNCTIONS = (BuiltinFunctionType, FunctionType)
+# They draw random numbers, and change nothing that a reader could miss.
+_DRAWS: set[Any] = {
+    *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli, torch.multinomial),
+    *(torch.poisson, torch.rand_like, torch.randn_like, torch.randint_like),
+}
 
 
 def is_guard(node: fx.Node) -> bool:
@@ -33,6 +38,11 @@ def is_foreign(node: fx.Node) -> bool:
     return node.op == "call_function" and not is_torchs_own(node.target)
 
 
+def is_draw(node: fx.Node) -> bool:
+    """Say whether ``node`` makes random numbers, and does nothing else: unread, it may go."""
+    return node.op == "call_function" and node.target in _DRAWS and node.kwargs.get("out") is None
+
+
 def has_effect(node: fx.Node) -> bool:
     """Say whether ``node`` matters beside its value: it is an input or the output, or writes to memory."""
     module = called_module(node)
@@ -40,6 +50,8 @@ def has_effect(node: fx.Node) -> bool:
         return bool(_flag(module, "inplace") or _flag(module, "_is_impure"))
     if node.op in ("placeholder", "output") or is_in_place(node):
         return True
+    if is_draw(node):
+        return False
     if isinstance(node.target, _FUNCTIONS) and is_torchs_own(node.target):
         return _is_impure(node.target) and not is_guard(node)
     return node.is_impure() and not is_guard(node)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from fxprune.copies import copy_module
 from fxprune.errors import FxpruneError, first_line
 from fxprune.layer_classes import NORM_CLASSES
-from fxprune.module_tree import evaluating
+from fxprune.nests import tensors_in
 from fxprune.training.batches import loader
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def evaluate(
                 continue
             images, labels = batch
             logits = model(to_device(images, device))
+            _require_one(logits)
             check_labels(logits, labels)
             counts += torch.stack([(logits.argmax(1).cpu() == labels).sum(), torch.tensor(len(labels))]).to(device)
     if accelerator is not None:
@@ -97,26 +98,43 @@ def to_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def check_outputs(model: nn.Module, images: torch.Tensor) -> None:
-    """Raise FxpruneError if ``model`` does not take ``images`` (N, C, H, W), or does not return logits for them."""
+    """Raise FxpruneError if ``model`` does not take ``images`` (N, C, H, W), or does not return logits for them.
+
+    In train mode it may return those of auxiliary classifiers too.
+    """
     own = copy_module(model)
-    with evaluating(own), torch.random.fork_rng(devices=[]):
-        try:
-            outputs = own(images.to(_device_of(own)))
-        except Exception as error:
-            size = "x".join(map(str, images.shape[1:]))
-            why = f"{first_line(error)}; --image-size sets their side"
-            raise FxpruneError(f"{type(model).__name__} does not take images of {size}: {why}") from error
-    _require_logits(outputs)
+    images = images.to(_device_of(own))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for training in (False, True):
+            try:
+                outputs = own.train(training)(images)
+            except Exception as error:
+                size, mode = "x".join(map(str, images.shape[1:])), " in train mode" if training else ""
+                why = f"{first_line(error)}; --image-size sets their side"
+                raise FxpruneError(f"{type(model).__name__} does not take images of {size}{mode}: {why}") from error
+            require_logits(outputs) if training else _require_one(outputs)
 
 
-def _require_logits(outputs: Any) -> None:
+def require_logits(outputs: Any) -> list[torch.Tensor]:
+    """Return the logits that a model returned in train mode, and those of its auxiliary classifiers behind them.
+
+    Raises FxpruneError if any are not of shape (N, classes), or there are none.
+    """
+    found = tensors_in(outputs)
+    if not found:
+        _require_one(outputs)
+    for one in found:
+        _require_one(one)
+    return found
+
+
+def _require_one(outputs: Any) -> None:
     if not isinstance(outputs, torch.Tensor) or outputs.dim() != 2:
         raise FxpruneError("the model does not return logits of shape (N, classes); train it in a loop of your own")
 
 
-def check_labels(logits: Any, labels: torch.Tensor) -> None:
-    """Raise FxpruneError if ``logits`` are not (N, classes), or a label is none of the classes."""
-    _require_logits(logits)
+def check_labels(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Raise FxpruneError if a label is none of the classes of ``logits``, (N, classes)."""
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[1]:
         raise FxpruneError(

@@ -24,7 +24,7 @@ from fxprune.training.batches import Seeded, loader, step_batches, steps_per_epo
 from fxprune.training.cuda_graphs import CudaGraphs, separate_gradients
 from fxprune.training.data import ImageData
 from fxprune.training.distillation import distillation, feature_distance, stage_ends, with_feature_maps
-from fxprune.training.evaluation import check_labels, evaluate, to_device
+from fxprune.training.evaluation import check_labels, evaluate, require_logits, to_device
 from fxprune.training.metrics import Metrics
 from fxprune.training.settings import Schedule, Settings
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _STEPS_A_ROW = 50
+
+_AUXILIARY = 0.3  # the weight of an auxiliary classifier's loss, as in GoogLeNet (Szegedy et al., arXiv 1409.4842)
 
 
 class Trainer:
@@ -199,14 +201,15 @@ class Trainer:
     def _backward(self, images: torch.Tensor, labels: torch.Tensor, count: int) -> torch.Tensor:
         """Add the gradient of these images' share of the mean loss over ``count``; return that share."""
         images = to_device(images, self.accelerator.device)
-        logits, maps = self._with_maps(self._called(images))
+        outputs, maps = self._with_maps(self._called(images))
+        logits, *auxiliary = require_logits(outputs)
         check_labels(logits, labels)
         settings = self.settings
-        loss = functional.cross_entropy(
-            logits.float(),
-            labels.to(logits.device, non_blocking=True),
-            label_smoothing=settings.label_smoothing,
-        )
+        labels = labels.to(logits.device, non_blocking=True)
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=settings.label_smoothing)
+        for other in auxiliary:
+            others = functional.cross_entropy(other.float(), labels, label_smoothing=settings.label_smoothing)
+            loss = loss + _AUXILIARY * others
         if self.teacher is not None:
             with torch.no_grad(), self.accelerator.autocast():
                 known, known_maps = self._with_maps(self.teacher(images))
@@ -223,7 +226,7 @@ class Trainer:
         self.accelerator.backward(loss)
         return loss.detach()
 
-    def _with_maps(self, outputs: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def _with_maps(self, outputs: Any) -> tuple[Any, list[torch.Tensor]]:
         return outputs if self._readers else (outputs, [])
 
     def _share_buffers(self) -> None:

@@ -183,6 +183,17 @@ def test_a_branch_takes_its_scale_through_stochastic_depth() -> None:
     assert not any(isinstance(one, float) and one != 0.5 for node in pruned.graph.nodes for one in node.args)
 
 
+def test_numbers_that_nobody_reads_are_not_drawn() -> None:
+    def function(m: Any, x: torch.Tensor) -> torch.Tensor:
+        r = m.layer(x)
+        return x + (r * (torch.rand(x.shape[0], 1, 1, 1) < 0.5) if m.training else r)  # type: ignore[no-any-return]
+
+    sparse = INSERT(fxprune.trace(Wrapped(function, layer=conv()), images())).graph_module
+    for layer in layers(sparse):
+        layer.module.assign(scale=0.0)
+    assert targets(COMPILE(sparse).graph_module) == []
+
+
 def test_costs_are_those_of_eval_mode_and_layers_of_train_mode_alone_stay() -> None:
     model = Auxiliary().eval()
     graph = fxprune.trace(model, images())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from fxprune.emit import load_emitted
 from fxprune.errors import FxpruneError, LoadError, TargetError
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.job import open_folder, prune_on_data
@@ -158,3 +159,24 @@ def test_a_run_goes_on_that_is_older_than_a_setting(tmp_path: Path) -> None:
     changed = {**RUN, **replace(QUICK, distill_features=1.0).shared()}
     with pytest.raises(LoadError, match=r"distill_features 0\.0, not 1\.0"), open_folder(out, changed):
         pass
+
+
+class WithAuxiliary(nn.Module):
+    """A second classifier while it trains, as GoogLeNet has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.aux, self.head = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(64, 10), nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        y = self.head((x + self.conv(x)).flatten(1))
+        return (y, self.aux(x.flatten(1))) if self.training else y
+
+
+def test_an_auxiliary_classifier_is_trained_too(data: ImageData, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = WithAuxiliary()
+    prune_on_data(model, data, tmp_path / "out", QUICK, target_macs=0.99, say=lambda _: None)
+    trained = load_emitted(tmp_path / "out")
+    assert not torch.equal(trained.get_parameter("aux.weight"), model.aux.weight)
+    assert [tuple(one.shape) for one in trained.train()(torch.zeros(3, 1, 8, 8))] == [(3, 10), (3, 10)]

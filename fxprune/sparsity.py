@@ -67,6 +67,7 @@ class ProximalL1:
                 "the graph has no layers to shrink; apply passes.InsertResConv or passes.InsertBranchScale first"
             )
         for layer in self._found.values():
+            layer.module.follow()
             if layer.module.resting:  # since a SteeredL1
                 layer.wake()
         self._measure()
@@ -166,7 +167,7 @@ def measure_inputs(graph_module: fx.GraphModule) -> None:
         modules = {node: called_module(node) for node in graph.graph.nodes}
         untouched = {n: m for n, m in modules.items() if isinstance(m, ResConv) and m.untouched}
         for node, size in input_sizes(graph, untouched).items():
-            untouched[node].input_rms.fill_(size)
+            untouched[node].restate(input_rms=size)
 
 
 def _shrink(layer: ResConv | BranchScale, amount: float) -> None:

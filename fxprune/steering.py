@@ -97,7 +97,7 @@ class SteeredL1(ProximalL1):
         self._damages: dict[str, float] = {}
         self._no_relief: set[str] = set()
         for layer in self._found.values():
-            layer.module.gate.requires_grad_(False)
+            layer.module.train_scale(False)
             if float(layer.module.gate) == 1 and abs(layer.coefficient() - 1) < 1e-6:
                 layer.module.rest()
         self._gates = self._gates_now()
@@ -128,7 +128,7 @@ class SteeredL1(ProximalL1):
         """Move every chosen gate towards zero as the schedule asks; the others stay as they are."""
         self.steps_done += 1
         for path, layer in self.layers.items():
-            if path not in self.order and not layer.closed and not layer.resting:
+            if path not in self.order and not layer.closed and (not layer.resting or layer.gate.requires_grad):
                 layer.gate.fill_(self._gates[path])  # before the choice, which compares layers as they are
         time = self.steps_done / self.steps * self._end  # in shares of the MACs to save
         while (time >= sum(self._shares) or self.steps_done >= self.steps) and not self._enough_chosen:
@@ -153,7 +153,7 @@ class SteeredL1(ProximalL1):
 
     def _wake(self, path: str) -> None:
         self._found[path].wake()
-        self.layers[path].gate.requires_grad_(False)
+        self.layers[path].train_scale(False)
 
     def _is_enough_chosen(self) -> bool:
         chosen = [self._found[path] for path in self.order]
@@ -203,7 +203,7 @@ class SteeredL1(ProximalL1):
         known: list[Any] = [choice, {path: float(layer.input_rms) for path, layer in resconvs.items()}]
         distributed.broadcast_object_list(known, src=0)
         for path, layer in resconvs.items():
-            layer.input_rms.fill_(known[1][path])
+            layer.set_units(input_rms=known[1][path])
         agreed: str = known[0]
         return agreed
 
@@ -253,7 +253,7 @@ class SteeredL1(ProximalL1):
         def measure(module: ResConv, inputs: tuple[torch.Tensor, ...]) -> None:
             rms = root_mean_square(inputs[0])
             if 0 < rms < math.inf:
-                module.input_rms.fill_(rms)
+                module.set_units(input_rms=rms)
 
         modules = [self.layers[path] for path, layer in self._found.items() if layer.region == region]
         untouched = [one for one in modules if isinstance(one, ResConv) and one.untouched]
@@ -275,18 +275,21 @@ class SteeredL1(ProximalL1):
             "shares": list(self._shares),
             "damages": dict(self._damages),
             "no_relief": sorted(self._no_relief),
+            "gates": dict(self._gates),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``; load the graph's own state first."""
+        """Go on from ``state``; load the graph's own state too, before or afterwards."""
         super().load_state_dict(state)
         self.order = list(state["order"])
         self._shares = list(state["shares"])
         self._damages = dict(state["damages"])
         self._no_relief = set(state.get("no_relief", ()))
-        for layer in self.layers.values():
-            layer.trained_scale.requires_grad_(False)
-        self._gates = self._gates_now()
+        for path, layer in self.layers.items():
+            if path in self.order and layer.resting:  # it was chosen in the last step, and its gate is still 1
+                self._found[path].wake()
+            layer.train_scale(False)
+        self._gates = {**self._gates_now(), **state.get("gates", {})}
         self._enough_chosen = self._is_enough_chosen()
 
 

@@ -134,6 +134,7 @@ class ScaledLayer(nn.Module):
         seen = self._seen
         if seen is None:
             self._read()
+            self._require_buffers()
         elif not torch.compiler.is_compiling() and (seen[0] is not self.history or seen[1] != self.history._version):
             self.follow()
         return self._last
@@ -145,11 +146,16 @@ class ScaledLayer(nn.Module):
         row = max((index for index, (share, _) in enumerate(rows) if share > 0), default=0)
         share, state = rows[row]
         self._last = row, round(state / share) if share > 0 else OPEN
-        if self._last[1] == RESTING and abs(float(self.trained_scale.detach()) - 1) > _MOVED:
-            raise FxpruneError(
-                f"the gate of a layer that rests is {float(self.trained_scale.detach()):.3g}: its parameters were "
-                "averaged or loaded without its buffers; average or copy those too"
-            )
+
+    def _require_buffers(self) -> None:
+        """Raise FxpruneError if this is a copy that holds the parameters of a later state than its history."""
+        if self._last[1] == RESTING and _is_readable(self.history):
+            gate = float(self.trained_scale.detach())
+            if abs(gate - 1) > _MOVED:
+                raise FxpruneError(
+                    f"a layer rests whose gate is {gate:.3g}: parameters were averaged or loaded without their "
+                    "buffers; average or copy those too"
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and files hold: they read their history each time."""

@@ -26,7 +26,7 @@ from torch import fx, nn
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.files import replacing, write_json, write_text
-from fxprune.graph import EXAMPLE_INPUTS, TRACE, example_inputs_of, require_graph
+from fxprune.graph import EXAMPLE_INPUTS, TRACE, example_inputs_of, keep_example_inputs, require_graph
 from fxprune.tracing.notes import ASSUMPTIONS, Assumption, assumptions_of
 
 Format = Literal["pt2", "onnx"]
@@ -78,7 +78,7 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
         raise EmitError(f"unknown format {unknown[0]!r}; use {' or '.join(get_args(Format))}")
     layout = state_layout(graph_module)
     source = python_source(graph_module.graph, layout, type(graph_module).__name__) + _LOADER
-    examples = graph_module.meta.get(EXAMPLE_INPUTS)
+    examples = example_inputs_of(graph_module) if EXAMPLE_INPUTS in graph_module.meta else None
     data = graph_to_data(graph_module.graph, layout)
     data["examples"] = examples_to_data(examples)
     data["trace"] = graph_module.meta.get(TRACE)
@@ -176,6 +176,6 @@ def load_emitted(folder: str | os.PathLike[str]) -> fx.GraphModule:
     if isinstance(data.get("trace"), str):
         graph_module.meta[TRACE] = data["trace"]
     if inputs is not None:
-        graph_module.meta[EXAMPLE_INPUTS] = inputs
+        keep_example_inputs(graph_module, inputs)
         propagate_shapes(graph_module, inputs)
     return graph_module.eval()

@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.branch_scale import BranchScale
+from fxprune.data_parallel import keep_all_parameters_in_training
 from fxprune.errors import FxpruneError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.holders import Holders
@@ -70,6 +71,7 @@ class ProximalL1:
             layer.module.follow()
             if layer.module.resting:  # since a SteeredL1
                 layer.wake()
+        keep_all_parameters_in_training(graph_module)
         self._measure()
         if isinstance(strength, Mapping):
             unknown = sorted(set(strength) - set(self.layers))

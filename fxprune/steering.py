@@ -21,10 +21,10 @@ from fxprune.errors import FxpruneError, TargetError
 from fxprune.facts.input_sizes import root_mean_square
 from fxprune.facts.layers import awake
 from fxprune.facts.shapes import shape
-from fxprune.graph import example_inputs_of, graphs_of
+from fxprune.graph import as_taken_now, example_inputs_of, graphs_of
 from fxprune.memory_target import MemoryTarget
 from fxprune.module_tree import evaluating
-from fxprune.nests import map_tensors, tensors_in
+from fxprune.nests import tensors_in
 from fxprune.resconv import ResConv
 from fxprune.sparsity import ProximalL1
 
@@ -217,7 +217,6 @@ class SteeredL1(ProximalL1):
         than the best so far are not tried again (lazy greedy, Minoux 1978).
         """
         graphs = dict(graphs_of(self.graph_module))
-        device = self.layers[candidates[0]].gate.device
         references: dict[str, list[torch.Tensor]] = {}
         found: dict[str, float] = {}
         best = math.inf
@@ -231,8 +230,7 @@ class SteeredL1(ProximalL1):
                     continue
                 region = self._found[path].region
                 # What opaque code returns may jump with the data: a region is compared by its own outputs.
-                inputs = example_inputs_of(graphs[region]) if region else self._probe
-                probe = map_tensors(tuple(inputs), lambda tensor: tensor.to(device))
+                probe = example_inputs_of(graphs[region]) if region else as_taken_now(graphs[""], self._probe)
                 if region not in references:
                     with self._measuring_inputs(region):
                         references[region] = tensors_in(graphs[region](*probe))

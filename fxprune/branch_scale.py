@@ -12,10 +12,12 @@ what shrinking takes away, so the scale is trained as a gate in units of their s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from fxprune.arguments import require_kind
 from fxprune.scaled_layer import CLOSED, OPEN, RESTING, ScaledLayer, size_of
 
 
@@ -36,6 +38,7 @@ class BranchScale(ScaledLayer):
 
     def __init__(self, *weights: torch.Tensor) -> None:
         super().__init__()
+        require_kind(weights, Sequence[torch.Tensor], "BranchScale", "weights")
         like = weights[0] if weights else torch.ones(())
         self._begin(like, initial_gauge=1.0, signed_size=1.0)
         self.gate = nn.Parameter(self.history.new_ones(()))

@@ -9,12 +9,13 @@ removed or added. With pipeline results at hand, each entry carries the passes a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
+from fxprune.arguments import require_arguments, require_kind
 from fxprune.facts.costs import batch_size
-from fxprune.graph import TRACE, graphs_of, require_graph
+from fxprune.graph import TRACE, graphs_of
 from fxprune.rewriting import PassResult
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def diff(before: fx.GraphModule, after: fx.GraphModule, *, results: Sequence[Pas
     from fxprune.diffing.nodes import describe, totals
     from fxprune.diffing.reasons import reasons_of
 
-    for graph in (before, after):
-        require_graph(graph, "diff")
+    require_arguments(diff, locals())
+    require_kind(results, Sequence[Any], "diff", "results")
     traces = before.meta.get(TRACE), after.meta.get(TRACE)
     by_origin = before is after or bool(results) or (traces[0] is not None and traces[0] == traces[1])
     reasons = reasons_of(results)

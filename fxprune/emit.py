@@ -23,10 +23,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import fx, nn
 
+from fxprune.arguments import require_arguments
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.files import replacing, write_json, write_text
-from fxprune.graph import EXAMPLE_INPUTS, TRACE, example_inputs_of, keep_example_inputs, require_graph
+from fxprune.graph import EXAMPLE_INPUTS, TRACE, example_inputs_of, keep_example_inputs
 from fxprune.tracing.notes import ASSUMPTIONS, Assumption, assumptions_of
 
 Format = Literal["pt2", "onnx"]
@@ -70,7 +71,7 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     from fxprune.emission.graph_data import graph_to_data
     from fxprune.emission.state_layout import state_layout
 
-    require_graph(graph_module, "emit")
+    require_arguments(emit, locals())
     out = Path(folder)
     _require_no_files_of_others(out)
     unknown = [name for name in formats if name not in get_args(Format)]
@@ -156,6 +157,7 @@ def load_emitted(folder: str | os.PathLike[str]) -> fx.GraphModule:
     from fxprune.emission.constants import examples_from_data
     from fxprune.emission.graph_data import graph_from_data
 
+    require_arguments(load_emitted, locals())
     root = Path(folder)
     try:
         data = json.loads((root / _GRAPH).read_text())

@@ -31,6 +31,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from fxprune.arguments import require_arguments
 from fxprune.layer_classes import Conv
 from fxprune.module_tree import evaluating, is_parametrized
 from fxprune.scaled_layer import CLOSED, OPEN, RESTING, ScaledLayer, size_of
@@ -70,8 +71,7 @@ class ResConv(ScaledLayer):
         parametrization: Parametrization = "gain-gate",
     ) -> None:
         super().__init__()
-        if parametrization not in ("gain-gate", "free"):
-            raise ValueError(f"parametrization is 'gain-gate' or 'free', not {parametrization!r}")
+        require_arguments(ResConv.__init__, locals())
         if not input_rms > 0:
             raise ValueError(f"input_rms must be positive, got {input_rms}")
         self.conv = conv

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
+from fxprune.arguments import require_arguments
 from fxprune.branch_scale import BranchScale
 from fxprune.data_parallel import keep_all_parameters_in_training
 from fxprune.errors import FxpruneError
@@ -60,6 +61,7 @@ class ProximalL1:
     """
 
     def __init__(self, graph_module: fx.GraphModule, strength: float | Mapping[str, float] = 1e-3) -> None:
+        require_arguments(ProximalL1.__init__, locals())
         self.graph_module = graph_module
         self._found = {layer.path: layer for layer in layers(graph_module)}
         self.layers = {path: layer.module for path, layer in self._found.items()}
@@ -94,6 +96,7 @@ class ProximalL1:
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Shrink every open layer by ``lr`` times its strength; call it after the optimizer's step."""
+        require_arguments(ProximalL1.step, locals())
         self.steps_done += 1
         for path, layer in self.layers.items():
             if layer.closed:
@@ -165,6 +168,7 @@ def measure_inputs(graph_module: fx.GraphModule) -> None:
     One forward pass on the graph's example inputs; no output changes. :class:`ProximalL1` does this when it is made;
     a loop that shrinks gates by other means (:func:`l1_term`) calls it before the first step.
     """
+    require_arguments(measure_inputs, locals())
     for _, graph in graphs_of(graph_module):
         modules = {node: called_module(node) for node in graph.graph.nodes}
         untouched = {n: m for n, m in modules.items() if isinstance(m, ResConv) and m.untouched}
@@ -185,6 +189,7 @@ def l1_term(graph_module: fx.GraphModule) -> torch.Tensor:
 
     A plain L1 term never makes a scale exactly zero; :class:`ProximalL1` does.
     """
+    require_arguments(l1_term, locals())
     terms = [
         layer.module.free_scale.abs()
         if isinstance(layer.module, ResConv) and layer.module.parametrization == "free"
@@ -196,6 +201,7 @@ def l1_term(graph_module: fx.GraphModule) -> torch.Tensor:
 
 def macs_weighted(graph_module: fx.GraphModule, strength: float) -> dict[str, float]:
     """Return a strength per layer, proportional to its MACs, with mean ``strength``."""
+    require_arguments(macs_weighted, locals())
     macs = {layer.path: layer.macs for layer in layers(graph_module)}
     mean = sum(macs.values()) / max(len(macs), 1)
     return {path: strength * count / mean for path, count in macs.items()}
@@ -206,6 +212,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     Frozen parameters are left out, but for layer scales: whether those are trained may change at any step.
     """
+    require_arguments(parameter_groups, locals())
     scaled = (module for module in model.modules() if isinstance(module, ScaledLayer))
     scales = {id(module.trained_scale) for module in scaled}
     trained = [p for p in model.parameters() if p.requires_grad or id(p) in scales]
@@ -218,6 +225,7 @@ def report(graph_module: fx.GraphModule) -> str:
     """Return a table of the layers: effective scale, shortcut (of a branch: 1), MACs a sample that it holds."""
     from tabulate import tabulate
 
+    require_arguments(report, locals())
     rows = [[layer.path, layer.scale, _shortcut(layer), layer.macs] for layer in layers(graph_module)]
     return tabulate(rows, headers=["layer", "scale", "shortcut", "MACs"], floatfmt=".4f", intfmt=",")
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import distributed, fx
 
+from fxprune.arguments import require_arguments
 from fxprune.cost_targets import Surplus
 from fxprune.errors import FxpruneError, TargetError
 from fxprune.facts.input_sizes import root_mean_square
@@ -79,6 +80,7 @@ class SteeredL1(ProximalL1):
         probe_inputs: Sequence[Any] | None = None,
         window: float = 1.5,
     ) -> None:
+        require_arguments(SteeredL1.__init__, locals())
         if steps < 1:
             raise FxpruneError(f"steps is the number of steps after which the target is met; got {steps}")
         if target_macs is None and target_memory is None and target_params is None:
@@ -98,7 +100,7 @@ class SteeredL1(ProximalL1):
         self._no_relief: set[str] = set()
         for layer in self._found.values():
             layer.module.train_scale(False)
-            if float(layer.module.gate) == 1 and abs(layer.coefficient() - 1) < 1e-6:
+            if float(layer.module.gate.detach()) == 1 and abs(layer.coefficient() - 1) < 1e-6:
                 layer.module.rest()
         self._gates = self._gates_now()
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
@@ -126,6 +128,7 @@ class SteeredL1(ProximalL1):
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Move every chosen gate towards zero as the schedule asks; the others stay as they are."""
+        require_arguments(SteeredL1.step, locals())
         self.steps_done += 1
         for path, layer in self.layers.items():
             if path not in self.order and not layer.closed and (not layer.resting or layer.gate.requires_grad):

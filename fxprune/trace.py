@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxprune.arguments import require_arguments
 from fxprune.copies import copy_module
 from fxprune.errors import FxpruneWarning, TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
@@ -64,6 +65,7 @@ def trace(
     """
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected an nn.Module to trace, got {type(model).__name__}")
+    require_arguments(trace, locals())
     if check:
         require_finite(model)
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)

@@ -13,7 +13,7 @@ change, above 0 from the first one on, and what is divided by it is exactly what
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -140,9 +140,11 @@ class ScaledLayer(nn.Module):
         return self._last
 
     def _read(self) -> None:
-        if not _is_readable(self.history):
-            return
-        rows = self.history[:, :2].tolist()
+        if _is_readable(self.history):
+            self._note(self.history[:, :2].tolist())
+
+    def _note(self, rows: Sequence[Sequence[float]]) -> None:
+        """Take note of what holds, given the shares and states of the history's rows."""
         row = max((index for index, (share, _) in enumerate(rows) if share > 0), default=0)
         share, state = rows[row]
         self._last = row, round(state / share) if share > 0 else OPEN
@@ -205,6 +207,14 @@ class ScaledLayer(nn.Module):
                 now.data = wide
                 now.grad = None if gradient is None else gradient.to(wide)
         return self
+
+
+def follow_together(layers: Collection[ScaledLayer]) -> None:
+    """Read the history of each of ``layers``, in one transfer: something may have written without a trace."""
+    if layers and all(_is_readable(layer.history) for layer in layers):
+        for layer, rows in zip(layers, torch.stack([one.history[:, :2] for one in layers]).tolist(), strict=True):
+            layer._note(rows)
+            layer._remember(*layer._last)
 
 
 def _is_readable(tensor: torch.Tensor) -> bool:

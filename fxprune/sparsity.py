@@ -19,15 +19,16 @@ from torch import fx, nn
 
 from fxprune.arguments import require_arguments
 from fxprune.branch_scale import BranchScale
-from fxprune.data_parallel import keep_all_parameters_in_training
+from fxprune.data_parallel import is_distributed, keep_all_parameters_in_training
 from fxprune.errors import FxpruneError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.holders import Holders
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, layers, macs_in_turn
 from fxprune.graph import TRACED_MACS, called_module, graphs_of
+from fxprune.module_tree import every_module
 from fxprune.resconv import ResConv
-from fxprune.scaled_layer import ScaledLayer
+from fxprune.scaled_layer import ScaledLayer, follow_together
 
 __all__ = [
     "ProximalL1",
@@ -73,7 +74,7 @@ class ProximalL1:
             layer.module.follow()
             if layer.module.resting:  # since a SteeredL1
                 layer.wake()
-        keep_all_parameters_in_training(graph_module)
+        _train_in_processes(graph_module)
         self._measure()
         if isinstance(strength, Mapping):
             unknown = sorted(set(strength) - set(self.layers))
@@ -160,6 +161,19 @@ class ProximalL1:
         self.steps_done = int(state["steps_done"])
         for path in state["closed"]:
             self.layers[path].close()
+
+
+def _train_in_processes(graph_module: fx.GraphModule) -> None:
+    """Have ``graph_module`` train in DistributedDataParallel as it is, whatever rests or closes."""
+    keep_all_parameters_in_training(graph_module)
+    if _follow_first_process not in graph_module._forward_pre_hooks.values():
+        graph_module.register_forward_pre_hook(_follow_first_process)
+
+
+def _follow_first_process(graph_module: nn.Module, inputs: Any) -> None:
+    """Read what is closed anew: torch gives every process the buffers of the first, and leaves no trace of it."""
+    if is_distributed() and not torch.compiler.is_compiling():
+        follow_together([module for module in every_module(graph_module) if isinstance(module, ScaledLayer)])
 
 
 def measure_inputs(graph_module: fx.GraphModule) -> None:

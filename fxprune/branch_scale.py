@@ -12,11 +12,13 @@ what shrinking takes away, so the scale is trained as a gate in units of their s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from fxprune.scaled_layer import ScaledLayer, size_of
+from fxprune.arguments import require_kind
+from fxprune.scaled_layer import CLOSED, OPEN, RESTING, ScaledLayer, size_of
 
 
 class BranchScale(ScaledLayer):
@@ -27,22 +29,30 @@ class BranchScale(ScaledLayer):
 
     Attributes:
         gate: trainable scalar in [0, 1], the share of the branch that is left.
-        signed_size: fixed scalar, 1 unless :meth:`assign` set another.
         closed: True once :meth:`close` took the branch out; only ``x`` is returned.
         resting: True between :meth:`rest` and :meth:`wake`; the plain sum is returned.
     """
 
-    signed_size: torch.Tensor
-    initial_gauge: torch.Tensor
+    units = ("initial_gauge", "signed_size")
     parametrization = "gain-gate"
 
     def __init__(self, *weights: torch.Tensor) -> None:
         super().__init__()
+        require_kind(weights, Sequence[torch.Tensor], "BranchScale", "weights")
         like = weights[0] if weights else torch.ones(())
-        one = torch.ones((), device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
-        self.gate = nn.Parameter(one.clone())
-        self.register_buffer("signed_size", one.clone())
-        self.register_buffer("initial_gauge", self.gauge(*weights).detach().to(one))
+        self._begin(like, initial_gauge=1.0, signed_size=1.0)
+        self.gate = nn.Parameter(self.history.new_ones(()))
+        self.set_units(initial_gauge=float(self.gauge(*weights).detach()))
+
+    @property
+    def signed_size(self) -> torch.Tensor:
+        """Scalar tensor, fixed while the gate is trained: 1 unless :meth:`assign` set another."""
+        return self.unit("signed_size")
+
+    @property
+    def initial_gauge(self) -> torch.Tensor:
+        """What :meth:`gauge` was when the gate was opened; a scalar tensor."""
+        return self.unit("initial_gauge")
 
     def gauge(self, *weights: torch.Tensor) -> torch.Tensor:
         """Return c, the product of the sizes of ``weights`` (:func:`fxprune.scaled_layer.size_of`); a scalar."""
@@ -53,6 +63,8 @@ class BranchScale(ScaledLayer):
 
     def scale(self, *weights: torch.Tensor) -> torch.Tensor:
         """Return the factor s of the branch, given its last weights as they are now; a scalar tensor."""
+        if self.closed:
+            return torch.zeros_like(self.gate)
         if self.resting:
             return torch.ones_like(self.gate)
         return self.signed_size * self.gate * (self.initial_gauge / self.gauge(*weights).to(self.gate.dtype))
@@ -65,15 +77,17 @@ class BranchScale(ScaledLayer):
     @torch.no_grad()
     def coefficient(self, *weights: torch.Tensor) -> float:
         """Return the factor s of the branch as a Python float, worked out in float64 whatever the module's dtype."""
-        if self.resting:
-            return 1.0
+        if self.closed or self.resting:
+            return 0.0 if self.closed else 1.0
         drift = float(self.initial_gauge) / float(self.gauge(*weights))
         return float(self.signed_size) * float(self.gate) * drift
 
     @property
     def effective_scale(self) -> float:
         """The scale without the drift of the branch's own weights: 1 at insertion, the gate as it is trained."""
-        return 1.0 if self.resting else abs(float(self.signed_size)) * float(self.gate.detach())
+        if self.closed or self.resting:
+            return 0.0 if self.closed else 1.0
+        return abs(float(self.signed_size)) * float(self.gate.detach())
 
     @torch.no_grad()
     def assign(self, *, scale: float) -> None:
@@ -86,31 +100,32 @@ class BranchScale(ScaledLayer):
         if self.resting:
             raise ValueError("a resting branch has no scale yet; wake it, with its last weights, and then assign")
         if self.closed:
-            self.closed = False
-            self.gate.requires_grad_(True)
-        self.signed_size.fill_(scale or 1.0)
+            self._enter(OPEN)
+            self.train_scale(True)
+        self.set_units(signed_size=scale or 1.0)
         self.gate.fill_(1.0 if scale else 0.0)
 
     @torch.no_grad()
     def close(self) -> None:
         """Set the scale to zero for good: from now on only the shortcut is returned, and no gate is trained."""
-        self.gate.zero_().requires_grad_(False)
-        self.closed, self.resting = True, False
+        self.gate.zero_()
+        if not self.closed:
+            self._enter(CLOSED)
+        self.train_scale(False)
 
     def rest(self) -> None:
         """Return the plain sum, as at insertion, until :meth:`wake`: that is faster, and no gate is trained."""
         if self.closed:
             raise ValueError("a closed branch cannot rest")
-        self.gate.requires_grad_(False)
-        self.resting = True
+        self.train_scale(False)
+        self._enter(RESTING)
 
     @torch.no_grad()
     def wake(self, *weights: torch.Tensor) -> None:
         """Open the gate for training, in units of the branch's last weights as they are now; outputs stay."""
-        self.initial_gauge.copy_(self.gauge(*weights))
-        self.signed_size.fill_(1)
-        self.gate.fill_(1).requires_grad_(True)
-        self.resting = False
+        self._enter(OPEN, initial_gauge=float(self.gauge(*weights)), signed_size=1.0)
+        self.gate.fill_(1)
+        self.train_scale(True)
 
     def forward(self, x: torch.Tensor, r: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
         """Return ``x + scale * r``, of the shape of both."""

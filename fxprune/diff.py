@@ -9,10 +9,11 @@ removed or added. With pipeline results at hand, each entry carries the passes a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
+from fxprune.arguments import require_arguments, require_kind
 from fxprune.facts.costs import batch_size
 from fxprune.facts.shapes import require_shapes
 from fxprune.graph import TRACE, graphs_of, require_graph
@@ -44,6 +45,8 @@ def diff(before: fx.GraphModule, after: fx.GraphModule, *, results: Sequence[Pas
     from fxprune.diffing.nodes import describe, totals
     from fxprune.diffing.reasons import reasons_of
 
+    require_arguments(diff, locals())
+    require_kind(results, Sequence[Any], "diff", "results")
     before, after = require_graph(before, "diff"), require_graph(after, "diff")
     for graph in (before, after):
         require_shapes(graph)

@@ -23,12 +23,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import fx, nn
 
+from fxprune.arguments import require_arguments
 from fxprune.by_mode import TRAIN_INPUTS, has_modes
 from fxprune.emission.seal import EXPORTS, FILES, GRAPH, SOURCE, WEIGHTS, read_sealed, sealed
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import UNCHECKED, require_shapes
 from fxprune.files import make_folder, replacing_all
-from fxprune.graph import EXAMPLE_INPUTS, TRACE, example_inputs_of, require_graph
+from fxprune.graph import EXAMPLE_INPUTS, TRACE, as_taken_now, example_inputs_of, keep_example_inputs, require_graph
 from fxprune.tracing.notes import ASSUMPTIONS, Assumption, assumptions_of
 
 Format = Literal["pt2", "onnx"]
@@ -87,6 +88,7 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     from fxprune.emission.graph_data import graph_to_data, tell_values
     from fxprune.emission.state_layout import state_layout
 
+    require_arguments(emit, locals())
     graph_module = require_graph(graph_module, "emit")
     require_shapes(graph_module)
     out = Path(folder)
@@ -96,10 +98,13 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
         raise EmitError(f"unknown format {unknown[0]!r}; use {' or '.join(get_args(Format))}")
     layout = state_layout(graph_module)
     source = python_source(graph_module.graph, layout, type(graph_module).__name__)
-    examples = graph_module.meta.get(EXAMPLE_INPUTS)
+    examples = example_inputs_of(graph_module) if EXAMPLE_INPUTS in graph_module.meta else None
     data = graph_to_data(graph_module.graph, layout)
     data["examples"] = examples_to_data(examples)
-    data["train_examples"] = examples_to_data(graph_module.meta.get(TRAIN_INPUTS))
+    train_examples = graph_module.meta.get(TRAIN_INPUTS)
+    if train_examples is not None:
+        train_examples = as_taken_now(graph_module, train_examples)
+    data["train_examples"] = examples_to_data(train_examples)
     data["trace"] = graph_module.meta.get(TRACE)
     data["assumptions"] = [asdict(assumption) for assumption in assumptions_of(graph_module)]
     again, state = read_back(graph_module, data)
@@ -107,7 +112,7 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     if examples is not None:
         require_equal(graph_module, again, model, examples)
         if has_modes(graph_module.graph):
-            require_equal_in_train_mode(again, model, graph_module.meta.get(TRAIN_INPUTS, examples))
+            require_equal_in_train_mode(again, model, train_examples or examples)
         model.load_state_dict(state)
         if examples_fit(again, data["examples"]):
             tell_values(data, again.graph)
@@ -183,6 +188,7 @@ def load_emitted(folder: str | os.PathLike[str]) -> fx.GraphModule:
     from fxprune.emission.constants import examples_from_data
     from fxprune.emission.graph_data import give_weights, graph_from_data
 
+    require_arguments(load_emitted, locals())
     root = Path(folder)
     data, weights = read_sealed(root)
     try:
@@ -192,7 +198,8 @@ def load_emitted(folder: str | os.PathLike[str]) -> fx.GraphModule:
         train_inputs = examples_from_data(data.get("train_examples"))
         graph_module.meta[ASSUMPTIONS] = tuple(Assumption(**entry) for entry in data["assumptions"])
         if inputs is not None:
-            graph_module.meta |= {EXAMPLE_INPUTS: tuple(inputs), UNCHECKED: True}
+            keep_example_inputs(graph_module, inputs)
+            graph_module.meta[UNCHECKED] = True
         if train_inputs is not None:
             graph_module.meta[TRAIN_INPUTS] = tuple(train_inputs)
         if data["trace"] is not None:

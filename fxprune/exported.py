@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from fxprune.errors import LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
-from fxprune.graph import EXAMPLE_INPUTS, PATH, innermost_module
+from fxprune.graph import PATH, innermost_module, keep_example_inputs
 
 _PARAMETERS = inspect.signature(torch.export.ExportedProgram.module).parameters
 _NO_GUARDS: dict[str, Any] = {"check_guards": False} if "check_guards" in _PARAMETERS else {}  # not in torch 2.6
@@ -48,7 +48,7 @@ def load_exported(path: Path, *, trust: bool) -> fx.GraphModule:
         node.meta[PATH] = innermost_module(node)
     graph_module.recompile()
     if inputs and not options:
-        graph_module.meta[EXAMPLE_INPUTS] = tuple(inputs)
+        keep_example_inputs(graph_module, inputs)
         propagate_shapes(graph_module, inputs)
     for node in graph_module.graph.nodes:
         node.target = _public(node.target)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fxprune.exact_weights import exact, keeps_exact_weights, make_parameter
-from fxprune.layer_classes import Conv
+from fxprune.layer_classes import NORM_CLASSES, Conv
 
 _Weighted = TypeVar("_Weighted", bound=nn.Module)
 
@@ -62,7 +62,15 @@ def own_bias(module: nn.Module) -> torch.Tensor | None:
 
 
 def norm_obstacle(norm: nn.Module, model_is_training: bool) -> str | None:
-    """Return why a batch norm is not a fixed affine map in eval mode, or None if it is one."""
+    """Return why a batch norm is not a fixed affine map in eval mode, or None if it is one.
+
+    One that took its place later is known if it is one of torch's or a FrozenBatchNorm2d, whose weights are buffers
+    (torchvision's and Detectron's are alike).
+    """
+    if type(norm).__name__ == "FrozenBatchNorm2d":
+        return None
+    if not isinstance(norm, NORM_CLASSES):
+        return f"its norm is a {type(norm).__name__} by now, no batch norm"
     if norm.running_mean is None or norm.running_var is None:
         return "it keeps no running statistics"
     if norm.training and not model_is_training:
@@ -77,7 +85,7 @@ def norm_as_factor(bias: torch.Tensor | None, norm: nn.Module) -> tuple[torch.Te
     ``norm`` has running statistics; ``bias`` is that of the layer.
     """
     mean, variance = exact(norm._buffers["running_mean"]), exact(norm._buffers["running_var"])  # type: ignore[arg-type]
-    gamma, beta = norm._parameters.get("weight"), norm._parameters.get("bias")
+    gamma, beta = (getattr(norm, name, None) for name in ("weight", "bias"))  # of a frozen one they are buffers
     factor = torch.rsqrt(variance + float(norm.eps))  # type: ignore[arg-type]
     if gamma is not None:
         factor = factor * exact(gamma)

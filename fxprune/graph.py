@@ -7,7 +7,7 @@ from, and ``fxprune_passes`` the passes that made it. New nodes get them through
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,12 +15,14 @@ from torch import fx, nn
 
 from fxprune.errors import FxpruneError
 from fxprune.module_tree import is_opaque, regions_in
+from fxprune.nests import map_tensors
 from fxprune.wrappers import inside
 
 ORIGIN = "fxprune_origin"
 PATH = "fxprune_path"
 PASSES = "fxprune_passes"
 EXAMPLE_INPUTS = "fxprune_example_inputs"
+WEIGHTS_DTYPE = "fxprune_weights_dtype"  # what the weights were for these inputs, if they were all the same
 TRACED_MACS = "fxprune_traced_macs"
 TRACE = "fxprune_trace"  # of a whole graph: what origins are names in, see fxprune.trace
 OPAQUE = "fxprune_opaque"
@@ -126,21 +128,54 @@ def _owners(path: str) -> Iterator[str]:
 
 
 def require_graph(value: Any, taker: str) -> fx.GraphModule:
-    """Return the graph that ``value`` is, or that is wrapped in it; raises FxpruneError, naming who takes one."""
-    value = inside(value) if isinstance(value, nn.Module) else value
-    if not isinstance(value, fx.GraphModule):
-        raise FxpruneError(
-            f"{taker} takes a graph, got {type(value).__name__}; make one with fxprune.trace(model, example_inputs)"
-        )
-    return value
+    """Return the graph that ``value`` is, or wraps (as DDP does); raises FxpruneError, naming who takes one."""
+    found = inside(value) if isinstance(value, nn.Module) else value
+    if isinstance(found, fx.GraphModule):
+        return found
+    has_graph = isinstance(getattr(value, "graph_module", None), fx.GraphModule)  # what a pass returned
+    advice = "give it its .graph_module" if has_graph else "make one with fxprune.trace(model, example_inputs)"
+    raise FxpruneError(f"{taker} takes a graph, got {type(value).__name__}; {advice}")
+
+
+def keep_example_inputs(graph_module: fx.GraphModule, inputs: Any) -> None:
+    """Note ``inputs`` as the example inputs of ``graph_module``, whose weights are as these want them."""
+    graph_module.meta[EXAMPLE_INPUTS] = tuple(inputs)
+    graph_module.meta[WEIGHTS_DTYPE] = _weights_dtype(graph_module)
 
 
 def example_inputs_of(graph_module: fx.GraphModule) -> tuple[Any, ...]:
-    """Return the example inputs that ``graph_module`` was traced with; raises FxpruneError if there are none."""
+    """Return the example inputs of ``graph_module``, as it takes them now (:func:`as_taken_now`).
+
+    Raises FxpruneError if there are none.
+    """
     inputs = graph_module.meta.get(EXAMPLE_INPUTS)
     if inputs is None:
         raise FxpruneError("the graph has no example inputs; make it with fxprune.trace(model, example_inputs)")
-    return tuple(inputs)
+    return as_taken_now(graph_module, inputs)
+
+
+def as_taken_now(graph_module: fx.GraphModule, inputs: Iterable[Any]) -> tuple[Any, ...]:
+    """Return ``inputs``, made for ``graph_module`` as it was traced, where its weights are, and cast if they were.
+
+    What had the weights' dtype gets the one that they have now; other inputs (labels, masks) keep theirs.
+    """
+    weight = next(graph_module.parameters(), None)
+    if weight is None:
+        return tuple(inputs)
+    device, before, now = weight.device, graph_module.meta.get(WEIGHTS_DTYPE), _weights_dtype(graph_module)
+
+    def taken(tensor: torch.Tensor) -> torch.Tensor:
+        is_cast = now is not None and tensor.dtype == before
+        return tensor.to(device, now if is_cast else tensor.dtype)
+
+    found: tuple[Any, ...] = map_tensors(tuple(inputs), taken)
+    return found
+
+
+def _weights_dtype(graph_module: fx.GraphModule) -> torch.dtype | None:
+    """Return the dtype of all weights (scalars, gates say, keep theirs); None if there are several, or no weights."""
+    found = {one.dtype for one in graph_module.parameters() if one.dim() and one.is_floating_point()}
+    return found.pop() if len(found) == 1 else None
 
 
 def origins(node: fx.Node) -> tuple[str, ...]:

@@ -22,11 +22,10 @@ def compare_latency(graphs: Mapping[str, fx.GraphModule], batch_size: int, *, re
 
     The input is the first example of the first graph's example input, ``batch_size`` times.
     """
-    example, *others = example_inputs_of(next(iter(graphs.values())))
+    example, *others = example_inputs_of(next(iter(graphs.values())))  # where that graph's weights are
     if others or not isinstance(example, torch.Tensor):
         raise FxpruneError("latency is measured for models of one tensor input")
-    device = next((p.device for graph in graphs.values() for p in graph.parameters()), torch.device("cpu"))
-    images = example[:1].to(device).repeat(batch_size, *[1] * (example.dim() - 1))
+    images = example[:1].repeat(batch_size, *[1] * (example.dim() - 1))
     with ExitStack() as stack:
         for graph in graphs.values():
             stack.enter_context(keeping_state(graph))

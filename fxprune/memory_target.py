@@ -88,4 +88,4 @@ def _set_gate(layer: Layer, gate: float) -> None:
     """Set the gate of ``layer``, and the unit of its shortcut, if it has one, so that this is not 1 by chance."""
     layer.module.gate.fill_(gate)
     if isinstance(layer.module, ResConv):
-        layer.module.input_rms.copy_(layer.module.gain * _NO_UNIT)
+        layer.module.set_units(input_rms=float(layer.module.gain) * _NO_UNIT)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
+from fxprune.arguments import require_arguments
 from fxprune.copies import copy_graph_module
 from fxprune.diff import diff
 from fxprune.errors import ContractError, FxpruneError
@@ -123,6 +124,7 @@ class Pipeline(Pass):
     name = "pipeline"
 
     def __init__(self, passes: Sequence[AnyPass], *, verify: bool = True) -> None:
+        require_arguments(Pipeline.__init__, locals())
         for one in passes:
             if isinstance(one, type):
                 raise FxpruneError(f"{one.__name__} is a class; a pipeline takes {one.__name__}()")

@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from fxprune.arguments import require_arguments
 from fxprune.chains import AFTER_TRAINING, Layers, insert_scales
 from fxprune.errors import FxpruneError, FxpruneWarning
 from fxprune.passes import RemoveLayers
@@ -61,6 +62,7 @@ def prune(
             never took an optimizer step.
         TargetError: the target cannot be met; says what can.
     """
+    require_arguments(prune, locals())
     traced = trace(model, example_inputs)
     sparse = insert_scales(traced, layers, verify=verify).graph_module
     targets = {"target_memory": target_memory, "target_params": target_params}

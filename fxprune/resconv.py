@@ -31,9 +31,10 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from fxprune.arguments import require_arguments
 from fxprune.layer_classes import Conv
 from fxprune.module_tree import evaluating, is_parametrized
-from fxprune.scaled_layer import ScaledLayer, size_of
+from fxprune.scaled_layer import CLOSED, OPEN, RESTING, ScaledLayer, size_of
 
 Parametrization = Literal["gain-gate", "free"]
 WEIGHT_HOOKS = (WeightNorm, SpectralNorm)  # the old style: a hook sets the weight before each forward
@@ -53,15 +54,11 @@ class ResConv(ScaledLayer):
 
     Attributes:
         gate: trainable scalar in [0, 1], the share of the conv path ("gain-gate" only).
-        gain: fixed positive scalar, the size of both paths together ("gain-gate" only).
         closed: True once :meth:`close` took the conv path out; it is not computed any more.
         resting: True between :meth:`rest` and :meth:`wake`; conv and norm are computed alone.
     """
 
-    gain: torch.Tensor
-    input_rms: torch.Tensor
-    signs: torch.Tensor
-    initial_gauge: torch.Tensor
+    units = ("initial_gauge", "gain", "input_rms", "scale_sign", "shortcut_sign", "gauge_factor")
 
     def __init__(
         self,
@@ -74,35 +71,59 @@ class ResConv(ScaledLayer):
         parametrization: Parametrization = "gain-gate",
     ) -> None:
         super().__init__()
-        if parametrization not in ("gain-gate", "free"):
-            raise ValueError(f"parametrization is 'gain-gate' or 'free', not {parametrization!r}")
+        require_arguments(ResConv.__init__, locals())
         if not input_rms > 0:
             raise ValueError(f"input_rms must be positive, got {input_rms}")
         self.conv = conv
         self.norm = norm
         self.parametrization = parametrization
         self.training = conv.training
-        dtype = torch.promote_types(conv.weight.dtype, torch.float32)  # scales of half-precision layers stay exact
-        make: Any = partial(torch.full, device=conv.weight.device, dtype=dtype)
+        units = {"input_rms": input_rms, "scale_sign": 1.0, "shortcut_sign": 1.0, "gauge_factor": 1.0}
+        self._begin(conv.weight, **dict.fromkeys(self.units, 1.0) | units)
+        self._gauged = (norm,)
         gauge = self._gauge_now()
-        self.register_buffer("input_rms", make((), input_rms))
-        self.register_buffer("initial_gauge", make((), gauge))
+        self.set_units(initial_gauge=gauge, gain=gauge)
+        make: Any = partial(torch.full, device=conv.weight.device, dtype=self.history.dtype)
         if parametrization == "free":
             self.free_scale = nn.Parameter(make((), scale))
             self.free_shortcut = nn.Parameter(make((), shortcut))
         else:
             self.gate = nn.Parameter(make((), 1.0))
-            self.register_buffer("gain", make((), gauge))
-            self.register_buffer("signs", make((2,), 1.0))
             if (scale, shortcut) != (1.0, 0.0):
                 self.assign(scale=scale, shortcut=shortcut)
 
+    @property
+    def gain(self) -> torch.Tensor:
+        """Positive scalar tensor, fixed while the gate is trained: the size of both paths together ("gain-gate")."""
+        return self.unit("gain")
+
+    @property
+    def input_rms(self) -> torch.Tensor:
+        """The unit of the shortcut; a scalar tensor."""
+        return self.unit("input_rms")
+
+    @property
+    def initial_gauge(self) -> torch.Tensor:
+        """What :meth:`gauge` was when the gate was opened; a scalar tensor."""
+        return self.unit("initial_gauge")
+
     def gauge(self) -> torch.Tensor:
-        """Return c, the size of the norm's (or the conv's) own weights (:func:`fxprune.scaled_layer.size_of`)."""
-        gamma = None if self.norm is None else self.norm._parameters.get("weight")
-        if gamma is not None:
+        """Return c, the size of the norm's (or the conv's) own weights (:func:`fxprune.scaled_layer.size_of`).
+
+        Where the norm is another than it was, c goes on from what it was: no output changes by that.
+        """
+        if self.norm is not self._gauged[0]:
+            with torch.no_grad():
+                factor = self.unit("gauge_factor") * self._size(self._gauged[0]) / self._size(self.norm)
+            self.set_units(gauge_factor=float(factor))
+            self._gauged = (self.norm,)
+        return self.unit("gauge_factor") * self._size(self.norm)
+
+    def _size(self, norm: nn.Module | None) -> torch.Tensor:
+        gamma = getattr(norm, "weight", None)  # a parameter, a buffer, or computed
+        if isinstance(gamma, torch.Tensor):
             return size_of(gamma)
-        if self.norm is not None:
+        if norm is not None:
             return torch.ones((), device=self.conv.weight.device)
         for hook in self.conv._forward_pre_hooks.values():
             if isinstance(hook, WEIGHT_HOOKS):
@@ -142,11 +163,14 @@ class ResConv(ScaledLayer):
     @property
     def scale(self) -> torch.Tensor:
         """The factor s of the conv path; a scalar tensor."""
+        if self.closed:
+            return torch.zeros_like(self.trained_scale)
         if self.parametrization == "free":
             return self.free_scale
         if self.resting:
             return torch.ones_like(self.gate)
-        return self.signs[0] * self.gain * self.gate / self.gauge().to(self.gate.dtype)
+        size = self.unit("scale_sign") * self.unit("gain")
+        return size * self.gate / self.gauge().to(self.gate.dtype)
 
     @property
     def shortcut(self) -> torch.Tensor:
@@ -155,7 +179,8 @@ class ResConv(ScaledLayer):
             return self.free_shortcut
         if self.resting:
             return torch.zeros_like(self.gate)
-        return self.signs[1] * self.gain * (1 - self.gate) / self.input_rms
+        size = self.unit("shortcut_sign") * self.unit("gain")
+        return (size if self.closed else size * (1 - self.gate)) / self.unit("input_rms")
 
     @property
     def trained_scale(self) -> nn.Parameter:
@@ -165,19 +190,24 @@ class ResConv(ScaledLayer):
     def coefficients(self) -> tuple[float, float]:
         """Return (scale, shortcut) as Python floats, worked out in float64 whatever the module's dtype."""
         if self.parametrization == "free":
-            return float(self.free_scale.detach()), float(self.free_shortcut.detach())
+            return 0.0 if self.closed else float(self.free_scale.detach()), float(self.free_shortcut.detach())
         if self.resting:
             return 1.0, 0.0
-        sign_s, sign_a = self.signs.tolist()
-        gain, gate = float(self.gain), float(self.gate.detach())
+        sign_s, sign_a = float(self.unit("scale_sign")), float(self.unit("shortcut_sign"))
+        gain, gate = float(self.gain), self._gate_now()
         return sign_s * gain * gate / self._gauge_now(), sign_a * gain * (1 - gate) / float(self.input_rms)
+
+    def _gate_now(self) -> float:
+        return 0.0 if self.closed else float(self.gate.detach())  # that of an average is above 0 for long
 
     @property
     def effective_scale(self) -> float:
         """The scale with its own norm's drift taken out: 1 at insertion, and equal to the gate as it is trained."""
+        if self.closed:
+            return 0.0
         if self.parametrization == "free":
             return abs(float(self.free_scale.detach())) * self._gauge_now() / float(self.initial_gauge)
-        return 1.0 if self.resting else float(self.gain) * float(self.gate.detach()) / float(self.initial_gauge)
+        return 1.0 if self.resting else float(self.gain) * self._gate_now() / float(self.initial_gauge)
 
     @property
     def closed_shortcut(self) -> float:
@@ -185,7 +215,7 @@ class ResConv(ScaledLayer):
         if self.parametrization == "free":
             return float(self.free_shortcut.detach())
         gain = self._gauge_now() if self.resting else float(self.gain)
-        return float(self.signs[1]) * gain / float(self.input_rms)
+        return float(self.unit("shortcut_sign")) * gain / float(self.input_rms)
 
     @torch.no_grad()
     def assign(self, *, scale: float | None = None, shortcut: float | None = None) -> None:
@@ -193,25 +223,25 @@ class ResConv(ScaledLayer):
 
         Reopens a closed layer, and wakes a resting one.
         """
-        if self.resting:
-            self.wake()
         s, a = self.coefficients()
         s = s if scale is None else float(scale)
         a = a if shortcut is None else float(shortcut)
         if not (math.isfinite(s) and math.isfinite(a)):
             raise ValueError(f"scale and shortcut must be finite, got {s} and {a}")
+        if self.resting:
+            self.wake()
         if self.closed:
-            self.closed = False
-            self.trained_scale.requires_grad_(True)
+            self._enter(OPEN)
+            self.train_scale(True)
         if self.parametrization == "free":
             self.free_scale.fill_(s)
             self.free_shortcut.fill_(a)
             return
         conv_path, identity_path = abs(s) * self._gauge_now(), abs(a) * float(self.input_rms)
         gain = conv_path + identity_path
-        self.gain.fill_(gain)
+        signs = {"scale_sign": -1.0 if s < 0 else 1.0, "shortcut_sign": -1.0 if a < 0 else 1.0}
+        self.set_units(gain=gain, **signs)
         self.gate.fill_(conv_path / gain if gain else 0.0)
-        self.signs.copy_(torch.tensor([-1.0 if s < 0 else 1.0, -1.0 if a < 0 else 1.0]))
 
     @torch.no_grad()
     def close(self) -> None:
@@ -220,25 +250,25 @@ class ResConv(ScaledLayer):
             raise ValueError("a ResConv that changes its input's shape cannot be closed")
         if self.resting:
             self.wake()
-        self.trained_scale.zero_().requires_grad_(False)
-        self.closed = True
+        self.trained_scale.zero_()
+        if not self.closed:
+            self._enter(CLOSED)
+        self.train_scale(False)
 
     def rest(self) -> None:
         """Compute conv and norm alone, as at insertion, until :meth:`wake`: faster, and no gate is trained."""
         if self.parametrization == "free" or self.closed:
             raise ValueError("only an open ResConv with a gate can rest")
-        self.gate.requires_grad_(False)
-        self.resting = True
+        self.train_scale(False)
+        self._enter(RESTING)
 
     @torch.no_grad()
     def wake(self) -> None:
         """Open the gate for training, in units of the weights as they are now; outputs stay what they are."""
         gauge = self._gauge_now()
-        for size in (self.gain, self.initial_gauge):
-            size.fill_(gauge)
-        self.signs.fill_(1)
-        self.gate.fill_(1).requires_grad_(True)
-        self.resting = False
+        self._enter(OPEN, gain=gauge, initial_gauge=gauge, scale_sign=1.0, shortcut_sign=1.0)
+        self.gate.fill_(1)
+        self.train_scale(True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``scale * norm(conv(x)) + shortcut * x`` (:meth:`identity` of x where shapes differ)."""
@@ -246,11 +276,11 @@ class ResConv(ScaledLayer):
             return self.shortcut * x
         with parametrize.cached():  # a parametrized weight is read twice but computed once
             y: torch.Tensor = self.conv(x)
-            scale = None if self.resting else self.scale
-        if self.norm is not None:
-            y = self.norm(y)
-        if scale is None:
-            return y
+            if self.norm is not None:
+                y = self.norm(y)
+            if self.resting:
+                return y
+            scale = self.scale
         return scale * y + self.shortcut * self.identity(x, y.shape)
 
     def extra_repr(self) -> str:

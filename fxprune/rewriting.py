@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import fx
 
+from fxprune.arguments import option_kinds, require_kind
 from fxprune.copies import copy_graphs
 from fxprune.facts.shapes import require_shapes
 from fxprune.graph import module_path, origins, remove_unused_state, require_graph, require_order
@@ -94,6 +95,12 @@ class Pass:
 
     name: ClassVar[str]
     contract: ClassVar[Contract]
+
+    def __post_init__(self) -> None:
+        """Raise FxpruneError if an option is not of the kind that it is annotated with."""
+        kind: Any = type(self)
+        for option, hint in option_kinds(kind).items():
+            require_kind(getattr(self, option), hint, kind.__name__, option)
 
     def __call__(self, graph_module: fx.GraphModule) -> PassResult:
         """Apply the pass to a copy of ``graph_module`` and return the result; the input is never changed."""

@@ -1,10 +1,31 @@
-"""What ResConvs and BranchScales share: a trained scale, which may be closed for good, or rest until its turn."""
+"""What ResConvs and BranchScales share: a trained scale, which may be closed for good, or rest until its turn.
+
+All that holds beside the scale itself, whether the layer is open, rests or is closed, and the units of its scale, is
+in one buffer of rows, its history. Every change of state writes the next row,
+
+    share * (1, state, units...)          share = 1
+
+and the last row that is there holds, divided by its share. So it holds in averages too, whoever averages or copies
+tensors (an EMA of the buffers, a loop over a state dict): the share is then the weight of the copies since that
+change, above 0 from the first one on, and what is divided by it is exactly what the change wrote.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar
+
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
+from fxprune.data_parallel import is_distributed
+from fxprune.errors import FxpruneError
+
+OPEN, RESTING, CLOSED = range(3)
+_ROWS = 64
+_MOVED = 1e-3
 _SMALLEST_SIZE = 0.1  # a zero-initialised norm has no size to divide by
 
 
@@ -20,10 +41,24 @@ def size_of(weight: torch.Tensor) -> torch.Tensor:
 
 
 class ScaledLayer(nn.Module):
-    """A layer with a scale that shrinking acts on; its state dict tells whether it is closed, or rests."""
+    """A layer with a scale that shrinking acts on; its state dict tells whether it is closed, or rests.
 
-    closed: bool = False
-    resting: bool = False
+    Attributes:
+        history: (64, 2 + units), see the module's docstring; at least float32, whatever the layer is cast to.
+    """
+
+    units: ClassVar[tuple[str, ...]]
+    """The names of what is fixed while the scale is trained."""
+
+    history: torch.Tensor
+
+    def _begin(self, like: torch.Tensor, **units: float) -> None:
+        """Make the history of an open layer with all of its units, where ``like`` is."""
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        self.register_buffer("history", torch.zeros(_ROWS, 2 + len(self.units), device=like.device, dtype=dtype))
+        self._last = 0, OPEN
+        self._seen: tuple[torch.Tensor, int] | None = None
+        self._write(0, OPEN, units)
 
     @property
     def trained_scale(self) -> nn.Parameter:
@@ -35,14 +70,155 @@ class ScaledLayer(nn.Module):
         """The size of the scale, comparable between layers: 1 at insertion, 0 where the layer does nothing."""
         raise NotImplementedError
 
-    def get_extra_state(self) -> torch.Tensor:
-        """Return what ``state_dict`` holds beside parameters and buffers: (closed, resting)."""
-        return torch.tensor([self.closed, self.resting])
+    @property
+    def closed(self) -> bool:
+        """Whether the layer was taken out: what it scales is not computed any more."""
+        return self._standing()[1] == CLOSED
 
-    def set_extra_state(self, state: torch.Tensor) -> None:
-        """Take over what :meth:`get_extra_state` returned."""
-        was_open = not (self.closed or self.resting)
-        self.closed, self.resting = state.tolist()
-        is_open = not (self.closed or self.resting)
+    @property
+    def resting(self) -> bool:
+        """Whether the layer computes what it did at insertion, whatever the size of its weights."""
+        return self._standing()[1] == RESTING
+
+    def unit(self, name: str) -> torch.Tensor:
+        """Return one of the units as it holds now; a scalar tensor."""
+        row = self.history[self._standing()[0]]
+        return row[2 + self.units.index(name)] / row[0]
+
+    def set_units(self, **units: float) -> None:
+        """Change units by name, in the state that the layer is in; averages take a mean of what they were and are."""
+        self._write(*self._standing(), units)
+
+    def restate(self, **units: float) -> None:
+        """Change units by name for averages too, as a change of state does (of 64 changes the last count as one)."""
+        row, state = self._standing()
+        if not all(math.isclose(float(self.unit(name)), unit, rel_tol=1e-6) for name, unit in units.items()):
+            self._write(min(row + 1, _ROWS - 1), state, units)
+
+    def follow(self) -> None:
+        """Read the history only where it was written since, as in a graph that is trained here.
+
+        A copy reads it each time: whoever keeps the copy may write in ways that leave no trace.
+        """
+        self._read()
+        self._remember(*self._last)
+
+    def train_scale(self, trains: bool) -> None:
+        """Have the scale trained, or not; see :mod:`fxprune.data_parallel` for processes that train together."""
+        self.trained_scale.requires_grad_(trains or is_distributed())
+
+    def _enter(self, state: int, **units: float) -> None:
+        """Change to ``state``, with these units, the others as they were."""
+        row, before = self._standing()
+        if state != before and row + 1 == _ROWS:
+            raise FxpruneError(f"the scale of a layer was opened and closed {_ROWS} times; insert scales anew")
+        self._write(row + (state != before), state, units)
+
+    @torch.no_grad()
+    def _write(self, row: int, state: int, units: Mapping[str, float]) -> None:
+        share, _, *known = self.history[self._last[0]].tolist()
+        held = {name: unit / (share or 1.0) for name, unit in zip(self.units, known, strict=True)}
+        values = [1.0, float(state), *(held | dict(units)).values()]
+        self.history[row] = torch.tensor(values, dtype=torch.float64)
+        self._remember(row, state)
+
+    def _remember(self, row: int, state: int) -> None:
+        self._last = row, state
+        self._seen = None if self.history.is_inference() else (self.history, self.history._version)
+
+    def _standing(self) -> tuple[int, int]:
+        """Return the row of the history that holds, and the state in it.
+
+        Reading it may wait for a GPU, and breaks a compiled graph: it is spared where nothing wrote into the tensor.
+        """
+        seen = self._seen
+        if seen is None:
+            self._read()
+            self._require_buffers()
+        elif not torch.compiler.is_compiling() and (seen[0] is not self.history or seen[1] != self.history._version):
+            self.follow()
+        return self._last
+
+    def _read(self) -> None:
+        if _is_readable(self.history):
+            self._note(self.history[:, :2].tolist())
+
+    def _note(self, rows: Sequence[Sequence[float]]) -> None:
+        """Take note of what holds, given the shares and states of the history's rows."""
+        row = max((index for index, (share, _) in enumerate(rows) if share > 0), default=0)
+        share, state = rows[row]
+        self._last = row, round(state / share) if share > 0 else OPEN
+
+    def _require_buffers(self) -> None:
+        """Raise FxpruneError if this is a copy that holds the parameters of a later state than its history."""
+        if self._last[1] == RESTING and _is_readable(self.history):
+            gate = float(self.trained_scale.detach())
+            if abs(gate - 1) > _MOVED:
+                raise FxpruneError(
+                    f"a layer rests whose gate is {gate:.3g}: parameters were averaged or loaded without their "
+                    "buffers; average or copy those too"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and files hold: they read their history each time."""
+        return {**self.__dict__, "_seen": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`__getstate__` returned, or what an earlier version wrote."""
+        flags = bool(state.pop("closed", False)), bool(state.pop("resting", False))
+        self._take_history_of_old(state["_buffers"], "", flags)
+        state.setdefault("_last", (0, OPEN))
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        was_open = self._standing()[1] == OPEN
+        flags = state_dict.pop(f"{prefix}_extra_state", torch.zeros(2))
+        self._take_history_of_old(state_dict, prefix, flags.bool().tolist())
+        super()._load_from_state_dict(state_dict, prefix, *others)
+        is_open = self._standing()[1] == OPEN
         if is_open != was_open:
-            self.trained_scale.requires_grad_(is_open)
+            self.train_scale(is_open)
+
+    def _take_history_of_old(self, tensors: dict[str, Any], prefix: str, flags: Sequence[bool]) -> None:
+        """Put a history into ``tensors`` in the place of the units that an earlier version kept one by one."""
+        units = [name for name in self.units if f"{prefix}{name}" in tensors]
+        if not units:
+            return
+        signs = tensors.pop(f"{prefix}signs", torch.ones(2)).tolist()
+        known = dict.fromkeys(self.units, 1.0) | dict(zip(("scale_sign", "shortcut_sign"), signs, strict=True))
+        like = tensors[f"{prefix}{units[0]}"]
+        known |= {name: float(tensors.pop(f"{prefix}{name}")) for name in units}
+        closed, resting = flags
+        history = torch.zeros(_ROWS, 2 + len(self.units), device=like.device, dtype=like.dtype)
+        state = CLOSED if closed else RESTING if resting else OPEN
+        history[0] = torch.tensor([1.0, float(state), *(known[name] for name in self.units)])
+        tensors[f"{prefix}history"] = history
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move or cast the layer; its own scale and history never become narrower than float32."""
+        tables: tuple[dict[str, Any], ...] = (self._parameters, self._buffers)
+        before = [(table, name, tensor.detach()) for table in tables for name, tensor in table.items()]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for table, name, was in before:
+            now = table[name]
+            if now.dtype.itemsize < was.dtype.itemsize and now.dtype.itemsize < 4:
+                wide = was.to(now.device, torch.float32)
+                gradient, now.grad = now.grad, None
+                now.data = wide
+                now.grad = None if gradient is None else gradient.to(wide)
+        return self
+
+
+def follow_together(layers: Collection[ScaledLayer]) -> None:
+    """Read the history of each of ``layers``, in one transfer: something may have written without a trace."""
+    if layers and all(_is_readable(layer.history) for layer in layers):
+        for layer, rows in zip(layers, torch.stack([one.history[:, :2] for one in layers]).tolist(), strict=True):
+            layer._note(rows)
+            layer._remember(*layer._last)
+
+
+def _is_readable(tensor: torch.Tensor) -> bool:
+    """Say whether the numbers in ``tensor`` can be had now: not fake ones, nor while a CUDA graph is recorded."""
+    if isinstance(tensor, FakeTensor) or tensor.is_meta:
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())

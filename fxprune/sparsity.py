@@ -17,15 +17,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
+from fxprune.arguments import require_arguments
 from fxprune.branch_scale import BranchScale
+from fxprune.data_parallel import is_distributed, keep_all_parameters_in_training
 from fxprune.errors import FxpruneError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.holders import Holders
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, layers, macs_in_turn
-from fxprune.graph import TRACED_MACS, called_module, graphs_of
+from fxprune.graph import TRACED_MACS, called_module, graphs_of, require_graph
+from fxprune.module_tree import every_module
 from fxprune.resconv import ResConv
-from fxprune.scaled_layer import ScaledLayer
+from fxprune.scaled_layer import ScaledLayer, follow_together
 
 __all__ = [
     "ProximalL1",
@@ -59,7 +62,8 @@ class ProximalL1:
     """
 
     def __init__(self, graph_module: fx.GraphModule, strength: float | Mapping[str, float] = 1e-3) -> None:
-        self.graph_module = graph_module
+        require_arguments(ProximalL1.__init__, locals())
+        self.graph_module = graph_module = require_graph(graph_module, type(self).__name__)
         self._found = {layer.path: layer for layer in layers(graph_module)}
         self.layers = {path: layer.module for path, layer in self._found.items()}
         if not self.layers:
@@ -67,8 +71,10 @@ class ProximalL1:
                 "the graph has no layers to shrink; apply passes.InsertResConv or passes.InsertBranchScale first"
             )
         for layer in self._found.values():
+            layer.module.follow()
             if layer.module.resting:  # since a SteeredL1
                 layer.wake()
+        _train_in_processes(graph_module)
         self._measure()
         if isinstance(strength, Mapping):
             unknown = sorted(set(strength) - set(self.layers))
@@ -91,6 +97,7 @@ class ProximalL1:
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Shrink every open layer by ``lr`` times its strength; call it after the optimizer's step."""
+        require_arguments(ProximalL1.step, locals())
         self.steps_done += 1
         for path, layer in self.layers.items():
             if layer.closed:
@@ -156,17 +163,32 @@ class ProximalL1:
             self.layers[path].close()
 
 
+def _train_in_processes(graph_module: fx.GraphModule) -> None:
+    """Have ``graph_module`` train in DistributedDataParallel as it is, whatever rests or closes."""
+    keep_all_parameters_in_training(graph_module)
+    if _follow_first_process not in graph_module._forward_pre_hooks.values():
+        graph_module.register_forward_pre_hook(_follow_first_process)
+
+
+def _follow_first_process(graph_module: nn.Module, inputs: Any) -> None:
+    """Read what is closed anew: torch gives every process the buffers of the first, and leaves no trace of it."""
+    if is_distributed() and not torch.compiler.is_compiling():
+        follow_together([module for module in every_module(graph_module) if isinstance(module, ScaledLayer)])
+
+
 def measure_inputs(graph_module: fx.GraphModule) -> None:
     """Give every ResConv whose shortcut is still zero the unit of its shortcut: the size of what it reads.
 
     One forward pass on the graph's example inputs; no output changes. :class:`ProximalL1` does this when it is made;
     a loop that shrinks gates by other means (:func:`l1_term`) calls it before the first step.
     """
+    require_arguments(measure_inputs, locals())
+    graph_module = require_graph(graph_module, "measure_inputs")
     for _, graph in graphs_of(graph_module):
         modules = {node: called_module(node) for node in graph.graph.nodes}
         untouched = {n: m for n, m in modules.items() if isinstance(m, ResConv) and m.untouched}
         for node, size in input_sizes(graph, untouched).items():
-            untouched[node].input_rms.fill_(size)
+            untouched[node].restate(input_rms=size)
 
 
 def _shrink(layer: ResConv | BranchScale, amount: float) -> None:
@@ -182,6 +204,8 @@ def l1_term(graph_module: fx.GraphModule) -> torch.Tensor:
 
     A plain L1 term never makes a scale exactly zero; :class:`ProximalL1` does.
     """
+    require_arguments(l1_term, locals())
+    graph_module = require_graph(graph_module, "l1_term")
     terms = [
         layer.module.free_scale.abs()
         if isinstance(layer.module, ResConv) and layer.module.parametrization == "free"
@@ -193,6 +217,8 @@ def l1_term(graph_module: fx.GraphModule) -> torch.Tensor:
 
 def macs_weighted(graph_module: fx.GraphModule, strength: float) -> dict[str, float]:
     """Return a strength per layer, proportional to its MACs, with mean ``strength``."""
+    require_arguments(macs_weighted, locals())
+    graph_module = require_graph(graph_module, "macs_weighted")
     macs = {layer.path: layer.macs for layer in layers(graph_module)}
     mean = sum(macs.values()) / max(len(macs), 1)
     return {path: strength * count / mean for path, count in macs.items()}
@@ -203,6 +229,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     Frozen parameters are left out, but for layer scales: whether those are trained may change at any step.
     """
+    require_arguments(parameter_groups, locals())
     scaled = (module for module in model.modules() if isinstance(module, ScaledLayer))
     scales = {id(module.trained_scale) for module in scaled}
     trained = [p for p in model.parameters() if p.requires_grad or id(p) in scales]
@@ -215,6 +242,8 @@ def report(graph_module: fx.GraphModule) -> str:
     """Return a table of the layers: effective scale, shortcut (of a branch: 1), MACs a sample that it holds."""
     from tabulate import tabulate
 
+    require_arguments(report, locals())
+    graph_module = require_graph(graph_module, "report")
     rows = [[layer.path, layer.scale, _shortcut(layer), layer.macs] for layer in layers(graph_module)]
     return tabulate(rows, headers=["layer", "scale", "shortcut", "MACs"], floatfmt=".4f", intfmt=",")
 

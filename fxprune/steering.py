@@ -16,16 +16,17 @@ from typing import Any
 import torch
 from torch import distributed, fx, nn
 
+from fxprune.arguments import require_arguments
 from fxprune.cost_targets import Surplus
 from fxprune.errors import FxpruneError, TargetError
 from fxprune.facts.input_sizes import root_mean_square
 from fxprune.facts.layers import awake
 from fxprune.facts.shapes import shape
-from fxprune.graph import example_inputs_of, graphs_of
+from fxprune.graph import as_taken_now, example_inputs_of, graphs_of
 from fxprune.kept_state import keeping_state
 from fxprune.memory_target import MemoryTarget
 from fxprune.module_tree import evaluating
-from fxprune.nests import map_tensors, tensors_in
+from fxprune.nests import tensors_in
 from fxprune.resconv import ResConv
 from fxprune.sparsity import ProximalL1
 
@@ -80,11 +81,13 @@ class SteeredL1(ProximalL1):
         probe_inputs: Sequence[Any] | None = None,
         window: float = 1.5,
     ) -> None:
+        require_arguments(SteeredL1.__init__, locals())
         if steps < 1:
             raise FxpruneError(f"steps is the number of steps after which the target is met; got {steps}")
         if target_macs is None and target_memory is None and target_params is None:
             raise FxpruneError("SteeredL1 needs a target: give target_macs, target_memory or target_params")
         super().__init__(graph_module, 0.0)
+        graph_module = self.graph_module
         if any(layer.parametrization == "free" for layer in self.layers.values()):
             raise FxpruneError("SteeredL1 needs the gain-gate parametrisation; insert with it, or use ProximalL1")
         self.target_macs = target_macs
@@ -98,8 +101,8 @@ class SteeredL1(ProximalL1):
         self._damages: dict[str, float] = {}
         self._no_relief: set[str] = set()
         for layer in self._found.values():
-            layer.module.gate.requires_grad_(False)
-            if float(layer.module.gate) == 1 and abs(layer.coefficient() - 1) < 1e-6:
+            layer.module.train_scale(False)
+            if float(layer.module.gate.detach()) == 1 and abs(layer.coefficient() - 1) < 1e-6:
                 layer.module.rest()
         self._gates = self._gates_now()
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
@@ -127,12 +130,18 @@ class SteeredL1(ProximalL1):
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Move every chosen gate towards zero as the schedule asks; the others stay as they are."""
+        require_arguments(SteeredL1.step, locals())
         self.steps_done += 1
         for path, layer in self.layers.items():
-            if path not in self.order and not layer.closed and not layer.resting:
+            if path not in self.order and not layer.closed and (not layer.resting or layer.gate.requires_grad):
                 layer.gate.fill_(self._gates[path])  # before the choice, which compares layers as they are
         time = self.steps_done / self.steps * self._end  # in shares of the MACs to save
         while (time >= sum(self._shares) or self.steps_done >= self.steps) and not self._enough_chosen:
+            for path, layer in self.layers.items():
+                if layer.resting:
+                    layer.gate.fill_(
+                        self._gates[path]
+                    )  # an optimizer may have moved it, which costs nothing till now
             path, share = self._next_layer()
             self.order.append(path)
             self._shares.append(share)
@@ -154,7 +163,7 @@ class SteeredL1(ProximalL1):
 
     def _wake(self, path: str) -> None:
         self._found[path].wake()
-        self.layers[path].gate.requires_grad_(False)
+        self.layers[path].train_scale(False)
 
     def _is_enough_chosen(self) -> bool:
         chosen = [self._found[path] for path in self.order]
@@ -204,7 +213,7 @@ class SteeredL1(ProximalL1):
         known: list[Any] = [choice, {path: float(layer.input_rms) for path, layer in resconvs.items()}]
         distributed.broadcast_object_list(known, src=0)
         for path, layer in resconvs.items():
-            layer.input_rms.fill_(known[1][path])
+            layer.set_units(input_rms=known[1][path])
         agreed: str = known[0]
         return agreed
 
@@ -218,7 +227,6 @@ class SteeredL1(ProximalL1):
         than the best so far are not tried again (lazy greedy, Minoux 1978).
         """
         graphs = dict(graphs_of(self.graph_module))
-        device = self.layers[candidates[0]].gate.device
         references: dict[str, list[torch.Tensor]] = {}
         found: dict[str, float] = {}
         best = math.inf
@@ -232,8 +240,7 @@ class SteeredL1(ProximalL1):
                     continue
                 region = self._found[path].region
                 # What opaque code returns may jump with the data: a region is compared by its own outputs.
-                inputs = example_inputs_of(graphs[region]) if region else self._probe
-                probe = map_tensors(tuple(inputs), lambda tensor: tensor.to(device))
+                probe = example_inputs_of(graphs[region]) if region else as_taken_now(graphs[""], self._probe)
                 if region not in references:
                     with self._measuring_inputs(region):
                         references[region] = _outputs(graphs[region], probe)
@@ -255,7 +262,7 @@ class SteeredL1(ProximalL1):
             def measure(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:  # a copy may stand in for it
                 rms = root_mean_square(inputs[0])
                 if 0 < rms < math.inf:
-                    module.input_rms.fill_(rms)
+                    module.set_units(input_rms=rms)
 
             return measure
 
@@ -279,18 +286,21 @@ class SteeredL1(ProximalL1):
             "shares": list(self._shares),
             "damages": dict(self._damages),
             "no_relief": sorted(self._no_relief),
+            "gates": dict(self._gates),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``; load the graph's own state first."""
+        """Go on from ``state``; load the graph's own state too, before or afterwards."""
         super().load_state_dict(state)
         self.order = list(state["order"])
         self._shares = list(state["shares"])
         self._damages = dict(state["damages"])
         self._no_relief = set(state.get("no_relief", ()))
-        for layer in self.layers.values():
-            layer.trained_scale.requires_grad_(False)
-        self._gates = self._gates_now()
+        for path, layer in self.layers.items():
+            if path in self.order and layer.resting:  # it was chosen in the last step, and its gate is still 1
+                self._found[path].wake()
+            layer.train_scale(False)
+        self._gates = {**self._gates_now(), **state.get("gates", {})}
         self._enough_chosen = self._is_enough_chosen()
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxprune.arguments import require_arguments
 from fxprune.copies import copy_module, unwrapped
 from fxprune.errors import FxpruneWarning, TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
@@ -75,6 +76,7 @@ def trace(
     """
     if not isinstance(model, nn.Module):
         raise TraceError(f"expected an nn.Module to trace, got {type(model).__name__}")
+    require_arguments(trace, locals())
     model = unwrapped(model)
     if check:
         require_finite(model)

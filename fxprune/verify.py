@@ -11,6 +11,7 @@ import torch
 from torch import fx, nn
 from torch.func import functional_call
 
+from fxprune.arguments import require_arguments
 from fxprune.exact_weights import exact, in_float64, widen
 from fxprune.facts.effects import is_foreign
 from fxprune.facts.state import storage_of, updated_storages, updated_tensor
@@ -202,6 +203,7 @@ def verify(
     Neither graph is changed. Where they differ, ``first_difference`` names the first node of ``b`` whose
     value is not that of the node of ``a`` with the same origin.
     """
+    require_arguments(verify, locals())
     a, b = require_graph(a, "verify"), require_graph(b, "verify")
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     absolute, relative = difference(run_float64(a, inputs), run_float64(b, inputs))

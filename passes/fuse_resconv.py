@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fxprune.exact_weights import exact, has_exact, in_float64
 from fxprune.facts.call_sites import CallSites
@@ -59,9 +59,13 @@ def _obstacle(resconv: ResConv, sites: CallSites, training: bool) -> str | None:
         return f"its {updated} is updated in forward"
     if type(resconv.conv) not in CONV_CLASSES or has_hooks(resconv.conv):
         return "its conv computes its weight; apply freeze-weights first"
-    if resconv.norm is not None:
-        return norm_obstacle(resconv.norm, training)
-    return None
+    norm = _norm(resconv)
+    return None if norm is None else norm_obstacle(norm, training)
+
+
+def _norm(resconv: ResConv) -> nn.Module | None:
+    """Return the norm, if there is one still: something may have put an Identity in its place."""
+    return None if isinstance(resconv.norm, nn.Identity) else resconv.norm
 
 
 def coefficients(resconv: ResConv) -> tuple[float, float]:
@@ -75,8 +79,9 @@ def fuse(resconv: ResConv, scale: float, shortcut: float) -> Conv:
     conv = resconv.conv
     bias = own_bias(conv)
     factor = torch.ones(conv.out_channels, dtype=torch.float64, device=conv.weight.device)
-    if resconv.norm is not None:
-        factor, bias = norm_as_factor(bias, resconv.norm)
+    norm = _norm(resconv)
+    if norm is not None:
+        factor, bias = norm_as_factor(bias, norm)
     bias = None if bias is None else scale * bias
     if shortcut == 0:
         return with_weights(conv, scaled_rows(conv.weight, scale * factor), bias)

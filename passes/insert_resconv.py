@@ -72,11 +72,9 @@ class InsertResConv(Pass):
     def _resconv(self, conv: Conv, norm: nn.Module | None, input_rms: float) -> ResConv:
         made = ResConv(conv, norm, input_rms=input_rms, parametrization=self.parametrization)
         if computed_weights(conv) and self.parametrization == "gain-gate":
-            gauge = (
-                in_float64(made).eval().gauge().detach()
-            )  # the same function in float64 too: computed weights are rounded
-            made.initial_gauge.copy_(gauge)
-            made.gain.copy_(gauge)
+            # the same function in float64 too: computed weights are rounded
+            gauge = float(in_float64(made).eval().gauge().detach())
+            made.set_units(initial_gauge=gauge, gain=gauge)
         if self.shortcut != 0:
             made.assign(scale=1.0, shortcut=self.shortcut)
         return made

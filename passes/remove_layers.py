@@ -50,6 +50,7 @@ class RemoveLayers(Pass):
     rank: Literal["scale", "scale-per-mac"] = "scale"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_share("target_macs", "MACs", self.target_macs)
         if self.threshold is not None and not self.threshold >= 0:
             raise FxpruneError(f"threshold must not be negative; got {self.threshold}")

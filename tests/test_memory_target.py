@@ -50,7 +50,7 @@ def test_what_sets_the_memory_goes_first() -> None:
     shrink = fxprune.SteeredL1(graph, target_macs=0.5, target_memory=2 / 3, steps=40)
     assert shrink._relief() is not None
     found = graph.state_dict()  # looking at what could go changed nothing
-    rest = {f"{path}.{name}" for path in shrink.layers for name in ("_extra_state",)}
+    rest = {f"{path}.{name}" for path in shrink.layers for name in ("history",)}
     assert all(torch.equal(found[name], value) for name, value in untouched.items() if name not in rest)
     assert [module.training for module in graph.modules()] == flags
     for step in range(40):

@@ -107,7 +107,7 @@ def test_gradients_reach_the_gate() -> None:
 
 
 def test_senseless_options_are_refused() -> None:
-    with pytest.raises(ValueError, match="parametrization"):
+    with pytest.raises(fxprune.FxpruneError, match="parametrization"):
         layer("gate")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="input_rms"):
         layer(input_rms=0.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import fx
 
+from fxprune.arguments import require_arguments
 from fxprune.copies import copy_graphs
 from fxprune.errors import EmitError
 from fxprune.graph import require_graph
@@ -20,6 +21,7 @@ def strip(graph_module: fx.GraphModule) -> fx.GraphModule:
 
     It has no example inputs, origins or costs any more: do this last. Raises EmitError if scales are still in it.
     """
+    require_arguments(strip, locals())
     graphs = copy_graphs(require_graph(graph_module, "strip"))
     plain = graphs[0][1]
     for path, module in every_path(plain).items():

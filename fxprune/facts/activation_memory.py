@@ -7,7 +7,6 @@ from collections.abc import Hashable
 from itertools import accumulate
 from typing import Any
 
-import torch
 from torch import fx
 from torch.fx.passes.shape_prop import TensorMetadata
 
@@ -16,7 +15,6 @@ from fxprune.facts.costs import batch_size
 from fxprune.facts.in_place import overwritten
 from fxprune.facts.shapes import META, propagate_shapes
 from fxprune.graph import example_inputs_of
-from fxprune.nests import map_tensors
 
 
 def activation_bytes(graph_module: fx.GraphModule) -> dict[fx.Node, int]:
@@ -48,9 +46,7 @@ def activation_bytes(graph_module: fx.GraphModule) -> dict[fx.Node, int]:
 
 def _storages(graph_module: fx.GraphModule) -> dict[fx.Node, list[tuple[Hashable, int]]]:
     """Return a key for the memory of each tensor that a node returns, and the tensor's bytes."""
-    device = next((tensor.device for tensor in graph_module.parameters()), torch.device("cpu"))
-    inputs = map_tensors(example_inputs_of(graph_module), lambda tensor: tensor.to(device))
-    values = propagate_shapes(graph_module, inputs)
+    values = propagate_shapes(graph_module, example_inputs_of(graph_module))
     sources = overwritten(graph_module.graph)
     in_training = only_in(graph_module.graph, "train")
     taken_over: dict[Hashable, Hashable] = {}

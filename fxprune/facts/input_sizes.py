@@ -17,7 +17,7 @@ from fxprune.graph import EXAMPLE_INPUTS, example_inputs_of
 from fxprune.interpreter import Interpreter
 from fxprune.kept_state import keeping_state
 from fxprune.module_tree import evaluating
-from fxprune.nests import copy_tensors, map_tensors
+from fxprune.nests import copy_tensors
 
 
 def input_sizes(graph_module: fx.GraphModule, nodes: Collection[fx.Node]) -> dict[fx.Node, float]:
@@ -31,10 +31,6 @@ def input_sizes(graph_module: fx.GraphModule, nodes: Collection[fx.Node]) -> dic
     sources = {node: node.args[0] if node.args else node.kwargs["input"] for node in nodes}
     runner = _SizeRecorder(graph_module, set(sources.values()))
     inputs = copy_tensors(example_inputs_of(graph_module))
-    weight = next(graph_module.parameters(), None)
-    if weight is not None:
-        device = weight.device
-        inputs = map_tensors(inputs, lambda tensor: tensor.to(device))
     with keeping_state(graph_module), evaluating(graph_module):
         runner.run(*inputs)
     found = {node: runner.sizes[source] for node, source in sources.items()}

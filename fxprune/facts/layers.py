@@ -56,7 +56,7 @@ class Layer:
         return self.module.coefficient(*gauge_weights(self.node))
 
     def wake(self) -> None:
-        """Open the gate of a resting layer, in units of the weights as they are now."""
+        """Open the gate of a layer that rests, in units of the weights as they are now."""
         if isinstance(self.module, ResConv):
             self.module.wake()
         else:
@@ -66,19 +66,17 @@ class Layer:
 @contextmanager
 @torch.no_grad()
 def awake(layer: Layer) -> Iterator[None]:
-    """Inside, ``layer`` does not rest, and its gate and buffers may be set; afterwards all is as before."""
+    """Inside, ``layer`` is open, and its gate and units may be set; afterwards all is as before."""
     module = layer.module
-    rested, trains = module.resting, module.gate.requires_grad
+    trains = module.gate.requires_grad
     before = [(tensor, tensor.clone()) for tensor in (module.gate, *module.buffers())]
-    if rested:
+    if module.resting or module.closed:
         layer.wake()
     try:
         yield
     finally:
         for tensor, value in before:
             tensor.copy_(value)
-        if rested:
-            module.rest()
         module.gate.requires_grad_(trains)
 
 

@@ -16,7 +16,7 @@ from fxprune.copies import LazyGraphModule, graph_module_of
 from fxprune.errors import TraceError
 from fxprune.facts.effects import IN_PLACE_OPERATORS
 from fxprune.facts.shapes import propagate_shapes
-from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module
+from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module, keep_example_inputs
 from fxprune.module_tree import every_module, set_flags, state_of
 from fxprune.nests import copy_tensors
 from fxprune.node_targets import attribute
@@ -95,7 +95,7 @@ def attempt(
         for node in graph_module.graph.nodes:
             node.meta[PATH] = innermost_module(node)
             node.meta[ORIGIN] = (node.name,)
-        graph_module.meta[EXAMPLE_INPUTS] = copy_tensors(call_of_graph(graph_module, call).values)
+        keep_example_inputs(graph_module, copy_tensors(call_of_graph(graph_module, call).values))
         graph_module.meta[ASSUMPTIONS] = assumptions
         if in_training is not None and train_mode.call is not call:
             graph_module.meta[TRAIN_INPUTS] = copy_tensors(call_of_graph(graph_module, train_mode.call).values)

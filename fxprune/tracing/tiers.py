@@ -21,7 +21,7 @@ from fxprune.by_mode import has_modes
 from fxprune.copies import copy_module
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.shapes import propagate_shapes
-from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER
+from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, keep_example_inputs
 from fxprune.layer_classes import CONV_CLASSES
 from fxprune.module_tree import every_module, every_path, has_hooks, is_layer, mark_opaque, opaque_children
 from fxprune.nests import copy_tensors, structure
@@ -285,6 +285,6 @@ def _whole(own: nn.Module, call: Call, flags: Mapping[str, bool]) -> fx.GraphMod
     for node in graph_module.graph.nodes:
         node.meta[ORIGIN] = (node.name,)
         node.meta[PATH] = str(node.target) if node.op == "call_module" else ""
-    graph_module.meta[EXAMPLE_INPUTS] = copy_tensors(call.values)
+    keep_example_inputs(graph_module, copy_tensors(call.values))
     graph_module.meta[ASSUMPTIONS] = ()
     return graph_module

@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.chains import AFTER_TRAINING
+from fxprune.data_parallel import keep_all_parameters_in_training
 from fxprune.errors import FxpruneError, LoadError
 from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
 from fxprune.pipeline import Pipeline
@@ -150,6 +151,7 @@ class Trainer:
         if self._readers:
             assert isinstance(network, fx.GraphModule)
             network = with_feature_maps(network, self._readers)
+        keep_all_parameters_in_training(network)
         self._network = self.accelerator.prepare_model(network)
         self._network.train()
         self._called = self._network

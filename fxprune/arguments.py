@@ -1,0 +1,99 @@
+"""Arguments of the wrong kind are named where they are given: what is public calls this first.
+
+The kinds are those of the annotations, read when something is first called.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from torch import fx
+
+from fxprune.errors import FxpruneError
+from fxprune.graph import require_graph
+
+_NUMBERS: dict[Any, tuple[type, str]] = {float: (Real, "a number"), int: (Integral, "a whole number")}
+
+
+def require_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Raise FxpruneError if one of ``given``, arguments by name, is not of the kind that ``function`` says."""
+    taker = function.__qualname__.removesuffix(".__init__")
+    for name, hint in _hints(function).items():
+        require_kind(given[name], hint, taker, name)
+
+
+def require_kind(value: Any, hint: Any, taker: str, name: str) -> None:
+    """Raise FxpruneError if ``value``, given to ``taker`` as ``name``, is not of the kind that ``hint`` says."""
+    if hint is fx.GraphModule:
+        require_graph(value, taker)
+    elif not _fits(value, hint):
+        shown = f" {value!r}" if isinstance(value, (str, Real)) else ""
+        raise FxpruneError(f"{taker} takes {_text(hint)} for {name}, got {type(value).__name__}{shown}")
+
+
+@functools.cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of parameters that can be told; those that only a type checker knows are left out."""
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        try:
+            hint = parameter.annotation  # text, where the module has it so
+            found[name] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
+        except NameError:
+            continue
+    return {name: hint for name, hint in found.items() if hint is not parameter.empty}
+
+
+@functools.cache
+def option_kinds(kind: type) -> dict[str, Any]:
+    """Return the annotations of a dataclass's fields, as :func:`require_kind` takes them; none of other classes."""
+    if not is_dataclass(kind):
+        return {}
+    try:
+        hints = get_type_hints(kind)
+    except NameError:
+        return {}
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Say whether ``value`` is of the kind ``hint``; what is no kind that is known here fits."""
+    origin, of = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in of)
+    if origin is Literal:
+        return value in of
+    if hint is Any:
+        return True
+    if hint in _NUMBERS:
+        return isinstance(value, _NUMBERS[hint][0]) and not isinstance(value, bool)
+    if hint is None:
+        return value is None
+    kind = origin or hint
+    if kind is Callable or not isinstance(kind, type):
+        return callable(value) if kind is Callable else True
+    if not isinstance(value, kind) or (kind is Sequence and isinstance(value, (str, bytes))):
+        return False
+    parts: Any = value
+    if kind is Sequence:
+        return get_origin(of[0]) is Literal or all(_fits(part, of[0]) for part in parts)
+    return kind is not Mapping or all(_fits(part, of[1]) for part in parts.values())
+
+
+def _text(hint: Any) -> str:
+    origin, of = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(_text(one) for one in of))
+    if origin is Literal:
+        return " or ".join(map(repr, of))
+    if hint in _NUMBERS:
+        return _NUMBERS[hint][1]
+    if origin in (Sequence, Mapping):
+        return f"a {origin.__name__.lower()} of {_text(of[-1])}"
+    return "None" if hint in (None, type(None)) else f"a {getattr(origin or hint, '__name__', hint)}"

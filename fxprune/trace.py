@@ -139,8 +139,8 @@ def _expected(model: nn.Module, own: nn.Module, call: Call, flags: Mapping[str, 
     except Exception as error:
         if reaches_inside(error):
             raise TraceError(
-                f"{line_of_error(error)}: {first_line(error)}: wrappers (DataParallel, torch.compile) are looked through "
-                "while a model is traced; call what is wrapped without asking for it, or take the wrapper off"
+                f"{line_of_error(error)}: {first_line(error)}: wrappers (DataParallel, torch.compile) are looked "
+                "through while a model is traced; call what is wrapped without asking for it, or take the wrapper off"
             ) from error
         refusal = inputs_do_not_fit(model, error)
         try:

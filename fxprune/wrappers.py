@@ -83,7 +83,7 @@ def _require_transparent(module: nn.Module, place: str) -> None:
 
 
 def reaches_inside(error: Exception) -> bool:
-    """Say whether ``error`` is that of a forward which asks a module for what a wrapper holds, and finds no wrapper."""
+    """Say whether ``error`` is that of a forward which asks a module for what only a wrapper has."""
     return isinstance(error, AttributeError) and any(f"has no attribute '{name}'" in str(error) for name in _INSIDE)
 
 

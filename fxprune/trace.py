@@ -10,21 +10,22 @@ a read of ``self.training``, so that the graph still trains as the model does.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from typing import Any
 
 from torch import fx, nn
 
-from fxprune.copies import copy_module, unwrapped
-from fxprune.errors import FxpruneWarning, TraceError, first_line
+from fxprune.copies import unwrapped
+from fxprune.errors import TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
 from fxprune.graph import TRACE, TRACED_MACS, called_module, graphs_of
-from fxprune.module_tree import CALLS, PER_SAMPLE, every_module, every_path, put_in_eval_mode, regions_in
+from fxprune.module_tree import CALLS, PER_SAMPLE, every_path, regions_in
 from fxprune.tracing.attempt import attempt
 from fxprune.tracing.check import Expected, reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
+from fxprune.tracing.own_modes import copied_in_eval_mode, has_own_modes, keeping_weights
 from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.tiers import inputs_do_not_fit, trace_by_tiers
@@ -54,7 +55,7 @@ def trace(
             they return.
         share_weights: let the graph hold the model's own parameters and buffers, as torch.fx.symbolic_trace does,
             and no copies: it takes less time and memory, and to train the graph is to train the model. Passes never
-            write to them.
+            write to them. Tracing changes none; a model whose ``eval()`` does is refused.
 
     Returns:
         A GraphModule without in-place ops, with ``tensor_meta`` and origins on every node, in the train or
@@ -74,14 +75,10 @@ def trace(
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     call = bind(model, inputs, example_kwargs or {})
     flags = {path: module.training for path, module in every_path(model).items()}
-    try:
-        own = copy_module(model, share_weights=share_weights)
-        put_in_eval_mode(own)
-    except Exception as error:
-        raise TraceError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
-    _warn_of_own_train(model)
-    with uncompiled():
-        expected = _expected(model, own, call, flags) if check else None
+    kept = keeping_weights(model) if share_weights and (check or has_own_modes(model)) else nullcontext()
+    with kept, uncompiled():
+        own = copied_in_eval_mode(model, share_weights=share_weights)
+        expected = _expected(own, call, flags) if check else None
         graph_module = trace_by_tiers(own, call, flags, expected)
     graphs = graphs_of(graph_module)
     if len(graphs) > 1:
@@ -90,24 +87,6 @@ def trace(
         graph.meta[TRACED_MACS] = total_macs(graph)
     graph_module.meta[TRACE] = _fingerprint(graphs)
     return graph_module
-
-
-def _warn_of_own_train(model: nn.Module) -> None:
-    """Warn if ``train()`` of the model keeps a part of it in eval mode: a graph's puts all of it in train mode."""
-    if all(type(one).train is nn.Module.train for one in every_module(model)):
-        return
-    try:
-        flags = {path: one.training for path, one in every_path(copy_module(model).train(True)).items()}
-    except Exception:
-        return  # it cannot be told now
-    frozen = [path for path, training in flags.items() if not training]
-    if frozen:
-        warnings.warn(
-            f"{type(model).__name__}.train() leaves {', '.join(frozen[:3])}{' and others' if frozen[3:] else ''} in "
-            "eval mode; train() of the graph does not: call graph.get_submodule(path).eval() after it",
-            FxpruneWarning,
-            stacklevel=3,
-        )
 
 
 def _fingerprint(graphs: Sequence[tuple[str, fx.GraphModule]]) -> str:
@@ -132,17 +111,17 @@ def _count_calls_per_sample(graph_module: fx.GraphModule, batch: Fraction) -> No
             _count_calls_per_sample(region, region.meta[PER_SAMPLE])
 
 
-def _expected(model: nn.Module, own: nn.Module, call: Call, flags: Mapping[str, bool]) -> list[Expected]:
-    """Return what ``model`` returns; raises TraceError if it does not take the inputs, naming the node if it can."""
+def _expected(own: nn.Module, call: Call, flags: Mapping[str, bool]) -> list[Expected]:
+    """Return what ``own`` returns; raises TraceError if it does not take the inputs, naming the node if it can."""
     try:
-        return reference_outputs(model, call)
+        return reference_outputs(own, call)
     except Exception as error:
         if reaches_inside(error):
             raise TraceError(
                 f"{line_of_error(error)}: {first_line(error)}: wrappers (DataParallel, torch.compile) are looked "
                 "through while a model is traced; call what is wrapped without asking for it, or take the wrapper off"
             ) from error
-        refusal = inputs_do_not_fit(model, error)
+        refusal = inputs_do_not_fit(own, error)
         try:
             attempt(own, call, flags, lambda: SymbolicTracer(call))
         except TraceError as better:

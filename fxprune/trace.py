@@ -76,7 +76,7 @@ def trace(
     call = bind(model, inputs, example_kwargs or {})
     flags = {path: module.training for path, module in every_path(model).items()}
     kept = keeping_weights(model) if share_weights and (check or has_own_modes(model)) else nullcontext()
-    with kept, uncompiled():
+    with kept, uncompiled(tracing=True):
         own = copied_in_eval_mode(model, share_weights=share_weights)
         expected = _expected(own, call, flags) if check else None
         graph_module = trace_by_tiers(own, call, flags, expected)

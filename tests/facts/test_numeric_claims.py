@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,13 @@ SOURCES: list[Op] = [
     lambda x: x * 0.0,
     lambda x: torch.relu(x) * -1.0,
 ]
+
+
+def _interpolation(mode: str, a: float, b: float) -> Op:
+    options = {"align_corners": b > 0} if mode in ("bilinear", "bicubic") else {}
+    return lambda x: F.interpolate(x, size=(5 if a > 0 else 9, 4), mode=mode, **options)
+
+
 OPS: dict[str, Callable[[float, float], Op]] = {
     "nn.Softplus": lambda a, b: nn.Softplus(a, b),
     "softplus": lambda a, b: lambda x: F.softplus(x, a, b),
@@ -90,12 +98,8 @@ OPS: dict[str, Callable[[float, float], Op]] = {
     "reflected pad": lambda a, b: lambda x: F.pad(x, (1, 1, 0, 2), mode="reflect"),
     "nn.ZeroPad2d": lambda a, b: nn.ZeroPad2d((1, -1, 0, 2)),
     "nn.ConstantPad2d": lambda a, b: nn.ConstantPad2d(1, a),
-    **{
-        f"interpolate {mode}": lambda a, b, mode=mode: lambda x: F.interpolate(
-            x, size=(5 if a > 0 else 9, 4), mode=mode, **({"align_corners": b > 0} if mode[0] == "b" else {})
-        )
-        for mode in ("nearest", "bilinear", "bicubic", "area", "nearest-exact")
-    },
+    **{f"interpolate {mode}": partial(_interpolation, mode)
+       for mode in ("nearest", "bilinear", "bicubic", "area", "nearest-exact")},
     "smoothed interpolate": lambda a, b: lambda x: F.interpolate(x, size=(3, 4), mode="bilinear", antialias=True),
     "smoothed bicubic": lambda a, b: lambda x: F.interpolate(x, size=(3, 4), mode="bicubic", antialias=True),
     "nn.Upsample": lambda a, b: nn.Upsample(scale_factor=1.7, mode="bilinear", align_corners=a > 0),
@@ -138,7 +142,8 @@ def model_of(op: Op, source: Op) -> nn.Module:
 
 def last_node(graph: fx.GraphModule) -> fx.Node:
     output = next(iter(graph.graph.find_nodes(op="output")))
-    return next(node for node in reversed(graph.graph.nodes) if node in output.all_input_nodes)
+    nodes: list[fx.Node] = output.all_input_nodes
+    return nodes[-1]
 
 
 def run(graph: fx.GraphModule, x: torch.Tensor, training: bool) -> Any:

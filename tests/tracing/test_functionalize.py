@@ -175,8 +175,8 @@ ALIASES: dict[str, Callable[[Any, torch.Tensor], Any]] = {
     "conj_physical": lambda m, x: torch.conj_physical(x),
     "resolve_conj": lambda m, x: x.resolve_conj(),
     "positive": lambda m, x: torch.positive(x),
-    "atleast_3d": lambda m, x: torch.atleast_3d(x),
-    "broadcast_tensors": lambda m, x: torch.broadcast_tensors(x, m.index)[0],
+    "atleast_3d": lambda m, x: torch.atleast_3d(x),  # type: ignore[no-untyped-call]
+    "broadcast_tensors": lambda m, x: torch.broadcast_tensors(x, m.index)[0],  # type: ignore[no-untyped-call]
     "pad by nothing": lambda m, x: functional.pad(x, (0, 0)),
     "interpolate to its size": lambda m, x: functional.interpolate(x, x.shape[2:]),
     "pixel_shuffle by one": lambda m, x: functional.pixel_shuffle(x, 1),

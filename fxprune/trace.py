@@ -12,22 +12,24 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from torch import fx, nn
 
 from fxprune.arguments import require_arguments
-from fxprune.copies import copy_module, unwrapped
-from fxprune.errors import FxpruneWarning, TraceError, first_line
+from fxprune.copies import unwrapped
+from fxprune.errors import TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
 from fxprune.graph import TRACE, TRACED_MACS, called_module, graphs_of
-from fxprune.module_tree import CALLS, PER_SAMPLE, every_module, every_path, put_in_eval_mode, regions_in
+from fxprune.module_tree import CALLS, PER_SAMPLE, every_path, regions_in
 from fxprune.tracing.attempt import TrainMode, attempt
 from fxprune.tracing.check import Expected, reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
+from fxprune.tracing.own_modes import copied_in_eval_mode, has_own_modes, keeping_weights, tell_of_own_modes
 from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.tiers import Fresh, inputs_do_not_fit, trace_by_tiers
@@ -62,7 +64,7 @@ def trace(
             they return.
         share_weights: let the graph hold the model's own parameters and buffers, as torch.fx.symbolic_trace does,
             and no copies: it takes less time and memory, and to train the graph is to train the model. Passes never
-            write to them.
+            write to them. Tracing changes none; a model whose ``eval()`` does is refused.
 
     Returns:
         A GraphModule without in-place ops, with ``tensor_meta`` and origins on every node, in the train or
@@ -85,17 +87,13 @@ def trace(
     train_call = call if train_inputs is None else _train_call(model, train_inputs, call)
     flags = {path: module.training for path, module in every_path(model).items()}
 
-    def fresh() -> nn.Module:
-        try:
-            own = copy_module(model, share_weights=share_weights)
-            put_in_eval_mode(own)
-        except Exception as error:
-            raise TraceError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
-        return own
-
-    with _ONE_AT_A_TIME, uncompiled():
-        _warn_of_own_train(model)
-        expected = _expected(model, fresh, call, flags) if check else None
+    fresh = partial(copied_in_eval_mode, model, share_weights=share_weights)
+    has_own = has_own_modes(model)
+    kept = keeping_weights(model) if share_weights and (check or has_own) else nullcontext()
+    with _ONE_AT_A_TIME, kept, uncompiled(tracing=True):
+        if has_own:
+            tell_of_own_modes(model, share_weights=share_weights)
+        expected = _expected(fresh() if has_own else model, fresh, call, flags) if check else None
         graph_module = trace_by_tiers(fresh, call, train_call, flags, expected)
     graphs = graphs_of(graph_module)
     if len(graphs) > 1:
@@ -114,24 +112,6 @@ def _train_call(model: nn.Module, train_inputs: Any, call: Call) -> Call:
     if missing:
         raise TraceError(f"train_inputs lack {min(missing)}, which example_inputs give; give all inputs of forward")
     return bound
-
-
-def _warn_of_own_train(model: nn.Module) -> None:
-    """Warn if ``train()`` of the model keeps a part of it in eval mode: a graph's puts all of it in train mode."""
-    if all(type(one).train is nn.Module.train for one in every_module(model)):
-        return
-    try:
-        flags = {path: one.training for path, one in every_path(copy_module(model).train(True)).items()}
-    except Exception:
-        return  # it cannot be told now
-    frozen = [path for path, training in flags.items() if not training]
-    if frozen:
-        warnings.warn(
-            f"{type(model).__name__}.train() leaves {', '.join(frozen[:3])}{' and others' if frozen[3:] else ''} in "
-            "eval mode; train() of the graph does not: call graph.get_submodule(path).eval() after it",
-            FxpruneWarning,
-            stacklevel=3,
-        )
 
 
 def _fingerprint(graphs: Sequence[tuple[str, fx.GraphModule]]) -> str:

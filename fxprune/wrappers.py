@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -31,13 +31,13 @@ V = TypeVar("V")
 
 def _inside_as(kind: type) -> str | None:
     """Return what modules of ``kind`` call the one that they wrap; None if they are no wrappers."""
-    if any((one.__module__, one.__name__) == _COMPILED for one in kind.__mro__):
+    if kind.__name__ == _COMPILED[1] and kind.__module__ == _COMPILED[0]:
         return "_orig_mod"
     return "module" if issubclass(kind, _PARALLEL) else None
 
 
 def _is_sharded(kind: type) -> bool:
-    return any(one.__module__.startswith("torch.distributed") and one.__name__ in _SHARDED for one in kind.__mro__)
+    return any(one.__name__ in _SHARDED and one.__module__.startswith("torch.distributed") for one in kind.__mro__)
 
 
 def inside(module: nn.Module) -> nn.Module:
@@ -83,7 +83,7 @@ def _require_transparent(module: nn.Module, place: str) -> None:
 
 
 def reaches_inside(error: Exception) -> bool:
-    """Say whether ``error`` is that of a forward that asks a module for what a wrapper holds, and finds none."""
+    """Say whether ``error`` is that of a forward which asks a module for what only a wrapper has."""
     return isinstance(error, AttributeError) and any(f"has no attribute '{name}'" in str(error) for name in _INSIDE)
 
 
@@ -110,13 +110,17 @@ def _is_of_compiler(function: FunctionType) -> bool:
 
 
 @contextmanager
-def uncompiled() -> Iterator[None]:
-    """Inside, what was compiled runs as it was written: compiled code crashes on fake tensors and on stand-ins."""
+def uncompiled(*, tracing: bool = False) -> Iterator[None]:
+    """Inside, what was compiled runs as it was written: compiled code crashes on fake tensors.
+
+    With ``tracing``, also where torch.fx traces, which torch would refuse.
+    """
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is None:  # nothing is compiled yet
         yield
         return
-    with torch.compiler.set_stance("force_eager"), dynamo.config.patch(error_on_nested_fx_trace=False):
+    nested = dynamo.config.patch(error_on_nested_fx_trace=False) if tracing else nullcontext()
+    with torch.compiler.set_stance("force_eager"), nested:
         yield
 
 

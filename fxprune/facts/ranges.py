@@ -18,7 +18,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
 from fxprune.by_mode import chosen, is_by_mode
-from fxprune.facts.shapes import META
+from fxprune.facts.shapes import META, takes_dtype
 from fxprune.graph import called_module
 from fxprune.layer_classes import WEIGHTED_CLASSES
 from fxprune.module_tree import has_hooks
@@ -36,7 +36,7 @@ _MODULES: dict[type[nn.Module], Callable[[Any], Bounds]] = {
     nn.Hardsigmoid: lambda m: (0.0, 1.0),
     nn.Softmax: lambda m: (0.0, 1.0),
     nn.Softmax2d: lambda m: (0.0, 1.0),
-    nn.Softplus: lambda m: (0.0, math.inf) if m.beta > 0 else UNKNOWN,
+    nn.Softplus: lambda m: _softplus(m.beta, m.threshold),
 }
 _CLAMPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 _FUNCTIONS: dict[Any, Bounds] = {
@@ -151,13 +151,12 @@ def _bounds(node: fx.Node, known: dict[fx.Node, Bounds]) -> Bounds:
     if node.target in _FUNCTIONS:
         return _FUNCTIONS[node.target]
     if node.target in _SELECTING_FUNCTIONS:
-        reinterprets = any(isinstance(argument, torch.dtype) for argument in (*node.args, *node.kwargs.values()))
-        return UNKNOWN if reinterprets else source
+        return UNKNOWN if takes_dtype(node) else source
     if node.target is functional.dropout:
         return _non_negative_only(source)
     if node.target is functional.softplus:
         beta = node.args[1] if len(node.args) > 1 else node.kwargs.get("beta", 1.0)
-        return (0.0, math.inf) if isinstance(beta, (int, float)) and beta > 0 else UNKNOWN
+        return _softplus(beta, node.args[2] if len(node.args) > 2 else node.kwargs.get("threshold", 20.0))
     if node.target in _MAX_POOL_FUNCTIONS:
         return source if _is_one(node.args[4] if len(node.args) > 4 else node.kwargs.get("dilation", 1)) else UNKNOWN
     if node.target in _AVERAGE_FUNCTIONS:
@@ -197,6 +196,12 @@ def _module_bounds(module: nn.Module, source: Bounds) -> Bounds:
     if kind is nn.Upsample:
         return source if module.mode in ("nearest", "linear", "bilinear", "trilinear") else UNKNOWN
     return UNKNOWN
+
+
+def _softplus(beta: Any, threshold: Any) -> Bounds:
+    """Return the bounds of softplus, which is the identity where beta x > threshold: below zero, if that is."""
+    known = all(isinstance(number, (int, float)) and math.isfinite(number) for number in (beta, threshold))
+    return (0.0, math.inf) if known and beta > 0 and threshold >= 0 else UNKNOWN
 
 
 def _is_one(numbers: Any) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.facts.shapes import is_floating, same_shape
+from fxprune.facts.shapes import is_floating, same_shape, takes_dtype
 from fxprune.graph import called_module
 from fxprune.module_tree import has_hooks
 from fxprune.operators import PRODUCTS, calls
@@ -64,18 +64,13 @@ def constant_factor(node: fx.Node) -> tuple[fx.Node, float] | None:
 
 def passes_factor(node: fx.Node, factor: float) -> bool:
     """Say whether scaling the first input of ``node`` by ``factor`` scales its output, and nothing else does."""
-    if len(node.all_input_nodes) < 1 or not node.args or not isinstance(node.args[0], fx.Node):
-        return False
+    if not node.args or not isinstance(node.args[0], fx.Node) or not is_floating(node):
+        return False  # indices, which a layer may return beside its values, do not scale
     module = called_module(node)
     if module is not None:
         if has_hooks(module):
             return False
         return type(module) in _LINEAR_MODULES or (factor > 0 and type(module) in _POSITIVE_MODULES)
-    if node.op not in ("call_function", "call_method") or _takes_dtype(node):
+    if node.op not in ("call_function", "call_method") or takes_dtype(node):
         return False
     return node.target in _LINEAR_FUNCTIONS or (factor > 0 and node.target in _POSITIVE_FUNCTIONS)
-
-
-def _takes_dtype(node: fx.Node) -> bool:
-    """Say whether ``node`` is given a dtype: ``x.view(torch.int32)`` reads the same memory as other numbers."""
-    return any(isinstance(argument, torch.dtype) for argument in (*node.args, *node.kwargs.values()))

@@ -214,6 +214,12 @@ def is_floating(node: fx.Node) -> bool:
     return meta is not None and meta.dtype.is_floating_point
 
 
+def takes_dtype(node: fx.Node) -> bool:
+    """Say whether ``node`` is given a dtype: ``x.view(torch.int32)`` reads the same memory as other numbers."""
+    given = (one.meta.get(META) if isinstance(one, fx.Node) else one for one in (*node.args, *node.kwargs.values()))
+    return any(isinstance(one, torch.dtype) for one in given)
+
+
 def same_shape(a: fx.Node, b: fx.Node) -> bool:
     """Say whether both nodes are known to compute tensors of one shape and dtype."""
     first, second = tensor_meta(a), tensor_meta(b)

@@ -9,38 +9,30 @@ sound on the result, and no activation can overwrite a shortcut.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import operator
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fxprune.errors import TraceError
-from fxprune.facts.effects import IN_PLACE_OPERATORS, in_place_argument, is_in_place
+from fxprune.facts.effects import IN_PLACE_OPERATORS, in_place_argument, is_foreign, is_in_place
 from fxprune.facts.known_shapes import ELEMENTWISE
-from fxprune.facts.repeated_calls import Repeated, Values, made
+from fxprune.facts.repeated_calls import Repeated, Values
 from fxprune.facts.shapes import META, WRITES
 from fxprune.graph import called_module, caller_path, place, require_order
 from fxprune.interpreter import Interpreter, plain
-from fxprune.module_tree import evaluating
+from fxprune.module_tree import evaluating, has_hooks
 from fxprune.tracing.source import is_own
 from fxprune.written import Written
 
-# Whether these return a view or a copy depends on the memory layout or the mode: never taken for certain.
-_MAYBE_VIEWS = {
-    "reshape",
-    "contiguous",
-    "flatten",
-    "to",
-    "type",
-    "float",
-    "half",
-    "double",
-    "bfloat16",
-    "cpu",
-    "cuda",
-    "dropout",
-}
+# Whether these return their input, a view of it or a copy depends on the dtype, the device, the layout, the sizes or
+# the mode: never taken for certain. (Dropouts are told by their names, and foreign code may do anything.)
+_CASTS = "bool byte char short int long half bfloat16 float double chalf cfloat cdouble to type type_as cpu cuda"
+_SHAPES = "reshape reshape_as flatten ravel contiguous sum_to_size einsum cartesian_prod"
+_OTHERS = "as_tensor asarray conj_physical dequantize pin_memory to_dense"
+_MAYBE_VIEWS = frozenset(f"{_CASTS} {_SHAPES} {_OTHERS}".split())
 
 
 def functionalize(graph_module: fx.GraphModule, values: Values) -> None:
@@ -58,7 +50,7 @@ def functionalize(graph_module: fx.GraphModule, values: Values) -> None:
     mutating = [node for node in nodes if node in writes or is_in_place(node)]
     if not mutating:
         return
-    storages = _Storages(nodes, values)
+    storages = _Storages(nodes, values, writes)
     runner = Interpreter(graph_module, keep=True)
     for node in mutating:
         target = writes.get(node) or _mutated(node)
@@ -178,23 +170,37 @@ def _source(node: fx.Node) -> str:
 
 
 def _may_be_view(node: fx.Node) -> bool:
+    if node.op not in ("call_module", "call_function", "call_method"):
+        return False
+    if node.target is operator.getitem:
+        return isinstance(node.args[1], fx.Node)  # one number selects, others gather
     module = called_module(node)
     name = type(module).__name__.lower() if module is not None else getattr(node.target, "__name__", str(node.target))
-    return name in _MAYBE_VIEWS or "dropout" in name
+    return name in _MAYBE_VIEWS or "dropout" in name or is_foreign(node)
+
+
+def _surely_the_same(node: fx.Node, writes: Mapping[fx.Node, fx.Node]) -> fx.Node | None:
+    """Return the tensor that ``node`` returns itself, whatever the inputs, or None."""
+    module = called_module(node)
+    if type(module) is nn.Identity and module is not None and not has_hooks(module):
+        return node.args[0] if isinstance(node.args[0], fx.Node) else None
+    return writes.get(node) or (_mutated(node) if is_in_place(node) else None)
 
 
 class _Storages:
     """Which nodes may share memory: equal storages in the recorded run, and ops that may return views."""
 
-    def __init__(self, nodes: list[fx.Node], values: Values) -> None:
+    def __init__(self, nodes: list[fx.Node], values: Values, writes: Mapping[fx.Node, fx.Node]) -> None:
         self._root: dict[Hashable, Hashable] = {}
         self._members: dict[Hashable, list[fx.Node]] = {}
-        self._values = values
+        self._first: dict[fx.Node, fx.Node] = {}  # the node that made the very tensor
         # the output only reads; what it holds together is not one storage
         self._keys = {node: values.storages(node) if node.op != "output" else [] for node in nodes}
         for node in nodes:
-            if _may_be_view(node) and node.all_input_nodes:
-                self._join(*self._keys[node], *self._keys[node.all_input_nodes[0]])
+            same = _surely_the_same(node, writes)
+            self._first[node] = node if same is None else self._first[same]
+            if _may_be_view(node):
+                self._join(*(key for one in (node, *node.all_input_nodes) for key in self._keys[one]))
         for node in nodes:
             for key in dict.fromkeys(self._find(key) for key in self._keys[node]):
                 self._members.setdefault(key, []).append(node)
@@ -216,14 +222,8 @@ class _Storages:
         return list(found)
 
     def identical(self, a: fx.Node, b: fx.Node) -> bool:
-        """Say whether both names are for certain one and the same tensor (an nn.Identity's input and output)."""
-        first, second = made(self._values.raw(a)), made(self._values.raw(b))
-        if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
-            return False
-        same = (first.shape, first.stride(), first.storage_offset(), first.dtype) == (
-            (second.shape, second.stride(), second.storage_offset(), second.dtype)
-        )
-        return same and not any(_may_be_view(member) for member in self.aliases(a))
+        """Say whether both names are, for all inputs, one and the same tensor (an nn.Identity's input and output)."""
+        return self._first[a] is self._first[b]
 
     def is_state(self, node: fx.Node) -> bool:
         return any(other.op == "get_attr" for other in self.aliases(node))

@@ -47,6 +47,10 @@ def test_known_bounds(function: Function, expected: tuple[float, float]) -> None
     [
         lambda m, x: functional.softplus(x, -1.0),
         lambda m, x: functional.softplus(x, beta=-1.0),
+        lambda m, x: functional.softplus(x, 1.0, -20.0),  # the identity above -20
+        lambda m, x: functional.softplus(x, threshold=-20.0),
+        lambda m, x: m.early(x),
+        lambda m, x: torch.sigmoid(x).view(x.long().double().dtype),  # memory read as a dtype
         lambda m, x: m.softplus(x),
         lambda m, x: functional.max_pool2d(torch.sigmoid(x), 2, 1, 1, 7),  # some windows hold padding alone: -inf
         lambda m, x: functional.max_pool2d(torch.sigmoid(x), 2, 1, 1, dilation=7),
@@ -72,6 +76,7 @@ def test_known_bounds(function: Function, expected: tuple[float, float]) -> None
 def test_what_is_otherwise_than_it_looks_has_no_bounds(function: Function) -> None:
     layers = {
         "softplus": nn.Softplus(-1.0),
+        "early": nn.Softplus(1.0, -20.0),
         "pool": nn.MaxPool2d(2, 1, 1, 7),
         "indices": nn.MaxPool2d(2, return_indices=True),
     }

@@ -23,7 +23,7 @@ from fxprune.graph import called_module, module_path
 from fxprune.interpreter import Interpreter
 from fxprune.kept_state import keeping_state
 from fxprune.layer_classes import NORM_CLASSES
-from fxprune.module_tree import evaluating, has_hooks
+from fxprune.module_tree import evaluating, has_hooks, is_opaque
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 
 META = "tensor_meta"
@@ -58,6 +58,8 @@ class _Recorder(Interpreter):
         except (DataDependentOutputException, DynamicOutputShapeException):
             raise
         except Exception as error:
+            if n in self._foreign and self._mode is not None:
+                raise _NeedsData from error
             raise TraceError(_explain(n, error)) from error
         self.values[n] = value
         changed = [one for one, version in inputs if one._version != version]
@@ -109,7 +111,7 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Val
     """
     nodes = graph_module.graph.nodes
     foreign = {node for node in nodes if is_foreign(node)}
-    needs_data = any(node.op == "call_module" for node in foreign)
+    needs_data = any(is_opaque(called_module(node)) for node in foreign)
     with keeping_state(graph_module), evaluating(graph_module):
         try:
             if needs_data:

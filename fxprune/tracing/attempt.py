@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import fx, nn
 
+from fxprune.applied import LAYER
 from fxprune.copies import LazyGraphModule, graph_module_of
 from fxprune.errors import TraceError
 from fxprune.facts.effects import IN_PLACE_OPERATORS
@@ -146,7 +147,7 @@ def _graph_module(own: nn.Module, graph: fx.Graph) -> fx.GraphModule:
         return graph_module_of(own, graph)
     state = {}
     for node in reading:
-        value = attribute(own, str(node.target))
+        value = node.meta.pop(LAYER, None) or attribute(own, str(node.target))
         first, dot, rest = str(node.target).partition(".")
         node.target = (f"{first}_1" if first in RESERVED else first) + dot + rest
         state[node.target] = value

@@ -82,21 +82,6 @@ class Sign(torch.autograd.Function):
         return gradients[0]
 
 
-def test_a_backward_of_the_models_own_is_kept() -> None:
-    class Binary(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return Sign.apply(x)  # type: ignore[no-any-return]
-
-    model = nn.Sequential(conv(), Binary(), conv())
-    graph = fxprune.trace(model, images())
-    assert opaque(graph) == ["1"]
-    graph(images()).sum().backward()
-    model(images()).sum().backward()
-    kernel = model[0].weight
-    assert isinstance(kernel, nn.Parameter)
-    assert torch.equal(graph.get_parameter("0.weight").grad, kernel.grad)  # type: ignore[arg-type]
-
-
 def test_a_function_with_a_backward_of_its_own_works_while_others_trace() -> None:
     model = Wrapped(lambda m, x: x + Sign.apply(torch.ones(1)), layer=conv())
     assert torch.equal(fxprune.trace(model, images())(images()), images() + 1)
@@ -209,15 +194,6 @@ def test_weights_without_values_are_refused() -> None:
         model = nn.Sequential(conv())
     with pytest.raises(fxprune.FxpruneError, match=r"0\.weight is on the meta device and has no value: load weights"):
         fxprune.trace(model, images())
-
-
-def test_a_backward_that_is_called_by_another_name_is_kept_too() -> None:
-    apply = Sign.apply
-    model = Wrapped(lambda m, x: x + apply(m.layer(x)), layer=conv())
-    graph = fxprune.trace(model, images())
-    assert opaque(graph) == ["model"]
-    graph(images()).sum().backward()
-    assert graph.get_parameter("model.layer.weight").grad is not None
 
 
 @pytest.mark.parametrize("how", ["with", "decorated"])

@@ -23,6 +23,7 @@ from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.holders import Holders
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, layers, macs_in_turn
+from fxprune.facts.missing_scales import why_no_scales
 from fxprune.graph import TRACED_MACS, called_module, graphs_of
 from fxprune.resconv import ResConv
 from fxprune.scaled_layer import ScaledLayer
@@ -63,9 +64,7 @@ class ProximalL1:
         self._found = {layer.path: layer for layer in layers(graph_module)}
         self.layers = {path: layer.module for path, layer in self._found.items()}
         if not self.layers:
-            raise FxpruneError(
-                "the graph has no layers to shrink; apply passes.InsertResConv or passes.InsertBranchScale first"
-            )
+            raise FxpruneError(f"the graph has no layer with a scale to shrink; {why_no_scales(graph_module)}")
         for layer in self._found.values():
             if layer.module.resting:  # since a SteeredL1
                 layer.wake()

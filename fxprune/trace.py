@@ -26,6 +26,7 @@ from fxprune.module_tree import CALLS, PER_SAMPLE, every_module, every_path, put
 from fxprune.tracing.attempt import attempt
 from fxprune.tracing.check import Expected, reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
+from fxprune.tracing.notes import warn_of_hidden_convs
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.tiers import Fresh, inputs_do_not_fit, trace_by_tiers
 
@@ -55,6 +56,9 @@ def trace(
         share_weights: let the graph hold the model's own parameters and buffers, as torch.fx.symbolic_trace does,
             and no copies: it takes less time and memory, and to train the graph is to train the model. Passes never
             write to them.
+
+    Warns:
+        FxpruneWarning: a part that cannot be traced hides convs: names it, the reason, and what to do.
 
     Returns:
         A GraphModule without in-place ops, with ``tensor_meta`` and origins on every node, in the train or
@@ -91,6 +95,7 @@ def trace(
     for _, graph in graphs:
         graph.meta[TRACED_MACS] = total_macs(graph)
     graph_module.meta[TRACE] = _fingerprint(graphs)
+    warn_of_hidden_convs(graph_module, stacklevel=2)
     return graph_module
 
 

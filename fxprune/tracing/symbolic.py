@@ -10,6 +10,7 @@ import operator
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -94,6 +95,7 @@ class SymbolicTracer(fx.Tracer):
         self._grad_mode: tuple[bool, fx.Node | None] = (True, None)
         self._outer_autocast: list[bool] = []
         self._set_by_python = True
+        self._thread = get_ident()
         self._running = False  # a node, to know its value: nothing is recorded
 
     def graph_of(self, model: nn.Module) -> fx.Graph:
@@ -124,7 +126,7 @@ class SymbolicTracer(fx.Tracer):
 
     def _recorded(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if self._running:
+            if self._running or self._is_elsewhere():
                 return function(*args, **kwargs)
             return self.create_proxy("call_function", function, args, kwargs)
 
@@ -152,8 +154,17 @@ class SymbolicTracer(fx.Tracer):
 
     def _set_grad_enabled(self, enabled: bool) -> None:
         """Take note that Python switches the grad mode: what C++ switches it for is an autograd.Function."""
-        self._set_by_python = enabled
+        if not self._is_elsewhere():
+            self._set_by_python = enabled
         _SET_GRAD(enabled)
+
+    def _is_elsewhere(self) -> bool:
+        """Say whether another thread runs this, which has nothing to do with what is traced."""
+        return get_ident() != self._thread
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return the stand-in for a parameter or buffer."""
+        return attr_val if self._is_elsewhere() else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return the stand-in for what ``node`` computes."""
@@ -207,6 +218,8 @@ class SymbolicTracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Trace a module call, and remember in which module's own forward an error arose."""
+        if self._is_elsewhere():
+            return forward(*args, **kwargs)
         if not args and kwargs.keys() == {"input"} and type(m).__module__.startswith("torch.nn"):
             args, kwargs = (kwargs["input"],), {}  # analyses and passes look for it there
         try:

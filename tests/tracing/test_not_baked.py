@@ -16,6 +16,7 @@ from tracing_helpers import conv, images, opaque
 
 import fxprune
 from fxprune import passes
+from fxprune.errors import FxpruneWarning
 
 
 class ReadsThroughHook(nn.Module):
@@ -34,7 +35,8 @@ class ReadsThroughHook(nn.Module):
 
 def test_what_a_hook_kept_of_an_earlier_call_is_no_constant() -> None:
     model = ReadsThroughHook().eval()
-    graph = fxprune.trace(model, images())
+    with pytest.warns(FxpruneWarning, match="model is opaque and hides 1 conv: .* that another call computed"):
+        graph = fxprune.trace(model, images())
     assert opaque(graph) == ["model"]
     assert torch.equal(graph(images(1)), model(images(1)))
 
@@ -107,7 +109,8 @@ def test_a_weight_that_forward_sets_is_set() -> None:
             return super().forward(input)
 
     model = nn.Sequential(Constrained(4, 4, 3, padding=1))
-    graph = fxprune.trace(model, images())
+    with pytest.warns(FxpruneWarning, match="0 is opaque and hides 1 conv: .* it sets data of a tensor"):
+        graph = fxprune.trace(model, images())
     with torch.no_grad():
         for parameter in (*model.parameters(), *graph.parameters()):
             parameter.mul_(10)
@@ -141,7 +144,8 @@ def test_a_scripted_module_is_opaque() -> None:
         warnings.simplefilter("ignore")  # torch.jit is deprecated
         scripted = torch.jit.script(nn.Sequential(conv(), nn.BatchNorm2d(4)))
     model = nn.Sequential(conv(), scripted, conv()).eval()
-    graph = fxprune.trace(model, images())
+    with pytest.warns(FxpruneWarning, match=r"1 is opaque and hides 1 conv: it is compiled by torch\.jit"):
+        graph = fxprune.trace(model, images())
     assert opaque(graph) == ["1"]
     assert len(list(graph.parameters())) == len(list(model.parameters()))
     result = fxprune.Pipeline([passes.InsertResConv(), passes.FuseResConv()])(graph)

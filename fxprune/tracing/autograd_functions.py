@@ -6,6 +6,7 @@ Who imported ``apply`` has it already, so that what is replaced is what it calls
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import Any
 
 from torch import fx
@@ -42,6 +43,7 @@ def _recorded(kind: type[Function], record: Record, before: int) -> Callable[...
     """Return the forward of ``kind`` while tracing; ``before`` its arguments there is a context, or nothing."""
     forward = kind.forward
 
+    @wraps(forward)  # arguments by keyword are put in their places by its signature
     def recorded(*given: Any) -> Any:
         arguments = given[before:]
         return record(kind, arguments) if _holds_stand_in(arguments) else forward(*given)

@@ -139,6 +139,7 @@ USES: dict[str, Callable[[Any, Any], Any]] = {
     "apply": lambda m, x: Sign.apply(x),
     "imported apply": lambda m, x: sign_at_import(x) * 2,
     "with setup_context": lambda m, x: Scaled.apply(x, 0.5),
+    "by keyword": lambda m, x: Scaled.apply(x, factor=0.5),
     "inherited": lambda m, x: Derived.apply(x) + Sign.apply(x),
     "two outputs": lambda m, x: torch.cat(Halves.apply(x), 1)[:, ::2],
     "unpacked": lambda m, x: (lambda a, b: a - b)(*Halves.apply(x)),

@@ -18,7 +18,7 @@ from fxprune.passes import (
 )
 from fxprune.pipeline import Pipeline, PipelineResult
 from fxprune.rewriting import Pass
-from fxprune.tracing.notes import opaque_modules
+from fxprune.tracing.notes import hiding_convs
 
 Layers = Literal["all", "convs", "branches"]
 _INSERTIONS: dict[Layers, tuple[Pass, ...]] = {
@@ -50,5 +50,5 @@ def insert_scales(traced: fx.GraphModule, layers: Layers, *, verify: bool = True
         f"{paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''}: {r}" for r, paths in reasons.items()
     )
     kinds = {"all": "conv or residual branch", "convs": "conv", "branches": "residual branch"}
-    hidden = "".join(f"; {one.path} is opaque: {one.why}" for one in opaque_modules(traced)[:1])
+    hidden = "".join(f"; {one}" for one in hiding_convs(traced)[:1])
     raise FxpruneError(f"the model has no removable {kinds[layers]}: {why or 'it has no convs at all'}{hidden}")

@@ -13,6 +13,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 from torch.fx.graph_module import _copy_attr
 from torch.overrides import TorchFunctionMode
 
+from fxprune.applied import LAYER
 from fxprune.errors import FxpruneError, first_line
 from fxprune.graph import PRESERVED, graphs_of
 from fxprune.module_tree import every_module, is_opaque, is_region
@@ -45,7 +46,9 @@ def graph_module_of(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
     made = LazyGraphModule(nn.Module(), fx.Graph(tracer_cls=graph._tracer_cls), class_name=type(root).__name__)
     made.training = root.training
     for node in graph.nodes:
-        if node.op == "call_module":
+        if LAYER in node.meta:
+            made._modules[str(node.target)] = node.meta.pop(LAYER)
+        elif node.op == "call_module":
             _install(root, made, str(node.target))
         elif node.op == "get_attr":
             _copy_attr(root, made, str(node.target))

@@ -13,12 +13,12 @@ from fxprune.facts.costs import batch_size, node_macs, total_macs, total_params
 from fxprune.facts.shapes import require_shapes
 from fxprune.facts.sites import ConvSite, find_conv_sites
 from fxprune.graph import graphs_of
-from fxprune.tracing.notes import Assumption, Opaque, Tier, all_assumptions, opaque_modules, tier_of
+from fxprune.tracing.notes import Assumption, Opaque, Tier, all_assumptions, convs, opaque_modules, tier_of
 
 _TIERS: dict[Tier, str] = {
     "symbolic": "traced symbolically",
     "values": "traced with the example's values at hand",
-    "opaque": "traced in part: what depends on data is opaque",
+    "opaque": "traced in part: what could not be is opaque",
 }
 
 
@@ -77,7 +77,7 @@ class Inspection:
     def notes(self) -> list[str]:
         """How the graph was traced, if not symbolically, what is opaque and what is assumed; a line each."""
         notes = [_TIERS[self.tier]] if self.tier != "symbolic" else []
-        notes += [f"opaque: {one.path}, which hides {one.hidden_convs} convs: {one.why}" for one in self.opaque]
+        notes += [f"opaque: {one.path}, which hides {convs(one.hidden_convs)}: {one.why}" for one in self.opaque]
         notes += [f"assumed, and checked whenever it runs: {one.what} ({one.source})" for one in self.assumptions]
         return notes
 

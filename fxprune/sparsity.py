@@ -25,6 +25,7 @@ from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.holders import Holders
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, layers, macs_in_turn
+from fxprune.facts.missing_scales import why_no_scales
 from fxprune.graph import TRACED_MACS, called_module, graphs_of, require_graph
 from fxprune.module_tree import every_module
 from fxprune.resconv import ResConv
@@ -67,9 +68,7 @@ class ProximalL1:
         self._found = {layer.path: layer for layer in layers(graph_module)}
         self.layers = {path: layer.module for path, layer in self._found.items()}
         if not self.layers:
-            raise FxpruneError(
-                "the graph has no layers to shrink; apply passes.InsertResConv or passes.InsertBranchScale first"
-            )
+            raise FxpruneError(f"the graph has no layer with a scale to shrink; {why_no_scales(graph_module)}")
         for layer in self._found.values():
             layer.module.follow()
             if layer.module.resting:  # since a SteeredL1

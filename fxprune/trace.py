@@ -29,6 +29,7 @@ from fxprune.module_tree import CALLS, PER_SAMPLE, every_path, regions_in
 from fxprune.tracing.attempt import TrainMode, attempt
 from fxprune.tracing.check import Expected, reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
+from fxprune.tracing.notes import warn_of_hidden_convs
 from fxprune.tracing.own_modes import copied_in_eval_mode, has_own_modes, keeping_weights, tell_of_own_modes
 from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
@@ -66,6 +67,9 @@ def trace(
             and no copies: it takes less time and memory, and to train the graph is to train the model. Passes never
             write to them. Tracing changes none; a model whose ``eval()`` does is refused.
 
+    Warns:
+        FxpruneWarning: a part that cannot be traced hides convs: names it, the reason, and what to do.
+
     Returns:
         A GraphModule without in-place ops, with ``tensor_meta`` and origins on every node, in the train or
         eval mode of ``model``. What it takes for granted about its inputs, because the model branches on it, is in
@@ -101,6 +105,7 @@ def trace(
     for _, graph in graphs:
         graph.meta[TRACED_MACS] = total_macs(graph)
     graph_module.meta[TRACE] = _fingerprint(graphs)
+    warn_of_hidden_convs(graph_module, stacklevel=2)
     return graph_module
 
 

@@ -20,6 +20,7 @@ from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError, require_share
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, count_for_target, layers_of_graph
+from fxprune.facts.missing_scales import why_no_scales
 from fxprune.facts.state import updated_values
 from fxprune.graph import copied, erase, inherit
 from fxprune.resconv import ResConv
@@ -98,7 +99,7 @@ class RemoveLayers(Pass):
             gone |= _remove(layer, gone, updated, layer.node not in small, size, rule, log, self.name)
         log.region = ""
         if not found:
-            log.warn("the graph has no layer with a scale: nothing can be removed; insert-resconv puts scales in")
+            log.warn(f"nothing can be removed: the graph has no layer with a scale; {why_no_scales(graphs[0][1])}")
         elif not chosen and self.target_macs is None:
             smallest = scales[ranked[0].node]
             log.warn(

@@ -264,7 +264,7 @@ def test_what_cannot_be_copied_is_named() -> None:
 
 
 def test_models_may_be_traced_in_threads() -> None:
-    def trace(seed: int) -> None:
+    def make_and_trace(seed: int) -> None:
         model = nn.Sequential(conv(), nn.Dropout(), Keeps(counted, kept=SimpleNamespace(count=seed))).eval()
         try:
             fxprune.trace(model, images())
@@ -272,11 +272,13 @@ def test_models_may_be_traced_in_threads() -> None:
             failed.append(error)
 
     failed: list[Exception] = []
+    torch_s = (torch.randn, torch._C._set_grad_enabled)
     before = {name: vars(nn.Module).get(name) for name in ("__getattr__", "__call__", "training", "__setattr__")}
-    threads = [threading.Thread(target=trace, args=(seed,)) for seed in range(4)]
+    threads = [threading.Thread(target=make_and_trace, args=(seed,)) for seed in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not failed
+    assert torch_s == (torch.randn, torch._C._set_grad_enabled)
     assert before == {name: vars(nn.Module).get(name) for name in before}

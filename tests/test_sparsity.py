@@ -56,7 +56,7 @@ def test_macs_weighted_strengths_have_the_mean_that_was_asked_for() -> None:
 
 
 def test_a_graph_without_resconvs_is_refused() -> None:
-    with pytest.raises(fxprune.FxpruneError, match=r"passes\.InsertResConv or passes\.InsertBranchScale first"):
+    with pytest.raises(fxprune.FxpruneError, match=r"put scales in first, with insert-resconv"):
         fxprune.ProximalL1(tiny())
 
 

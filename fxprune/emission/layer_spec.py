@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.applied import Applied
 from fxprune.errors import EmitError
 from fxprune.module_tree import has_hooks, is_opaque
 from fxprune.resconv import ResConv
@@ -80,6 +81,11 @@ def _require_plain(path: str, module: nn.Module) -> None:
         raise EmitError(
             f"{path} is an opaque call of a {own}, whose code could not be traced, so that source cannot hold it; "
             "torch.save(fxprune.strip(graph_module), FILE) keeps it, or make that module traceable"
+        )
+    if isinstance(module, Applied):
+        raise EmitError(
+            f"{path} applies the autograd.Function {module.function.__name__}, which source cannot hold; "
+            "torch.save(fxprune.strip(graph_module), FILE) keeps it, or write it with functions of torch"
         )
     if getattr(nn, kind.__name__, None) is not kind:
         raise EmitError(f"{path} is a {own}, which plain torch.nn cannot rebuild; torch.export the graph instead")

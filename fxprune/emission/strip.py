@@ -6,13 +6,15 @@ model = torch.load("model.pt", weights_only=False)      # needs the user's own c
 
 from __future__ import annotations
 
-from torch import fx
+from torch import fx, nn
 
+from fxprune.applied import Applied
 from fxprune.arguments import require_arguments
 from fxprune.copies import copy_graphs
 from fxprune.errors import EmitError
 from fxprune.graph import require_graph
 from fxprune.module_tree import every_path
+from fxprune.node_targets import set_attribute
 from fxprune.scaled_layer import ScaledLayer
 
 
@@ -25,6 +27,8 @@ def strip(graph_module: fx.GraphModule) -> fx.GraphModule:
     graphs = copy_graphs(require_graph(graph_module, "strip"))
     plain = graphs[0][1]
     for path, module in every_path(plain).items():
+        if isinstance(module, Applied):
+            set_attribute(plain, path, _plainly_applied(module))
         if isinstance(module, ScaledLayer):
             raise EmitError(f"{path} is still a {type(module).__name__}; apply fxprune.AFTER_TRAINING first")
     for _, graph in graphs:
@@ -33,3 +37,10 @@ def strip(graph_module: fx.GraphModule) -> fx.GraphModule:
         for node in graph.graph.nodes:
             node.meta = {}
     return plain
+
+
+def _plainly_applied(applied: Applied) -> nn.Module:
+    """Return a module of torch's own that does what ``applied`` does."""
+    made = nn.Module()
+    made.forward = applied.function.apply
+    return made

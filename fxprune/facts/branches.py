@@ -21,6 +21,7 @@ from torch.nn import functional
 from fxprune.by_mode import MODE
 from fxprune.facts.convs import is_conv
 from fxprune.facts.costs import batch_size, node_macs
+from fxprune.facts.effects import is_foreign
 from fxprune.facts.flow import Flow
 from fxprune.facts.holders import Holders
 from fxprune.facts.shapes import is_floating, same_shape
@@ -156,7 +157,7 @@ def _obstacle(addition: fx.Node, exit_node: fx.Node, inside: set[fx.Node], flow:
         return f"its output {exit_node.name} is read by others too"
     for node in inside:
         if flow.live.has_effect(node):
-            return f"{node.name} inside it changes state"
+            return f"{node.name} inside it {'is opaque, and may change' if is_foreign(node) else 'changes'} state"
         outside = flow.reader_outside(node, inside, addition if node is exit_node else None)
         if outside is not None:
             return f"{node.name} inside it is read by {outside.name} outside"

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.applied import Applied
 from fxprune.graph import called_module
 from fxprune.module_tree import is_opaque
 from fxprune.operators import is_torchs_own
@@ -34,7 +35,8 @@ def is_guard(node: fx.Node) -> bool:
 def is_foreign(node: fx.Node) -> bool:
     """Say whether ``node`` calls code that may do anything: a function of the user's, or an opaque module."""
     if node.op == "call_module":
-        return is_opaque(called_module(node))
+        module = called_module(node)
+        return is_opaque(module) or isinstance(module, Applied)
     return node.op == "call_function" and not is_torchs_own(node.target)
 
 

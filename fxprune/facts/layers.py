@@ -14,6 +14,7 @@ from fxprune.branch_scale import BranchScale
 from fxprune.errors import TargetError
 from fxprune.facts.costs import batch_size, node_macs, total_macs
 from fxprune.facts.liveness import Liveness
+from fxprune.facts.missing_scales import why_no_scales
 from fxprune.graph import TRACED_MACS, called_module, graphs_of
 from fxprune.node_targets import attribute
 from fxprune.resconv import ResConv
@@ -130,8 +131,8 @@ def count_for_target(graph_module: fx.GraphModule, ranked: Sequence[Layer], targ
             return count
     if not ranked:
         raise TargetError(
-            f"target_macs={target_macs:g} cannot be met: the graph has no layer with a scale; put scales in "
-            "first, with insert-resconv and insert-branch-scale"
+            f"target_macs={target_macs:g} cannot be met: the graph has no layer with a scale; "
+            f"{why_no_scales(graph_module)}"
         )
     raise TargetError(
         f"target_macs={target_macs:g} cannot be met: without all {len(ranked)} removable layers "

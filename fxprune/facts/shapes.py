@@ -25,7 +25,7 @@ from fxprune.graph import called_module, example_inputs_of, module_path
 from fxprune.interpreter import Interpreter
 from fxprune.kept_state import keeping_state
 from fxprune.layer_classes import NORM_CLASSES
-from fxprune.module_tree import evaluating, every_module, has_hooks, set_flags
+from fxprune.module_tree import evaluating, every_module, has_hooks, is_opaque, set_flags
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 from fxprune.wrappers import uncompiled
 
@@ -70,6 +70,8 @@ class _Recorder(Interpreter):
         except (DataDependentOutputException, DynamicOutputShapeException):
             raise
         except Exception as error:
+            if n in self._foreign and self._mode is not None:
+                raise _NeedsData from error
             raise TraceError(_explain(n, error)) from error
         self.values[n] = value
         changed = [one for one, version in inputs if one._version != version]
@@ -136,7 +138,7 @@ def _values_in_mode(graph_module: fx.GraphModule, inputs: Sequence[Any], trainin
     """Return the value of every node that one mode computes."""
     nodes = graph_module.graph.nodes
     foreign = {node for node in nodes if is_foreign(node)}
-    needs_data = any(node.op == "call_module" for node in foreign)
+    needs_data = any(is_opaque(called_module(node)) for node in foreign)
     owner: Any = copy_module(graph_module) if training else graph_module  # norms write to their statistics then
     with keeping_state(owner), evaluating(owner), uncompiled():
         set_flags(every_module(owner) if training else (), True)

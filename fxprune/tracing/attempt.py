@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.applied import LAYER
 from fxprune.by_mode import TRAIN_INPUTS
 from fxprune.copies import LazyGraphModule, graph_module_of
 from fxprune.errors import TraceError
@@ -246,7 +247,7 @@ def _graph_module(own: nn.Module, graph: fx.Graph) -> fx.GraphModule:
         return graph_module_of(own, graph)
     state = {}
     for node in reading:
-        value = attribute(own, str(node.target))
+        value = node.meta.pop(LAYER, None) or attribute(own, str(node.target))
         first, dot, rest = str(node.target).partition(".")
         node.target = (f"{first}_1" if first in RESERVED else first) + dot + rest
         state[node.target] = value

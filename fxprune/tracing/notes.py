@@ -6,11 +6,13 @@ An assumption is the way that a Python branch went on the example inputs; it is 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import fx
 
+from fxprune.errors import FxpruneWarning
 from fxprune.graph import OPAQUE, TIER, graphs_of
 
 ASSUMPTIONS = "fxprune_assumptions"
@@ -50,6 +52,15 @@ def assumptions_of(graph_module: fx.GraphModule) -> tuple[Assumption, ...]:
     return tuple(graph_module.meta.get(ASSUMPTIONS, ()))
 
 
+_ADVICE = {
+    "has hooks": "take its hooks off before it is traced",
+    "torch.jit": "trace the model that was compiled",
+    "under autocast": "take autocast out of forward, and put it around the call",
+    "assigns its buffer": "then it is traced",
+    "overwrites its input": "give it a copy, or write what it does out of place",
+}
+
+
 @dataclass(frozen=True)
 class Opaque:
     """A module that stays one call: its path, why, the source line, and how many convs it hides outside regions."""
@@ -61,8 +72,23 @@ class Opaque:
 
     @property
     def why(self) -> str:
-        """The reason, after the source line where there is one."""
-        return f"{self.source}: {self.reason}" if self.source else self.reason
+        """The reason, after the source line where there is one that it does not name."""
+        is_named = self.source is None or self.source.partition(": ")[2] in self.reason
+        return self.reason if is_named else f"{self.source}: {self.reason}"
+
+    @property
+    def advice(self) -> str:
+        """What makes it smaller, or no longer opaque."""
+        known = (advice for part, advice in _ADVICE.items() if part in self.reason)
+        return next(known, "what is moved into a module of its own is opaque alone")
+
+    def __str__(self) -> str:
+        return f"{self.path} is opaque and hides {convs(self.hidden_convs)}: {self.why}; {self.advice}"
+
+
+def convs(number: int) -> str:
+    """Return ``number`` convs in words."""
+    return f"{number} conv{'' if number == 1 else 's'}"
 
 
 def tier_of(graph_module: fx.GraphModule) -> Tier:
@@ -78,3 +104,19 @@ def opaque_modules(graph_module: fx.GraphModule) -> list[Opaque]:
         for prefix, graph in graphs_of(graph_module)
         for one in graph.meta.get(OPAQUE, ())
     ]
+
+
+def hiding_convs(graph_module: fx.GraphModule) -> list[Opaque]:
+    """Return the opaque modules that hide convs, which no pass can see."""
+    return [one for one in opaque_modules(graph_module) if one.hidden_convs]
+
+
+def warn_of_hidden_convs(graph_module: fx.GraphModule, stacklevel: int) -> None:
+    """Warn of opaque modules that hide convs, once for each reason."""
+    by_reason: dict[str, list[Opaque]] = {}
+    for one in hiding_convs(graph_module):
+        by_reason.setdefault(one.why, []).append(one)
+    for same in by_reason.values():
+        others = sum(one.hidden_convs for one in same[1:])
+        more = f"; so do {len(same) - 1} more, {convs(others)}" if others else ""
+        warnings.warn(f"{same[0]}{more}", FxpruneWarning, stacklevel=stacklevel + 1)

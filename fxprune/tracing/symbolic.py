@@ -10,15 +10,19 @@ import operator
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
+from torch.utils.checkpoint import CheckpointFunction
 
+from fxprune.applied import LAYER, Applied
 from fxprune.errors import TraceError, first_line
 from fxprune.nests import PLAIN
+from fxprune.tracing import autograd_functions
 from fxprune.tracing.inputs import Argument, Call
 from fxprune.tracing.notes import Assumption, assertion_message
 from fxprune.tracing.source import current_frame, current_line, line_of_error
@@ -86,10 +90,12 @@ class SymbolicTracer(fx.Tracer):
         self.call = call
         self.opaque = opaque
         self.assumptions: list[Assumption] = []
+        self.applied: dict[str, Applied] = {}
         self._failed_in: tuple[BaseException, str] | None = None
         self._grad_mode: tuple[bool, fx.Node | None] = (True, None)
         self._outer_autocast: list[bool] = []
         self._set_by_python = True
+        self._thread = get_ident()
         self._running = False  # a node, to know its value: nothing is recorded
 
     def graph_of(self, model: nn.Module) -> fx.Graph:
@@ -98,6 +104,10 @@ class SymbolicTracer(fx.Tracer):
         try:
             with torch.enable_grad(), patched(self._patches()):
                 graph = self.trace(model)
+            for node in graph.find_nodes(op="call_module", sort=False) if self.applied else ():
+                if (layer := self.applied.get(node.target)) is not None:
+                    node.meta[LAYER] = layer
+                    node.meta.setdefault("nn_module_stack", {})[node.target] = (node.target, Applied)
             graph._tracer_cls = None  # torch.load traces again, with any tracer: this one wants the call
             return graph
         except Exception as error:
@@ -116,20 +126,50 @@ class SymbolicTracer(fx.Tracer):
         return [
             (torch._C, "_set_grad_enabled", self._set_grad_enabled),
             *((torch, name, self._recorded(getattr(torch, name))) for name in RANDOM_FACTORIES),
+            *autograd_functions.patches(self._applied),
         ]
 
     def _recorded(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if self._running:
+            if self._running or self._is_elsewhere():
                 return function(*args, **kwargs)
             return self.create_proxy("call_function", function, args, kwargs)
 
         return call
 
+    def _applied(self, function: type[torch.autograd.Function], arguments: tuple[Any, ...]) -> Any:
+        """Record a call of an autograd.Function, in the grad mode around it: C++ switches that off inside."""
+        _SET_GRAD(self._set_by_python)
+        try:
+            if function is CheckpointFunction:  # which computes what its first argument does, and saves memory
+                return arguments[0](*arguments[2:])
+            return self.create_proxy("call_module", self._layer_of(function), arguments, {})
+        except NotImplementedError as error:
+            where = f"{current_line()}: it calls an autograd.Function"
+            raise TraceError(f"{where} with what a graph cannot hold: {first_line(error)}") from error
+        finally:
+            _SET_GRAD(False)
+
+    def _layer_of(self, function: type[torch.autograd.Function]) -> str:
+        """Return the name under which ``function`` is a layer of the graph; it becomes none of the root."""
+        name = function.__name__
+        while hasattr(self.root, name) or self.applied.setdefault(name, Applied(function)).function is not function:
+            name += "_"
+        return name
+
     def _set_grad_enabled(self, enabled: bool) -> None:
         """Take note that Python switches the grad mode: what C++ switches it for is an autograd.Function."""
-        self._set_by_python = enabled
+        if not self._is_elsewhere():
+            self._set_by_python = enabled
         _SET_GRAD(enabled)
+
+    def _is_elsewhere(self) -> bool:
+        """Say whether another thread runs this, which has nothing to do with what is traced."""
+        return get_ident() != self._thread
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return the stand-in for a parameter or buffer."""
+        return attr_val if self._is_elsewhere() else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return the stand-in for what ``node`` computes."""
@@ -183,6 +223,8 @@ class SymbolicTracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Trace a module call, and remember in which module's own forward an error arose."""
+        if self._is_elsewhere():
+            return forward(*args, **kwargs)
         if not args and kwargs.keys() == {"input"} and type(m).__module__.startswith("torch.nn"):
             args, kwargs = (kwargs["input"],), {}  # analyses and passes look for it there
         try:

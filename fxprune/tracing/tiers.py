@@ -42,6 +42,7 @@ from fxprune.tracing.training_flag import in_train_mode
 from fxprune.tracing.values import ValueTracer
 
 Fresh = Callable[[], nn.Module]
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "_convolution")
 _WHOLE = "model"  # the name of a model that is opaque itself
 
 
@@ -237,7 +238,7 @@ class _Tracing:
                 continue
             module = graph_module.get_submodule(path)
             if isinstance(module, torch.jit.ScriptModule):
-                notes.append(Opaque(path, why.reason, why.source, 0))
+                notes.append(Opaque(path, why.reason, why.source, _compiled_convs(module)))
                 continue
             place = "" if path == _WHOLE and module is self.own else path
             compile_inside(module, place, graph_module, graph_call, _compile_region, self.flags)
@@ -246,6 +247,12 @@ class _Tracing:
         graph_module.meta[OPAQUE] = tuple(notes)
         graph_module.meta[TIER] = "opaque"
         propagate_shapes(graph_module, graph_module.meta[EXAMPLE_INPUTS])
+
+
+def _compiled_convs(module: torch.jit.ScriptModule) -> int:
+    """Return how many convolutions are in what torch.jit compiled, if it is a model."""
+    graph = getattr(module, "inlined_graph", None)
+    return 0 if graph is None else sum(len(graph.findAllNodes(f"aten::{name}")) for name in _CONVOLUTIONS)
 
 
 def inputs_do_not_fit(model: nn.Module, error: Exception) -> TraceError:

@@ -118,7 +118,7 @@ class ValueTracer(SymbolicTracer):
             self._from_opaque.add(node)
             return map_tensors(next(self._outputs[str(node.target)]), self._mode.from_tensor)
         with self._really(), self._mode, torch.no_grad():
-            module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
+            module = self._module_at(str(node.target)) if node.op == "call_module" else None
             if node.target is functional.batch_norm or (isinstance(module, NORM_CLASSES) and not has_hooks(module)):
                 normalized: Any = args[0]
                 return torch.empty_like(normalized)  # fake tensors take 10 ms for what is the shape of the input
@@ -137,6 +137,9 @@ class ValueTracer(SymbolicTracer):
             if any(tensor._version != version for tensor, version in inputs):
                 raise TraceError(f"{function.__name__} writes into its arguments")
             return value
+
+    def _module_at(self, target: str) -> nn.Module:
+        return self.applied.get(target) or self.root.get_submodule(target)
 
     @contextmanager
     def _really(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from torch import nn
 
 import fxprune
 from fxprune import passes
+from fxprune.errors import FxpruneWarning
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.graph import called_module, graphs_of
 from fxprune.inspection import inspect_graph
@@ -230,7 +231,8 @@ def test_a_parameter_that_the_code_around_it_reads_stays_where_it_is() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x) * (1 if self.block.conv1.weight.sum() > 0 else 2)
 
-    graph = fxprune.trace(Reads(), torch.randn(2, 4, 6, 6))
+    with pytest.warns(FxpruneWarning, match="model is opaque and hides 1 conv: .* depends on the data"):
+        graph = fxprune.trace(Reads(), torch.randn(2, 4, 6, 6))
     assert [path for path, _ in graphs_of(graph)] == ["", "model.block.conv2", "model.other"]
     assert opaque_modules(graph)[0].hidden_convs == 1
 

@@ -15,6 +15,7 @@ from torch.fx.graph_module import _copy_attr
 from fxprune.graph import PRESERVED, graphs_of
 from fxprune.module_tree import every_module, is_opaque, is_region, regions_in
 from fxprune.nests import PLAIN
+from fxprune.pickled import from_pickle, to_pickle
 
 
 class _CodeOnDemand:
@@ -35,6 +36,10 @@ class LazyGraphModule(_LazyGraphModule):
 
     _lazy_forward = _CodeOnDemand()  # the name by which torch knows the placeholder
     forward = _lazy_forward
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let pickle, and so torch.save, keep the graph itself: see :mod:`fxprune.pickled`."""
+        return from_pickle, (LazyGraphModule, to_pickle(self))
 
 
 def graph_module_of(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:

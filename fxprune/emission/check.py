@@ -108,7 +108,7 @@ def _run(model: nn.Module, inputs: Sequence[Any]) -> list[torch.Tensor]:
 
 
 def examples_fit(again: fx.GraphModule, data: Any) -> bool:
-    """Say whether the graph takes the inputs that ``load_emitted`` will make up from ``data``; work its shapes out."""
+    """Say whether the graph takes the inputs that ``load_emitted`` makes up from ``data``; work its shapes out."""
     try:
         inputs = examples_from_data(data)
         if inputs is not None:

@@ -133,7 +133,8 @@ def _layer_of(node: fx.Node) -> nn.Module | None:
     if (getattr(node.target, "__module__", ""), getattr(node.target, "__name__", "")) == _DEPTH:
         from torchvision.ops import StochasticDepth
 
-        return StochasticDepth(rate, _argument(node, 2, "mode"))
+        layer: nn.Module = StochasticDepth(rate, _argument(node, 2, "mode"))
+        return layer
     return None
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from fxprune.errors import TraceError, first_line
 from fxprune.nests import PLAIN
+from fxprune.operators import plain_number
 from fxprune.tracing.inputs import Argument, Call
 from fxprune.tracing.notes import Assumption, assertion_message
 from fxprune.tracing.source import current_frame, current_line, line_of_error
@@ -34,6 +35,8 @@ _FORWARDS = ("forward", "_conv_forward")  # what a layer of torch's own computes
 
 class RecordingProxy(fx.Proxy):
     """Records ``x += y`` as what it is: torch.fx's own Proxy loses that it writes into ``x``."""
+
+    __array_ufunc__ = None  # NumPy's numbers leave sums and products with it to it
 
     @classmethod
     def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
@@ -201,7 +204,8 @@ class SymbolicTracer(fx.Tracer):
             return a.node
         if isinstance(a, torch.Tensor) and (a.grad_fn is not None or isinstance(a, FakeTensor)):
             raise TraceError(f"{current_line()}: it uses a tensor that another call computed")
-        return super().create_arg(a)
+        number = plain_number(a)
+        return super().create_arg(a) if number is a else number
 
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None

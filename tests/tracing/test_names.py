@@ -142,8 +142,10 @@ def test_numbers_of_numpy_are_numbers(tmp_path: Path, compute: Callable[[Any, An
 
 
 def test_sizes_and_flags_of_numpy_are_numbers() -> None:
-    size, flag = np.int64(2), np.bool_(True)
-    model = Wrapped(lambda m, x: functional.pad(x.reshape(size, -1), [np.int64(1), 1]) * flag).eval()
+    size: Any = np.int64(2)
+    flag: Any = np.bool_(True)
+    edge: Any = [np.int64(1), 1]
+    model = Wrapped(lambda m, x: functional.pad(x.reshape(size, -1), edge) * flag).eval()
     graph = fxprune.trace(model, example(2, 4))
     torch.testing.assert_close(graph(example(2, 4)), model(example(2, 4)))
     kinds = {type(value) for node in graph.graph.nodes for value in (*node.args, *node.kwargs.values())}
@@ -152,7 +154,7 @@ def test_sizes_and_flags_of_numpy_are_numbers() -> None:
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__ must accept")
 def test_an_array_of_no_dimensions_is_a_number() -> None:
-    half = np.array(0.5)
+    half: Any = np.array(0.5)
     graph = fxprune.trace(Wrapped(lambda m, x: x * half).eval(), example(2, 4))
     torch.testing.assert_close(graph(example(2, 4)), example(2, 4) * 0.5)
     assert [node.args[1] for node in graph.graph.nodes if node.op == "call_function"] == [0.5]

@@ -15,7 +15,7 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm
 
-from fxprune.copies import copy_module
+from fxprune.copies import LazyGraphModule, copy_module
 from fxprune.exact_weights import in_float64, make_parameter
 from fxprune.facts.constants import Constants
 from fxprune.facts.convs import ConvCall
@@ -62,7 +62,7 @@ def _outline(node: fx.Node, constants: Constants) -> tuple[fx.GraphModule, nn.Pa
                 root.add_module(old.name, owner.get_submodule(str(old.target)))
                 copies[old].target = old.name
     graph.output(copies[node])
-    return fx.GraphModule(root, graph), original
+    return LazyGraphModule(root, graph), original
 
 
 def computed_weights(module: nn.Module) -> list[str]:

@@ -18,6 +18,7 @@ from fxprune.errors import FxpruneError, first_line
 from fxprune.graph import PRESERVED, graphs_of
 from fxprune.module_tree import every_module, is_opaque, is_region
 from fxprune.nests import PLAIN
+from fxprune.pickled import from_pickle, to_pickle
 from fxprune.wrappers import holds_wrappers, inside, original_of
 
 
@@ -39,6 +40,10 @@ class LazyGraphModule(_LazyGraphModule):
 
     _lazy_forward = _CodeOnDemand()  # the name by which torch knows the placeholder
     forward = _lazy_forward
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let pickle, and so torch.save, keep the graph itself: see :mod:`fxprune.pickled`."""
+        return from_pickle, (LazyGraphModule, to_pickle(self))
 
 
 def graph_module_of(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:

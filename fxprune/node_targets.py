@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import keyword
+import unicodedata
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 from fxprune.graph import module_path
+
+
+def is_identifier(atom: str) -> bool:
+    """Say whether source can name an attribute ``atom``: Python reads some letters as others."""
+    return atom.isidentifier() and not keyword.iskeyword(atom) and unicodedata.normalize("NFKC", atom) == atom
+
+
+def is_sayable(atom: str) -> bool:
+    """Say whether the code that torch.fx makes of a graph can name an attribute ``atom`` of a module."""
+    quotable = atom.isprintable() and not atom.isidentifier() and '"' not in atom and "\\" not in atom
+    return (quotable or is_identifier(atom)) and not hasattr(nn.Module, atom)
 
 
 def attribute(graph_module: nn.Module, target: str) -> Any:

@@ -1,7 +1,9 @@
-"""What graphs call: how Python writes its operators, the names of sums and products, what is torch's own."""
+"""What graphs call: how Python writes its operators and numbers, the names of sums, products, and torch's own."""
 
 from __future__ import annotations
 
+import enum
+import numbers
 import operator
 from collections.abc import Container
 from typing import Any
@@ -62,3 +64,16 @@ def is_torchs_own(function: Any) -> bool:
     """Say whether ``function`` is torch's, one of Python's operators or by_mode, not code that may do anything."""
     home = str(getattr(function, "__module__", ""))
     return home.partition(".")[0] == "torch" or home in ("_operator", "math", "builtins") or function is by_mode
+
+
+def plain_number(value: Any) -> Any:
+    """Return a number of NumPy's, or of another subclass, as Python's own; anything else as it is."""
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        return value.item()
+    if isinstance(value, (bool, enum.Enum)) or not isinstance(value, numbers.Number):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    return complex(value) if isinstance(value, numbers.Complex) else value

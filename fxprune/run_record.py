@@ -12,7 +12,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from fxprune.errors import FxpruneWarning, LoadError
+from fxprune.errors import FxpruneWarning, LoadError, first_line
 
 RUN, REPORT = "run.json", "report.json"
 METRICS, FINETUNING = "metrics.jsonl", "finetune.jsonl"
@@ -196,8 +196,8 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LoadError(f"{path} is damaged: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise LoadError(f"{path} is damaged, or cannot be read: {first_line(error)}") from error
     if not isinstance(content, dict):
         raise LoadError(f"{path} is damaged: it holds no object")
     return content

@@ -16,6 +16,7 @@ from torch import nn
 import fxprune
 from fxprune import passes
 from fxprune.copies import copy_graph
+from fxprune.facts.costs import total_macs
 
 
 class Locked(nn.Module):
@@ -140,5 +141,4 @@ def test_a_graph_with_scales_is_saved_and_loaded() -> None:
     loaded = torch.load(file, weights_only=False)
     (x,) = sparse.meta["fxprune_example_inputs"]
     assert torch.equal(loaded(x), sparse(x))
-    declined = passes.FoldBatchNorm()(loaded).declined  # its shapes are not saved
-    assert any("is unknown; make the graph with fxprune.trace" in site.why for site in declined)
+    assert total_macs(loaded) == total_macs(sparse) > 0

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import enum
-import keyword
 import math
-import numbers
 import operator
 from typing import Any
 
@@ -18,7 +15,8 @@ from fxprune.emission.variables import Variables
 from fxprune.emission.vocabulary import name_of, refused_attribute, refused_method
 from fxprune.errors import EmitError
 from fxprune.graph import place
-from fxprune.operators import INFIX
+from fxprune.node_targets import is_identifier
+from fxprune.operators import INFIX, plain_number
 from fxprune.written import Written
 
 
@@ -153,20 +151,10 @@ def literal(value: Any) -> str:
     raise EmitError(f"the constant {value!r} of type {type(value).__name__} cannot be written as source")
 
 
-def plain_number(value: Any) -> Any:
-    """Return a number of NumPy's, or of another subclass, as Python's own; anything else as it is."""
-    if isinstance(value, (bool, enum.Enum)) or not isinstance(value, numbers.Number):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value)
-    return complex(value) if isinstance(value, numbers.Complex) else value
-
-
 def is_name(atom: str) -> bool:
     """Say whether ``atom`` can follow a dot in source."""
-    return atom.isidentifier() and not keyword.iskeyword(atom)
+    is_private = atom.startswith("__") and not atom.endswith("__")  # which Python takes for one of the class Model
+    return is_identifier(atom) and not is_private
 
 
 def access(target: str) -> str:

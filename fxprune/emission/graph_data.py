@@ -16,6 +16,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.by_mode import MODE, CodeByMode, by_mode, is_by_mode
+from fxprune.copies import LazyGraphModule
 from fxprune.emission.constants import decode, encode, metadata_from_data
 from fxprune.emission.layer_spec import LayerSpec, build_layer
 from fxprune.emission.records import Record, record_of
@@ -177,7 +178,9 @@ def _rebuild(data: dict[str, Any]) -> fx.GraphModule:
     if any(is_by_mode(node) or MODE in node.meta for node in graph.nodes):
         graph.set_codegen(CodeByMode())
     graph.lint()
-    return fx.GraphModule(root, graph, class_name="Model")
+    made = LazyGraphModule(root, graph, class_name="Model")
+    made.real_recompile()  # now, while an error is one of the file
+    return made
 
 
 def _require_place(path: str) -> None:

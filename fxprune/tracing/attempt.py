@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module, keep_example_inputs
 from fxprune.module_tree import every_module, set_flags, state_of
 from fxprune.nests import copy_tensors
-from fxprune.node_targets import attribute
+from fxprune.node_targets import is_sayable
 from fxprune.tracing.batch_norms import recover_batch_norms
 from fxprune.tracing.functionalize import functionalize
 from fxprune.tracing.inputs import Call, call_of_graph
@@ -36,7 +38,8 @@ from fxprune.tracing.training_flag import (
 )
 
 # A GraphModule keeps things of its own under these names.
-RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | {"meta", "_graph", "_code", "_codegen", "_tracer_cls"}
+_OWN = {"self", "meta", "_graph", "_code", "_codegen", "_tracer_cls"}
+RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | _OWN
 
 
 @dataclass(frozen=True)
@@ -240,18 +243,49 @@ def _require_own_buffers(own: nn.Module, held: Sequence[tuple[nn.Module, str, to
 
 
 def _graph_module(own: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """Make a GraphModule of ``graph``; a layer with a name that GraphModules need for themselves gets another."""
-    kind = type(own).__name__
-    reading = [node for node in graph.nodes if node.op in ("call_module", "get_attr")]
-    if not any(str(node.target).partition(".")[0] in RESERVED for node in reading):
+    """Make a GraphModule of ``graph``; what has a name that its code cannot say, or needs itself, gets another."""
+    reading = [node for node in graph.nodes if node.op in ("call_module", "get_attr") and node.target != "training"]
+    renamed = _renamed({str(node.target) for node in reading})
+    if not renamed:
         return graph_module_of(own, graph)
     state = {}
     for node in reading:
-        value = node.meta.pop(LAYER, None) or attribute(own, str(node.target))
-        first, dot, rest = str(node.target).partition(".")
-        node.target = (f"{first}_1" if first in RESERVED else first) + dot + rest
+        value = node.meta.pop(LAYER, None) or _held(own, str(node.target))
+        node.target = renamed.get(str(node.target), str(node.target))
         state[node.target] = value
-    return LazyGraphModule(state, graph, class_name=kind)
+    for node in graph.nodes:
+        if node.name == "self":
+            node._rename("self_1")
+    return LazyGraphModule(state, graph, class_name=type(own).__name__)
+
+
+def _renamed(targets: Collection[str]) -> dict[str, str]:
+    """Return other targets for those that code cannot name: ``a.class`` becomes ``a.class_1``, ``0"`` ``0__1``."""
+    paths = {target: target.split(".") for target in sorted(targets)}
+    taken = {atom for atoms in paths.values() for atom in atoms}
+    names: dict[str, str] = {}
+    found = {}
+    for target, atoms in paths.items():
+        odd = [atom for depth, atom in enumerate(atoms) if not is_sayable(atom) or (not depth and atom in RESERVED)]
+        for atom in odd:
+            plain = re.sub("[^0-9a-zA-Z_]", "_", atom)
+            free = (name for name in (f"{plain}_{number}" for number in count(1)) if name not in taken)
+            taken.add(names.setdefault(atom, next(free)))
+        if odd:
+            found[target] = ".".join(names[atom] if atom in odd else atom for atom in atoms)
+    return found
+
+
+def _held(own: nn.Module, target: str) -> Any:
+    """Return the module, parameter or buffer at ``target``, whatever else has its name; or another attribute."""
+    owner, _, name = target.rpartition(".")
+    module: Any = own
+    for atom in owner.split(".") if owner else ():
+        module = module._modules[atom]
+    for table in (module._modules, module._parameters, module._buffers):
+        if name in table:
+            return table[name]
+    return getattr(module, name)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.errors import TraceError
+from fxprune.node_targets import is_identifier
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ def bind(model: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any])
         else:
             by_keyword = skipped or parameter.kind is parameter.KEYWORD_ONLY
             arguments.append(Argument(name, value, name if by_keyword else None))
+    for argument in arguments:
+        if not is_identifier(argument.name) or argument.name == "self":
+            raise TraceError(
+                f"{type(model).__name__}.forward is given an input {argument.name!r}; give it another name"
+            )
     return Call(tuple(arguments))
 
 

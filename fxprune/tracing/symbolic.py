@@ -22,6 +22,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from fxprune.applied import LAYER, Applied
 from fxprune.errors import TraceError, first_line
 from fxprune.nests import PLAIN
+from fxprune.operators import plain_number
 from fxprune.tracing import autograd_functions
 from fxprune.tracing.inputs import Argument, Call
 from fxprune.tracing.notes import Assumption, assertion_message
@@ -38,6 +39,8 @@ _FORWARDS = ("forward", "_conv_forward")  # what a layer of torch's own computes
 
 class RecordingProxy(fx.Proxy):
     """Records ``x += y`` as what it is: torch.fx's own Proxy loses that it writes into ``x``."""
+
+    __array_ufunc__ = None  # NumPy's numbers leave sums and products with it to it
 
     @classmethod
     def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
@@ -248,7 +251,8 @@ class SymbolicTracer(fx.Tracer):
             return a.node
         if isinstance(a, torch.Tensor) and (a.grad_fn is not None or isinstance(a, FakeTensor)):
             raise TraceError(f"{current_line()}: it uses a tensor that another call computed")
-        return super().create_arg(a)
+        number = plain_number(a)
+        return super().create_arg(a) if number is a else number
 
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None

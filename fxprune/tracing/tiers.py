@@ -18,7 +18,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.by_mode import has_modes
-from fxprune.copies import copy_module
+from fxprune.copies import LazyGraphModule, copy_module
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, keep_example_inputs
@@ -285,7 +285,7 @@ def _whole(own: nn.Module, call: Call, flags: Mapping[str, bool]) -> fx.GraphMod
     graph.output(graph.call_module(_WHOLE, args, kwargs))
     holder = nn.Module()
     holder.add_module(_WHOLE, own)
-    graph_module = fx.GraphModule(holder, graph, class_name=type(own).__name__)
+    graph_module = LazyGraphModule(holder, graph, class_name=type(own).__name__)
     graph_module.training = flags[""]
     for path, module in own.named_modules():
         module.training = flags.get(path, flags[""])

@@ -31,7 +31,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
         raise LoadError(f"checkpoint {path} is damaged or no checkpoint: {first_line(error)}") from error
     if not isinstance(state, dict):
         raise LoadError(f"checkpoint {path} is no checkpoint: it holds a {type(state).__name__}")

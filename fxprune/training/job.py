@@ -25,7 +25,7 @@ import fxprune
 from fxprune import passes
 from fxprune.chains import AFTER_TRAINING, Layers, insert_scales
 from fxprune.cost_targets import Surplus
-from fxprune.emission.strip import strip
+from fxprune.emission.strip import savable
 from fxprune.emit import emit, source_obstacle
 from fxprune.errors import LoadError
 from fxprune.facts.activation_memory import peak_activation_bytes
@@ -171,9 +171,10 @@ def prune_on_data(
     if outputs[-1] > data.classes:
         say(f"the model has {outputs[-1]} outputs for {data.classes} classes: the others only cost time (--classes)")
     if (obstacle := source_obstacle(traced)) is not None:
+        needs = "your code and fxprune" if savable(traced) is traced else "your code"
         say(
             f"there will be a {_PICKLED} and no model.py: {obstacle.partition(';')[0]}; torch.load takes it with "
-            "weights_only=False, where your code can be imported"
+            f"weights_only=False, where {needs} can be imported"
         )
     opaque = [one.path for one in opaque_modules(traced)]
     if target_memory is not None and opaque:
@@ -259,7 +260,7 @@ def prune_on_data(
         if obstacle is None:
             emit(pruned.cpu(), out)
         else:
-            save_with_torch(out / _PICKLED, strip(pruned.cpu()))
+            save_with_torch(out / _PICKLED, savable(pruned.cpu()))
         write_diff(out, traced.cpu(), pruned, [inserted, *results])
         write_json(out / REPORT, report)
     accelerator.end_training()

@@ -9,6 +9,7 @@ from pathlib import Path
 import cli_helpers
 import pytest
 from cli_helpers import NET
+from emit_helpers import rewrite
 
 from fxprune.cli import main
 from fxprune.diffing.graph_diff import GraphDiff
@@ -67,6 +68,7 @@ def test_no_code_of_a_folder_is_run(capsys: pytest.CaptureFixture[str], folder: 
     copied = tmp_path / "copied"
     shutil.copytree(folder, copied)
     (copied / "model.py").write_text("raise SystemExit('this code ran')\n")
+    rewrite(copied)
     assert run(capsys, str(copied), str(folder))[0] == 0
 
 
@@ -80,7 +82,7 @@ def test_no_code_of_a_folder_is_run(capsys: pytest.CaptureFixture[str], folder: 
         (["FOLDER", "TEXT.pt2"], "is no .pt2 file, or cut short"),
         (["FOLDER", "nothing"], "no model 'nothing': give"),
         (["FOLDER", "torchvision:resnet19"], "did you mean"),
-        (["FOLDER", "NEWER"], "schema 99, this fxprune reads 2; update fxprune"),
+        (["FOLDER", "NEWER"], "schema 99, this fxprune reads 3; update fxprune"),
         (["FOLDER", "SHORT"], "is not a whole emitted folder"),
         (["FOLDER", "--why", "layer9.conv1"], "has a node or a module"),
         (["FOLDER", "--why", "head", "--stat"], "exclude one another"),

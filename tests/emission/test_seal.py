@@ -54,7 +54,7 @@ def require_one_of(folder: Path, expected: list[torch.Tensor]) -> int:
     found, refusals = [], []
     for load in (fxprune.load_emitted, load_source):
         try:
-            found.append(load(folder)(X))  # type: ignore[operator]
+            found.append(load(folder)(X))
         except (LoadError, ValueError, FileNotFoundError) as error:
             refusals.append(str(error))
     assert not any("\n" in refusal for refusal in refusals)

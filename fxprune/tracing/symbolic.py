@@ -8,69 +8,29 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import FrameType
+from typing import Any, NoReturn
 
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn import functional
 
 from fxprune.errors import TraceError, first_line
+from fxprune.module_tree import every_module
 from fxprune.nests import PLAIN
 from fxprune.tracing.inputs import Argument, Call
 from fxprune.tracing.notes import Assumption, assertion_message
+from fxprune.tracing.patches import namespaces_of, patched, shadowed
+from fxprune.tracing.recording import RecordingProxy, TypeThatSees, is_instance
+from fxprune.tracing.shown_text import is_shown
 from fxprune.tracing.source import current_frame, current_line, line_of_error
 
 RANDOM_FACTORIES = ("rand", "randn", "randint", "randperm", "normal")
 """Functions of torch that take no tensor, and return another one in every call."""
 _SET_GRAD: Any = torch._C._set_grad_enabled
 _DEVICES = ("cpu", "cuda")
-_INHERITED = object()
-_OWN = ("node", "tracer")  # attributes of a stand-in itself
 _FORWARDS = ("forward", "_conv_forward")  # what a layer of torch's own computes is here, if it was set on one layer
-
-
-class RecordingProxy(fx.Proxy):
-    """Records ``x += y`` as what it is: torch.fx's own Proxy loses that it writes into ``x``."""
-
-    @classmethod
-    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
-        """Record a call of ``orig_method``; torch.fx asks more of a function than those of torch.nn need."""
-        if args and isinstance(args[0], cls) and getattr(orig_method, "__module__", "") == functional.__name__:
-            return args[0].tracer.create_proxy("call_function", orig_method, args, kwargs or {})
-        return super().__torch_function__(orig_method, types, args, kwargs)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse ``x.data = y`` and the like, which would change nothing but this stand-in."""
-        if name not in _OWN and hasattr(torch.Tensor, name):
-            raise TypeError(f"it sets {name} of a tensor, which a graph cannot")
-        super().__setattr__(name, value)
-
-
-def _in_place_operator(target: Any) -> Any:
-    def record(self: RecordingProxy, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", target, (self, other), {})
-
-    return record
-
-
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
-    setattr(RecordingProxy, f"__i{_name}__", _in_place_operator(getattr(operator, f"i{_name}")))
-
-
-@contextmanager
-def patched(patches: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Replace attributes, given as (where, name, by what), inside."""
-    before = [(home, name, vars(home).get(name, _INHERITED)) for home, name, _ in patches]
-    try:
-        for home, name, new in patches:
-            setattr(home, name, new)
-        yield
-    finally:
-        for home, name, original in before:
-            delattr(home, name) if original is _INHERITED else setattr(home, name, original)
 
 
 class SymbolicTracer(fx.Tracer):
@@ -87,6 +47,8 @@ class SymbolicTracer(fx.Tracer):
         self.opaque = opaque
         self.assumptions: list[Assumption] = []
         self._failed_in: tuple[BaseException, str] | None = None
+        self._refusals: list[TraceError] = []
+        self._types: dict[fx.Node, type] = {}
         self._grad_mode: tuple[bool, fx.Node | None] = (True, None)
         self._outer_autocast: list[bool] = []
         self._set_by_python = True
@@ -95,21 +57,29 @@ class SymbolicTracer(fx.Tracer):
     def graph_of(self, model: nn.Module) -> fx.Graph:
         """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
         self._outer_autocast = [torch.is_autocast_enabled(device) for device in _DEVICES]
+        spaces = namespaces_of(every_module(model))
+        names = {"isinstance": is_instance, "type": TypeThatSees}
         try:
-            with torch.enable_grad(), patched(self._patches()):
+            with torch.enable_grad(), patched(self._patches()), shadowed(names, spaces, {}):
                 graph = self.trace(model)
             graph._tracer_cls = None  # torch.load traces again, with any tracer: this one wants the call
+            if self._refusals:
+                raise self._refusals[0]  # which forward has caught
             return graph
         except Exception as error:
+            first = self._refusals[0] if self._refusals else error
             path = self._failed_in[1] if self._failed_in and self._failed_in[0] is error else ""
-            source, reason = line_of_error(error), first_line(error)
+            source, reason = line_of_error(error), first_line(first)
+            if isinstance(first, TraceError) and first.source is not None:
+                path, source = first.path or "", first.source
             message = f"{type(model).__name__} cannot be traced: {source}: {reason}"
-            raise TraceError(message, path=path, reason=reason, source=source) from error
+            raise TraceError(message, path=path, reason=reason, source=source) from first
 
     def _patches(self) -> list[tuple[Any, str, Any]]:
         """Return what is replaced while a model is traced, as (where, name, by what)."""
         return [
             (torch._C, "_set_grad_enabled", self._set_grad_enabled),
+            (torch, "isinstance", is_instance),  # torch.is_tensor asks it
             *((torch, name, self._recorded(getattr(torch, name))) for name in RANDOM_FACTORIES),
         ]
 
@@ -126,9 +96,66 @@ class SymbolicTracer(fx.Tracer):
         self._set_by_python = enabled
         _SET_GRAD(enabled)
 
+    def refuse(self, reason: str) -> NoReturn:
+        """Raise TraceError; it counts where forward catches it too: which way that goes is not known."""
+        path = next(reversed(self.module_stack.values()))[0] if self.module_stack else ""
+        self._refusals.append(TraceError(reason, path=path, reason=reason, source=current_line()))
+        raise self._refusals[-1]
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return the stand-in for what ``node`` computes."""
         return RecordingProxy(node, self)
+
+    def type_of(self, proxy: RecordingProxy) -> type:
+        """Return the type of what ``proxy`` stands for; raises TraceError where it is not known."""
+        kind = self._types.get(proxy.node) or self._type_returned(proxy.node)
+        return kind or self.refuse("it asks what type a value has")
+
+    def _type_returned(self, node: fx.Node) -> type | None:
+        if node.op != "call_module":
+            return None
+        module = self.root.get_submodule(str(node.target))
+        returned = type(module).forward.__annotations__.get("return")
+        return torch.Tensor if returned is torch.Tensor and type(module).__module__.startswith("torch.nn") else None
+
+    def is_of(self, proxy: RecordingProxy, kinds: Any) -> bool:
+        """Say whether what ``proxy`` stands for is of one of ``kinds``, as ``isinstance`` takes them."""
+        try:
+            return issubclass(self.type_of(proxy), kinds)
+        except TypeError:  # torch.FloatTensor and the like are no types
+            self.refuse("it asks what type a value has")
+
+    def to_bool(self, obj: Any) -> bool:
+        """Say which way a branch goes; raises TraceError."""
+        self.refuse("the way it goes depends on a value")
+
+    def iter(self, obj: Any) -> Iterator[Any]:
+        """Return the parts of a value; raises TraceError."""
+        self.refuse("it iterates over a value")
+
+    def unpacked(self, proxy: RecordingProxy, count: int) -> Iterator[Any]:
+        """Return the parts that ``proxy`` is unpacked into, and assert that there are ``count``."""
+        size = self.create_proxy("call_function", len, (proxy,), {})
+        self._assume(operator.eq, size, count, current_line(), f"{proxy.node.name} has {count} entries")
+        return iter([proxy[index] for index in range(count)])
+
+    def length(self, proxy: RecordingProxy) -> int:
+        """Return the length of a value; raises TraceError."""
+        self.refuse("it asks a value for its length")
+
+    def hashed(self, proxy: RecordingProxy) -> int:
+        """Return the hash of a value: that of a tensor is its identity."""
+        if issubclass(self.type_of(proxy), torch.Tensor):
+            return object.__hash__(proxy)
+        return hash(self.concrete(proxy))
+
+    def concrete(self, proxy: Any) -> Any:
+        """Return the number that ``proxy`` stands for; raises TraceError."""
+        self.refuse("it asks a value for its number")
+
+    def told(self, proxy: RecordingProxy, frame: FrameType) -> Any:
+        """Return what the text of ``proxy`` is made of, which ``frame`` asks for; raises TraceError if it decides."""
+        return proxy.node.name if is_shown(frame) else self.refuse("it asks a value for its text")
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         """Make an input of each argument of the call; what the call leaves out takes its default."""
@@ -147,7 +174,7 @@ class SymbolicTracer(fx.Tracer):
 
     def _unpacked(self, proxy: Any, value: Any, name: str) -> Any:
         """Return a container of stand-ins for a container of inputs: its structure is the example's."""
-        kind = type(value)
+        kind = self._types[proxy.node] = type(value)
         if kind not in (list, tuple) and not isinstance(value, dict):
             return proxy
         size = self.create_proxy("call_function", len, (proxy,), {})

@@ -7,6 +7,8 @@ from typing import Any
 from torch import fx
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
+from fxprune.autocast import autocast_kept
+
 
 class Interpreter(fx.Interpreter):
     """Runs a graph node by node; lists and dicts among the arguments are new and may be written to."""
@@ -14,6 +16,11 @@ class Interpreter(fx.Interpreter):
     def __init__(self, graph_module: fx.GraphModule, *, keep: bool = False) -> None:
         super().__init__(graph_module, garbage_collect_values=not keep)
         self.extra_traceback = False
+
+    def run(self, *args: Any, **options: Any) -> Any:
+        """Return what the graph computes; autocast is left as it was, also where a node fails."""
+        with autocast_kept():
+            return super().run(*args, **options)
 
     def run_node(self, n: fx.Node) -> Any:
         """Return what ``n`` computes from the values in ``env``, without what torch.fx notes for other tools."""

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import (
 from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
+from fxprune.autocast import ENTER_AUTOCAST, autocast_kept
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.effects import is_foreign, is_in_place
 from fxprune.facts.repeated_calls import Values
@@ -59,7 +60,7 @@ class _Recorder(Interpreter):
             raise
         except Exception as error:
             raise TraceError(_explain(n, error)) from error
-        self.values[n] = value
+        self.values[n] = None if n.target is ENTER_AUTOCAST else value
         changed = [one for one, version in inputs if one._version != version]
         if changed:
             direct = [self.values[one] if isinstance(one, fx.Node) else None for one in n.args]
@@ -112,7 +113,11 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any]) -> Val
     needs_data = any(node.op == "call_module" for node in foreign)
     reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
     may_write_buffers = bool(foreign) or (bool(reads) and any(map(is_in_place, nodes)))
-    with evaluating(graph_module), keeping_state(graph_module) if may_write_buffers else nullcontext():
+    with (
+        evaluating(graph_module),
+        autocast_kept(),
+        keeping_state(graph_module) if may_write_buffers else nullcontext(),
+    ):
         try:
             if needs_data:
                 raise _NeedsData

@@ -73,16 +73,8 @@ def builtins_see_values(tracer: ValueTracer) -> Iterator[None]:
 
         return call
 
-    enter_autocast = torch.autocast.__init__
-
-    def without_stand_ins(self: torch.autocast, device_type: Any, *args: Any, **kwargs: Any) -> None:
-        # nothing is assumed: autocast leaves no trace in a graph, and what it does to values is compared afterwards
-        known = tracer.values[device_type.node] if type(device_type) is ValueProxy else device_type
-        enter_autocast(self, known, *args, **kwargs)
-
     patches: list[tuple[Any, str, Any]] = [
         (builtins, "isinstance", is_instance),
-        (torch.autocast, "__init__", without_stand_ins),
         (fx._symbolic_trace, "_create_wrapped_func", recorded),  # torch.fx's own takes no containers of stand-ins
     ]
     patches += [(builtins, name, of_numbers(getattr(builtins, name))) for name in ("max", "min")]

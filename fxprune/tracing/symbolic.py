@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -16,12 +16,14 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from fxprune.autocast import autocast_kept
 from fxprune.errors import TraceError, first_line
 from fxprune.module_tree import every_module
 from fxprune.nests import PLAIN
 from fxprune.tracing.inputs import Argument, Call
 from fxprune.tracing.notes import Assumption, assertion_message
 from fxprune.tracing.patches import namespaces_of, patched, shadowed
+from fxprune.tracing.recorded_autocast import RecordedAutocast
 from fxprune.tracing.recording import RecordingProxy, TypeThatSees, is_instance
 from fxprune.tracing.shown_text import is_shown
 from fxprune.tracing.source import current_frame, current_line, line_of_error
@@ -50,17 +52,17 @@ class SymbolicTracer(fx.Tracer):
         self._refusals: list[TraceError] = []
         self._types: dict[fx.Node, type] = {}
         self._grad_mode: tuple[bool, fx.Node | None] = (True, None)
-        self._outer_autocast: list[bool] = []
+        self._autocast: list[bool] = []
         self._set_by_python = True
         self._running = False  # a node, to know its value: nothing is recorded
 
     def graph_of(self, model: nn.Module) -> fx.Graph:
         """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
-        self._outer_autocast = [torch.is_autocast_enabled(device) for device in _DEVICES]
+        self._autocast = _autocast_flags()
         spaces = namespaces_of(every_module(model))
         names = {"isinstance": is_instance, "type": TypeThatSees}
         try:
-            with torch.enable_grad(), patched(self._patches()), shadowed(names, spaces, {}):
+            with autocast_kept(), torch.enable_grad(), patched(self._patches()), shadowed(names, spaces, {}):
                 graph = self.trace(model)
             graph._tracer_cls = None  # torch.load traces again, with any tracer: this one wants the call
             if self._refusals:
@@ -80,6 +82,7 @@ class SymbolicTracer(fx.Tracer):
         return [
             (torch._C, "_set_grad_enabled", self._set_grad_enabled),
             (torch, "isinstance", is_instance),  # torch.is_tensor asks it
+            *RecordedAutocast(self).patches(),
             *((torch, name, self._recorded(getattr(torch, name))) for name in RANDOM_FACTORIES),
         ]
 
@@ -226,6 +229,8 @@ class SymbolicTracer(fx.Tracer):
             return a
         if isinstance(a, fx.Proxy):
             return a.node
+        if kind is fx.Node:
+            return a
         if isinstance(a, torch.Tensor) and (a.grad_fn is not None or isinstance(a, FakeTensor)):
             raise TraceError(f"{current_line()}: it uses a tensor that another call computed")
         return super().create_arg(a)
@@ -234,16 +239,32 @@ class SymbolicTracer(fx.Tracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> fx.Node:
         """Record a node; where the grad mode has changed since the last one, record that before it."""
-        if kind not in ("placeholder", "output") and [torch.is_autocast_enabled(d) for d in _DEVICES] != (
-            self._outer_autocast
-        ):
-            raise TraceError(f"{current_line()}: it computes under autocast")
+        if kind not in ("placeholder", "output") and _autocast_flags() != self._autocast:
+            self.refuse("it switches autocast by hand; write with torch.autocast(...)")
         self._follow_grad_mode(torch.is_grad_enabled() or kind == "output")
         node = self.graph.create_node(kind, target, args, kwargs, name, None)
         if self.module_stack:
             node.meta["nn_module_stack"] = OrderedDict(self.module_stack)
         node.meta["stack_trace"] = current_frame()  # torch.fx would take and format the whole stack, for each node
         return node
+
+    def record_switch(self, function: Callable[..., Any], args: tuple[Any, ...]) -> fx.Node:
+        """Record a call that switches what later nodes do, and was made already; return its node."""
+        self._follow_grad_mode(torch.is_grad_enabled())
+        node = self.graph.call_function(function, tuple(self.create_arg(a) for a in args))
+        if self.module_stack:
+            node.meta["nn_module_stack"] = OrderedDict(self.module_stack)
+        self._autocast = _autocast_flags()
+        return node
+
+    def known(self, value: Any) -> Any:
+        """Return ``value``, or what it stands for; raises TraceError where that is not known."""
+        return self.refuse("it gives a value to autocast") if isinstance(value, fx.Proxy) else value
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a node is being run, to know its value: nothing is recorded then."""
+        return self._running
 
     def _follow_grad_mode(self, enabled: bool) -> None:
         """Record ``with torch.no_grad():``; its end gives back the mode that the caller had at its start."""
@@ -259,3 +280,7 @@ class SymbolicTracer(fx.Tracer):
         else:
             self.graph.call_function(_SET_GRAD, (outer,))
             self._grad_mode = (True, None)
+
+
+def _autocast_flags() -> list[bool]:
+    return [torch.is_autocast_enabled(device) for device in _DEVICES]

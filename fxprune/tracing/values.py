@@ -162,6 +162,10 @@ class ValueTracer(SymbolicTracer):
         """Return the stand-in for a parameter or buffer, or itself where a node is being run."""
         return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
 
+    def known(self, value: Any) -> Any:
+        """Return ``value``, or what it stands for in the example; nothing is assumed."""
+        return self.values[value.node] if issubclass(type(value), RecordingProxy) else value
+
     def type_of(self, proxy: RecordingProxy) -> type:
         """Return the type of what ``proxy`` stands for; nothing is assumed, since values keep their types."""
         kind = type(self.values[proxy.node])

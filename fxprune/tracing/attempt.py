@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import fx, nn
@@ -71,8 +71,7 @@ def _graph_of(
 ) -> tuple[fx.Graph, Collection[nn.Module]]:
     """Return the graph of ``own``, which follows the train flag where it can, and the modules that read their flag.
 
-    Where tracing itself updated a buffer (a counter, say), that update is missing from the graph: such a model is
-    traced again with its buffers as graph values.
+    Raises TraceError where tracing itself updated a buffer: that update would be missing from the graph.
     """
     if isinstance(own, fx.GraphModule):
         return copy.deepcopy(own.graph), ()
@@ -90,20 +89,18 @@ def _graph_of(
     def updated() -> list[str]:
         return [name for name, buffer in buffers.items() if buffer._version != versions[name]]
 
-    def retrace(tracer: SymbolicTracer, buffers_are_values: bool) -> fx.Graph:
-        tracer.proxy_buffer_attributes = buffers_are_values
-        with _state_kept(every_module(own)) if buffers_are_values else nullcontext():
+    def retrace(tracer: SymbolicTracer) -> fx.Graph:
+        try:
             graph = tracer.graph_of(own)
-            _require_own_buffers(own, held)  # but for what stands for n after self.n += 1
+            _require_own_buffers(own, held)
             return graph
+        finally:
+            for module, name, buffer in held:
+                module._buffers[name] = buffer  # in the place of what stands for n after self.n += 1
 
     def retrace_in_training() -> fx.Graph:
         before = updated()
-        try:
-            graph = retrace(make_tracer(), bool(before))
-        finally:
-            for module, name, buffer in held:
-                module._buffers[name] = buffer  # one that is assigned anew in train mode only
+        graph = retrace(make_tracer())
         # norms that are spelt out count their batches: recover_batch_norms makes layers of them
         new = [name for name in updated() if name not in before and not name.endswith("num_batches_tracked")]
         if new:
@@ -113,10 +110,10 @@ def _graph_of(
 
     try:
         with FlagReads(own) as flag_reads:
-            graph = retrace(tracer, False)
+            graph = retrace(tracer)
         if updated():
-            tracer.assumptions.clear()
-            graph = retrace(tracer, True)
+            reason = f"it updates {updated()[0]} by what a graph does not see"
+            raise TraceError(f"{type(own).__name__} cannot be traced: {reason}", path="", reason=reason)
         if flag_reads.seen:
             follow_training_flag(graph, own, retrace_in_training, flags)
         elif flag_reads.seen_in_stochastic_depth:

@@ -70,6 +70,8 @@ class RecordingProxy(fx.Proxy):
         if k.startswith("__") and k.endswith("__"):
             raise AttributeError(k)
         self.refuse_autograd_state(k)
+        if type(self) is RecordingProxy and (fixed := self.tracer.fixed(self, k)) is not None:
+            return fixed
         if k not in _known_names():
             self.tracer.refuse(f"it asks a value for its {k}, which a tensor has not")
         frame = sys._getframe(1)

@@ -34,6 +34,8 @@ class ValueProxy(RecordingProxy):
         if k.startswith("__") and k.endswith("__"):
             raise AttributeError(k)
         self.refuse_autograd_state(k)
+        if (fixed := self.tracer.fixed(self, k)) is not None:
+            return fixed
         found = getattr(self.tracer.values[self.node], k)  # raises AttributeError as the value itself would
         if callable(found) and not isinstance(found, nn.Module):
             return lambda *args, **kwargs: self.tracer.create_proxy("call_method", k, (self, *args), kwargs)

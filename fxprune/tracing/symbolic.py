@@ -7,6 +7,7 @@ the graph.
 from __future__ import annotations
 
 import operator
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from types import FrameType
@@ -20,18 +21,22 @@ from fxprune.autocast import autocast_kept
 from fxprune.errors import TraceError, first_line
 from fxprune.module_tree import every_module
 from fxprune.nests import PLAIN
+from fxprune.operators import MODE_QUESTIONS
+from fxprune.tracing.drawing import DRAWS, refusing_to_draw, states_of_random
 from fxprune.tracing.inputs import Argument, Call
 from fxprune.tracing.notes import Assumption, assertion_message
 from fxprune.tracing.patches import namespaces_of, patched, shadowed
 from fxprune.tracing.recorded_autocast import RecordedAutocast
 from fxprune.tracing.recording import RecordingProxy, TypeThatSees, is_instance
 from fxprune.tracing.shown_text import is_shown
-from fxprune.tracing.source import current_frame, current_line, line_of_error
+from fxprune.tracing.source import current_frame, current_line, is_librarys, line_of_error
 
 RANDOM_FACTORIES = ("rand", "randn", "randint", "randperm", "normal")
 """Functions of torch that take no tensor, and return another one in every call."""
 _SET_GRAD: Any = torch._C._set_grad_enabled
+_IS_GRAD_ENABLED: Any = torch.is_grad_enabled
 _DEVICES = ("cpu", "cuda")
+_SIZES = frozenset(("shape", "size", "ndim", "dim", "numel", "nelement"))
 _FORWARDS = ("forward", "_conv_forward")  # what a layer of torch's own computes is here, if it was set on one layer
 
 
@@ -49,8 +54,11 @@ class SymbolicTracer(fx.Tracer):
         self.opaque = opaque
         self.assumptions: list[Assumption] = []
         self._failed_in: tuple[BaseException, str] | None = None
+        self._random_patches: list[tuple[Any, str, Any]] = []
         self._refusals: list[TraceError] = []
         self._types: dict[fx.Node, type] = {}
+        self._state: dict[int, tuple[str, torch.Tensor]] = {}  # parameters and buffers, by id, with their paths
+        self._held: dict[fx.Node, torch.Tensor] = {}  # what reads of them read
         self._grad_mode: tuple[bool, fx.Node | None] = (True, None)
         self._autocast: list[bool] = []
         self._set_by_python = True
@@ -59,12 +67,19 @@ class SymbolicTracer(fx.Tracer):
     def graph_of(self, model: nn.Module) -> fx.Graph:
         """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
         self._autocast = _autocast_flags()
+        self._random_patches = refusing_to_draw(self)
+        tensors = [*model.named_buffers(), *model.named_parameters()]
+        self._state = {id(tensor): (path, tensor) for path, tensor in tensors}
         spaces = namespaces_of(every_module(model))
         names = {"isinstance": is_instance, "type": TypeThatSees}
+        bound = {id(vars(home).get(name)): new for home, name, new in self._random_patches}
+        drawn = states_of_random()
         try:
-            with autocast_kept(), torch.enable_grad(), patched(self._patches()), shadowed(names, spaces, {}):
+            with autocast_kept(), torch.enable_grad(), patched(self._patches()), shadowed(names, spaces, bound):
                 graph = self.trace(model)
             graph._tracer_cls = None  # torch.load traces again, with any tracer: this one wants the call
+            if not self._refusals and states_of_random() != drawn:
+                self.refuse(DRAWS)
             if self._refusals:
                 raise self._refusals[0]  # which forward has caught
             return graph
@@ -83,6 +98,12 @@ class SymbolicTracer(fx.Tracer):
             (torch._C, "_set_grad_enabled", self._set_grad_enabled),
             (torch, "isinstance", is_instance),  # torch.is_tensor asks it
             *RecordedAutocast(self).patches(),
+            *(
+                (torch, name, self._asks_for_mode(getattr(torch, name)))
+                for name in MODE_QUESTIONS
+                if hasattr(torch, name)
+            ),
+            *self._random_patches,
             *((torch, name, self._recorded(getattr(torch, name))) for name in RANDOM_FACTORIES),
         ]
 
@@ -91,6 +112,15 @@ class SymbolicTracer(fx.Tracer):
             if self._running:
                 return function(*args, **kwargs)
             return self.create_proxy("call_function", function, args, kwargs)
+
+        return call
+
+    def _asks_for_mode(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        record = self._recorded(function)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            is_users = not is_librarys(sys._getframe(1).f_code.co_filename)
+            return record(*args, **kwargs) if is_users else function(*args, **kwargs)
 
         return call
 
@@ -108,6 +138,21 @@ class SymbolicTracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return the stand-in for what ``node`` computes."""
         return RecordingProxy(node, self)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return the stand-in for a parameter or a buffer; norms count their batches for themselves."""
+        path, _ = self._state.get(id(attr_val), (None, None))
+        if path is None or self._running or attr == "num_batches_tracked":
+            return attr_val
+        if path not in parameter_proxy_cache:
+            proxy = parameter_proxy_cache[path] = self.create_proxy("get_attr", path, (), {})
+            self._held[proxy.node], self._types[proxy.node] = attr_val, type(attr_val)
+        return parameter_proxy_cache[path]
+
+    def fixed(self, proxy: RecordingProxy, name: str) -> Any:
+        """Return the attribute ``name`` of a parameter or a buffer if it is one of its sizes, which do not change."""
+        tensor = self._held.get(proxy.node) if name in _SIZES else None
+        return None if tensor is None else getattr(tensor, name)
 
     def type_of(self, proxy: RecordingProxy) -> type:
         """Return the type of what ``proxy`` stands for; raises TraceError where it is not known."""
@@ -133,7 +178,9 @@ class SymbolicTracer(fx.Tracer):
         self.refuse("the way it goes depends on a value")
 
     def iter(self, obj: Any) -> Iterator[Any]:
-        """Return the parts of a value; raises TraceError."""
+        """Return the parts of a parameter or a buffer; raises TraceError for other values."""
+        if obj.node in self._held:
+            return iter([obj[index] for index in range(len(obj))])
         self.refuse("it iterates over a value")
 
     def unpacked(self, proxy: RecordingProxy, count: int) -> Iterator[Any]:
@@ -143,7 +190,9 @@ class SymbolicTracer(fx.Tracer):
         return iter([proxy[index] for index in range(count)])
 
     def length(self, proxy: RecordingProxy) -> int:
-        """Return the length of a value; raises TraceError."""
+        """Return the length of a parameter or a buffer; raises TraceError for other values."""
+        if proxy.node in self._held:
+            return len(self._held[proxy.node])
         self.refuse("it asks a value for its length")
 
     def hashed(self, proxy: RecordingProxy) -> int:
@@ -274,7 +323,7 @@ class SymbolicTracer(fx.Tracer):
         if enabled == was_enabled:
             return
         if outer is None:
-            outer = self.graph.call_function(torch.is_grad_enabled, ())
+            outer = self.graph.call_function(_IS_GRAD_ENABLED, ())
             self.graph.call_function(_SET_GRAD, (enabled,))
             self._grad_mode = (enabled, outer)
         else:

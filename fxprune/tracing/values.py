@@ -25,7 +25,7 @@ from fxprune.layer_classes import NORM_CLASSES
 from fxprune.module_tree import evaluating, has_hooks
 from fxprune.nests import map_tensors, tensors_in
 from fxprune.node_targets import attribute
-from fxprune.operators import INFIX
+from fxprune.operators import INFIX, MODE_QUESTIONS
 from fxprune.tracing.inputs import Call
 from fxprune.tracing.recording import RecordingProxy
 from fxprune.tracing.shown_text import is_shown
@@ -53,7 +53,6 @@ class ValueTracer(SymbolicTracer):
         self, call: Call, opaque: Collection[str] = (), outputs: Mapping[str, list[Any]] | None = None
     ) -> None:
         super().__init__(call, opaque)
-        self.proxy_buffer_attributes = True
         self.values: dict[fx.Node, Any] = {}
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._outputs = {path: iter(results) for path, results in (outputs or {}).items()}
@@ -106,6 +105,8 @@ class ValueTracer(SymbolicTracer):
         """Record a node and run it on the values of its inputs."""
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
         if kind not in ("placeholder", "output"):
+            if kind == "call_function" and getattr(target, "__name__", "") in MODE_QUESTIONS:
+                self._undecidable[node] = f"the way it goes depends on torch.{target.__name__}()"
             for source in node.all_input_nodes:
                 if source in self._undecidable:
                     self._undecidable[node] = self._undecidable[source]
@@ -158,10 +159,6 @@ class ValueTracer(SymbolicTracer):
         """Trace a module call, or run it where a node is being run."""
         return forward(*args, **kwargs) if self._running else super().call_module(m, forward, args, kwargs)
 
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Return the stand-in for a parameter or buffer, or itself where a node is being run."""
-        return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
-
     def known(self, value: Any) -> Any:
         """Return ``value``, or what it stands for in the example; nothing is assumed."""
         return self.values[value.node] if issubclass(type(value), RecordingProxy) else value
@@ -180,7 +177,9 @@ class ValueTracer(SymbolicTracer):
         return self.iter(proxy)
 
     def length(self, proxy: RecordingProxy) -> int:
-        """Return the length in the example, which is asserted."""
+        """Return the length in the example, which is asserted but for parameters and buffers."""
+        if proxy.node in self._held:
+            return super().length(proxy)
         return int(self.concrete(self.create_proxy("call_function", len, (proxy,), {})))
 
     def to_bool(self, obj: Any) -> bool:
@@ -235,9 +234,9 @@ class ValueTracer(SymbolicTracer):
 
     def _is_fixed(self, node: fx.Node) -> bool:
         """Say whether assertions say already which value ``node`` has: that of all it is computed from."""
-        if node not in self._fixed and node.all_input_nodes and node.op in ("call_function", "call_method"):
-            if self._fixed.issuperset(node.all_input_nodes):
-                self._fixed.add(node)
+        is_computed = node.op in ("call_function", "call_method") and bool(node.all_input_nodes)
+        if is_computed and node not in self._fixed and self._fixed.issuperset(node.all_input_nodes):
+            self._fixed.add(node)
         return node in self._fixed
 
     def _decidable(self, proxy: Any) -> Any:

@@ -75,7 +75,7 @@ def constant(m: Any, x: torch.Tensor) -> torch.Tensor:
     ("model", "why"),
     [
         (Wrapped(constant, layer=conv()), "a tensor that forward makes is another one"),
-        (Step(), "it updates step then"),
+        (Step(), "its train-mode graph has other nodes"),
     ],
 )
 def test_other_values_in_train_mode_are_warned_of(model: nn.Module, why: str) -> None:

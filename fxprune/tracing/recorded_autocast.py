@@ -16,7 +16,7 @@ _GIVEN = "_fxprune_given"  # what the user's code made an autocast of
 
 
 class RecordedAutocast:
-    """Records for one tracer where autocast begins and ends; it is switched all the same, for what is run meanwhile."""
+    """Records for one tracer where autocast begins and ends; it is switched all the same, for what is run then."""
 
     def __init__(self, tracer: SymbolicTracer) -> None:
         self._tracer = tracer

@@ -66,7 +66,7 @@ class RecordingProxy(fx.Proxy):
         return type(self)
 
     def __getattr__(self, k: str) -> Any:
-        """Return a stand-in for an attribute, or refuse to: one that may be missing, or None, may decide something."""
+        """Return a stand-in for an attribute; one that may be missing, or None, may decide something: refuse it."""
         if k.startswith("__") and k.endswith("__"):
             raise AttributeError(k)
         self.refuse_autograd_state(k)
@@ -173,7 +173,7 @@ def _instruction(frame: FrameType) -> tuple[str, int]:
 
 @cache
 def _known_names() -> frozenset[str]:
-    """Return the names of what the values in a graph have: tensors, sizes, numbers, dtypes, devices, named results."""
+    """Return the names of what values in graphs have: tensors, sizes, numbers, dtypes, devices, named results."""
     results = [getattr(torch.return_types, name) for name in dir(torch.return_types) if name[0] != "_"]
     kinds = (torch.Tensor, torch.Size, torch.dtype, torch.device, torch.finfo, torch.iinfo, int, str, dict, *results)
     return frozenset(name for kind in kinds for name in dir(kind))

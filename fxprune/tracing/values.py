@@ -218,7 +218,7 @@ class ValueTracer(SymbolicTracer):
         return hash(self._asserted(proxy, self._decidable(proxy)))
 
     def told(self, proxy: RecordingProxy, frame: FrameType) -> Any:
-        """Return the value in the example, of which a text is made; assert that it is that value if that may decide."""
+        """Return the value in the example, of which a text is made; assert that it is that one if it may decide."""
         if is_shown(frame):
             return self.values[proxy.node]
         return self._asserted(proxy, self._decidable(proxy))

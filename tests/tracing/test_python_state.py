@@ -1,4 +1,4 @@
-"""What forward reads beside its inputs: buffers are in the graph, modes are followed, what Python draws is refused."""
+"""What forward reads beside its inputs: buffers stay in the graph, modes are followed, draws of Python are refused."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_buffer_is_read_in_every_call(function: Callable[[Any, torch.Tensor], 
     graph = fxprune.trace(model, images())
     inside = "model." if opaque(graph) else ""
     for one, prefix in ((model, ""), (graph, inside)):
-        state = {name: tensor for name, tensor in one.state_dict().items()}
+        state = dict(one.state_dict())
         for name in ("scale", "on"):
             if prefix + name in state:
                 state[prefix + name].zero_()
@@ -64,7 +64,7 @@ def test_a_buffer_is_read_in_every_call(function: Callable[[Any, torch.Tensor], 
 
 def test_sizes_of_parameters_and_buffers_need_no_assertion() -> None:
     def function(m: Any, x: torch.Tensor) -> torch.Tensor:
-        channels, *rest = m.scale.shape
+        channels = m.scale.shape[0]
         if m.scale.dim() == 3 and len(m.scale) == channels and m.conv.weight.shape[0] == m.scale.size(0):
             x = x * m.scale
         return x

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dis
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -14,7 +16,7 @@ from fxprune.errors import TraceError
 from fxprune.facts.effects import IN_PLACE_OPERATORS
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module
-from fxprune.module_tree import every_module, set_flags, state_of
+from fxprune.module_tree import every_module, is_layer, set_flags, state_of
 from fxprune.nests import copy_tensors
 from fxprune.node_targets import attribute
 from fxprune.tracing.batch_norms import recover_batch_norms
@@ -25,6 +27,8 @@ from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.training_flag import FlagReads, follow_stochastic_depth, follow_training_flag
 
 # A GraphModule keeps things of its own under these names.
+_SIZED = (list, dict, set)
+_KEEPING = frozenset((int, float, bool, *_SIZED))  # what forward may keep between calls
 RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | {"meta", "_graph", "_code", "_codegen", "_tracer_cls"}
 
 
@@ -90,8 +94,11 @@ def _graph_of(
         return [name for name, buffer in buffers.items() if buffer._version != versions[name]]
 
     def retrace(tracer: SymbolicTracer) -> fx.Graph:
+        states = [(module, state_of(module)) for module in every_module(own) if not is_layer(module)]
         try:
             graph = tracer.graph_of(own)
+            for module, state in states:
+                _require_no_memory(own, module, state)
             _require_own_buffers(own, held)
             return graph
         finally:
@@ -122,6 +129,27 @@ def _graph_of(
     finally:
         for name in updated():
             buffers[name].copy_(values[name])
+
+
+def _require_no_memory(own: nn.Module, module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Raise TraceError if forward has changed a number or a container that it reads: what it keeps between calls."""
+    for name, value in state.items():
+        if name[:1] == "_" or name == "training" or type(value) not in _KEEPING:
+            continue
+        now = module.__dict__.get(name)
+        changed = type(now) is not type(value) or (len(now) != len(value) if type(value) in _SIZED else now != value)
+        if changed and _reads(type(module), name):
+            path = next(path for path, one in own.named_modules() if one is module)
+            reason = f"it changes its attribute {name}, which it reads too, from call to call"
+            raise TraceError(f"{type(own).__name__} cannot be traced: {reason}", path=path, reason=reason)
+
+
+def _reads(kind: type, name: str) -> bool:
+    """Say whether the forward of a class reads ``self.name``; code that is not Python's counts as reading it."""
+    code = getattr(kind.forward, "__code__", None)
+    return code is None or any(
+        one.opname in ("LOAD_ATTR", "LOAD_METHOD") and one.argval == name for one in dis.get_instructions(code)
+    )
 
 
 def _require_own_buffers(own: nn.Module, held: Sequence[tuple[nn.Module, str, torch.Tensor]]) -> None:

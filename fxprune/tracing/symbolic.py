@@ -183,7 +183,7 @@ class SymbolicTracer(fx.Tracer):
             return iter([obj[index] for index in range(len(obj))])
         self.refuse("it iterates over a value")
 
-    def unpacked(self, proxy: RecordingProxy, count: int) -> Iterator[Any]:
+    def unpacked(self, proxy: Any, count: int) -> Iterator[Any]:
         """Return the parts that ``proxy`` is unpacked into, and assert that there are ``count``."""
         size = self.create_proxy("call_function", len, (proxy,), {})
         self._assume(operator.eq, size, count, current_line(), f"{proxy.node.name} has {count} entries")

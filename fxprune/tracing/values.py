@@ -172,7 +172,7 @@ class ValueTracer(SymbolicTracer):
         """Iterate over what has the length that it has in the example, which is asserted."""
         return iter([obj[index] for index in range(len(obj))])
 
-    def unpacked(self, proxy: RecordingProxy, count: int) -> Iterator[Any]:
+    def unpacked(self, proxy: Any, count: int) -> Iterator[Any]:
         """Iterate as anything does: Python compares the length."""
         return self.iter(proxy)
 

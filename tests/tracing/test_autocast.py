@@ -18,7 +18,7 @@ from fxprune.autocast import autocast_state
 from fxprune.facts.shapes import tensor_meta
 
 
-@torch.autocast("cpu", dtype=torch.bfloat16)
+@torch.autocast("cpu", dtype=torch.bfloat16)  # type: ignore[untyped-decorator]
 def decorated(m: Any, x: torch.Tensor) -> torch.Tensor:
     return m.layer(x)  # type: ignore[no-any-return]
 
@@ -54,7 +54,7 @@ def disabled(m: Any, x: torch.Tensor) -> torch.Tensor:
 
 def on_a_branch(m: Any, x: torch.Tensor) -> torch.Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return m.layer(x) if x.shape[1] == 4 else x  # type: ignore[no-any-return]
+        return m.layer(x) if x.shape[1] == 4 else x
 
 
 WAYS = [decorated, entered, by_device, by_default, nested, disabled, on_a_branch]

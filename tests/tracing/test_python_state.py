@@ -1,4 +1,4 @@
-"""What forward reads beside its inputs: buffers stay in the graph, modes are followed, draws of Python are refused."""
+"""What forward reads beside its inputs: buffers are read, modes followed, what Python draws or keeps told."""
 
 from __future__ import annotations
 
@@ -123,3 +123,34 @@ def test_a_mode_is_asked_in_every_call(ask: Callable[..., bool], how: str) -> No
             torch.testing.assert_close(graph(images(1)), model(images(1)))
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(graph(images(1)), model(images(1)))
+
+
+class Remembers(nn.Module):
+    """Counts its calls in a number, a list, a dict or a set, and reads the count or does not."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.conv, self.kind = conv(), kind
+        self.number, self.entries, self.table, self.seen = 0, [0], {0: 0}, {0}
+        self.last = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last = len(self.kind)  # never read
+        if self.kind == "number":
+            self.number += 1
+        elif self.kind == "list":
+            self.entries.append(1)
+        elif self.kind == "dict":
+            self.table[len(self.table)] = 1
+        elif self.kind == "set":
+            self.seen.add(len(self.seen))
+        return self.conv(x) * (self.number + len(self.entries) + len(self.table) + len(self.seen))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["number", "list", "dict", "set", "none"])
+def test_what_forward_keeps_in_python_is_told(kind: str) -> None:
+    model = nn.Sequential(conv(), Remembers(kind)).eval()
+    graph = fxprune.trace(model, images(), check=False)
+    assert opaque(graph) == ([] if kind == "none" else ["1"])
+    for seed in range(3):
+        torch.testing.assert_close(graph(images(seed)), model(images(seed)))

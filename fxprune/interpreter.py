@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
+from fxprune.autocast import autocast_kept
 from fxprune.by_mode import only_in
 
 
@@ -24,7 +25,8 @@ class Interpreter(fx.Interpreter):
         """Return what the graph returns for ``args``, in the mode that it is in."""
         others = only_in(self.graph, "eval" if self.module.training else "train")
         known = {node: None for node in others if node.op != "placeholder"}
-        return super().run(*args, **{"initial_env": known, **options} if known else options)
+        with autocast_kept():  # also where a node fails
+            return super().run(*args, **{"initial_env": known, **options} if known else options)
 
     def run_node(self, n: fx.Node) -> Any:
         """Return what ``n`` computes from the values in ``env``, without what torch.fx notes for other tools."""

@@ -32,6 +32,12 @@ INFIX: dict[Any, str] = {
     operator.or_: "|",
     operator.xor: "^",
 }
+MODE_QUESTIONS = (
+    *("is_grad_enabled", "is_inference_mode_enabled", "is_autocast_enabled", "is_autocast_cpu_enabled"),
+    *("is_autocast_cache_enabled", "get_autocast_dtype", "get_autocast_gpu_dtype", "get_autocast_cpu_dtype"),
+    *("are_deterministic_algorithms_enabled", "get_default_dtype"),
+)
+"""Functions of torch that ask for a mode of the process, which another call may find changed."""
 ADDITIONS: tuple[Any, ...] = (operator.add, torch.add, "add")
 SUBTRACTIONS: tuple[Any, ...] = (operator.sub, torch.sub, "sub")
 PRODUCTS: tuple[Any, ...] = (operator.mul, torch.mul, "mul")

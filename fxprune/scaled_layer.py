@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from fxprune.data_parallel import is_distributed
 from fxprune.errors import FxpruneError
@@ -141,7 +142,9 @@ class ScaledLayer(nn.Module):
 
     def _read(self) -> None:
         if _is_readable(self.history):
-            self._note(self.history[:, :2].tolist())
+            with _disable_current_modes():  # it is real, where fake tensors are worked with too
+                rows = self.history[:, :2].tolist()
+            self._note(rows)
 
     def _note(self, rows: Sequence[Sequence[float]]) -> None:
         """Take note of what holds, given the shares and states of the history's rows."""

@@ -153,7 +153,7 @@ def _expected(model: nn.Module, fresh: Fresh, call: Call, flags: Mapping[str, bo
             ) from error
         refusal, own = inputs_do_not_fit(model, error), fresh()
         try:
-            attempt(own, call, flags, lambda: SymbolicTracer(call), TrainMode(call, (lambda: SymbolicTracer(call),)))
+            attempt(own, call, flags, SymbolicTracer(call), TrainMode(call, (lambda: SymbolicTracer(call),)))
         except TraceError as better:
             if "do not fit" in str(better):
                 refusal = better

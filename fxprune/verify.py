@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
 
 from fxprune.arguments import require_arguments
+from fxprune.autocast import ENTER_AUTOCAST, EXIT_AUTOCAST
 from fxprune.exact_weights import exact, in_float64, widen
 from fxprune.facts.effects import is_foreign
 from fxprune.facts.state import storage_of, updated_storages, updated_tensor
@@ -28,6 +34,11 @@ _RANDOM = (
     *("rand", "normal", "bernoulli", "multinomial", "dropout", "stochastic_depth", "rrelu", "gumbel", "poisson"),
     *("uniform", "exponential", "cauchy", "geometric", "fractional", "fn"),
 )
+
+
+_CASTS = (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16)
+_OURS = f"{Path(__file__).parent}{os.sep}"  # our layers say what they mean: a gauge is a number of float32
+_KEPT = (torch.Tensor.view, ENTER_AUTOCAST, EXIT_AUTOCAST)  # view(dtype) reads memory as another dtype
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,9 @@ class _Float64(Interpreter):
         if not is_opaque(module) and updated_tensor(module, self._updated) is not None:
             named = (*module.named_parameters(), *module.named_buffers())
             return functional_call(module, {name: self._wide(value) for name, value in named}, args, kwargs)
-        return _as_float64(module)(*args, **kwargs)
+        wide = _as_float64(module)
+        with _CastsToFloat64() if is_opaque(module) else nullcontext():
+            return wide(*args, **kwargs)
 
     def _wide(self, value: torch.Tensor) -> torch.Tensor:
         """Return ``value`` in float64; of what the graph updates, a view of one copy that all its names share."""
@@ -81,7 +94,12 @@ class _Float64(Interpreter):
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target is torch._assert:
             return None  # what a graph asserts holds for its own dtype
-        return super().call_function(target, args, kwargs)
+        with _CastsToFloat64():
+            return super().call_function(target, args, kwargs)
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        with _CastsToFloat64():
+            return super().call_method(target, args, kwargs)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         value = self.fetch_attr(str(target))
@@ -97,6 +115,24 @@ class _Float64(Interpreter):
         if self.digests is not None:
             self.digests[n] = [part for tensor in tensors_in(value) for part in _digest(tensor)]
         return value
+
+
+class _CastsToFloat64(TorchFunctionMode):
+    """Lets no cast of the model's own lower what is computed in float64, and no tensor that it makes either."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _KEPT or sys._getframe(1).f_code.co_filename.startswith(_OURS):
+            return func(*args, **(kwargs or {}))
+        if func in _CASTS and len(args) == 1 and not kwargs:
+            return args[0].double()
+        args = tuple([_wide_dtype(value) for value in args])
+        kwargs = {name: _wide_dtype(value) for name, value in (kwargs or {}).items()}
+        value = func(*args, **kwargs)
+        return widen(value) if isinstance(value, torch.Tensor) else value
+
+
+def _wide_dtype(value: Any) -> Any:
+    return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
 
 
 def _may_draw(node: fx.Node) -> bool:

@@ -22,6 +22,8 @@ from fxprune import passes
 from fxprune.errors import EmitError, FxpruneError, LoadError
 from fxprune.graph import graphs_of, node_count
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* is opaque and hides:fxprune.errors.FxpruneWarning")
+
 MODELS = """
 from collections import namedtuple
 import torch

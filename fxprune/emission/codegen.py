@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
+from fxprune.autocast import ENTER_AUTOCAST, EXIT_AUTOCAST
 from fxprune.by_mode import CodeByMode, graph_in_mode, has_modes
 from fxprune.emission.expressions import Expressions, access, access_tensor, is_name, literal
 from fxprune.emission.layer_spec import LayerSpec
@@ -16,7 +17,7 @@ from fxprune.emission.state_layout import StateLayout, TensorSpec
 from fxprune.emission.variables import Variables
 from fxprune.errors import EmitError
 from fxprune.facts.in_place import overwritten
-from fxprune.graph import called_module, module_path
+from fxprune.graph import called_module, module_path, place
 from fxprune.operators import is_sum
 from fxprune.written import Written
 
@@ -258,27 +259,38 @@ def _parameter(node: fx.Node, name: str) -> str:
 def _body(graph: fx.Graph, expressions: Expressions) -> list[str]:
     lines: list[str] = []
     section = None
+    open_blocks: list[fx.Node] = []
     for node in graph.nodes:
+        indent = "    " * (1 + len(open_blocks))
+        if node.target is ENTER_AUTOCAST:
+            lines.append(f"{indent}with {expressions.autocast(node)}:")
+            open_blocks.append(node)
+            continue
+        if node.target is EXIT_AUTOCAST:
+            if not open_blocks or open_blocks.pop() is not node.args[0]:
+                raise EmitError(f"{place(node)}: it ends an autocast that is not the innermost; it cannot be emitted")
+            lines += [f"{indent}pass"] * lines[-1].endswith(":")
+            continue
         if node.op == "placeholder":
             continue
         if node.op == "get_attr":
             expressions.names.alias(node, access_tensor(str(node.target)))
             continue
         if node.op == "output":
-            lines.append(f"    return {expressions.value(node.args[0])}")
+            lines.append(f"{indent}return {expressions.value(node.args[0])}")
             continue
         part = _section(node)
         if part and part != section:
-            lines += [""] * bool(lines) + [f"    # {part}"]
+            lines += [""] * bool(lines) + [f"{indent}# {part}"]
             section = part
         dead = expressions.names.let_go(node)
-        lines += [f"    del {', '.join(dead)}"] * bool(dead)
+        lines += [f"{indent}del {', '.join(dead)}"] * bool(dead)
         if node in expressions.names.overwriting and is_sum(node):
-            lines.append(f"    {_sum_in_place(node, expressions)}")
+            lines.append(f"{indent}{_sum_in_place(node, expressions)}")
             continue
         text = expressions.node(node)
         name = f"{expressions.names.assign(node)} = " if node.users else ""
-        lines.append(f"    {name}{text}")
+        lines.append(f"{indent}{name}{text}")
     return lines
 
 

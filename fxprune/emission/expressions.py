@@ -19,6 +19,8 @@ from fxprune.node_targets import is_identifier
 from fxprune.operators import INFIX, plain_number
 from fxprune.written import Written
 
+_DEFAULTS = {"dtype": None, "enabled": True, "cache_enabled": None}  # of torch.autocast
+
 
 class Expressions:
     """Writes what nodes compute, given the names of values; gathers the imports, records and names that it needs.
@@ -73,6 +75,14 @@ class Expressions:
             function = self._function(node.target.function)
             return f"_written({', '.join([function, str(node.target.position), *arguments])})"
         return self._function(node.target) + call
+
+    def autocast(self, node: fx.Node) -> str:
+        """Return the expression of the context manager that ``node`` enters; what has its default is left out."""
+        self.imports.add("import torch")
+        names = ("device_type", "dtype", "enabled", "cache_enabled")
+        given = dict(zip(names, node.args, strict=False))
+        named = [f"{name}={self.value(given[name])}" for name in names[1:] if given[name] is not _DEFAULTS[name]]
+        return f"torch.autocast({', '.join([self.value(given['device_type']), *named])})"
 
     def _function(self, function: Any) -> str:
         """Return what source calls ``function``, and note the import that it takes."""

@@ -18,7 +18,9 @@ import torch
 from torch import fx
 from torch.nn import functional
 
+from fxprune.autocast import ENTER_AUTOCAST, EXIT_AUTOCAST
 from fxprune.errors import LoadError
+from fxprune.operators import MODE_QUESTIONS
 
 _OPERATORS = (
     *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "neg", "pos", "abs", "getitem"),
@@ -30,7 +32,7 @@ _BUILTINS = ("abs", "bool", "divmod", "float", "int", "len", "list", "max", "min
 _FACTORIES = (
     *("zeros", "ones", "full", "empty", "arange", "linspace", "logspace", "eye", "tensor", "as_tensor"),
     *("scalar_tensor", "tril_indices", "triu_indices", "rand", "randn", "randint", "randperm", "hann_window"),
-    *("finfo", "iinfo", "is_grad_enabled"),
+    *("finfo", "iinfo"),
 )
 # Functions of torchvision that torch.fx does not trace into, or that are kernels.
 _TORCHVISION = {
@@ -76,6 +78,8 @@ def functions() -> dict[str, Callable[..., Any]]:
     known |= {f"torch.{name}": getattr(torch, name) for name in _FACTORIES}
     known |= {f"math.{name}": getattr(math, name) for name in _MATH}
     known |= {name: getattr(builtins, name) for name in _BUILTINS}
+    known |= {f"torch.{name}": getattr(torch, name) for name in MODE_QUESTIONS if hasattr(torch, name)}
+    known |= {"torch.amp._enter_autocast": ENTER_AUTOCAST, "torch.amp._exit_autocast": EXIT_AUTOCAST}
     known |= {"torch._assert": torch._assert, "torch.set_grad_enabled": torch._C._set_grad_enabled}
     for package, names in _TORCHVISION.items():
         known |= {f"{package}.{name}": f for name in names if (f := _of_torchvision(package, name))}

@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxprune.autocast import under_autocast
 from fxprune.errors import first_line
 from fxprune.exact_weights import exact, in_float64, widen
 from fxprune.facts.effects import is_in_place
@@ -21,7 +22,7 @@ from fxprune.graph import called_module
 from fxprune.module_tree import has_hooks
 from fxprune.nests import copy_tensors, map_tensors, tensors_in
 from fxprune.node_targets import attribute
-from fxprune.operators import is_torchs_own
+from fxprune.operators import MODE_QUESTIONS, is_torchs_own
 
 # Layers that compute the same in train and eval mode and keep no state.
 _STATELESS = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Linear, nn.ReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax)
@@ -34,6 +35,7 @@ class Constants:
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self._graph_module = graph_module
         self._storages = updated_storages(graph_module)
+        self._under_autocast = under_autocast(graph_module.graph)
         self._obstacles: dict[fx.Node, str | None] = {}
         self._values: dict[fx.Node, Any] = {}
         self._wide: dict[fx.Node, Any] = {}
@@ -101,6 +103,10 @@ class Constants:
             updated = updated_tensor(module, self._storages)
             return None if updated is None else f"{node.target}.{updated} is updated in forward"
         name = getattr(node.target, "__name__", str(node.target))
+        if node in self._under_autocast:
+            return f"{node.name} is computed under autocast"
+        if name in MODE_QUESTIONS:
+            return f"{node.name} asks for a mode, which may change"
         if node.op == "call_function" and not is_torchs_own(node.target):
             return f"{name} is not a function of torch"
         return f"{node.name} reads uninitialised memory" if name in _UNINITIALISED else None

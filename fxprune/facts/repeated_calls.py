@@ -16,6 +16,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.fx.node import map_aggregate
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
+from fxprune.autocast import autocast_state
 from fxprune.facts.known_shapes import ELEMENTWISE, worked_out
 from fxprune.graph import called_module
 from fxprune.module_tree import has_hooks
@@ -150,15 +151,17 @@ class RepeatedCalls:
 
         ``compute`` makes the call, where no call of its kind was made before.
         """
+        autocast = autocast_state()
         try:
-            key = _kind_of_call(node, args, kwargs)
+            kind = _kind_of_call(node, args, kwargs)
+            key = kind if autocast is None else (kind, autocast)
             output = self._known.get(key)
         except (_Unknown, TypeError):  # of what cannot be hashed
             return compute(node, made(args), made(kwargs))
         if output is not None:
             return _again(output, args)
         given, args, kwargs = args, made(args), made(kwargs)
-        value = worked_out(node, args, kwargs)
+        value = worked_out(node, args, kwargs) if autocast is None else None
         value = compute(node, args, kwargs) if value is None else value
         found = self._described(value, args, kwargs)
         if found is None:

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import (
 from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
+from fxprune.autocast import ENTER_AUTOCAST, autocast_kept
 from fxprune.by_mode import TRAIN_INPUTS, only_in
 from fxprune.copies import copy_module
 from fxprune.errors import LoadError, TraceError, first_line
@@ -73,7 +74,7 @@ class _Recorder(Interpreter):
             if n in self._foreign and self._mode is not None:
                 raise _NeedsData from error
             raise TraceError(_explain(n, error)) from error
-        self.values[n] = value
+        self.values[n] = None if n.target is ENTER_AUTOCAST else value
         changed = [one for one, version in inputs if one._version != version]
         if changed:
             direct = [self.values[one] if isinstance(one, fx.Node) else None for one in n.args]
@@ -140,7 +141,7 @@ def _values_in_mode(graph_module: fx.GraphModule, inputs: Sequence[Any], trainin
     foreign = {node for node in nodes if is_foreign(node)}
     needs_data = any(is_opaque(called_module(node)) for node in foreign)
     owner: Any = copy_module(graph_module) if training else graph_module  # norms write to their statistics then
-    with keeping_state(owner), evaluating(owner), uncompiled():
+    with keeping_state(owner), evaluating(owner), uncompiled(), autocast_kept():
         set_flags(every_module(owner) if training else (), True)
         try:
             if needs_data:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dis
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -20,7 +21,7 @@ from fxprune.errors import TraceError
 from fxprune.facts.effects import IN_PLACE_OPERATORS
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module, keep_example_inputs
-from fxprune.module_tree import every_module, set_flags, state_of
+from fxprune.module_tree import every_module, is_layer, set_flags, state_of
 from fxprune.nests import copy_tensors
 from fxprune.node_targets import is_sayable
 from fxprune.tracing.batch_norms import recover_batch_norms
@@ -38,6 +39,8 @@ from fxprune.tracing.training_flag import (
 )
 
 # A GraphModule keeps things of its own under these names.
+_SIZED = (list, dict, set)
+_KEEPING = frozenset((int, float, bool, *_SIZED))  # what forward may keep between calls
 _OWN = {"self", "meta", "_graph", "_code", "_codegen", "_tracer_cls"}
 RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | _OWN
 
@@ -60,7 +63,7 @@ def attempt(
     own: nn.Module,
     call: Call,
     flags: Mapping[str, bool],
-    make_tracer: Callable[[], SymbolicTracer],
+    tracer: SymbolicTracer,
     train_mode: TrainMode,
 ) -> fx.GraphModule:
     """Trace ``own``, a module that may be taken apart, into a functional GraphModule that follows the train flag.
@@ -69,17 +72,16 @@ def attempt(
         own: the module; its layers become the graph's.
         call: the call that is traced.
         flags: the train flag of each module of the user's model, by path.
-        make_tracer: makes the tracer of a tier; the module is traced more than once.
+        tracer: that of a tier.
         train_mode: how it is traced in train mode, if its flag is read.
 
     Raises:
         TraceError: it cannot be traced in either mode, or the inputs do not fit.
     """
-    tracer = make_tracer()
     modules = every_module(own)
     with _state_kept(modules):
         set_flags(modules, False)
-        traced = _Traces(own, tracer, make_tracer, train_mode, flags)
+        traced = _Traces(own, tracer, train_mode, flags)
         graph, in_training, readers = traced.graphs()
         graph_module = _graph_module(own, graph)
         graph_module.meta |= _own_notes(own)
@@ -124,20 +126,9 @@ class _Traces:
     """The graphs of one module: the one in eval mode, and the one in train mode where it is another."""
 
     def __init__(
-        self,
-        own: nn.Module,
-        tracer: SymbolicTracer,
-        make_tracer: Callable[[], SymbolicTracer],
-        train_mode: TrainMode,
-        flags: Mapping[str, bool],
+        self, own: nn.Module, tracer: SymbolicTracer, train_mode: TrainMode, flags: Mapping[str, bool]
     ) -> None:
-        self.own, self.tracer, self.make_tracer, self.train_mode, self.flags = (
-            own,
-            tracer,
-            make_tracer,
-            train_mode,
-            flags,
-        )
+        self.own, self.tracer, self.train_mode, self.flags = own, tracer, train_mode, flags
         self.assumed_in_training: tuple[Assumption, ...] = ()
         self.failure: str | None = None  # in train mode, of the module itself
         self._buffers = dict(own.named_buffers())
@@ -154,70 +145,59 @@ class _Traces:
     def graphs(self) -> tuple[fx.Graph, fx.Graph | None, Collection[nn.Module]]:
         """Return the graph in eval mode, that in train mode if one graph will not do, and who reads its train flag.
 
-        Where tracing itself updated a buffer (a counter, say), that update is missing from the graph: such a model is
-        traced again with its buffers as graph values.
+        Raises TraceError where tracing itself updated a buffer: that update would be missing from the graph.
         """
         if isinstance(self.own, fx.GraphModule):
             return copy.deepcopy(self.own.graph), None, ()
+        with FlagReads(self.own, self.tracer) as flag_reads:
+            graph = self._trace(self.tracer)
+        in_training = None
+        if flag_reads.seen or self.train_mode.differs:
+            in_training = self._trace_in_train_mode()
+            if in_training and follow_training_flag(graph, in_training, self.own, self.flags):
+                in_training = None
+        elif flag_reads.seen_in_stochastic_depth:
+            follow_stochastic_depth(graph, self.flags)
+        return graph, in_training, flag_reads.readers
+
+    def _trace(self, tracer: SymbolicTracer) -> fx.Graph:
+        states = [(module, state_of(module)) for module in every_module(self.own) if not is_layer(module)]
         try:
-            with FlagReads(self.own, self.tracer) as flag_reads:
-                graph = self._trace(self.tracer, False)
-            updates = bool(self._updated())
-            self._restore()
-            if updates:
-                self.tracer.assumptions.clear()
-                graph = self._trace(self.tracer, True)
-            in_training = None
-            if flag_reads.seen or self.train_mode.differs:
-                in_training = self._trace_in_train_mode(updates)
-                if in_training and follow_training_flag(graph, in_training, self.own, self.flags):
-                    in_training = None
-            elif flag_reads.seen_in_stochastic_depth:
-                follow_stochastic_depth(graph, self.flags)
-            return graph, in_training, flag_reads.readers
+            graph = tracer.graph_of(self.own)
+            for module, state in states:
+                _require_no_memory(self.own, module, state)
+            _require_own_buffers(self.own, self._held)  # but for what stands for n after self.n += 1
+            # norms that are spelt out count their batches: recover_batch_norms makes layers of them
+            unseen = [name for name in self._updated() if not name.endswith("num_batches_tracked")]
+            if unseen:
+                reason = f"it updates {unseen[0]} by what a graph does not see"
+                raise TraceError(f"{type(self.own).__name__} cannot be traced: {reason}", path="", reason=reason)
+            return graph
         finally:
             self._restore()
 
-    def _trace(self, tracer: SymbolicTracer, buffers_are_values: bool) -> fx.Graph:
-        tracer.proxy_buffer_attributes = buffers_are_values
-        with _state_kept(every_module(self.own)) if buffers_are_values else nullcontext():
-            graph = tracer.graph_of(self.own)
-            _require_own_buffers(self.own, self._held)  # but for what stands for n after self.n += 1
-        return graph
-
-    def _trace_in_train_mode(self, updates: bool) -> fx.Graph | None:
+    def _trace_in_train_mode(self) -> fx.Graph | None:
         """Return the graph in train mode, by the first tracer that can; None where the module itself fails then.
 
         Raises TraceError where no tracer can.
         """
-        *others, last = self.train_mode.make_tracers
-        for make_tracer in others:
-            with suppress(TraceError):
-                return self._trace_in_train_mode_by(make_tracer, updates)
-        try:
-            return self._trace_in_train_mode_by(last, updates)
-        except TraceError as error:
-            self.failure = self.train_mode.failure()
-            if self.failure is not None:
-                return None
-            message, reason = f"in train mode: {error}", f"in train mode {error.reason}"
-            raise TraceError(message, path=error.path, reason=reason, source=error.source) from error
-
-    def _trace_in_train_mode_by(self, make_tracer: Callable[[], SymbolicTracer], updates: bool) -> fx.Graph:
-        """Return the graph in train mode by one tracer; ``updates``: buffers are written to in eval mode too."""
-        try:
-            with in_train_mode(self.own, self.flags):
-                tracer = make_tracer()
-                graph = self._trace(tracer, updates)
-                # norms that are spelt out count their batches: recover_batch_norms makes layers of them
-                if not updates and any(not name.endswith("num_batches_tracked") for name in self._updated()):
-                    self._restore()
+        for make_tracer in self.train_mode.make_tracers:
+            try:
+                with in_train_mode(self.own, self.flags):
                     tracer = make_tracer()
-                    graph = self._trace(tracer, True)
-        finally:
-            self._restore()
-        self.assumed_in_training = tuple(tracer.assumptions)
-        return graph
+                    graph = self._trace(tracer)
+            except TraceError as error:
+                failed = error
+                continue
+            self.assumed_in_training = tuple(tracer.assumptions)
+            return graph
+        self.failure = self.train_mode.failure()
+        if self.failure is not None:
+            return None
+        reason = f"in train mode {failed.reason}"
+        raise TraceError(
+            f"in train mode: {failed}", path=failed.path, reason=reason, source=failed.source
+        ) from failed
 
     def _updated(self) -> list[str]:
         return [name for name, buffer in self._buffers.items() if buffer._version != self._versions[name]]
@@ -229,6 +209,27 @@ class _Traces:
         for name in self._updated():
             self._buffers[name].copy_(self._values[name])
             self._versions[name] = self._buffers[name]._version
+
+
+def _require_no_memory(own: nn.Module, module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Raise TraceError if forward has changed a number or a container that it reads: what it keeps between calls."""
+    for name, value in state.items():
+        if name[:1] == "_" or name == "training" or type(value) not in _KEEPING:
+            continue
+        now = module.__dict__.get(name)
+        changed = type(now) is not type(value) or (len(now) != len(value) if type(value) in _SIZED else now != value)
+        if changed and _reads(type(module), name):
+            path = next(path for path, one in own.named_modules() if one is module)
+            reason = f"it changes its attribute {name}, which it reads too, from call to call"
+            raise TraceError(f"{type(own).__name__} cannot be traced: {reason}", path=path, reason=reason)
+
+
+def _reads(kind: type, name: str) -> bool:
+    """Say whether the forward of a class reads ``self.name``; code that is not Python's counts as reading it."""
+    code = getattr(kind.forward, "__code__", None)
+    return code is None or any(
+        one.opname in ("LOAD_ATTR", "LOAD_METHOD") and one.argval == name for one in dis.get_instructions(code)
+    )
 
 
 def _require_own_buffers(own: nn.Module, held: Sequence[tuple[nn.Module, str, torch.Tensor]]) -> None:

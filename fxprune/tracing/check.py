@@ -88,7 +88,7 @@ def require_same_function(
             if not same_types or difference(wanted.outputs, found)[1] > TOLERANCE:
                 raise TraceError(
                     f"{type(model).__name__} computes something else than its traced graph: it asks what type its "
-                    "values have, changes the dtype by autocast, or keeps state that torch.fx cannot see"
+                    "values have, or keeps state that torch.fx cannot see"
                 )
 
 

@@ -21,6 +21,12 @@ RUNS_A_NODE = "run_recorded_node"  # the function of ours below which frames are
 
 
 @cache
+def is_librarys(filename: str) -> bool:
+    """Say whether a file is torch's or fxprune's."""
+    return filename.startswith(_LIBRARY_FOLDERS)
+
+
+@cache
 def is_own(filename: str) -> bool:
     """Say whether a file is the user's, or another library's, but neither torch's nor fxprune's."""
     return not filename.startswith((*_LIBRARY_FOLDERS, "<"))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from fxprune.tracing.symbolic import RecordingProxy, patched
+from fxprune.tracing.patches import patched
+from fxprune.tracing.recording import RecordingProxy, is_instance
 
 if TYPE_CHECKING:
     from fxprune.tracing.values import ValueTracer
@@ -32,6 +33,9 @@ class ValueProxy(RecordingProxy):
     def __getattr__(self, k: str) -> Any:
         if k.startswith("__") and k.endswith("__"):
             raise AttributeError(k)
+        self.refuse_autograd_state(k)
+        if (fixed := self.tracer.fixed(self, k)) is not None:
+            return fixed
         found = getattr(self.tracer.values[self.node], k)  # raises AttributeError as the value itself would
         if callable(found) and not isinstance(found, nn.Module):
             return lambda *args, **kwargs: self.tracer.create_proxy("call_method", k, (self, *args), kwargs)
@@ -41,29 +45,8 @@ class ValueProxy(RecordingProxy):
         """Return the keys of the mapping that this stands for (torch.fx's Proxy has a method of this name)."""
         return self.__getattr__("keys")()
 
-    def __len__(self) -> int:
-        value = self.tracer.values[self.node]
-        if isinstance(value, torch.Size):
-            return len(value)
-        return int(self.tracer.concrete(self.tracer.create_proxy("call_function", len, (self,), {})))
-
-    def __contains__(self, item: Any) -> bool:
-        return bool(self.tracer.create_proxy("call_function", operator.contains, (self, item), {}))
-
     def __setitem__(self, key: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, key, value), {})
-
-    def __index__(self) -> int:
-        return operator.index(self.tracer.concrete(self))
-
-    def __int__(self) -> int:
-        return int(self.tracer.concrete(self))
-
-    def __float__(self) -> float:
-        return float(self.tracer.concrete(self))
-
-    def __round__(self, digits: int | None = None) -> Any:
-        return self.tracer.create_proxy("call_function", round, (self,) if digits is None else (self, digits), {})
 
 
 @contextmanager
@@ -73,14 +56,6 @@ def builtins_see_values(tracer: ValueTracer) -> Iterator[None]:
     ``isinstance`` is replaced rather than answered by a ``__class__`` property, which would deceive torch's C++ code
     too: it would then read a stand-in's memory as a tensor's.
     """
-    original_isinstance = builtins.isinstance
-
-    def sees_value(obj: Any, kinds: Any) -> bool:
-        if original_isinstance(obj, kinds):
-            return True
-        if type(obj) is not ValueProxy:
-            return False
-        return original_isinstance(tracer.values.get(obj.node), kinds)
 
     def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -100,16 +75,8 @@ def builtins_see_values(tracer: ValueTracer) -> Iterator[None]:
 
         return call
 
-    enter_autocast = torch.autocast.__init__
-
-    def without_stand_ins(self: torch.autocast, device_type: Any, *args: Any, **kwargs: Any) -> None:
-        # nothing is assumed: autocast leaves no trace in a graph, and what it does to values is compared afterwards
-        known = tracer.values[device_type.node] if type(device_type) is ValueProxy else device_type
-        enter_autocast(self, known, *args, **kwargs)
-
     patches: list[tuple[Any, str, Any]] = [
-        (builtins, "isinstance", sees_value),
-        (torch.autocast, "__init__", without_stand_ins),
+        (builtins, "isinstance", is_instance),
         (fx._symbolic_trace, "_create_wrapped_func", recorded),  # torch.fx's own takes no containers of stand-ins
     ]
     patches += [(builtins, name, of_numbers(getattr(builtins, name))) for name in ("max", "min")]

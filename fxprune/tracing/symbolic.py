@@ -7,77 +7,41 @@ the graph.
 from __future__ import annotations
 
 import operator
+import sys
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
 from threading import get_ident
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn import functional
 from torch.utils.checkpoint import CheckpointFunction
 
 from fxprune.applied import LAYER, Applied
+from fxprune.autocast import autocast_kept
 from fxprune.errors import TraceError, first_line
+from fxprune.module_tree import every_module
 from fxprune.nests import PLAIN
-from fxprune.operators import plain_number
+from fxprune.operators import MODE_QUESTIONS, plain_number
 from fxprune.tracing import autograd_functions
+from fxprune.tracing.drawing import DRAWS, refusing_to_draw, states_of_random
 from fxprune.tracing.inputs import Argument, Call
 from fxprune.tracing.notes import Assumption, assertion_message
-from fxprune.tracing.source import current_frame, current_line, line_of_error
+from fxprune.tracing.patches import namespaces_of, patched, shadowed
+from fxprune.tracing.recorded_autocast import RecordedAutocast
+from fxprune.tracing.recording import RecordingProxy, TypeThatSees, is_instance
+from fxprune.tracing.shown_text import is_shown
+from fxprune.tracing.source import current_frame, current_line, is_librarys, line_of_error
 
 RANDOM_FACTORIES = ("rand", "randn", "randint", "randperm", "normal")
 """Functions of torch that take no tensor, and return another one in every call."""
 _SET_GRAD: Any = torch._C._set_grad_enabled
+_IS_GRAD_ENABLED: Any = torch.is_grad_enabled
 _DEVICES = ("cpu", "cuda")
-_INHERITED = object()
-_OWN = ("node", "tracer")  # attributes of a stand-in itself
+_SIZES = frozenset(("shape", "size", "ndim", "dim", "numel", "nelement"))
 _FORWARDS = ("forward", "_conv_forward")  # what a layer of torch's own computes is here, if it was set on one layer
-
-
-class RecordingProxy(fx.Proxy):
-    """Records ``x += y`` as what it is: torch.fx's own Proxy loses that it writes into ``x``."""
-
-    __array_ufunc__ = None  # NumPy's numbers leave sums and products with it to it
-
-    @classmethod
-    def __torch_function__(cls, orig_method: Any, types: Any, args: Any = None, kwargs: Any = None) -> Any:
-        """Record a call of ``orig_method``; torch.fx asks more of a function than those of torch.nn need."""
-        if args and isinstance(args[0], cls) and getattr(orig_method, "__module__", "") == functional.__name__:
-            return args[0].tracer.create_proxy("call_function", orig_method, args, kwargs or {})
-        return super().__torch_function__(orig_method, types, args, kwargs)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse ``x.data = y`` and the like, which would change nothing but this stand-in."""
-        if name not in _OWN and hasattr(torch.Tensor, name):
-            raise TypeError(f"it sets {name} of a tensor, which a graph cannot")
-        super().__setattr__(name, value)
-
-
-def _in_place_operator(target: Any) -> Any:
-    def record(self: RecordingProxy, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", target, (self, other), {})
-
-    return record
-
-
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"):
-    setattr(RecordingProxy, f"__i{_name}__", _in_place_operator(getattr(operator, f"i{_name}")))
-
-
-@contextmanager
-def patched(patches: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Replace attributes, given as (where, name, by what), inside."""
-    before = [(home, name, vars(home).get(name, _INHERITED)) for home, name, _ in patches]
-    try:
-        for home, name, new in patches:
-            setattr(home, name, new)
-        yield
-    finally:
-        for home, name, original in before:
-            delattr(home, name) if original is _INHERITED else setattr(home, name, original)
 
 
 class SymbolicTracer(fx.Tracer):
@@ -95,39 +59,61 @@ class SymbolicTracer(fx.Tracer):
         self.assumptions: list[Assumption] = []
         self.applied: dict[str, Applied] = {}
         self._failed_in: tuple[BaseException, str] | None = None
+        self._random_patches: list[tuple[Any, str, Any]] = []
+        self._refusals: list[TraceError] = []
+        self._types: dict[fx.Node, type] = {}
+        self._state: dict[int, tuple[str, torch.Tensor]] = {}  # parameters and buffers, by id, with their paths
+        self._held: dict[fx.Node, torch.Tensor] = {}  # what reads of them read
         self._grad_mode: tuple[bool, fx.Node | None] = (True, None)
-        self._outer_autocast: list[bool] = []
+        self._autocast: list[bool] = []
         self._set_by_python = True
         self._thread = get_ident()
         self._running = False  # a node, to know its value: nothing is recorded
 
     def graph_of(self, model: nn.Module) -> fx.Graph:
         """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
-        self._outer_autocast = [torch.is_autocast_enabled(device) for device in _DEVICES]
+        self._autocast = _autocast_flags()
+        self._random_patches = refusing_to_draw(self)
+        tensors = [*model.named_buffers(), *model.named_parameters()]
+        self._state = {id(tensor): (path, tensor) for path, tensor in tensors}
+        spaces = namespaces_of(every_module(model))
+        names = {"isinstance": is_instance, "type": TypeThatSees}
+        bound = {id(vars(home).get(name)): new for home, name, new in self._random_patches}
+        drawn = states_of_random()
         try:
-            with torch.enable_grad(), patched(self._patches()):
+            with autocast_kept(), torch.enable_grad(), patched(self._patches()), shadowed(names, spaces, bound):
                 graph = self.trace(model)
             for node in graph.find_nodes(op="call_module", sort=False) if self.applied else ():
                 if (layer := self.applied.get(node.target)) is not None:
                     node.meta[LAYER] = layer
                     node.meta.setdefault("nn_module_stack", {})[node.target] = (node.target, Applied)
             graph._tracer_cls = None  # torch.load traces again, with any tracer: this one wants the call
+            if not self._refusals and states_of_random() != drawn:
+                self.refuse(DRAWS)
+            if self._refusals:
+                raise self._refusals[0]  # which forward has caught
             return graph
         except Exception as error:
+            first = self._refusals[0] if self._refusals else error
             path = self._failed_in[1] if self._failed_in and self._failed_in[0] is error else ""
-            source, reason = line_of_error(error), first_line(error)
+            source, reason = line_of_error(error), first_line(first)
+            if isinstance(first, TraceError) and first.source is not None:
+                path, source = first.path or "", first.source
             message = f"{type(model).__name__} cannot be traced: {source}: {reason}"
-            raise TraceError(message, path=path, reason=reason, source=source) from error
-
-    @property
-    def is_running(self) -> bool:
-        """Whether a node is being run, to know its value: nothing is recorded then."""
-        return self._running
+            raise TraceError(message, path=path, reason=reason, source=source) from first
 
     def _patches(self) -> list[tuple[Any, str, Any]]:
         """Return what is replaced while a model is traced, as (where, name, by what)."""
         return [
             (torch._C, "_set_grad_enabled", self._set_grad_enabled),
+            (torch, "isinstance", is_instance),  # torch.is_tensor asks it
+            *RecordedAutocast(self).patches(),
+            *(
+                (torch, name, self._asks_for_mode(getattr(torch, name)))
+                for name in MODE_QUESTIONS
+                if hasattr(torch, name)
+            ),
+            *self._random_patches,
             *((torch, name, self._recorded(getattr(torch, name))) for name in RANDOM_FACTORIES),
             *autograd_functions.patches(self._applied),
         ]
@@ -139,6 +125,25 @@ class SymbolicTracer(fx.Tracer):
             return self.create_proxy("call_function", function, args, kwargs)
 
         return call
+
+    def _asks_for_mode(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        record = self._recorded(function)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            is_users = not is_librarys(sys._getframe(1).f_code.co_filename)
+            return record(*args, **kwargs) if is_users else function(*args, **kwargs)
+
+        return call
+
+    def _set_grad_enabled(self, enabled: bool) -> None:
+        """Take note that Python switches the grad mode: what C++ switches it for is an autograd.Function."""
+        if not self._is_elsewhere():
+            self._set_by_python = enabled
+        _SET_GRAD(enabled)
+
+    def _is_elsewhere(self) -> bool:
+        """Say whether another thread runs this, which has nothing to do with what is traced."""
+        return get_ident() != self._thread
 
     def _applied(self, function: type[torch.autograd.Function], arguments: tuple[Any, ...]) -> Any:
         """Record a call of an autograd.Function, in the grad mode around it: C++ switches that off inside."""
@@ -160,23 +165,85 @@ class SymbolicTracer(fx.Tracer):
             name += "_"
         return name
 
-    def _set_grad_enabled(self, enabled: bool) -> None:
-        """Take note that Python switches the grad mode: what C++ switches it for is an autograd.Function."""
-        if not self._is_elsewhere():
-            self._set_by_python = enabled
-        _SET_GRAD(enabled)
-
-    def _is_elsewhere(self) -> bool:
-        """Say whether another thread runs this, which has nothing to do with what is traced."""
-        return get_ident() != self._thread
-
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Return the stand-in for a parameter or buffer."""
-        return attr_val if self._is_elsewhere() else super().getattr(attr, attr_val, parameter_proxy_cache)
+    def refuse(self, reason: str) -> NoReturn:
+        """Raise TraceError; it counts where forward catches it too: which way that goes is not known."""
+        path = next(reversed(self.module_stack.values()))[0] if self.module_stack else ""
+        self._refusals.append(TraceError(reason, path=path, reason=reason, source=current_line()))
+        raise self._refusals[-1]
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return the stand-in for what ``node`` computes."""
         return RecordingProxy(node, self)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return the stand-in for a parameter or a buffer; norms count their batches for themselves."""
+        path, _ = self._state.get(id(attr_val), (None, None))
+        if path is None or self._running or self._is_elsewhere() or attr == "num_batches_tracked":
+            return attr_val
+        if path not in parameter_proxy_cache:
+            proxy = parameter_proxy_cache[path] = self.create_proxy("get_attr", path, (), {})
+            self._held[proxy.node], self._types[proxy.node] = attr_val, type(attr_val)
+        return parameter_proxy_cache[path]
+
+    def fixed(self, proxy: RecordingProxy, name: str) -> Any:
+        """Return the attribute ``name`` of a parameter or a buffer if it is one of its sizes, which do not change."""
+        tensor = self._held.get(proxy.node) if name in _SIZES else None
+        return None if tensor is None else getattr(tensor, name)
+
+    def type_of(self, proxy: RecordingProxy) -> type:
+        """Return the type of what ``proxy`` stands for; raises TraceError where it is not known."""
+        kind = self._types.get(proxy.node) or self._type_returned(proxy.node)
+        return kind or self.refuse("it asks what type a value has")
+
+    def _type_returned(self, node: fx.Node) -> type | None:
+        if node.op != "call_module":
+            return None
+        module = self.root.get_submodule(str(node.target))
+        returned = type(module).forward.__annotations__.get("return")
+        return torch.Tensor if returned is torch.Tensor and type(module).__module__.startswith("torch.nn") else None
+
+    def is_of(self, proxy: RecordingProxy, kinds: Any) -> bool:
+        """Say whether what ``proxy`` stands for is of one of ``kinds``, as ``isinstance`` takes them."""
+        try:
+            return issubclass(self.type_of(proxy), kinds)
+        except TypeError:  # torch.FloatTensor and the like are no types
+            self.refuse("it asks what type a value has")
+
+    def to_bool(self, obj: Any) -> bool:
+        """Say which way a branch goes; raises TraceError."""
+        self.refuse("the way it goes depends on a value")
+
+    def iter(self, obj: Any) -> Iterator[Any]:
+        """Return the parts of a parameter or a buffer; raises TraceError for other values."""
+        if obj.node in self._held:
+            return iter([obj[index] for index in range(len(obj))])
+        self.refuse("it iterates over a value")
+
+    def unpacked(self, proxy: Any, count: int) -> Iterator[Any]:
+        """Return the parts that ``proxy`` is unpacked into, and assert that there are ``count``."""
+        size = self.create_proxy("call_function", len, (proxy,), {})
+        self._assume(operator.eq, size, count, current_line(), f"{proxy.node.name} has {count} entries")
+        return iter([proxy[index] for index in range(count)])
+
+    def length(self, proxy: RecordingProxy) -> int:
+        """Return the length of a parameter or a buffer; raises TraceError for other values."""
+        if proxy.node in self._held:
+            return len(self._held[proxy.node])
+        self.refuse("it asks a value for its length")
+
+    def hashed(self, proxy: RecordingProxy) -> int:
+        """Return the hash of a value: that of a tensor is its identity."""
+        if issubclass(self.type_of(proxy), torch.Tensor):
+            return object.__hash__(proxy)
+        return hash(self.concrete(proxy))
+
+    def concrete(self, proxy: Any) -> Any:
+        """Return the number that ``proxy`` stands for; raises TraceError."""
+        self.refuse("it asks a value for its number")
+
+    def told(self, proxy: RecordingProxy, frame: FrameType) -> Any:
+        """Return what the text of ``proxy`` is made of, which ``frame`` asks for; raises TraceError if it decides."""
+        return proxy.node.name if is_shown(frame) else self.refuse("it asks a value for its text")
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         """Make an input of each argument of the call; what the call leaves out takes its default."""
@@ -195,7 +262,7 @@ class SymbolicTracer(fx.Tracer):
 
     def _unpacked(self, proxy: Any, value: Any, name: str) -> Any:
         """Return a container of stand-ins for a container of inputs: its structure is the example's."""
-        kind = type(value)
+        kind = self._types[proxy.node] = type(value)
         if kind not in (list, tuple) and not isinstance(value, dict):
             return proxy
         size = self.create_proxy("call_function", len, (proxy,), {})
@@ -249,6 +316,8 @@ class SymbolicTracer(fx.Tracer):
             return a
         if isinstance(a, fx.Proxy):
             return a.node
+        if kind is fx.Node:
+            return a
         if isinstance(a, torch.Tensor) and (a.grad_fn is not None or isinstance(a, FakeTensor)):
             raise TraceError(f"{current_line()}: it uses a tensor that another call computed")
         number = plain_number(a)
@@ -258,16 +327,32 @@ class SymbolicTracer(fx.Tracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> fx.Node:
         """Record a node; where the grad mode has changed since the last one, record that before it."""
-        if kind not in ("placeholder", "output") and [torch.is_autocast_enabled(d) for d in _DEVICES] != (
-            self._outer_autocast
-        ):
-            raise TraceError(f"{current_line()}: it computes under autocast")
+        if kind not in ("placeholder", "output") and _autocast_flags() != self._autocast:
+            self.refuse("it switches autocast by hand; write with torch.autocast(...)")
         self._follow_grad_mode(torch.is_grad_enabled() or kind == "output")
         node = self.graph.create_node(kind, target, args, kwargs, name, None)
         if self.module_stack:
             node.meta["nn_module_stack"] = OrderedDict(self.module_stack)
         node.meta["stack_trace"] = current_frame()  # torch.fx would take and format the whole stack, for each node
         return node
+
+    def record_switch(self, function: Callable[..., Any], args: tuple[Any, ...]) -> fx.Node:
+        """Record a call that switches what later nodes do, and was made already; return its node."""
+        self._follow_grad_mode(torch.is_grad_enabled())
+        node = self.graph.call_function(function, tuple(self.create_arg(a) for a in args))
+        if self.module_stack:
+            node.meta["nn_module_stack"] = OrderedDict(self.module_stack)
+        self._autocast = _autocast_flags()
+        return node
+
+    def known(self, value: Any) -> Any:
+        """Return ``value``, or what it stands for; raises TraceError where that is not known."""
+        return self.refuse("it gives a value to autocast") if isinstance(value, fx.Proxy) else value
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a node is being run, to know its value: nothing is recorded then."""
+        return self._running
 
     def _follow_grad_mode(self, enabled: bool) -> None:
         """Record ``with torch.no_grad():``; its end gives back the mode that the caller had at its start."""
@@ -277,9 +362,13 @@ class SymbolicTracer(fx.Tracer):
         if enabled == was_enabled:
             return
         if outer is None:
-            outer = self.graph.call_function(torch.is_grad_enabled, ())
+            outer = self.graph.call_function(_IS_GRAD_ENABLED, ())
             self.graph.call_function(_SET_GRAD, (enabled,))
             self._grad_mode = (enabled, outer)
         else:
             self.graph.call_function(_SET_GRAD, (outer,))
             self._grad_mode = (True, None)
+
+
+def _autocast_flags() -> list[bool]:
+    return [torch.is_autocast_enabled(device) for device in _DEVICES]

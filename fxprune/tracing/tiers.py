@@ -146,19 +146,19 @@ class _Tracing:
 
     def _tiers_1_and_2(self) -> fx.GraphModule:
         try:
-            return self._attempt("symbolic", lambda: SymbolicTracer(self.call, set(self.reasons)))
+            return self._attempt("symbolic", SymbolicTracer(self.call, set(self.reasons)))
         except TraceError:
             if isinstance(self.own, fx.GraphModule):
                 raise
-        return self._attempt("values", lambda: ValueTracer(self.call, set(self.reasons), self.outputs))
+        return self._attempt("values", ValueTracer(self.call, set(self.reasons), self.outputs))
 
-    def _attempt(self, tier: Tier, make_tracer: Callable[[], SymbolicTracer]) -> fx.GraphModule:
+    def _attempt(self, tier: Tier, tracer: SymbolicTracer) -> fx.GraphModule:
         symbolic = partial(SymbolicTracer, self.train_call, set(self.reasons))
         values = partial(ValueTracer, self.train_call, set(self.reasons), self.train_outputs)
         differs = bool(self.train_outputs) and structure(self.train_outputs) != structure(self.outputs)
         tracers = (symbolic, values) if tier == "symbolic" else (values,)
         train_mode = TrainMode(self.train_call, tracers, differs, self._failure_in_train_mode)
-        graph_module = self._checked(attempt(self._take_own(), self.call, self.flags, make_tracer, train_mode))
+        graph_module = self._checked(attempt(self._take_own(), self.call, self.flags, tracer, train_mode))
         graph_module.meta.setdefault(TIER, tier)  # a graph that is traced again keeps its own
         return graph_module
 

@@ -10,23 +10,26 @@ import operator
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional
 
 from fxprune.copies import copy_module
-from fxprune.errors import TraceError
+from fxprune.errors import TraceError, first_line
 from fxprune.facts.effects import is_foreign
 from fxprune.interpreter import plain
 from fxprune.layer_classes import NORM_CLASSES
 from fxprune.module_tree import evaluating, has_hooks, runs_own_code
 from fxprune.nests import map_tensors, tensors_in
 from fxprune.node_targets import attribute
-from fxprune.operators import INFIX
+from fxprune.operators import INFIX, MODE_QUESTIONS
 from fxprune.tracing.inputs import Call
+from fxprune.tracing.recording import RecordingProxy
+from fxprune.tracing.shown_text import is_shown
 from fxprune.tracing.source import current_line
 from fxprune.tracing.stand_ins import ValueProxy, builtins_see_values
 from fxprune.tracing.symbolic import SymbolicTracer
@@ -51,12 +54,12 @@ class ValueTracer(SymbolicTracer):
         self, call: Call, opaque: Collection[str] = (), outputs: Mapping[str, list[Any]] | None = None
     ) -> None:
         super().__init__(call, opaque)
-        self.proxy_buffer_attributes = True
         self.values: dict[fx.Node, Any] = {}
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._outputs = {path: iter(results) for path, results in (outputs or {}).items()}
-        self._from_opaque: set[fx.Node] = set()
+        self._undecidable: dict[fx.Node, str] = {}  # why no way may be chosen by a value, for those of their own kind
         self._assumed: set[tuple[fx.Node, Any]] = set()
+        self._fixed: set[fx.Node] = set()  # an assertion says which value they have
 
     def graph_of(self, model: nn.Module) -> fx.Graph:
         """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
@@ -103,9 +106,18 @@ class ValueTracer(SymbolicTracer):
         """Record a node and run it on the values of its inputs."""
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
         if kind not in ("placeholder", "output"):
-            if any(source in self._from_opaque for source in node.all_input_nodes):
-                self._from_opaque.add(node)
-            self.values[node] = self.run_recorded_node(node)
+            if kind == "call_function" and getattr(target, "__name__", "") in MODE_QUESTIONS:
+                self._undecidable[node] = f"the way it goes depends on torch.{target.__name__}()"
+            for source in node.all_input_nodes:
+                if source in self._undecidable:
+                    self._undecidable[node] = self._undecidable[source]
+            try:
+                self.values[node] = self.run_recorded_node(node)
+            except Exception as error:  # forward may catch it: what it does then depends on whether this fails
+                path = next(reversed(self.module_stack.values()))[0] if self.module_stack else ""
+                reason = first_line(error)
+                self._refusals.append(TraceError(reason, path=path, reason=reason, source=current_line()))
+                raise
         return node
 
     def run_recorded_node(self, node: fx.Node) -> Any:
@@ -115,7 +127,7 @@ class ValueTracer(SymbolicTracer):
             with self._really():
                 return attribute(self.root, str(node.target))
         if node.op == "call_module" and str(node.target) in self._outputs:
-            self._from_opaque.add(node)
+            self._undecidable[node] = "the way it goes depends on what an opaque module returned"
             return map_tensors(next(self._outputs[str(node.target)]), self._mode.from_tensor)
         with self._really(), self._mode, torch.no_grad():
             module = self._module_at(str(node.target)) if node.op == "call_module" else None
@@ -154,18 +166,35 @@ class ValueTracer(SymbolicTracer):
         """Trace a module call, or run it where a node is being run."""
         return forward(*args, **kwargs) if self._running else super().call_module(m, forward, args, kwargs)
 
-    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Return the stand-in for a parameter or buffer, or itself where a node is being run."""
-        return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
+    def known(self, value: Any) -> Any:
+        """Return ``value``, or what it stands for in the example; nothing is assumed."""
+        return self.values[value.node] if issubclass(type(value), RecordingProxy) else value
+
+    def type_of(self, proxy: RecordingProxy) -> type:
+        """Return the type of what ``proxy`` stands for; nothing is assumed, since values keep their types."""
+        kind = type(self.values[proxy.node])
+        return torch.Tensor if kind is FakeTensor else kind
 
     def iter(self, obj: Any) -> Iterator[Any]:
-        """Iterate over a shape, or over what has the length that it has in the example, which is asserted."""
+        """Iterate over what has the length that it has in the example, which is asserted."""
         return iter([obj[index] for index in range(len(obj))])
+
+    def unpacked(self, proxy: Any, count: int) -> Iterator[Any]:
+        """Iterate as anything does: Python compares the length."""
+        return self.iter(proxy)
+
+    def length(self, proxy: RecordingProxy) -> int:
+        """Return the length in the example, which is asserted but for parameters and buffers."""
+        if proxy.node in self._held:
+            return super().length(proxy)
+        return int(self.concrete(self.create_proxy("call_function", len, (proxy,), {})))
 
     def to_bool(self, obj: Any) -> bool:
         """Take the example's way at a branch, and assert that it is the way; raises TraceError for a tensor."""
         value = self._decidable(obj)
         taken = bool(value)
+        if self._is_fixed(obj.node):
+            return taken
         if (obj.node, "truth") not in self._assumed:
             self._assumed.add((obj.node, "truth"))
             condition = obj.node
@@ -182,23 +211,47 @@ class ValueTracer(SymbolicTracer):
 
     def concrete(self, proxy: Any) -> Any:
         """Return the number that ``proxy`` stands for in the example, and assert that it is that number."""
-        if not isinstance(proxy, fx.Proxy):
+        if not issubclass(type(proxy), fx.Proxy):
             return proxy
         value = self._decidable(proxy)
         if not isinstance(value, (int, float)):
             raise TypeError(f"{type(value).__name__} is no number")
-        if (proxy.node, "number") not in self._assumed:
-            self._assumed.add((proxy.node, "number"))
-            condition = self.create_node("call_function", operator.eq, (proxy.node, value), {})
+        return self._asserted(proxy, value)
+
+    def hashed(self, proxy: RecordingProxy) -> int:
+        """Return the hash of the value in the example, and assert that it is that value; of a tensor its identity."""
+        if isinstance(self.values[proxy.node], (torch.Tensor, nn.Module)):
+            return object.__hash__(proxy)
+        return hash(self._asserted(proxy, self._decidable(proxy)))
+
+    def told(self, proxy: RecordingProxy, frame: FrameType) -> Any:
+        """Return the value in the example, of which a text is made; assert that it is that one if it may decide."""
+        if is_shown(frame):
+            return self.values[proxy.node]
+        return self._asserted(proxy, self._decidable(proxy))
+
+    def _asserted(self, proxy: Any, value: Any) -> Any:
+        """Return ``value`` and assert that ``proxy`` has it."""
+        if not self._is_fixed(proxy.node):
+            self._fixed.add(proxy.node)
+            plain_value = tuple(value) if isinstance(value, torch.Size) else value
+            condition = self.create_node("call_function", operator.eq, (proxy.node, plain_value), {})
             self.assert_node(condition, current_line(), f"{self._describe(proxy.node)} is {value}")
         return value
+
+    def _is_fixed(self, node: fx.Node) -> bool:
+        """Say whether assertions say already which value ``node`` has: that of all it is computed from."""
+        is_computed = node.op in ("call_function", "call_method") and bool(node.all_input_nodes)
+        if is_computed and node not in self._fixed and self._fixed.issuperset(node.all_input_nodes):
+            self._fixed.add(node)
+        return node in self._fixed
 
     def _decidable(self, proxy: Any) -> Any:
         value = self.values[proxy.node]
         if isinstance(value, torch.Tensor):
-            raise TraceError("the way it goes depends on the data in a tensor")
-        if proxy.node in self._from_opaque:
-            raise TraceError("the way it goes depends on what an opaque module returned")
+            self.refuse("the way it goes depends on the data in a tensor")
+        if proxy.node in self._undecidable:
+            self.refuse(self._undecidable[proxy.node])
         return value
 
     def _describe(self, node: fx.Node, depth: int = 3) -> str:

@@ -6,7 +6,7 @@ them their parameters; so the graph's outputs are made to depend on all of them,
 
     outputs  ->  outputs, whose gradient goes on as it is, with no gradient for each parameter
 
-In one process nothing is done.
+In one process nothing is done: what is made before the processes know of each other takes no part.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def is_distributed() -> bool:
 
 
 def keep_all_parameters_in_training(network: nn.Module) -> None:
-    """Have every backward pass through ``network`` reach all of its parameters, wherever processes train together."""
-    if _with_all_parameters not in network._forward_hooks.values():
+    """Have every backward pass through ``network`` reach all of its parameters, if processes train together."""
+    if is_distributed() and _with_all_parameters not in network._forward_hooks.values():
         network.register_forward_hook(_with_all_parameters)
 
 
 def _with_all_parameters(network: nn.Module, inputs: Any, outputs: Any) -> Any:
-    if not (network.training and torch.is_grad_enabled() and is_distributed()):
+    if not (network.training and torch.is_grad_enabled()):
         return None
     found = [tensor for tensor in tensors_in(outputs) if tensor.requires_grad]
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]

@@ -21,6 +21,7 @@ be trained and fused, but not removed. The conv's weight may be computed (parame
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -78,11 +79,10 @@ class ResConv(ScaledLayer):
         self.norm = norm
         self.parametrization = parametrization
         self.training = conv.training
-        units = {"input_rms": input_rms, "scale_sign": 1.0, "shortcut_sign": 1.0, "gauge_factor": 1.0}
-        self._begin(conv.weight, **dict.fromkeys(self.units, 1.0) | units)
         self._gauged = (norm,)
-        gauge = self._gauge_now()
-        self.set_units(initial_gauge=gauge, gain=gauge)
+        gauge = self._as_number(lambda: self._size(norm))
+        units = {"initial_gauge": gauge, "gain": gauge, "input_rms": input_rms}
+        self._begin(conv.weight, **dict.fromkeys(self.units, 1.0) | units)
         make: Any = partial(torch.full, device=conv.weight.device, dtype=self.history.dtype)
         if parametrization == "free":
             self.free_scale = nn.Parameter(make((), scale))
@@ -131,10 +131,13 @@ class ResConv(ScaledLayer):
         return size_of(self.conv.weight)
 
     def _gauge_now(self) -> float:
-        """Return the gauge as a number, in eval mode: reading it must not step a spectral norm's power iteration."""
+        return self._as_number(self.gauge)
+
+    def _as_number(self, size: Callable[[], torch.Tensor]) -> float:
+        """Return a size of weights, read in eval mode: that must not step a spectral norm's power iteration."""
         is_computed = is_parametrized(self.conv) or self.conv._forward_pre_hooks
         with evaluating(self) if is_computed else torch.no_grad():
-            return float(self.gauge())
+            return float(size())
 
     @property
     def untouched(self) -> bool:

@@ -117,9 +117,12 @@ class ScaledLayer(nn.Module):
 
     @torch.no_grad()
     def _write(self, row: int, state: int, units: Mapping[str, float]) -> None:
-        share, _, *known = self.history[self._last[0]].tolist()
-        held = {name: unit / (share or 1.0) for name, unit in zip(self.units, known, strict=True)}
-        values = [1.0, float(state), *(held | dict(units)).values()]
+        known = units
+        if len(units) < len(self.units):
+            share, _, *before = self.history[self._last[0]].tolist()
+            held = {name: unit / (share or 1.0) for name, unit in zip(self.units, before, strict=True)}
+            known = held | dict(units)
+        values = [1.0, float(state), *(known[name] for name in self.units)]
         self.history[row] = torch.tensor(values, dtype=torch.float64)
         self._remember(row, state)
 
@@ -136,7 +139,11 @@ class ScaledLayer(nn.Module):
         if seen is None:
             self._read()
             self._require_buffers()
-        elif not torch.compiler.is_compiling() and (seen[0] is not self.history or seen[1] != self.history._version):
+        elif torch.compiler.is_compiling():
+            pass
+        elif seen[0] is not self.history:  # one that stands in for it
+            self._read()
+        elif seen[1] != self.history._version:
             self.follow()
         return self._last
 
@@ -178,6 +185,7 @@ class ScaledLayer(nn.Module):
         flags = state_dict.pop(f"{prefix}_extra_state", torch.zeros(2))
         self._take_history_of_old(state_dict, prefix, flags.bool().tolist())
         super()._load_from_state_dict(state_dict, prefix, *others)
+        self._keep_following()
         is_open = self._standing()[1] == OPEN
         if is_open != was_open:
             self.train_scale(is_open)
@@ -209,7 +217,13 @@ class ScaledLayer(nn.Module):
                 gradient, now.grad = now.grad, None
                 now.data = wide
                 now.grad = None if gradient is None else gradient.to(wide)
+        self._keep_following()
         return self
+
+    def _keep_following(self) -> None:
+        """Follow another tensor than before, which holds the history now, if one was followed."""
+        if self._seen is not None:
+            self.follow()
 
 
 def follow_together(layers: Collection[ScaledLayer]) -> None:
@@ -222,6 +236,7 @@ def follow_together(layers: Collection[ScaledLayer]) -> None:
 
 def _is_readable(tensor: torch.Tensor) -> bool:
     """Say whether the numbers in ``tensor`` can be had now: not fake ones, nor while a CUDA graph is recorded."""
-    if isinstance(tensor, FakeTensor) or tensor.is_meta:
+    faking = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+    if faking or isinstance(tensor, FakeTensor) or tensor.is_meta:
         return False
     return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())

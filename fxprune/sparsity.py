@@ -53,8 +53,11 @@ class _Left(NamedTuple):
 class ProximalL1:
     """The proximal step of an L1 penalty on the layer scales, with a strength that the user fixes.
 
+    In several processes (DistributedDataParallel) make it once the process group is there; wrap the graph before or
+    after, without any option.
+
     Args:
-        graph_module: a graph with ResConvs, BranchScales, or both.
+        graph_module: a graph with ResConvs, BranchScales, or both; not a module around it.
         strength: the penalty's weight, one number or one a layer (by path, see :func:`macs_weighted`);
             a gate falls by ``lr * strength`` a step, against what the loss's gradient does.
 
@@ -165,13 +168,13 @@ class ProximalL1:
 def _train_in_processes(graph_module: fx.GraphModule) -> None:
     """Have ``graph_module`` train in DistributedDataParallel as it is, whatever rests or closes."""
     keep_all_parameters_in_training(graph_module)
-    if _follow_first_process not in graph_module._forward_pre_hooks.values():
+    if is_distributed() and _follow_first_process not in graph_module._forward_pre_hooks.values():
         graph_module.register_forward_pre_hook(_follow_first_process)
 
 
 def _follow_first_process(graph_module: nn.Module, inputs: Any) -> None:
     """Read what is closed anew: torch gives every process the buffers of the first, and leaves no trace of it."""
-    if is_distributed() and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling():
         follow_together([module for module in every_module(graph_module) if isinstance(module, ScaledLayer)])
 
 

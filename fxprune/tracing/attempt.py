@@ -216,7 +216,7 @@ def _require_no_memory(own: nn.Module, module: nn.Module, state: Mapping[str, An
     for name, value in state.items():
         if name[:1] == "_" or name == "training" or type(value) not in _KEEPING:
             continue
-        now = module.__dict__.get(name)
+        now: Any = module.__dict__.get(name)
         changed = type(now) is not type(value) or (len(now) != len(value) if type(value) in _SIZED else now != value)
         if changed and _reads(type(module), name):
             path = next(path for path, one in own.named_modules() if one is module)
@@ -224,7 +224,7 @@ def _require_no_memory(own: nn.Module, module: nn.Module, state: Mapping[str, An
             raise TraceError(f"{type(own).__name__} cannot be traced: {reason}", path=path, reason=reason)
 
 
-def _reads(kind: type, name: str) -> bool:
+def _reads(kind: type[nn.Module], name: str) -> bool:
     """Say whether the forward of a class reads ``self.name``; code that is not Python's counts as reading it."""
     code = getattr(kind.forward, "__code__", None)
     return code is None or any(

@@ -70,4 +70,5 @@ def test_the_whole_pipeline_on_random_networks(seed: int) -> None:
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Using padding='same' with even kernel lengths")
+        warnings.filterwarnings("ignore", ".* is opaque and hides")  # in-place ops on views
         check(seed)

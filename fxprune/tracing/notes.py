@@ -56,7 +56,7 @@ _ADVICE = {
     "has hooks": "take its hooks off before it is traced",
     "torch.jit": "trace the model that was compiled",
     "under autocast": "take autocast out of forward, and put it around the call",
-    "assigns its buffer": "then it is traced",
+    "; write it": "",
     "overwrites its input": "give it a copy, or write what it does out of place",
 }
 
@@ -78,12 +78,13 @@ class Opaque:
 
     @property
     def advice(self) -> str:
-        """What makes it smaller, or no longer opaque."""
+        """What makes it smaller, or no longer opaque; empty where the reason says so."""
         known = (advice for part, advice in _ADVICE.items() if part in self.reason)
         return next(known, "what is moved into a module of its own is opaque alone")
 
     def __str__(self) -> str:
-        return f"{self.path} is opaque and hides {convs(self.hidden_convs)}: {self.why}; {self.advice}"
+        advice = f"; {self.advice}" if self.advice else ""
+        return f"{self.path} is opaque and hides {convs(self.hidden_convs)}: {self.why}{advice}"
 
 
 def convs(number: int) -> str:

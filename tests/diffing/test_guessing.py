@@ -89,6 +89,7 @@ def test_any_two_networks_are_accounted_for(first: int, second: int) -> None:
     for seed in (first, second):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Using padding='same' with even kernel lengths")
+            warnings.filterwarnings("ignore", ".* is opaque and hides")
             try:
                 graphs.append(fxprune.trace(randomize(RandomNet(seed)), torch.randn(2, 4, 7, 7).double()))
             except fxprune.FxpruneError:

@@ -241,7 +241,9 @@ def _copies_of_viewed(module: nn.Module) -> dict[int, Any]:
     tensors = [t for one in every_module(module) for t in (*one._parameters.values(), *one._buffers.values())]
     memories: dict[int, dict[int, torch.Tensor]] = {}
     for tensor in tensors:
-        if type(tensor) in (torch.Tensor, nn.Parameter) and tensor.layout is torch.strided:
+        if tensor is None or type(tensor) not in (torch.Tensor, nn.Parameter):
+            continue
+        if tensor.layout is torch.strided:
             memories.setdefault(tensor.untyped_storage()._cdata, {})[id(tensor)] = tensor
     memo: dict[int, Any] = {}
     for sharing in memories.values():

@@ -12,7 +12,7 @@ from torch import fx, nn
 
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.convs import own_module
-from fxprune.facts.shapes import shape
+from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.sites import is_batched
 from fxprune.folding import norm_as_factor, norm_obstacle, own_bias, scaled_rows, with_weights
 from fxprune.graph import called_module, inherit, only_user, place
@@ -30,12 +30,12 @@ class FoldBatchNorm(Pass):
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Fold every norm that can be."""
-        sites = CallSites(graph_module)
+        sites, shapes = CallSites(graph_module), EqualShapes(graph_module)
         for norm_node in list(graph_module.graph.nodes):
             norm = called_module(norm_node)
             if not isinstance(norm, NORM_CLASSES):
                 continue
-            obstacle = _obstacle(norm_node, norm, sites, graph_module.training)
+            obstacle = _obstacle(norm_node, norm, sites, shapes, graph_module.training)
             if obstacle is not None:
                 log.decline(norm_node, obstacle)
                 continue
@@ -54,18 +54,18 @@ class FoldBatchNorm(Pass):
             log.warn("the graph is in train mode; norms were folded with their running statistics")
 
 
-def _obstacle(norm_node: fx.Node, norm: nn.Module, sites: CallSites, training: bool) -> str | None:
+def _obstacle(
+    norm_node: fx.Node, norm: nn.Module, sites: CallSites, shapes: EqualShapes, training: bool
+) -> str | None:
     node = norm_node.args[0] if norm_node.args else None
     layer = called_module(node)
     if not isinstance(node, fx.Node) or not isinstance(layer, WEIGHTED_CLASSES):
         return "no conv or linear layer directly in front of it"
     if only_user(node) is not norm_node:
         return f"the output of {place(node)} is read by others too"
-    if shape(node) is None:
-        return f"the shape of {place(node)} is unknown; make the graph with fxprune.trace(model, example_inputs)"
-    if isinstance(layer, CONV_CLASSES) and not is_batched(node, layer):
-        return f"the output of {place(node)} is unbatched: its first axis is not the channels' to this norm"
-    if isinstance(layer, nn.Linear) and len(shape(node) or ()) != 2:
-        return "it does not normalise the linear layer's features"
+    if isinstance(layer, CONV_CLASSES) and not is_batched(node, layer, shapes):
+        return f"the output of {place(node)} may be unbatched: its first axis is not the channels' to this norm then"
+    if isinstance(layer, nn.Linear) and shapes.rank(node) != 2:
+        return "it may not normalise the linear layer's features: what that reads may have other than two axes"
     obstacle = own_module(norm, NORM_CLASSES, sites) or norm_obstacle(norm, training)
     return obstacle or own_module(layer, WEIGHTED_CLASSES, sites)

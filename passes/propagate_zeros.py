@@ -13,9 +13,9 @@ from typing import ClassVar
 from torch import fx, nn
 
 from fxprune.exact_weights import exact, make_parameter
-from fxprune.facts.extents import extents_of
+from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.ranges import ZERO, bounds_of_values
-from fxprune.facts.shapes import META, same_shape, shape
+from fxprune.facts.shapes import META, same_shape
 from fxprune.facts.state import updated_storages, updated_tensor, updated_values
 from fxprune.graph import called_module, inherit
 from fxprune.layer_classes import CONV_CLASSES
@@ -37,22 +37,21 @@ class PropagateZeros(Pass):
         sums = [node for node in graph_module.graph.nodes if _terms(node)]
         if not sums:
             return
-        extents = cache(partial(extents_of, graph_module.graph))  # few graphs hold a zero
-
-        def same_sizes(kept: fx.Node, other: fx.Node) -> bool:  # of any input: neither is broadcast
-            return extents()[kept].sizes() == extents()[other].sizes()
-
+        shapes = EqualShapes(graph_module)
         bounds = bounds_of_values(graph_module)
         updated, storages = updated_values(graph_module), cache(partial(updated_storages, graph_module))
         for node in sums:
             for kept, other in _terms(node):
-                is_zero = bounds.get(other) == ZERO and kept not in updated  # a sum is a copy
-                if is_zero and (1 not in (shape(node) or ()) or same_sizes(kept, other)):
+                is_zero = bounds.get(other) == ZERO
+                is_left = is_zero or _is_conv_of_zeros(other, bounds)
+                if not is_left or not shapes.equal(kept, node):  # for every input: ``other`` broadcasts nothing
+                    continue
+                if is_zero and kept not in updated:  # a sum is a copy
                     log.rewrote(node, f"{other.name} is always zero")
                     node.replace_all_uses_with(kept, propagate_meta=False)
                     graph_module.graph.erase_node(node)
                     break
-                if _is_conv_of_zeros(other, bounds) and not updated_tensor(called_module(other), storages()):
+                if not is_zero and not _is_updated(other, storages()):
                     log.rewrote(other, "its input is always zero: only its bias is left")
                     node.replace_input_with(other, self._constant(graph_module, other))
                     break
@@ -83,6 +82,11 @@ def _terms(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:
         return []
     pairs = [(left, right)] if node.target in SUBTRACTIONS else [(left, right), (right, left)]
     return [(kept, other) for kept, other in pairs if same_shape(kept, node)]
+
+
+def _is_updated(conv_node: fx.Node, storages: frozenset[int]) -> bool:
+    conv = called_module(conv_node)
+    return conv is not None and updated_tensor(conv, storages) is not None
 
 
 def _is_conv_of_zeros(node: fx.Node, bounds: dict[fx.Node, tuple[float, float]]) -> bool:

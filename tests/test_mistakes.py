@@ -204,7 +204,10 @@ def test_8_asymmetric_padding_by_a_layer_changes_the_shape_and_is_declined() -> 
 def test_8_convs_of_other_dimensions(kind: type[nn.Conv1d | nn.Conv3d]) -> None:
     norm = {nn.Conv1d: nn.BatchNorm1d, nn.Conv3d: nn.BatchNorm3d}[kind](4)
     shape = (2, 4, *[5] * (1 if kind is nn.Conv1d else 3))
-    graph = traced(nn.Sequential(kind(4, 4, 3, padding=1), norm), example(*shape))
+    pool = {nn.Conv1d: nn.AdaptiveAvgPool1d, nn.Conv3d: nn.AdaptiveAvgPool3d}[kind](1)
+    # the classifier takes no output of an unbatched one
+    model = nn.Sequential(kind(4, 4, 3, padding=1), norm, pool, nn.Flatten(), nn.Linear(4, 3))
+    graph = traced(model, example(*shape))
     assert_rewrites(with_scales(graph, (-0.3, 0.7)), passes.FuseResConv(), count=1)
 
 

@@ -22,6 +22,7 @@ from fxprune.by_mode import MODE
 from fxprune.facts.convs import is_conv
 from fxprune.facts.costs import batch_size, node_macs
 from fxprune.facts.effects import is_foreign
+from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.flow import Flow
 from fxprune.facts.holders import Holders
 from fxprune.facts.shapes import is_floating, same_shape
@@ -94,8 +95,11 @@ def _short(node: fx.Node) -> str:
 
 def find_branches(graph_module: fx.GraphModule) -> list[Branch]:
     """Return every sum of two tensors of one shape, in graph order: a branch, or the reason why it is none."""
-    flow, holders = Flow(graph_module), Holders(graph_module)
-    return [_examine(node, flow, holders) for node in graph_module.graph.nodes if _is_sum(node)]
+    sums = [node for node in graph_module.graph.nodes if _is_sum(node)]
+    if not sums:
+        return []
+    flow, holders, shapes = Flow(graph_module), Holders(graph_module), EqualShapes(graph_module)
+    return [_examine(node, flow, holders, shapes) for node in sums]
 
 
 def _is_sum(node: fx.Node) -> bool:
@@ -104,7 +108,7 @@ def _is_sum(node: fx.Node) -> bool:
     return all(isinstance(a, fx.Node) and same_shape(a, node) for a in node.args) and node.args[0] is not node.args[1]
 
 
-def _examine(addition: fx.Node, flow: Flow, holders: Holders) -> Branch:
+def _examine(addition: fx.Node, flow: Flow, holders: Holders, shapes: EqualShapes) -> Branch:
     left, right = addition.args
     assert isinstance(left, fx.Node)
     assert isinstance(right, fx.Node)
@@ -114,7 +118,10 @@ def _examine(addition: fx.Node, flow: Flow, holders: Holders) -> Branch:
             if entry is not exit_node and flow.dominates(entry, exit_node):
                 inside = flow.between(entry, exit_node)
                 nodes = tuple(sorted(inside, key=flow.position.__getitem__))
-                found = Branch(addition, side, entry, nodes, holders, _obstacle(addition, exit_node, inside, flow))
+                obstacle = _obstacle(addition, exit_node, inside, flow)
+                if obstacle is None and not (shapes.equal(addition, shortcut) and shapes.equal(addition, exit_node)):
+                    obstacle = "x and R(x) are not known to have one shape for every input"
+                found = Branch(addition, side, entry, nodes, holders, obstacle)
                 if found.eligible:
                     return found
                 declined = declined or found

@@ -11,6 +11,7 @@ from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
 from fxprune.facts.convs import ConvCall, conv_call, is_conv, own_module
 from fxprune.facts.costs import batch_size, node_macs, node_params
+from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.shapes import same_shape, shape
 from fxprune.graph import called_module, module_path, only_user
 from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES, Conv
@@ -46,10 +47,10 @@ def find_conv_sites(graph_module: fx.GraphModule) -> list[ConvSite]:
 
     Those in regions are sites of their regions (see :func:`fxprune.graph.graphs_of`).
     """
-    sites, constants = CallSites(graph_module), Constants(graph_module)
+    sites, constants, shapes = CallSites(graph_module), Constants(graph_module), EqualShapes(graph_module)
     found: list[ConvSite] = []
     for node in graph_module.graph.nodes:
-        found.extend([_examine(node, sites, constants)] if is_conv(node) else _hidden(node))
+        found.extend([_examine(node, sites, constants, shapes)] if is_conv(node) else _hidden(node))
     return found
 
 
@@ -71,7 +72,7 @@ def _hidden(node: fx.Node) -> list[ConvSite]:
     ]
 
 
-def _examine(node: fx.Node, sites: CallSites, constants: Constants) -> ConvSite:
+def _examine(node: fx.Node, sites: CallSites, constants: Constants, shapes: EqualShapes) -> ConvSite:
     call = conv_call(node, sites, constants)
     macs, params = node_macs(node) // batch_size(_owner(node)), node_params(node)
 
@@ -87,7 +88,7 @@ def _examine(node: fx.Node, sites: CallSites, constants: Constants) -> ConvSite:
     if shape(node) is None or shape(call.input) is None:
         return site("its shape is unknown; trace with fxprune.trace(model, example_inputs)")
     changes_shape = not same_shape(call.input, node) or any(step != 1 for step in call.module.stride)
-    obstacle, norm = _obstacle(call, sites)
+    obstacle, norm = _obstacle(call, sites, shapes)
     if not changes_shape:
         return site(obstacle, norm)
     reason = _shape_reason(call)
@@ -115,7 +116,7 @@ def _is_reshaping(conv: Conv) -> bool:
     return conv.in_channels != conv.out_channels or any(step != 1 for step in conv.stride)
 
 
-def _obstacle(call: ConvCall, sites: CallSites) -> tuple[str | None, fx.Node | None]:
+def _obstacle(call: ConvCall, sites: CallSites, shapes: EqualShapes) -> tuple[str | None, fx.Node | None]:
     """Return why no shortcut around the conv and its norm could be fused (None if one could), and the norm."""
     tap = dirac_tap(call.module)
     if isinstance(tap, str):
@@ -123,14 +124,14 @@ def _obstacle(call: ConvCall, sites: CallSites) -> tuple[str | None, fx.Node | N
     norm = _following_norm(call.node, sites)
     if isinstance(norm, str):
         return norm, None
-    if norm is not None and not is_batched(call.node, call.module):
-        return f"its norm {norm.name} reads an unbatched output", None
+    if norm is not None and not is_batched(call.node, call.module, shapes):
+        return f"its norm {norm.name} may read an unbatched output", None
     return None, norm
 
 
-def is_batched(node: fx.Node, conv: Conv) -> bool:
-    """Say whether the output of ``conv`` at ``node`` has a batch dimension before the channels."""
-    return len(shape(node) or ()) == len(conv.kernel_size) + 2
+def is_batched(node: fx.Node, conv: Conv, shapes: EqualShapes) -> bool:
+    """Say whether the output of ``conv`` at ``node`` has a batch dimension before the channels, for every input."""
+    return shapes.rank(node) == len(conv.kernel_size) + 2
 
 
 def _shape_reason(call: ConvCall) -> str:

@@ -98,7 +98,7 @@ def _written(node: fx.Node) -> list[fx.Node]:
 def _written_statistics(node: fx.Node) -> list[fx.Node]:
     """Return the statistics that a functional norm updates in eval mode too."""
     first = _STATISTICS[node.target]
-    name = "training" if "batch" in node.target.__name__ else "use_input_stats"
+    name = "training" if node.target in (functional.batch_norm, torch.batch_norm) else "use_input_stats"
     flag = node.args[5] if len(node.args) > 5 else node.kwargs.get(name, name != "training")
     follows = isinstance(flag, fx.Node) and flag.op == "get_attr" and flag.target == "training"
     if flag is False or follows:
@@ -107,9 +107,14 @@ def _written_statistics(node: fx.Node) -> list[fx.Node]:
     return _nodes_in([given.get("running_mean"), given.get("running_var")])
 
 
-def _nodes_in(values: list[object]) -> list[fx.Node]:
+def _nodes_in(values: list[Any]) -> list[fx.Node]:
     found: list[fx.Node] = []
-    fx.map_arg(values, lambda one: found.append(one) or one)
+
+    def visit(node: fx.Node) -> fx.Node:
+        found.append(node)
+        return node
+
+    fx.map_arg(values, visit)
     return found
 
 

@@ -91,7 +91,9 @@ def test_any_two_networks_are_accounted_for(first: int, second: int) -> None:
             warnings.filterwarnings("ignore", "Using padding='same' with even kernel lengths")
             warnings.filterwarnings("ignore", ".* is opaque and hides")
             try:
-                graphs.append(fxprune.trace(randomize(RandomNet(seed)), torch.randn(2, 4, 7, 7).double()))
+                graphs.append(
+                    fxprune.trace(randomize(RandomNet(seed)), tuple(torch.randn(2, 2, 4, 7, 7).double().unbind()))
+                )
             except fxprune.FxpruneError:
                 return  # a write that cannot be made functional
     before, after = graphs

@@ -149,7 +149,7 @@ def test_every_block_of_a_residual_network() -> None:
     [
         (lambda m, x: x + m.norm(m.a(x)), ["norm.weight"]),
         (lambda m, x: x + m.b(torch.relu(m.norm(m.a(x)))), ["b.weight", "norm.weight"]),
-        (lambda m, x: x + m.gamma.reshape(1, -1, 1, 1) * m.a(x), ["gamma", "a.weight"]),
+        (lambda m, x: x + m.gamma.reshape(-1, 1, 1) * m.a(x), ["gamma", "a.weight"]),
         (lambda m, x: x + m.scale * m.b(functional.gelu(m.a(x))), ["scale", "b.weight"]),
         (lambda m, x: x + m.b(functional.silu(m.a(x))) * 0.5, ["b.weight"]),
         (lambda m, x: x + functional.conv2d(x, m.kernel, padding=1), ["kernel"]),

@@ -21,6 +21,8 @@ from fxprune.rewriting import Pass
 class Aliased(nn.Module):
     """A conv, a norm and a linear layer; ``state`` is another name of, or a view of, what ``alias`` picks of them."""
 
+    state: torch.Tensor
+
     def __init__(self, alias: Callable[[Any], torch.Tensor], late: bool = False) -> None:
         super().__init__()
         self.conv, self.norm, self.last = nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Linear(4, 3)
@@ -69,7 +71,7 @@ def test_what_forward_writes_is_folded_nowhere(alias: str, late: bool) -> None:
 def test_verification_sees_a_write_through_another_name(alias: str) -> None:
     model = Aliased(ALIASES[alias]).eval()
     with torch.no_grad():
-        model.state += 1
+        model.state.add_(1)
     first = fxprune.trace(model, torch.rand(2, 4, 5, 5))
     second = copy_graph_module(first)
     for node in second.graph.nodes:
@@ -83,6 +85,8 @@ def test_verification_sees_a_write_through_another_name(alias: str) -> None:
 class State(nn.Module):
     """Residual blocks around a buffer that is written again after it was read."""
 
+    h: torch.Tensor
+
     def __init__(self, view: bool) -> None:
         super().__init__()
         self.conv = nn.Conv2d(4, 4, 3, padding=1)
@@ -92,7 +96,7 @@ class State(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.h.add_(x)
         y = y.flip(0).flip(0).transpose(2, 3) if self.view else y
-        out = y + self.conv(y)
+        out: torch.Tensor = y + self.conv(y)
         self.h.mul_(0.5)
         return out
 

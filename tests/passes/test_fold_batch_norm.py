@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from helpers import assert_rewrites, example, targets, tiny, traced
 from torch import nn
@@ -16,13 +17,27 @@ def test_every_norm_of_a_residual_network() -> None:
 
 
 def test_a_linear_layer() -> None:
-    graph = traced(nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6)), example(5, 4))
+    graph = traced(nn.Sequential(nn.Flatten(), nn.Linear(4, 6), nn.BatchNorm1d(6)), example(5, 4))
     assert_rewrites(graph, passes.FoldBatchNorm(), count=1)
 
 
 def test_a_linear_layer_over_a_sequence_normalises_another_axis() -> None:
     graph = traced(nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(3)), example(5, 3, 4))
     assert_rewrites(graph, passes.FoldBatchNorm(), count=0)
+
+
+@pytest.mark.parametrize(
+    ("model", "taken"),
+    [
+        (nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6)), [(5, 4), (5, 6, 4)]),
+        (nn.Sequential(nn.Conv1d(4, 6, 3, padding=1), nn.BatchNorm1d(6)), [(2, 4, 6), (4, 6)]),
+        (nn.Sequential(nn.Conv1d(6, 6, 3, padding=1), nn.BatchNorm1d(6)), [(2, 6, 6), (6, 6)]),
+    ],
+)
+def test_a_norm_that_takes_other_ranks_stays_itself(model: nn.Module, taken: list[tuple[int, ...]]) -> None:
+    graph = traced(model, example(*taken[0]))
+    assert_rewrites(graph, passes.FoldBatchNorm(), count=0)
+    assert_rewrites(graph, passes.InsertResConv(), count=0)
 
 
 def test_strides_and_groups_do_not_matter() -> None:

@@ -1,0 +1,69 @@
+"""Which values have one shape, and which have one rank, for every input that the graph takes: proofs, not examples.
+
+The shapes of all values are worked out with unknown sizes (:mod:`fxprune.facts.sizes`), once for each rank that the
+inputs may have; a rank at which a layer refuses its input is none that the graph takes (a BatchNorm2d takes four
+axes, a Linear as many features as its weight has). What is not known to this analysis has a shape of its own.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import islice, product
+
+from torch import fx
+
+from fxprune.facts.shape_rules import shape_of
+from fxprune.facts.shapes import shape
+from fxprune.facts.symbolic_shapes import Case, Refused
+
+_RANKS = range(7)
+_MOST_CASES = 16
+
+
+class EqualShapes:
+    """The shapes of the values of one graph, as it is when the first question is asked; ask before editing it."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self._graph_module = graph_module
+
+    @cached_property
+    def _cases(self) -> list[Case]:
+        """The shapes for each combination of ranks of the inputs that the graph takes; none if nothing is known."""
+        inputs = [
+            n for n in self._graph_module.graph.find_nodes(op="placeholder") if n.users and shape(n) is not None
+        ]
+        if len(inputs) == 1:
+            ranks = [[rank] for rank in _RANKS]
+        else:
+            own = [[rank for rank in _RANKS if self._case({node: rank}) is not None] for node in inputs]
+            ranks = [list(each) for each in islice(product(*own), _MOST_CASES + 1)]
+        if not inputs or len(ranks) > max(_MOST_CASES, len(_RANKS)):
+            ranks = [[]]
+        cases = [self._case(dict(zip(inputs, each, strict=False))) for each in ranks]
+        found = [case for case in cases if case is not None]
+        return found if any(self._is_of_example(case) for case in found) else []
+
+    @staticmethod
+    def _is_of_example(case: Case) -> bool:
+        known = ((shape(node), rank) for node, rank in case.ranks.items())
+        return all(sizes is None or len(sizes) == rank for sizes, rank in known)
+
+    def _case(self, ranks: dict[fx.Node, int]) -> Case | None:
+        case = Case(ranks)
+        try:
+            for node in self._graph_module.graph.nodes:
+                case.shapes[node] = shape_of(node, case)
+        except Refused:
+            return None
+        return case
+
+    def equal(self, a: fx.Node, b: fx.Node) -> bool:
+        """Say whether ``a`` and ``b`` have one shape for every input that the graph takes."""
+        shapes = [(case.normal(a), case.normal(b)) for case in self._cases]
+        return bool(shapes) and all(first is not None and first == second for first, second in shapes)
+
+    def rank(self, node: fx.Node) -> int | None:
+        """Return the rank of ``node``, if it is the same for every input that the graph takes."""
+        found = [case.normal(node) for case in self._cases]
+        ranks = {None if one is None else one.rank for one in found}
+        return ranks.pop() if len(ranks) == 1 else None

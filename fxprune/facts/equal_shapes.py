@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from functools import cached_property
 from itertools import islice, product
+from typing import Any
 
 from torch import fx
 
+from fxprune.by_mode import modes_of
 from fxprune.facts.shape_rules import shape_of
 from fxprune.facts.shapes import shape
 from fxprune.facts.symbolic_shapes import Case, Refused
@@ -50,9 +52,13 @@ class EqualShapes:
 
     def _case(self, ranks: dict[fx.Node, int]) -> Case | None:
         case = Case(ranks)
+        of_one_mode = modes_of(self._graph_module.graph)
         try:
             for node in self._graph_module.graph.nodes:
-                case.shapes[node] = shape_of(node, case)
+                if node in of_one_mode:
+                    case.shapes[node] = _shape_without_demands(node, case)
+                else:
+                    case.shapes[node] = shape_of(node, case)
         except Refused:
             return None
         return case
@@ -67,3 +73,14 @@ class EqualShapes:
         found = [case.normal(node) for case in self._cases]
         ranks = {None if one is None else one.rank for one in found}
         return ranks.pop() if len(ranks) == 1 else None
+
+
+def _shape_without_demands(node: fx.Node, case: Case) -> Any:
+    """Return the shape of what one mode alone computes: what that demands of the inputs is not noted."""
+    ranks, numbers = dict(case.ranks), dict(case.numbers)
+    try:
+        return shape_of(node, case)
+    except Refused:
+        return case.own(node)
+    finally:
+        case.restore(ranks, numbers)

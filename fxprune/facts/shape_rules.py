@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.branch_scale import BranchScale
+from fxprune.by_mode import chosen, is_by_mode
 from fxprune.facts.sizes import (
     Product,
     Size,
@@ -66,15 +67,17 @@ _LIKE_FIRST = {
         torch.ones_like,
     ),
     *("relu", "sigmoid", "tanh", "softmax", "clamp", "abs", "exp", "contiguous", "clone", "detach", "to", "float"),
+    *("bernoulli", "floor", "ceil", "round", torch.floor, torch.bernoulli),
     *("half", "double", "bfloat16", "type", "type_as", "sqrt", "rsqrt", "square", "pow", "neg", "flip", "roll"),
 }
-_MAY_BROADCAST = {torch.clamp, "clamp", "pow"}  # with tensors as their other arguments
+_MAY_BROADCAST = {torch.clamp, "clamp", "pow", "bernoulli"}  # with tensors as their other arguments
 _BROADCASTING = {
     *ADDITIONS,
     *SUBTRACTIONS,
     *PRODUCTS,
     operator.truediv,
     torch.div,
+    *(operator.lt, operator.le, operator.gt, operator.ge),
     "div",
     torch.maximum,
     torch.minimum,
@@ -166,6 +169,8 @@ def _of_module(node: fx.Node, module: nn.Module, first: Any, case: Case) -> Any:
 
 
 def _of_call(node: fx.Node, first: Any, case: Case) -> Any:
+    if is_by_mode(node):
+        return _of_either(node, case)
     if node.op == "call_function" and node.target in (operator.getitem, getattr, torch._assert, operator.eq):
         return _of_python(node, first, case)
     if not isinstance(first, Shape):
@@ -179,6 +184,13 @@ def _of_call(node: fx.Node, first: Any, case: Case) -> Any:
         return first
     rule = _RULES.get(node.target)
     return None if rule is None else rule(node, first, case)
+
+
+def _of_either(node: fx.Node, case: Case) -> Any:
+    """Return the shape that both choices have; None if they have not one."""
+    found = [case.shapes.get(chosen(node, mode)) for mode in (True, False) if isinstance(chosen(node, mode), fx.Node)]
+    told = [case.compared(one) if isinstance(one, Shape) else one for one in found]
+    return found[1] if len(told) == 2 and told[0] == told[1] else None
 
 
 def _is_layer_norm(node: fx.Node) -> bool:
@@ -584,6 +596,12 @@ def _rank_call(node: fx.Node, first: Shape, case: Case) -> Any:
     return size_of_axis("rank", first.lead, len(first.dims) - first.cut) if rank is None else rank
 
 
+def _new_tensor(node: fx.Node, first: Shape, case: Case) -> Shape | None:
+    given = node.args[1] if len(node.args) == 2 else node.args[1:]
+    told = _sizes(given, case)
+    return None if told is None else Shape(None, 0, tuple(told))
+
+
 _RULES: dict[Any, Rule] = {
     **dict.fromkeys(_BROADCASTING, _broadcast),
     **dict.fromkeys(_REDUCING, _reduce),
@@ -599,6 +617,7 @@ _RULES: dict[Any, Rule] = {
     **dict.fromkeys((torch.matmul, operator.matmul, torch.bmm, "matmul", "bmm"), _matmul),
     **dict.fromkeys((torch.chunk, torch.split, torch.unbind, "chunk", "split", "unbind"), _parts),
     **dict.fromkeys(("expand_as", "view_as", "reshape_as"), _like_second),
+    **dict.fromkeys(("new_empty", "new_zeros", "new_ones"), _new_tensor),
     **{functional.linear: _linear_call, functional.pad: _pad, "expand": _expand, "size": _size_call},
     functional.interpolate: _interpolate,
     **{functional.scaled_dot_product_attention: _attention, "dim": _rank_call},
@@ -628,9 +647,32 @@ def _of_numbers(node: fx.Node, case: Case) -> Any:
         return _broadcast(node, None, case)
     if len(node.args) != 2 or node.op != "call_function":
         return None
+    if node.target in (operator.add, operator.mul) and any(_sizes(one, case) is not None for one in node.args):
+        return _of_tuples(node, case)
     first, second = (_size(one, case) for one in node.args)
     name = getattr(node.target, "__name__", "")
     return None if first is None or second is None else computed(name, first, second)
+
+
+def _sizes(value: Any, case: Case) -> list[Size] | None:
+    """Return the sizes that a tuple or a list holds, or a node that computes one; None if some are not known."""
+    found = case.shapes.get(value) if isinstance(value, fx.Node) else value
+    if isinstance(found, Shape) and _is_shape(value):
+        found = found.dims if found.lead is None else None
+    if not isinstance(found, (tuple, list)) or isinstance(found, (Shape, Product)):
+        return None
+    told = [_size(one, case) for one in found]
+    return [one for one in told if one is not None] if None not in told else None
+
+
+def _of_tuples(node: fx.Node, case: Case) -> list[Size] | None:
+    """Return the sizes in a sum of tuples, or in a tuple that is repeated a known number of times."""
+    sides = [_sizes(one, case) for one in node.args]
+    if node.target is operator.add:
+        return None if sides[0] is None or sides[1] is None else sides[0] + sides[1]
+    parts, times = (sides[0], node.args[1]) if sides[0] is not None else (sides[1], node.args[0])
+    count = _size(times, case)
+    return parts * count if parts is not None and isinstance(count, int) else None
 
 
 def _of_python(node: fx.Node, first: Any, case: Case) -> Any:

@@ -97,6 +97,11 @@ class Case:
                 lead, more = atom[1:]
                 self.ranks[lead] = number - more  # type: ignore[index,operator]
 
+    def restore(self, ranks: dict[fx.Node, int], numbers: dict[Atom, int]) -> None:
+        """Forget what was noted since these were all that was known."""
+        self.ranks, self.numbers = ranks, numbers
+        self._told.clear()
+
     def told(self, size: Size) -> Size:
         """Return ``size`` with the numbers that are known of it."""
         if isinstance(size, int) or not self.numbers:
@@ -130,8 +135,10 @@ class Case:
     def normal(self, node: fx.Node) -> Shape | None:
         """Return the shape of ``node`` in the form in which shapes are compared; None if it is no tensor."""
         shape = self.shapes.get(node)
-        if not isinstance(shape, Shape):
-            return None
+        return self.compared(shape) if isinstance(shape, Shape) else None
+
+    def compared(self, shape: Shape) -> Shape:
+        """Return ``shape`` in the form in which shapes are compared."""
         lead, cut, dims = self.resolved(shape)
         dims = tuple(self.told(size) for size in dims)
         while lead is not None and cut and dims and self._is_axis(dims[0], lead, cut):

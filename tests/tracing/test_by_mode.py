@@ -188,7 +188,8 @@ def test_numbers_that_nobody_reads_are_not_drawn() -> None:
         r = m.layer(x)
         return x + (r * (torch.rand(x.shape[0], 1, 1, 1) < 0.5) if m.training else r)  # type: ignore[no-any-return]
 
-    sparse = INSERT(fxprune.trace(Wrapped(function, layer=conv()), images())).graph_module
+    model = Wrapped(function, layer=nn.Sequential(conv(), nn.BatchNorm2d(4)))  # which takes batches alone
+    sparse = INSERT(fxprune.trace(model, images())).graph_module
     for layer in layers(sparse):
         layer.module.assign(scale=0.0)
     assert targets(COMPILE(sparse).graph_module) == []

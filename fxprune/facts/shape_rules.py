@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from fxprune.applied import Applied
 from fxprune.branch_scale import BranchScale
 from fxprune.by_mode import chosen, is_by_mode
 from fxprune.facts.sizes import (
@@ -151,7 +152,7 @@ def _of_module(node: fx.Node, module: nn.Module, first: Any, case: Case) -> Any:
         return _norm(module, first, case)
     if type(module) is nn.Linear:
         return _linear(first, module.in_features, module.out_features, case)
-    if type(module) in _LIKE_INPUT:
+    if type(module) in _LIKE_INPUT or (isinstance(module, Applied) and module.keeps_shape):
         return first
     if type(module) is nn.LayerNorm:
         return _normalized(first, module.normalized_shape, case)
@@ -645,6 +646,9 @@ def _of_numbers(node: fx.Node, case: Case) -> Any:
         return _stack(node, case) if node.target is torch.stack else _einsum(node, case)
     if node.target in _BROADCASTING and any(isinstance(case.shapes.get(one), Shape) for one in node.all_input_nodes):
         return _broadcast(node, None, case)
+    if node.target is operator.neg:
+        only = _size(node.args[0], case)
+        return None if only is None else product((only, -1))
     if len(node.args) != 2 or node.op != "call_function":
         return None
     if node.target in (operator.add, operator.mul) and any(_sizes(one, case) is not None for one in node.args):

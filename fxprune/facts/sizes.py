@@ -55,18 +55,36 @@ def product(sizes: Iterable[Size], power: int = 1) -> Size:
     return int(factor) if not left and factor.denominator == 1 else Product(factor, left)
 
 
-def plus(size: Size, more: Size) -> Size:
-    """Return the sum of two sizes; the second may be a negative number."""
+def plus(size: Size, more: Size, times: int = 1) -> Size:
+    """Return ``size + times * more``; what cancels out is gone."""
     if isinstance(size, int) and isinstance(more, int):
-        return size + more
-    return size if more == 0 else more if size == 0 else size_of_axis("plus", size, more)
+        return size + times * more
+    terms = _terms(size)
+    for powers, factor in _terms(more).items():
+        terms[powers] = terms.get(powers, Fraction(0)) + times * factor
+    left = {powers: factor for powers, factor in terms.items() if factor}
+    if len(left) > 1:
+        return size_of_axis("sum", frozenset(left.items()))
+    return product(Product(factor, powers) for powers, factor in left.items()) if left else 0
+
+
+def _terms(size: Size) -> dict[frozenset[tuple[Atom, int]], Fraction]:
+    """Return the products that ``size`` is the sum of: their powers, and their factors."""
+    if isinstance(size, int):
+        return {frozenset(): Fraction(size)} if size else {}
+    if len(size.powers) == 1:
+        ((atom, power),) = size.powers
+        if atom[0] == "sum" and power == 1:
+            return {powers: size.factor * factor for powers, factor in atom[1]}  # type: ignore[attr-defined]
+    return {size.powers: size.factor}
 
 
 def windowed(size: Size, stride: int, shift: int) -> Size:
     """Return at how many positions a window stands: (n + shift) // stride + 1."""
     if isinstance(size, int):
         return (size + shift) // stride + 1
-    return size if (stride, shift) == (1, -1) else size_of_axis("window", size, stride, shift)
+    whole = plus(size, shift + 1)
+    return whole if stride == 1 and is_size(whole) else size_of_axis("window", size, stride, shift)
 
 
 def broadcast(a: Size, b: Size) -> Size | None:
@@ -92,13 +110,10 @@ def sliced(size: Size, start: Size | None, stop: Size | None, step: Size | None)
     whole = start in (None, 0) and step in (None, 1)
     if stop is None and start in (None, 0) and isinstance(step, int) and step > 0:
         return windowed(size, step, -1)
-    atom = atom_of(size)
     if whole and (stop is None or stop == size):
         return size
-    if whole and stop is not None and atom is not None and atom[0] == "plus" and atom[1] == stop:
-        more = atom[2]
-        if is_size(more):  # type: ignore[arg-type]
-            return stop
+    if whole and stop is not None and is_size(stop) and is_size(plus(size, stop, -1)):
+        return stop
     numbers: list[Any] = [start, stop, step]
     if isinstance(size, int) and all(one is None or isinstance(one, int) for one in numbers):
         return len(range(size)[slice(*numbers)])
@@ -106,18 +121,20 @@ def sliced(size: Size, start: Size | None, stop: Size | None, step: Size | None)
 
 
 def computed(operation: Hashable, a: Size, b: Size) -> Size | None:
-    """Return what Python's ``operation`` (mul, add, sub, floordiv, mod) makes of two sizes; None if it is unknown."""
+    """Return what Python's ``operation`` (mul, add, sub, floordiv, mod, max) makes of two sizes; None if unknown."""
     if operation == "mul":
         return product((a, b))
-    if operation == "add":
-        return plus(a, b)
+    if operation in ("add", "sub"):
+        return plus(a, b, 1 if operation == "add" else -1)
+    if operation in ("max", "min") and isinstance(a, int) and isinstance(b, int):
+        return max(a, b) if operation == "max" else min(a, b)
+    if operation in ("floordiv", "mod") and b == 1:
+        return a if operation == "floordiv" else 0
     if operation in ("floordiv", "mod") and isinstance(b, int) and b > 0:
         if isinstance(a, int):
             return a // b if operation == "floordiv" else a % b
         is_positive = operation == "mod" or is_size(a)
         return size_of_axis(operation, a, b) if is_positive else size_of_axis(_SIGNED, operation, a, b)
-    if operation == "sub":
-        return a - b if isinstance(a, int) and isinstance(b, int) else size_of_axis(_SIGNED, "sub", a, b)
     return None
 
 
@@ -125,12 +142,12 @@ def is_size(size: Size) -> bool:
     """Say whether ``size`` is never negative: what is, is no size where one is asked for."""
     if isinstance(size, int):
         return size >= 0
-    return all(_is_positive(atom) for atom, _ in size.powers)
+    return size.factor >= 0 and all(_is_positive(atom) for atom, _ in size.powers)
 
 
 def _is_positive(atom: Atom) -> bool:
-    if atom[0] == "plus":
-        return all(is_size(part) for part in atom[1:])  # type: ignore[arg-type]
+    if atom[0] == "sum":
+        return all(is_size(Product(factor, powers)) for powers, factor in atom[1])  # type: ignore[attr-defined]
     return atom[0] != _SIGNED
 
 
@@ -152,15 +169,18 @@ def replaced(size: Size, known: Mapping[Atom, int]) -> Size:
 
 
 def _replaced_atom(atom: Atom, known: Mapping[Atom, int]) -> Size:
+    if atom[0] == "sum":
+        total: Size = 0
+        for powers, factor in atom[1]:  # type: ignore[attr-defined]
+            total = plus(total, replaced(Product(factor, powers), known))
+        return total
     parts = [replaced(part, known) if isinstance(part, Product) else part for part in atom]
     if parts == list(atom):
         return size_of_axis(*atom)
-    if parts[0] == "plus":
-        return plus(parts[1], parts[2])  # type: ignore[arg-type]
     if parts[0] == "window":
         return windowed(parts[1], parts[2], parts[3])  # type: ignore[arg-type]
     name = parts[1] if parts[0] == _SIGNED else parts[0]
     numbers = parts[-2:]
-    if name in ("mod", "floordiv", "sub") and all(isinstance(one, int) for one in numbers):
+    if name in ("mod", "floordiv") and all(isinstance(one, int) for one in numbers):
         return computed(name, *numbers) or 0  # type: ignore[arg-type]
     return size_of_axis(*parts)

@@ -24,6 +24,7 @@ from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_
 from fxprune.module_tree import every_module, is_layer, set_flags, state_of
 from fxprune.nests import copy_tensors
 from fxprune.node_targets import is_sayable
+from fxprune.tracing.autograd_functions import hold_to_shapes
 from fxprune.tracing.batch_norms import recover_batch_norms
 from fxprune.tracing.functionalize import functionalize
 from fxprune.tracing.inputs import Call, call_of_graph
@@ -120,6 +121,7 @@ def _own_notes(own: nn.Module) -> dict[str, Any]:
 def _make_functional(graph_module: fx.GraphModule, call: Call, *, training: bool) -> None:
     inputs = copy_tensors(call_of_graph(graph_module, call).values)
     functionalize(graph_module, propagate_shapes(graph_module, inputs, training=training))
+    hold_to_shapes(graph_module)
 
 
 class _Traces:

@@ -13,6 +13,10 @@ from torch import fx
 from torch.autograd import Function
 from torch.utils.checkpoint import CheckpointFunction
 
+from fxprune.applied import Applied
+from fxprune.facts.shapes import shape
+from fxprune.graph import called_module
+
 Record = Callable[[type[Function], tuple[Any, ...]], Any]
 
 
@@ -61,3 +65,16 @@ def _unless_recorded(setup_context: Callable[..., Any]) -> Callable[..., None]:
 
 def _holds_stand_in(values: tuple[Any, ...]) -> bool:
     return any(isinstance(value, fx.Proxy) for value in values)
+
+
+def hold_to_shapes(graph_module: fx.GraphModule) -> None:
+    """Have the functions that kept the shape of what they were given, in all calls, keep it for every input."""
+    calls: dict[Applied, list[bool]] = {}
+    for node in graph_module.graph.find_nodes(op="call_module", sort=False):
+        module = called_module(node)
+        if isinstance(module, Applied):
+            source = node.args[0] if node.args else None
+            kept = isinstance(source, fx.Node) and shape(node) is not None and shape(node) == shape(source)
+            calls.setdefault(module, []).append(kept)
+    for module, kept_each in calls.items():
+        module.keeps_shape = all(kept_each)

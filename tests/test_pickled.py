@@ -63,7 +63,12 @@ class OnSizes(Net):
         y = super().forward(x)
         if x.shape[2] % 2 or x.size(1) != 4:
             y = y[:, :, 1:]
-        return y.reshape(x.size(0), -1) * self.mask.sum()
+        return y.reshape(x.size(0), -1) + self.mask
+
+
+class OfBuffers(Net):
+    def forward(self, x):
+        return super().forward(x) * self.mask.sum()
 
 
 class WithoutGrad(Net):
@@ -94,7 +99,7 @@ class Deciding(Net):
         y = self.body(x)
         return y if x.sum() > -1e9 else -y
 """
-NAMES = ("Net", "Dropping", "Depth", "OnSizes", "WithoutGrad", "Noisy", "Many", "Deciding")
+NAMES = ("Net", "Dropping", "Depth", "OnSizes", "OfBuffers", "WithoutGrad", "Noisy", "Many", "Deciding")
 READ = """
 import sys
 if sys.argv[1] == "plain":
@@ -186,7 +191,7 @@ def test_graphs_of_every_tier_are_read_with_their_notes(models: Any, tmp_path: P
 
 
 def test_stripped_graphs_are_read_without_fxprune(models: Any, tmp_path: Path) -> None:
-    names = [name for name in NAMES if name not in ("WithoutGrad", "Noisy")]
+    names = [name for name in NAMES if name not in ("OfBuffers", "WithoutGrad", "Noisy")]
     for name in names:
         save(fxprune.strip(graph_of(models, name)), tmp_path, name)
     read_in_another_process(tmp_path, names, "plain")
@@ -200,7 +205,12 @@ def test_stripped_graphs_keep_their_mode(models: Any, training: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "where"), [("WithoutGrad", "at is_grad_enabled"), ("Noisy", r"and cannot \(rand\(\) received")]
+    ("name", "where"),
+    [
+        ("OfBuffers", "at sum_1"),
+        ("WithoutGrad", "at is_grad_enabled"),
+        ("Noisy", r"and cannot \(rand\(\) received"),
+    ],
 )
 def test_what_torch_would_read_as_another_graph_is_not_stripped(models: Any, name: str, where: str) -> None:
     with pytest.raises(EmitError, match=rf"{where}.*; save it as it is, torch\.save\(graph, FILE\)"):

@@ -114,6 +114,11 @@ def sliced(size: Size, start: Size | None, stop: Size | None, step: Size | None)
         return size
     if whole and stop is not None and is_size(stop) and is_size(plus(size, stop, -1)):
         return stop
+    if step in (None, 1) and isinstance(start or 0, int) and (stop is None or isinstance(stop, int)):
+        first, less = start or 0, stop or 0
+        left = plus(size, less - first) if first >= 0 >= less and stop != 0 else -1  # type: ignore[operator]
+        if is_size(left):
+            return left
     numbers: list[Any] = [start, stop, step]
     if isinstance(size, int) and all(one is None or isinstance(one, int) for one in numbers):
         return len(range(size)[slice(*numbers)])

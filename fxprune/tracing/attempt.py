@@ -297,13 +297,22 @@ def _state_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
 
     After a success the flags that the graph needs stay as they are.
     """
-    before = [(module, state_of(module)) for module in modules]
+    before = [(module, module.__dict__.copy(), state_of(module)) for module in modules]
     succeeded = False
     try:
         yield
         succeeded = True
     finally:
-        for module, state in before:
+        for module, state, contents in before:
             flags = {name: module.__dict__[name] for name in ("inplace", "training") if name in state and succeeded}
+            for name, container in state.items():
+                _refill(container, contents[name])
             module.__dict__.clear()
             module.__dict__.update(state | flags)
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Give a container, which other modules may hold too, its content back, if it has a copy of that."""
+    if container is not content:
+        container.clear()
+        (container.extend if isinstance(container, list) else container.update)(content)

@@ -23,6 +23,8 @@ N, M = size_of_axis("axis", "n"), size_of_axis("axis", "m")
         (computed("mod", N, 1), 0),
         (computed("max", 2, 0), 2),
         (sliced(plus(N, M), None, N, None), N),
+        (sliced(plus(N, 2), 1, -1, None), N),
+        (sliced(plus(N, 1), 1, None, None), N),
         (replaced(plus(N, plus(M, 1)), {("axis", "n"): 4}), plus(M, 5)),
     ],
 )

@@ -55,7 +55,7 @@ def test_complex_parameters_keep_their_imaginary_part() -> None:
 
 def test_numbers_beside_tensors_are_compared() -> None:
     def graph(times: int) -> fx.GraphModule:
-        return fxprune.trace(Wrapped(lambda m, x: (x, {"n": x.shape[0] * times})), example(2, 3))  # type: ignore[arg-type, return-value]
+        return fxprune.trace(Wrapped(lambda m, x: (x, {"n": x.shape[0] * times})), example(2, 3))
 
     assert not fxprune.verify(graph(1), graph(5), example(2, 3)).equal
     assert fxprune.verify(graph(5), graph(5), example(2, 3)).equal

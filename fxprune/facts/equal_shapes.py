@@ -1,8 +1,8 @@
 """Which values have one shape, and which have one rank, for every input that the graph takes: proofs, not examples.
 
-The shapes of all values are worked out with unknown sizes (:mod:`fxprune.facts.sizes`), once for each rank that the
-inputs may have; a rank at which a layer refuses its input is none that the graph takes (a BatchNorm2d takes four
-axes, a Linear as many features as its weight has). What is not known to this analysis has a shape of its own.
+The shapes of all values are worked out with unknown sizes (:mod:`fxprune.facts.symbolic_shapes`), once for each rank
+that the inputs may have; a rank at which a layer refuses its input is none that the graph takes (a BatchNorm2d takes
+four axes, a Linear as many features as its weight has). What is not known to this analysis has a shape of its own.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 from torch import fx
 
 from fxprune.by_mode import modes_of
-from fxprune.facts.shape_rules import shape_of
 from fxprune.facts.shapes import shape
-from fxprune.facts.symbolic_shapes import Case, Refused
+from fxprune.facts.symbolic_shapes.cases import Case, Refused
+from fxprune.facts.symbolic_shapes.rules import shape_of
 
 _RANKS = range(7)
 _MOST_CASES = 16

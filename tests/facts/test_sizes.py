@@ -6,7 +6,18 @@ import random
 
 import pytest
 
-from fxprune.facts.sizes import Product, Size, computed, is_size, plus, product, replaced, size_of_axis, sliced
+from fxprune.facts.symbolic_shapes.sizes import (
+    Atom,
+    Product,
+    Size,
+    computed,
+    is_size,
+    plus,
+    product,
+    replaced,
+    size_of_axis,
+    sliced,
+)
 
 N, M = size_of_axis("axis", "n"), size_of_axis("axis", "m")
 
@@ -18,8 +29,8 @@ N, M = size_of_axis("axis", "n"), size_of_axis("axis", "m")
         (plus(plus(N, 3), -3), N),
         (plus(plus(N, M), N, -1), M),
         (computed("sub", plus(N, 2), N), 2),
-        (computed("sub", computed("mul", 2, N), N), N),
-        (computed("floordiv", computed("mul", -1, N), 1), product((N, -1))),
+        (plus(product((2, N)), N, -1), N),
+        (computed("floordiv", product((-1, N)), 1), product((N, -1))),
         (computed("mod", N, 1), 0),
         (computed("max", 2, 0), 2),
         (sliced(plus(N, M), None, N, None), N),
@@ -43,7 +54,7 @@ def test_what_may_be_negative_is_no_size() -> None:
 @pytest.mark.parametrize("seed", range(100))
 def test_random_expressions_are_what_python_computes(seed: int) -> None:
     chance = random.Random(seed)
-    numbers = {("axis", "n"): chance.randint(1, 9), ("axis", "m"): chance.randint(1, 9)}
+    numbers: dict[Atom, int] = {("axis", "n"): chance.randint(1, 9), ("axis", "m"): chance.randint(1, 9)}
     values: list[tuple[Size, int]] = [(N, numbers["axis", "n"]), (M, numbers["axis", "m"]), (2, 2), (-3, -3)]
     for _ in range(12):
         (a, x), (b, y) = chance.choice(values), chance.choice(values)

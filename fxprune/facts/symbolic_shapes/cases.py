@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from torch import fx
 
-from fxprune.facts.sizes import Atom, Product, Size, atom_of, broadcast, replaced, size_of_axis
+from fxprune.facts.symbolic_shapes.sizes import Atom, Product, Size, atom_of, broadcast, replaced, size_of_axis
 
 
 class Shape(NamedTuple):
@@ -151,3 +151,6 @@ class Case:
     def _axes(self, shape: Shape, count: int) -> Iterator[Product]:
         assert shape.lead is not None
         yield from (size_of_axis("axis", shape.lead, shape.cut + axis) for axis in range(count, 0, -1))
+
+
+Rule = Callable[[fx.Node, Any, Case], Any]  # of the shape of a first argument, the shape of what is computed

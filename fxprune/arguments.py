@@ -32,7 +32,7 @@ def require_kind(value: Any, hint: Any, taker: str, name: str) -> None:
     """Raise FxpruneError if ``value``, given to ``taker`` as ``name``, is not of the kind that ``hint`` says."""
     if hint is fx.GraphModule:
         require_graph(value, taker)
-    elif not _fits(value, hint):
+    elif not _test(hint)(value):
         shown = f" {value!r}" if isinstance(value, (str, Real)) else ""
         raise FxpruneError(f"{taker} takes {_text(hint)} for {name}, got {type(value).__name__}{shown}")
 
@@ -62,28 +62,34 @@ def option_kinds(kind: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(kind)}
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Say whether ``value`` is of the kind ``hint``; what is no kind that is known here fits."""
+@functools.cache
+def _test(hint: Any) -> Callable[[Any], bool]:
+    """Return what says whether a value is of the kind ``hint``; what is no kind that is known here fits."""
     origin, of = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return any(_fits(value, one) for one in of)
+        tests = [_test(one) for one in of]
+        return lambda value: any(test(value) for test in tests)
     if origin is Literal:
-        return value in of
-    if hint is Any:
-        return True
+        return lambda value: value in of
     if hint in _NUMBERS:
-        return isinstance(value, _NUMBERS[hint][0]) and not isinstance(value, bool)
+        kinds = _NUMBERS[hint][0]
+        return lambda value: isinstance(value, kinds) and not isinstance(value, bool)
     if hint is None:
-        return value is None
+        return lambda value: value is None
     kind = origin or hint
-    if kind is Callable or not isinstance(kind, type):
-        return callable(value) if kind is Callable else True
-    if not isinstance(value, kind) or (kind is Sequence and isinstance(value, (str, bytes))):
-        return False
-    parts: Any = value
+    if kind is Callable:
+        return callable
+    if hint is Any or not isinstance(kind, type):
+        return lambda value: True
     if kind is Sequence:
-        return get_origin(of[0]) is Literal or all(_fits(part, of[0]) for part in parts)
-    return kind is not Mapping or all(_fits(part, of[1]) for part in parts.values())
+        part = _test(Any if get_origin(of[0]) is Literal else of[0])
+        return lambda value: (
+            isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and all(part(one) for one in value)
+        )
+    if kind is Mapping:
+        entry = _test(of[1])
+        return lambda value: isinstance(value, Mapping) and all(entry(one) for one in value.values())
+    return lambda value: isinstance(value, kind)
 
 
 def _text(hint: Any) -> str:

@@ -12,14 +12,18 @@ or refused: the graph that torch.load will make is made here, and compared node 
 
 from __future__ import annotations
 
+import itertools
 import operator
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.graph import magic_methods
 from torch.fx.graph_module import reduce_graph_module
 from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
+from torch.overrides import get_overridable_functions
 
 from fxprune.applied import Applied
 from fxprune.arguments import require_arguments
@@ -156,6 +160,8 @@ def _argument(node: fx.Node, index: int, name: str) -> Any:
 
 def _require_survival(graph_module: fx.GraphModule, places: dict[str, str]) -> None:
     """Raise EmitError if torch.load would make another graph than ``graph_module``, in either mode."""
+    if all(_is_read_as_it_is(node) for node in graph_module.graph.nodes):
+        return
     wanted, found = _calls(graph_module), []
     _, (body, imports) = graph_module.__reduce__()
     before, why = torch.is_grad_enabled(), ""
@@ -176,6 +182,27 @@ def _require_survival(graph_module: fx.GraphModule, places: dict[str, str]) -> N
         f"torch.load, without fxprune, would trace this graph again and make another of it, {where}{why}; save it as "
         "it is, torch.save(graph, FILE), which torch.load reads where fxprune is installed"
     )
+
+
+def _is_read_as_it_is(node: fx.Node) -> bool:
+    """Say whether ``node`` is one of those that torch.load is known to make again; most graphs have no others."""
+    if node.op in ("placeholder", "call_module", "output"):
+        return True
+    if node.op == "get_attr":
+        return node.target != _FLAG
+    parts = node.args[0] if node.args and isinstance(node.args[0], (list, tuple)) else node.args[:1]
+    if not any(isinstance(one, fx.Node) and one.op != "get_attr" for one in parts):
+        return False  # nothing that stands for a value: it would be computed then
+    if node.op == "call_method":
+        return not hasattr(fx.Proxy, str(node.target))
+    return node.target in _recorded_functions()
+
+
+@lru_cache(maxsize=1)
+def _recorded_functions() -> frozenset[Any]:
+    """Return the functions that a trace takes down as they are, if their first argument stands for a value."""
+    operators = [getattr(operator, name) for name in magic_methods if hasattr(operator, name)]
+    return frozenset((getattr, *operators, *itertools.chain(*get_overridable_functions().values())))
 
 
 def _copied(part: Any) -> Any:

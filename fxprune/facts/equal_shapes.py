@@ -11,14 +11,17 @@ from functools import cached_property
 from itertools import islice, product
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
-from fxprune.by_mode import modes_of
+from fxprune.by_mode import MODE, modes_of
 from fxprune.facts.shapes import shape
 from fxprune.facts.symbolic_shapes.cases import Case, Refused
 from fxprune.facts.symbolic_shapes.rules import shape_of
+from fxprune.graph import called_module
+from fxprune.module_tree import has_hooks
 
 _RANKS = range(7)
+_RANK_OF_NORM: dict[Any, int] = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}
 _MOST_CASES = 16
 
 
@@ -70,6 +73,10 @@ class EqualShapes:
 
     def rank(self, node: fx.Node) -> int | None:
         """Return the rank of ``node``, if it is the same for every input that the graph takes."""
+        for user in node.users:
+            norm = called_module(user)
+            if norm is not None and type(norm) in _RANK_OF_NORM and not has_hooks(norm) and MODE not in user.meta:
+                return _RANK_OF_NORM[type(norm)]  # it takes no other: there is nothing to work out
         found = [case.normal(node) for case in self._cases]
         ranks = {None if one is None else one.rank for one in found}
         return ranks.pop() if len(ranks) == 1 else None

@@ -11,8 +11,10 @@ from typing import Any
 from torch import nn
 
 _MISSING = object()
-# Their code asks what stand-ins are all the time, and is known to get on with them.
-_NOT_THE_USERS = frozenset(sys.stdlib_module_names) | {"torch", "fxprune", "functorch", "numpy", "sympy", "mpmath"}
+# Their code asks what stand-ins are all the time and is known to get on with them, or is given none.
+_NOT_THE_USERS = frozenset(sys.stdlib_module_names).union(
+    ("torch", "fxprune", "functorch", "numpy", "sympy", "mpmath", "networkx", "matplotlib", "scipy", "pandas", "PIL")
+)
 
 Namespace = dict[str, Any]
 

@@ -16,7 +16,7 @@ Atom = tuple[Hashable, ...]
 class Product(NamedTuple):
     """``factor`` times atoms to their powers."""
 
-    factor: Fraction
+    factor: int | Fraction
     powers: frozenset[tuple[Atom, int]]
 
 
@@ -26,7 +26,7 @@ _SIGNED = "signed"  # the kind of atoms that may be negative: no sizes yet
 
 def size_of_axis(*atom: Hashable) -> Product:
     """Return the size that ``atom`` stands for."""
-    return Product(Fraction(1), frozenset({(atom, 1)}))
+    return Product(1, frozenset({(atom, 1)}))
 
 
 def atom_of(size: Size) -> Atom | None:
@@ -39,39 +39,41 @@ def atom_of(size: Size) -> Atom | None:
 
 def product(sizes: Iterable[Size], power: int = 1) -> Size:
     """Return the product of ``sizes``, or of their inverses if ``power`` is -1; those of an inverse are not zero."""
-    factor, powers = Fraction(1), dict[Atom, int]()
+    factor: int | Fraction = 1
+    powers: dict[Atom, int] = {}
     for size in sizes:
         if isinstance(size, int):
             if size == 0 and power == -1:
                 return size_of_axis("none", size)
-            factor *= Fraction(size) ** power
+            factor *= size if power == 1 else Fraction(1, size)
             continue
-        factor *= size.factor**power
+        factor *= size.factor if power == 1 else Fraction(1) / size.factor
         for atom, own in size.powers:
             powers[atom] = powers.get(atom, 0) + own * power
     if factor == 0:
         return 0
     left = frozenset((atom, own) for atom, own in powers.items() if own)
-    return int(factor) if not left and factor.denominator == 1 else Product(factor, left)
+    whole = int(factor) if factor.denominator == 1 else factor  # a Fraction that is one costs much to hash
+    return whole if not left and isinstance(whole, int) else Product(whole, left)
 
 
 def plus(size: Size, more: Size, times: int = 1) -> Size:
     """Return ``size + times * more``; what cancels out is gone."""
-    if isinstance(size, int) and isinstance(more, int):
-        return size + times * more
+    if isinstance(more, int) and (more == 0 or isinstance(size, int)):
+        return size + times * more if isinstance(size, int) else size
     terms = _terms(size)
     for powers, factor in _terms(more).items():
-        terms[powers] = terms.get(powers, Fraction(0)) + times * factor
+        terms[powers] = terms.get(powers, 0) + times * factor
     left = {powers: factor for powers, factor in terms.items() if factor}
     if len(left) > 1:
         return size_of_axis("sum", frozenset(left.items()))
     return product(Product(factor, powers) for powers, factor in left.items()) if left else 0
 
 
-def _terms(size: Size) -> dict[frozenset[tuple[Atom, int]], Fraction]:
+def _terms(size: Size) -> dict[frozenset[tuple[Atom, int]], int | Fraction]:
     """Return the products that ``size`` is the sum of: their powers, and their factors."""
     if isinstance(size, int):
-        return {frozenset(): Fraction(size)} if size else {}
+        return {frozenset(): size} if size else {}
     if len(size.powers) == 1:
         ((atom, power),) = size.powers
         if atom[0] == "sum" and power == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import copyreg
+import weakref
 from collections import OrderedDict
 from typing import Any
 
@@ -23,13 +24,21 @@ from fxprune.wrappers import holds_wrappers, inside, original_of
 
 
 class _CodeOnDemand:
-    """The ``forward`` of a graph whose code is not generated yet: looking it up generates it."""
+    """An attribute, ``forward`` say, of a graph whose code is not generated yet: looking it up generates it."""
+
+    def __init__(self, name: str = "forward", only: Any = None) -> None:
+        self._name = name
+        self._only = None if only is None else weakref.ref(only)  # of its class, which is looked at too
 
     def __get__(self, graph_module: Any, kind: type) -> Any:
-        if graph_module is None:
+        if graph_module is not None:
+            getattr(graph_module, "real_recompile", graph_module.recompile)()
+            return getattr(graph_module, self._name)
+        only = None if self._only is None else self._only()
+        if only is None:
             return self
-        graph_module.real_recompile()
-        return graph_module.forward
+        only.recompile()
+        return vars(kind)[self._name]
 
 
 class LazyGraphModule(_LazyGraphModule):
@@ -44,6 +53,25 @@ class LazyGraphModule(_LazyGraphModule):
     def __reduce__(self) -> tuple[Any, ...]:
         """Let pickle, and so torch.save, keep the graph itself: see :mod:`fxprune.pickled`."""
         return from_pickle, (LazyGraphModule, to_pickle(self))
+
+
+def plain_graph_module(like: fx.GraphModule) -> fx.GraphModule:
+    """Return torch's own GraphModule with the graph and the modules of ``like``; its code is generated on demand."""
+    made = fx.GraphModule(nn.Module(), fx.Graph(), class_name=type(like).__name__)
+    for table in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+        made.__dict__[table] = like.__dict__[table]
+    made.training, made.__dict__["_graph"] = like.training, like.graph
+    like.graph.owning_module = made
+    del made.__dict__["_code"]
+    kind: Any = type(made)  # a class that it has for itself
+    kind.forward, kind._code = _CodeOnDemand("forward", made), _CodeOnDemand("_code")
+    kind.__reduce__ = _reduce_with_code
+    return made
+
+
+def _reduce_with_code(plain: fx.GraphModule) -> Any:
+    plain.recompile()
+    return fx.GraphModule.__reduce__(plain)
 
 
 def graph_module_of(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:

@@ -196,9 +196,10 @@ class ResConv(ScaledLayer):
             return 0.0 if self.closed else float(self.free_scale.detach()), float(self.free_shortcut.detach())
         if self.resting:
             return 1.0, 0.0
-        sign_s, sign_a = float(self.unit("scale_sign")), float(self.unit("shortcut_sign"))
-        gain, gate = float(self.gain), self._gate_now()
-        return sign_s * gain * gate / self._gauge_now(), sign_a * gain * (1 - gate) / float(self.input_rms)
+        gauge, gate = self._gauge_now(), self._gate_now()
+        units = self.unit_numbers()
+        scale = units["scale_sign"] * units["gain"] * gate / gauge
+        return scale, units["shortcut_sign"] * units["gain"] * (1 - gate) / units["input_rms"]
 
     def _gate_now(self) -> float:
         return 0.0 if self.closed else float(self.gate.detach())  # that of an average is above 0 for long
@@ -210,15 +211,19 @@ class ResConv(ScaledLayer):
             return 0.0
         if self.parametrization == "free":
             return abs(float(self.free_scale.detach())) * self._gauge_now() / float(self.initial_gauge)
-        return 1.0 if self.resting else float(self.gain) * self._gate_now() / float(self.initial_gauge)
+        if self.resting:
+            return 1.0
+        units = self.unit_numbers()
+        return units["gain"] * self._gate_now() / units["initial_gauge"]
 
     @property
     def closed_shortcut(self) -> float:
         """The shortcut once the gate is closed: the conv path's share goes to the identity path ("gain-gate")."""
         if self.parametrization == "free":
             return float(self.free_shortcut.detach())
-        gain = self._gauge_now() if self.resting else float(self.gain)
-        return float(self.unit("shortcut_sign")) * gain / float(self.input_rms)
+        gauge = self._gauge_now()  # which may set units
+        units = self.unit_numbers()
+        return units["shortcut_sign"] * (gauge if self.resting else units["gain"]) / units["input_rms"]
 
     @torch.no_grad()
     def assign(self, *, scale: float | None = None, shortcut: float | None = None) -> None:

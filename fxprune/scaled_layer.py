@@ -86,6 +86,11 @@ class ScaledLayer(nn.Module):
         row = self.history[self._standing()[0]]
         return row[2 + self.units.index(name)] / row[0]
 
+    def unit_numbers(self) -> dict[str, float]:
+        """Return all units as they hold now, by name: one read where :meth:`unit` makes tensors."""
+        share, _, *held = self.history[self._standing()[0]].tolist()
+        return {name: unit / share if share else math.nan for name, unit in zip(self.units, held, strict=True)}
+
     def set_units(self, **units: float) -> None:
         """Change units by name, in the state that the layer is in; averages take a mean of what they were and are."""
         self._write(*self._standing(), units)
@@ -115,7 +120,6 @@ class ScaledLayer(nn.Module):
             raise FxpruneError(f"the scale of a layer was opened and closed {_ROWS} times; insert scales anew")
         self._write(row + (state != before), state, units)
 
-    @torch.no_grad()
     def _write(self, row: int, state: int, units: Mapping[str, float]) -> None:
         known = units
         if len(units) < len(self.units):

@@ -27,7 +27,7 @@ from torch.overrides import get_overridable_functions
 
 from fxprune.applied import Applied
 from fxprune.arguments import require_arguments
-from fxprune.copies import copy_graphs
+from fxprune.copies import copy_graphs, plain_graph_module
 from fxprune.errors import EmitError, first_line
 from fxprune.facts.shapes import META
 from fxprune.graph import PRESERVED, place, require_graph
@@ -98,9 +98,7 @@ def _plain(graph_module: fx.GraphModule) -> fx.GraphModule:
     for node in graph_module.graph.nodes:
         node.meta = {}
     graph_module.graph._tracer_cls = None
-    plain = fx.GraphModule(graph_module, graph_module.graph, class_name=type(graph_module).__name__)
-    for table in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
-        plain.__dict__[table] = graph_module.__dict__[table]
+    plain = plain_graph_module(graph_module)
     for name, value in graph_module.meta.get(PRESERVED, {}).items():
         setattr(plain, name, value)
     _require_survival(plain, places)

@@ -15,11 +15,11 @@ from fxprune.facts.symbolic_shapes.sizes import Product, Size, plus, product, wi
 from fxprune.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES
 from fxprune.resconv import ResConv
 
-_LIKE_INPUT: tuple[type[nn.Module], ...] = (
+_LIKE_INPUT: set[type[nn.Module]] = {
     *(nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid, nn.Identity, nn.Softmax, nn.GELU),
     *(nn.LeakyReLU, nn.PReLU, nn.ELU, nn.Tanh, nn.Mish, nn.Hardtanh, nn.Softplus, nn.SELU, nn.CELU, nn.LogSoftmax),
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Softsign, nn.LocalResponseNorm),
-)
+}
 _POOLS: dict[type[nn.Module], int] = {
     **{nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3, nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AvgPool3d: 3}
 }
@@ -35,10 +35,14 @@ _NORM_RANKS: dict[type[nn.Module], tuple[int, ...]] = {
 
 def of_module(node: fx.Node, module: nn.Module, first: Any, case: Case) -> Any:
     """Return what a layer makes of the shape of its first argument; None if that is not known."""
+    if isinstance(first, Shape) and type(module) in _LIKE_INPUT:
+        return first
     if isinstance(module, BranchScale):
         return widened(node, first, case)
     if not isinstance(first, Shape):
         return None
+    if type(module) in _NORM_RANKS:
+        return _norm(module, first, case)
     if isinstance(module, ResConv):
         found = _conv(module.conv, first, case)
         return found if module.norm is None else _norm(module.norm, found, case)
@@ -46,11 +50,9 @@ def of_module(node: fx.Node, module: nn.Module, first: Any, case: Case) -> Any:
         return _conv(module, first, case)
     if isinstance(module, TRANSPOSED_CLASSES):
         return _transposed(module, first, case) if len(node.args) == 1 and not node.kwargs else None
-    if type(module) in _NORM_RANKS:
-        return _norm(module, first, case)
     if type(module) is nn.Linear:
         return linear(first, module.in_features, module.out_features, case)
-    if type(module) in _LIKE_INPUT or (isinstance(module, Applied) and module.keeps_shape):
+    if isinstance(module, Applied) and module.keeps_shape:
         return first
     if type(module) is nn.LayerNorm:
         return normalized(first, module.normalized_shape, case)

@@ -85,6 +85,8 @@ def windowed(size: Size, stride: int, shift: int) -> Size:
     """Return at how many positions a window stands: (n + shift) // stride + 1."""
     if isinstance(size, int):
         return (size + shift) // stride + 1
+    if stride == 1 and shift == -1:
+        return size
     whole = plus(size, shift + 1)
     return whole if stride == 1 and is_size(whole) else size_of_axis("window", size, stride, shift)
 

@@ -40,9 +40,10 @@ class BranchScale(ScaledLayer):
         super().__init__()
         require_kind(weights, Sequence[torch.Tensor], "BranchScale", "weights")
         like = weights[0] if weights else torch.ones(())
-        self._begin(like, initial_gauge=1.0, signed_size=1.0)
+        with torch.no_grad():
+            size = float(_size_of_all(weights, like.device))
+        self._begin(like, initial_gauge=size, signed_size=1.0)
         self.gate = nn.Parameter(self.history.new_ones(()))
-        self.set_units(initial_gauge=float(self.gauge(*weights).detach()))
 
     @property
     def signed_size(self) -> torch.Tensor:
@@ -56,10 +57,7 @@ class BranchScale(ScaledLayer):
 
     def gauge(self, *weights: torch.Tensor) -> torch.Tensor:
         """Return c, the product of the sizes of ``weights`` (:func:`fxprune.scaled_layer.size_of`); a scalar."""
-        size = torch.ones((), device=self.gate.device)
-        for weight in weights:
-            size = size * size_of(weight)
-        return size
+        return _size_of_all(weights, self.gate.device)
 
     def scale(self, *weights: torch.Tensor) -> torch.Tensor:
         """Return the factor s of the branch, given its last weights as they are now; a scalar tensor."""
@@ -136,3 +134,10 @@ class BranchScale(ScaledLayer):
     def extra_repr(self) -> str:
         """Return what ``print`` shows."""
         return f"effective_scale={self.effective_scale:.4g}"
+
+
+def _size_of_all(weights: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
+    size = torch.ones((), device=device)
+    for weight in weights:
+        size = size * size_of(weight)
+    return size

@@ -8,6 +8,7 @@ from, and ``fxprune_passes`` the passes that made it. New nodes get them through
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -251,9 +252,14 @@ def called_module(node: Any) -> nn.Module | None:
         return None
     module: Any = node.graph.owning_module
     assert module is not None, "a pass reads nodes of a GraphModule"
-    for atom in node.target.split("."):  # type: ignore[union-attr]
+    for atom in _atoms(node.target):
         module = module._modules[atom]  # several times as fast as get_submodule, and every pass asks for every node
     return module  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=1 << 14)
+def _atoms(target: Any) -> tuple[str, ...]:
+    return tuple(target.split("."))
 
 
 def erase_unread(node: fx.Node) -> None:

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 CALLS = "fxprune_calls"  # of a region: the elements that it reads in all its calls, over those of its example
 PER_SAMPLE = "fxprune_per_sample"  # of a region: what its MACs are divided by to be those of one sample
-_CONTAINERS = frozenset((list, dict, set))
+CONTAINERS = frozenset((list, dict, set))
 _KNOWN = ("torch.", "fxprune.")
 
 
@@ -46,6 +46,19 @@ def every_path(module: nn.Module) -> dict[str, nn.Module]:
 
     visit(module, "", ())
     return found
+
+
+def every_tensor(module: nn.Module, table: str) -> dict[str, torch.Tensor]:
+    """Return what ``module.named_parameters()`` yields, or named_buffers(), in less time: the first name of each.
+
+    The ``table`` is "_parameters" or "_buffers".
+    """
+    found: dict[int, tuple[str, torch.Tensor]] = {}
+    for path, one in every_path(module).items():
+        for name, tensor in getattr(one, table).items():
+            if tensor is not None:
+                found.setdefault(id(tensor), (f"{path}.{name}" if path else name, tensor))
+    return dict(found.values())
 
 
 def set_flags(modules: Iterable[nn.Module], training: bool) -> None:
@@ -124,10 +137,11 @@ def has_hooks(module: nn.Module) -> bool:
 
 def runs_own_code(module: nn.Module) -> bool:
     """Say whether calling ``module`` runs code that is neither torch's nor ours, which may keep anything anywhere."""
-    return is_opaque(module) or any(
-        has_hooks(one) or not type(one).__module__.startswith(_KNOWN) or "forward" in one.__dict__
-        for one in every_module(module)
-    )
+    return is_opaque(module) or any(map(_is_changed, every_module(module) if module._modules else (module,)))
+
+
+def _is_changed(module: nn.Module) -> bool:
+    return has_hooks(module) or not type(module).__module__.startswith(_KNOWN) or "forward" in module.__dict__
 
 
 def is_parametrized(module: nn.Module) -> bool:
@@ -162,8 +176,13 @@ def evaluating(graph_module: nn.Module) -> Iterator[None]:
             vars(module)[name] = value
 
 
+def keeps_containers(module: nn.Module) -> bool:
+    """Say whether no forward changes the containers of ``module``: a layer of torch's own, and no list or dict."""
+    return is_layer(module) and type(module).forward is not nn.Module.forward
+
+
 def state_of(module: nn.Module) -> dict[str, Any]:
     """Return the attributes of ``module``, with copies of the containers that a forward may change."""
-    if is_layer(module) and type(module).forward is not nn.Module.forward:
-        return module.__dict__.copy()  # a layer of torch's own changes none; one without a forward is a list or dict
-    return {name: v.copy() if type(v) in _CONTAINERS else v for name, v in module.__dict__.items()}
+    if keeps_containers(module):
+        return module.__dict__.copy()
+    return {name: v.copy() if type(v) in CONTAINERS else v for name, v in module.__dict__.items()}

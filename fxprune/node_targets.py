@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import unicodedata
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ def is_identifier(atom: str) -> bool:
     return atom.isidentifier() and not keyword.iskeyword(atom) and unicodedata.normalize("NFKC", atom) == atom
 
 
+@lru_cache(maxsize=1 << 14)
 def is_sayable(atom: str) -> bool:
     """Say whether the code that torch.fx makes of a graph can name an attribute ``atom`` of a module."""
     quotable = atom.isprintable() and not atom.isidentifier() and '"' not in atom and "\\" not in atom

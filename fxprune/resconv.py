@@ -59,6 +59,8 @@ class ResConv(ScaledLayer):
         resting: True between :meth:`rest` and :meth:`wake`; conv and norm are computed alone.
     """
 
+    parametrization: Parametrization
+    _gauged: tuple[nn.Module | None]  # the norm that the gauge was last read of
     units = ("initial_gauge", "gain", "input_rms", "scale_sign", "shortcut_sign", "gauge_factor")
 
     def __init__(
@@ -77,9 +79,7 @@ class ResConv(ScaledLayer):
             raise ValueError(f"input_rms must be positive, got {input_rms}")
         self.conv = conv
         self.norm = norm
-        self.parametrization = parametrization
-        self.training = conv.training
-        self._gauged = (norm,)
+        self.__dict__.update(parametrization=parametrization, training=conv.training, _gauged=(norm,))
         gauge = self._as_number(lambda: self._size(norm))
         units = {"initial_gauge": gauge, "gain": gauge, "input_rms": input_rms}
         self._begin(conv.weight, **dict.fromkeys(self.units, 1.0) | units)

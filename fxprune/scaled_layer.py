@@ -52,13 +52,13 @@ class ScaledLayer(nn.Module):
     """The names of what is fixed while the scale is trained."""
 
     history: torch.Tensor
+    _last: tuple[int, int]  # the row that held and the state in it, when the history was last read
+    _seen: tuple[torch.Tensor, int] | None  # which history that was, and its version
 
     def _begin(self, like: torch.Tensor, **units: float) -> None:
         """Make the history of an open layer with all of its units, where ``like`` is."""
         dtype = torch.promote_types(like.dtype, torch.float32)
         self.register_buffer("history", torch.zeros(_ROWS, 2 + len(self.units), device=like.device, dtype=dtype))
-        self._last = 0, OPEN
-        self._seen: tuple[torch.Tensor, int] | None = None
         self._write(0, OPEN, units)
 
     @property
@@ -131,8 +131,9 @@ class ScaledLayer(nn.Module):
         self._remember(row, state)
 
     def _remember(self, row: int, state: int) -> None:
-        self._last = row, state
-        self._seen = None if self.history.is_inference() else (self.history, self.history._version)
+        history = self.history
+        seen = None if history.is_inference() else (history, history._version)
+        self.__dict__.update(_last=(row, state), _seen=seen)  # nn.Module takes microseconds to set an attribute
 
     def _standing(self) -> tuple[int, int]:
         """Return the row of the history that holds, and the state in it.

@@ -2,54 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from torch import fx
 
 from fxprune.facts.liveness import Liveness
 from fxprune.facts.shapes import is_size
-
-if TYPE_CHECKING:
-    import networkx
-
-_START = "start"  # stands before all inputs
 
 
 class Flow:
     """Which tensors are computed from which, constants and sizes left out."""
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
-        import networkx  # not with fxprune itself: it takes as long as all the rest of it
-
         self.order = list(graph_module.graph.nodes)
         self.position = {node: index for index, node in enumerate(self.order)}
         self.live = Liveness(graph_module.graph)
         self._sources: dict[fx.Node, list[fx.Node]] = {}
-        graph: networkx.DiGraph[Any] = networkx.DiGraph()
-        graph.add_node(_START)
-        for node in self.order:
+        self._dominator: dict[fx.Node, fx.Node | None] = {}  # the immediate one; None where there is none
+        self._depth: dict[fx.Node | None, int] = {None: 0}
+        for node in self.order:  # sources first, so that one pass tells the dominators
             if node.op == "placeholder":
-                self._sources[node] = []
-                graph.add_edge(_START, node)
+                self._add(node, [])
             elif self.live.needed(node) and not is_size(node):
                 sources = [source for source in node.all_input_nodes if source in self._sources]
                 if sources:
-                    self._sources[node] = sources
-                    graph.add_edges_from((source, node) for source in sources)
-        parents = networkx.immediate_dominators(graph, _START)
-        children: dict[Any, list[Any]] = {}
-        for node, parent in parents.items():
-            if node is not _START:
-                children.setdefault(parent, []).append(node)
-        self._interval: dict[Any, tuple[int, int]] = {}
-        _number(children, self._interval)
+                    self._add(node, sources)
+
+    def _add(self, node: fx.Node, sources: list[fx.Node]) -> None:
+        self._sources[node] = sources
+        common: fx.Node | None = sources[0] if sources else None
+        for source in sources[1:]:
+            common = self._common_dominator(common, source)
+        self._dominator[node] = common
+        self._depth[node] = self._depth[common] + 1
+
+    def _common_dominator(self, a: fx.Node | None, b: fx.Node | None) -> fx.Node | None:
+        """Return the last node that dominates both or is one of them, if there is one."""
+        while a is not b:
+            if self._depth[a] >= self._depth[b]:
+                a = self._dominator[a] if a is not None else None
+            else:
+                b = self._dominator[b] if b is not None else None
+        return a
 
     def dominates(self, a: fx.Node, b: fx.Node) -> bool:
         """Say whether every path from the inputs to ``b`` passes ``a``."""
-        if a not in self._interval or b not in self._interval:
+        if a not in self._depth or b not in self._depth:
             return False
-        (first, last), (at, _) = self._interval[a], self._interval[b]
-        return first <= at <= last
+        above: fx.Node | None = b
+        while above is not None and self._depth[above] > self._depth[a]:
+            above = self._dominator[above]
+        return above is a
 
     def between(self, entry: fx.Node, exit_node: fx.Node) -> set[fx.Node]:
         """Return the nodes on the paths from ``entry``, which dominates it, to ``exit_node``; without ``entry``."""
@@ -75,19 +76,3 @@ class Flow:
             seen.add(user)
             waiting.extend(reader for reader in user.users if self.live.needed(reader))
         return None
-
-
-def _number(children: dict[Any, list[Any]], interval: dict[Any, tuple[int, int]]) -> None:
-    """Number a tree in preorder: ``interval[n]`` is the number of n and the highest one below it."""
-    count = 0
-    first: dict[Any, int] = {}
-    stack: list[tuple[Any, bool]] = [(_START, False)]
-    while stack:
-        node, done = stack.pop()
-        if done:
-            interval[node] = (first[node], count - 1)
-            continue
-        first[node] = count
-        count += 1
-        stack.append((node, True))
-        stack.extend((child, False) for child in children.get(node, ()))

@@ -21,7 +21,15 @@ from fxprune.errors import TraceError
 from fxprune.facts.effects import IN_PLACE_OPERATORS
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module, keep_example_inputs
-from fxprune.module_tree import every_module, is_layer, set_flags, state_of
+from fxprune.module_tree import (
+    CONTAINERS,
+    every_module,
+    every_tensor,
+    is_layer,
+    keeps_containers,
+    set_flags,
+    state_of,
+)
 from fxprune.nests import copy_tensors
 from fxprune.node_targets import is_sayable
 from fxprune.tracing.autograd_functions import hold_to_shapes
@@ -133,7 +141,7 @@ class _Traces:
         self.own, self.tracer, self.train_mode, self.flags = own, tracer, train_mode, flags
         self.assumed_in_training: tuple[Assumption, ...] = ()
         self.failure: str | None = None  # in train mode, of the module itself
-        self._buffers = dict(own.named_buffers())
+        self._buffers = every_tensor(own, "_buffers")
         self._held = [
             (module, name, buffer)
             for module in every_module(own)
@@ -297,22 +305,30 @@ def _state_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
 
     After a success the flags that the graph needs stay as they are.
     """
-    before = [(module, module.__dict__.copy(), state_of(module)) for module in modules]
+    before = [(module, module.__dict__.copy()) for module in modules]
+    contents = [
+        (value, value.copy())
+        for module, state in before
+        if not keeps_containers(module)
+        for value in state.values()
+        if type(value) in CONTAINERS
+    ]
     succeeded = False
     try:
         yield
         succeeded = True
     finally:
-        for module, state, contents in before:
-            flags = {name: module.__dict__[name] for name in ("inplace", "training") if name in state and succeeded}
-            for name, container in state.items():
-                _refill(container, contents[name])
-            module.__dict__.clear()
-            module.__dict__.update(state | flags)
+        for container, content in contents:
+            _refill(container, content)
+        for module, state in before:
+            own = module.__dict__
+            flags = {name: own[name] for name in ("inplace", "training") if name in state} if succeeded else {}
+            own.clear()
+            own.update(state | flags)
 
 
 def _refill(container: Any, content: Any) -> None:
-    """Give a container, which other modules may hold too, its content back, if it has a copy of that."""
-    if container is not content:
+    """Give a container, which other modules may hold too, its content back."""
+    if container or content:
         container.clear()
         (container.extend if isinstance(container, list) else container.update)(content)

@@ -13,7 +13,20 @@ from torch import nn
 _MISSING = object()
 # Their code asks what stand-ins are all the time and is known to get on with them, or is given none.
 _NOT_THE_USERS = frozenset(sys.stdlib_module_names).union(
-    ("torch", "fxprune", "functorch", "numpy", "sympy", "mpmath", "networkx", "matplotlib", "scipy", "pandas", "PIL")
+    (
+        "torch",
+        "fxprune",
+        "functorch",
+        "torchgen",
+        "triton",
+        "cuda",
+        "numpy",
+        "sympy",
+        "mpmath",
+        "networkx",
+        "matplotlib",
+    ),
+    ("matplotlib", "scipy", "pandas", "PIL", "yaml", "tqdm", "filelock", "huggingface_hub", "safetensors"),
 )
 
 Namespace = dict[str, Any]

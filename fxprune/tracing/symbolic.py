@@ -22,7 +22,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from fxprune.applied import LAYER, Applied
 from fxprune.autocast import autocast_kept
 from fxprune.errors import TraceError, first_line
-from fxprune.module_tree import every_module
+from fxprune.module_tree import every_module, every_tensor
 from fxprune.nests import PLAIN
 from fxprune.operators import MODE_QUESTIONS, plain_number
 from fxprune.tracing import autograd_functions
@@ -74,8 +74,8 @@ class SymbolicTracer(fx.Tracer):
         """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
         self._autocast = _autocast_flags()
         self._random_patches = refusing_to_draw(self)
-        tensors = [*model.named_buffers(), *model.named_parameters()]
-        self._state = {id(tensor): (path, tensor) for path, tensor in tensors}
+        tensors = every_tensor(model, "_buffers") | every_tensor(model, "_parameters")
+        self._state = {id(tensor): (path, tensor) for path, tensor in tensors.items()}
         spaces = namespaces_of(every_module(model))
         names = {"isinstance": is_instance, "type": TypeThatSees}
         bound = {id(vars(home).get(name)): new for home, name, new in self._random_patches}

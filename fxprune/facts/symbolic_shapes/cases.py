@@ -37,6 +37,7 @@ class Case:
         self.ranks = dict(ranks)
         self.numbers: dict[Atom, int] = {}
         self._told: dict[Size, Size] = {}
+        self._normal: dict[fx.Node, Shape | None] = {}
         self.shapes: dict[fx.Node, Any] = {}
 
     def own(self, node: fx.Node) -> Shape:
@@ -133,9 +134,14 @@ class Case:
         return Shape(first.lead, first.cut, (*first.dims[:tail], *dims))
 
     def normal(self, node: fx.Node) -> Shape | None:
-        """Return the shape of ``node`` in the form in which shapes are compared; None if it is no tensor."""
-        shape = self.shapes.get(node)
-        return self.compared(shape) if isinstance(shape, Shape) else None
+        """Return the shape of ``node`` in the form in which shapes are compared; None if it is no tensor.
+
+        Ask when the shapes of all nodes are known.
+        """
+        if node not in self._normal:
+            shape = self.shapes.get(node)
+            self._normal[node] = self.compared(shape) if isinstance(shape, Shape) else None
+        return self._normal[node]
 
     def compared(self, shape: Shape) -> Shape:
         """Return ``shape`` in the form in which shapes are compared."""

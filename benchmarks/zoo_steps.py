@@ -35,7 +35,7 @@ from fxprune.facts.layers import layers
 from fxprune.graph import called_module, graphs_of, node_count
 from fxprune.inspection import inspect_graph
 from fxprune.nests import tensors_in
-from fxprune.tracing.notes import opaque_modules, tier_of
+from fxprune.trace_notes import opaque_modules, tier_of
 from fxprune.verify import difference, run_float64
 
 ROUNDING = 1e-4

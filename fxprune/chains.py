@@ -18,7 +18,7 @@ from fxprune.passes import (
 )
 from fxprune.pipeline import Pipeline, PipelineResult
 from fxprune.rewriting import Pass
-from fxprune.tracing.notes import hiding_convs
+from fxprune.trace_notes import hiding_convs
 
 Layers = Literal["all", "convs", "branches"]
 _INSERTIONS: dict[Layers, tuple[Pass, ...]] = {

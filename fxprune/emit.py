@@ -30,7 +30,7 @@ from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import UNCHECKED, require_shapes
 from fxprune.files import make_folder, replacing_all
 from fxprune.graph import EXAMPLE_INPUTS, TRACE, as_taken_now, example_inputs_of, keep_example_inputs, require_graph
-from fxprune.tracing.notes import ASSUMPTIONS, Assumption, assumptions_of
+from fxprune.trace_notes import ASSUMPTIONS, Assumption, assumptions_of
 
 Format = Literal["pt2", "onnx"]
 

@@ -13,7 +13,7 @@ from fxprune.facts.costs import batch_size, node_macs, total_macs, total_params
 from fxprune.facts.shapes import require_shapes
 from fxprune.facts.sites import ConvSite, find_conv_sites
 from fxprune.graph import graphs_of
-from fxprune.tracing.notes import Assumption, Opaque, Tier, all_assumptions, convs, opaque_modules, tier_of
+from fxprune.trace_notes import Assumption, Opaque, Tier, all_assumptions, convs, opaque_modules, tier_of
 
 _TIERS: dict[Tier, str] = {
     "symbolic": "traced symbolically",

@@ -26,10 +26,10 @@ from fxprune.errors import TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
 from fxprune.graph import TRACE, TRACED_MACS, called_module, graphs_of
 from fxprune.module_tree import CALLS, PER_SAMPLE, every_path, regions_in
+from fxprune.trace_notes import warn_of_hidden_convs
 from fxprune.tracing.attempt import TrainMode, attempt
 from fxprune.tracing.check import Expected, reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
-from fxprune.tracing.notes import warn_of_hidden_convs
 from fxprune.tracing.own_modes import copied_in_eval_mode, has_own_modes, keeping_weights, tell_of_own_modes
 from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
@@ -73,7 +73,7 @@ def trace(
     Returns:
         A GraphModule without in-place ops, with ``tensor_meta`` and origins on every node, in the train or
         eval mode of ``model``. What it takes for granted about its inputs, because the model branches on it, is in
-        ``fxprune.tracing.notes.assumptions_of``, and checked whenever it runs.
+        ``fxprune.trace_notes.assumptions_of``, and checked whenever it runs.
 
     Raises:
         TraceError: the model cannot be traced (names the source line), the inputs do not fit (names the node), or a

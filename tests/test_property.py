@@ -23,7 +23,7 @@ from fxprune.chains import AFTER_TRAINING
 from fxprune.copies import copy_module
 from fxprune.facts.layers import layers
 from fxprune.resconv import ResConv
-from fxprune.tracing.notes import opaque_modules
+from fxprune.trace_notes import opaque_modules
 
 GRAPHS = int(os.environ.get("FXPRUNE_GRAPHS", "40"))
 FIRST = int(os.environ.get("FXPRUNE_SEED", "0"))

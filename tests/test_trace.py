@@ -17,7 +17,7 @@ from fxprune import passes
 from fxprune.errors import TraceError
 from fxprune.facts.shapes import shape
 from fxprune.graph import module_path, origins
-from fxprune.tracing.notes import opaque_modules
+from fxprune.trace_notes import opaque_modules
 
 
 def test_the_graph_computes_the_same_function_and_shares_nothing_with_the_model() -> None:

@@ -18,7 +18,7 @@ import fxprune
 from fxprune import passes
 from fxprune.errors import LoadError, TraceError
 from fxprune.models import load_model, load_weights
-from fxprune.tracing.notes import opaque_modules
+from fxprune.trace_notes import opaque_modules
 from fxprune.wrappers import without_prefixes
 
 ran: list[str] = []

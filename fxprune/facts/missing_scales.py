@@ -7,7 +7,7 @@ from torch import fx
 from fxprune.facts.branches import find_branches
 from fxprune.facts.sites import find_conv_sites
 from fxprune.graph import graphs_of
-from fxprune.tracing.notes import hiding_convs
+from fxprune.trace_notes import hiding_convs
 
 
 def why_no_scales(graph_module: fx.GraphModule) -> str:

@@ -32,12 +32,12 @@ from fxprune.module_tree import (
 )
 from fxprune.nests import copy_tensors
 from fxprune.node_targets import is_sayable
+from fxprune.trace_notes import ASSUMPTIONS, Assumption
 from fxprune.tracing.autograd_functions import hold_to_shapes
 from fxprune.tracing.batch_norms import recover_batch_norms
 from fxprune.tracing.functionalize import functionalize
 from fxprune.tracing.inputs import Call, call_of_graph
 from fxprune.tracing.merging import merge, merge_assumptions
-from fxprune.tracing.notes import ASSUMPTIONS, Assumption
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.training_flag import (
     FlagReads,

@@ -21,7 +21,7 @@ from torch import fx, nn
 from fxprune.by_mode import MODE, CodeByMode, Mode, by_mode
 from fxprune.graph import innermost_module
 from fxprune.node_targets import attribute, free_target, set_attribute, set_buffer
-from fxprune.tracing.notes import Assumption
+from fxprune.trace_notes import Assumption
 
 _CONSTANT = "_tensor_constant"  # how fx names tensors that forward makes
 

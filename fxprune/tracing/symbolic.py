@@ -25,10 +25,10 @@ from fxprune.errors import TraceError, first_line
 from fxprune.module_tree import every_module, every_tensor
 from fxprune.nests import PLAIN
 from fxprune.operators import MODE_QUESTIONS, plain_number
+from fxprune.trace_notes import Assumption, assertion_message
 from fxprune.tracing import autograd_functions
 from fxprune.tracing.drawing import DRAWS, refusing_to_draw, states_of_random
 from fxprune.tracing.inputs import Argument, Call
-from fxprune.tracing.notes import Assumption, assertion_message
 from fxprune.tracing.patches import namespaces_of, patched, shadowed
 from fxprune.tracing.recorded_autocast import RecordedAutocast
 from fxprune.tracing.recording import RecordingProxy, TypeThatSees, is_instance

@@ -25,6 +25,7 @@ from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, keep_examp
 from fxprune.layer_classes import CONV_CLASSES
 from fxprune.module_tree import every_module, every_path, has_hooks, is_layer, mark_opaque, opaque_children
 from fxprune.nests import copy_tensors, structure
+from fxprune.trace_notes import ASSUMPTIONS, Opaque, Tier
 from fxprune.tracing.attempt import TrainMode, attempt
 from fxprune.tracing.check import (
     Expected,
@@ -34,7 +35,6 @@ from fxprune.tracing.check import (
     run_once,
 )
 from fxprune.tracing.inputs import Call, call_of_graph
-from fxprune.tracing.notes import ASSUMPTIONS, Opaque, Tier
 from fxprune.tracing.opaque import compile_inside, record_calls
 from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer

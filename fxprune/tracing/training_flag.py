@@ -21,8 +21,8 @@ from torch import fx, nn
 from fxprune.errors import FxpruneWarning
 from fxprune.graph import innermost_module
 from fxprune.module_tree import every_module, every_path
+from fxprune.trace_notes import Assumption, assertion_message
 from fxprune.tracing.merging import same_tensor
-from fxprune.tracing.notes import Assumption, assertion_message
 from fxprune.tracing.symbolic import SymbolicTracer
 
 _CONSTANT = "_tensor_constant"  # how fx names tensors that forward makes

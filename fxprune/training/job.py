@@ -39,8 +39,8 @@ from fxprune.pipeline import Pipeline
 from fxprune.render.folder import write_diff
 from fxprune.run_record import FINETUNING, METRICS, REPORT, RUN
 from fxprune.trace import trace
+from fxprune.trace_notes import opaque_modules
 from fxprune.tracing.check import require_finite
-from fxprune.tracing.notes import opaque_modules
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
 from fxprune.training.evaluation import check_outputs, evaluate

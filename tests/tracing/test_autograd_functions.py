@@ -19,7 +19,7 @@ import fxprune
 from fxprune import passes
 from fxprune.applied import Applied
 from fxprune.errors import EmitError
-from fxprune.tracing.notes import opaque_modules, tier_of
+from fxprune.trace_notes import opaque_modules, tier_of
 
 Function = torch.autograd.Function
 

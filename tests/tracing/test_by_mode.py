@@ -22,7 +22,7 @@ from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import layers
 from fxprune.graph import EXAMPLE_INPUTS
 from fxprune.nests import structure, tensors_in
-from fxprune.tracing.notes import assumptions_of, opaque_modules
+from fxprune.trace_notes import assumptions_of, opaque_modules
 from fxprune.verify import difference
 
 INSERT = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])

@@ -18,7 +18,7 @@ from fxprune.graph import called_module, graphs_of
 from fxprune.inspection import inspect_graph
 from fxprune.module_tree import CALLS
 from fxprune.nests import tensors_in
-from fxprune.tracing.notes import opaque_modules
+from fxprune.trace_notes import opaque_modules
 from fxprune.verify import difference
 
 CHAIN = [passes.RemoveResConvs(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]

@@ -15,7 +15,7 @@ from torch.nn import functional
 import fxprune
 from fxprune import passes
 from fxprune.facts.convs import is_conv
-from fxprune.tracing.notes import assumptions_of, tier_of
+from fxprune.trace_notes import assumptions_of, tier_of
 
 
 def same_padding(size: int, kernel: int, stride: int) -> int:

@@ -191,6 +191,9 @@ class _Traces:
 
         Raises TraceError where no tracer can.
         """
+        self.failure = self.train_mode.failure()
+        if self.failure is not None:
+            return None
         for make_tracer in self.train_mode.make_tracers:
             try:
                 with in_train_mode(self.own, self.flags):
@@ -201,9 +204,6 @@ class _Traces:
                 continue
             self.assumed_in_training = tuple(tracer.assumptions)
             return graph
-        self.failure = self.train_mode.failure()
-        if self.failure is not None:
-            return None
         reason = f"in train mode {failed.reason}"
         raise TraceError(
             f"in train mode: {failed}", path=failed.path, reason=reason, source=failed.source

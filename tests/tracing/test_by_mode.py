@@ -22,7 +22,7 @@ from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import layers
 from fxprune.graph import EXAMPLE_INPUTS
 from fxprune.nests import structure, tensors_in
-from fxprune.trace_notes import assumptions_of, opaque_modules
+from fxprune.trace_notes import assumptions_of, opaque_modules, tier_of
 from fxprune.verify import difference
 
 INSERT = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])
@@ -298,3 +298,20 @@ def test_a_part_that_is_kept_in_eval_mode_stays_so() -> None:
         with torch.no_grad():
             found.append(tensors_in(copy.deepcopy(one)(images())))
     assert difference(*found)[1] < 1e-6
+
+
+def test_train_mode_that_wants_larger_inputs_leaves_the_first_tier(capfd: pytest.CaptureFixture[str]) -> None:
+    class Large(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.pool = conv(), nn.AvgPool2d(16)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            y = self.conv(x)
+            return (y, self.pool(y)) if self.training else y
+
+    graph = fxprune.trace(Large().eval(), images())
+    assert tier_of(graph) == "symbolic"
+    assert "pool" not in capfd.readouterr().err
+    with pytest.raises(AssertionError, match="train mode"):
+        graph.train()(images())

@@ -20,6 +20,7 @@ from fxprune.copies import copy_module, not_copied
 from fxprune.errors import FxpruneError
 from fxprune.facts.effects import is_foreign, is_in_place
 from fxprune.module_tree import is_opaque, mark_opaque, runs_own_code
+from fxprune.nests import version_of
 from fxprune.node_targets import attribute
 
 
@@ -43,7 +44,7 @@ def keeping_state(graph_module: fx.GraphModule, copied: Copy = copy_module) -> I
     """
     places = _places(graph_module)
     stand_ins = _stand_ins(places, copied)
-    held = [(tensor, tensor._version, tensor.detach().clone()) for tensor in _may_be_written(graph_module)]
+    held = [(tensor, version_of(tensor), tensor.detach().clone()) for tensor in _may_be_written(graph_module)]
     try:
         for (owner, name, _), stand_in in zip(places.values(), stand_ins, strict=True):
             owner._modules[name] = stand_in
@@ -53,7 +54,7 @@ def keeping_state(graph_module: fx.GraphModule, copied: Copy = copy_module) -> I
             owner._modules[name] = module
         with torch.no_grad():
             for tensor, version, value in held:
-                if tensor._version != version:
+                if version_of(tensor) != version:
                     tensor.copy_(value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeGuard
 
 import torch
@@ -149,11 +149,17 @@ def is_parametrized(module: nn.Module) -> bool:
     return "parametrizations" in module._modules
 
 
+def outside_inference_mode() -> AbstractContextManager[Any]:
+    """Leave ``torch.inference_mode()`` inside, if it is on: what is made in it can be trained nowhere."""
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+
+
 @contextmanager
-def evaluating(graph_module: nn.Module) -> Iterator[None]:
+def evaluating(graph_module: nn.Module, *, keeping: bool = True) -> Iterator[None]:
     """Put every module in eval mode without gradients, and give each its own flag back at the end.
 
-    So too the tensors that modules compute and keep (see :mod:`fxprune.copies`): those of this run may be fake.
+    So too, if ``keeping``, the tensors that modules compute and keep (see :mod:`fxprune.copies`): those of this run
+    may be fake.
     """
     modules = every_module(graph_module)
     flags = [module.training for module in modules]
@@ -162,7 +168,7 @@ def evaluating(graph_module: nn.Module) -> Iterator[None]:
         for module in modules
         if not is_layer(module) or module._forward_pre_hooks
         for name, value in vars(module).items()
-        if isinstance(value, torch.Tensor)
+        if keeping and isinstance(value, torch.Tensor)
     ]
     try:
         set_flags(modules, False)

@@ -69,3 +69,8 @@ def structure(value: Any) -> Any:
     if isinstance(value, dict):
         return type(value), [(key, structure(part)) for key, part in value.items()]
     return type(value), [structure(part) for part in vars(value).values()] if tensors_in(value) else []
+
+
+def version_of(tensor: torch.Tensor) -> int | None:
+    """Return a number that changes with every write to ``tensor``; None where torch counts none, and allows none."""
+    return None if tensor.is_inference() else tensor._version

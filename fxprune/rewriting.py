@@ -17,6 +17,7 @@ from fxprune.arguments import option_kinds, require_kind
 from fxprune.copies import copy_graphs
 from fxprune.facts.shapes import require_shapes
 from fxprune.graph import module_path, origins, remove_unused_state, require_graph, require_order
+from fxprune.module_tree import outside_inference_mode
 
 
 class Contract(IntEnum):
@@ -109,13 +110,14 @@ class Pass:
         given = graph_module
         if not self.may_apply(given):
             return PassResult(given, False)
-        graphs = copy_graphs(given)
         log = Log()
-        self.rewrite_all(graphs, log)
-        if log.rewritten:
-            for _, graph_module in graphs:
-                require_order(graph_module, remove_unused_state(graph_module).kept)
-                graph_module.recompile()
+        with outside_inference_mode():
+            graphs = copy_graphs(given)
+            self.rewrite_all(graphs, log)
+            if log.rewritten:
+                for _, graph_module in graphs:
+                    require_order(graph_module, remove_unused_state(graph_module).kept)
+                    graph_module.recompile()
         return PassResult(
             graphs[0][1] if log.rewritten else given,
             bool(log.rewritten),

@@ -104,10 +104,10 @@ class ScaledLayer(nn.Module):
     def follow(self) -> None:
         """Read the history only where it was written since, as in a graph that is trained here.
 
-        A copy reads it each time: whoever keeps the copy may write in ways that leave no trace.
+        A copy reads it each time: whoever keeps the copy may write in ways that leave no trace (``.data``). What
+        torch.compile made of a layer that is followed knows the state of then: write others by ``load_state_dict``.
         """
-        self._read()
-        self._remember(*self._last)
+        self._remember(*self._state_held())
 
     def train_scale(self, trains: bool) -> None:
         """Have the scale trained, or not; see :mod:`fxprune.data_parallel` for processes that train together."""
@@ -123,7 +123,7 @@ class ScaledLayer(nn.Module):
     def _write(self, row: int, state: int, units: Mapping[str, float]) -> None:
         known = units
         if len(units) < len(self.units):
-            share, _, *before = self.history[self._last[0]].tolist()
+            share, _, *before = self.history[self._standing()[0]].tolist()
             held = {name: unit / (share or 1.0) for name, unit in zip(self.units, before, strict=True)}
             known = held | dict(units)
         values = [1.0, float(state), *(known[name] for name in self.units)]
@@ -142,27 +142,22 @@ class ScaledLayer(nn.Module):
         """
         seen = self._seen
         if seen is None:
-            self._read()
+            self.__dict__["_last"] = self._state_held()
             self._require_buffers()
         elif torch.compiler.is_compiling():
             pass
-        elif seen[0] is not self.history:  # one that stands in for it
-            self._read()
+        elif seen[0] is not self.history:
+            return self._state_held()  # of one that stands in for it, for this call
         elif seen[1] != self.history._version:
             self.follow()
         return self._last
 
-    def _read(self) -> None:
-        if _is_readable(self.history):
-            with _disable_current_modes():  # it is real, where fake tensors are worked with too
-                rows = self.history[:, :2].tolist()
-            self._note(rows)
-
-    def _note(self, rows: Sequence[Sequence[float]]) -> None:
-        """Take note of what holds, given the shares and states of the history's rows."""
-        row = max((index for index, (share, _) in enumerate(rows) if share > 0), default=0)
-        share, state = rows[row]
-        self._last = row, round(state / share) if share > 0 else OPEN
+    def _state_held(self) -> tuple[int, int]:
+        """Return what the history says now; what it last said where it cannot be read."""
+        if not _is_readable(self.history):
+            return self._last
+        with _disable_current_modes():  # it is real, where fake tensors are worked with too
+            return _state_in(self.history[:, :2].tolist())
 
     def _require_buffers(self) -> None:
         """Raise FxpruneError if this is a copy that holds the parameters of a later state than its history."""
@@ -235,8 +230,14 @@ def follow_together(layers: Collection[ScaledLayer]) -> None:
     """Read the history of each of ``layers``, in one transfer: something may have written without a trace."""
     if layers and all(_is_readable(layer.history) for layer in layers):
         for layer, rows in zip(layers, torch.stack([one.history[:, :2] for one in layers]).tolist(), strict=True):
-            layer._note(rows)
-            layer._remember(*layer._last)
+            layer._remember(*_state_in(rows))
+
+
+def _state_in(rows: Sequence[Sequence[float]]) -> tuple[int, int]:
+    """Return the row that holds, and the state in it, given the shares and states of a history's rows."""
+    row = max((index for index, (share, _) in enumerate(rows) if share > 0), default=0)
+    share, state = rows[row]
+    return row, round(state / share) if share > 0 else OPEN
 
 
 def _is_readable(tensor: torch.Tensor) -> bool:

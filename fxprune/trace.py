@@ -25,7 +25,7 @@ from fxprune.copies import unwrapped
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.costs import batch_size, total_macs
 from fxprune.graph import TRACE, TRACED_MACS, called_module, graphs_of
-from fxprune.module_tree import CALLS, PER_SAMPLE, every_path, regions_in
+from fxprune.module_tree import CALLS, PER_SAMPLE, every_path, outside_inference_mode, regions_in
 from fxprune.trace_notes import warn_of_hidden_convs
 from fxprune.tracing.attempt import TrainMode, attempt
 from fxprune.tracing.check import Expected, reference_outputs, require_finite
@@ -94,7 +94,7 @@ def trace(
     fresh = partial(copied_in_eval_mode, model, share_weights=share_weights)
     has_own = has_own_modes(model)
     kept = keeping_weights(model) if share_weights and (check or has_own) else nullcontext()
-    with _ONE_AT_A_TIME, kept, uncompiled(tracing=True):
+    with _ONE_AT_A_TIME, outside_inference_mode(), kept, uncompiled(tracing=True):
         if has_own:
             tell_of_own_modes(model, share_weights=share_weights)
         expected = _expected(fresh() if has_own else model, fresh, call, flags) if check else None

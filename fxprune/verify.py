@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxprune.arguments import require_arguments
 from fxprune.autocast import ENTER_AUTOCAST, EXIT_AUTOCAST
+from fxprune.errors import FxpruneError, first_line
 from fxprune.exact_weights import exact, in_float64, widen
 from fxprune.facts.effects import is_foreign
 from fxprune.facts.state import storage_of, updated_storages, updated_tensor
@@ -192,7 +193,14 @@ def _run(
         torch.random.fork_rng(devices=[]),
     ):
         torch.manual_seed(0)
-        return tensors_in(_numbers_as_tensors(interpreter.run(*copies))), interpreter
+        try:
+            value = interpreter.run(*copies)
+        except RuntimeError as error:
+            raise FxpruneError(
+                f"{type(graph_module).__name__} cannot be run in float64, in which passes are verified: "
+                f"{first_line(error)}; Pipeline(passes, verify=False) leaves that out"
+            ) from error
+        return tensors_in(_numbers_as_tensors(value)), interpreter
 
 
 def _numbers_as_tensors(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import TinyNet
+from helpers import TinyNet, tiny
 from timm.utils.model_ema import ModelEmaV2, ModelEmaV3
 from torch import fx, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -379,3 +379,18 @@ def fxprune_graph(layer: fxprune.ResConv, x: torch.Tensor) -> fx.GraphModule:
     graph = passes.InsertResConv()(fxprune.trace(nn.Sequential(conv).eval(), x)).graph_module
     graph.add_module("0", layer)
     return graph
+
+
+@pytest.mark.parametrize("change", ["close", "rest"])
+def test_other_weights_for_one_call_leave_no_state(change: str) -> None:
+    """``torch.func.functional_call`` puts tensors in the place of the layer's own for one call."""
+    sparse = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(tiny()).graph_module
+    other, x = copy.deepcopy(sparse), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    for layer in layers(other):
+        getattr(layer.module, change)()
+    for one, weights in ((sparse, other), (other, sparse)):
+        before = one(x)
+        states = [(layer.module.closed, layer.module.resting) for layer in layers(one)]
+        torch.testing.assert_close(torch.func.functional_call(one, dict(weights.state_dict()), (x,)), weights(x))
+        assert [(layer.module.closed, layer.module.resting) for layer in layers(one)] == states
+        assert torch.equal(one(x), before)

@@ -116,3 +116,11 @@ def test_the_first_difference_in_large_values_is_found() -> None:
     found = fxprune.verify(a, b, torch.rand(1, 2, 2, 2))
     assert not found.equal
     assert str(found.first_difference).startswith("mul")
+
+
+def test_what_cannot_be_run_in_float64_is_said_in_one_line() -> None:
+    model = Wrapped(lambda m, x: x + m.conv(x).view(torch.int32).view(torch.float32), conv=nn.Conv2d(3, 3, 1))
+    graph = fxprune.trace(model.eval(), torch.randn(2, 3, 4, 4))
+    with pytest.raises(fxprune.FxpruneError, match="cannot be run in float64, in which passes are verified"):
+        fxprune.Pipeline([passes.InsertResConv()])(graph)
+    fxprune.Pipeline([passes.InsertResConv()], verify=False)(graph)

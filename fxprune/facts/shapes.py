@@ -27,7 +27,7 @@ from fxprune.interpreter import Interpreter
 from fxprune.kept_state import keeping_state
 from fxprune.layer_classes import NORM_CLASSES
 from fxprune.module_tree import evaluating, every_module, has_hooks, is_opaque, set_flags
-from fxprune.nests import copy_tensors, map_tensors, tensors_in
+from fxprune.nests import copy_tensors, map_tensors, tensors_in, version_of
 from fxprune.wrappers import uncompiled
 
 META = "tensor_meta"
@@ -65,7 +65,7 @@ class _Recorder(Interpreter):
             self.env[node] = None if node in others and node.op != "placeholder" else self.run_node(node)
 
     def run_node(self, n: fx.Node) -> Any:
-        inputs = [(one, one._version) for one in self._tensors_read(n)] if n in self._foreign else []
+        inputs = [(one, version_of(one)) for one in self._tensors_read(n)] if n in self._foreign else []
         try:
             value = super().run_node(n) if self._mode is None else self._fake_value(n)
         except (DataDependentOutputException, DynamicOutputShapeException):
@@ -75,7 +75,7 @@ class _Recorder(Interpreter):
                 raise _NeedsData from error
             raise TraceError(_explain(n, error)) from error
         self.values[n] = None if n.target is ENTER_AUTOCAST else value
-        changed = [one for one, version in inputs if one._version != version]
+        changed = [one for one, version in inputs if version_of(one) != version]
         if changed:
             direct = [self.values[one] if isinstance(one, fx.Node) else None for one in n.args]
             n.meta[WRITES] = tuple(

@@ -30,7 +30,7 @@ from fxprune.module_tree import (
     set_flags,
     state_of,
 )
-from fxprune.nests import copy_tensors
+from fxprune.nests import copy_tensors, version_of
 from fxprune.node_targets import is_sayable
 from fxprune.trace_notes import ASSUMPTIONS, Assumption
 from fxprune.tracing.autograd_functions import hold_to_shapes
@@ -150,7 +150,7 @@ class _Traces:
             if buffer is not None
         ]
         self._values = {name: buffer.clone() for name, buffer in self._buffers.items()}
-        self._versions = {name: buffer._version for name, buffer in self._buffers.items()}
+        self._versions = {name: version_of(buffer) for name, buffer in self._buffers.items()}
 
     def graphs(self) -> tuple[fx.Graph, fx.Graph | None, Collection[nn.Module]]:
         """Return the graph in eval mode, that in train mode if one graph will not do, and who reads its train flag.
@@ -210,7 +210,7 @@ class _Traces:
         ) from failed
 
     def _updated(self) -> list[str]:
-        return [name for name, buffer in self._buffers.items() if buffer._version != self._versions[name]]
+        return [name for name, buffer in self._buffers.items() if version_of(buffer) != self._versions[name]]
 
     def _restore(self) -> None:
         """Give the buffers back what they held: those that forward wrote to, or put others in the place of."""
@@ -218,7 +218,7 @@ class _Traces:
             module._buffers[name] = buffer
         for name in self._updated():
             self._buffers[name].copy_(self._values[name])
-            self._versions[name] = self._buffers[name]._version
+            self._versions[name] = version_of(self._buffers[name])
 
 
 def _require_no_memory(own: nn.Module, module: nn.Module, state: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ from fxprune.errors import TraceError
 from fxprune.graph import PRESERVED
 from fxprune.layer_classes import WEIGHTED_CLASSES
 from fxprune.module_tree import CALLS, has_hooks, is_layer, opaque_children
-from fxprune.nests import copy_tensors, tensors_in
+from fxprune.nests import copy_tensors, tensors_in, version_of
 from fxprune.tracing.attempt import RESERVED
 from fxprune.tracing.check import TOLERANCE, run_model, run_once
 from fxprune.tracing.inputs import Call, bind
@@ -74,12 +74,12 @@ def _watched_run(run: Run, modules: Iterable[nn.Module], keep_outputs: bool) -> 
         for inner in module.modules():
             owners.setdefault(id(inner), []).append(module)
     active: list[nn.Module] = []
-    versions: list[list[int]] = []
+    versions: list[list[int | None]] = []
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         active.append(module)
         given = tensors_in((args, kwargs))
-        versions.append([tensor._version for tensor in given])
+        versions.append([version_of(tensor) for tensor in given])
         calls, size = found[module], sum(tensor.numel() for tensor in given)
         calls.elements += size
         if size > calls.largest:
@@ -88,7 +88,7 @@ def _watched_run(run: Run, modules: Iterable[nn.Module], keep_outputs: bool) -> 
 
     def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         active.pop()
-        if [tensor._version for tensor in tensors_in((args, kwargs))] != versions.pop():
+        if [version_of(tensor) for tensor in tensors_in((args, kwargs))] != versions.pop():
             found[module].overwrites = True
         if keep_outputs:
             found[module].outputs.append(copy_tensors(output))

@@ -24,7 +24,7 @@ from fxprune.facts.effects import is_foreign
 from fxprune.interpreter import plain
 from fxprune.layer_classes import NORM_CLASSES
 from fxprune.module_tree import evaluating, has_hooks, runs_own_code
-from fxprune.nests import map_tensors, tensors_in
+from fxprune.nests import map_tensors, tensors_in, version_of
 from fxprune.node_targets import attribute
 from fxprune.operators import INFIX, MODE_QUESTIONS
 from fxprune.tracing.inputs import Call
@@ -144,9 +144,11 @@ class ValueTracer(SymbolicTracer):
             if node.op == "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
             function: Any = node.target
-            inputs = [(tensor, tensor._version) for tensor in tensors_in((args, kwargs))] if is_foreign(node) else []
+            inputs = (
+                [(tensor, version_of(tensor)) for tensor in tensors_in((args, kwargs))] if is_foreign(node) else []
+            )
             value = function(*args, **kwargs)
-            if any(tensor._version != version for tensor, version in inputs):
+            if any(version_of(tensor) != version for tensor, version in inputs):
                 raise TraceError(f"{function.__name__} writes into its arguments")
             return value
 

@@ -103,6 +103,7 @@ FUNCTIONS: list[Function] = [
     lambda m, x: torch.cat(x.chunk(3, 1)[::-1], 1) + torch.cat(torch.split(x, [1, 3], dim=1), 1),
     lambda m, x: torch.cat([x, x[..., :3]], -1)[..., : x.shape[-1]],
     lambda m, x: torch.stack([x, x * 2], 2).flatten(1, 2),
+    lambda m, x: torch.stack(x.unbind(1), 1) + torch.cat(torch.split(x, 2, 1), 1),
     lambda m, x: torch.einsum("nchw,ndhw->ncd", x, x),
     lambda m, x: x * torch.rand([x.shape[0]] + [1] * (x.dim() - 1)),
     lambda m, x: x * x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(0.5).div_(2),

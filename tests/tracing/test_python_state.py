@@ -156,3 +156,38 @@ def test_what_forward_keeps_in_python_is_told(kind: str) -> None:
     assert opaque(graph) == ([] if kind == "none" else ["1"])
     for seed in range(3):
         torch.testing.assert_close(graph(images(seed)), model(images(seed)))
+
+
+KEPT: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
+    "counted": lambda m, y: y * (m.kept.add(1) if m.keep(m.kept + 1) is None else m.kept).sum(),
+    "mean": lambda m, y: y * m.keep(m.kept * 0.9 + y.mean((0, 2, 3)) * 0.1).sum(),
+    "in training": lambda m, y: y * (m.keep(m.kept + 1) if m.training else m.kept).sum(),
+}
+
+
+@pytest.mark.parametrize("use", KEPT)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_tensor_kept_in_an_attribute_is_noticed(use: str, mirrored: bool) -> None:
+    """It is put back after runs that make stand-ins of it, but not between the calls that are compared."""
+
+    class Keeps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv()
+            self.kept = torch.zeros(4)
+
+        def keep(self, value: torch.Tensor) -> torch.Tensor:
+            self.kept = value
+            return value
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + KEPT[use](self, self.conv(x))
+
+    x = images()
+    if mirrored:
+        x = x + x.flip(-1)  # the same in the mirror
+    model = Keeps().eval()
+    graph = fxprune.trace(model, x)
+    for training in (False, True, True, False):
+        assert torch.allclose(graph.train(training)(x), model.train(training)(x), atol=1e-6)
+    assert opaque(graph)

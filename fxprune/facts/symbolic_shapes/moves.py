@@ -121,6 +121,8 @@ def _cat(node: fx.Node, case: Case) -> Shape | None:
 
 def _stack(node: fx.Node, case: Case) -> Shape | None:
     parts, axis = argument(node, 0, "tensors"), argument(node, 1, "dim", 0)
+    if not isinstance(parts, (tuple, list)):
+        return None
     shapes = [case.shapes.get(one) if isinstance(one, fx.Node) else None for one in parts]
     first = case.resolved(shapes[0]) if shapes and isinstance(shapes[0], Shape) else None
     if first is None or first.lead is not None or not isinstance(axis, int):

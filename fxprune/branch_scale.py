@@ -50,11 +50,6 @@ class BranchScale(ScaledLayer):
         """Scalar tensor, fixed while the gate is trained: 1 unless :meth:`assign` set another."""
         return self.unit("signed_size")
 
-    @property
-    def initial_gauge(self) -> torch.Tensor:
-        """What :meth:`gauge` was when the gate was opened; a scalar tensor."""
-        return self.unit("initial_gauge")
-
     def gauge(self, *weights: torch.Tensor) -> torch.Tensor:
         """Return c, the product of the sizes of ``weights`` (:func:`fxprune.scaled_layer.size_of`); a scalar."""
         return _size_of_all(weights, self.gate.device)

@@ -22,6 +22,8 @@ from fxprune.nests import PLAIN
 from fxprune.pickled import from_pickle, to_pickle
 from fxprune.wrappers import holds_wrappers, inside, original_of
 
+_STATE = ("_parameters", "_buffers", "_non_persistent_buffers_set")
+
 
 class _CodeOnDemand:
     """An attribute, ``forward`` say, of a graph whose code is not generated yet: looking it up generates it."""
@@ -58,7 +60,7 @@ class LazyGraphModule(_LazyGraphModule):
 def plain_graph_module(like: fx.GraphModule) -> fx.GraphModule:
     """Return torch's own GraphModule with the graph and the modules of ``like``; its code is generated on demand."""
     made = fx.GraphModule(nn.Module(), fx.Graph(), class_name=type(like).__name__)
-    for table in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+    for table in ("_modules", *_STATE):
         made.__dict__[table] = like.__dict__[table]
     made.training, made.__dict__["_graph"] = like.training, like.graph
     like.graph.owning_module = made
@@ -117,7 +119,7 @@ def copy_graphs(graph_module: fx.GraphModule) -> list[tuple[str, fx.GraphModule]
     containers, has_opaque = _copy_containers(graph_module)
     tracer = graph_module.graph._tracer_cls
     duplicate = LazyGraphModule(containers, fx.Graph(tracer_cls=tracer), class_name=type(graph_module).__name__)
-    for table in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+    for table in ("_modules", *_STATE):
         duplicate.__dict__[table] = containers.__dict__[table]
     duplicate.graph = copy_graph(graph_module.graph)
     duplicate.meta.update(graph_module.meta)
@@ -164,9 +166,6 @@ def copy_graph(graph: fx.Graph) -> fx.Graph:
     duplicate._len = len(copies)
     duplicate._codegen = copy.deepcopy(graph._codegen)
     return duplicate  # type: ignore[no-any-return]
-
-
-_STATE = ("_parameters", "_buffers", "_non_persistent_buffers_set")
 
 
 def _copy_containers(graph_module: fx.GraphModule) -> tuple[nn.Module, bool]:

@@ -102,11 +102,6 @@ class ResConv(ScaledLayer):
         """The unit of the shortcut; a scalar tensor."""
         return self.unit("input_rms")
 
-    @property
-    def initial_gauge(self) -> torch.Tensor:
-        """What :meth:`gauge` was when the gate was opened; a scalar tensor."""
-        return self.unit("initial_gauge")
-
     def gauge(self) -> torch.Tensor:
         """Return c, the size of the norm's (or the conv's) own weights (:func:`fxprune.scaled_layer.size_of`).
 

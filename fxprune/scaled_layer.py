@@ -81,6 +81,11 @@ class ScaledLayer(nn.Module):
         """Whether the layer computes what it did at insertion, whatever the size of its weights."""
         return self._standing()[1] == RESTING
 
+    @property
+    def initial_gauge(self) -> torch.Tensor:
+        """What the layer's gauge was when the gate was opened; a scalar tensor."""
+        return self.unit("initial_gauge")
+
     def unit(self, name: str) -> torch.Tensor:
         """Return one of the units as it holds now; a scalar tensor."""
         row = self.history[self._standing()[0]]

@@ -20,3 +20,15 @@ def conv(**options: Any) -> nn.Conv2d:
 
 def opaque(graph: fx.GraphModule) -> list[str]:
     return [one.path for one in opaque_modules(graph)]
+
+
+class Sign(torch.autograd.Function):
+    """A sign that gradients pass through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0]

@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from tracing_helpers import conv, images, opaque
+from tracing_helpers import Sign, conv, images, opaque
 
 import fxprune
 from fxprune import passes
@@ -22,18 +22,6 @@ from fxprune.errors import EmitError
 from fxprune.trace_notes import opaque_modules, tier_of
 
 Function = torch.autograd.Function
-
-
-class Sign(Function):
-    """A sign that gradients pass through."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x.sign()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        return gradients[0]
 
 
 class Scaled(Function):

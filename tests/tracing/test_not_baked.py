@@ -12,7 +12,7 @@ import torch
 from helpers import Wrapped, targets
 from torch import nn
 from torch.nn import functional
-from tracing_helpers import conv, images, opaque
+from tracing_helpers import Sign, conv, images, opaque
 
 import fxprune
 from fxprune import passes
@@ -70,18 +70,6 @@ def test_tracing_does_not_advance_the_state_of_an_opaque_module(inside: bool) ->
     assert opaque(graph) == ["1" if inside else "model"]
     for _ in range(2):
         assert torch.equal(graph(images(1)), model(images(1)))
-
-
-class Sign(torch.autograd.Function):
-    """A sign that gradients pass through."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x.sign()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        return gradients[0]
 
 
 def test_a_function_with_a_backward_of_its_own_works_while_others_trace() -> None:

@@ -10,7 +10,7 @@ from torch import fx
 from torch.nn import functional
 
 from fxprune.facts.symbolic_shapes.cases import Case, Refused, Rule, Shape
-from fxprune.facts.symbolic_shapes.layers import ADAPTIVE, adaptive, ending, linear, normalized, slid
+from fxprune.facts.symbolic_shapes.layers import ADAPTIVE, adaptive, ending, linear, normalized, pooled, slid
 from fxprune.facts.symbolic_shapes.numbers import argument, known_size, require_axes
 from fxprune.facts.symbolic_shapes.sizes import Size, broadcast, is_size, plus
 
@@ -56,14 +56,10 @@ def _pool_call(node: fx.Node, first: Shape, case: Case) -> Shape | None:
     kernel, stride, padding = (argument(node, 1 + i, n) for i, n in enumerate(("kernel_size", "stride", "padding")))
     dilation, ceil = (argument(node, 4, "dilation", 1), 5) if is_max else (1, 4)
     rest = [argument(node, ceil, "ceil_mode", False), argument(node, 6, "return_indices", False) if is_max else False]
+    if rest != [False, False]:
+        return None
     numbers = (kernel, kernel if stride is None else stride, 0 if padding is None else padding, dilation)
-    each = [(one,) * axes if isinstance(one, int) else one for one in numbers]
-    if rest != [False, False] or not all(isinstance(one, (tuple, list)) and len(one) == axes for one in each):
-        return None
-    if not all(isinstance(number, int) for one in each for number in one):
-        return None
-    first = case.last(case.among(first, axes + 1, axes + 2), axes)
-    return ending(first, *(slid(*geometry) for geometry in zip(first.dims[-axes:], *each, strict=True)))
+    return pooled(first, axes, numbers, case)
 
 
 def _layer_norm_call(node: fx.Node, first: Shape, case: Case) -> Shape:

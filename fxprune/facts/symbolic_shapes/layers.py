@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import fx, nn
@@ -128,9 +129,17 @@ def normalized(first: Shape, sizes: Any, case: Case) -> Shape:
 def _pool(pool: Any, axes: int, first: Shape, case: Case) -> Shape | None:
     if pool.ceil_mode or getattr(pool, "return_indices", False):
         return None
-    numbers = (pool.kernel_size, pool.stride, pool.padding, getattr(pool, "dilation", 1))
-    first = case.last(case.among(first, axes + 1, axes + 2), axes)
+    return pooled(first, axes, (pool.kernel_size, pool.stride, pool.padding, getattr(pool, "dilation", 1)), case)
+
+
+def pooled(first: Shape, axes: int, numbers: Sequence[Any], case: Case) -> Shape | None:
+    """Return the shape of what pooling returns, given kernel, stride, padding and dilation; None if those vary."""
     each = [(one,) * axes if isinstance(one, int) else one for one in numbers]
+    if not all(isinstance(one, (tuple, list)) and len(one) == axes for one in each):
+        return None
+    if not all(isinstance(number, int) for one in each for number in one):
+        return None
+    first = case.last(case.among(first, axes + 1, axes + 2), axes)
     return ending(first, *(slid(*geometry) for geometry in zip(first.dims[-axes:], *each, strict=True)))
 
 

@@ -23,9 +23,9 @@ _NUMBERS: dict[Any, tuple[type, str]] = {float: (Real, "a number"), int: (Integr
 
 def require_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
     """Raise FxpruneError if one of ``given``, arguments by name, is not of the kind that ``function`` says."""
-    taker = function.__qualname__.removesuffix(".__init__")
-    for name, hint in _hints(function).items():
-        require_kind(given[name], hint, taker, name)
+    for name, hint, fits in _kinds(function):
+        if not fits(given[name]):
+            require_kind(given[name], hint, function.__qualname__.removesuffix(".__init__"), name)
 
 
 def require_kind(value: Any, hint: Any, taker: str, name: str) -> None:
@@ -38,8 +38,11 @@ def require_kind(value: Any, hint: Any, taker: str, name: str) -> None:
 
 
 @functools.cache
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the annotations of parameters that can be told; those that only a type checker knows are left out."""
+def _kinds(function: Callable[..., Any]) -> tuple[tuple[str, Any, Callable[[Any], bool]], ...]:
+    """Return the parameters of ``function``: name, annotation, and what says whether a value is of that kind.
+
+    Annotations that only a type checker knows are left out.
+    """
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
         try:
@@ -47,7 +50,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
             found[name] = eval(hint, function.__globals__) if isinstance(hint, str) else hint
         except NameError:
             continue
-    return {name: hint for name, hint in found.items() if hint is not parameter.empty}
+    return tuple((name, hint, _test(hint)) for name, hint in found.items() if hint is not parameter.empty)
 
 
 @functools.cache

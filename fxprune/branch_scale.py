@@ -20,6 +20,8 @@ from torch import nn
 from fxprune.arguments import require_kind
 from fxprune.scaled_layer import CLOSED, OPEN, RESTING, ScaledLayer, size_of
 
+_WEIGHTS = Sequence[torch.Tensor]
+
 
 class BranchScale(ScaledLayer):
     """The sum of a shortcut and a scaled branch; at ``gate=1`` it is their plain sum.
@@ -38,12 +40,12 @@ class BranchScale(ScaledLayer):
 
     def __init__(self, *weights: torch.Tensor) -> None:
         super().__init__()
-        require_kind(weights, Sequence[torch.Tensor], "BranchScale", "weights")
+        require_kind(weights, _WEIGHTS, "BranchScale", "weights")
         like = weights[0] if weights else torch.ones(())
         with torch.no_grad():
             size = float(_size_of_all(weights, like.device))
-        self._begin(like, initial_gauge=size, signed_size=1.0)
-        self.gate = nn.Parameter(self.history.new_ones(()))
+        history = self._begin(like, initial_gauge=size, signed_size=1.0)
+        self.gate = nn.Parameter(history.new_ones(()))
 
     @property
     def signed_size(self) -> torch.Tensor:
@@ -72,15 +74,15 @@ class BranchScale(ScaledLayer):
         """Return the factor s of the branch as a Python float, worked out in float64 whatever the module's dtype."""
         if self.closed or self.resting:
             return 0.0 if self.closed else 1.0
-        drift = float(self.initial_gauge) / float(self.gauge(*weights))
-        return float(self.signed_size) * float(self.gate) * drift
+        units = self.unit_numbers()
+        return units["signed_size"] * float(self.gate) * units["initial_gauge"] / float(self.gauge(*weights))
 
     @property
     def effective_scale(self) -> float:
         """The scale without the drift of the branch's own weights: 1 at insertion, the gate as it is trained."""
         if self.closed or self.resting:
             return 0.0 if self.closed else 1.0
-        return abs(float(self.signed_size)) * float(self.gate.detach())
+        return abs(self.unit_numbers()["signed_size"]) * float(self.gate.detach())
 
     @torch.no_grad()
     def assign(self, *, scale: float) -> None:
@@ -132,7 +134,5 @@ class BranchScale(ScaledLayer):
 
 
 def _size_of_all(weights: Sequence[torch.Tensor], device: torch.device) -> torch.Tensor:
-    size = torch.ones((), device=device)
-    for weight in weights:
-        size = size * size_of(weight)
-    return size
+    sizes = [size_of(weight) for weight in weights]
+    return math.prod(sizes[1:], start=sizes[0]) if sizes else torch.ones((), device=device)

@@ -6,6 +6,7 @@ import copy
 import copyreg
 import weakref
 from collections import OrderedDict
+from functools import cache
 from typing import Any
 
 import torch
@@ -59,16 +60,24 @@ class LazyGraphModule(_LazyGraphModule):
 
 def plain_graph_module(like: fx.GraphModule) -> fx.GraphModule:
     """Return torch's own GraphModule with the graph and the modules of ``like``; its code is generated on demand."""
-    made = fx.GraphModule(nn.Module(), fx.Graph(), class_name=type(like).__name__)
+    made = fx.GraphModule.__new__(fx.GraphModule)
+    made.__dict__.update({name: copy.copy(value) for name, value in _empty_graph_module().items()})
     for table in ("_modules", *_STATE):
         made.__dict__[table] = like.__dict__[table]
     made.training, made.__dict__["_graph"] = like.training, like.graph
     like.graph.owning_module = made
-    del made.__dict__["_code"]
     kind: Any = type(made)  # a class that it has for itself
+    kind.__name__ = type(like).__name__
     kind.forward, kind._code = _CodeOnDemand("forward", made), _CodeOnDemand("_code")
     kind.__reduce__ = _reduce_with_code
     return made
+
+
+@cache
+def _empty_graph_module() -> dict[str, Any]:
+    """Return what torch's GraphModule of an empty graph holds, but for graph and code: making one generates code."""
+    held = vars(fx.GraphModule(nn.Module(), fx.Graph()))
+    return {name: value for name, value in held.items() if name not in ("_graph", "_code")}
 
 
 def _reduce_with_code(plain: fx.GraphModule) -> Any:

@@ -21,7 +21,6 @@ from fxprune.layer_classes import NORM_CLASSES, Conv
 _Weighted = TypeVar("_Weighted", bound=nn.Module)
 
 
-@torch.no_grad()
 def with_weights(module: _Weighted, weight: torch.Tensor, bias: torch.Tensor | None) -> _Weighted:
     """Return a shallow copy of a conv or linear layer with other weights (float64); ``module`` is not changed.
 
@@ -40,7 +39,6 @@ def with_weights(module: _Weighted, weight: torch.Tensor, bias: torch.Tensor | N
     return duplicate
 
 
-@torch.no_grad()
 def scaled_rows(weight: torch.Tensor, factor: torch.Tensor) -> nn.Parameter:
     """Return ``weight`` times ``factor`` (float64, one number a row) as a Parameter.
 
@@ -48,10 +46,11 @@ def scaled_rows(weight: torch.Tensor, factor: torch.Tensor) -> nn.Parameter:
     in float32, which is one rounding more and half the time.
     """
     broadcast = factor.reshape(-1, *[1] * (weight.dim() - 1))
+    values = weight.detach()
     if keeps_exact_weights():
-        return make_parameter(exact(weight) * broadcast, weight.detach(), weight.requires_grad)
+        return make_parameter(exact(weight) * broadcast, values, weight.requires_grad)
     wide = torch.promote_types(weight.dtype, torch.float32)
-    made = torch.mul(weight.to(wide), broadcast.to(wide), out=torch.empty_like(weight))
+    made = torch.mul(values.to(wide), broadcast.to(wide), out=torch.empty_like(values))
     return nn.Parameter(made, requires_grad=weight.requires_grad)
 
 
@@ -78,7 +77,6 @@ def norm_obstacle(norm: nn.Module, model_is_training: bool) -> str | None:
     return None
 
 
-@torch.no_grad()
 def norm_as_factor(bias: torch.Tensor | None, norm: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what a batch norm behind a layer does to it (float64): the factor of each output channel, the new bias.
 

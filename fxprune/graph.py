@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import FxpruneError
-from fxprune.module_tree import is_opaque, regions_in
+from fxprune.module_tree import every_tensor, is_opaque, regions_in
 from fxprune.nests import map_tensors
 from fxprune.wrappers import inside
 
@@ -106,13 +106,14 @@ def require_order(graph_module: fx.GraphModule, there: Collection[str] = ()) -> 
         if not seen.issuperset(node.all_input_nodes) or (
             node.op in ("call_module", "get_attr")
             and node.target not in there
-            and not _is_there(graph_module, str(node.target))
+            and not is_there(graph_module, str(node.target))
         ):
             graph_module.graph.lint()
         seen.add(node)
 
 
-def _is_there(graph_module: nn.Module, target: str) -> bool:
+def is_there(graph_module: nn.Module, target: str) -> bool:
+    """Say whether a dotted ``target`` names anything below ``graph_module``."""
     owner: Any = graph_module
     *parents, name = target.split(".")
     for atom in parents:
@@ -175,7 +176,8 @@ def as_taken_now(graph_module: fx.GraphModule, inputs: Iterable[Any]) -> tuple[A
 
 def _weights_dtype(graph_module: fx.GraphModule) -> torch.dtype | None:
     """Return the dtype of all weights (scalars, gates say, keep theirs); None if there are several, or no weights."""
-    found = {one.dtype for one in graph_module.parameters() if one.dim() and one.is_floating_point()}
+    weights = every_tensor(graph_module, "_parameters").values()
+    found = {one.dtype for one in weights if one.dim() and one.is_floating_point()}
     return found.pop() if len(found) == 1 else None
 
 
@@ -217,7 +219,9 @@ def inherit(new: fx.Node, *old: fx.Node, made_by: str) -> fx.Node:
     """Give ``new`` the metadata of the last of ``old``, the origins of them all, and its maker's name."""
     names = dict.fromkeys(name for node in old for name in origins(node))
     makers = dict.fromkeys((*(maker for node in old for maker in node.meta.get(PASSES, ())), made_by))
-    new.meta = {**old[-1].meta, ORIGIN: tuple(names), PASSES: tuple(makers)}
+    meta = {**old[-1].meta, ORIGIN: tuple(names), PASSES: tuple(makers)}
+    new.meta.clear()  # in place: torch.fx looks a node up anew whenever an attribute of it is set
+    new.meta.update(meta)
     return new
 
 

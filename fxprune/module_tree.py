@@ -17,15 +17,16 @@ _KNOWN = ("torch.", "fxprune.")
 
 def every_module(module: nn.Module) -> list[nn.Module]:
     """Return what ``module.modules()`` yields, in a third of the time: every analysis walks the tree."""
-    if not module._modules:
-        return [module]
-    found: dict[int, nn.Module] = {}
-    waiting = [module]
-    while waiting:
-        one = waiting.pop()
-        if id(one) not in found:
-            found[id(one)] = one
-            waiting += [child for child in reversed(one._modules.values()) if child is not None]
+    found: dict[int, nn.Module] = {id(module): module}
+
+    def visit(one: nn.Module) -> None:
+        for child in one._modules.values():
+            if child is not None and id(child) not in found:
+                found[id(child)] = child
+                if child._modules:
+                    visit(child)
+
+    visit(module)
     return list(found.values())
 
 
@@ -48,16 +49,17 @@ def every_path(module: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def every_tensor(module: nn.Module, table: str) -> dict[str, torch.Tensor]:
+def every_tensor(module: nn.Module, *tables: str) -> dict[str, torch.Tensor]:
     """Return what ``module.named_parameters()`` yields, or named_buffers(), in less time: the first name of each.
 
-    The ``table`` is "_parameters" or "_buffers".
+    The ``tables`` are "_parameters", "_buffers", or both.
     """
     found: dict[int, tuple[str, torch.Tensor]] = {}
     for path, one in every_path(module).items():
-        for name, tensor in getattr(one, table).items():
-            if tensor is not None:
-                found.setdefault(id(tensor), (f"{path}.{name}" if path else name, tensor))
+        for table in tables:
+            for name, tensor in getattr(one, table).items():
+                if tensor is not None and id(tensor) not in found:
+                    found[id(tensor)] = (f"{path}.{name}" if path else name, tensor)
     return dict(found.values())
 
 

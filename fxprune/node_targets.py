@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.graph import module_path
+from fxprune.graph import is_there, module_path
 
 
 def is_identifier(atom: str) -> bool:
@@ -31,14 +31,6 @@ def attribute(graph_module: nn.Module, target: str) -> Any:
     for atom in target.split("."):
         value = getattr(value, atom)
     return value
-
-
-def _has_attribute(graph_module: nn.Module, target: str) -> bool:
-    try:
-        attribute(graph_module, target)
-    except AttributeError:
-        return False
-    return True
 
 
 def set_attribute(graph_module: nn.Module, target: str, value: Any) -> None:
@@ -76,11 +68,11 @@ def free_target(graph_module: fx.GraphModule, wanted: str) -> str:
     atoms = wanted.split(".")
     for depth in range(1, len(atoms)):
         owner = ".".join(atoms[:depth])
-        if _has_attribute(graph_module, owner) and type(attribute(graph_module, owner)) is not nn.Module:
+        if is_there(graph_module, owner) and type(attribute(graph_module, owner)) is not nn.Module:
             wanted = ".".join([*atoms[: depth - 1], "_".join(atoms[depth - 1 :])])
             break
     candidate, number = wanted, 0
-    while _has_attribute(graph_module, candidate):
+    while is_there(graph_module, candidate):
         number += 1
         candidate = f"{wanted}_{number}"
     return candidate

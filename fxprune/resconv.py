@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -82,13 +81,12 @@ class ResConv(ScaledLayer):
         self.__dict__.update(parametrization=parametrization, training=conv.training, _gauged=(norm,))
         gauge = self._as_number(lambda: self._size(norm))
         units = {"initial_gauge": gauge, "gain": gauge, "input_rms": input_rms}
-        self._begin(conv.weight, **dict.fromkeys(self.units, 1.0) | units)
-        make: Any = partial(torch.full, device=conv.weight.device, dtype=self.history.dtype)
+        history = self._begin(conv.weight, **dict.fromkeys(self.units, 1.0) | units)
         if parametrization == "free":
-            self.free_scale = nn.Parameter(make((), scale))
-            self.free_shortcut = nn.Parameter(make((), shortcut))
+            self.free_scale = nn.Parameter(history.new_full((), scale))
+            self.free_shortcut = nn.Parameter(history.new_full((), shortcut))
         else:
-            self.gate = nn.Parameter(make((), 1.0))
+            self.gate = nn.Parameter(history.new_ones(()))
             if (scale, shortcut) != (1.0, 0.0):
                 self.assign(scale=scale, shortcut=shortcut)
 

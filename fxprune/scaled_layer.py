@@ -55,11 +55,13 @@ class ScaledLayer(nn.Module):
     _last: tuple[int, int]  # the row that held and the state in it, when the history was last read
     _seen: tuple[torch.Tensor, int] | None  # which history that was, and its version
 
-    def _begin(self, like: torch.Tensor, **units: float) -> None:
-        """Make the history of an open layer with all of its units, where ``like`` is."""
+    def _begin(self, like: torch.Tensor, **units: float) -> torch.Tensor:
+        """Make the history of an open layer with all of its units, where ``like`` is, and return it."""
         dtype = torch.promote_types(like.dtype, torch.float32)
-        self.register_buffer("history", torch.zeros(_ROWS, 2 + len(self.units), device=like.device, dtype=dtype))
+        history = torch.zeros(_ROWS, 2 + len(self.units), device=like.device, dtype=dtype)
+        self.register_buffer("history", history)
         self._write(0, OPEN, units)
+        return history
 
     @property
     def trained_scale(self) -> nn.Parameter:

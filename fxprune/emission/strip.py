@@ -96,7 +96,7 @@ def _plain(graph_module: fx.GraphModule) -> fx.GraphModule:
             graph_module.graph.erase_node(flag)
     places = {node.name: place(node) for node in graph_module.graph.nodes}
     for node in graph_module.graph.nodes:
-        node.meta = {}
+        node.meta.clear()
     graph_module.graph._tracer_cls = None
     plain = plain_graph_module(graph_module)
     for name, value in graph_module.meta.get(PRESERVED, {}).items():

@@ -7,6 +7,7 @@ is a barrier, with its reason.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,11 +35,17 @@ class Constants:
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self._graph_module = graph_module
-        self._storages = updated_storages(graph_module)
-        self._under_autocast = under_autocast(graph_module.graph)
         self._obstacles: dict[fx.Node, str | None] = {}
         self._values: dict[fx.Node, Any] = {}
         self._wide: dict[fx.Node, Any] = {}
+
+    @cached_property
+    def _storages(self) -> frozenset[int]:
+        return updated_storages(self._graph_module)
+
+    @cached_property
+    def _under_autocast(self) -> set[fx.Node]:
+        return under_autocast(self._graph_module.graph)
 
     def obstacle(self, node: fx.Node) -> str | None:
         """Return why ``node`` is not computed from parameters and buffers alone; None if it is."""

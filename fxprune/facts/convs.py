@@ -100,13 +100,12 @@ def _own_module(module: nn.Module, classes: tuple[type[Any], ...], sites: CallSi
     return f"its {tied} is tied to another layer's" if tied else None
 
 
-@torch.no_grad()
 def changes_by_call(module: nn.Module) -> bool:
     """Say whether a parametrization that is not torch's returns another tensor in its next call: it counts, say."""
     if not is_parametrized(module) or not runs_own_code(module.parametrizations):  # type: ignore[arg-type]
         return False
     own: Any = copy_module(module).eval()
-    with torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         return any(not torch.equal(getattr(own, name).clone(), getattr(own, name)) for name in own.parametrizations)
 
 

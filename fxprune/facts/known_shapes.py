@@ -24,6 +24,8 @@ _ELEMENTWISE_FUNCTIONS = {operator.add, operator.mul, torch.add, functional.relu
 
 def worked_out(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FakeTensor | None:
     """Return what ``node`` returns where that can be told without calling it on fake tensors; None elsewhere."""
+    if kwargs == {"inplace": False}:
+        kwargs = {}
     found = None if kwargs else _plain_to_see(node, args)
     if found is None and node.target in (torch.cat, functional.layer_norm):
         return _on_meta(node.target, args, kwargs)

@@ -198,7 +198,7 @@ def _again(output: _Output, args: tuple[Any, ...], tensor: FakeTensor | None = N
 
 
 def _kind_of_call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
-    given = _kind(args), _kind(tuple(kwargs.items()))
+    given = _kind(args), _kind(tuple(kwargs.items())) if kwargs else ()
     module = called_module(node)
     if module is not None:
         return (*_kind_of_layer(module), *given)
@@ -227,12 +227,12 @@ def _kind(value: Any) -> Hashable:
         return value.output.kind  # type: ignore[no-any-return]
     if kind in _HASHABLE:
         return kind, value
+    if kind is tuple or (isinstance(value, list) and kind in (list, immutable_list)):
+        return (kind is not tuple, *[_kind(part) for part in value])
     if isinstance(value, FakeTensor):
         if value.constant is not None or value.storage_offset() or value.is_conj() or value.is_neg():
             raise _Unknown
         return value.shape, value.stride(), value.dtype, value.fake_device
     if isinstance(value, nn.Parameter) and value.layout is torch.strided and not value.storage_offset():
         return "parameter", value.shape, value.stride(), value.dtype, value.device
-    if isinstance(value, (tuple, list)) and kind in (tuple, list, immutable_list):
-        return (isinstance(value, list), *map(_kind, value))
     raise _Unknown

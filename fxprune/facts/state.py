@@ -40,13 +40,14 @@ def updated_storages(graph_module: fx.GraphModule) -> frozenset[int]:
     it holds.
     """
     found: set[int] = set()
-    has_reads = bool(graph_module.graph.find_nodes(op="get_attr", sort=False))
-    for node in graph_module.graph.nodes:
+    graph = graph_module.graph
+    for node in graph.find_nodes(op="call_module", sort=False):
         module = called_module(node)
         if module is not None and is_opaque(module):
             found |= {storage_of(tensor) for tensor in (*module.parameters(), *module.buffers())}
-        elif has_reads and (written := _written(node)):
-            found |= {storage_of(attribute(graph_module, str(read.target))) for read in _reads_behind(written)}
+    for node in graph.nodes if graph.find_nodes(op="get_attr", sort=False) else ():
+        for read in _reads_behind(written) if (written := _written(node)) else ():
+            found.add(storage_of(attribute(graph_module, str(read.target))))
     return frozenset(found - {0})
 
 

@@ -90,7 +90,7 @@ def attempt(
     modules = every_module(own)
     with _state_kept(modules):
         set_flags(modules, False)
-        traced = _Traces(own, tracer, train_mode, flags)
+        traced = _Traces(own, modules, tracer, train_mode, flags)
         graph, in_training, readers = traced.graphs()
         graph_module = _graph_module(own, graph)
         graph_module.meta |= _own_notes(own)
@@ -136,15 +136,20 @@ class _Traces:
     """The graphs of one module: the one in eval mode, and the one in train mode where it is another."""
 
     def __init__(
-        self, own: nn.Module, tracer: SymbolicTracer, train_mode: TrainMode, flags: Mapping[str, bool]
+        self,
+        own: nn.Module,
+        modules: Sequence[nn.Module],
+        tracer: SymbolicTracer,
+        train_mode: TrainMode,
+        flags: Mapping[str, bool],
     ) -> None:
-        self.own, self.tracer, self.train_mode, self.flags = own, tracer, train_mode, flags
+        self.own, self.modules, self.tracer, self.train_mode, self.flags = own, modules, tracer, train_mode, flags
         self.assumed_in_training: tuple[Assumption, ...] = ()
         self.failure: str | None = None  # in train mode, of the module itself
         self._buffers = every_tensor(own, "_buffers")
         self._held = [
             (module, name, buffer)
-            for module in every_module(own)
+            for module in modules
             if not isinstance(module, torch.jit.ScriptModule)  # it is opaque, and hands its buffers out anew
             for name, buffer in module._buffers.items()
             if buffer is not None
@@ -171,7 +176,7 @@ class _Traces:
         return graph, in_training, flag_reads.readers
 
     def _trace(self, tracer: SymbolicTracer) -> fx.Graph:
-        states = [(module, state_of(module)) for module in every_module(self.own) if not is_layer(module)]
+        states = [(module, state_of(module)) for module in self.modules if not is_layer(module)]
         try:
             graph = tracer.graph_of(self.own)
             for module, state in states:

@@ -54,22 +54,21 @@ def shadowed(names: Mapping[str, Any], spaces: Sequence[Namespace], bound: Mappi
         spaces: namespaces that get them too, and in which what was imported by name is replaced.
         bound: what replaces an object, by the id of the object.
     """
-    found = {id(space): space for space in (*_users_namespaces(len(sys.modules)), *spaces)}
-    changes = [(space, name, new) for space in found.values() for name, new in names.items()]
-    changes += [
-        (space, name, bound[id(value)]) for space in spaces for name, value in space.items() if id(value) in bound
-    ]
-    before = [(space, name, space.get(name, _MISSING)) for space, name, _ in changes]
+    found = {id(space): space for space in (*_users_namespaces(len(sys.modules)), *spaces)}.values()
+    own = [(space, name, space[name]) for space in found for name in names if name in space]
+    imported = [(space, name, value) for space in spaces for name, value in space.items() if id(value) in bound]
     try:
-        for space, name, new in changes:
-            space[name] = new
+        for space in found:
+            space.update(names)
+        for space, name, value in imported:
+            space[name] = bound[id(value)]
         yield
     finally:
-        for space, name, original in before:
-            if original is _MISSING:
+        for space in found:
+            for name in names:
                 space.pop(name, None)
-            else:
-                space[name] = original
+        for space, name, value in (*own, *imported):
+            space[name] = value
 
 
 @lru_cache(maxsize=1)

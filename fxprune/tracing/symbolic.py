@@ -74,7 +74,7 @@ class SymbolicTracer(fx.Tracer):
         """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
         self._autocast = _autocast_flags()
         self._random_patches = refusing_to_draw(self)
-        tensors = every_tensor(model, "_buffers") | every_tensor(model, "_parameters")
+        tensors = every_tensor(model, "_buffers", "_parameters")
         self._state = {id(tensor): (path, tensor) for path, tensor in tensors.items()}
         spaces = namespaces_of(every_module(model))
         names = {"isinstance": is_instance, "type": TypeThatSees}
@@ -330,7 +330,8 @@ class SymbolicTracer(fx.Tracer):
         if kind not in ("placeholder", "output") and _autocast_flags() != self._autocast:
             self.refuse("it switches autocast by hand; write with torch.autocast(...)")
         self._follow_grad_mode(torch.is_grad_enabled() or kind == "output")
-        node = self.graph.create_node(kind, target, args, kwargs, name, None)
+        node = self.graph.create_node(kind, target, (), kwargs, name, None)
+        node.args = args  # given above, torch.fx would look through them for symbolic numbers: a third of the time
         if self.module_stack:
             node.meta["nn_module_stack"] = OrderedDict(self.module_stack)
         node.meta["stack_trace"] = current_frame()  # torch.fx would take and format the whole stack, for each node

@@ -84,11 +84,12 @@ class _Tracing:
         self.train_outputs: dict[str, list[Any]] = {}
         self.own = own = fresh()
         self._is_used = False
-        hooked = {module for module in every_module(own) if has_hooks(module) and not is_layer(module)}
+        modules = every_module(own)
+        hooked = {module for module in modules if has_hooks(module) and not is_layer(module)}
         for path, module in own.named_modules() if hooked else ():
             if module in hooked:
                 self.reasons[path] = TraceError("it has hooks, which a graph would not run")
-        scripted = any(isinstance(module, torch.jit.ScriptModule) for module in every_module(own))
+        scripted = any(isinstance(module, torch.jit.ScriptModule) for module in modules)
         for path, module in own.named_modules() if scripted else ():
             if isinstance(module, torch.jit.ScriptModule) and not any(path.startswith(f"{p}.") for p in self.reasons):
                 self.reasons[path] = TraceError("it is compiled by torch.jit, which hides what is inside")

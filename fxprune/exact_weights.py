@@ -22,7 +22,7 @@ _Weighted = TypeVar("_Weighted", bound=nn.Module)
 _Made = TypeVar("_Made", bound="nn.Module | torch.Tensor")
 _Given = ParamSpec("_Given")
 # By id: the tensor, its version when it was made, and its values before rounding.
-_Kept = dict[int, tuple[torch.Tensor, int, torch.Tensor]]
+_Kept = dict[int, tuple[torch.Tensor, int | None, torch.Tensor]]
 _kept: ContextVar[_Kept | None] = ContextVar("kept", default=None)
 _unrounded: ContextVar[bool] = ContextVar("unrounded", default=False)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import fx
 
@@ -56,6 +56,19 @@ class PassResult:
     rewritten: tuple[Site, ...] = ()
     declined: tuple[Site, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class StepResult(Protocol):
+    """What a pass of a given name returned, as a step of a pipeline holds it."""
+
+    @property
+    def name(self) -> str:
+        """The pass's name."""
+
+    @property
+    def result(self) -> PassResult:
+        """What it returned."""
 
 
 @dataclass

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from torch import fx
 
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, FxpruneValueError
 from fxprune.passes import (
     FoldBatchNorm,
     FreezeWeights,
@@ -39,7 +39,7 @@ AFTER_TRAINING: tuple[Pass, ...] = (
 def insert_scales(traced: fx.GraphModule, layers: Layers, *, verify: bool = True) -> PipelineResult:
     """Put a scale on every eligible layer of ``traced``; raises FxpruneError, with all reasons, if there is none."""
     if layers not in get_args(Layers):
-        raise FxpruneError(f"layers is one of {', '.join(get_args(Layers))}; got {layers!r}")
+        raise FxpruneValueError(f"layers is one of {', '.join(get_args(Layers))}; got {layers!r}")
     result = Pipeline(_INSERTIONS[layers], verify=verify)(traced)
     if result.modified:
         return result

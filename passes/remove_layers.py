@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from torch import fx, nn
 
 from fxprune.branch_scale import BranchScale
-from fxprune.errors import FxpruneError, require_share
+from fxprune.errors import FxpruneValueError, require_share
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, count_for_target, layers_of_graph
 from fxprune.facts.missing_scales import why_no_scales
@@ -54,7 +54,7 @@ class RemoveLayers(Pass):
         super().__post_init__()
         require_share("target_macs", "MACs", self.target_macs)
         if self.threshold is not None and not self.threshold >= 0:
-            raise FxpruneError(f"threshold must not be negative; got {self.threshold}")
+            raise FxpruneValueError(f"threshold must not be negative; got {self.threshold}")
 
     @property
     def contract(self) -> Contract:  # type: ignore[override]  # depends on the option

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ def prune(
     fit: Callable[..., Any],
     *,
     layers: Layers = "all",
+    keep: Sequence[str] = (),
+    only: Sequence[str] = (),
     target_macs: float | None = None,
     target_memory: float | None = None,
     target_params: float | None = None,
@@ -45,6 +47,8 @@ def prune(
             shrink after every step of the optimizer that holds its parameters (of several, the first). A function
             with two arguments, or one named ``shrink``, calls ``shrink.step(lr)`` itself, after ``optimizer.step()``.
         layers: what to prune: single convs, whole residual branches, or all of both.
+        keep: patterns over the paths of modules: what these match stays, "layer4" or "*.conv3" say.
+        only: likewise: layers that none of these matches stay too (see :mod:`fxprune.keeping`).
         target_macs: the share of the MACs to leave; the smallest scales go first until it is met.
         target_memory: with ``steps``, the share of the peak activation memory to leave (:class:`fxprune.SteeredL1`).
         target_params: with ``steps``, the share of the parameters to leave (likewise).
@@ -64,7 +68,7 @@ def prune(
     """
     require_arguments(prune, locals())
     traced = trace(model, example_inputs)
-    sparse = insert_scales(traced, layers, verify=verify).graph_module
+    sparse = insert_scales(traced, layers, keep=keep, only=only, verify=verify).graph_module
     targets = {"target_memory": target_memory, "target_params": target_params}
     further = [name for name, share in targets.items() if share is not None]
     if steps is not None and threshold is None:

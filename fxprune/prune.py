@@ -44,8 +44,9 @@ def prune(
         model: any traceable nn.Module; it is never changed.
         example_inputs: a small batch of real inputs, as the model takes them (see :func:`fxprune.trace`).
         fit: an ordinary training function. ``fit(sparse)`` trains the graph that it is given in place; its layers
-            shrink after every step of the optimizer that holds its parameters (of several, the first). A function
-            with two arguments, or one named ``shrink``, calls ``shrink.step(lr)`` itself, after ``optimizer.step()``.
+            shrink after every step of the torch optimizer that holds its parameters (of several, the first). A loop
+            that calls ``shrink.step(lr)`` itself needs no ``prune``: see :func:`fxprune.insert_scales`. (A function
+            with two arguments, or one named ``shrink``, still gets it, with a DeprecationWarning.)
         layers: what to prune: single convs, whole residual branches, or all of both.
         keep: patterns over the paths of modules: what these match stays, "layer4" or "*.conv3" say.
         only: likewise: layers that none of these matches stay too (see :mod:`fxprune.keeping`).
@@ -108,11 +109,19 @@ def prune(
 
 def _fit(fit: Callable[..., Any], sparse: fx.GraphModule, shrink: ProximalL1) -> None:
     parameters = _parameters(fit)
-    if any(p.name == "shrink" and p.kind is not p.POSITIONAL_ONLY for p in parameters):
-        fit(sparse, shrink=shrink)
-        return
-    if sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) >= 2:
-        fit(sparse, shrink)
+    is_named = any(p.name == "shrink" and p.kind is not p.POSITIONAL_ONLY for p in parameters)
+    needed = sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    if is_named or needed >= 2:
+        warnings.warn(
+            "fit(sparse, shrink) is deprecated: give fit(sparse), whose layers shrink after each step of its "
+            "optimizer, or call shrink.step in a loop of your own on what fxprune.insert_scales returns",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+        if is_named:
+            fit(sparse, shrink=shrink)
+        else:
+            fit(sparse, shrink)
         return
     scales = {id(layer.trained_scale) for layer in shrink.layers.values()}
     own = {id(parameter) for parameter in sparse.parameters()}

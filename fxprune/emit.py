@@ -6,8 +6,8 @@
     out/weights.safetensors    its state dict, under the traced model's own keys
     out/graph.json             the same graph as data: fxprune reads it without executing model.py
 
-``from out.model import load; model = load()`` is how to use the network. Commands of fxprune (inspect, diff, run) take
-the folder's name; passes and diffs in Python take the graph that :func:`load_emitted` reads.
+``from out.model import load; model = load()`` is how to use the network. Commands of fxprune take the folder's name;
+passes and diffs in Python take the graph that :func:`load_emitted` reads.
 
 Where the graph calls functions of torchvision, so does ``model.py``.
 On request also ``model.pt2`` (torch.export) and ``model.onnx``, with a free batch size.

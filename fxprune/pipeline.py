@@ -20,7 +20,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from fxprune.arguments import require_arguments
 from fxprune.copies import copy_graph_module
 from fxprune.diff import diff
-from fxprune.errors import ContractError, FxpruneError
+from fxprune.errors import ContractError, FxpruneTypeError
 from fxprune.exact_weights import keep_exact_weights
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.shapes import META, propagate_shapes
@@ -127,7 +127,7 @@ class Pipeline(Pass):
         require_arguments(Pipeline.__init__, locals())
         for one in passes:
             if isinstance(one, type):
-                raise FxpruneError(f"{one.__name__} is a class; a pipeline takes {one.__name__}()")
+                raise FxpruneTypeError(f"{one.__name__} is a class; a pipeline takes {one.__name__}()")
         self.passes = tuple(passes)
         self.verify = verify
 
@@ -176,7 +176,7 @@ def _apply(one: AnyPass, stage: fx.GraphModule) -> Step:
     result = one(stage if ours else copy_graph_module(stage))
     if not isinstance(result, PassResult):
         if not isinstance(getattr(result, "graph_module", None), fx.GraphModule):
-            raise FxpruneError(f"pass {_pass_name(one)} returned {type(result).__name__}, not a PassResult")
+            raise FxpruneTypeError(f"pass {_pass_name(one)} returned {type(result).__name__}, not a PassResult")
         result.graph_module.graph.lint()
         result.graph_module.meta.update(stage.meta)
         result = PassResult(result.graph_module, bool(result.modified))

@@ -111,7 +111,7 @@ class Pass:
     contract: ClassVar[Contract]
 
     def __post_init__(self) -> None:
-        """Raise FxpruneError if an option is not of the kind that it is annotated with."""
+        """Raise FxpruneTypeError if an option is not of the kind that it is annotated with."""
         kind: Any = type(self)
         for option, hint in option_kinds(kind).items():
             require_kind(getattr(self, option), hint, kind.__name__, option)

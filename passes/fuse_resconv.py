@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
+from fxprune.errors import FxpruneValueError
 from fxprune.exact_weights import exact, has_exact, in_float64, keeping_exact
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.sites import dirac_tap
@@ -85,6 +86,6 @@ def fuse(resconv: ResConv) -> Conv:
         return with_weights(conv, scaled_rows(conv.weight, scale * factor), bias)
     tap = dirac_tap(conv)
     if isinstance(tap, str):
-        raise ValueError(f"the conv has no identity kernel: {tap}")
+        raise FxpruneValueError(f"the conv has no identity kernel: {tap}")
     rows = (scale * factor).reshape(-1, *[1] * (conv.weight.dim() - 1))
     return with_weights(conv, exact(conv.weight) * rows + shortcut * dirac_kernel(conv, tap), bias)

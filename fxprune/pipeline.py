@@ -8,7 +8,8 @@ result.steps[0].result.declined     # what a pass left alone, and why
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from fxprune.arguments import require_arguments
 from fxprune.copies import copy_graph_module
 from fxprune.diff import diff
-from fxprune.errors import ContractError, FxpruneTypeError
+from fxprune.errors import ContractError, FxpruneTypeError, FxpruneWarning
 from fxprune.exact_weights import keep_exact_weights
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.shapes import META, propagate_shapes
@@ -119,6 +120,9 @@ class Pipeline(Pass):
 
     Raises, when called:
         ContractError: a pass broke its contract; names the pass and the first node that differs.
+
+    Warns:
+        FxpruneWarning: a pass stands before one that it should come after (:attr:`Pass.after`).
     """
 
     name = "pipeline"
@@ -130,6 +134,8 @@ class Pipeline(Pass):
                 raise FxpruneTypeError(f"{one.__name__} is a class; a pipeline takes {one.__name__}()")
         self.passes = tuple(passes)
         self.verify = verify
+        for problem in _out_of_order(self.passes):
+            warnings.warn(problem, FxpruneWarning, stacklevel=2)
 
     @property
     def contract(self) -> Contract:  # type: ignore[override]  # a pipeline's promise is its weakest pass's
@@ -157,6 +163,15 @@ class Pipeline(Pass):
             tuple(steps),
             seen,
         )
+
+
+def _out_of_order(chosen: Sequence[AnyPass]) -> Iterator[str]:
+    """Yield what is wrong with the order of passes, by what each says that it comes after."""
+    names = [_pass_name(one) for one in chosen]
+    for index, one in enumerate(chosen):
+        for earlier in getattr(one, "after", ()) if isinstance(one, Pass) else ():
+            if earlier in names[index + 1 :] and earlier not in names[:index]:
+                yield f"{names[index]} stands before {earlier} in a pipeline, and should come after it"
 
 
 def _contract_of(one: AnyPass) -> Contract:

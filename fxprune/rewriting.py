@@ -109,6 +109,8 @@ class Pass:
 
     name: ClassVar[str]
     contract: ClassVar[Contract]
+    after: ClassVar[tuple[str, ...]] = ()
+    """Names of passes that come first where a pipeline has both."""
 
     def __post_init__(self) -> None:
         """Raise FxpruneTypeError if an option is not of the kind that it is annotated with."""

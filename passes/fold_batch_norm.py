@@ -27,6 +27,10 @@ class FoldBatchNorm(Pass):
     """Fold each batch norm into the conv or linear layer that feeds it."""
 
     name: ClassVar[str] = "fold-batch-norm"
+    after: ClassVar[tuple[str, ...]] = (
+        "freeze-weights",
+        "fuse-resconv",
+    )  # what follows a ResConv is no norm of its conv
     contract: ClassVar[Contract] = Contract.VALUES
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:

@@ -36,6 +36,8 @@ class FreezeWeights(Pass):
     """Evaluate weights that are computed from parameters alone, so that convs and linear layers become plain."""
 
     name: ClassVar[str] = "freeze-weights"
+    # which reads weights that this makes plain
+    after: ClassVar[tuple[str, ...]] = ("fuse-branch-scale",)
     contract: ClassVar[Contract] = Contract.VALUES
 
     def may_apply(self, graph_module: fx.GraphModule) -> bool:

@@ -31,6 +31,11 @@ class FuseResConv(Pass):
     """Fuse the scale, the shortcut and the norm of each ResConv into its conv's weights."""
 
     name: ClassVar[str] = "fuse-resconv"
+    after: ClassVar[tuple[str, ...]] = (
+        "remove-layers",
+        "remove-resconvs",
+        "freeze-weights",
+    )  # a computed weight cannot be fused into
     contract: ClassVar[Contract] = Contract.VALUES
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:

@@ -36,6 +36,9 @@ class InsertBranchScale(KeepingPass):
     """
 
     name: ClassVar[str] = "insert-branch-scale"
+    after: ClassVar[tuple[str, ...]] = (
+        "insert-resconv",
+    )  # a branch's scale reads its last norm's weight: that norm is not wrapped then
     contract: ClassVar[Contract] = Contract.VALUES
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:

@@ -47,6 +47,7 @@ class RemoveLayers(KeepingPass):
     """
 
     name: ClassVar[str] = "remove-layers"
+    after: ClassVar[tuple[str, ...]] = ("insert-resconv", "insert-branch-scale")
     kinds: ClassVar[tuple[type[nn.Module], ...]] = (ScaledLayer,)
     threshold: float | None = None
     target_macs: float | None = None

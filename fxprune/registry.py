@@ -41,8 +41,8 @@ def known_passes() -> dict[str, type[Pass]]:
 
 
 def options_of(kind: type[Pass]) -> dict[str, dataclasses.Field[object]]:
-    """Return the options of a pass: its dataclass fields by name."""
-    return {f.name: f for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+    """Return the options of a pass: the dataclass fields that it takes, by name."""
+    return {f.name: f for f in dataclasses.fields(kind) if f.init} if dataclasses.is_dataclass(kind) else {}
 
 
 def parse_passes(text: str) -> list[Pass]:
@@ -90,7 +90,7 @@ def _make(name: str, options: str) -> Pass:
 
 
 def _typed(name: str, key: str, text: str, wanted: object) -> object:
-    """Read ``text`` as the type of an option: a bool, a number, a string of a fixed set, or None."""
+    """Read ``text`` as the type of an option: a bool, a number, a string of a fixed set, names with +, or None."""
     choices = typing.get_args(wanted) if typing.get_origin(wanted) is typing.Literal else ()
     kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
     if choices or str in kinds:
@@ -98,6 +98,8 @@ def _typed(name: str, key: str, text: str, wanted: object) -> object:
         if choices and value not in choices:
             raise PassSpecError(f"option {key} of pass {name} is one of {', '.join(map(str, choices))}; got {text!r}")
         return value
+    if any(typing.get_origin(kind) is tuple for kind in kinds) and text.lower() != "none":
+        return tuple(part.strip().strip("'\"") for part in text.split("+"))
     try:
         value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))
     except (ValueError, SyntaxError):

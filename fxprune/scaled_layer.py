@@ -159,7 +159,7 @@ class ScaledLayer(Gated):
     def _require_buffers(self) -> None:
         """Raise FxpruneError if this is a copy that holds the parameters of a later state than its history."""
         if self._last[1] == RESTING and _is_readable(self.history):
-            gate = float(self.trained_scale.detach())
+            gate = max(self.trained_scale.detach().flatten().tolist(), key=lambda one: abs(one - 1))
             if abs(gate - 1) > _MOVED:
                 raise FxpruneError(
                     f"a layer rests whose gate is {gate:.3g}: parameters were averaged or loaded without their "

@@ -16,6 +16,8 @@ import fxprune
 from fxprune import passes, sparsity
 from fxprune.rewriting import PassResult
 
+pytestmark = pytest.mark.filterwarnings("ignore:Remove(Branches|ResConvs) goes with 0.2:DeprecationWarning")
+
 # What is not called by users: data, errors, a base class whose subclasses are.
 DATA = {
     "PassResult",

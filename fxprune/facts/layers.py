@@ -62,12 +62,12 @@ class Gate:
         """The effective scale, as it is trained: 1 at insertion, 0 where it is closed; (width,), detached."""
         return self.module.effective_scales
 
-    @torch.no_grad()
     def assign(
         self, *, scale: float | torch.Tensor | None = None, shortcut: float | torch.Tensor | None = None
     ) -> None:
         """Set the factor that what is gated has from now on; 0 is off, 1 as it is without a gate.
 
+        A branch that is off leaves x, a conv the shortcut times x: 0, unless the shortcut is set too.
         Wakes a gate that rests, and reopens a closed one. In a graph that shrinks, set gates before the
         :class:`fxprune.SteeredL1` is made: it moves them by a schedule of its own.
 
@@ -87,10 +87,11 @@ class Gate:
                 "give its scale alone"
             )
         values = self._values("scale", scale), self._values("shortcut", shortcut)
-        self.module.set_scale(*values, *gauge_weights(self.node))
+        with torch.no_grad():
+            self.module.set_scale(*values, *gauge_weights(self.node))
 
     def _values(self, name: str, given: float | torch.Tensor | None) -> torch.Tensor | None:
-        """Return ``given`` as a tensor of shape (width,) in float64, where the gate is."""
+        """Return ``given`` as a tensor of shape (width,) in float64, on the CPU."""
         if given is None:
             return None
         values = (
@@ -101,7 +102,7 @@ class Gate:
                 f"Gate.assign takes a number or real numbers of shape ({self.width},) for {name} of {self.path}, "
                 f"got {values.dtype} of shape {tuple(values.shape)}"
             )
-        values = values.to(self.module.trained_scale.device, torch.float64).expand(self.width)
+        values = values.to("cpu", torch.float64).expand(self.width)
         if not values.isfinite().all():
             raise FxpruneError(f"Gate.assign takes finite numbers for {name} of {self.path}, got {values.tolist()}")
         return values

@@ -98,7 +98,7 @@ def _typed(name: str, key: str, text: str, wanted: object) -> object:
         if choices and value not in choices:
             raise PassSpecError(f"option {key} of pass {name} is one of {', '.join(map(str, choices))}; got {text!r}")
         return value
-    if any(typing.get_origin(kind) is tuple for kind in kinds) and text.lower() != "none":
+    if tuple[str, ...] in kinds and text.lower() != "none":
         return tuple(part.strip().strip("'\"") for part in text.split("+"))
     try:
         value = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text))

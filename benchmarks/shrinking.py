@@ -103,7 +103,7 @@ def run(arm: str, traced: fx.GraphModule, data: ImageData, settings: Settings, t
             if step <= until:
                 shrink.step(schedule.at(step - 1))
             if step == until:
-                found["scales"] = sorted(round(layer.scale, 4) for layer in layers(graph))
+                found["scales"] = sorted(round(layer.module.effective_scale, 4) for layer in layers(graph))
                 found["top1_before"] = evaluate(graph, data.held_out)
                 graph = RemoveLayers(threshold=0.0, target_macs=target)(graph.eval()).graph_module.train()
                 found["top1_after"] = evaluate(graph, data.held_out)

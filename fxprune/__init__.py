@@ -8,6 +8,7 @@ from fxprune.diff import diff
 from fxprune.emission.strip import strip
 from fxprune.emit import emit, load_emitted
 from fxprune.errors import FxpruneError, FxpruneWarning
+from fxprune.facts.layers import gates_of
 from fxprune.pipeline import Pipeline, PipelineResult
 from fxprune.prune import prune
 from fxprune.resconv import ResConv
@@ -39,6 +40,7 @@ __all__ = [
     "Verification",
     "diff",
     "emit",
+    "gates_of",
     "insert_scales",
     "load_emitted",
     "prune",

@@ -16,7 +16,6 @@ from fxprune.graph import place
 from fxprune.module_tree import evaluating
 from fxprune.passes import RemoveLayers
 from fxprune.pipeline import Pipeline
-from fxprune.resconv import ResConv
 
 _COMPILE = Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING], verify=False)
 _NO_UNIT = 0.7  # for shortcuts, in the place of units that are measured later
@@ -87,5 +86,5 @@ class MemoryTarget:
 def _set_gate(layer: Layer, gate: float) -> None:
     """Set the gate of ``layer``, and the unit of its shortcut, if it has one, so that this is not 1 by chance."""
     layer.module.gate.fill_(gate)
-    if isinstance(layer.module, ResConv):
-        layer.module.set_units(input_rms=float(layer.module.gain) * _NO_UNIT)
+    if layer.module.has_shortcut:
+        layer.module.set_units(input_rms=float(layer.module.unit("gain")) * _NO_UNIT)

@@ -44,8 +44,8 @@ def known_passes() -> dict[str, type[Pass]]:
 
 
 def options_of(kind: type[Pass]) -> dict[str, dataclasses.Field[object]]:
-    """Return the options of a pass: its dataclass fields by name."""
-    return {f.name: f for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+    """Return the options of a pass: the dataclass fields that it takes, by name."""
+    return {f.name: f for f in dataclasses.fields(kind) if f.init} if dataclasses.is_dataclass(kind) else {}
 
 
 def parse_passes(text: str) -> list[Pass]:

@@ -17,12 +17,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fxprune.data_parallel import is_distributed
 from fxprune.errors import FxpruneError
+from fxprune.gated import Gated
 
 OPEN, RESTING, CLOSED = range(3)
 _ROWS = 64
@@ -41,7 +41,7 @@ def size_of(weight: torch.Tensor) -> torch.Tensor:
     return size.clamp(min=_SMALLEST_SIZE)
 
 
-class ScaledLayer(nn.Module):
+class ScaledLayer(Gated):
     """A layer with a scale that shrinking acts on; its state dict tells whether it is closed, or rests.
 
     Attributes:
@@ -62,16 +62,6 @@ class ScaledLayer(nn.Module):
         self.register_buffer("history", history)
         self._write(0, OPEN, units)
         return history
-
-    @property
-    def trained_scale(self) -> nn.Parameter:
-        """The parameter that shrinking acts on."""
-        raise NotImplementedError
-
-    @property
-    def effective_scale(self) -> float:
-        """The size of the scale, comparable between layers: 1 at insertion, 0 where the layer does nothing."""
-        raise NotImplementedError
 
     @property
     def closed(self) -> bool:
@@ -169,7 +159,7 @@ class ScaledLayer(nn.Module):
     def _require_buffers(self) -> None:
         """Raise FxpruneError if this is a copy that holds the parameters of a later state than its history."""
         if self._last[1] == RESTING and _is_readable(self.history):
-            gate = float(self.trained_scale.detach())
+            gate = max(self.trained_scale.detach().flatten().tolist(), key=lambda one: abs(one - 1))
             if abs(gate - 1) > _MOVED:
                 raise FxpruneError(
                     f"a layer rests whose gate is {gate:.3g}: parameters were averaged or loaded without their "

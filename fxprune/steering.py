@@ -27,7 +27,7 @@ from fxprune.kept_state import keeping_state
 from fxprune.memory_target import MemoryTarget
 from fxprune.module_tree import evaluating
 from fxprune.nests import tensors_in
-from fxprune.resconv import ResConv
+from fxprune.scaled_layer import ScaledLayer
 from fxprune.sparsity import ProximalL1
 
 
@@ -209,8 +209,8 @@ class SteeredL1(ProximalL1):
         """Return the first process's choice, and take over its units: each process has statistics of its own."""
         if not (distributed.is_available() and distributed.is_initialized()):
             return choice
-        resconvs = {path: layer for path, layer in self.layers.items() if isinstance(layer, ResConv)}
-        known: list[Any] = [choice, {path: float(layer.input_rms) for path, layer in resconvs.items()}]
+        resconvs = {path: layer for path, layer in self.layers.items() if layer.has_shortcut}
+        known: list[Any] = [choice, {path: float(layer.unit("input_rms")) for path, layer in resconvs.items()}]
         distributed.broadcast_object_list(known, src=0)
         for path, layer in resconvs.items():
             layer.set_units(input_rms=known[1][path])
@@ -258,7 +258,7 @@ class SteeredL1(ProximalL1):
     def _measuring_inputs(self, region: str) -> Iterator[None]:
         """Take the size of what ResConvs read as their shortcut's unit, where that changes nothing."""
 
-        def measuring(module: ResConv) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+        def measuring(module: ScaledLayer) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
             def measure(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:  # a copy may stand in for it
                 rms = root_mean_square(inputs[0])
                 if 0 < rms < math.inf:
@@ -267,7 +267,7 @@ class SteeredL1(ProximalL1):
             return measure
 
         modules = [self.layers[path] for path, layer in self._found.items() if layer.region == region]
-        untouched = [one for one in modules if isinstance(one, ResConv) and one.untouched]
+        untouched = [one for one in modules if one.untouched]
         handles = [one.register_forward_pre_hook(measuring(one)) for one in untouched]
         try:
             yield

@@ -14,19 +14,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import fx, nn
+from torch import fx
 
-from fxprune.branch_scale import BranchScale
-from fxprune.errors import FxpruneValueError, require_share
+from fxprune.errors import FxpruneValueError, did_you_mean, require_share
 from fxprune.facts.input_sizes import input_sizes
-from fxprune.facts.layers import Layer, count_for_target, layers_of_graph
+from fxprune.facts.layers import Gate, count_for_target, layers_of_graph
 from fxprune.facts.missing_scales import why_no_scales
 from fxprune.facts.state import updated_values
+from fxprune.gated import known_kinds
 from fxprune.graph import copied, erase, inherit
 from fxprune.keeping import KEPT, KeepingPass
-from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Log
-from fxprune.scaled_layer import ScaledLayer
 
 DEFAULT_THRESHOLD = 1e-2
 
@@ -40,6 +38,7 @@ class RemoveLayers(KeepingPass):
         target_macs: the share of the graph's MACs to leave, between 0 and 1: the layers that rank lowest go first
             until it is met. With a threshold too, both apply.
         rank: by "scale", the effective scale, or by "scale-per-mac", the same over the MACs that removal saves.
+        kinds: the kinds of gates that may go, ("conv",) or ("branch",) say; all by default.
         keep, only: which layers stay, whatever their scale (see :mod:`fxprune.keeping`).
 
     Raises:
@@ -48,16 +47,22 @@ class RemoveLayers(KeepingPass):
 
     name: ClassVar[str] = "remove-layers"
     after: ClassVar[tuple[str, ...]] = ("insert-resconv", "insert-branch-scale")
-    kinds: ClassVar[tuple[type[nn.Module], ...]] = (ScaledLayer,)
     threshold: float | None = None
     target_macs: float | None = None
     rank: Literal["scale", "scale-per-mac"] = "scale"
+    kinds: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_share("target_macs", "MACs", self.target_macs)
         if self.threshold is not None and not self.threshold >= 0:
             raise FxpruneValueError(f"threshold must not be negative; got {self.threshold}")
+        known = sorted(set(known_kinds()))
+        unknown = [kind for kind in self.kinds if kind not in known]
+        if unknown:
+            raise FxpruneValueError(
+                f"kinds names some of {', '.join(known)}; got {unknown[0]!r}{did_you_mean(unknown[0], known)}"
+            )
 
     @property
     def contract(self) -> Contract:  # type: ignore[override]  # depends on the option
@@ -68,13 +73,13 @@ class RemoveLayers(KeepingPass):
         """Take the chosen layers out: those of all graphs are ranked together."""
         self.kept.require_sense(graphs)
         found = [one for path, graph in graphs for one in layers_of_graph(graph, path)]
-        found = [one for one in found if isinstance(one.module, self.kinds)]
+        found = [one for one in found if not self.kinds or one.kind in self.kinds]
         kept = {one.node: one for one in found if self.kept.holds(one.nodes, one.region)}
         found = [one for one in found if one.node not in kept]
         for layer in kept.values():
             log.region = layer.region
             log.decline(layer.node, KEPT)
-        scales = {one.node: one.scale for one in found}
+        scales = {one.node: one.module.effective_scale for one in found}
         ranked = sorted(found, key=lambda one: self._key(one, scales[one.node]))
         threshold = self.threshold
         if threshold is None:
@@ -91,7 +96,7 @@ class RemoveLayers(KeepingPass):
         gone: set[fx.Node] = set()
         taken: set[fx.Node] = set()  # themselves, not with a branch that they lie in
         # branches first: what lies in them goes with them
-        for layer in sorted([*zeros, *others], key=lambda one: not isinstance(one.module, BranchScale)):
+        for layer in sorted([*zeros, *others], key=lambda one: one.module.operands == 1):
             if layer.node in gone:
                 continue
             log.region = layer.region
@@ -121,22 +126,22 @@ class RemoveLayers(KeepingPass):
                 f"{max(cut):.3g}: expect to retrain, or shrink for longer before removing"
             )
 
-    def _key(self, layer: Layer, scale: float) -> float:
+    def _key(self, layer: Gate, scale: float) -> float:
         return scale / max(layer.macs, 1) if self.rank == "scale-per-mac" else scale
 
 
-def _sizes_of_untrained(cut: Iterable[Layer]) -> dict[fx.Node, float]:
-    """Return the size of what each ResConv reads that is cut as it was inserted."""
+def _sizes_of_untrained(cut: Iterable[Gate]) -> dict[fx.Node, float]:
+    """Return the size of what each layer with a shortcut of its own reads that is cut as it was inserted."""
     graphs: dict[fx.GraphModule, list[fx.Node]] = {}
     for layer in cut:
         owner = layer.node.graph.owning_module
-        if isinstance(layer.module, ResConv) and layer.module.untouched and isinstance(owner, fx.GraphModule):
+        if layer.module.untouched and isinstance(owner, fx.GraphModule):
             graphs.setdefault(owner, []).append(layer.node)
     return {node: size for owner, nodes in graphs.items() for node, size in input_sizes(owner, nodes).items()}
 
 
 def _remove(
-    layer: Layer,
+    layer: Gate,
     gone: set[fx.Node],
     updated: set[fx.Node],
     cut: bool,
@@ -148,19 +153,12 @@ def _remove(
     """Replace the layer by its shortcut, in units of ``size`` if that is given; return the nodes that went."""
     node, source = layer.node, layer.node.args[0]
     assert isinstance(source, fx.Node)
-    if isinstance(layer.module, BranchScale):
-        going = layer.nodes - gone
-        macs = f", with {len(going) - 1} nodes and {layer.macs_beside(gone):,} MACs"
-        log.rewrote(node, f"{rule}; the branch goes{macs}", going)
-        if source in updated:
-            source = copied(source, node, made_by)
-        node.replace_all_uses_with(source, propagate_meta=False)
-        erase(going)
-        return set(going)
-    shortcut = layer.module.closed_shortcut if cut else layer.module.coefficients()[1]
-    if size is not None:
-        shortcut *= float(layer.module.input_rms) / size
-    log.rewrote(node, f"{rule}; {shortcut:.4g} * x takes its place")
+    going = layer.nodes - gone
+    shortcut = layer.module.left_over(cut=cut, input_rms=size)
+    what = f"{shortcut:.4g} * x takes its place"
+    if layer.module.operands > 1:
+        what = f"the {layer.kind} goes, with {len(going) - 1} nodes and {layer.macs_beside(gone):,} MACs"
+    log.rewrote(node, f"{rule}; {what}", going)
     replacement = source
     if shortcut != 1:
         with node.graph.inserting_before(node):
@@ -169,5 +167,5 @@ def _remove(
     elif source in updated:
         replacement = copied(source, node, made_by)
     node.replace_all_uses_with(replacement, propagate_meta=False)
-    node.graph.erase_node(node)
-    return {node}
+    erase(going)
+    return set(going)

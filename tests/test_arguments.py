@@ -20,6 +20,8 @@ from fxprune.rewriting import PassResult
 from fxprune.training.cifar_resnet import CifarResNet
 from fxprune.training.settings import Settings
 
+pytestmark = pytest.mark.filterwarnings("ignore:Remove(Branches|ResConvs) goes with 0.2:DeprecationWarning")
+
 # What is not called by users: data, errors, a base class whose subclasses are.
 DATA = {
     "PassResult",

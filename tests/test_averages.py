@@ -174,7 +174,7 @@ def test_a_layer_that_rests_again_and_is_opened_again_is_followed() -> None:
     first.close()
     update()
     assert_same(with_weights_of(graph, ema), ema, 1e-4)
-    first.assign(scale=0.5)
+    fxprune.gates_of(graph)[0].assign(scale=0.5)
     update()
     assert_same(with_weights_of(graph, ema), ema, 1e-4)
 

@@ -323,7 +323,7 @@ def test_the_users_model_is_never_changed() -> None:
 
 def test_a_residual_block_without_convs_leaves_nothing_behind() -> None:
     graph = with_scales(tiny(), (0.0, 0.5), (0.0, 2.0), (0.0, 1.0), (0.0, 1.0))
-    result = fxprune.Pipeline([passes.RemoveResConvs(), *COMPILE])(graph)
+    result = fxprune.Pipeline([passes.RemoveLayers(), *COMPILE])(graph)
     assert targets(result.graph_module) == ["Conv2d", "ReLU", "adaptive_avg_pool2d", "flatten", "Linear"]
     found = fxprune.verify(graph, result.graph_module, example(3, 3, 8, 8, seed=1))
     assert found.equal, str(found)
@@ -331,7 +331,7 @@ def test_a_residual_block_without_convs_leaves_nothing_behind() -> None:
 
 def test_a_block_whose_branch_is_zero_leaves_its_shortcut() -> None:
     graph = with_scales(tiny(), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0))
-    result = fxprune.Pipeline([passes.RemoveResConvs(), *COMPILE])(graph)
+    result = fxprune.Pipeline([passes.RemoveLayers(), *COMPILE])(graph)
     assert [n.target for n in result.graph_module.graph.nodes if "block1" in str(n.target)] == []
 
 

@@ -37,7 +37,7 @@ def test_steering_meets_the_target_by_zeros_when_the_steps_are_over(target: floa
         shrink.step(0.05)
         history.append(len(shrink.zeros))
     assert history == sorted(history)
-    result = passes.RemoveResConvs(target_macs=target)(graph)
+    result = passes.RemoveLayers(target_macs=target)(graph)
     assert not result.warnings
     assert len(result.rewritten) == history[-1]
     x = torch.randn(4, 3, 8, 8)

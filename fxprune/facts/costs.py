@@ -23,7 +23,6 @@ from fxprune.graph import called_module
 from fxprune.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES
 from fxprune.module_tree import CALLS, PER_SAMPLE, every_module, is_opaque, opaque_children, regions_in
 from fxprune.node_targets import attribute
-from fxprune.resconv import ResConv
 from fxprune.scaled_layer import ScaledLayer
 
 _PRODUCTS = {operator.matmul, torch.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm", "__matmul__"}
@@ -66,8 +65,8 @@ def node_macs(node: fx.Node) -> int:
 
 
 def _module_macs(node: fx.Node, module: nn.Module) -> int:
-    if isinstance(module, ResConv):
-        module = module.conv
+    if isinstance(module, ScaledLayer):
+        return sum(_module_macs(node, part) for part in module.children())
     if isinstance(module, CONV_CLASSES):  # reads no computed weight
         return _output_elements(node) * module.in_channels // module.groups * math.prod(module.kernel_size)
     if isinstance(module, nn.Linear):
@@ -150,12 +149,12 @@ def batch_size(graph_module: fx.GraphModule) -> int | Fraction:
 
 
 def node_params(node: fx.Node) -> int:
-    """Return how many trainable or frozen parameters ``node`` holds (scales of ResConvs and branches left out)."""
+    """Return how many trainable or frozen parameters ``node`` holds (scales left out)."""
     return sum(p.numel() for p in _node_parameters(node).values())
 
 
 def total_params(graph_module: fx.GraphModule) -> int:
-    """Return how many parameters the graph holds, tied ones once (scales of ResConvs and branches left out)."""
+    """Return how many parameters the graph holds, tied ones once (scales left out)."""
     found: dict[int, nn.Parameter] = {}
     for node in graph_module.graph.nodes:
         found |= _node_parameters(node)
@@ -163,7 +162,7 @@ def total_params(graph_module: fx.GraphModule) -> int:
 
 
 def _node_parameters(node: fx.Node) -> dict[int, nn.Parameter]:
-    """Return the parameters that ``node`` holds, by id (scales of ResConvs and branches left out)."""
+    """Return the parameters that ``node`` holds, by id (scales left out)."""
     owner = node.graph.owning_module
     if node.op == "get_attr" and owner is not None:
         value = attribute(owner, str(node.target))

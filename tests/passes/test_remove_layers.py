@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from helpers import assert_rewrites, targets, tiny
 from torch import fx
@@ -20,9 +22,9 @@ def scaled(*scales: float) -> fx.GraphModule:
     graph = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(tiny()).graph_module
     for layer, scale in zip(layers(graph), scales, strict=True):
         if isinstance(layer.module, BranchScale):
-            layer.module.assign(scale=scale)
+            layer.assign(scale=scale)
         else:
-            layer.module.assign(scale=scale, shortcut=0.5)
+            layer.assign(scale=scale, shortcut=0.5)
     return graph
 
 
@@ -79,10 +81,23 @@ def test_what_a_branch_holds_counts_once_for_a_target() -> None:
 
 def test_each_kind_alone() -> None:
     graph = scaled(0.0, 1.0, 0.0, 1.0, 1.0, 1.0)
-    branches = assert_rewrites(graph, passes.RemoveBranches(threshold=0.0), count=1)
+    branches = assert_rewrites(graph, passes.RemoveLayers(threshold=0.0, kinds=("branch",)), count=1)
     assert [site.path for site in branches.rewritten] == ["block1.branch_scale"]
-    convs = assert_rewrites(graph, passes.RemoveResConvs(threshold=0.0), count=1)
+    convs = assert_rewrites(graph, passes.RemoveLayers(threshold=0.0, kinds=("conv",)), count=1)
     assert [site.path for site in convs.rewritten] == ["block1.conv1"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (("convs",), r"kinds names some of .*branch, .*conv.*; got 'convs'; did you mean 'conv'\?"),
+        ((3,), r"^RemoveLayers takes a sequence of str for kinds, got tuple$"),
+        ("conv", r"^RemoveLayers takes a sequence of str for kinds, got str 'conv'$"),
+    ],
+)
+def test_kinds_that_there_are_not(kinds: Any, message: str) -> None:
+    with pytest.raises(fxprune.FxpruneError, match=message):
+        passes.RemoveLayers(kinds=kinds)
 
 
 def test_nothing_to_remove_is_said() -> None:

@@ -21,7 +21,7 @@ from fxprune.nests import tensors_in
 from fxprune.trace_notes import opaque_modules
 from fxprune.verify import difference
 
-CHAIN = [passes.RemoveResConvs(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
+CHAIN = [passes.RemoveLayers(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
 
 
 class Choosy(nn.Module):

@@ -57,7 +57,7 @@ def test_the_target_is_met_by_zeros_whose_removal_changes_nothing(data: ImageDat
     for row in rows:
         assert all(told.get(path) != scale for path, scale in row["scales"].items())
         told |= row["scales"]
-    now = {layer.path: layer.scale for layer in layers(sparse)}
+    now = {layer.path: layer.module.effective_scale for layer in layers(sparse)}
     assert told == pytest.approx(now, abs=1e-4)
     assert 0 in now.values()
 

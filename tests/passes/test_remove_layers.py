@@ -91,8 +91,8 @@ def test_each_kind_alone() -> None:
     ("kinds", "message"),
     [
         (("convs",), r"kinds names some of .*branch, .*conv.*; got 'convs'; did you mean 'conv'\?"),
-        ((3,), r"^RemoveLayers takes a sequence of str for kinds, got tuple$"),
-        ("conv", r"^RemoveLayers takes a sequence of str for kinds, got str 'conv'$"),
+        ((3,), r"^RemoveLayers takes a sequence of a str for kinds, got tuple$"),
+        ("conv", r"^RemoveLayers takes a sequence of a str for kinds, got str 'conv'$"),
     ],
 )
 def test_kinds_that_there_are_not(kinds: Any, message: str) -> None:

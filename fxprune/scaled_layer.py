@@ -80,8 +80,8 @@ class ScaledLayer(Gated):
 
     def unit(self, name: str) -> torch.Tensor:
         """Return one of the units as it holds now; a scalar tensor."""
-        row = self.history[self._standing()[0]]
-        return row[2 + self.units.index(name)] / row[0]
+        history, row = self.history, self._standing()[0]
+        return history[row, 2 + self.units.index(name)] / history[row, 0]
 
     def unit_numbers(self) -> dict[str, float]:
         """Return all units as they hold now, by name: one read where :meth:`unit` makes tensors."""
@@ -105,6 +105,10 @@ class ScaledLayer(Gated):
         torch.compile made of a layer that is followed knows the state of then: write others by ``load_state_dict``.
         """
         self._remember(*self._state_held())
+
+    def follow_as(self, original: ScaledLayer) -> None:
+        """Take over what ``original``, which this is a short-lived copy of, has read in its history."""
+        self._remember(*original._standing())
 
     def train_scale(self, trains: bool) -> None:
         """Have the scale trained, or not; see :mod:`fxprune.data_parallel` for processes that train together."""

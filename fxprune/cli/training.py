@@ -15,6 +15,7 @@ from fxprune.chains import Layers
 from fxprune.cli.options import MODEL_HELP, classes_option, weights_option
 from fxprune.models import load_model
 from fxprune.run_record import results_text
+from fxprune.targets import Targets
 from fxprune.training.settings import Precision, Settings
 
 
@@ -168,13 +169,10 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
 
     taken = ("image_size", "teacher_weights", "on_bad_image", "in_memory")
     image_size, teacher_weights, on_bad_image, in_memory = map(options.pop, taken)
-    target = {
-        name: options.pop(name) for name in ("target_macs", "target_memory", "target_params", "strength", "layers")
-    }
-    strength = target["strength"]
-    if target["target_macs"] is None and strength is None:
-        is_alone = target["target_memory"] is None and target["target_params"] is None
-        target["target_macs"] = 0.5 if is_alone else None
+    targets = Targets(**{name: options.pop(f"target_{name}") for name in ("macs", "params", "memory")})
+    strength, layers = options.pop("strength"), options.pop("layers")
+    if targets.is_empty and strength is None:
+        targets = Targets(macs=0.5)
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
     settings = Settings(**options)
@@ -221,16 +219,19 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
         "image_size": image_size,
         "in_memory": in_memory,
     }
+    what = {**targets.options(), "strength": strength, "layers": layers}
     with ExitStack() as held:
         if accelerator.is_main_process:
-            held.enter_context(open_folder(out, {**run, **target, **settings.shared()}))
+            held.enter_context(open_folder(out, {**run, **what, **settings.shared()}))
         accelerator.wait_for_everyone()
         report = prune_on_data(
             loaded.model,
             images,
             out,
             settings,
-            **target,
+            targets=targets,
+            strength=strength,
+            layers=layers,
             teacher=teacher,
             say=say,
             extra=run,

@@ -30,8 +30,10 @@ QUICK = Settings(epochs=2, lr=0.05, batch_size=64, device="cpu")
 
 
 def test_further_targets_are_for_steering(data: ImageData) -> None:
-    with pytest.raises(fxprune.FxpruneError, match="target_memory is for layers that are steered to zero: leave"):
-        train(net(), data, QUICK, quiet, strength=1.0, target_memory=0.5)
+    with pytest.raises(
+        fxprune.FxpruneError, match="the activation memory: that is for layers that are steered to zero; leave"
+    ):
+        train(net(), data, QUICK, quiet, strength=1.0, targets=fxprune.Targets(memory=0.5))
 
 
 def test_it_learns(data: ImageData) -> None:

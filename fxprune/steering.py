@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,10 +29,6 @@ from fxprune.old_names import takes_old_names
 from fxprune.resconv import ResConv
 from fxprune.sparsity import ProximalL1
 from fxprune.targets import Targets
-
-
-def _all(path: str) -> bool:
-    return True
 
 
 class SteeredL1(ProximalL1):
@@ -169,42 +166,40 @@ class SteeredL1(ProximalL1):
 
     def _next_layer(self) -> tuple[str, float]:
         """Return the layer that is missed least for what it saves, and its share of all that is to be saved."""
-        chosen = self._chosen()
-        gone: set[fx.Node] = set().union(*(layer.nodes for layer in chosen))  # with what lies in a chosen branch
-        left = [layer for path, layer in self._found.items() if layer.node not in gone and path not in self.order]
-        if not left:
-            raise TargetError(
-                f"target_memory={self.targets.memory} cannot be met: no layer is left to remove; ask for more"
-            )
-        shares = self._surplus.shares(left, chosen)
-        weights = self._weights(left, shares)
-        relieves = self._relief()
+        left = self._left_beside(self._chosen())
+        shares = self._surplus.shares(left, self._chosen())
         with self.criterion.measuring(self.graph_module, self._found.values(), self._probe) as missed:
-            found: dict[str, float] = {}
-
-            def damage(path: str) -> float:
-                if path not in found:
-                    found[path] = missed(self._found[path])
-                return found[path]
-
-            path = self._searched(weights, damage, relieves or _all)
-            if path is None:
-                self._no_relief.clear()  # it takes more than one of them
-                path = self._searched(weights, damage)
-            assert path is not None
-            if relieves is None and self._surplus.is_met([*chosen, self._found[path]]):
-                last = self._surplus.overshoots(left, chosen)
-                path = self._searched({one: weights[one] * last[one] for one in last}, damage) or path
+            path = self._searched(left, self._weights(left, shares), missed)
         path = self._agreed(path)
         return path, shares[path]
 
-    def _searched(
-        self,
-        weights: Mapping[str, float],
-        damage: Callable[[str], float],
-        may_go: Callable[[str], bool] = _all,
-    ) -> str | None:
-        return self.search.next_layer(weights, self._damages, damage, may_go, self.comparing)
+    def _left_beside(self, chosen: Sequence[Layer]) -> list[Layer]:
+        """Return the layers that may still go: those that lie in a chosen branch go with it."""
+        gone: set[fx.Node] = set().union(*(layer.nodes for layer in chosen))
+        left = [layer for path, layer in self._found.items() if layer.node not in gone and path not in self.order]
+        if not left:
+            raise TargetError(
+                f"target_memory={self.targets.memory:g} cannot be met: no layer is left to remove; ask for more"
+            )
+        return left
+
+    def _searched(self, left: Sequence[Layer], weights: Mapping[str, float], missed: Callable[[Layer], float]) -> str:
+        """Return the path of the next: of those that relieve the memory, if that is asked for."""
+        damage = cache(lambda path: missed(self._found[path]))
+
+        def search(weights: Mapping[str, float], may_go: Callable[[str], bool] = _is_candidate) -> str | None:
+            return self.search.next_layer(weights, self._damages, damage, may_go, self.comparing)
+
+        chosen, relieves = self._chosen(), self._relief()
+        path = search(weights, relieves or _is_candidate)
+        if path is None:
+            self._no_relief.clear()  # it takes more than one of them
+            path = search(weights)
+        assert path is not None
+        if relieves is None and self._surplus.is_met([*chosen, self._found[path]]):
+            beyond = self._surplus.overshoots(left, chosen)
+            path = search({one: weights[one] * beyond[one] for one in beyond}) or path
+        return path
 
     def _weights(self, left: Sequence[Layer], shares: Mapping[str, float]) -> dict[str, float]:
         """Return by path what a layer's damage counts times: the less it saves and can be learnt again, the more."""
@@ -271,6 +266,10 @@ class SteeredL1(ProximalL1):
             layer.train_scale(False)
         self._gates = {**self._gates_now(), **state.get("gates", {})}
         self._enough_chosen = self._surplus.is_met(self._chosen())
+
+
+def _is_candidate(path: str) -> bool:
+    return True
 
 
 def _say_nothing(done: int, of: int) -> None:

@@ -36,6 +36,11 @@ def test_further_targets_are_for_steering(data: ImageData) -> None:
         train(net(), data, QUICK, quiet, strength=1.0, targets=fxprune.Targets(memory=0.5))
 
 
+def test_a_target_that_a_strength_would_ignore_is_refused(data: ImageData) -> None:
+    with pytest.raises(fxprune.FxpruneError, match="50% of the MACs: that is for layers that are steered to zero"):
+        train(net(), data, QUICK, quiet, strength=1.0, targets=fxprune.Targets(macs=0.5))
+
+
 def test_it_learns(data: ImageData) -> None:
     model = net()
     before = evaluate(model, data.held_out)

@@ -178,9 +178,7 @@ class SteeredL1(ProximalL1):
         gone: set[fx.Node] = set().union(*(layer.nodes for layer in chosen))
         left = [layer for path, layer in self._found.items() if layer.node not in gone and path not in self.order]
         if not left:
-            raise TargetError(
-                f"target_memory={self.targets.memory:g} cannot be met: no layer is left to remove; ask for more"
-            )
+            raise TargetError(f"the targets cannot be met, {self.targets}: no layer is left to remove; ask for more")
         return left
 
     def _searched(self, left: Sequence[Layer], weights: Mapping[str, float], missed: Callable[[Layer], float]) -> str:

@@ -127,7 +127,9 @@ def shrinking(
     if arm in ("all gates", "raw scales"):
         return ProximalL1(graph, FALL / sum(schedule.at(step) for step in range(until)))
     steps = 1 if arm == "at once" else until
-    return fxprune.SteeredL1(graph, target_macs=target, steps=steps, probe_inputs=(sample_inputs(data, 128),))
+    return fxprune.SteeredL1(
+        graph, targets=fxprune.Targets(macs=target), meet_after=steps, probe_inputs=(sample_inputs(data, 128),)
+    )
 
 
 def optimizer_of(graph: fx.GraphModule, settings: Settings) -> torch.optim.Optimizer:

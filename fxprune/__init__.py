@@ -15,6 +15,7 @@ from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Pass, PassResult
 from fxprune.sparsity import ProximalL1
 from fxprune.steering import SteeredL1
+from fxprune.targets import Targets
 from fxprune.trace import trace
 from fxprune.verify import Verification, verify
 
@@ -37,6 +38,7 @@ __all__ = [
     "ProximalL1",
     "ResConv",
     "SteeredL1",
+    "Targets",
     "Verification",
     "diff",
     "emit",

@@ -18,7 +18,7 @@ from torch import fx
 
 from fxprune.errors import FxpruneValueError, did_you_mean, require_share
 from fxprune.facts.input_sizes import input_sizes
-from fxprune.facts.layers import Gate, count_for_target, layers_of_graph
+from fxprune.facts.layers import Gate, enough_for_target, layers_of_graph
 from fxprune.facts.missing_scales import why_no_scales
 from fxprune.facts.state import updated_values
 from fxprune.gated import known_kinds
@@ -36,7 +36,8 @@ class RemoveLayers(KeepingPass):
     Args:
         threshold: remove layers with at most this effective scale (1e-2 if no target is given either).
         target_macs: the share of the graph's MACs to leave, between 0 and 1: the layers that rank lowest go first
-            until it is met. With a threshold too, both apply.
+            until it is met, the last such that it overshoots little (:func:`fxprune.facts.layers.enough_for_target`).
+            With a threshold too, both apply.
         rank: by "scale", the effective scale, or by "scale-per-mac", the same over the MACs that removal saves.
         kinds: the kinds of gates that may go, ("conv",) or ("branch",) say; all by default.
         keep, only: which layers stay, whatever their scale (see :mod:`fxprune.keeping`).
@@ -86,10 +87,11 @@ class RemoveLayers(KeepingPass):
             threshold = DEFAULT_THRESHOLD if self.target_macs is None else 0.0
         zeros = [one for one in ranked if scales[one.node] <= threshold]
         others = [one for one in ranked if scales[one.node] > threshold]
-        wanted = 0
+        wanted: list[Gate] = []
         if self.target_macs is not None:
-            wanted = count_for_target(graphs[0][1], [*zeros, *others], self.target_macs, kept=len(kept)) - len(zeros)
-        chosen = {layer.node for layer in [*zeros, *others[: max(wanted, 0)]]}
+            enough = enough_for_target(graphs[0][1], [*zeros, *others], self.target_macs, scales, kept=len(kept))
+            wanted = enough[len(zeros) :]
+        chosen = {layer.node for layer in [*zeros, *wanted]}
         small = {layer.node for layer in zeros}
         sizes = _sizes_of_untrained(layer for layer in others if layer.node in chosen)
         updated = {node for _, graph in graphs for node in updated_values(graph)}
@@ -107,7 +109,7 @@ class RemoveLayers(KeepingPass):
             taken.add(layer.node)
             rule = f"at most {threshold:g}"
             if layer.node not in small:
-                rule = f"among the {wanted} smallest, for target_macs={self.target_macs:g}"
+                rule = f"among the {len(wanted)} smallest, for target_macs={self.target_macs:g}"
             rule = f"scale {scales[layer.node]:.4g} is {rule}"
             size = sizes.get(layer.node)
             gone |= _remove(layer, gone, updated, layer.node not in small, size, rule, log, self.name)
@@ -119,7 +121,7 @@ class RemoveLayers(KeepingPass):
             log.warn(
                 f"nothing was removed: the smallest of {len(found)} scales is {smallest:.3g}; train them to zero"
             )
-        cut = [scales[layer.node] for layer in others[: max(wanted, 0)] if layer.node in taken]
+        cut = [scales[layer.node] for layer in wanted if layer.node in taken]
         if cut and max(cut) > DEFAULT_THRESHOLD:
             log.warn(
                 f"{len(cut)} layers were cut for target_macs={self.target_macs:g} though their scales go up to "

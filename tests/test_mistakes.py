@@ -247,7 +247,7 @@ def test_11_an_optimizer_of_the_traced_model_takes_no_step_and_is_told_so() -> N
         outside.step()
 
     with pytest.raises(fxprune.FxpruneError, match="optimizer made from its parameters"):
-        fxprune.prune(model, torch.randn(2, 3, 8, 8), fit, target_macs=0.5)
+        fxprune.prune(model, torch.randn(2, 3, 8, 8), fit, targets=fxprune.Targets(macs=0.5))
 
 
 def test_12_no_grad_and_frozen_parameters_work() -> None:
@@ -314,7 +314,7 @@ def test_the_users_model_is_never_changed() -> None:
             sparse(torch.randn(2, 3, 8, 8)).sum().backward()
             optimizer.step()
 
-    fxprune.prune(model, torch.randn(2, 3, 8, 8), fit, target_macs=0.5)
+    fxprune.prune(model, torch.randn(2, 3, 8, 8), fit, targets=fxprune.Targets(macs=0.5))
     assert_state_equal(model, state)
     assert flags == [m.training for m in model.modules()]
     assert all(p.grad is None for p in model.parameters())

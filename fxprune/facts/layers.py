@@ -6,7 +6,7 @@ for gate in fxprune.gates_of(graph):
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -131,9 +131,6 @@ class Gate:
         self.module.wake(*gauge_weights(self.node))
 
 
-Layer = Gate  # as it was called
-
-
 @contextmanager
 @torch.no_grad()
 def awake(layer: Gate) -> Iterator[None]:
@@ -222,3 +219,32 @@ def count_for_target(graph_module: fx.GraphModule, ranked: Sequence[Gate], targe
         f"target_macs={target_macs:g} cannot be met: without all {len(ranked)} removable layers "
         f"{left / total:.3f} of the MACs are left; ask for at least {left / total + 5e-4:.3f}"
     )
+
+
+def enough_for_target(
+    graph_module: fx.GraphModule,
+    ranked: Sequence[Gate],
+    target_macs: float,
+    missed: Mapping[fx.Node, float],
+    kept: int = 0,
+) -> list[Gate]:
+    """Return which of ``ranked`` go to leave at most ``target_macs`` of the traced MACs: those at its start.
+
+    The last one is, of those that each save all that is still missing, the one that is ``missed`` least times what it
+    saves over what it leaves: it overshoots little. Raises as :func:`count_for_target`.
+    """
+    count = count_for_target(graph_module, ranked, target_macs, kept)
+    if count == 0:
+        return []
+    first, rest = list(ranked[: count - 1]), ranked[count - 1 :]
+    gone: frozenset[fx.Node] = frozenset().union(*(layer.nodes for layer in first))
+    total = total_macs(graph_module)
+    left = total - sum(macs_in_turn(first))
+    most = target_macs * graph_module.meta.get(TRACED_MACS, total)
+    saved = {layer.node: layer.macs_beside(gone) for layer in rest}
+    lasts = [layer for layer in rest if left - saved[layer.node] <= most]
+
+    def loss(layer: Gate) -> float:
+        return missed[layer.node] * saved[layer.node] / max(left - saved[layer.node], 1)
+
+    return [*first, min(lasts, key=loss)]

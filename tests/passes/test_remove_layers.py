@@ -61,13 +61,23 @@ def test_a_target_that_what_is_kept_forbids() -> None:
     assert not passes.RemoveLayers(target_macs=1.0, only=["head"])(graph).modified
 
 
-@pytest.mark.parametrize(("rank", "gone"), [("scale", "block1.conv1"), ("scale-per-mac", "block2.branch_scale")])
-def test_one_ranking_for_convs_and_branches(rank: str, gone: str) -> None:
+@pytest.mark.parametrize(
+    ("rank", "target", "gone"), [("scale", 0.9, "block1.conv1"), ("scale-per-mac", 0.7, "block2.branch_scale")]
+)
+def test_one_ranking_for_convs_and_branches(rank: str, target: float, gone: str) -> None:
     graph = scaled(0.3, 1.0, 1.0, 1.0, 1.0, 0.4)
-    one = passes.RemoveLayers(target_macs=0.9, rank=rank)  # type: ignore[arg-type]
+    one = passes.RemoveLayers(target_macs=target, rank=rank)  # type: ignore[arg-type]
     result = one(graph)
     assert [site.path for site in result.rewritten] == [gone]
     assert "expect to retrain" in result.warnings[0]
+
+
+@pytest.mark.parametrize(("conv", "last"), [(0.6, "block2.conv1"), (9.0, "block2.branch_scale")])
+def test_the_last_layer_overshoots_little(conv: float, last: str) -> None:
+    graph = scaled(2.0, 2.0, 0.1, conv, 10.0, 0.5)
+    result = passes.RemoveLayers(target_macs=0.5)(graph)
+    assert [site.path for site in result.rewritten] == ["block1.branch_scale", last]  # a conv does; the branch is all
+    assert "among the 2 smallest" in result.rewritten[-1].why
 
 
 def test_what_a_branch_holds_counts_once_for_a_target() -> None:

@@ -175,6 +175,12 @@ def as_taken_now(graph_module: fx.GraphModule, inputs: Iterable[Any]) -> tuple[A
     return found
 
 
+def is_cast(graph_module: fx.GraphModule) -> bool:
+    """Say whether the weights have another dtype than they had when shapes and dtypes were noted."""
+    noted = graph_module.meta.get(WEIGHTS_DTYPE)
+    return noted is not None and _weights_dtype(graph_module) != noted
+
+
 def _weights_dtype(graph_module: fx.GraphModule) -> torch.dtype | None:
     """Return the dtype of all weights (scalars and gates keep theirs); None if there are several, or no weights."""
     modules = (module for module in every_module(graph_module) if not isinstance(module, Gated))

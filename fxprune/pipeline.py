@@ -25,7 +25,7 @@ from fxprune.errors import ContractError, FxpruneTypeError, FxpruneWarning
 from fxprune.exact_weights import keep_exact_weights
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.shapes import META, propagate_shapes
-from fxprune.graph import called_module, example_inputs_of, graphs_of, node_count, require_graph
+from fxprune.graph import called_module, example_inputs_of, graphs_of, is_cast, node_count, require_graph
 from fxprune.module_tree import is_opaque
 from fxprune.rewriting import Contract, Pass, PassResult
 from fxprune.verify import TOLERANCE, difference, first_difference, run_float64
@@ -277,8 +277,8 @@ def _signature(graph_module: fx.GraphModule) -> str:
 
 
 def _told_signature(graph_module: fx.GraphModule) -> str | None:
-    """Return what :func:`_signature` does, by the shapes that stand in the graph; None where one is missing."""
-    told = [_outputs_told(graph) for _, graph in graphs_of(graph_module)]
+    """Return what :func:`_signature` does, by what was noted of shapes; None where that is missing or not so now."""
+    told = [None if is_cast(graph) else _outputs_told(graph) for _, graph in graphs_of(graph_module)]
     return None if None in told else ", ".join(part for one in told for part in one or ())
 
 

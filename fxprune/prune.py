@@ -116,7 +116,7 @@ def _fit(fit: Callable[..., Any], sparse: fx.GraphModule, shrink: ProximalL1) ->
             "fit(sparse, shrink) is deprecated: give fit(sparse), whose layers shrink after each step of its "
             "optimizer, or call shrink.step in a loop of your own on what fxprune.insert_scales returns",
             DeprecationWarning,
-            stacklevel=3,
+            stacklevel=4,  # prune is wrapped
         )
         if is_named:
             fit(sparse, shrink=shrink)

@@ -85,7 +85,8 @@ def test_a_target_that_cannot_be_met_is_refused_before_the_first_evaluation(data
 
 def test_a_checkpoint_of_a_run_that_kept_other_layers_is_refused(data: ImageData, tmp_path: Path) -> None:
     say: Any = lambda _: None  # noqa: E731
-    prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, targets=Targets(macs=0.8), say=say, keep=["2"])
+    share = Targets(macs=0.8)
+    prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, targets=share, say=say, keep=["2"])
     with pytest.raises(LoadError, match="is of another model"):
         prune_on_data(
             network(nn.ReLU()), data, tmp_path / "out", QUICK, targets=Targets(macs=0.8), say=say, keep=["3"]

@@ -22,11 +22,11 @@ from fxprune.diff import diff
 from fxprune.errors import ContractError, FxpruneError
 from fxprune.exact_weights import keep_exact_weights
 from fxprune.facts.costs import total_macs, total_params
-from fxprune.facts.shapes import propagate_shapes
+from fxprune.facts.shapes import values_of
 from fxprune.graph import called_module, example_inputs_of, graphs_of, node_count, require_graph
 from fxprune.module_tree import is_opaque
 from fxprune.nests import tensors_in
-from fxprune.rewriting import Contract, Pass, PassResult
+from fxprune.rewriting import Contract, Pass, PassResult, renew_shapes_after
 from fxprune.verify import TOLERANCE, difference, first_difference, run_float64
 
 if TYPE_CHECKING:
@@ -180,6 +180,8 @@ def _apply(one: AnyPass, stage: fx.GraphModule) -> Step:
         result.graph_module.graph.lint()
         result.graph_module.meta.update(stage.meta)
         result = PassResult(result.graph_module, bool(result.modified))
+    if not ours:
+        renew_shapes_after(_pass_name(one), result.graph_module)  # whatever ``modified`` says
     spent = (time.perf_counter() - start) * 1e3
     return Step(_pass_name(one), _contract_of(one), stage, result, spent)
 
@@ -248,14 +250,14 @@ def _breach(step: Step, inputs: tuple[Any, ...], gap: float) -> ContractError:
 
 
 def _signature(graph_module: fx.GraphModule) -> str:
-    """Return shapes and dtypes of the outputs on the example inputs, worked out afresh on a copy.
+    """Return shapes and dtypes of the outputs on the example inputs, worked out afresh.
 
     Where opaque modules compute, shapes may depend on data: there the number of dimensions stands for them, and the
     regions inside them are looked at exactly.
     """
     found = []
-    for _, graph in graphs_of(copy_graph_module(graph_module)):
-        values = propagate_shapes(graph, example_inputs_of(graph))
+    for _, graph in graphs_of(graph_module):
+        values = values_of(graph, example_inputs_of(graph))
         by_data = any(is_opaque(called_module(node)) for node in graph.graph.nodes)
         output = next(node for node in reversed(graph.graph.nodes) if node.op == "output")
         found += [

@@ -27,6 +27,7 @@ class FoldBatchNorm(Pass):
 
     name: ClassVar[str] = "fold-batch-norm"
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Fold every norm that can be."""

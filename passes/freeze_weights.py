@@ -37,6 +37,7 @@ class FreezeWeights(Pass):
 
     name: ClassVar[str] = "freeze-weights"
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def may_apply(self, graph_module: fx.GraphModule) -> bool:
         """Say whether any weight may be computed, or read by a function."""

@@ -31,6 +31,7 @@ class FuseResConv(Pass):
 
     name: ClassVar[str] = "fuse-resconv"
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Fuse every ResConv that can be."""

@@ -45,6 +45,7 @@ class RemoveLayers(Pass):
     """
 
     name: ClassVar[str] = "remove-layers"
+    changes_shapes: ClassVar[bool] = False
     kinds: ClassVar[tuple[type[nn.Module], ...]] = (ScaledLayer,)
     threshold: float | None = None
     target_macs: float | None = None

@@ -36,6 +36,7 @@ class Simplify(Pass):
 
     name: ClassVar[str] = "simplify"
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Run the simplifications in turn until none of them, one after the other, finds anything."""

@@ -76,10 +76,14 @@ class Repeated:
 
 
 class Values:
-    """The value of every node of a graph, and its metadata where it is at hand; ``calls`` made them."""
+    """The value of every node of a graph, and its metadata where it is at hand; ``calls`` made them.
+
+    ``writes`` tells of calls of foreign code which of their arguments they were seen to write into.
+    """
 
     def __init__(self) -> None:
         self._values: dict[fx.Node, Any] = {}
+        self.writes: dict[fx.Node, tuple[int | None, ...]] = {}
         self.calls = RepeatedCalls()
 
     def __getitem__(self, node: fx.Node) -> Any:

@@ -74,6 +74,19 @@ class ScaledLayer(nn.Module):
         raise NotImplementedError
 
     @property
+    def shape_layer(self) -> nn.Module | None:
+        """The layer inside that decides the shape of the output; None if the inputs do."""
+        return None
+
+    def outline(self, one: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return a tensor of the shape, strides and dtype of the output, and its memory if that is an input's.
+
+        ``x`` is the first input, ``y`` the second or what :attr:`shape_layer` returns, ``one`` a scalar of the dtype
+        of the scale: no scale is computed, which takes milliseconds on fake tensors.
+        """
+        raise NotImplementedError
+
+    @property
     def closed(self) -> bool:
         """Whether the layer was taken out: what it scales is not computed any more."""
         return self._standing()[1] == CLOSED

@@ -225,7 +225,8 @@ def _kind_of_gate(gate: ScaledLayer, kwargs: dict[str, Any]) -> tuple[Hashable, 
     if kwargs or any(map(has_hooks, (gate, *others))) or not all(type(one) in _ALIKE for one in others):
         raise _Unknown
     inside = () if conv is None else _kind_of_layer(conv)
-    return (type(gate), gate.closed, gate.resting, scale.dtype, scale.device, *inside)
+    kind: Any = type(gate)
+    return (kind, gate.closed, gate.resting, scale.dtype, scale.device, *inside)
 
 
 def _kind_of_layer(module: nn.Module) -> tuple[Hashable, ...]:

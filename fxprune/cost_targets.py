@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from torch import fx
 
 from fxprune.errors import TargetError, require_share
-from fxprune.facts.costs import total_macs, total_params
+from fxprune.facts.costs import total_macs, total_params, warn_of_unknown_macs
 from fxprune.facts.holders import Holders
 from fxprune.facts.layers import Layer, count_for_target, layers, macs_in_turn
 from fxprune.graph import TRACED_MACS
@@ -25,6 +25,9 @@ class Surplus:
 
     Raises:
         TargetError: a target cannot be met without all layers; says what can.
+
+    Warns:
+        FxpruneWarning: the graph has ops whose MACs nobody knows; ``target_macs`` counts the others.
     """
 
     def __init__(
@@ -43,6 +46,8 @@ class Surplus:
         self._target_macs = 1.0 if target_macs is None else target_macs
         self._holders = holders or Holders(graph_module)
         count_for_target(graph_module, self._all, self._target_macs)  # raises
+        if target_macs is not None:
+            warn_of_unknown_macs(graph_module, stacklevel=3)
         macs = total_macs(graph_module)
         self._macs = max(macs - self._target_macs * graph_module.meta.get(TRACED_MACS, macs), least_macs)
         self._total_params = total_params(graph_module)

@@ -21,7 +21,7 @@ from fxprune.copies import copy_graph_module
 from fxprune.diff import diff
 from fxprune.errors import ContractError, FxpruneError
 from fxprune.exact_weights import keep_exact_weights
-from fxprune.facts.costs import total_macs, total_params
+from fxprune.facts.costs import tell_unknown, total_macs, total_params, unknown_places
 from fxprune.facts.shapes import values_of
 from fxprune.graph import called_module, example_inputs_of, graphs_of, node_count, require_graph
 from fxprune.module_tree import is_opaque
@@ -57,8 +57,13 @@ class Step:
 
     @cached_property
     def macs(self) -> int:
-        """MACs a sample after the pass."""
+        """MACs a sample after the pass; those that are known, see ``unknown_macs``."""
         return total_macs(self.result.graph_module)
+
+    @cached_property
+    def unknown_macs(self) -> tuple[str, ...]:
+        """What ``macs`` leaves out after the pass: the ops whose MACs nobody knows, and where they are."""
+        return unknown_places(self.result.graph_module)
 
     @cached_property
     def params(self) -> int:
@@ -89,17 +94,20 @@ class PipelineResult(PassResult):
         if not self.steps:
             return "an empty pipeline: nothing was done"
         first = self.steps[0].before
-        rows: list[list[Any]] = [["(input)", "", node_count(first), total_macs(first), total_params(first), ""]]
-        rows += [
-            [s.name, len(s.result.rewritten), s.nodes, s.macs, s.params, f"{s.milliseconds:.1f}"] for s in self.steps
-        ]
+        macs = _told(total_macs(first), unknown := unknown_places(first))
+        rows: list[list[Any]] = [["(input)", "", node_count(first), macs, total_params(first), ""]]
+        for s in self.steps:
+            costs = [s.nodes, _told(s.macs, s.unknown_macs), s.params]
+            rows.append([s.name, len(s.result.rewritten), *costs, f"{s.milliseconds:.1f}"])
         table = tabulate(
             rows,
             headers=["pass", "sites", "nodes", "MACs", "params", "ms"],
             colalign=("left", *["right"] * 5),
             intfmt=",",
         )
-        lines = [table, self._verdict(), *(f"warning: {message}" for message in self.warnings)]
+        left_out = self.steps[-1].unknown_macs or unknown
+        told = [f"MACs are at least these: {tell_unknown(left_out)}"] if left_out else []
+        lines = [table, *told, self._verdict(), *(f"warning: {message}" for message in self.warnings)]
         return "\n".join(lines)
 
     def _verdict(self) -> str:
@@ -157,6 +165,10 @@ class Pipeline(Pass):
             tuple(steps),
             seen,
         )
+
+
+def _told(macs: int, unknown: tuple[str, ...]) -> int | str:
+    return f">= {macs:,}" if unknown else macs
 
 
 def _contract_of(one: AnyPass) -> Contract:

@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from fxprune.branch_scale import BranchScale
 from fxprune.errors import FxpruneError, require_share
+from fxprune.facts.costs import warn_of_unknown_macs
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, count_for_target, layers_of_graph
 from fxprune.facts.missing_scales import why_no_scales
@@ -42,6 +43,9 @@ class RemoveLayers(Pass):
 
     Raises:
         TargetError: even without any layer more MACs than the target are left; says how many.
+
+    Warns:
+        FxpruneWarning: the graph has ops whose MACs nobody knows; ``target_macs`` counts the others.
     """
 
     name: ClassVar[str] = "remove-layers"
@@ -75,6 +79,7 @@ class RemoveLayers(Pass):
         others = [one for one in ranked if scales[one.node] > threshold]
         wanted = 0
         if self.target_macs is not None:
+            warn_of_unknown_macs(graphs[0][1], stacklevel=3)
             wanted = count_for_target(graphs[0][1], [*zeros, *others], self.target_macs) - len(zeros)
         chosen = {layer.node for layer in [*zeros, *others[: max(wanted, 0)]]}
         small = {layer.node for layer in zeros}

@@ -74,6 +74,33 @@ def test_a_pass_alone_leaves_true_shapes_too_and_none_where_they_cannot_be_known
     assert all(META not in node.meta for node in Halve()(graph).graph_module.graph.nodes)
 
 
+class Hidden(nn.Module):
+    """A pair of convs inside of what depends on data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.pair(x)
+        return y if float(y.sum()) > 1e9 else 2 * y
+
+
+def test_costs_are_true_inside_of_opaque_modules_too() -> None:
+    @dataclass(frozen=True)
+    class HalveInside(Halve):
+        """Halve the width inside of regions."""
+
+        def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+            if log.region:
+                super().rewrite(graph_module, log)
+
+    graph = fxprune.trace(nn.Sequential(Hidden(), nn.ReLU()).eval(), torch.randn(2, 3, 9, 9))
+    result = fxprune.Pipeline([HalveInside()])(graph)
+    assert total_macs(graph) == 9 * (3 * 8 * 7 * 7 + 8 * 5 * 5 * 5)
+    assert result.steps[0].macs == 9 * (3 * 4 * 7 * 7 + 4 * 5 * 5 * 5)
+
+
 def test_a_graph_that_does_not_run_any_more_names_its_pass() -> None:
     @dataclass(frozen=True)
     class HalveOne(Halve):

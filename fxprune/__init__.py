@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from fxprune.branch_scale import BranchScale
-from fxprune.chains import AFTER_TRAINING
+from fxprune.chains import AFTER_TRAINING, insert_scales
 from fxprune.diff import diff
 from fxprune.emission.strip import strip
 from fxprune.emit import emit, load_emitted
@@ -39,6 +39,7 @@ __all__ = [
     "Verification",
     "diff",
     "emit",
+    "insert_scales",
     "load_emitted",
     "prune",
     "strip",

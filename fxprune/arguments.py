@@ -15,26 +15,31 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from torch import fx
 
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneTypeError, FxpruneValueError
 from fxprune.graph import require_graph
 
 _NUMBERS: dict[Any, tuple[type, str]] = {float: (Real, "a number"), int: (Integral, "a whole number")}
 
 
 def require_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Raise FxpruneError if one of ``given``, arguments by name, is not of the kind that ``function`` says."""
+    """Raise what :func:`require_kind` does for each of ``given``, arguments of ``function`` by name."""
     for name, hint, fits in _kinds(function):
         if not fits(given[name]):
             require_kind(given[name], hint, function.__qualname__.removesuffix(".__init__"), name)
 
 
 def require_kind(value: Any, hint: Any, taker: str, name: str) -> None:
-    """Raise FxpruneError if ``value``, given to ``taker`` as ``name``, is not of the kind that ``hint`` says."""
+    """Raise FxpruneTypeError if ``value``, given to ``taker`` as ``name``, is not of the kind that ``hint`` says.
+
+    FxpruneValueError if it is a text, but none of those that a Literal lists.
+    """
     if hint is fx.GraphModule:
         require_graph(value, taker)
     elif not _test(hint)(value):
         shown = f" {value!r}" if isinstance(value, (str, Real)) else ""
-        raise FxpruneError(f"{taker} takes {_text(hint)} for {name}, got {type(value).__name__}{shown}")
+        is_text = get_origin(hint) is Literal and isinstance(value, str)
+        error = FxpruneValueError if is_text else FxpruneTypeError
+        raise error(f"{taker} takes {_text(hint)} for {name}, got {type(value).__name__}{shown}")
 
 
 @functools.cache

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from fxprune.arguments import require_kind
+from fxprune.errors import FxpruneValueError
 from fxprune.scaled_layer import CLOSED, OPEN, RESTING, ScaledLayer, size_of
 
 _WEIGHTS = Sequence[torch.Tensor]
@@ -97,9 +98,11 @@ class BranchScale(ScaledLayer):
         Raises ValueError for a resting branch: wake it first.
         """
         if not math.isfinite(scale):
-            raise ValueError(f"scale must be finite, got {scale}")
+            raise FxpruneValueError(f"scale must be finite, got {scale}")
         if self.resting:
-            raise ValueError("a resting branch has no scale yet; wake it, with its last weights, and then assign")
+            raise FxpruneValueError(
+                "a resting branch has no scale yet; wake it, with its last weights, and then assign"
+            )
         if self.closed:
             self._enter(OPEN)
             self.train_scale(True)
@@ -117,7 +120,7 @@ class BranchScale(ScaledLayer):
     def rest(self) -> None:
         """Return the plain sum, as at insertion, until :meth:`wake`: that is faster, and no gate is trained."""
         if self.closed:
-            raise ValueError("a closed branch cannot rest")
+            raise FxpruneValueError("a closed branch cannot rest")
         self.train_scale(False)
         self._enter(RESTING)
 

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fxprune.copies import LazyGraphModule, copy_module
-from fxprune.exact_weights import in_float64, make_parameter
+from fxprune.exact_weights import in_float64, keeping_exact, make_parameter
 from fxprune.facts.constants import Constants
 from fxprune.facts.convs import ConvCall
 from fxprune.layer_classes import Conv
@@ -72,6 +72,7 @@ def computed_weights(module: nn.Module) -> list[str]:
     return [*parametrized, *(hook.name for hook in hooks)]
 
 
+@keeping_exact
 @torch.no_grad()
 def plain_layer(module: _Layer) -> _Layer:
     """Return a copy of ``module`` that holds the weights which ``module`` computes in eval mode.

@@ -9,23 +9,24 @@ removed or added. With pipeline results at hand, each entry carries the passes a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import fx
 
-from fxprune.arguments import require_arguments, require_kind
+from fxprune.arguments import require_arguments
 from fxprune.facts.costs import batch_size
 from fxprune.facts.shapes import require_shapes
 from fxprune.graph import TRACE, graphs_of, require_graph
-from fxprune.rewriting import PassResult
+from fxprune.rewriting import PassResult, StepResult
 
 if TYPE_CHECKING:
     from fxprune.diffing.entries import Change
     from fxprune.diffing.graph_diff import GraphDiff
-    from fxprune.pipeline import Step
 
 
-def diff(before: fx.GraphModule, after: fx.GraphModule, *, results: Sequence[PassResult | Step] = ()) -> GraphDiff:
+def diff(
+    before: fx.GraphModule, after: fx.GraphModule, *, results: Sequence[PassResult | StepResult] = ()
+) -> GraphDiff:
     """Compare two graphs, and the regions inside their opaque modules.
 
     Graphs of one trace, or of two traces of one network, are matched by the origins of their nodes, however much was
@@ -46,7 +47,6 @@ def diff(before: fx.GraphModule, after: fx.GraphModule, *, results: Sequence[Pas
     from fxprune.diffing.reasons import reasons_of
 
     require_arguments(diff, locals())
-    require_kind(results, Sequence[Any], "diff", "results")
     before, after = require_graph(before, "diff"), require_graph(after, "diff")
     for graph in (before, after):
         require_shapes(graph)

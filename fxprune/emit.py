@@ -6,6 +6,9 @@
     out/weights.safetensors    its state dict, under the traced model's own keys
     out/graph.json             the same graph as data: fxprune reads it without executing model.py
 
+``from out.model import load; model = load()`` is how to use the network. Commands of fxprune take the folder's name;
+passes and diffs in Python take the graph that :func:`load_emitted` reads.
+
 Where the graph calls functions of torchvision, so does ``model.py``.
 On request also ``model.pt2`` (torch.export) and ``model.onnx``, with a free batch size.
 """
@@ -178,8 +181,9 @@ def is_emitted(folder: Path) -> bool:
 
 
 def load_emitted(folder: str | os.PathLike[str]) -> fx.GraphModule:
-    """Read a folder that :func:`emit` wrote, as a GraphModule in eval mode; no code in it is executed.
+    """Read a folder that :func:`emit` wrote back as a graph in eval mode, for passes; no code in it is executed.
 
+    To use the network, call ``load()`` of its ``model.py`` instead, which needs no fxprune.
     Nothing in it is run either: the shapes that it tells are checked when something first needs them.
     Raises LoadError if a file is missing, is not what was written with the others, or names what it may not.
     """

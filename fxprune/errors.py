@@ -8,6 +8,14 @@ class FxpruneError(Exception):
     """Base of every error that fxprune raises on purpose."""
 
 
+class FxpruneValueError(FxpruneError, ValueError):
+    """An argument has a value that it may not have; a ValueError too, as PyTorch raises for it."""
+
+
+class FxpruneTypeError(FxpruneError, TypeError):
+    """An argument is of the wrong kind; a TypeError too, as PyTorch raises for it."""
+
+
 class TraceError(FxpruneError):
     """A model could not be turned into a graph; the message names the source line or the node.
 
@@ -32,7 +40,7 @@ class TargetError(FxpruneError):
     """A pruning target cannot be met; the message says what can."""
 
 
-class PassSpecError(FxpruneError):
+class PassSpecError(FxpruneValueError):
     """The text form of a pipeline names an unknown pass or option; the message suggests the nearest."""
 
 
@@ -60,6 +68,6 @@ def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str
 
 
 def require_share(name: str, of: str, share: float | None) -> None:
-    """Raise FxpruneError if ``share``, a target by that name, is given and no share to leave of something."""
+    """Raise FxpruneValueError if ``share``, a target by that name, is given and no share to leave of something."""
     if share is not None and not 0 < share <= 1:
-        raise FxpruneError(f"{name} is the share of {of} to leave, in (0, 1]; got {share}")
+        raise FxpruneValueError(f"{name} is the share of {of} to leave, in (0, 1]; got {share}")

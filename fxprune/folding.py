@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from fxprune.exact_weights import exact, keeps_exact_weights, make_parameter
+from fxprune.exact_weights import exact, is_unrounded, make_parameter
 from fxprune.layer_classes import NORM_CLASSES, Conv
 
 _Weighted = TypeVar("_Weighted", bound=nn.Module)
@@ -42,12 +42,12 @@ def with_weights(module: _Weighted, weight: torch.Tensor, bias: torch.Tensor | N
 def scaled_rows(weight: torch.Tensor, factor: torch.Tensor) -> nn.Parameter:
     """Return ``weight`` times ``factor`` (float64, one number a row) as a Parameter.
 
-    Where exact weights are kept the product is worked out in float64; else in the dtype of ``weight``, half precision
-    in float32, which is one rounding more and half the time.
+    The product is worked out in the dtype of ``weight``, half precision in float32, which is one rounding more than
+    in float64 and half the time.
     """
     broadcast = factor.reshape(-1, *[1] * (weight.dim() - 1))
     values = weight.detach()
-    if keeps_exact_weights():
+    if is_unrounded():
         return make_parameter(exact(weight) * broadcast, values, weight.requires_grad)
     wide = torch.promote_types(weight.dtype, torch.float32)
     made = torch.mul(values.to(wide), broadcast.to(wide), out=torch.empty_like(values))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, FxpruneTypeError
 from fxprune.module_tree import every_tensor, is_opaque, regions_in
 from fxprune.nests import map_tensors
 from fxprune.wrappers import inside
@@ -130,13 +130,13 @@ def _owners(path: str) -> Iterator[str]:
 
 
 def require_graph(value: Any, taker: str) -> fx.GraphModule:
-    """Return the graph that ``value`` is, or wraps (as DDP does); raises FxpruneError, naming who takes one."""
+    """Return the graph that ``value`` is, or wraps (as DDP does); raises FxpruneTypeError, naming who takes one."""
     found = inside(value) if isinstance(value, nn.Module) else value
     if isinstance(found, fx.GraphModule):
         return found
     has_graph = isinstance(getattr(value, "graph_module", None), fx.GraphModule)  # what a pass returned
     advice = "give it its .graph_module" if has_graph else "make one with fxprune.trace(model, example_inputs)"
-    raise FxpruneError(f"{taker} takes a graph, got {type(value).__name__}; {advice}")
+    raise FxpruneTypeError(f"{taker} takes a graph, got {type(value).__name__}; {advice}")
 
 
 def keep_example_inputs(graph_module: fx.GraphModule, inputs: Any) -> None:

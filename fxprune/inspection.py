@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tabulate import tabulate
 from torch import fx
 
-from fxprune.facts.branches import Branch, find_branches
+from fxprune.facts.branches import Branch
 from fxprune.facts.costs import (
     at_least,
     batch_size,
@@ -19,8 +20,9 @@ from fxprune.facts.costs import (
     unknown_places,
 )
 from fxprune.facts.shapes import require_shapes
-from fxprune.facts.sites import ConvSite, find_conv_sites
+from fxprune.facts.sites import ConvSite
 from fxprune.graph import graphs_of
+from fxprune.keeping import Kept
 from fxprune.trace_notes import Assumption, Opaque, Tier, all_assumptions, convs, opaque_modules, tier_of
 
 _TIERS: dict[Tier, str] = {
@@ -106,14 +108,19 @@ def _verdict(found: ConvSite | Branch) -> str:
     return "yes" if found.eligible else f"no: {found.reason}"
 
 
-def inspect_graph(graph_module: fx.GraphModule) -> Inspection:
-    """Return what :class:`fxprune.passes.InsertResConv` and :class:`fxprune.passes.InsertBranchScale` would find."""
+def inspect_graph(graph_module: fx.GraphModule, keep: Sequence[str] = (), only: Sequence[str] = ()) -> Inspection:
+    """Return what :class:`fxprune.passes.InsertResConv` and :class:`fxprune.passes.InsertBranchScale` would find.
+
+    ``keep`` and ``only`` are theirs (see :mod:`fxprune.keeping`).
+    """
     require_shapes(graph_module)
+    kept = Kept(keep, only)
+    kept.require_sense(graphs_of(graph_module))
     convs: list[tuple[str, ConvSite]] = []
     branches: list[tuple[str, Branch]] = []
     costs = [0, 0, 0]
     for region, graph in graphs_of(graph_module):
-        sites, sums = find_conv_sites(graph), find_branches(graph)
+        sites, sums = kept.conv_sites(graph, region), kept.branches(graph, region)
         prefix = f"{region}." if region else ""
         convs += [(prefix + (site.path or site.node.name), site) for site in sites]
         branches += [(prefix + branch.path, branch) for branch in sums]

@@ -8,24 +8,25 @@ result.steps[0].result.declined     # what a pass left alone, and why
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
+from torch.fx.passes.shape_prop import TensorMetadata
 
 from fxprune.arguments import require_arguments
 from fxprune.copies import copy_graph_module
 from fxprune.diff import diff
-from fxprune.errors import ContractError, FxpruneError
+from fxprune.errors import ContractError, FxpruneTypeError, FxpruneWarning
 from fxprune.exact_weights import keep_exact_weights
 from fxprune.facts.costs import tell_unknown, total_macs, total_params, unknown_places
-from fxprune.facts.shapes import values_of
+from fxprune.facts.shapes import META, propagate_shapes
 from fxprune.graph import called_module, example_inputs_of, graphs_of, node_count, require_graph
 from fxprune.module_tree import is_opaque
-from fxprune.nests import tensors_in
 from fxprune.rewriting import Contract, Pass, PassResult, renew_shapes_after
 from fxprune.verify import TOLERANCE, difference, first_difference, run_float64
 
@@ -127,6 +128,9 @@ class Pipeline(Pass):
 
     Raises, when called:
         ContractError: a pass broke its contract; names the pass and the first node that differs.
+
+    Warns:
+        FxpruneWarning: a pass stands before one that it should come after (:attr:`Pass.after`).
     """
 
     name = "pipeline"
@@ -135,9 +139,11 @@ class Pipeline(Pass):
         require_arguments(Pipeline.__init__, locals())
         for one in passes:
             if isinstance(one, type):
-                raise FxpruneError(f"{one.__name__} is a class; a pipeline takes {one.__name__}()")
+                raise FxpruneTypeError(f"{one.__name__} is a class; a pipeline takes {one.__name__}()")
         self.passes = tuple(passes)
         self.verify = verify
+        for problem in _out_of_order(self.passes):
+            warnings.warn(problem, FxpruneWarning, stacklevel=2)
 
     @property
     def contract(self) -> Contract:  # type: ignore[override]  # a pipeline's promise is its weakest pass's
@@ -171,6 +177,15 @@ def _told(macs: int, unknown: tuple[str, ...]) -> int | str:
     return f">= {macs:,}" if unknown else macs
 
 
+def _out_of_order(chosen: Sequence[AnyPass]) -> Iterator[str]:
+    """Yield what is wrong with the order of passes, by what each says that it comes after."""
+    names = [_pass_name(one) for one in chosen]
+    for index, one in enumerate(chosen):
+        for earlier in getattr(one, "after", ()) if isinstance(one, Pass) else ():
+            if earlier in names[index + 1 :] and earlier not in names[:index]:
+                yield f"{names[index]} stands before {earlier} in a pipeline, and should come after it"
+
+
 def _contract_of(one: AnyPass) -> Contract:
     """Return what ``one`` promises; a pass of another library promises nothing."""
     contract = getattr(one, "contract", Contract.NOTHING)
@@ -188,7 +203,7 @@ def _apply(one: AnyPass, stage: fx.GraphModule) -> Step:
     result = one(stage if ours else copy_graph_module(stage))
     if not isinstance(result, PassResult):
         if not isinstance(getattr(result, "graph_module", None), fx.GraphModule):
-            raise FxpruneError(f"pass {_pass_name(one)} returned {type(result).__name__}, not a PassResult")
+            raise FxpruneTypeError(f"pass {_pass_name(one)} returned {type(result).__name__}, not a PassResult")
         result.graph_module.graph.lint()
         result.graph_module.meta.update(stage.meta)
         result = PassResult(result.graph_module, bool(result.modified))
@@ -243,7 +258,9 @@ class _Check:
         return self._outputs[stage]
 
     def _equal_signatures(self, start: fx.GraphModule, step: Step) -> None:
-        before, after = (self._signature_of(stage) for stage in (start, step.result.graph_module))
+        before, after = _told_signature(start), self._signature_of(step.result.graph_module)
+        if before is None:
+            before = self._signature_of(start)
         if before != after:
             raise ContractError(f"pass {step.name} promised an equal signature but changed {before} to {after}")
 
@@ -262,18 +279,37 @@ def _breach(step: Step, inputs: tuple[Any, ...], gap: float) -> ContractError:
 
 
 def _signature(graph_module: fx.GraphModule) -> str:
-    """Return shapes and dtypes of the outputs on the example inputs, worked out afresh.
+    """Return shapes and dtypes of the outputs on the example inputs, worked out afresh on a copy.
 
     Where opaque modules compute, shapes may depend on data: there the number of dimensions stands for them, and the
     regions inside them are looked at exactly.
     """
-    found = []
-    for _, graph in graphs_of(graph_module):
-        values = values_of(graph, example_inputs_of(graph))
-        by_data = any(is_opaque(called_module(node)) for node in graph.graph.nodes)
-        output = next(node for node in reversed(graph.graph.nodes) if node.op == "output")
-        found += [
-            f"{f'{tensor.dim()} dimensions' if by_data else tuple(tensor.shape)} {tensor.dtype}"
-            for tensor in tensors_in(values[output])
-        ]
-    return ", ".join(found)
+    graphs = [graph for _, graph in graphs_of(copy_graph_module(graph_module))]
+    for graph in graphs:
+        propagate_shapes(graph, example_inputs_of(graph))
+    return ", ".join(part for graph in graphs for part in _outputs_told(graph) or ())
+
+
+def _told_signature(graph_module: fx.GraphModule) -> str | None:
+    """Return what :func:`_signature` does, by the shapes that stand in the graph; None where one is missing."""
+    told = [_outputs_told(graph) for _, graph in graphs_of(graph_module)]
+    return None if None in told else ", ".join(part for one in told for part in one or ())
+
+
+def _outputs_told(graph: fx.GraphModule) -> list[str] | None:
+    by_data = any(is_opaque(called_module(node)) for node in graph.graph.nodes)
+    output = next(node for node in reversed(graph.graph.nodes) if node.op == "output")
+    if not all(META in node.meta for node in output.all_input_nodes):
+        return None
+    returned = fx.map_arg(output.args, lambda node: node.meta[META])
+    return [
+        f"{f'{len(one.shape)} dimensions' if by_data else tuple(one.shape)} {one.dtype}"
+        for one in _metadata_in(returned)
+    ]
+
+
+def _metadata_in(value: Any) -> list[TensorMetadata]:
+    if isinstance(value, TensorMetadata):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return [one for part in parts for one in _metadata_in(part)]

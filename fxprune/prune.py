@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +28,8 @@ def prune(
     fit: Callable[..., Any],
     *,
     layers: Layers = "all",
+    keep: Sequence[str] = (),
+    only: Sequence[str] = (),
     target_macs: float | None = None,
     target_memory: float | None = None,
     target_params: float | None = None,
@@ -42,9 +44,12 @@ def prune(
         model: any traceable nn.Module; it is never changed.
         example_inputs: a small batch of real inputs, as the model takes them (see :func:`fxprune.trace`).
         fit: an ordinary training function. ``fit(sparse)`` trains the graph that it is given in place; its layers
-            shrink after every step of the optimizer that holds its parameters (of several, the first). A function
-            with two arguments, or one named ``shrink``, calls ``shrink.step(lr)`` itself, after ``optimizer.step()``.
+            shrink after every step of the torch optimizer that holds its parameters (of several, the first). A loop
+            that calls ``shrink.step(lr)`` itself needs no ``prune``: see :func:`fxprune.insert_scales`. (A function
+            with two arguments, or one named ``shrink``, still gets it, with a DeprecationWarning.)
         layers: what to prune: single convs, whole residual branches, or all of both.
+        keep: patterns over the paths of modules: what these match stays, "layer4" or "*.conv3" say.
+        only: likewise: layers that none of these matches stay too (see :mod:`fxprune.keeping`).
         target_macs: the share of the MACs to leave; the smallest scales go first until it is met.
         target_memory: with ``steps``, the share of the peak activation memory to leave (:class:`fxprune.SteeredL1`).
         target_params: with ``steps``, the share of the parameters to leave (likewise).
@@ -64,7 +69,7 @@ def prune(
     """
     require_arguments(prune, locals())
     traced = trace(model, example_inputs)
-    sparse = insert_scales(traced, layers, verify=verify).graph_module
+    sparse = insert_scales(traced, layers, keep=keep, only=only, verify=verify).graph_module
     targets = {"target_memory": target_memory, "target_params": target_params}
     further = [name for name, share in targets.items() if share is not None]
     if steps is not None and threshold is None:
@@ -104,11 +109,19 @@ def prune(
 
 def _fit(fit: Callable[..., Any], sparse: fx.GraphModule, shrink: ProximalL1) -> None:
     parameters = _parameters(fit)
-    if any(p.name == "shrink" and p.kind is not p.POSITIONAL_ONLY for p in parameters):
-        fit(sparse, shrink=shrink)
-        return
-    if sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) >= 2:
-        fit(sparse, shrink)
+    is_named = any(p.name == "shrink" and p.kind is not p.POSITIONAL_ONLY for p in parameters)
+    needed = sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    if is_named or needed >= 2:
+        warnings.warn(
+            "fit(sparse, shrink) is deprecated: give fit(sparse), whose layers shrink after each step of its "
+            "optimizer, or call shrink.step in a loop of your own on what fxprune.insert_scales returns",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+        if is_named:
+            fit(sparse, shrink=shrink)
+        else:
+            fit(sparse, shrink)
         return
     scales = {id(layer.trained_scale) for layer in shrink.layers.values()}
     own = {id(parameter) for parameter in sparse.parameters()}

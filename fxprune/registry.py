@@ -1,5 +1,7 @@
 """Passes by name, and the text form of pipelines: ``insert-resconv{shortcut=1.0},fuse-resconv``.
 
+An option that takes several texts is given again for each: ``insert-resconv{keep=layer4,keep=*.conv3}``.
+
 Passes of other packages join through the entry-point group ``fxprune.passes``.
 """
 
@@ -12,6 +14,7 @@ import re
 import types
 import typing
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 from fxprune.errors import FxpruneError, FxpruneWarning, PassSpecError, did_you_mean, first_line
@@ -80,7 +83,10 @@ def _make(name: str, options: str) -> Pass:
             )
         if not equals:
             raise PassSpecError(f"option {key} of pass {name} has no value; write {key}=...")
-        values[key] = _typed(name, key, value, types_of[key])
+        if types_of[key] == Sequence[str]:  # of several, each is given again
+            values[key] = (*typing.cast(tuple[str, ...], values.get(key, ())), value.strip("'\""))
+        else:
+            values[key] = _typed(name, key, value, types_of[key])
     try:
         return known[name](**values)
     except FxpruneError:

@@ -32,6 +32,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fxprune.arguments import require_arguments
+from fxprune.errors import FxpruneValueError
 from fxprune.layer_classes import Conv
 from fxprune.module_tree import evaluating, is_parametrized
 from fxprune.scaled_layer import CLOSED, OPEN, RESTING, ScaledLayer, size_of
@@ -75,7 +76,7 @@ class ResConv(ScaledLayer):
         super().__init__()
         require_arguments(ResConv.__init__, locals())
         if not input_rms > 0:
-            raise ValueError(f"input_rms must be positive, got {input_rms}")
+            raise FxpruneValueError(f"input_rms must be positive, got {input_rms}")
         self.conv = conv
         self.norm = norm
         self.__dict__.update(parametrization=parametrization, training=conv.training, _gauged=(norm,))
@@ -237,7 +238,7 @@ class ResConv(ScaledLayer):
         s = s if scale is None else float(scale)
         a = a if shortcut is None else float(shortcut)
         if not (math.isfinite(s) and math.isfinite(a)):
-            raise ValueError(f"scale and shortcut must be finite, got {s} and {a}")
+            raise FxpruneValueError(f"scale and shortcut must be finite, got {s} and {a}")
         if self.resting:
             self.wake()
         if self.closed:
@@ -257,7 +258,7 @@ class ResConv(ScaledLayer):
     def close(self) -> None:
         """Set the scale to zero for good: from now on only ``shortcut * x`` is computed, and no gate is trained."""
         if not self.removable:
-            raise ValueError("a ResConv that changes its input's shape cannot be closed")
+            raise FxpruneValueError("a ResConv that changes its input's shape cannot be closed")
         if self.resting:
             self.wake()
         self.trained_scale.zero_()
@@ -268,7 +269,7 @@ class ResConv(ScaledLayer):
     def rest(self) -> None:
         """Compute conv and norm alone, as at insertion, until :meth:`wake`: faster, and no gate is trained."""
         if self.parametrization == "free" or self.closed:
-            raise ValueError("only an open ResConv with a gate can rest")
+            raise FxpruneValueError("only an open ResConv with a gate can rest")
         self.train_scale(False)
         self._enter(RESTING)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import fx
 
@@ -59,6 +59,19 @@ class PassResult:
     warnings: tuple[str, ...] = ()
 
 
+@runtime_checkable
+class StepResult(Protocol):
+    """What a pass of a given name returned, as a step of a pipeline holds it."""
+
+    @property
+    def name(self) -> str:
+        """The pass's name."""
+
+    @property
+    def result(self) -> PassResult:
+        """What it returned."""
+
+
 @dataclass
 class Log:
     """Where a running pass writes down what it does."""
@@ -101,9 +114,11 @@ class Pass:
     name: ClassVar[str]
     contract: ClassVar[Contract]
     changes_shapes: ClassVar[bool] = True
+    after: ClassVar[tuple[str, ...]] = ()
+    """Names of passes that come first where a pipeline has both."""
 
     def __post_init__(self) -> None:
-        """Raise FxpruneError if an option is not of the kind that it is annotated with."""
+        """Raise FxpruneTypeError if an option is not of the kind that it is annotated with."""
         kind: Any = type(self)
         for option, hint in option_kinds(kind).items():
             require_kind(getattr(self, option), hint, kind.__name__, option)

@@ -20,7 +20,7 @@ from torch import fx, nn
 from fxprune.arguments import require_arguments
 from fxprune.branch_scale import BranchScale
 from fxprune.data_parallel import is_distributed, keep_all_parameters_in_training
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, FxpruneValueError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.holders import Holders
 from fxprune.facts.input_sizes import input_sizes
@@ -81,14 +81,14 @@ class ProximalL1:
         if isinstance(strength, Mapping):
             unknown = sorted(set(strength) - set(self.layers))
             if unknown:
-                raise FxpruneError(
+                raise FxpruneValueError(
                     f"strength names {unknown[0]}, which is no scaled layer; see sparsity.report(graph)"
                 )
             self.strength = {path: float(strength.get(path, 0.0)) for path in self.layers}
         else:
             self.strength = dict.fromkeys(self.layers, float(strength))
         if any(not one >= 0 for one in self.strength.values()):
-            raise FxpruneError("the strength of an L1 penalty must not be negative")
+            raise FxpruneValueError("the strength of an L1 penalty must not be negative")
         self.steps_done = 0
         self._known: _Left | None = None
         self._holders = Holders(graph_module)

@@ -11,7 +11,6 @@ a read of ``self.training``; where it differs by more, both are merged into one 
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
@@ -31,12 +30,11 @@ from fxprune.tracing.attempt import TrainMode, attempt
 from fxprune.tracing.check import Expected, reference_outputs, require_finite
 from fxprune.tracing.inputs import Call, bind
 from fxprune.tracing.own_modes import copied_in_eval_mode, has_own_modes, keeping_weights, tell_of_own_modes
+from fxprune.tracing.patches import ONE_AT_A_TIME
 from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.tiers import Fresh, inputs_do_not_fit, trace_by_tiers
 from fxprune.wrappers import reaches_inside, uncompiled
-
-_ONE_AT_A_TIME = threading.RLock()  # what tracing replaces is the whole process's: nn.Module's __getattr__, for one
 
 
 def trace(
@@ -94,7 +92,7 @@ def trace(
     fresh = partial(copied_in_eval_mode, model, share_weights=share_weights)
     has_own = has_own_modes(model)
     kept = keeping_weights(model) if share_weights and (check or has_own) else nullcontext()
-    with _ONE_AT_A_TIME, outside_inference_mode(), kept, uncompiled(tracing=True):
+    with ONE_AT_A_TIME, outside_inference_mode(), kept, uncompiled(tracing=True):
         if has_own:
             tell_of_own_modes(model, share_weights=share_weights)
         expected = _expected(fresh() if has_own else model, fresh, call, flags) if check else None

@@ -10,13 +10,14 @@ from typing import ClassVar
 
 from torch import fx, nn
 
+from fxprune.exact_weights import keeping_exact
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.convs import own_module
 from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.sites import is_batched
 from fxprune.folding import norm_as_factor, norm_obstacle, own_bias, scaled_rows, with_weights
 from fxprune.graph import called_module, inherit, only_user, place
-from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES, WEIGHTED_CLASSES
+from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES, WEIGHTED_CLASSES, Conv
 from fxprune.node_targets import set_attribute
 from fxprune.rewriting import Contract, Log, Pass
 
@@ -26,6 +27,10 @@ class FoldBatchNorm(Pass):
     """Fold each batch norm into the conv or linear layer that feeds it."""
 
     name: ClassVar[str] = "fold-batch-norm"
+    after: ClassVar[tuple[str, ...]] = (
+        "freeze-weights",
+        "fuse-resconv",
+    )  # what follows a ResConv is no norm of its conv
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
 
@@ -43,9 +48,8 @@ class FoldBatchNorm(Pass):
             node = norm_node.args[0]
             layer = called_module(node)
             assert isinstance(layer, WEIGHTED_CLASSES)
-            factor, bias = norm_as_factor(own_bias(layer), norm)
             log.rewrote(norm_node, f"is folded into {place(node)}")
-            folded = with_weights(layer, scaled_rows(layer.weight, factor), bias)
+            folded = fold(layer, norm)
             set_attribute(graph_module, str(node.target), folded)
             sites.replaced(layer, folded)
             inherit(node, node, norm_node, made_by=self.name)
@@ -53,6 +57,13 @@ class FoldBatchNorm(Pass):
             graph_module.graph.erase_node(norm_node)
         if log.rewritten and graph_module.training:
             log.warn("the graph is in train mode; norms were folded with their running statistics")
+
+
+@keeping_exact
+def fold(layer: Conv | nn.Linear, norm: nn.Module) -> Conv | nn.Linear:
+    """Return the conv or linear layer that computes what ``norm`` makes of the output of ``layer`` in eval mode."""
+    factor, bias = norm_as_factor(own_bias(layer), norm)
+    return with_weights(layer, scaled_rows(layer.weight, factor), bias)
 
 
 def _obstacle(

@@ -20,7 +20,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.by_mode import is_by_mode
-from fxprune.exact_weights import exact, make_parameter
+from fxprune.exact_weights import exact, keeping_exact, make_parameter
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.choices import scaled_source
 from fxprune.facts.convs import own_module
@@ -96,21 +96,31 @@ def _own_parameter(node: fx.Node, sites: CallSites) -> bool:
 def _scale_layer(graph_module: fx.GraphModule, node: fx.Node, factor: float, with_bias: bool) -> None:
     target = str(node.target)
     if node.op == "get_attr":
-        old: nn.Parameter = attribute(graph_module, target)
-        set_attribute(graph_module, target, make_parameter(factor * exact(old), old.detach(), old.requires_grad))
+        set_attribute(graph_module, target, _scaled_parameter(attribute(graph_module, target), factor))
         return
     module = graph_module.get_submodule(target)
     if isinstance(module, nn.MultiheadAttention):
         set_attribute(graph_module, target, _scaled_attention(module, factor))
-        return
+    else:
+        set_attribute(graph_module, target, _scaled_layer(module, factor, with_bias))
+
+
+@keeping_exact
+def _scaled_parameter(old: nn.Parameter, factor: float) -> nn.Parameter:
+    return make_parameter(factor * exact(old), old.detach(), old.requires_grad)
+
+
+@keeping_exact
+def _scaled_layer(module: nn.Module, factor: float, with_bias: bool) -> nn.Module:
     bias = own_bias(module)
     if bias is not None and with_bias:
         bias = factor * bias
     weight = module.get_parameter("weight")
     rows = torch.full((len(weight),), factor, dtype=torch.float64, device=weight.device)
-    set_attribute(graph_module, target, with_weights(module, scaled_rows(weight, rows), bias))
+    return with_weights(module, scaled_rows(weight, rows), bias)
 
 
+@keeping_exact
 def _scaled_attention(module: nn.MultiheadAttention, factor: float) -> nn.MultiheadAttention:
     """Return a shallow copy of ``module`` with another last projection."""
     last = module.out_proj

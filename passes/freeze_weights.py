@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from fxprune.computed import computed_weights, plain_layer
-from fxprune.exact_weights import make_parameter, rounded
+from fxprune.exact_weights import keeping_exact, make_parameter, rounded
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
 from fxprune.facts.convs import ConvCall, changes_by_call, conv_call, is_conv
@@ -36,6 +36,8 @@ class FreezeWeights(Pass):
     """Evaluate weights that are computed from parameters alone, so that convs and linear layers become plain."""
 
     name: ClassVar[str] = "freeze-weights"
+    # which reads weights that this makes plain
+    after: ClassVar[tuple[str, ...]] = ("fuse-branch-scale",)
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
 
@@ -105,9 +107,9 @@ class FreezeWeights(Pass):
         log.rewrote(node, f"is computed from {', '.join(str(leaf.target) for leaf in leaves)} alone")
         trains = any(tensor.requires_grad for tensor in tensors)
         if value.is_floating_point() and any(isinstance(tensor, nn.Parameter) for tensor in tensors):
-            set_attribute(graph_module, target, make_parameter(constants.wide_value(node), value, trains))
+            set_attribute(graph_module, target, _parameter(constants, node, trains))
         else:
-            set_buffer(graph_module, target, rounded(constants.wide_value(node), value))
+            set_buffer(graph_module, target, _buffer(constants, node))
         with graph_module.graph.inserting_before(node):
             frozen = graph_module.graph.get_attr(target)
         inherit(frozen, *leaves, node, made_by=self.name)
@@ -149,6 +151,16 @@ class FreezeWeights(Pass):
         inherit(new, node, made_by=self.name)
         node.replace_all_uses_with(new, propagate_meta=False)
         erase_unread(node)
+
+
+@keeping_exact
+def _parameter(constants: Constants, node: fx.Node, trains: bool) -> nn.Parameter:
+    return make_parameter(constants.wide_value(node), constants.value(node), trains)
+
+
+@keeping_exact
+def _buffer(constants: Constants, node: fx.Node) -> torch.Tensor:
+    return rounded(constants.wide_value(node), constants.value(node))
 
 
 def _may_freeze(node: fx.Node) -> bool:

@@ -22,6 +22,7 @@ class FuseBranchScale(Pass):
     """Replace each BranchScale by the sum of shortcut and branch times its scale."""
 
     name: ClassVar[str] = "fuse-branch-scale"
+    after: ClassVar[tuple[str, ...]] = ("remove-layers", "remove-branches")
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
 

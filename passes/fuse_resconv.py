@@ -13,7 +13,8 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
-from fxprune.exact_weights import exact, has_exact, in_float64
+from fxprune.errors import FxpruneValueError
+from fxprune.exact_weights import exact, has_exact, in_float64, keeping_exact
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.sites import dirac_tap
 from fxprune.folding import dirac_kernel, norm_as_factor, norm_obstacle, own_bias, scaled_rows, with_weights
@@ -30,6 +31,11 @@ class FuseResConv(Pass):
     """Fuse the scale, the shortcut and the norm of each ResConv into its conv's weights."""
 
     name: ClassVar[str] = "fuse-resconv"
+    after: ClassVar[tuple[str, ...]] = (
+        "remove-layers",
+        "remove-resconvs",
+        "freeze-weights",
+    )  # a computed weight cannot be fused into
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
 
@@ -44,9 +50,9 @@ class FuseResConv(Pass):
             if obstacle is not None:
                 log.decline(node, obstacle)
                 continue
-            scale, shortcut = coefficients(resconv)
+            scale, shortcut = resconv.coefficients()
             log.rewrote(node, f"scale {scale:.4g} and shortcut {shortcut:.4g} are now in the weights")
-            set_attribute(graph_module, str(node.target), fuse(resconv, scale, shortcut))
+            set_attribute(graph_module, str(node.target), fuse(resconv))
             inherit(node, node, made_by=self.name)
         if log.rewritten and graph_module.training:
             log.warn("the graph is in train mode; norms were folded with their running statistics")
@@ -69,15 +75,13 @@ def _norm(resconv: ResConv) -> nn.Module | None:
     return None if isinstance(resconv.norm, nn.Identity) else resconv.norm
 
 
-def coefficients(resconv: ResConv) -> tuple[float, float]:
-    """Return (scale, shortcut) as verification sees them: the scale may depend on weights that were rounded."""
-    return (in_float64(resconv) if has_exact(resconv) else resconv).coefficients()
-
-
+@keeping_exact
 @torch.no_grad()
-def fuse(resconv: ResConv, scale: float, shortcut: float) -> Conv:
-    """Return the plain conv that computes what ``resconv``, with these coefficients, computes in eval mode."""
+def fuse(resconv: ResConv) -> Conv:
+    """Return the plain conv that computes what ``resconv`` computes in eval mode."""
     conv = resconv.conv
+    # the scale may depend on weights that were rounded
+    scale, shortcut = (in_float64(resconv) if has_exact(resconv) else resconv).coefficients()
     bias = own_bias(conv)
     factor = torch.ones(conv.out_channels, dtype=torch.float64, device=conv.weight.device)
     norm = _norm(resconv)
@@ -88,6 +92,6 @@ def fuse(resconv: ResConv, scale: float, shortcut: float) -> Conv:
         return with_weights(conv, scaled_rows(conv.weight, scale * factor), bias)
     tap = dirac_tap(conv)
     if isinstance(tap, str):
-        raise ValueError(f"the conv has no identity kernel: {tap}")
+        raise FxpruneValueError(f"the conv has no identity kernel: {tap}")
     rows = (scale * factor).reshape(-1, *[1] * (conv.weight.dim() - 1))
     return with_weights(conv, exact(conv.weight) * rows + shortcut * dirac_kernel(conv, tap), bias)

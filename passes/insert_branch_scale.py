@@ -16,29 +16,36 @@ from torch import fx
 
 from fxprune.branch_scale import BranchScale
 from fxprune.facts.branch_size import size_weights
-from fxprune.facts.branches import Branch, find_branches
+from fxprune.facts.branches import Branch
 from fxprune.facts.shapes import note_shape
 from fxprune.facts.state import storage_of, updated_storages, updated_values
 from fxprune.graph import copied, inherit, module_path
+from fxprune.keeping import KeepingPass
 from fxprune.node_targets import attribute, free_target, set_attribute
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.rewriting import Contract, Log
 
 
 @dataclass(frozen=True)
-class InsertBranchScale(Pass):
+class InsertBranchScale(KeepingPass):
     """Replace the sum at the end of each residual branch by one whose scale training can shrink.
 
     Apply :class:`InsertResConv` first where both are wanted: it does not wrap a norm whose weight is read by others.
+
+    Args:
+        keep, only: which branches stay as they are (see :mod:`fxprune.keeping`).
     """
 
     name: ClassVar[str] = "insert-branch-scale"
+    after: ClassVar[tuple[str, ...]] = (
+        "insert-resconv",
+    )  # a branch's scale reads its last norm's weight: that norm is not wrapped then
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Insert a BranchScale at every eligible sum."""
         updated, storages = updated_values(graph_module), updated_storages(graph_module)
-        for branch in find_branches(graph_module):
+        for branch in self.kept.branches(graph_module, log.region):
             if branch.reason is not None:
                 log.decline(branch.addition, branch.reason)
                 continue

@@ -17,16 +17,17 @@ from fxprune.computed import computed_weights, trainable_conv
 from fxprune.exact_weights import in_float64
 from fxprune.facts.constants import Constants
 from fxprune.facts.input_sizes import input_sizes
-from fxprune.facts.sites import ConvSite, find_conv_sites
+from fxprune.facts.sites import ConvSite
 from fxprune.graph import called_module, erase_unread, inherit
+from fxprune.keeping import KeepingPass
 from fxprune.layer_classes import Conv
 from fxprune.node_targets import module_target, set_attribute
 from fxprune.resconv import Parametrization, ResConv
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.rewriting import Contract, Log
 
 
 @dataclass(frozen=True)
-class InsertResConv(Pass):
+class InsertResConv(KeepingPass):
     """Wrap each eligible conv and its norm in a ResConv, whose scale training can shrink.
 
     Args:
@@ -34,6 +35,7 @@ class InsertResConv(Pass):
         parametrization: "gain-gate" or "free", see :class:`fxprune.ResConv`.
         include_reshaping: wrap convs with a stride or other output channels too, for training plain networks: their
             shortcut is a partial identity. They can be fused, but not removed.
+        keep, only: which convs stay as they are (see :mod:`fxprune.keeping`).
     """
 
     name: ClassVar[str] = "insert-resconv"
@@ -49,7 +51,7 @@ class InsertResConv(Pass):
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Insert a ResConv at every eligible site."""
-        sites = find_conv_sites(graph_module)
+        sites = self.kept.conv_sites(graph_module, log.region)
         eligible: list[ConvSite] = []
         for site in sites:
             if site.eligible or (self.include_reshaping and site.reshaping):

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import ClassVar
 
+import torch
 from torch import fx, nn
 
-from fxprune.exact_weights import exact, make_parameter
+from fxprune.exact_weights import exact, keeping_exact, make_parameter
 from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.ranges import ZERO, bounds_of_values
 from fxprune.facts.shapes import note_shape, same_shape
@@ -65,14 +66,18 @@ class PropagateZeros(Pass):
         assert bias is not None
         owner, dot, name = str(conv_node.target).rpartition(".")
         target = free_target(graph_module, f"{owner}{dot}bias_{name}")
-        shaped = exact(bias).reshape(-1, *[1] * len(conv.kernel_size))
-        made = make_parameter(shaped, bias, bias.requires_grad)
+        made = _reshaped(bias, (-1, *[1] * len(conv.kernel_size)))
         set_attribute(graph_module, target, made)
         with graph_module.graph.inserting_before(conv_node):
             constant = graph_module.graph.get_attr(target)
         inherit(constant, conv_node, made_by=self.name)
         note_shape(constant, made)
         return constant
+
+
+@keeping_exact
+def _reshaped(bias: torch.Tensor, shape: tuple[int, ...]) -> nn.Parameter:
+    return make_parameter(exact(bias).reshape(shape), bias, bias.requires_grad)
 
 
 def _terms(node: fx.Node) -> list[tuple[fx.Node, fx.Node]]:

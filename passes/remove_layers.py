@@ -17,22 +17,23 @@ from typing import ClassVar, Literal
 from torch import fx, nn
 
 from fxprune.branch_scale import BranchScale
-from fxprune.errors import FxpruneError, require_share
+from fxprune.errors import FxpruneValueError, require_share
 from fxprune.facts.costs import warn_of_unknown_macs
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Layer, count_for_target, layers_of_graph
 from fxprune.facts.missing_scales import why_no_scales
 from fxprune.facts.state import updated_values
 from fxprune.graph import copied, erase, inherit
+from fxprune.keeping import KEPT, KeepingPass
 from fxprune.resconv import ResConv
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.rewriting import Contract, Log
 from fxprune.scaled_layer import ScaledLayer
 
 DEFAULT_THRESHOLD = 1e-2
 
 
 @dataclass(frozen=True)
-class RemoveLayers(Pass):
+class RemoveLayers(KeepingPass):
     """Remove each conv or branch whose scale is at or below a threshold, or the smallest until a target is met.
 
     Args:
@@ -40,15 +41,17 @@ class RemoveLayers(Pass):
         target_macs: the share of the graph's MACs to leave, between 0 and 1: the layers that rank lowest go first
             until it is met. With a threshold too, both apply.
         rank: by "scale", the effective scale, or by "scale-per-mac", the same over the MACs that removal saves.
+        keep, only: which layers stay, whatever their scale (see :mod:`fxprune.keeping`).
 
     Raises:
-        TargetError: even without any layer more MACs than the target are left; says how many.
+        TargetError: even without any layer that may go more MACs than the target are left; says how many.
 
     Warns:
         FxpruneWarning: the graph has ops whose MACs nobody knows; ``target_macs`` counts the others.
     """
 
     name: ClassVar[str] = "remove-layers"
+    after: ClassVar[tuple[str, ...]] = ("insert-resconv", "insert-branch-scale")
     changes_shapes: ClassVar[bool] = False
     kinds: ClassVar[tuple[type[nn.Module], ...]] = (ScaledLayer,)
     threshold: float | None = None
@@ -59,7 +62,7 @@ class RemoveLayers(Pass):
         super().__post_init__()
         require_share("target_macs", "MACs", self.target_macs)
         if self.threshold is not None and not self.threshold >= 0:
-            raise FxpruneError(f"threshold must not be negative; got {self.threshold}")
+            raise FxpruneValueError(f"threshold must not be negative; got {self.threshold}")
 
     @property
     def contract(self) -> Contract:  # type: ignore[override]  # depends on the option
@@ -68,8 +71,14 @@ class RemoveLayers(Pass):
 
     def rewrite_all(self, graphs: Sequence[tuple[str, fx.GraphModule]], log: Log) -> None:
         """Take the chosen layers out: those of all graphs are ranked together."""
+        self.kept.require_sense(graphs)
         found = [one for path, graph in graphs for one in layers_of_graph(graph, path)]
         found = [one for one in found if isinstance(one.module, self.kinds)]
+        kept = {one.node: one for one in found if self.kept.holds(one.nodes, one.region)}
+        found = [one for one in found if one.node not in kept]
+        for layer in kept.values():
+            log.region = layer.region
+            log.decline(layer.node, KEPT)
         scales = {one.node: one.scale for one in found}
         ranked = sorted(found, key=lambda one: self._key(one, scales[one.node]))
         threshold = self.threshold
@@ -80,7 +89,7 @@ class RemoveLayers(Pass):
         wanted = 0
         if self.target_macs is not None:
             warn_of_unknown_macs(graphs[0][1], stacklevel=3)
-            wanted = count_for_target(graphs[0][1], [*zeros, *others], self.target_macs) - len(zeros)
+            wanted = count_for_target(graphs[0][1], [*zeros, *others], self.target_macs, kept=len(kept)) - len(zeros)
         chosen = {layer.node for layer in [*zeros, *others[: max(wanted, 0)]]}
         small = {layer.node for layer in zeros}
         sizes = _sizes_of_untrained(layer for layer in others if layer.node in chosen)
@@ -104,9 +113,9 @@ class RemoveLayers(Pass):
             size = sizes.get(layer.node)
             gone |= _remove(layer, gone, updated, layer.node not in small, size, rule, log, self.name)
         log.region = ""
-        if not found:
+        if not found and not kept:
             log.warn(f"nothing can be removed: the graph has no layer with a scale; {why_no_scales(graphs[0][1])}")
-        elif not chosen and self.target_macs is None:
+        elif found and not chosen and self.target_macs is None:
             smallest = scales[ranked[0].node]
             log.warn(
                 f"nothing was removed: the smallest of {len(found)} scales is {smallest:.3g}; train them to zero"

@@ -35,6 +35,11 @@ class Simplify(Pass):
     """Fold scales, drop redundant activations, zeros, identities, dropout and dead code, until nothing changes."""
 
     name: ClassVar[str] = "simplify"
+    after: ClassVar[tuple[str, ...]] = (
+        "fuse-resconv",
+        "fuse-branch-scale",
+        "fold-batch-norm",
+    )  # factors fold into convs once no norm stands between
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
 

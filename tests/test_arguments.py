@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from torch import fx, nn
 
 import fxprune
 from fxprune import passes, sparsity
+from fxprune.registry import parse_passes
 from fxprune.rewriting import PassResult
+from fxprune.training.cifar_resnet import CifarResNet
+from fxprune.training.settings import Settings
 
 # What is not called by users: data, errors, a base class whose subclasses are.
 DATA = {
@@ -171,6 +175,33 @@ any_passes: Any = passes
 def test_messages(call: Any, message: str, graph: fx.GraphModule) -> None:
     with pytest.raises(fxprune.FxpruneError, match=message):
         call(graph)
+
+
+def test_wrong_kinds_are_type_errors_and_wrong_values_value_errors(graph: fx.GraphModule) -> None:
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    kinds = (
+        lambda: any_passes.RemoveLayers(threshold="0.1"),
+        lambda: any_passes.RemoveLayers(rank=3),
+        lambda: fxprune.Pipeline([any_passes.Simplify]),
+        lambda: anything.emit("graph", "out"),
+    )
+    values = (
+        lambda: any_passes.RemoveLayers(rank="foo"),
+        lambda: passes.RemoveLayers(threshold=-1.0),
+        lambda: passes.RemoveLayers(target_macs=50),
+        lambda: fxprune.ProximalL1(graph, -1.0),
+        lambda: fxprune.ProximalL1(graph, {"nowhere": 1.0}),
+        lambda: fxprune.ResConv(conv, input_rms=0.0),
+        lambda: fxprune.ResConv(conv).assign(scale=math.inf),
+        lambda: fxprune.BranchScale().assign(scale=math.nan),
+        lambda: Settings(lr=0.0),
+        lambda: CifarResNet(depth=21),
+        lambda: parse_passes("no-such-pass"),
+    )
+    for wrong, error in (*((call, TypeError) for call in kinds), *((call, ValueError) for call in values)):
+        with pytest.raises(fxprune.FxpruneError) as caught:
+            wrong()
+        assert isinstance(caught.value, error), caught.value
 
 
 def test_enumerations_and_missing_arguments_are_pythons_own() -> None:

@@ -19,6 +19,7 @@ import fxprune
 from fxprune import passes
 from fxprune.errors import ContractError
 from fxprune.facts.layers import layers
+from fxprune.registry import known_passes
 from fxprune.rewriting import Contract, Log, Pass
 
 
@@ -210,3 +211,16 @@ def test_verifying_a_whole_pipeline_takes_two_forward_passes() -> None:
         finally:
             handle.remove()
         assert calls == 2
+
+
+def test_passes_out_of_order_are_told() -> None:
+    with pytest.warns(fxprune.FxpruneWarning, match="fold-batch-norm stands before fuse-resconv"):
+        fxprune.Pipeline([passes.FoldBatchNorm(), passes.FuseResConv()])
+    fxprune.Pipeline([passes.FuseResConv(), passes.FoldBatchNorm(), passes.FuseResConv()])
+
+
+def test_chains_are_in_the_order_that_their_passes_ask_for() -> None:
+    insertions = (passes.InsertResConv(), passes.InsertBranchScale())
+    fxprune.Pipeline([*insertions, passes.RemoveLayers(), *fxprune.AFTER_TRAINING])  # a warning is an error here
+    known = set(known_passes())
+    assert all(known.issuperset(kind.after) for kind in known_passes().values())

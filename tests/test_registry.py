@@ -23,6 +23,9 @@ def test_names_and_options() -> None:
         passes.FuseResConv(),
         passes.RemoveResConvs(target_macs=0.5),
     ]
+    assert parse_passes("insert-resconv{keep=layer4.*, keep='*.conv[13]', only=backbone}") == [
+        passes.InsertResConv(keep=("layer4.*", "*.conv[13]"), only=("backbone",))
+    ]
     assert parse_passes("remove-resconvs{threshold=1, target-macs=none}") == [passes.RemoveResConvs(threshold=1.0)]
 
 

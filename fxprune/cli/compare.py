@@ -45,7 +45,8 @@ is code that you name, and it is run. Exit code: 0 the graphs are the same, 1 th
 @click.argument("before")
 @click.argument("after", required=False)
 @click.option("--stat", is_flag=True, help="One line a module.")
-@click.option("--only", multiple=True, type=click.Choice(KINDS), help="Only these; may be given again.")
+@click.option("--kinds", multiple=True, type=click.Choice(KINDS), help="Only these; may be given again.")
+@click.option("--only", multiple=True, type=click.Choice(KINDS), hidden=True)
 @click.option("--why", metavar="NODE", help="The story of one node, or of the nodes of one module.")
 @click.option("--format", "form", type=click.Choice(list(_FORMATS)), help="Print this instead of text.")
 @weights_option
@@ -57,6 +58,7 @@ def diff_command(
     before: str,
     after: str | None,
     stat: bool,
+    kinds: Sequence[Kind],
     only: Sequence[Kind],
     why: str | None,
     form: str | None,
@@ -67,8 +69,11 @@ def diff_command(
 
     Options on weights, classes and input are for models that are named, not for folders and files.
     """
-    if sum((stat, bool(only), why is not None, form is not None, html_file is not None)) > 1:
-        raise click.UsageError("--stat, --only, --why, --format and --html exclude one another")
+    if only:
+        click.echo("fxprune: warning: --only is deprecated: write --kinds", err=True)
+        kinds = (*kinds, *only)
+    if sum((stat, bool(kinds), why is not None, form is not None, html_file is not None)) > 1:
+        raise click.UsageError("--stat, --kinds, --why, --format and --html exclude one another")
     try:
         found = read_diff(Path(before)) if after is None else _compare(before, after, **options)
         if form is not None:
@@ -79,7 +84,7 @@ def diff_command(
         elif why is not None:
             show(_story(found, why))
         else:
-            show(statistics(found) if stat else unified(found, only))
+            show(statistics(found) if stat else unified(found, kinds))
     except Exception as error:
         error.exit_code = 2  # type: ignore[attr-defined]  # read by main: trouble, as of diff(1)
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from fxprune.cli.options import (
     classes_option,
     html_option,
     input_option,
+    keeping_options,
     load_traced,
     weights_option,
     write_page,
@@ -24,10 +26,12 @@ from fxprune.emit import Format
 from fxprune.errors import LoadError
 from fxprune.files import make_folder
 from fxprune.inspection import inspect_graph
+from fxprune.keeping import KeepingPass
 from fxprune.pipeline import Pipeline
 from fxprune.registry import known_passes, options_of, parse_passes
 from fxprune.render.folder import write_diff
 from fxprune.render.html import graph_page
+from fxprune.rewriting import Pass
 
 
 @click.command(epilog=MODEL_HELP)
@@ -35,6 +39,7 @@ from fxprune.render.html import graph_page
 @weights_option
 @classes_option
 @input_option
+@keeping_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @html_option
 def inspect(
@@ -44,12 +49,13 @@ def inspect(
     input_shape: str | None,
     as_json: bool,
     html_file: Path | None,
+    **kept: Sequence[str],
 ) -> None:
     """List each conv and each residual branch of MODEL: eligible or why not, its MACs and parameters."""
     if as_json and html_file is not None:
         raise click.UsageError("--json and --html exclude one another")
     graph_module = load_traced(model, weights, classes, input_shape)
-    found = inspect_graph(graph_module)
+    found = inspect_graph(graph_module, **kept)
     if html_file is not None:
         write_page(html_file, graph_page(graph_module, found, title=model))
         return
@@ -64,6 +70,7 @@ def inspect(
 @weights_option
 @classes_option
 @input_option
+@keeping_options
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write the result to.")
 @click.option("--format", "formats", multiple=True, type=click.Choice(get_args(Format)), help="Write this too.")
 @click.option("--no-verify", is_flag=True, help="Do not hold the passes to their contracts.")
@@ -76,9 +83,10 @@ def run(
     out: Path | None,
     formats: Sequence[Any],
     no_verify: bool,
+    **kept: Sequence[str],
 ) -> None:
     """Apply any chain of passes to MODEL in eval mode, and show what each did."""
-    passes = parse_passes(spec)
+    passes = _keeping(parse_passes(spec), **kept)
     if out is not None and out.exists() and not out.is_dir():
         raise LoadError(f"{out} is a file; give another folder with --out")
     if out is not None:
@@ -90,6 +98,16 @@ def run(
         fxprune.emit(result.graph_module, out, formats=formats)
         write_diff(out, graph_module, result.graph_module, [result])
         click.echo(f"written to {out}")
+
+
+def _keeping(passes: list[Pass], keep: Sequence[str], only: Sequence[str]) -> list[Pass]:
+    """Return ``passes`` with these patterns added to those of each that takes any."""
+    if (keep or only) and not any(isinstance(one, KeepingPass) for one in passes):
+        raise click.UsageError("--keep and --only are for passes that insert or remove layers; --passes has none")
+    return [
+        replace(one, keep=[*one.keep, *keep], only=[*one.only, *only]) if isinstance(one, KeepingPass) else one
+        for one in passes
+    ]
 
 
 def _require_empty(out: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
@@ -27,6 +29,23 @@ html_option = click.option(
     metavar="FILE",
     help="Write one HTML file, to open in a browser.",
 )
+_keep_option = click.option(
+    "--keep",
+    multiple=True,
+    metavar="PATTERN",
+    help="Modules that stay, with all below them: layer4, or '*.conv3'; may be given again.",
+)
+_only_option = click.option(
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Layers outside of these modules stay; may be given again.",
+)
+
+
+def keeping_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give ``command`` the options ``--keep`` and ``--only`` (see :mod:`fxprune.keeping`)."""
+    return _keep_option(_only_option(command))
 
 
 def write_page(file: Path, text: str) -> None:

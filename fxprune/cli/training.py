@@ -12,7 +12,7 @@ import click
 import torch
 
 from fxprune.chains import Layers
-from fxprune.cli.options import MODEL_HELP, classes_option, weights_option
+from fxprune.cli.options import MODEL_HELP, classes_option, keeping_options, weights_option
 from fxprune.models import load_model
 from fxprune.run_record import results_text
 from fxprune.training.settings import Precision, Settings
@@ -60,6 +60,7 @@ def demo(seed: int, out: Path) -> None:
     default="all",
     help="What to prune: convs, branches, or all.",
 )
+@keeping_options
 @click.option("--epochs", default=Settings.epochs, type=click.IntRange(min=1), help="Epochs of training.")
 @click.option(
     "--finetune-epochs",
@@ -171,6 +172,7 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     target = {
         name: options.pop(name) for name in ("target_macs", "target_memory", "target_params", "strength", "layers")
     }
+    kept: dict[str, Any] = {name: list(options.pop(name)) for name in ("keep", "only")}
     strength = target["strength"]
     if target["target_macs"] is None and strength is None:
         is_alone = target["target_memory"] is None and target["target_params"] is None
@@ -221,9 +223,10 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
         "image_size": image_size,
         "in_memory": in_memory,
     }
+    patterns = {name: one or None for name, one in kept.items()}  # older runs have none
     with ExitStack() as held:
         if accelerator.is_main_process:
-            held.enter_context(open_folder(out, {**run, **target, **settings.shared()}))
+            held.enter_context(open_folder(out, {**run, **target, **patterns, **settings.shared()}))
         accelerator.wait_for_everyone()
         report = prune_on_data(
             loaded.model,
@@ -231,6 +234,7 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
             out,
             settings,
             **target,
+            **kept,
             teacher=teacher,
             say=say,
             extra=run,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 Kind = Literal["unchanged", "changed", "fused", "removed", "added"]
 """What became of a node. Fused: several nodes of ``before`` are one node of ``after``."""
@@ -126,3 +126,26 @@ class Totals:
     macs: int
     params: int
     unknown: tuple[str, ...] = ()
+
+
+class Compared(Protocol):
+    """Two graphs compared: what a diff holds, for whoever shows it (see :class:`GraphDiff`)."""
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """The entries, in graph order."""
+
+    @property
+    def before(self) -> Totals:
+        """What the earlier graph holds in all."""
+
+    @property
+    def after(self) -> Totals:
+        """What the later one holds."""
+
+    @property
+    def matched_by(self) -> MatchedBy:
+        """How nodes were matched."""
+
+    def count(self, kind: Kind) -> int:
+        """Return how many entries are of ``kind``."""

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from torch import fx
 
 from fxprune.diffing.entries import Reason
 from fxprune.graph import origins
-from fxprune.rewriting import PassResult, Site
-
-if TYPE_CHECKING:
-    from fxprune.pipeline import Step
+from fxprune.rewriting import PassResult, Site, StepResult
 
 
 class Reasons:
@@ -33,20 +29,20 @@ class Reasons:
         return tuple(dict.fromkeys(self._reasons[index] for index in sorted(found)))
 
 
-def reasons_of(results: Sequence[PassResult | Step]) -> tuple[Reasons, Reasons]:
+def reasons_of(results: Sequence[PassResult | StepResult]) -> tuple[Reasons, Reasons]:
     """Return what the passes said of the sites that they rewrote, and of those that they declined."""
     steps = list(_steps(results))
     rewritten = Reasons((name, step, result.rewritten) for name, step, result in steps)
     return rewritten, Reasons((name, step, result.declined) for name, step, result in steps)
 
 
-def _steps(results: Sequence[PassResult | Step]) -> Iterator[tuple[str, int | None, PassResult]]:
+def _steps(results: Sequence[PassResult | StepResult]) -> Iterator[tuple[str, int | None, PassResult]]:
     count = 0
     for result in results:
         if not isinstance(result, PassResult):
             yield result.name, None, result.result
             continue
-        steps: Sequence[Step] | None = getattr(result, "steps", None)
+        steps: Sequence[StepResult] | None = getattr(result, "steps", None)
         if steps is None:
             yield "", None, result
         for step in steps or ():

@@ -6,15 +6,12 @@ import html
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from fxprune.diffing.entries import KINDS, Change, Kind, Reason, Totals
+from fxprune.diffing.entries import KINDS, Change, Compared, Kind, Reason, Totals
 from fxprune.diffing.exports import COLOURS
 from fxprune.diffing.printable import printable
 from fxprune.facts.costs import at_least, tell_unknown
-
-if TYPE_CHECKING:
-    from fxprune.diffing.graph_diff import GraphDiff
 
 MARKS: dict[Kind, str] = {"removed": "-", "added": "+", "changed": "~", "fused": "*", "unchanged": " "}
 _WIDEST = 44
@@ -29,7 +26,7 @@ class Line:
     text: str
 
 
-def unified(found: GraphDiff, only: Collection[Kind] = ()) -> list[Line]:
+def unified(found: Compared, only: Collection[Kind] = ()) -> list[Line]:
     """Return the diff, or the entries of the kinds in ``only``, with unchanged ones folded; then the totals."""
     shown = [change for change in found.changes if (change.kind in only if only else change.kind != "unchanged")]
     modules = _modules(found)
@@ -59,7 +56,7 @@ def unified(found: GraphDiff, only: Collection[Kind] = ()) -> list[Line]:
     return [*lines, *summary(found)]
 
 
-def summary(found: GraphDiff) -> list[Line]:
+def summary(found: Compared) -> list[Line]:
     """Return the totals, and how nodes were matched if that was a guess."""
     counts = ", ".join(f"{found.count(kind)} {kind}" for kind in KINDS)
     kept = [(c.before[0], c.after) for c in found.changes if c.after and len(c.before) == 1]
@@ -84,7 +81,7 @@ def summary(found: GraphDiff) -> list[Line]:
     return lines
 
 
-def statistics(found: GraphDiff) -> list[Line]:
+def statistics(found: Compared) -> list[Line]:
     """Return one line a module: how its MACs changed, and a bar of its removed, added, changed and fused nodes."""
     modules = _modules(found)
     groups: dict[str, list[Change]] = {}
@@ -109,7 +106,7 @@ def statistics(found: GraphDiff) -> list[Line]:
     return [*lines, *summary(found)]
 
 
-def story(found: GraphDiff, name: str) -> list[Line]:
+def story(found: Compared, name: str) -> list[Line]:
     """Return what became of the node or of the nodes of the module ``name``, step by step; empty if there is none."""
     lines: list[Line] = []
     for change in found.changes:
@@ -168,7 +165,7 @@ def _totals(before: Totals, after: Totals) -> str:
     return f"nodes {pair(before.nodes, after.nodes)}, MACs {macs}, params {pair(before.params, after.params)}"
 
 
-def _modules(found: GraphDiff) -> dict[int, str]:
+def _modules(found: Compared) -> dict[int, str]:
     """Return, for each entry, the path of the module that it is in: of a layer the one around it."""
     paths = {change.path for change in found.changes}
     around = {prefix for path in paths for prefix in _prefixes(path)}

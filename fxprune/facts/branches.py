@@ -168,13 +168,15 @@ def _obstacle(addition: fx.Node, exit_node: fx.Node, inside: set[fx.Node], flow:
         outside = flow.reader_outside(node, inside, addition if node is exit_node else None)
         if outside is not None:
             return f"{node.name} inside it is read by {outside.name} outside"
-    if not any(node_macs(node) or is_conv(node) or _has_matrix(node) for node in inside):
+    if not any(node_macs(node) or computes_with_weights(node) for node in inside):
         return "it holds no convolution and no linear layer"
     return None
 
 
-def _has_matrix(node: fx.Node) -> bool:
-    """Say whether ``node`` computes with a parameter that is more than a vector."""
+def computes_with_weights(node: fx.Node) -> bool:
+    """Say whether ``node`` is a conv, or computes with a parameter that is more than a vector."""
+    if is_conv(node):
+        return True
     module, owner = called_module(node), node.graph.owning_module
     tensors = list(module.parameters()) if module is not None else []
     for source in node.all_input_nodes:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.autocast import under_autocast
 from fxprune.errors import first_line
-from fxprune.exact_weights import exact, in_float64, widen
+from fxprune.exact_weights import exact, in_float64, is_unrounded, widen
 from fxprune.facts.effects import is_in_place
 from fxprune.facts.state import storage_of, updated_storages, updated_tensor
 from fxprune.graph import called_module
@@ -37,7 +37,7 @@ class Constants:
         self._graph_module = graph_module
         self._obstacles: dict[fx.Node, str | None] = {}
         self._values: dict[fx.Node, Any] = {}
-        self._wide: dict[fx.Node, Any] = {}
+        self._wide: dict[tuple[fx.Node, bool], Any] = {}
 
     @cached_property
     def _storages(self) -> frozenset[int]:
@@ -66,11 +66,15 @@ class Constants:
         return self._values[node]
 
     def wide_value(self, node: fx.Node) -> Any:
-        """Return what ``node`` computes if everything is computed in float64, as verification does."""
-        if node not in self._wide:
+        """Return what ``node`` computes if everything is computed in float64, as verification does.
+
+        Inside :func:`fxprune.exact_weights.unrounded` it is computed from weights as they were before rounding.
+        """
+        key = node, is_unrounded()
+        if key not in self._wide:
             assert self.obstacle(node) is None
-            self._wide[node] = map_tensors(_run(node, self._graph_module, self.wide_value, wide=True), widen)
-        return self._wide[node]
+            self._wide[key] = map_tensors(_run(node, self._graph_module, self.wide_value, wide=True), widen)
+        return self._wide[key]
 
     def leaves(self, *nodes: fx.Node) -> list[fx.Node]:
         """Return the reads of parameters and buffers that ``nodes`` are computed from, in graph order."""

@@ -116,9 +116,10 @@ def macs_in_turn(removed: Iterable[Layer]) -> Iterator[int]:
         gone |= layer.nodes
 
 
-def count_for_target(graph_module: fx.GraphModule, ranked: Sequence[Layer], target_macs: float) -> int:
+def count_for_target(graph_module: fx.GraphModule, ranked: Sequence[Layer], target_macs: float, kept: int = 0) -> int:
     """Return how many of ``ranked``, from its start, must go to leave at most ``target_macs`` of the traced MACs.
 
+    ``kept`` is how many others the user keeps, for what is said.
     Raises TargetError if all of them are not enough, or there are none.
     """
     left = total_macs(graph_module)
@@ -130,10 +131,10 @@ def count_for_target(graph_module: fx.GraphModule, ranked: Sequence[Layer], targ
         if left <= target_macs * total:
             return count
     if not ranked:
-        raise TargetError(
-            f"target_macs={target_macs:g} cannot be met: the graph has no layer with a scale; "
-            f"{why_no_scales(graph_module)}"
-        )
+        why = f"all {kept} layers with a scale are kept by the user"
+        if not kept:
+            why = f"the graph has no layer with a scale; {why_no_scales(graph_module)}"
+        raise TargetError(f"target_macs={target_macs:g} cannot be met: {why}")
     raise TargetError(
         f"target_macs={target_macs:g} cannot be met: without all {len(ranked)} removable layers "
         f"{left / total:.3f} of the MACs are left; ask for at least {left / total + 5e-4:.3f}"

@@ -6,17 +6,16 @@ import random
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from fxprune.tracing.symbolic import SymbolicTracer
+from fxprune.tracing.recording import RecordingTracer
 
 DRAWS = "it draws random numbers by Python, which a graph would do once and for all; draw them by torch"
 # All other methods of random.Random call these two.
 _PYTHONS = ((random.Random, "random"), (random.Random, "getrandbits"), (random, "random"), (random, "getrandbits"))
 
 
-def refusing_to_draw(tracer: SymbolicTracer) -> list[tuple[Any, str, Any]]:
+def refusing_to_draw(tracer: RecordingTracer) -> list[tuple[Any, str, Any]]:
     """Return what is replaced while a model is traced, so that who draws is refused, whichever way it goes then."""
     here = threading.get_ident()
 

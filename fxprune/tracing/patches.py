@@ -1,8 +1,9 @@
-"""What is replaced process-wide while a model is traced, and put back."""
+"""What is replaced process-wide while a model is traced, and put back; one thread traces at a time."""
 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -10,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+ONE_AT_A_TIME = threading.RLock()
 _MISSING = object()
 # Their code asks what stand-ins are all the time and is known to get on with them, or is given none.
 _NOT_THE_USERS = frozenset(sys.stdlib_module_names).union(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
 
 from fxprune.autocast import ENTER_AUTOCAST, EXIT_AUTOCAST
-
-if TYPE_CHECKING:
-    from fxprune.tracing.symbolic import SymbolicTracer
+from fxprune.tracing.recording import RecordingTracer
 
 _GIVEN = "_fxprune_given"  # what the user's code made an autocast of
 
@@ -18,7 +16,7 @@ _GIVEN = "_fxprune_given"  # what the user's code made an autocast of
 class RecordedAutocast:
     """Records for one tracer where autocast begins and ends; it is switched all the same, for what is run then."""
 
-    def __init__(self, tracer: SymbolicTracer) -> None:
+    def __init__(self, tracer: RecordingTracer) -> None:
         self._tracer = tracer
         self._entered: list[fx.Node] = []
 

@@ -12,16 +12,13 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
 import torch
 from torch import fx
 from torch.nn import functional
 
 from fxprune.tracing.source import is_librarys
-
-if TYPE_CHECKING:
-    from fxprune.tracing.symbolic import SymbolicTracer
 
 _OWN = ("node", "tracer")  # attributes of a stand-in itself
 _AUTOGRAD_STATE = frozenset(
@@ -42,10 +39,63 @@ _is_instance = isinstance  # which tier 2 replaces
 _ASKS_CLASS = frozenset(("LOAD_ATTR", "MATCH_CLASS"))
 
 
+class RecordingTracer(fx.Tracer):
+    """What stand-ins ask of a tracer beside what torch.fx's asks of one; a tier says how it answers."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a node is being run, to know its value: nothing is recorded then."""
+        raise NotImplementedError
+
+    def refuse(self, reason: str) -> NoReturn:
+        """Raise TraceError, which counts where forward catches it too."""
+        raise NotImplementedError
+
+    def fixed(self, proxy: RecordingProxy, name: str) -> Any:
+        """Return the attribute ``name`` of ``proxy`` if it is the same for every input; None otherwise."""
+        raise NotImplementedError
+
+    def type_of(self, proxy: RecordingProxy) -> type:
+        """Return the type of what ``proxy`` stands for."""
+        raise NotImplementedError
+
+    def is_of(self, proxy: RecordingProxy, kinds: Any) -> bool:
+        """Say whether what ``proxy`` stands for is of one of ``kinds``."""
+        raise NotImplementedError
+
+    def unpacked(self, proxy: Any, count: int) -> Iterator[Any]:
+        """Return the ``count`` parts that ``proxy`` is unpacked into."""
+        raise NotImplementedError
+
+    def length(self, proxy: RecordingProxy) -> int:
+        """Return the length of what ``proxy`` stands for."""
+        raise NotImplementedError
+
+    def hashed(self, proxy: RecordingProxy) -> int:
+        """Return the hash of what ``proxy`` stands for."""
+        raise NotImplementedError
+
+    def concrete(self, proxy: Any) -> Any:
+        """Return the number that ``proxy`` stands for."""
+        raise NotImplementedError
+
+    def told(self, proxy: RecordingProxy, frame: FrameType) -> Any:
+        """Return what the text of ``proxy`` is made of, which ``frame`` asks for."""
+        raise NotImplementedError
+
+    def known(self, value: Any) -> Any:
+        """Return ``value``, or what it stands for."""
+        raise NotImplementedError
+
+    def record_switch(self, function: Any, args: tuple[Any, ...]) -> fx.Node:
+        """Record a call that switches what later nodes do, and was made already; return its node."""
+        raise NotImplementedError
+
+
 class RecordingProxy(fx.Proxy):
     """Records ``x += y`` as what it is: torch.fx's own Proxy loses that it writes into ``x``."""
 
-    tracer: SymbolicTracer
+    tracer: RecordingTracer
     __array_ufunc__ = None  # NumPy's numbers leave sums and products with it to it
 
     @classmethod

@@ -6,16 +6,13 @@ import builtins
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from fxprune.tracing.patches import patched
-from fxprune.tracing.recording import RecordingProxy, is_instance
-
-if TYPE_CHECKING:
-    from fxprune.tracing.values import ValueTracer
+from fxprune.tracing.recording import RecordingProxy, RecordingTracer, is_instance
 
 # These take no tensor, so that torch cannot see a stand-in among their arguments; ``tensor`` and its like would even
 # read it as raw memory.
@@ -25,10 +22,16 @@ _FACTORIES = (
 )
 
 
+class KnowingTracer(RecordingTracer):
+    """A tracer that knows the values of nodes on the example inputs."""
+
+    values: dict[fx.Node, Any]
+
+
 class ValueProxy(RecordingProxy):
     """Stands for a value that is known on the example inputs."""
 
-    tracer: ValueTracer
+    tracer: KnowingTracer
 
     def __getattr__(self, k: str) -> Any:
         if k.startswith("__") and k.endswith("__"):
@@ -50,7 +53,7 @@ class ValueProxy(RecordingProxy):
 
 
 @contextmanager
-def builtins_see_values(tracer: ValueTracer) -> Iterator[None]:
+def builtins_see_values(tracer: RecordingTracer) -> Iterator[None]:
     """While tracing, let ``isinstance`` see the values behind stand-ins, and record ``max``, ``torch.zeros``, ....
 
     ``isinstance`` is replaced rather than answered by a ``__class__`` property, which would deceive torch's C++ code

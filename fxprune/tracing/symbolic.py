@@ -31,7 +31,7 @@ from fxprune.tracing.drawing import DRAWS, refusing_to_draw, states_of_random
 from fxprune.tracing.inputs import Argument, Call
 from fxprune.tracing.patches import namespaces_of, patched, shadowed
 from fxprune.tracing.recorded_autocast import RecordedAutocast
-from fxprune.tracing.recording import RecordingProxy, TypeThatSees, is_instance
+from fxprune.tracing.recording import RecordingProxy, RecordingTracer, TypeThatSees, is_instance
 from fxprune.tracing.shown_text import is_shown
 from fxprune.tracing.source import current_frame, current_line, is_librarys, line_of_error
 
@@ -44,7 +44,7 @@ _SIZES = frozenset(("shape", "size", "ndim", "dim", "numel", "nelement"))
 _FORWARDS = ("forward", "_conv_forward")  # what a layer of torch's own computes is here, if it was set on one layer
 
 
-class SymbolicTracer(fx.Tracer):
+class SymbolicTracer(RecordingTracer):
     """Traces one call of a module.
 
     Args:

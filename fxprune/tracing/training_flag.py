@@ -23,6 +23,7 @@ from fxprune.graph import innermost_module
 from fxprune.module_tree import every_module, every_path
 from fxprune.trace_notes import Assumption, assertion_message
 from fxprune.tracing.merging import same_tensor
+from fxprune.tracing.patches import patched
 from fxprune.tracing.symbolic import SymbolicTracer
 
 _CONSTANT = "_tensor_constant"  # how fx names tensors that forward makes
@@ -40,6 +41,7 @@ class FlagReads:
     def __init__(self, model: nn.Module, tracer: SymbolicTracer) -> None:
         self._model = model
         self._tracer = tracer
+        self._installed = patched([(nn.Module, "training", self)])
         self.seen = False
         self.seen_in_stochastic_depth = False
         self.readers: set[nn.Module] = set()
@@ -64,7 +66,7 @@ class FlagReads:
         vars(module)["training"] = value
 
     def __enter__(self) -> FlagReads:
-        nn.Module.training = self  # type: ignore[assignment]
+        self._installed.__enter__()
         modules = every_module(self._model)
         self.seen = any(getattr_static(kind, "training") is not self for kind in set(map(type, modules))) or any(
             "training" not in module.__dict__ for module in modules
@@ -72,7 +74,7 @@ class FlagReads:
         return self
 
     def __exit__(self, *_: object) -> None:
-        del nn.Module.training
+        self._installed.__exit__(None, None, None)
 
 
 def follow_training_flag(graph: fx.Graph, in_training: fx.Graph, model: nn.Module, flags: Mapping[str, bool]) -> bool:

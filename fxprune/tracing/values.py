@@ -31,7 +31,7 @@ from fxprune.tracing.inputs import Call
 from fxprune.tracing.recording import RecordingProxy
 from fxprune.tracing.shown_text import is_shown
 from fxprune.tracing.source import current_line
-from fxprune.tracing.stand_ins import ValueProxy, builtins_see_values
+from fxprune.tracing.stand_ins import KnowingTracer, ValueProxy, builtins_see_values
 from fxprune.tracing.symbolic import SymbolicTracer
 
 # How many parts these return depends on sizes.
@@ -41,7 +41,7 @@ _SPLITTING = {
 }
 
 
-class ValueTracer(SymbolicTracer):
+class ValueTracer(SymbolicTracer, KnowingTracer):
     """Traces one call of a module on the example's values.
 
     Args:

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fxprune.errors import FxpruneValueError
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convs with norms, and a shortcut that has no parameters."""
@@ -49,7 +51,7 @@ class CifarResNet(nn.Module):
         super().__init__()
         blocks, remainder = divmod(depth - 2, 6)
         if remainder or blocks < 1:
-            raise ValueError(f"depth must be 6n + 2 with n >= 1, got {depth}")
+            raise FxpruneValueError(f"depth must be 6n + 2 with n >= 1, got {depth}")
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = self._stage(16, 16, blocks, stride=1)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from fxprune.errors import FxpruneError, FxpruneWarning, LoadError
+from fxprune.errors import FxpruneError, FxpruneValueError, FxpruneWarning, LoadError
 from fxprune.training.batches import default_workers, loader
 from fxprune.training.in_memory import InMemory
 
@@ -72,7 +72,7 @@ def load_data(
     kind, _, folder = spec.partition(":")
     if kind == "digits":
         if in_memory:
-            raise FxpruneError("the digits always are in memory; leave out --in-memory")
+            raise FxpruneValueError("the digits always are in memory; leave out --in-memory")
         return _digits(image_size or 8)
     if kind not in ("cifar10", "imagefolder"):
         raise LoadError(f"unknown data {spec!r}; use digits, cifar10:DIR or imagefolder:DIR")
@@ -81,7 +81,9 @@ def load_data(
         raise LoadError(f"{spec}: there is no folder {folder!r}")
     size = image_size or (32 if kind == "cifar10" else 224)
     if in_memory and size > _SMALL:
-        raise FxpruneError(f"images of {size} pixels are not kept in memory, only up to {_SMALL}: set --image-size")
+        raise FxpruneValueError(
+            f"images of {size} pixels are not kept in memory, only up to {_SMALL}: set --image-size"
+        )
     data = (
         _cifar10(root, size, in_memory) if kind == "cifar10" else _image_folder(root, size, on_bad_image, in_memory)
     )

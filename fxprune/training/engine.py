@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fxprune.errors import FxpruneError, FxpruneWarning, first_line
+from fxprune.errors import FxpruneError, FxpruneValueError, FxpruneWarning, first_line
 from fxprune.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelera
     if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
         options["cpu"] = True
     elif processes > 1 and settings.device not in ("auto", "cuda"):
-        raise FxpruneError(f"{processes} processes cannot share device {settings.device}; leave out --device")
+        raise FxpruneValueError(f"{processes} processes cannot share device {settings.device}; leave out --device")
     if folder is not None and is_tensorboard_available():
         options |= {"log_with": "tensorboard", "project_dir": str(folder)}
     try:
@@ -59,10 +59,10 @@ def make_accelerator(settings: Settings, folder: Path | None = None) -> Accelera
         raise FxpruneError(f"{processes} processes were started, but accelerate runs {accelerator.num_processes}")
     if settings.cuda_graphs and (accelerator.device.type != "cuda" or processes > 1):
         where = f"{processes} processes" if processes > 1 else f"device {accelerator.device}"
-        raise FxpruneError(f"cuda_graphs is for one process on a GPU, not for {where}; leave it out")
+        raise FxpruneValueError(f"cuda_graphs is for one process on a GPU, not for {where}; leave it out")
     share = settings.accumulate * accelerator.num_processes
     if settings.batch_size % share:
-        raise FxpruneError(
+        raise FxpruneValueError(
             f"a batch of {settings.batch_size} images cannot be shared by {accelerator.num_processes} processes in "
             f"{settings.accumulate} parts each; use a multiple of {share}"
         )

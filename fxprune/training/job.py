@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -138,6 +138,8 @@ def prune_on_data(
     target_params: float | None = None,
     strength: float | None = None,
     layers: Layers = "all",
+    keep: Sequence[str] = (),
+    only: Sequence[str] = (),
     teacher: nn.Module | None = None,
     extra: Mapping[str, Any] | None = None,
     accelerator: Accelerator | None = None,
@@ -147,7 +149,8 @@ def prune_on_data(
     ``target_memory`` and ``target_params`` are targets beside or instead of it, for layers that are steered (see
     :class:`fxprune.SteeredL1`).
     With a ``strength`` the scales are shrunk by a fixed proximal L1 instead, zeros are removed, and what a target
-    asks for beyond them is cut at the end. ``model`` is not changed. It is the teacher of ``settings.distill`` and
+    asks for beyond them is cut at the end. What ``keep`` and ``only`` say stays (:mod:`fxprune.keeping`) gets no
+    scale. ``model`` is not changed. It is the teacher of ``settings.distill`` and
     ``distill_features`` too, unless another is given. Of several processes, the main one writes.
 
     Raises FxpruneError if it has no eligible layers (lists why), TargetError if the target cannot be met, and what
@@ -159,7 +162,7 @@ def prune_on_data(
     require_finite(model)
     check_outputs(model, examples[:2])
     traced = trace(model, examples)
-    inserted = insert_scales(traced, layers)
+    inserted = insert_scales(traced, layers, keep=keep, only=only)
     for step in inserted.steps:
         step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
     sparse = inserted.graph_module
@@ -247,6 +250,8 @@ def prune_on_data(
             "target_params": target_params,
             "strength": strength,
             "layers": layers,
+            "keep": list(keep),
+            "only": list(only),
         },
         "versions": {
             "fxprune": fxprune.__version__,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
-from fxprune.errors import FxpruneError, LoadError, first_line
+from fxprune.errors import FxpruneError, FxpruneValueError, LoadError, first_line
 from fxprune.sparsity import ProximalL1
 from fxprune.steering import SteeredL1
 from fxprune.tracing.check import require_finite
@@ -71,9 +71,11 @@ def train(
     if not settings.learns_from_teacher:
         teacher = None
     elif teacher is None:
-        raise FxpruneError("distill and distill_features need a teacher to learn from")
+        raise FxpruneValueError("distill and distill_features need a teacher to learn from")
     elif not {*model.parameters()}.isdisjoint(teacher.parameters()):
-        raise FxpruneError("the teacher shares weights with the model, and would change: give copy.deepcopy(teacher)")
+        raise FxpruneValueError(
+            "the teacher shares weights with the model, and would change: give copy.deepcopy(teacher)"
+        )
     accelerator = accelerator or make_accelerator(settings)
     device = accelerator.device
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs

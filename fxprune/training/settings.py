@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneValueError
 
 Precision = Literal["float32", "bf16"]
 _WHERE = ("workers", "device", "compile", "cuda_graphs", "checkpoint_minutes")
@@ -67,17 +67,19 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.batch_size % self.accumulate:
-            raise FxpruneError(
+            raise FxpruneValueError(
                 f"a batch of {self.batch_size} images cannot be split into {self.accumulate} equal parts"
             )
         if not self.lr > 0:
-            raise FxpruneError(f"lr is a learning rate above 0; got {self.lr}")
+            raise FxpruneValueError(f"lr is a learning rate above 0; got {self.lr}")
         if self.cuda_graphs and (self.compile or self.accumulate > 1):
-            raise FxpruneError("cuda_graphs goes neither with compile nor with accumulate: leave one of them out")
+            raise FxpruneValueError(
+                "cuda_graphs goes neither with compile nor with accumulate: leave one of them out"
+            )
         if not 0 <= self.distill <= 1:
-            raise FxpruneError(f"distill is a weight between 0 and 1; got {self.distill}")
+            raise FxpruneValueError(f"distill is a weight between 0 and 1; got {self.distill}")
         if not 0 <= self.distill_features < math.inf:
-            raise FxpruneError(f"distill_features is a weight of at least 0; got {self.distill_features}")
+            raise FxpruneValueError(f"distill_features is a weight of at least 0; got {self.distill_features}")
 
     @property
     def learns_from_teacher(self) -> bool:

@@ -56,6 +56,22 @@ def test_inspect(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(out)
     assert found["macs"] == 40_551_040
     assert sum(conv["eligible"] for conv in found["convs"]) == 16
+    kept = ("--keep", "layer2", "--keep", "layer3.*.conv1", "--only", "layer[23]")
+    code, out, err = run(capsys, "inspect", NET, "--input", "2,3,32,32", *kept)
+    assert (code, err) == (0, "")
+    assert "layer1.0.conv1  no: kept by the user" in out
+    assert "layer3.1.conv2  yes" in out
+    assert "3 of 19 convs are eligible" in out
+    assert "0 of 9 sums end a removable branch" in out
+
+
+def test_patterns_are_given_to_every_pass_that_takes_some(capsys: pytest.CaptureFixture[str]) -> None:
+    chain = "insert-resconv{keep=layer1},insert-branch-scale,remove-layers{threshold=1},simplify"
+    arguments = ("run", NET, "--input", "2,3,16,16", "--no-verify", "--passes", chain)
+    code, out, err = run(capsys, *arguments, "--keep", "layer2", "--only", "*.conv?")
+    assert (code, err) == (0, "")
+    sites = {line.split()[0]: line.split()[1] for line in out.splitlines() if line.startswith(("insert", "remove"))}
+    assert sites == {"insert-resconv": "5", "insert-branch-scale": "5", "remove-layers": "6"}
 
 
 def test_inspect_writes_a_page(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -148,6 +164,9 @@ def test_prune_from_the_shell_and_its_resuming(
     code, _, err = run(capsys, *command[:-1], "0.7")
     assert code == 1
     assert "target_macs 0.6, not 0.7" in err
+    code, _, err = run(capsys, *command, "--keep", "layer1")
+    assert code == 1
+    assert "keep None, not ['layer1']" in err
     code, text, err = run(capsys, *command)
     assert code == 0, err
     assert "resuming after epoch 1" in text
@@ -166,6 +185,14 @@ def one_line(err: str) -> bool:
         (["inspect", "torchvision:resnet19"], 1, "did you mean"),
         (["inspect", NET, "--input", "big"], 2, "no shape"),
         (["inspect", NET, "--input", "2,4,32,32"], 1, "do not fit the model: at node conv1"),
+        (
+            ["inspect", NET, "--keep", "layr1.*"],
+            1,
+            "which matches no module of the model; the nearest paths are 'layer1",
+        ),
+        (["inspect", NET, "--only", "layer1", "--keep", "layer1"], 1, "nothing that may go is left by keep and only"),
+        (["run", NET, "--passes", "simplify", "--keep", "layer1"], 2, "--passes has none"),
+        (["prune", NET, "--data", "digits", "--out", "x", "--keep", "x"], 1, "does not take images"),
         (["inspect", NET, "--weights", "nothing.pt"], 1, "there is no file nothing.pt"),
         (["run", NET, "--passes", "simplfy"], 1, "did you mean 'simplify'"),
         (["run", NET, "--passes", "remove-layers{target_macs=0.5}"], 1, "put scales in first, with insert-resconv"),
@@ -220,8 +247,18 @@ def test_an_impossible_target_says_what_is_possible(
     assert code == 1
     assert one_line(err)
     assert "target_memory=0.3 cannot be met: without all 23 removable layers" in err
-    code, _, err = run(capsys, *prune_command(images, tmp_path / "out", "--target-macs", "0.9", "--epochs", "1"))
+    code, _, err = run(capsys, *prune_command(images, tmp_path / "out", "--keep", "layr1"))
+    assert code == 1
+    assert one_line(err)
+    assert "the nearest paths are 'layer1'" in err
+    kept = ("--target-macs", "0.9", "--epochs", "1", "--only", "layer3", "--keep", "layer3.1")
+    code, _, err = run(capsys, *prune_command(images, tmp_path / "out", *kept))
     assert code == 0, err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["settings"]["keep"], report["settings"]["only"]) == (["layer3.1"], ["layer3"])
+    assert report["layers_removable"] == 4  # two convs and a branch in one block, a conv in the one that reshapes
+    assert report["layers_removed"]
+    assert all(path.startswith(("layer3.0", "layer3.2")) for path in report["layers_removed"])
 
 
 def test_a_corrupt_image_is_named(capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path) -> None:

@@ -36,8 +36,10 @@ def test_what_a_run_did(capsys: pytest.CaptureFixture[str], folder: Path) -> Non
     code, out, _ = run(capsys, str(folder), "--stat")
     assert code == 1
     assert " layer1.0 | " in out
-    code, out, _ = run(capsys, str(folder), "--only", "removed")
-    assert (code, out.count("\n")) == (1, 2)  # the totals only
+    code, removed, err = run(capsys, str(folder), "--kinds", "removed")
+    assert (code, removed.count("\n"), err) == (1, 2, "")  # the totals only
+    told = "fxprune: warning: --only is deprecated: write --kinds\n"
+    assert run(capsys, str(folder), "--only", "removed") == (1, removed, told)
     code, out, _ = run(capsys, str(folder), "--why", "layer1.0.conv1")
     assert code == 1
     assert out.splitlines()[-1] == "  fused: layer1_0_conv1 and layer1_0_bn1 are now layer1_0_conv1, a Conv2d"
@@ -86,7 +88,7 @@ def test_no_code_of_a_folder_is_run(capsys: pytest.CaptureFixture[str], folder: 
         (["FOLDER", "SHORT"], "is not a whole emitted folder"),
         (["FOLDER", "--why", "layer9.conv1"], "has a node or a module"),
         (["FOLDER", "--why", "head", "--stat"], "exclude one another"),
-        (["FOLDER", "--only", "eaten"], "'eaten' is not one of"),
+        (["FOLDER", "--kinds", "eaten"], "'eaten' is not one of"),
         ([], "Missing argument 'BEFORE'"),
     ],
 )

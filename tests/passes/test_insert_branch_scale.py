@@ -18,6 +18,13 @@ def test_a_scale_on_every_branch() -> None:
     assert "bn2.weight" in result.graph_module.code  # the gauge reads the branch's last norm
 
 
+def test_a_branch_with_a_layer_that_is_kept_is_declined() -> None:
+    result = assert_rewrites(tiny(), passes.InsertBranchScale(keep=["block1.conv2"]), count=1)
+    assert [str(site) for site in result.declined] == ["block1: kept by the user"]
+    wrapped = passes.InsertResConv()(tiny()).graph_module
+    assert_rewrites(wrapped, passes.InsertBranchScale(only=["block1"]), count=1)
+
+
 def test_chained_branches_and_two_in_one_block() -> None:
     def function(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
         x = m.a(x) + x  # type: ignore[operator]

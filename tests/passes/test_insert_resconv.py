@@ -26,6 +26,17 @@ def test_declines_carry_reasons() -> None:
     assert [(site.path, site.why) for site in result.declined] == [("stem.0", "it changes the channels (3 -> 6)")]
 
 
+def test_what_the_user_keeps_is_declined_reshaping_or_not() -> None:
+    result = assert_rewrites(tiny(), passes.InsertResConv(keep=["block1", "*.conv2"]), count=1)
+    assert {site.path for site in result.declined if site.why == "kept by the user"} == {
+        "block1.conv1", "block1.conv2", "block2.conv2"
+    }  # fmt: skip
+    result = passes.InsertResConv(include_reshaping=True, keep=["stem"])(tiny())
+    assert [str(site) for site in result.declined] == [
+        "stem.0: kept by the user, and it changes the channels (3 -> 6)"
+    ]
+
+
 def test_without_norm() -> None:
     graph = traced(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()), example(2, 4, 6, 6))
     result = assert_rewrites(graph, passes.InsertResConv(), count=1)

@@ -9,6 +9,7 @@ from torch import fx
 import fxprune
 from fxprune import passes
 from fxprune.branch_scale import BranchScale
+from fxprune.errors import TargetError
 from fxprune.facts.costs import total_macs
 from fxprune.facts.layers import layers
 from fxprune.rewriting import Contract
@@ -37,6 +38,25 @@ def test_a_branch_at_zero_goes_with_all_that_is_in_it() -> None:
 def test_a_threshold_keeps_only_the_signature() -> None:
     assert passes.RemoveLayers().contract is Contract.SIGNATURE
     assert_rewrites(scaled(1.0, 1.0, 0.005, 1.0, 1.0, 0.5), passes.RemoveLayers(), count=1)
+
+
+def test_what_the_user_keeps_stays_at_any_scale() -> None:
+    result = assert_rewrites(
+        scaled(0.0, 0.0, 0.0, 0.0, 1.0, 0.0), passes.RemoveLayers(keep=["block1.conv1"]), count=2
+    )
+    assert [site.path for site in result.rewritten] == ["block2.branch_scale", "block1.conv2"]
+    kept = ["block1.conv1", "block1.branch_scale"]
+    assert [site.path for site in result.declined if site.why == "kept by the user"] == kept
+
+
+def test_a_target_that_what_is_kept_forbids() -> None:
+    graph = scaled(*[1.0] * 6)
+    with pytest.raises(TargetError, match=r"cannot be met: without all 1 removable layers .* are left"):
+        passes.RemoveLayers(target_macs=0.3, only=["block1.conv1"])(graph)
+    with pytest.raises(TargetError, match=r"cannot be met: all 6 layers with a scale are kept by the user"):
+        passes.RemoveLayers(target_macs=0.3, only=["head"])(graph)
+    assert not passes.RemoveLayers(only=["head"])(graph).warnings
+    assert not passes.RemoveLayers(target_macs=1.0, only=["head"])(graph).modified
 
 
 @pytest.mark.parametrize(("rank", "gone"), [("scale", "block1.conv1"), ("scale-per-mac", "block2.branch_scale")])

@@ -82,6 +82,13 @@ def test_a_target_that_cannot_be_met_is_refused_before_the_first_evaluation(data
     assert said == []
 
 
+def test_a_checkpoint_of_a_run_that_kept_other_layers_is_refused(data: ImageData, tmp_path: Path) -> None:
+    say: Any = lambda _: None  # noqa: E731
+    prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, target_macs=0.8, say=say, keep=["2"])
+    with pytest.raises(LoadError, match="is of another model"):
+        prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, target_macs=0.8, say=say, keep=["3"])
+
+
 def test_what_returns_no_logits_is_refused_at_once(data: ImageData, tmp_path: Path) -> None:
     class Detects(nn.Module):
         calls = 0

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
-from torch.fx.passes.shape_prop import TensorMetadata
 
 from fxprune.arguments import require_arguments
 from fxprune.copies import copy_graph_module
@@ -24,9 +23,10 @@ from fxprune.diff import diff
 from fxprune.errors import ContractError, FxpruneTypeError, FxpruneWarning
 from fxprune.exact_weights import keep_exact_weights
 from fxprune.facts.costs import tell_unknown, total_macs, total_params, unknown_places
-from fxprune.facts.shapes import META, propagate_shapes
+from fxprune.facts.shapes import values_of
 from fxprune.graph import called_module, example_inputs_of, graphs_of, node_count, require_graph
 from fxprune.module_tree import is_opaque
+from fxprune.nests import tensors_in
 from fxprune.rewriting import Contract, Pass, PassResult, renew_shapes_after
 from fxprune.verify import TOLERANCE, difference, first_difference, run_float64
 
@@ -258,9 +258,7 @@ class _Check:
         return self._outputs[stage]
 
     def _equal_signatures(self, start: fx.GraphModule, step: Step) -> None:
-        before, after = _told_signature(start), self._signature_of(step.result.graph_module)
-        if before is None:
-            before = self._signature_of(start)
+        before, after = (self._signature_of(stage) for stage in (start, step.result.graph_module))
         if before != after:
             raise ContractError(f"pass {step.name} promised an equal signature but changed {before} to {after}")
 
@@ -279,37 +277,18 @@ def _breach(step: Step, inputs: tuple[Any, ...], gap: float) -> ContractError:
 
 
 def _signature(graph_module: fx.GraphModule) -> str:
-    """Return shapes and dtypes of the outputs on the example inputs, worked out afresh on a copy.
+    """Return shapes and dtypes of the outputs on the example inputs, worked out afresh: a graph may have been cast.
 
     Where opaque modules compute, shapes may depend on data: there the number of dimensions stands for them, and the
     regions inside them are looked at exactly.
     """
-    graphs = [graph for _, graph in graphs_of(copy_graph_module(graph_module))]
-    for graph in graphs:
-        propagate_shapes(graph, example_inputs_of(graph))
-    return ", ".join(part for graph in graphs for part in _outputs_told(graph) or ())
-
-
-def _told_signature(graph_module: fx.GraphModule) -> str | None:
-    """Return what :func:`_signature` does, by the shapes that stand in the graph; None where one is missing."""
-    told = [_outputs_told(graph) for _, graph in graphs_of(graph_module)]
-    return None if None in told else ", ".join(part for one in told for part in one or ())
-
-
-def _outputs_told(graph: fx.GraphModule) -> list[str] | None:
-    by_data = any(is_opaque(called_module(node)) for node in graph.graph.nodes)
-    output = next(node for node in reversed(graph.graph.nodes) if node.op == "output")
-    if not all(META in node.meta for node in output.all_input_nodes):
-        return None
-    returned = fx.map_arg(output.args, lambda node: node.meta[META])
-    return [
-        f"{f'{len(one.shape)} dimensions' if by_data else tuple(one.shape)} {one.dtype}"
-        for one in _metadata_in(returned)
-    ]
-
-
-def _metadata_in(value: Any) -> list[TensorMetadata]:
-    if isinstance(value, TensorMetadata):
-        return [value]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
-    return [one for part in parts for one in _metadata_in(part)]
+    found = []
+    for _, graph in graphs_of(graph_module):
+        values = values_of(graph, example_inputs_of(graph))
+        by_data = any(is_opaque(called_module(node)) for node in graph.graph.nodes)
+        output = next(node for node in reversed(graph.graph.nodes) if node.op == "output")
+        found += [
+            f"{f'{tensor.dim()} dimensions' if by_data else tuple(tensor.shape)} {tensor.dtype}"
+            for tensor in tensors_in(values[output])
+        ]
+    return ", ".join(found)

@@ -39,6 +39,7 @@ from fxprune.latency import median_times
 from fxprune.models import load_model
 from fxprune.passes import FoldBatchNorm, RemoveLayers, Simplify
 from fxprune.steering import SteeredL1
+from fxprune.targets import Targets
 from fxprune.training.cifar_resnet import CifarResNet
 
 HERE = Path(__file__).parent
@@ -74,7 +75,7 @@ def main() -> None:
         if folder is not None:
             graphs[OURS] = plain(load_emitted(Path(folder)), example)
         else:
-            choice = {"target_macs": target, "target_params": arguments.target_params}
+            choice = Targets(macs=target, params=arguments.target_params)
             graphs[OURS] = without_layers(build(arguments.network), example, choice, arguments.layers)
         left = total_macs(graphs[OURS]) / total_macs(graphs["unpruned"])
         for name, multiple in (("torch-pruning", None), ("torch-pruning, rounded", 8)):
@@ -118,13 +119,11 @@ def plain(model: nn.Module, example: torch.Tensor) -> fx.GraphModule:
     return fxprune.Pipeline([FoldBatchNorm(), Simplify()])(fxprune.trace(model, example)).graph_module
 
 
-def without_layers(
-    model: nn.Module, example: torch.Tensor, targets: dict[str, Any], layers: Layers
-) -> fx.GraphModule:
+def without_layers(model: nn.Module, example: torch.Tensor, targets: Targets, layers: Layers) -> fx.GraphModule:
     """Return ``model`` without as many of its layers as the targets ask for: those that SteeredL1 closes."""
     sparse = insert_scales(fxprune.trace(model, example), layers).graph_module
-    shrink = SteeredL1(sparse, **targets, steps=1)
-    shrink.step(lr=0.0)
+    shrink = SteeredL1(sparse, targets=targets, meet_after=1)
+    shrink.step()
     return fxprune.Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING])(sparse).graph_module
 
 

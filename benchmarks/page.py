@@ -83,9 +83,9 @@ def _pruned(depth: int) -> Diffs:
     inserted = insert_scales(traced, "all", verify=False)
     for layer in layers(inserted.graph_module):
         scale = float(torch.rand(()))
-        layer.module.assign(scale=0.0 if scale < 0.3 else scale)
-        if isinstance(layer.module, fxprune.ResConv):
-            layer.module.assign(shortcut=1.0)
+        layer.assign(scale=0.0 if scale < 0.3 else scale)
+        if layer.kind == "conv":
+            layer.assign(shortcut=1.0)
     removal = [passes.RemoveLayers(threshold=0.0), *AFTER_TRAINING]
     result = fxprune.Pipeline(removal, verify=False)(inserted.graph_module.eval())
     whole = fxprune.diff(traced, result.graph_module, results=[inserted, result])

@@ -53,7 +53,9 @@ def main() -> None:
     )
     epochs = [step_batches(data.train_count, 128, seed=epoch) for epoch in range(arguments.epochs)]
     steps = sum(map(len, epochs))
-    shrink = fxprune.SteeredL1(sparse, target_macs=SHARES[-1], steps=steps, probe_inputs=(sample_inputs(data, 128),))
+    shrink = fxprune.SteeredL1(
+        sparse, targets=fxprune.Targets(macs=SHARES[-1]), meet_after=steps, probe_inputs=(sample_inputs(data, 128),)
+    )
     rows: list[dict[str, Any]] = []
     shares = list(SHARES)
     for epoch, batches in enumerate(epochs):

@@ -103,7 +103,7 @@ def run(arm: str, traced: fx.GraphModule, data: ImageData, settings: Settings, t
             if step <= until:
                 shrink.step(schedule.at(step - 1))
             if step == until:
-                found["scales"] = sorted(round(layer.scale, 4) for layer in layers(graph))
+                found["scales"] = sorted(round(layer.module.effective_scale, 4) for layer in layers(graph))
                 found["top1_before"] = evaluate(graph, data.held_out)
                 graph = RemoveLayers(threshold=0.0, target_macs=target)(graph.eval()).graph_module.train()
                 found["top1_after"] = evaluate(graph, data.held_out)
@@ -127,7 +127,9 @@ def shrinking(
     if arm in ("all gates", "raw scales"):
         return ProximalL1(graph, FALL / sum(schedule.at(step) for step in range(until)))
     steps = 1 if arm == "at once" else until
-    return fxprune.SteeredL1(graph, target_macs=target, steps=steps, probe_inputs=(sample_inputs(data, 128),))
+    return fxprune.SteeredL1(
+        graph, targets=fxprune.Targets(macs=target), meet_after=steps, probe_inputs=(sample_inputs(data, 128),)
+    )
 
 
 def optimizer_of(graph: fx.GraphModule, settings: Settings) -> torch.optim.Optimizer:

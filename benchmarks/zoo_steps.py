@@ -61,7 +61,7 @@ def run(spec: str, row: Row, clean: CleanProcess) -> None:
         with row.step("insert"):
             inserting = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(traced)
             sparse = inserting.graph_module
-            is_resconv = [isinstance(layer.module, fxprune.ResConv) for layer in layers(sparse)]
+            is_resconv = [layer.kind == "conv" for layer in layers(sparse)]
             row |= {"insert_difference": inserting.max_relative}
             row |= {"eligible_convs": sum(is_resconv), "branches": len(is_resconv) - sum(is_resconv)}
         with row.step("removable share"):
@@ -116,7 +116,7 @@ def _describe(traced: fx.GraphModule) -> dict[str, Any]:
 def _removable_share(sparse: fx.GraphModule) -> float:
     """Return the share of the MACs that is gone once every layer and branch that can be removed is."""
     for layer in layers(sparse):
-        layer.module.assign(scale=0.0)
+        layer.assign(scale=0.0)
     steps = [passes.RemoveLayers(threshold=0.0), passes.EliminateDeadCode()]
     left = total_macs(fxprune.Pipeline(steps, verify=False)(sparse).graph_module)
     return round(1 - left / max(total_macs(sparse), 1), 4)
@@ -133,10 +133,10 @@ def _scale(sparse: fx.GraphModule) -> int:
     zeros = set(torch.randperm(len(found), generator=generator)[: (len(found) + 1) // 2].tolist())
     for index, layer in enumerate(found):
         scale = 0.0 if index in zeros else uniform()
-        if isinstance(layer.module, fxprune.ResConv):
-            layer.module.assign(scale=scale, shortcut=uniform())
+        if layer.kind == "conv":
+            layer.assign(scale=scale, shortcut=uniform())
         else:
-            layer.module.assign(scale=scale)
+            layer.assign(scale=scale)
     return len(zeros)
 
 

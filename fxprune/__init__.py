@@ -8,12 +8,14 @@ from fxprune.diff import diff
 from fxprune.emission.strip import strip
 from fxprune.emit import emit, load_emitted
 from fxprune.errors import FxpruneError, FxpruneWarning
+from fxprune.facts.layers import gates_of
 from fxprune.pipeline import Pipeline, PipelineResult
 from fxprune.prune import prune
 from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Pass, PassResult
 from fxprune.sparsity import ProximalL1
 from fxprune.steering import SteeredL1
+from fxprune.targets import Targets
 from fxprune.trace import trace
 from fxprune.verify import Verification, verify
 
@@ -36,9 +38,11 @@ __all__ = [
     "ProximalL1",
     "ResConv",
     "SteeredL1",
+    "Targets",
     "Verification",
     "diff",
     "emit",
+    "gates_of",
     "insert_scales",
     "load_emitted",
     "prune",

@@ -49,6 +49,7 @@ def _kinds(function: Callable[..., Any]) -> tuple[tuple[str, Any, Callable[[Any]
     Annotations that only a type checker knows are left out.
     """
     found = {}
+    function = inspect.unwrap(function)
     for name, parameter in inspect.signature(function).parameters.items():
         try:
             hint = parameter.annotation  # text, where the module has it so

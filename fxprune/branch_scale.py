@@ -36,8 +36,9 @@ class BranchScale(ScaledLayer):
         resting: True between :meth:`rest` and :meth:`wake`; the plain sum is returned.
     """
 
+    kind, fused_by = "branch", "FuseBranchScale"
+    operands = 2
     units = ("initial_gauge", "signed_size")
-    parametrization = "gain-gate"
 
     def __init__(self, *weights: torch.Tensor) -> None:
         super().__init__()
@@ -72,6 +73,11 @@ class BranchScale(ScaledLayer):
         return x + y if self.resting else x + one.to(y.dtype) * y
 
     @property
+    def removable(self) -> bool:
+        """Always: the shortcut takes its place."""
+        return True
+
+    @property
     def trained_scale(self) -> nn.Parameter:
         """The parameter that shrinking acts on: the gate."""
         return self.gate
@@ -83,6 +89,10 @@ class BranchScale(ScaledLayer):
             return 0.0 if self.closed else 1.0
         units = self.unit_numbers()
         return units["signed_size"] * float(self.gate) * units["initial_gauge"] / float(self.gauge(*weights))
+
+    def coefficients(self, *weights: torch.Tensor) -> tuple[float, float]:
+        """Return the factor s of the branch, and that of the shortcut, which is 1."""
+        return self.coefficient(*weights), 1.0
 
     @property
     def effective_scale(self) -> float:
@@ -108,6 +118,16 @@ class BranchScale(ScaledLayer):
             self.train_scale(True)
         self.set_units(signed_size=scale or 1.0)
         self.gate.fill_(1.0 if scale else 0.0)
+
+    @torch.no_grad()
+    def set_scale(self, scale: torch.Tensor | None, shortcut: torch.Tensor | None, *weights: torch.Tensor) -> None:
+        """Set the factor s of the branch in units of ``weights``; wakes a resting branch and reopens a closed one."""
+        assert scale is not None, "it has no shortcut that could be set alone"
+        is_open = not (self.closed or self.resting)
+        self._enter(OPEN, initial_gauge=float(self.gauge(*weights)), signed_size=float(scale) or 1.0)
+        self.gate.fill_(1.0 if scale else 0.0)
+        if not is_open:
+            self.train_scale(True)
 
     @torch.no_grad()
     def close(self) -> None:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 
 import torch
 from torch import fx
 
 from fxprune.chains import AFTER_TRAINING
-from fxprune.errors import TargetError, require_share
+from fxprune.choosing.budget import Budget
+from fxprune.errors import TargetError
 from fxprune.facts.activation_memory import activation_bytes
-from fxprune.facts.layers import Layer, awake, layers, macs_in_turn
-from fxprune.graph import place
+from fxprune.facts.layers import Gate, awake, layers, macs_in_turn
+from fxprune.graph import origins, place
 from fxprune.module_tree import evaluating
 from fxprune.passes import RemoveLayers
 from fxprune.pipeline import Pipeline
-from fxprune.resconv import ResConv
 
 _COMPILE = Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING], verify=False)
 _NO_UNIT = 0.7  # for shortcuts, in the place of units that are measured later
 
 
-class MemoryTarget:
+class MemoryTarget(Budget):
     """The most bytes of activations that a forward pass may hold: a share of what it holds with all of its layers.
 
     Counted in the network that would be emitted, see :func:`fxprune.facts.activation_memory.activation_bytes`.
@@ -35,7 +35,6 @@ class MemoryTarget:
     """
 
     def __init__(self, graph_module: fx.GraphModule, share: float) -> None:
-        require_share("target_memory", "the activation memory", share)
         self.graph_module = graph_module
         everything = layers(graph_module)
         with ExitStack() as opened:
@@ -57,24 +56,30 @@ class MemoryTarget:
                 f"pass still holds {least:.3f} of the memory; {advice}"
             )
 
-    def excess(self, removed: Collection[Layer]) -> float:
+    def excess(self, removed: Sequence[Gate]) -> float:
         """Return by how many bytes the network without ``removed`` is above the limit, summed over its nodes."""
         return sum(max(0.0, held - self.limit) for held in self._bytes_without(removed).values())
 
     def macs_to_meet_it(self) -> int:
-        """Return the MACs of one sample of layers that meet it when they go, each the largest that helps."""
-        everything = layers(self.graph_module)
-        chosen: list[Layer] = []
-        gone: set[fx.Node] = set()
-        while excess := self.excess(chosen):
-            left = (layer for layer in everything if layer.node not in gone)
-            largest = sorted(left, key=lambda layer: -layer.macs_beside(gone))
-            helping = (layer for layer in largest if self.excess([*chosen, layer]) < excess)
-            chosen.append(next(helping, largest[0]))
-            gone |= chosen[-1].nodes
+        """Return the MACs of one sample of layers that meet it when they go: the largest ones that hold a peak.
+
+        A peak is a node at which more than the limit is held. Each turn compiles once, and takes layers until every
+        peak lies in one of them; where none lies in any, as many of the largest as were taken before.
+        """
+        largest = sorted(layers(self.graph_module), key=lambda layer: -layer.macs)
+        left, chosen = largest, list[Gate]()
+        while left and (peaks := self._peaks_without(chosen)):
+            chosen += _holding(left, peaks) or left[: max(1, len(chosen))]
+            gone = frozenset().union(*(layer.nodes for layer in chosen))
+            left = [layer for layer in largest if layer.node not in gone]
         return sum(macs_in_turn(chosen))
 
-    def _bytes_without(self, removed: Collection[Layer]) -> dict[fx.Node, int]:
+    def _peaks_without(self, removed: Sequence[Gate]) -> set[str]:
+        """Return the traced nodes whose compiled ones hold too much in the network without ``removed``."""
+        held = self._bytes_without(removed)
+        return {name for node, count in held.items() if count > self.limit for name in origins(node)}
+
+    def _bytes_without(self, removed: Collection[Gate]) -> dict[fx.Node, int]:
         with evaluating(self.graph_module), ExitStack() as closed:
             for layer in removed:
                 closed.enter_context(awake(layer))
@@ -83,9 +88,20 @@ class MemoryTarget:
         return activation_bytes(compiled)
 
 
+def _holding(ranked: Sequence[Gate], peaks: set[str]) -> list[Gate]:
+    """Return the first of ``ranked`` that together hold all of ``peaks`` that any of them holds."""
+    found = []
+    for layer in ranked:
+        inside = set() if layer.region else {name for node in layer.nodes for name in origins(node)}
+        if not peaks.isdisjoint(inside):
+            found.append(layer)
+            peaks = peaks - inside
+    return found
+
+
 @torch.no_grad()
-def _set_gate(layer: Layer, gate: float) -> None:
+def _set_gate(layer: Gate, gate: float) -> None:
     """Set the gate of ``layer``, and the unit of its shortcut, if it has one, so that this is not 1 by chance."""
     layer.module.gate.fill_(gate)
-    if isinstance(layer.module, ResConv):
-        layer.module.set_units(input_rms=float(layer.module.gain) * _NO_UNIT)
+    if layer.module.has_shortcut:
+        layer.module.set_units(input_rms=float(layer.module.unit("gain")) * _NO_UNIT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,14 +15,19 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from fxprune.arguments import require_arguments
 from fxprune.chains import AFTER_TRAINING, Layers, insert_scales
 from fxprune.errors import FxpruneError, FxpruneWarning
+from fxprune.old_names import takes_old_names
 from fxprune.passes import RemoveLayers
 from fxprune.pipeline import Pipeline, PipelineResult
 from fxprune.sparsity import ProximalL1
 from fxprune.steering import SteeredL1
+from fxprune.targets import Targets
 from fxprune.trace import trace
 from fxprune.tracing.check import require_finite
 
+_NOTHING = Targets()
 
+
+@takes_old_names
 def prune(
     model: nn.Module,
     example_inputs: Any,
@@ -30,12 +36,10 @@ def prune(
     layers: Layers = "all",
     keep: Sequence[str] = (),
     only: Sequence[str] = (),
-    target_macs: float | None = None,
-    target_memory: float | None = None,
-    target_params: float | None = None,
+    targets: Targets = _NOTHING,
     threshold: float | None = None,
-    strength: float | Mapping[str, float] = 1e-3,
-    steps: int | None = None,
+    strength: float | Mapping[str, float] | None = None,
+    meet_after: int | None = None,
     verify: bool = True,
 ) -> PipelineResult:
     """Prune whole layers of ``model`` while ``fit`` trains it.
@@ -50,12 +54,11 @@ def prune(
         layers: what to prune: single convs, whole residual branches, or all of both.
         keep: patterns over the paths of modules: what these match stays, "layer4" or "*.conv3" say.
         only: likewise: layers that none of these matches stay too (see :mod:`fxprune.keeping`).
-        target_macs: the share of the MACs to leave; the smallest scales go first until it is met.
-        target_memory: with ``steps``, the share of the peak activation memory to leave (:class:`fxprune.SteeredL1`).
-        target_params: with ``steps``, the share of the parameters to leave (likewise).
+        targets: the shares of MACs, parameters and memory to leave. Without ``meet_after`` only that of MACs: the
+            smallest scales go first until it is met.
         threshold: remove every layer with at most this effective scale (1e-2 if no target is given).
-        strength: of the proximal L1 (:class:`fxprune.ProximalL1`), where ``steps`` is not given.
-        steps: number of optimizer steps after which the targets shall be met by exact zeros
+        strength: of the proximal L1 (:class:`fxprune.ProximalL1`), without ``meet_after``; 1e-3 by default.
+        meet_after: number of optimizer steps after which the targets shall be met by exact zeros
             (:class:`fxprune.SteeredL1`); a quarter of the training is a good choice.
         verify: check in float64 that fusing and simplifying change nothing.
 
@@ -68,39 +71,36 @@ def prune(
         TargetError: the target cannot be met; says what can.
     """
     require_arguments(prune, locals())
+    further = replace(targets, macs=None)
+    if meet_after is None and not further.is_empty:
+        raise FxpruneError(f"{further}: that is for layers that are steered to zero; give meet_after too")
+    if meet_after is not None and targets.is_empty:
+        raise FxpruneError("meet_after is for targets: give some in Targets too, or a strength instead")
+    if meet_after is not None and strength is not None:
+        raise FxpruneError("strength is of an L1 that is not steered: leave it out, or meet_after")
     traced = trace(model, example_inputs)
     sparse = insert_scales(traced, layers, keep=keep, only=only, verify=verify).graph_module
-    targets = {"target_memory": target_memory, "target_params": target_params}
-    further = [name for name, share in targets.items() if share is not None]
-    if steps is not None and threshold is None:
+    if meet_after is not None and threshold is None:
         threshold = 0.0
-    removal = RemoveLayers(threshold=threshold, target_macs=target_macs)
+    removal = RemoveLayers(threshold=threshold, target_macs=targets.macs)
     removal(sparse)  # before any training: raises if the target cannot be met
     shrink: ProximalL1
-    if steps is not None:
-        if target_macs is None and not further:
-            raise FxpruneError(
-                "steps is for a target: give target_macs, target_memory or target_params too, or a strength"
-            )
-        shrink = SteeredL1(
-            sparse, target_macs=target_macs, target_memory=target_memory, target_params=target_params, steps=steps
-        )
-    elif further:
-        raise FxpruneError(f"{further[0]} is for layers that are steered to zero: give steps too")
+    if meet_after is not None:
+        shrink = SteeredL1(sparse, targets=targets, meet_after=meet_after)
     else:
-        shrink = ProximalL1(sparse, strength)
+        shrink = ProximalL1(sparse, 1e-3 if strength is None else strength)
     _fit(fit, sparse, shrink)
     untouched = all(layer.effective_scale == 1 for layer in shrink.layers.values())
     if shrink.steps_done == 0 and untouched:
         raise FxpruneError(
             "fit took no step: train the graph that it is given, with an optimizer made from its parameters"
         )
-    if further and isinstance(shrink, SteeredL1) and not shrink.is_met:
+    if not further.is_empty and isinstance(shrink, SteeredL1) and not shrink.is_met:
         warnings.warn(
-            f"{' and '.join(further)} may not be met: fit took {shrink.steps_done} steps of the {steps} that "
-            "steering was given; give fewer steps, or train for longer",
+            f"the target may not be met ({further}): fit took {shrink.steps_done} steps of the {meet_after} that "
+            "steering was given; give a smaller meet_after, or train for longer",
             FxpruneWarning,
-            stacklevel=2,
+            stacklevel=3,  # prune is wrapped
         )
     sparse.eval()
     require_finite(sparse)

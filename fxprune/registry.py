@@ -14,13 +14,14 @@ import re
 import types
 import typing
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 
 from fxprune.errors import FxpruneError, FxpruneWarning, PassSpecError, did_you_mean, first_line
 from fxprune.rewriting import Pass
 
 GROUP = "fxprune.passes"
+_Kind = typing.TypeVar("_Kind")
 _ITEM = re.compile(r"\s*([A-Za-z0-9_-]+)\s*(?:\{([^{}]*)\})?\s*(?:,|$)")
 
 
@@ -29,14 +30,20 @@ def known_passes() -> dict[str, type[Pass]]:
     """Return every pass class by its name, ours and those of installed packages, sorted."""
     from fxprune import passes
 
-    found = {getattr(passes, name).name: getattr(passes, name) for name in passes.__all__}
-    for point in entry_points(group=GROUP):
+    own = {getattr(passes, name).name: getattr(passes, name) for name in passes.__all__}
+    return with_joined(own, GROUP, "pass")
+
+
+def with_joined(own: Mapping[str, _Kind], group: str, what: str) -> dict[str, _Kind]:
+    """Return ``own`` and what installed packages have in an entry-point group, by name, sorted; ours stay."""
+    found = dict(own)
+    for point in entry_points(group=group):
         try:
             loaded = point.load()
         except Exception as error:
             of = f" of {point.dist.name}" if point.dist is not None else ""
             warnings.warn(
-                f"pass {point.name}{of} cannot be loaded: {first_line(error)}", FxpruneWarning, stacklevel=2
+                f"{what} {point.name}{of} cannot be loaded: {first_line(error)}", FxpruneWarning, stacklevel=3
             )
             continue
         found.setdefault(str(getattr(loaded, "name", point.name)), loaded)
@@ -44,8 +51,8 @@ def known_passes() -> dict[str, type[Pass]]:
 
 
 def options_of(kind: type[Pass]) -> dict[str, dataclasses.Field[object]]:
-    """Return the options of a pass: its dataclass fields by name."""
-    return {f.name: f for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else {}
+    """Return the options of a pass: the dataclass fields that it takes, by name."""
+    return {f.name: f for f in dataclasses.fields(kind) if f.init} if dataclasses.is_dataclass(kind) else {}
 
 
 def parse_passes(text: str) -> list[Pass]:

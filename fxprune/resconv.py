@@ -61,6 +61,8 @@ class ResConv(ScaledLayer):
 
     parametrization: Parametrization
     _gauged: tuple[nn.Module | None]  # the norm that the gauge was last read of
+    kind, fused_by = "conv", "FuseResConv"
+    wraps, has_shortcut = "conv", True
     units = ("initial_gauge", "gain", "input_rms", "scale_sign", "shortcut_sign", "gauge_factor")
 
     def __init__(
@@ -157,11 +159,6 @@ class ResConv(ScaledLayer):
         extra = conv.out_channels // conv.groups - x.shape[-axes - 1]
         return functional.pad(x, (0, 0) * axes + (0, extra)).flatten(-axes - 2, -axes - 1)  # negative: cuts off
 
-    @property
-    def shape_layer(self) -> nn.Module:
-        """The conv."""
-        return self.conv
-
     def outline(self, one: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return what :meth:`forward` returns, but for its numbers."""
         return one * x if self.closed else y if self.resting else one * y + one * self.identity(x, y.shape)
@@ -193,7 +190,7 @@ class ResConv(ScaledLayer):
         """The parameter that shrinking acts on: the gate, or the scale itself ("free")."""
         return self.free_scale if self.parametrization == "free" else self.gate
 
-    def coefficients(self) -> tuple[float, float]:
+    def coefficients(self, *_: torch.Tensor) -> tuple[float, float]:
         """Return (scale, shortcut) as Python floats, worked out in float64 whatever the module's dtype."""
         if self.parametrization == "free":
             return 0.0 if self.closed else float(self.free_scale.detach()), float(self.free_shortcut.detach())
@@ -228,8 +225,15 @@ class ResConv(ScaledLayer):
         units = self.unit_numbers()
         return units["shortcut_sign"] * (gauge if self.resting else units["gain"]) / units["input_rms"]
 
+    def left_over(self, *, cut: bool, input_rms: float | None) -> float:
+        """Return the shortcut's factor once the conv path is gone; one that is cut has its gate closed first."""
+        shortcut = self.closed_shortcut if cut else self.coefficients()[1]
+        return shortcut if input_rms is None else shortcut * (float(self.input_rms) / input_rms)
+
     @torch.no_grad()
-    def assign(self, *, scale: float | None = None, shortcut: float | None = None) -> None:
+    def assign(
+        self, *, scale: float | torch.Tensor | None = None, shortcut: float | torch.Tensor | None = None
+    ) -> None:
         """Set the scale, the shortcut, or both (any finite numbers); what is not given stays as it is.
 
         Reopens a closed layer, and wakes a resting one.
@@ -254,6 +258,12 @@ class ResConv(ScaledLayer):
         self.set_units(gain=gain, **signs)
         self.gate.fill_(conv_path / gain if gain else 0.0)
 
+    def set_scale(self, scale: torch.Tensor | None, shortcut: torch.Tensor | None, *_: torch.Tensor) -> None:
+        """Assign scale and shortcut; the effective scale is that of the conv's weights as they are now."""
+        self.assign(scale=scale, shortcut=shortcut)
+        if scale is not None:
+            self.set_units(initial_gauge=self._gauge_now())
+
     @torch.no_grad()
     def close(self) -> None:
         """Set the scale to zero for good: from now on only ``shortcut * x`` is computed, and no gate is trained."""
@@ -274,7 +284,7 @@ class ResConv(ScaledLayer):
         self._enter(RESTING)
 
     @torch.no_grad()
-    def wake(self) -> None:
+    def wake(self, *_: torch.Tensor) -> None:
         """Open the gate for training, in units of the weights as they are now; outputs stay what they are."""
         gauge = self._gauge_now()
         self._enter(OPEN, gain=gauge, initial_gauge=gauge, scale_sign=1.0, shortcut_sign=1.0)

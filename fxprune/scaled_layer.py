@@ -17,12 +17,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from fxprune.data_parallel import is_distributed
 from fxprune.errors import FxpruneError
+from fxprune.gated import Gated
 
 OPEN, RESTING, CLOSED = range(3)
 _ROWS = 64
@@ -41,7 +41,7 @@ def size_of(weight: torch.Tensor) -> torch.Tensor:
     return size.clamp(min=_SMALLEST_SIZE)
 
 
-class ScaledLayer(nn.Module):
+class ScaledLayer(Gated):
     """A layer with a scale that shrinking acts on; its state dict tells whether it is closed, or rests.
 
     Attributes:
@@ -63,26 +63,11 @@ class ScaledLayer(nn.Module):
         self._write(0, OPEN, units)
         return history
 
-    @property
-    def trained_scale(self) -> nn.Parameter:
-        """The parameter that shrinking acts on."""
-        raise NotImplementedError
-
-    @property
-    def effective_scale(self) -> float:
-        """The size of the scale, comparable between layers: 1 at insertion, 0 where the layer does nothing."""
-        raise NotImplementedError
-
-    @property
-    def shape_layer(self) -> nn.Module | None:
-        """The layer inside that decides the shape of the output; None if the inputs do."""
-        return None
-
     def outline(self, one: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return a tensor of the shape, strides and dtype of the output, and its memory if that is an input's.
 
-        ``x`` is the first input, ``y`` the second or what :attr:`shape_layer` returns, ``one`` a scalar of the dtype
-        of the scale: no scale is computed, which takes milliseconds on fake tensors.
+        ``x`` is the first operand, ``y`` the second or what the wrapped layer returns, ``one`` a scalar of the dtype
+        of the scale: no scale is computed, which takes milliseconds on fake tensors. A kind without it is called.
         """
         raise NotImplementedError
 
@@ -103,8 +88,8 @@ class ScaledLayer(nn.Module):
 
     def unit(self, name: str) -> torch.Tensor:
         """Return one of the units as it holds now; a scalar tensor."""
-        row = self.history[self._standing()[0]]
-        return row[2 + self.units.index(name)] / row[0]
+        history, row = self.history, self._standing()[0]
+        return history[row, 2 + self.units.index(name)] / history[row, 0]
 
     def unit_numbers(self) -> dict[str, float]:
         """Return all units as they hold now, by name: one read where :meth:`unit` makes tensors."""
@@ -128,6 +113,10 @@ class ScaledLayer(nn.Module):
         torch.compile made of a layer that is followed knows the state of then: write others by ``load_state_dict``.
         """
         self._remember(*self._state_held())
+
+    def follow_as(self, original: ScaledLayer) -> None:
+        """Take over what ``original``, which this is a short-lived copy of, has read in its history."""
+        self._remember(*original._standing())
 
     def train_scale(self, trains: bool) -> None:
         """Have the scale trained, or not; see :mod:`fxprune.data_parallel` for processes that train together."""
@@ -182,7 +171,7 @@ class ScaledLayer(nn.Module):
     def _require_buffers(self) -> None:
         """Raise FxpruneError if this is a copy that holds the parameters of a later state than its history."""
         if self._last[1] == RESTING and _is_readable(self.history):
-            gate = float(self.trained_scale.detach())
+            gate = max(self.trained_scale.detach().flatten().tolist(), key=lambda one: abs(one - 1))
             if abs(gate - 1) > _MOVED:
                 raise FxpruneError(
                     f"a layer rests whose gate is {gate:.3g}: parameters were averaged or loaded without their "

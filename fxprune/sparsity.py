@@ -18,17 +18,15 @@ import torch
 from torch import fx, nn
 
 from fxprune.arguments import require_arguments
-from fxprune.branch_scale import BranchScale
 from fxprune.data_parallel import is_distributed, keep_all_parameters_in_training
 from fxprune.errors import FxpruneError, FxpruneValueError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.holders import Holders
 from fxprune.facts.input_sizes import input_sizes
-from fxprune.facts.layers import Layer, layers, macs_in_turn
+from fxprune.facts.layers import layers, macs_in_turn
 from fxprune.facts.missing_scales import why_no_scales
 from fxprune.graph import TRACED_MACS, called_module, graphs_of, require_graph
 from fxprune.module_tree import every_module
-from fxprune.resconv import ResConv
 from fxprune.scaled_layer import ScaledLayer, follow_together
 
 __all__ = [
@@ -105,7 +103,7 @@ class ProximalL1:
             if layer.closed:
                 layer.close()  # momentum may have moved it
             else:
-                _shrink(layer, lr * self.strength[path])
+                layer.shrink(lr * self.strength[path])
 
     @property
     def zeros(self) -> list[str]:
@@ -188,17 +186,9 @@ def measure_inputs(graph_module: fx.GraphModule) -> None:
     graph_module = require_graph(graph_module, "measure_inputs")
     for _, graph in graphs_of(graph_module):
         modules = {node: called_module(node) for node in graph.graph.nodes}
-        untouched = {n: m for n, m in modules.items() if isinstance(m, ResConv) and m.untouched}
+        untouched = {n: m for n, m in modules.items() if isinstance(m, ScaledLayer) and m.untouched}
         for node, size in input_sizes(graph, untouched).items():
             untouched[node].restate(input_rms=size)
-
-
-def _shrink(layer: ResConv | BranchScale, amount: float) -> None:
-    if isinstance(layer, ResConv) and layer.parametrization == "free":
-        scale = layer.free_scale
-        scale.copy_(scale.sign() * (scale.abs() - amount).clamp(min=0))
-    else:
-        layer.gate.sub_(amount).clamp_(0, 1)
 
 
 def l1_term(graph_module: fx.GraphModule) -> torch.Tensor:
@@ -208,12 +198,7 @@ def l1_term(graph_module: fx.GraphModule) -> torch.Tensor:
     """
     require_arguments(l1_term, locals())
     graph_module = require_graph(graph_module, "l1_term")
-    terms = [
-        layer.module.free_scale.abs()
-        if isinstance(layer.module, ResConv) and layer.module.parametrization == "free"
-        else layer.module.gate
-        for layer in layers(graph_module)
-    ]
+    terms = [layer.module.penalty() for layer in layers(graph_module)]
     return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
@@ -246,9 +231,5 @@ def report(graph_module: fx.GraphModule) -> str:
 
     require_arguments(report, locals())
     graph_module = require_graph(graph_module, "report")
-    rows = [[layer.path, layer.scale, _shortcut(layer), layer.macs] for layer in layers(graph_module)]
+    rows = [[one.path, one.module.effective_scale, one.coefficients()[1], one.macs] for one in layers(graph_module)]
     return tabulate(rows, headers=["layer", "scale", "shortcut", "MACs"], floatfmt=".4f", intfmt=",")
-
-
-def _shortcut(layer: Layer) -> float:
-    return layer.module.coefficients()[1] if isinstance(layer.module, ResConv) else 1.0

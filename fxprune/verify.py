@@ -174,8 +174,10 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _widened(module: _Layer, memo: dict[int, nn.Module]) -> _Layer:
-    """Return ``module`` with the exact values of its tensors, and all else as it is; several times as fast as
-    ``functional_call``."""
+    """Return ``module`` with the exact values of its tensors, and all else as it is.
+
+    That is several times as fast as ``functional_call``.
+    """
     kind = type(module)
     wide = memo[id(module)] = kind.__new__(kind)
     state = vars(wide)
@@ -185,7 +187,7 @@ def _widened(module: _Layer, memo: dict[int, nn.Module]) -> _Layer:
             name: exact(tensor) if tensor is not None and tensor.is_floating_point() else tensor
             for name, tensor in state[table].items()
         }
-    if module._modules:
+    if module._modules and not (isinstance(module, ScaledLayer) and module.closed):  # it computes nothing with them
         state["_modules"] = {
             name: None if child is None else memo.get(id(child)) or _widened(child, memo)
             for name, child in module._modules.items()
@@ -193,8 +195,8 @@ def _widened(module: _Layer, memo: dict[int, nn.Module]) -> _Layer:
         for name, value in state.items():
             if type(value) is tuple and any(id(one) in memo for one in value):
                 state[name] = tuple(memo.get(id(one), one) for one in value)
-    if isinstance(wide, ScaledLayer):
-        wide.follow()  # nobody writes to its history
+    if isinstance(wide, ScaledLayer) and isinstance(module, ScaledLayer):
+        wide.follow_as(module)
     return wide
 
 

@@ -7,7 +7,6 @@ F.linear(x, w, b)                          ->   nn.Linear
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,12 +20,13 @@ from fxprune.exact_weights import keeping_exact, make_parameter, rounded
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
 from fxprune.facts.convs import ConvCall, changes_by_call, conv_call, is_conv
+from fxprune.gated import ungated
 from fxprune.graph import called_module, erase_unread, graphs_of, inherit
 from fxprune.layer_classes import TRANSPOSED_CLASSES, WEIGHTED_CLASSES
 from fxprune.module_tree import every_module, has_hooks
 from fxprune.node_targets import attribute, free_target, module_target, set_attribute, set_buffer
-from fxprune.resconv import ResConv
 from fxprune.rewriting import Contract, Log, Pass
+from fxprune.scaled_layer import ScaledLayer
 
 _LAYERS = (*WEIGHTED_CLASSES, *TRANSPOSED_CLASSES)
 
@@ -69,7 +69,7 @@ class FreezeWeights(Pass):
             module = called_module(node)
             if module is None:
                 continue
-            layer = module.conv if isinstance(module, ResConv) else module
+            layer = ungated(module)
             names = computed_weights(layer)
             if not names:
                 continue
@@ -82,7 +82,7 @@ class FreezeWeights(Pass):
                 if frozen is None or has_hooks(frozen):
                     log.decline(node, f"it is a {kind.__name__}" if frozen is None else "it has other hooks too")
                     continue
-                plain[id(module)] = _with_conv(module, frozen) if isinstance(module, ResConv) else frozen
+                plain[id(module)] = module.with_wrapped(frozen) if isinstance(module, ScaledLayer) else frozen
             log.rewrote(node, f"its {' and '.join(names)} is plain now")
             inherit(node, node, made_by=self.name)
             set_attribute(graph_module, str(node.target), plain[id(module)])
@@ -170,9 +170,3 @@ def _may_freeze(node: fx.Node) -> bool:
     if node.op == "get_attr" and node.graph.owning_module is not None:
         return isinstance(attribute(node.graph.owning_module, str(node.target)), torch.Tensor)
     return node.target is functional.linear or (node.op == "call_function" and is_conv(node))
-
-
-def _with_conv(resconv: ResConv, conv: nn.Module) -> ResConv:
-    duplicate = copy.copy(resconv)
-    duplicate.__dict__ = {**vars(resconv), "_modules": {**resconv._modules, "conv": conv}}
-    return duplicate

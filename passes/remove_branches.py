@@ -1,19 +1,26 @@
-"""Take out branches whose scale training has made small: :mod:`fxprune.passes.remove_layers`, of branches alone."""
+"""The name of before for :class:`fxprune.passes.RemoveLayers` with ``kinds=("branch",)``; it goes with 0.2."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from torch import nn
-
-from fxprune.branch_scale import BranchScale
 from fxprune.passes.remove_layers import RemoveLayers
 
 
 @dataclass(frozen=True)
 class RemoveBranches(RemoveLayers):
-    """Remove each residual branch whose scale is at or below a threshold, or the smallest until a target is met."""
+    """Deprecated, until 0.2: remove-layers{kinds=branch} does the same."""
 
     name: ClassVar[str] = "remove-branches"
-    kinds: ClassVar[tuple[type[nn.Module], ...]] = (BranchScale,)
+    kinds: Sequence[str] = field(default=("branch",), init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        warnings.warn(
+            'RemoveBranches goes with 0.2; use RemoveLayers(kinds=("branch",)), or remove-layers{kinds=branch}',
+            DeprecationWarning,
+            stacklevel=3,  # past __init__, which the dataclass writes
+        )

@@ -1,19 +1,26 @@
-"""Take out the ResConvs whose scale training has made small: :mod:`fxprune.passes.remove_layers`, of convs alone."""
+"""The name of before for :class:`fxprune.passes.RemoveLayers` with ``kinds=("conv",)``; it goes with 0.2."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from torch import nn
-
 from fxprune.passes.remove_layers import RemoveLayers
-from fxprune.resconv import ResConv
 
 
 @dataclass(frozen=True)
 class RemoveResConvs(RemoveLayers):
-    """Remove each ResConv whose scale is at or below a threshold, or the smallest until a target is met."""
+    """Deprecated, until 0.2: remove-layers{kinds=conv} does the same."""
 
     name: ClassVar[str] = "remove-resconvs"
-    kinds: ClassVar[tuple[type[nn.Module], ...]] = (ResConv,)
+    kinds: Sequence[str] = field(default=("conv",), init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        warnings.warn(
+            'RemoveResConvs goes with 0.2; use RemoveLayers(kinds=("conv",)), or remove-layers{kinds=conv}',
+            DeprecationWarning,
+            stacklevel=3,  # past __init__, which the dataclass writes
+        )

@@ -20,6 +20,8 @@ from fxprune.rewriting import PassResult
 from fxprune.training.cifar_resnet import CifarResNet
 from fxprune.training.settings import Settings
 
+pytestmark = pytest.mark.filterwarnings("ignore:Remove(Branches|ResConvs) goes with 0.2:DeprecationWarning")
+
 # What is not called by users: data, errors, a base class whose subclasses are.
 DATA = {
     "PassResult",
@@ -56,7 +58,8 @@ def right(graph: fx.GraphModule, folder: Path) -> dict[str, Any]:
     x = torch.randn(2, 3, 8, 8)
     return {
         "graph_module": graph, "before": graph, "after": graph, "a": graph, "b": graph, "model": graph,
-        "example_inputs": x, "fit": lambda sparse: None, "steps": 4, "target_macs": 0.9, "folder": folder / "out",
+        "example_inputs": x, "fit": lambda sparse: None, "meet_after": 4, "targets": fxprune.Targets(macs=0.9),
+        "folder": folder / "out",
         "passes": [passes.Simplify()], "conv": nn.Conv2d(3, 3, 3, padding=1), "strength": 0.1, "weight_decay": 0.1,
     }  # fmt: skip
 
@@ -127,13 +130,13 @@ def test_where_the_graph_is_is_said(graph: fx.GraphModule) -> None:
     with pytest.raises(
         fxprune.FxpruneError, match=r"SteeredL1 takes a graph, got PassResult; give it its \.graph_module$"
     ):
-        fxprune.SteeredL1(PassResult(graph, False), target_macs=0.5, steps=3)  # type: ignore[arg-type]
+        fxprune.SteeredL1(PassResult(graph, False), targets=fxprune.Targets(macs=0.5), meet_after=3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile])
 def test_a_graph_that_is_wrapped_is_one(graph: fx.GraphModule, wrap: Any) -> None:
     sparse = passes.InsertResConv()(wrap(graph)).graph_module
-    assert fxprune.SteeredL1(wrap(sparse), target_macs=0.5, steps=3).graph_module is sparse
+    assert fxprune.SteeredL1(wrap(sparse), targets=fxprune.Targets(macs=0.5), meet_after=3).graph_module is sparse
     assert fxprune.sparsity.report(wrap(sparse)) == fxprune.sparsity.report(sparse)
 
 
@@ -150,8 +153,8 @@ any_passes: Any = passes
         ),
         (lambda graph: any_passes.RemoveLayers(rank="foo"), "for rank, got str 'foo'"),
         (
-            lambda graph: anything.SteeredL1(graph, target_macs=0.5, steps=1.5),
-            "SteeredL1 takes a whole number for steps, got float 1.5",
+            lambda graph: anything.SteeredL1(graph, targets=fxprune.Targets(macs=0.5), meet_after=1.5),
+            "SteeredL1 takes a whole number for meet_after, got float 1.5",
         ),
         (
             lambda graph: anything.ProximalL1(graph, {"a": "x"}),

@@ -141,7 +141,11 @@ def test_an_average_is_the_graph_with_the_averaged_weights(name: str, steered: b
     graph = sparse_graph()
     before, follow_before = AVERAGERS[name](graph)
     train(graph, 0 if steered else 3, None, follow_before)
-    shrink = fxprune.SteeredL1(graph, target_macs=0.6, steps=16) if steered else fxprune.ProximalL1(graph, 0.6)
+    shrink = (
+        fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.6), meet_after=16)
+        if steered
+        else fxprune.ProximalL1(graph, 0.6)
+    )
     after, follow_after = AVERAGERS[name](graph)
     train(graph, 8, shrink, follow_before, follow_after)
     middle, follow = AVERAGERS[name](graph)
@@ -164,7 +168,7 @@ def test_a_layer_that_rests_again_and_is_opened_again_is_followed() -> None:
     graph = sparse_graph()
     ema, update = AVERAGERS["ModelEmaV2"](graph)
     for _ in range(3):
-        shrink: sparsity.ProximalL1 = fxprune.SteeredL1(graph, target_macs=0.9, steps=100)
+        shrink: sparsity.ProximalL1 = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.9), meet_after=100)
         update()
         assert_same(with_weights_of(graph, ema), ema)
         shrink = fxprune.ProximalL1(graph, 0.0)
@@ -174,14 +178,14 @@ def test_a_layer_that_rests_again_and_is_opened_again_is_followed() -> None:
     first.close()
     update()
     assert_same(with_weights_of(graph, ema), ema, 1e-4)
-    first.assign(scale=0.5)
+    fxprune.gates_of(graph)[0].assign(scale=0.5)
     update()
     assert_same(with_weights_of(graph, ema), ema, 1e-4)
 
 
 def test_parameters_that_are_averaged_alone_are_refused_where_a_layer_was_opened_since() -> None:
     graph = sparse_graph()
-    shrink = fxprune.SteeredL1(graph, target_macs=0.5, steps=8)
+    shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.5), meet_after=8)
     ema = copy.deepcopy(graph).eval()
     train(graph, 6, shrink, lambda: _by_hand(ema.parameters(), graph.parameters(), True))
     with pytest.raises(fxprune.FxpruneError, match="averaged or loaded without their buffers"):
@@ -194,7 +198,7 @@ def test_a_compiled_average_follows_too(compiled: bool) -> None:
     ema, update = AVERAGERS["parameters and buffers"](graph)
     ema.eval()
     called = torch.compile(ema, backend="eager") if compiled else ema
-    shrink = fxprune.SteeredL1(graph, target_macs=0.5, steps=8)
+    shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.5), meet_after=8)
     x = torch.randn(4, 3, 8, 8)
     for _ in range(3):
         train(graph, 4, shrink, update)
@@ -205,7 +209,7 @@ def test_a_compiled_average_follows_too(compiled: bool) -> None:
 
 def test_a_compiled_graph_is_one_graph_and_made_anew_where_a_layer_closes() -> None:
     graph = sparse_graph().eval()
-    shrink = fxprune.SteeredL1(graph, target_macs=0.5, steps=6)
+    shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.5), meet_after=6)
     compiled = torch.compile(graph, backend="eager", fullgraph=True)
     x = torch.randn(4, 3, 8, 8)
     for _ in range(7):
@@ -223,7 +227,7 @@ def copies(graph: fx.GraphModule) -> list[fx.GraphModule]:
 
 def test_copies_and_files_hold_what_is_closed_and_what_rests() -> None:
     graph = sparse_graph()
-    shrink = fxprune.SteeredL1(graph, target_macs=0.5, steps=12)
+    shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.5), meet_after=12)
     train(graph, 8, shrink)
     for one in copies(graph):
         assert_same(graph, one)
@@ -231,7 +235,7 @@ def test_copies_and_files_hold_what_is_closed_and_what_rests() -> None:
 
 def test_a_state_dict_is_loaded_in_any_order() -> None:
     first = sparse_graph()
-    shrink = fxprune.SteeredL1(first, target_macs=0.4, steps=10)
+    shrink = fxprune.SteeredL1(first, targets=fxprune.Targets(macs=0.4), meet_after=10)
     states = []
     for _ in range(7):
         shrink.step(0.1)
@@ -242,7 +246,7 @@ def test_a_state_dict_is_loaded_in_any_order() -> None:
             graph = sparse_graph()
             if order == "graph before all":
                 graph.load_state_dict(graph_state)
-            resumed = fxprune.SteeredL1(graph, target_macs=0.4, steps=10)
+            resumed = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.4), meet_after=10)
             if order == "graph first":
                 graph.load_state_dict(graph_state)
             resumed.load_state_dict(shrink_state)
@@ -274,12 +278,12 @@ def of_an_earlier_version(graph: fx.GraphModule) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("steers_first", [True, False])
 def test_checkpoints_of_an_earlier_version_mean_the_same(steers_first: bool) -> None:
     graph = sparse_graph()
-    shrink = fxprune.SteeredL1(graph, target_macs=0.5, steps=12)
+    shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.5), meet_after=12)
     train(graph, 8, shrink)
     next(layer for layer in shrink.layers.values() if isinstance(layer, fxprune.ResConv)).assign(scale=-0.5)
     other = sparse_graph()
     if steers_first:
-        fxprune.SteeredL1(other, target_macs=0.5, steps=12)
+        fxprune.SteeredL1(other, targets=fxprune.Targets(macs=0.5), meet_after=12)
     old = of_an_earlier_version(graph)
     names = set(old)
     other.load_state_dict(old)

@@ -155,9 +155,9 @@ def test_from_end_to_end(function: Callable[..., Any], seed: int) -> None:
     for layer in layers(scaled):
         scale = chance.choice([0.0, chance.uniform(0.3, 1.2)])
         if isinstance(layer.module, ResConv):
-            layer.module.assign(scale=scale, shortcut=chance.uniform(0.3, 1.2))
+            layer.assign(scale=scale, shortcut=chance.uniform(0.3, 1.2))
         else:
-            layer.module.assign(scale=scale)
+            layer.assign(scale=scale)
     result = fxprune.Pipeline([passes.RemoveLayers(threshold=0.0), *AFTER_TRAINING])(scaled)
     compiled = result.graph_module
     assert not layers(compiled)

@@ -47,7 +47,7 @@ def emitted(graph: fx.GraphModule) -> fx.GraphModule:
 def test_both_targets_are_met(target_params: float | None, of_the_second: int) -> None:
     graph = sparse()
     macs, params = total_macs(graph), total_params(graph)
-    shrink = fxprune.SteeredL1(graph, target_macs=0.6, target_params=target_params, steps=40)
+    shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.6, params=target_params), meet_after=40)
     for _ in range(40):
         shrink.step(0.0)
     lean = emitted(graph)
@@ -60,10 +60,11 @@ def test_both_targets_are_met(target_params: float | None, of_the_second: int) -
 
 def test_shares_are_of_what_is_left_to_save() -> None:
     graph = sparse()
-    surplus = Surplus(graph, target_macs=0.6, target_params=0.5)
+    surplus = Surplus(graph, fxprune.Targets(macs=0.6, params=0.5))
     found = layers(graph)  # in graph order: four blocks of each stage
     first, second = found[0], found[-1]
-    assert surplus.params_of(second) == 4 * surplus.params_of(first) == 16 * 16 * 9
+    assert surplus.params is not None
+    assert surplus.params.saved([first, second], []) == {first.path: 8 * 8 * 9, second.path: 16 * 16 * 9}
     shares = surplus.shares([first, second], [])
     macs, params = 0.4 * total_macs(graph), 0.5 * total_params(graph)
     assert shares[second.path] == pytest.approx((second.macs / macs + 16 * 16 * 9 / params) / 2)
@@ -85,8 +86,9 @@ def test_what_other_nodes_hold_too_stays() -> None:
 
     graph = passes.InsertBranchScale()(fxprune.trace(Twice(), torch.randn(2, 8, 4, 4))).graph_module
     found = layers(graph)
-    surplus = Surplus(graph, target_macs=0.5, target_params=0.9)
-    assert [surplus.params_of(layer) for layer in found] == [0, 0, 8 * 8 * 9]
+    surplus = Surplus(graph, fxprune.Targets(macs=0.5, params=0.9))
+    assert surplus.params is not None
+    assert list(surplus.params.saved(found, []).values()) == [0, 0, 8 * 8 * 9]
     assert not surplus.is_met(found[:1])
     assert surplus.is_met(found[:2])
 
@@ -95,19 +97,21 @@ def test_targets_that_cannot_be() -> None:
     with pytest.raises(
         TargetError, match=r"target_params=0.01 cannot be met: without all 8 .* ask for at least 0.044"
     ):
-        fxprune.SteeredL1(sparse(), target_macs=0.9, target_params=0.01, steps=10)
-    with pytest.raises(FxpruneError, match=r"share of parameters to leave, in \(0, 1\]; got 1.5"):
-        fxprune.SteeredL1(sparse(), target_macs=0.9, target_params=1.5, steps=10)
-    with pytest.raises(FxpruneError, match="target_params is for layers that are steered to zero"):
-        fxprune.prune(Stages(), torch.randn(4, 8, 8, 8), lambda graph: None, target_macs=0.5, target_params=0.5)
+        fxprune.SteeredL1(sparse(), targets=fxprune.Targets(macs=0.9, params=0.01), meet_after=10)
+    with pytest.raises(FxpruneError, match=r"share of the parameters to leave, in \(0, 1\]; got 1.5"):
+        fxprune.SteeredL1(sparse(), targets=fxprune.Targets(macs=0.9, params=1.5), meet_after=10)
+    with pytest.raises(FxpruneError, match="50% of the parameters: that is for layers that are steered to zero"):
+        fxprune.prune(
+            Stages(), torch.randn(4, 8, 8, 8), lambda graph: None, targets=fxprune.Targets(macs=0.5, params=0.5)
+        )
 
 
 def test_a_target_of_parameters_alone_leaves_the_macs() -> None:
     graph = sparse()
-    shrink = fxprune.SteeredL1(graph, target_params=0.5, steps=10)
+    shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(params=0.5), meet_after=10)
     for _ in range(10):
         shrink.step(0.0)
     assert shrink.is_met
     assert total_params(emitted(graph)) <= 0.5 * total_params(sparse())
-    with pytest.raises(FxpruneError, match="needs a target: give target_macs, target_memory or target_params"):
-        fxprune.SteeredL1(sparse(), steps=10)
+    with pytest.raises(FxpruneError, match="needs a target: give one in Targets"):
+        fxprune.SteeredL1(sparse(), targets=fxprune.Targets(), meet_after=10)

@@ -16,7 +16,7 @@ from fxprune import passes
 from fxprune.diffing.entries import Change
 from fxprune.facts.layers import layers
 
-STEPS = [passes.RemoveResConvs(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
+STEPS = [passes.RemoveLayers(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
 
 
 def by_path(found: fxprune.GraphDiff) -> dict[str, Change]:
@@ -32,7 +32,7 @@ def test_kinds_costs_and_reasons() -> None:
     assert removed.kind == "removed"
     assert removed.macs == (20_736, 0)
     first = removed.why[0]
-    assert (first.pass_name, first.step) == ("remove-resconvs", 0)
+    assert (first.pass_name, first.step) == ("remove-layers", 0)
     assert "scale 0 is at most 0.01" in first.rule
     fused = by_path(found)["block2.conv1"]
     assert fused.kind == "fused"
@@ -69,7 +69,7 @@ def test_every_step_and_the_whole_have_their_diff() -> None:
 
 def test_an_input_that_is_another_for_something_removed_says_why() -> None:
     graph = tiny()
-    result = fxprune.Pipeline([passes.RemoveResConvs()])(with_scales(graph, (0.0, 0.5), (0.5, 0.5)))
+    result = fxprune.Pipeline([passes.RemoveLayers()])(with_scales(graph, (0.0, 0.5), (0.5, 0.5)))
     changed = next(change for change in result.diff.changes if change.main.name == "block1_relu")
     assert changed.what == ("input",)
     assert "0.5 * x takes its place" in str(changed.why[0])

@@ -45,7 +45,7 @@ def pruned() -> fx.GraphModule:
     torch.manual_seed(0)
     graph = fxprune.trace(TinyNet().eval(), torch.randn(2, 3, 8, 8))
     sparse = with_scales(graph, (0.0, 0.7), (0.5, 1.0), (0.0, 0.0))
-    steps = [passes.RemoveResConvs(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
+    steps = [passes.RemoveLayers(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
     return fxprune.Pipeline(steps)(sparse).graph_module
 
 

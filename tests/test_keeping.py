@@ -120,7 +120,7 @@ def test_paths_in_regions_begin_with_that_of_the_region() -> None:
     assert scaled_by(graph, only=["1.block2"]) == region
     sparse = fxprune.insert_scales(graph).graph_module
     for layer in layers(sparse):
-        layer.module.assign(scale=0.0)
+        layer.assign(scale=0.0)
     removed = passes.RemoveLayers(threshold=0.0, only=["1.block2.*"])(sparse)
     assert [site.path for site in removed.rewritten] == ["1.block2.branch_scale"]
     with pytest.raises(ValueError, match=r"matches no module of the model; the nearest paths are '1\.block2'"):

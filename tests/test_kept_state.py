@@ -226,7 +226,7 @@ def count_of(graph: nn.Module) -> int:
 def test_choosing_layers_leaves_no_trace() -> None:
     model = nn.Sequential(conv(), nn.BatchNorm2d(4), keeps(counted, kept=SimpleNamespace(count=0))(), conv()).eval()
     sparse = passes.InsertResConv()(fxprune.trace(model, images())).graph_module
-    shrink = fxprune.SteeredL1(sparse, target_macs=0.6, steps=2)
+    shrink = fxprune.SteeredL1(sparse, targets=fxprune.Targets(macs=0.6), meet_after=2)
     for _ in range(2):
         shrink.step(0.1)
     assert shrink.order

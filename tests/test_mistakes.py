@@ -247,7 +247,7 @@ def test_11_an_optimizer_of_the_traced_model_takes_no_step_and_is_told_so() -> N
         outside.step()
 
     with pytest.raises(fxprune.FxpruneError, match="optimizer made from its parameters"):
-        fxprune.prune(model, torch.randn(2, 3, 8, 8), fit, target_macs=0.5)
+        fxprune.prune(model, torch.randn(2, 3, 8, 8), fit, targets=fxprune.Targets(macs=0.5))
 
 
 def test_12_no_grad_and_frozen_parameters_work() -> None:
@@ -314,7 +314,7 @@ def test_the_users_model_is_never_changed() -> None:
             sparse(torch.randn(2, 3, 8, 8)).sum().backward()
             optimizer.step()
 
-    fxprune.prune(model, torch.randn(2, 3, 8, 8), fit, target_macs=0.5)
+    fxprune.prune(model, torch.randn(2, 3, 8, 8), fit, targets=fxprune.Targets(macs=0.5))
     assert_state_equal(model, state)
     assert flags == [m.training for m in model.modules()]
     assert all(p.grad is None for p in model.parameters())
@@ -323,7 +323,7 @@ def test_the_users_model_is_never_changed() -> None:
 
 def test_a_residual_block_without_convs_leaves_nothing_behind() -> None:
     graph = with_scales(tiny(), (0.0, 0.5), (0.0, 2.0), (0.0, 1.0), (0.0, 1.0))
-    result = fxprune.Pipeline([passes.RemoveResConvs(), *COMPILE])(graph)
+    result = fxprune.Pipeline([passes.RemoveLayers(), *COMPILE])(graph)
     assert targets(result.graph_module) == ["Conv2d", "ReLU", "adaptive_avg_pool2d", "flatten", "Linear"]
     found = fxprune.verify(graph, result.graph_module, example(3, 3, 8, 8, seed=1))
     assert found.equal, str(found)
@@ -331,7 +331,7 @@ def test_a_residual_block_without_convs_leaves_nothing_behind() -> None:
 
 def test_a_block_whose_branch_is_zero_leaves_its_shortcut() -> None:
     graph = with_scales(tiny(), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0))
-    result = fxprune.Pipeline([passes.RemoveResConvs(), *COMPILE])(graph)
+    result = fxprune.Pipeline([passes.RemoveLayers(), *COMPILE])(graph)
     assert [n.target for n in result.graph_module.graph.nodes if "block1" in str(n.target)] == []
 
 

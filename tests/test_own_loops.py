@@ -130,7 +130,9 @@ LOOPS: list[Loop] = [clipped, accumulated, automatic_precision, closures, sharpn
 def test_gates_close_in_any_loop(loop: Loop, steered: bool) -> None:
     graph = sparse_graph()
     if steered:
-        shrink: sparsity.ProximalL1 = fxprune.SteeredL1(graph, target_macs=0.5, steps=STEPS - 2)
+        shrink: sparsity.ProximalL1 = fxprune.SteeredL1(
+            graph, targets=fxprune.Targets(macs=0.5), meet_after=STEPS - 2
+        )
     else:
         shrink = fxprune.ProximalL1(graph, strength=2.5)
     loop(graph, shrink)
@@ -158,7 +160,9 @@ def test_a_graph_with_scales_that_was_cast_is_trained(dtype: torch.dtype, casts_
     if casts_first:
         graph = graph.to(dtype)
     if steered:
-        shrink: sparsity.ProximalL1 = fxprune.SteeredL1(graph, target_macs=0.5, steps=6, target_memory=1.0)
+        shrink: sparsity.ProximalL1 = fxprune.SteeredL1(
+            graph, targets=fxprune.Targets(macs=0.5, memory=1.0), meet_after=6
+        )
     else:
         shrink = fxprune.ProximalL1(graph, strength=2.5)
     graph = graph.to(dtype)
@@ -242,7 +246,7 @@ for name, wraps_first in (("", True), ("", False), ("static_graph", True), ("fin
     wrap = lambda: nn.parallel.DistributedDataParallel(sparse, **options)
     optimizer = torch.optim.AdamW(fxprune.sparsity.parameter_groups(sparse, weight_decay=1e-2), lr=1e-3)
     wrapped = wrap() if wraps_first else None
-    shrink = fxprune.SteeredL1(sparse, target_macs=0.5, steps=8)
+    shrink = fxprune.SteeredL1(sparse, targets=fxprune.Targets(macs=0.5), meet_after=8)
     wrapped = wrapped or wrap()
     torch.manual_seed(int(sys.argv[2]))
     for _ in range(11):

@@ -245,7 +245,7 @@ def test_training_goes_on_from_what_was_read() -> None:
     torch.save(passes.InsertResConv()(tiny()).graph_module, file)
     file.seek(0)
     read = torch.load(file, weights_only=False)
-    shrink = fxprune.SteeredL1(read, target_macs=0.9, steps=1)
+    shrink = fxprune.SteeredL1(read, targets=fxprune.Targets(macs=0.9), meet_after=1)
     shrink.step(0.1)
     steps = [passes.RemoveLayers(target_macs=0.9), *fxprune.AFTER_TRAINING]
     assert node_count(fxprune.Pipeline(steps)(read).graph_module) < node_count(read)
@@ -285,12 +285,12 @@ def test_a_graph_that_was_emitted_and_read_is_saved(tmp_path: Path) -> None:
 
 def test_state_dicts_are_read_as_tensors_only(tmp_path: Path) -> None:
     sparse = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(tiny()).graph_module
-    shrink = fxprune.SteeredL1(sparse, target_macs=0.9, steps=4)
+    shrink = fxprune.SteeredL1(sparse, targets=fxprune.Targets(macs=0.9), meet_after=4)
     shrink.step(0.1)
     torch.save({"graph": sparse.state_dict(), "shrink": shrink.state_dict()}, tmp_path / "state.pt")
     read = torch.load(tmp_path / "state.pt", weights_only=True)
     again = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(tiny()).graph_module
     again.load_state_dict(read["graph"])
-    fxprune.SteeredL1(again, target_macs=0.9, steps=4).load_state_dict(read["shrink"])
+    fxprune.SteeredL1(again, targets=fxprune.Targets(macs=0.9), meet_after=4).load_state_dict(read["shrink"])
     (x,) = sparse.meta["fxprune_example_inputs"]
     assert torch.equal(again(x), sparse(x))

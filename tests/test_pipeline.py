@@ -81,8 +81,8 @@ def test_verification_can_be_turned_off() -> None:
 
 def test_the_result_prints_a_table_and_keeps_every_stage() -> None:
     graph = with_scales(tiny(), (0.0, 1.0), (0.5, 0.5))
-    result = fxprune.Pipeline([passes.RemoveResConvs(), passes.FuseResConv(), passes.FoldBatchNorm()])(graph)
-    assert [step.name for step in result.steps] == ["remove-resconvs", "fuse-resconv", "fold-batch-norm"]
+    result = fxprune.Pipeline([passes.RemoveLayers(), passes.FuseResConv(), passes.FoldBatchNorm()])(graph)
+    assert [step.name for step in result.steps] == ["remove-layers", "fuse-resconv", "fold-batch-norm"]
     assert [len(step.result.rewritten) for step in result.steps] == [1, 3, 1]
     assert result.steps[1].before is result.steps[0].result.graph_module
     assert result.max_relative is not None
@@ -98,7 +98,7 @@ def test_a_pipeline_is_a_pass() -> None:
     assert inner.contract is Contract.VALUES
     result = fxprune.Pipeline([inner, passes.EliminateDeadCode()])(tiny())
     assert "BatchNorm2d" not in targets(result.graph_module)
-    assert fxprune.Pipeline([inner, passes.RemoveResConvs()]).contract is Contract.SIGNATURE
+    assert fxprune.Pipeline([inner, passes.RemoveLayers()]).contract is Contract.SIGNATURE
 
 
 def test_an_empty_pipeline_changes_nothing() -> None:
@@ -167,7 +167,7 @@ def test_unchanged_weights_are_shared_and_changed_ones_are_new() -> None:
 def test_float32_graphs_are_compared_by_the_algebra_and_not_by_rounding() -> None:
     graph = fxprune.trace(TinyNet().eval(), torch.randn(2, 3, 8, 8))
     sparse = with_scales(graph, (0.0, 0.3), (0.7, 1.1))
-    compile_ = [passes.RemoveResConvs(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
+    compile_ = [passes.RemoveLayers(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
     result = fxprune.Pipeline(compile_)(sparse)
     assert result.max_relative is not None
     assert result.max_relative < 1e-12

@@ -83,9 +83,9 @@ def set_scales(sparse: fx.GraphModule, chance: random.Random) -> None:
     for layer in layers(sparse):
         scale = chance.choice(SCALES)
         if isinstance(layer.module, ResConv):
-            layer.module.assign(scale=scale, shortcut=chance.choice(SHORTCUTS))
+            layer.assign(scale=scale, shortcut=chance.choice(SHORTCUTS))
         else:
-            layer.module.assign(scale=scale)
+            layer.assign(scale=scale)
 
 
 def require_gates_in_their_places(sparse: fx.GraphModule, model: nn.Module, inputs: Any, seed: int) -> None:

@@ -31,7 +31,7 @@ def loop(model: nn.Module, after_step: object = None, steps: int = 6) -> None:
 
 def test_a_plain_training_function_needs_no_change() -> None:
     model, x = TinyNet(), torch.randn(4, 3, 8, 8)
-    result = fxprune.prune(model, x, loop, target_macs=0.5, steps=4)
+    result = fxprune.prune(model, x, loop, targets=fxprune.Targets(macs=0.5), meet_after=4)
     before = total_macs(fxprune.trace(model, x))
     assert total_macs(result.graph_module) <= 0.5 * before
     assert not result.warnings
@@ -77,10 +77,12 @@ def test_an_optimizer_may_leave_frozen_parameters_out() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result = fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit, target_params=0.8, steps=6)
+        result = fxprune.prune(
+            TinyNet(), torch.randn(4, 3, 8, 8), fit, targets=fxprune.Targets(params=0.8), meet_after=6
+        )
     assert any(step.result.rewritten for step in result.steps)
     with pytest.warns(fxprune.FxpruneWarning, match="fit took 6 steps of the 7"):  # of two optimizers, not 12
-        fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit, target_params=0.8, steps=7)
+        fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit, targets=fxprune.Targets(params=0.8), meet_after=7)
 
 
 def test_a_training_function_may_set_the_scales_itself() -> None:
@@ -109,13 +111,17 @@ def test_impossible_requests_are_refused_before_training() -> None:
 
     x = torch.randn(4, 3, 8, 8)
     with pytest.raises(TargetError, match="cannot be met"):
-        fxprune.prune(TinyNet(), x, never, target_macs=0.001)
+        fxprune.prune(TinyNet(), x, never, targets=fxprune.Targets(macs=0.001))
     with pytest.raises(fxprune.FxpruneError, match="no removable conv"):
         fxprune.prune(nn.Sequential(nn.Conv2d(3, 4, 3)), x, never)
-    with pytest.raises(fxprune.FxpruneError, match="steps is for a target: give"):
-        fxprune.prune(TinyNet(), x, never, steps=3)
-    with pytest.raises(fxprune.FxpruneError, match="target_memory is for layers that are steered"):
-        fxprune.prune(TinyNet(), x, never, target_macs=0.5, target_memory=0.5)
+    with pytest.raises(fxprune.FxpruneError, match="meet_after is for targets: give"):
+        fxprune.prune(TinyNet(), x, never, meet_after=3)
+    with pytest.raises(fxprune.FxpruneError, match="strength is of an L1 that is not steered"):
+        fxprune.prune(TinyNet(), x, never, targets=fxprune.Targets(macs=0.5), meet_after=3, strength=1e-3)
+    with pytest.raises(
+        fxprune.FxpruneError, match="50% of the activation memory: that is for layers that are steered"
+    ):
+        fxprune.prune(TinyNet(), x, never, targets=fxprune.Targets(macs=0.5, memory=0.5))
 
 
 def test_weights_that_training_made_nan_are_refused() -> None:
@@ -159,6 +165,6 @@ def test_single_convs_or_whole_branches(layers: Any, kinds: set[str]) -> None:
 def test_further_targets_that_are_missed_are_told(steps: int, is_met: bool) -> None:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), loop, target_params=0.8, steps=steps)
-    told = any("target_params may not be met: fit took 6 steps of the 400" in str(one.message) for one in found)
+        fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), loop, targets=fxprune.Targets(params=0.8), meet_after=steps)
+    told = any("(at most 80% of the parameters): fit took 6 steps of the 400" in str(one.message) for one in found)
     assert told is not is_met

@@ -17,16 +17,27 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_names_and_options() -> None:
-    text = "insert-resconv{shortcut=1.0, parametrization=free}, fuse-resconv,remove-resconvs{target_macs=0.5}"
+    text = (
+        "insert-resconv{shortcut=1.0, parametrization=free}, fuse-resconv,remove-layers{target_macs=0.5, kinds=conv}"
+    )
     assert parse_passes(text) == [
         passes.InsertResConv(shortcut=1.0, parametrization="free"),
         passes.FuseResConv(),
-        passes.RemoveResConvs(target_macs=0.5),
+        passes.RemoveLayers(target_macs=0.5, kinds=("conv",)),
     ]
     assert parse_passes("insert-resconv{keep=layer4.*, keep='*.conv[13]', only=backbone}") == [
         passes.InsertResConv(keep=("layer4.*", "*.conv[13]"), only=("backbone",))
     ]
-    assert parse_passes("remove-resconvs{threshold=1, target-macs=none}") == [passes.RemoveResConvs(threshold=1.0)]
+    assert parse_passes("remove-layers{threshold=1, target-macs=none}") == [passes.RemoveLayers(threshold=1.0)]
+    both = passes.RemoveLayers(kinds=("conv", "branch"))
+    assert parse_passes("remove-layers{kinds=conv, kinds='branch'},remove-layers") == [both, passes.RemoveLayers()]
+
+
+def test_a_name_of_before_takes_no_kinds_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="remove-layers{kinds=conv}"):
+        assert parse_passes("remove-resconvs{threshold=1}")[0].name == "remove-resconvs"
+    with pytest.raises(PassSpecError, match="pass remove-branches has no option 'kinds'"):
+        parse_passes("remove-branches{kinds=conv}")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +49,8 @@ def test_names_and_options() -> None:
         ("insert-resconv{shortcut}", "has no value"),
         ("insert-resconv{shortcut=much}", "is a float"),
         ("insert-resconv{parametrization=gates}", "one of gain-gate, free"),
-        ("remove-resconvs{target_macs=7}", "share of MACs"),
+        ("remove-layers{target_macs=7}", "share of MACs"),
+        ("remove-layers{kinds=convs}", "did you mean 'conv'"),
         ("fuse-resconv;simplify", "cannot read"),
         ("", "no passes given"),
     ],

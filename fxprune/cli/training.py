@@ -15,6 +15,7 @@ from fxprune.chains import Layers
 from fxprune.cli.options import MODEL_HELP, classes_option, keeping_options, weights_option
 from fxprune.models import load_model
 from fxprune.run_record import results_text
+from fxprune.targets import Targets
 from fxprune.training.settings import Precision, Settings
 
 
@@ -169,14 +170,11 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
 
     taken = ("image_size", "teacher_weights", "on_bad_image", "in_memory")
     image_size, teacher_weights, on_bad_image, in_memory = map(options.pop, taken)
-    target = {
-        name: options.pop(name) for name in ("target_macs", "target_memory", "target_params", "strength", "layers")
-    }
+    targets = Targets(**{name: options.pop(f"target_{name}") for name in ("macs", "params", "memory")})
+    strength, layers = options.pop("strength"), options.pop("layers")
     kept: dict[str, Any] = {name: list(options.pop(name)) for name in ("keep", "only")}
-    strength = target["strength"]
-    if target["target_macs"] is None and strength is None:
-        is_alone = target["target_memory"] is None and target["target_params"] is None
-        target["target_macs"] = 0.5 if is_alone else None
+    if targets.is_empty and strength is None:
+        targets = Targets(macs=0.5)
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
     settings = Settings(**options)
@@ -224,16 +222,19 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
         "in_memory": in_memory,
     }
     patterns = {name: one or None for name, one in kept.items()}  # older runs have none
+    what = {**targets.options(), "strength": strength, "layers": layers, **patterns}
     with ExitStack() as held:
         if accelerator.is_main_process:
-            held.enter_context(open_folder(out, {**run, **target, **patterns, **settings.shared()}))
+            held.enter_context(open_folder(out, {**run, **what, **settings.shared()}))
         accelerator.wait_for_everyone()
         report = prune_on_data(
             loaded.model,
             images,
             out,
             settings,
-            **target,
+            targets=targets,
+            strength=strength,
+            layers=layers,
             **kept,
             teacher=teacher,
             say=say,

@@ -15,7 +15,6 @@ from fxprune.facts.shapes import tensor_meta
 from fxprune.graph import called_module
 from fxprune.module_tree import opaque_children
 from fxprune.node_targets import attribute
-from fxprune.resconv import ResConv
 from fxprune.scaled_layer import ScaledLayer
 
 Batch = int | Fraction
@@ -109,8 +108,9 @@ def _options(module: nn.Module) -> list[str]:
 
 
 def _tensors(module: nn.Module) -> dict[str, tuple[torch.Tensor, What]]:
-    """Return the tensors of ``module`` with what each is; those of a ResConv's conv under the names of a conv."""
+    """Return the tensors of ``module`` with what each is; those of a gate's conv under the names of a conv."""
     found: dict[str, tuple[torch.Tensor, What]] = {}
+    wrapped = f"{module.wraps}." if isinstance(module, ScaledLayer) and module.wraps else ""
     inside = {id(part) for part in opaque_children(module)}  # what lies in regions is compared node by node
     for path, part in module.named_modules(remove_duplicate=False):
         if id(part) not in inside:
@@ -118,13 +118,13 @@ def _tensors(module: nn.Module) -> dict[str, tuple[torch.Tensor, What]]:
         for name, tensor in (*part._parameters.items(), *part._buffers.items()):
             if tensor is not None:
                 full = f"{path}.{name}" if path else name
-                role: What = "scale" if isinstance(part, ScaledLayer) else _role(full, isinstance(module, ResConv))
-                found[full.removeprefix("conv.") if isinstance(module, ResConv) else full] = (tensor, role)
+                role: What = "scale" if isinstance(part, ScaledLayer) else _role(full, wrapped)
+                found[full.removeprefix(wrapped)] = (tensor, role)
     return found
 
 
-def _role(name: str, in_resconv: bool) -> What:
-    if in_resconv and name.startswith("norm."):
+def _role(name: str, wrapped: str) -> What:
+    if not name.startswith(wrapped):  # the norm behind a gate's conv
         return "value"
     if "bias" in name.rpartition(".")[2]:
         return "bias"

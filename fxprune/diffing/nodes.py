@@ -12,10 +12,10 @@ from fxprune.diffing.entries import NodeInfo, Totals
 from fxprune.facts.costs import around_regions, batch_size, node_macs, total_macs, total_params, unknown_places
 from fxprune.facts.scales import constant_factor
 from fxprune.facts.shapes import shape
+from fxprune.gated import ungated
 from fxprune.graph import called_module, module_path, node_count
 from fxprune.layer_classes import AnyConv
 from fxprune.module_tree import regions_in
-from fxprune.resconv import ResConv
 from fxprune.scaled_layer import ScaledLayer
 
 
@@ -72,7 +72,7 @@ def _scale(module: nn.Module | None) -> float | None:
 
 
 def _detail(node: fx.Node, module: nn.Module | None) -> str:
-    layer = module.conv if isinstance(module, ResConv) else module
+    layer = None if module is None else ungated(module)
     if isinstance(layer, AnyConv):
         parts = [_sizes(layer.kernel_size)]
         parts += [

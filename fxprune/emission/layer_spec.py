@@ -12,7 +12,6 @@ from torch import nn
 from fxprune.applied import Applied
 from fxprune.errors import EmitError
 from fxprune.module_tree import has_hooks, is_opaque
-from fxprune.resconv import ResConv
 from fxprune.scaled_layer import ScaledLayer
 
 _PER_AXIS = {"kernel_size", "stride", "padding", "dilation", "output_size"}
@@ -75,8 +74,7 @@ def _require_plain(path: str, module: nn.Module) -> None:
     kind = type(module)
     own = f"{kind.__module__}.{kind.__name__}"
     if isinstance(module, ScaledLayer):
-        remover = "FuseResConv" if isinstance(module, ResConv) else "FuseBranchScale"
-        raise EmitError(f"{path} is still a {kind.__name__}; apply passes.{remover} before emitting")
+        raise EmitError(f"{path} is still a {kind.__name__}; apply passes.{module.fused_by} before emitting")
     if is_opaque(module):
         raise EmitError(
             f"{path} is an opaque call of a {own}, whose code could not be traced, so that source cannot hold it; "

@@ -86,9 +86,7 @@ def _macs(node: fx.Node) -> int:
 
 def _module_macs(node: fx.Node, module: nn.Module) -> int:
     if isinstance(module, ScaledLayer):
-        if module.shape_layer is None:
-            return 0
-        module = module.shape_layer
+        return sum(_module_macs(node, part) for part in module.children())
     if isinstance(module, CONV_CLASSES):  # reads no computed weight
         return _output_elements(node) * module.in_channels // module.groups * math.prod(module.kernel_size)
     if isinstance(module, nn.Linear):
@@ -170,7 +168,7 @@ def warn_of_unknown_macs(graph_module: fx.GraphModule, *, stacklevel: int) -> No
     places = unknown_places(graph_module)
     if places and graph_module not in _WARNED_OF:
         _WARNED_OF.add(graph_module)
-        message = f"target_macs counts the MACs that are known; {tell_unknown(places)}"
+        message = f"a target of MACs counts those that are known; {tell_unknown(places)}"
         warnings.warn(message, FxpruneWarning, stacklevel=stacklevel + 1)
 
 
@@ -188,12 +186,12 @@ def batch_size(graph_module: fx.GraphModule) -> int | Fraction:
 
 
 def node_params(node: fx.Node) -> int:
-    """Return how many trainable or frozen parameters ``node`` holds (scales of ResConvs and branches left out)."""
+    """Return how many trainable or frozen parameters ``node`` holds (scales left out)."""
     return sum(p.numel() for p in _node_parameters(node).values())
 
 
 def total_params(graph_module: fx.GraphModule) -> int:
-    """Return how many parameters the graph holds, tied ones once (scales of ResConvs and branches left out)."""
+    """Return how many parameters the graph holds, tied ones once (scales left out)."""
     found: dict[int, nn.Parameter] = {}
     for node in graph_module.graph.nodes:
         found |= _node_parameters(node)
@@ -201,7 +199,7 @@ def total_params(graph_module: fx.GraphModule) -> int:
 
 
 def _node_parameters(node: fx.Node) -> dict[int, nn.Parameter]:
-    """Return the parameters that ``node`` holds, by id (scales of ResConvs and branches left out)."""
+    """Return the parameters that ``node`` holds, by id (scales left out)."""
     owner = node.graph.owning_module
     if node.op == "get_attr" and owner is not None:
         value = attribute(owner, str(node.target))

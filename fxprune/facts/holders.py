@@ -7,9 +7,9 @@ from functools import cached_property
 
 from torch import fx, nn
 
-from fxprune.branch_scale import BranchScale
 from fxprune.facts.costs import around_regions
 from fxprune.graph import called_module, graphs_of
+from fxprune.scaled_layer import ScaledLayer
 
 
 class Holders:
@@ -28,7 +28,7 @@ class Holders:
             node: around_regions(node)
             for _, graph in graphs_of(self._graph_module)
             for node in graph.graph.nodes
-            if node.op != "get_attr" or not all(isinstance(called_module(n), BranchScale) for n in node.users)
+            if node.op != "get_attr" or not all(_measures(user, node) for user in node.users)
         }
 
     @cached_property
@@ -52,3 +52,8 @@ class Holders:
             if all(node in nodes or node in gone for node in self._nodes[key])
         )
         return sum(parameter.numel() for parameter in own)
+
+
+def _measures(user: fx.Node, node: fx.Node) -> bool:
+    module = called_module(user)
+    return isinstance(module, ScaledLayer) and node not in user.args[: module.operands]

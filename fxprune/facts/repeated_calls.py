@@ -207,7 +207,10 @@ def _again(output: _Output, args: tuple[Any, ...], tensor: FakeTensor | None = N
 def _kind_of_call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
     module = called_module(node)
     if isinstance(module, ScaledLayer):
-        return (*_kind_of_gate(module, kwargs), _kind(args[:2]))  # the others only give the unit of its scale
+        return (
+            *_kind_of_gate(module, kwargs),
+            _kind(args[: module.operands]),
+        )  # the others only give the unit of its scale
     given = _kind(args), _kind(tuple(kwargs.items())) if kwargs else ()
     if module is not None:
         return (*_kind_of_layer(module), *given)
@@ -220,8 +223,10 @@ def _kind_of_call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 def _kind_of_gate(gate: ScaledLayer, kwargs: dict[str, Any]) -> tuple[Hashable, ...]:
     """Return what tells ResConvs and BranchScales apart: their state and the conv (a norm changes no shape)."""
-    conv, scale = gate.shape_layer, gate.trained_scale
+    conv, scale = gate.wrapped, gate.trained_scale
     others = [one for one in gate._modules.values() if one is not None and one is not conv]
+    if type(gate).outline is ScaledLayer.outline:
+        raise _Unknown
     if kwargs or any(map(has_hooks, (gate, *others))) or not all(type(one) in _ALIKE for one in others):
         raise _Unknown
     inside = () if conv is None else _kind_of_layer(conv)

@@ -17,7 +17,7 @@ from fxprune.graph import called_module, module_path, only_user
 from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES, Conv
 from fxprune.module_tree import opaque_children
 from fxprune.node_targets import attribute
-from fxprune.resconv import ResConv
+from fxprune.scaled_layer import ScaledLayer
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def find_conv_sites(graph_module: fx.GraphModule) -> list[ConvSite]:
 
 def _hidden(node: fx.Node) -> list[ConvSite]:
     module = called_module(node)
-    if module is None or not module._modules or isinstance(module, ResConv):
+    if module is None or not module._modules or isinstance(module, ScaledLayer):
         return []
     own = {id(inner) for inner in opaque_children(module)}
     return [

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fxprune.targets import Targets
 from fxprune.training.cifar_resnet import CifarResNet
 from fxprune.training.data import load_data
 from fxprune.training.job import open_folder, prune_on_data
@@ -28,4 +29,4 @@ def run_demo(out: Path, seed: int, say: Say) -> dict[str, Any]:
         train(model, data, base, say, checkpoint=out / "baseline.pt")
         say(f"2/2 pruning it to {TARGET_MACS:.0%} of its MACs")
         sparse = Settings(epochs=110, lr=0.05, batch_size=64, label_smoothing=0.05, shrink_share=0.4, seed=seed)
-        return prune_on_data(model.cpu(), data, out, sparse, target_macs=TARGET_MACS, say=say, extra=run)
+        return prune_on_data(model.cpu(), data, out, sparse, targets=Targets(macs=TARGET_MACS), say=say, extra=run)

@@ -34,10 +34,10 @@ from fxprune.facts.layers import layers as layers_of
 from fxprune.facts.shapes import shape
 from fxprune.files import cannot_write, make_folder, remove_unfinished, save_with_torch, write_json
 from fxprune.latency import compare_latency
-from fxprune.memory_target import MemoryTarget
 from fxprune.pipeline import Pipeline
 from fxprune.render.folder import write_diff
 from fxprune.run_record import FINETUNING, METRICS, REPORT, RUN
+from fxprune.targets import Targets
 from fxprune.trace import trace
 from fxprune.trace_notes import opaque_modules
 from fxprune.tracing.check import require_finite
@@ -132,10 +132,8 @@ def prune_on_data(
     out: Path,
     settings: Settings,
     *,
-    target_macs: float | None,
+    targets: Targets,
     say: Say,
-    target_memory: float | None = None,
-    target_params: float | None = None,
     strength: float | None = None,
     layers: Layers = "all",
     keep: Sequence[str] = (),
@@ -144,13 +142,11 @@ def prune_on_data(
     extra: Mapping[str, Any] | None = None,
     accelerator: Accelerator | None = None,
 ) -> dict[str, Any]:
-    """Prune ``model`` to ``target_macs`` of its MACs while it trains on ``data``; write ``out``, return the report.
+    """Prune ``model`` to ``targets`` while it trains on ``data``; write ``out``, return the report.
 
-    ``target_memory`` and ``target_params`` are targets beside or instead of it, for layers that are steered (see
-    :class:`fxprune.SteeredL1`).
-    With a ``strength`` the scales are shrunk by a fixed proximal L1 instead, zeros are removed, and what a target
-    asks for beyond them is cut at the end. What ``keep`` and ``only`` say stays (:mod:`fxprune.keeping`) gets no
-    scale. ``model`` is not changed. It is the teacher of ``settings.distill`` and
+    With a ``strength`` the scales are not steered, but shrunk by a fixed proximal L1; zeros are removed, and what a
+    target of MACs, the only one then, asks for beyond them is cut at the end. What ``keep`` and ``only`` say stays
+    (:mod:`fxprune.keeping`) gets no scale. ``model`` is not changed. It is the teacher of ``settings.distill`` and
     ``distill_features`` too, unless another is given. Of several processes, the main one writes.
 
     Raises FxpruneError if it has no eligible layers (lists why), TargetError if the target cannot be met, and what
@@ -166,10 +162,8 @@ def prune_on_data(
     for step in inserted.steps:
         step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
     sparse = inserted.graph_module
-    check_targets({"target_memory": target_memory, "target_params": target_params}, strength)
-    Surplus(sparse, target_macs=target_macs, target_params=target_params)  # raises if a target cannot be met
-    if target_memory is not None:
-        MemoryTarget(sparse, target_memory)  # raises too
+    check_targets(replace(targets, macs=None), strength)
+    Surplus(sparse, targets)  # raises if a target cannot be met
     outputs = shape(traced.graph.output_node().all_input_nodes[0]) or (0,)
     if outputs[-1] > data.classes:
         say(f"the model has {outputs[-1]} outputs for {data.classes} classes: the others only cost time (--classes)")
@@ -180,8 +174,8 @@ def prune_on_data(
             f"weights_only=False, where {needs} can be imported"
         )
     opaque = [one.path for one in opaque_modules(traced)]
-    if target_memory is not None and opaque:
-        say(f"target_memory does not see what {opaque[0]} holds inside, which could not be traced")
+    if targets.memory is not None and opaque:
+        say(f"the target of memory does not see what {opaque[0]} holds inside, which could not be traced")
     teacher = copy.deepcopy(teacher or traced) if settings.learns_from_teacher else None
     if teacher is not None and settings.distill_features and not isinstance(teacher, fx.GraphModule):
         teacher = trace(teacher.cpu(), examples)
@@ -193,16 +187,13 @@ def prune_on_data(
 
     before = accuracy(traced)
     say(f"traced: {len(layers_of(sparse))} removable layers; held-out top-1 {before:.2%} before pruning")
-    steered = None if strength is not None else target_macs
     accelerator.init_trackers("tensorboard")
     rows = train(
         sparse,
         data,
         settings,
         say,
-        target_macs=steered,
-        target_memory=target_memory,
-        target_params=target_params,
+        targets=targets if strength is None else Targets(),
         strength=strength,
         teacher=teacher,
         checkpoint=out / "checkpoint.pt",
@@ -213,7 +204,7 @@ def prune_on_data(
     trained = accuracy(sparse)
     sparse.cpu().to(memory_format=torch.contiguous_format).eval()
     candidates = [layer.path for layer in layers_of(sparse)]
-    cut = passes.RemoveLayers(threshold=0.0, target_macs=None if strength is None else target_macs)
+    cut = passes.RemoveLayers(threshold=0.0, target_macs=None if strength is None else targets.macs)
     results = [Pipeline([cut] if settings.finetune_epochs else [cut, *AFTER_TRAINING])(sparse)]
     removal = results[0].steps[0].result
     removed = removal.graph_module
@@ -245,9 +236,7 @@ def prune_on_data(
         "path": path,
         "settings": {
             **asdict(settings),
-            "target_macs": target_macs,
-            "target_memory": target_memory,
-            "target_params": target_params,
+            **targets.options(),
             "strength": strength,
             "layers": layers,
             "keep": list(keep),

@@ -17,6 +17,7 @@ from torch import fx, nn
 from fxprune.errors import FxpruneError, FxpruneValueError, LoadError, first_line
 from fxprune.sparsity import ProximalL1
 from fxprune.steering import SteeredL1
+from fxprune.targets import Targets
 from fxprune.tracing.check import require_finite
 from fxprune.training.batches import Seeded, loader, step_batches, steps_per_epoch
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Say = Callable[[str], None]
+_NOTHING = Targets()
 
 
 def train(
@@ -39,9 +41,7 @@ def train(
     settings: Settings,
     say: Say,
     *,
-    target_macs: float | None = None,
-    target_memory: float | None = None,
-    target_params: float | None = None,
+    targets: Targets = _NOTHING,
     strength: float | None = None,
     teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
@@ -52,9 +52,7 @@ def train(
 
     Args:
         model: any network that returns logits; with a target or a strength, a graph with layer scales.
-        target_macs: the share of MACs to leave: scales are steered to zero until it is met.
-        target_memory: the share of the peak activation memory to leave, likewise (see :class:`fxprune.SteeredL1`).
-        target_params: that of the parameters.
+        targets: the shares of its costs to leave: scales are steered to zero until they are met.
         strength: of a proximal L1 on the scales, fixed, instead of targets.
         teacher: the network that ``settings.distill`` and ``distill_features`` learn from; a graph for the latter.
         checkpoint: where to save the state after every epoch, and every ``settings.checkpoint_minutes``; an existing
@@ -65,9 +63,7 @@ def train(
         LoadError: the checkpoint belongs to another model, other settings or another version.
         FxpruneError: the loss became NaN, the data do not fit the model, or the teacher is missing or will not do.
     """
-    further = {"target_memory": target_memory, "target_params": target_params}
-    check_targets(further, strength)
-    targets = {"target_macs": target_macs, **further}
+    check_targets(targets, strength)
     if not settings.learns_from_teacher:
         teacher = None
     elif teacher is None:
@@ -83,7 +79,7 @@ def train(
     log = Metrics(metrics, accelerator)
     shrink = _shrinking(model, data, settings, targets, strength)
     trainer = Trainer(model, data, settings, accelerator, log, shrink=shrink, teacher=teacher)
-    run = {"settings": settings.shared(), **targets, "strength": strength}
+    run = {"settings": settings.shared(), **targets.options(), "strength": strength}
     if checkpoint is not None and checkpoint.exists():
         _resume(checkpoint, run, trainer)
         say(f"resuming after {_where(trainer)} from {checkpoint}")
@@ -135,21 +131,20 @@ def train(
     return log.rows
 
 
-def check_targets(further: Mapping[str, float | None], strength: float | None) -> None:
-    """Raise FxpruneError if a target beside that of MACs, by name, is given where no layers are steered to zero."""
-    for name, share in further.items():
-        if share is not None and strength is not None:
-            raise FxpruneError(f"{name} is for layers that are steered to zero: leave strength out")
+def check_targets(targets: Targets, strength: float | None) -> None:
+    """Raise FxpruneError if targets of layers that are steered to zero are given beside a fixed strength."""
+    if strength is not None and not targets.is_empty:
+        raise FxpruneError(f"{targets}: that is for layers that are steered to zero; leave strength out")
 
 
 def _shrinking(
     model: nn.Module,
     data: ImageData,
     settings: Settings,
-    targets: Mapping[str, float | None],
+    targets: Targets,
     strength: float | None,
 ) -> ProximalL1 | None:
-    if strength is None and all(share is None for share in targets.values()):
+    if strength is None and targets.is_empty:
         return None
     assert isinstance(model, fx.GraphModule)
     if strength is not None:
@@ -157,8 +152,8 @@ def _shrinking(
     steps = steps_per_epoch(data.train_count, settings.batch_size) * settings.epochs
     return SteeredL1(
         model,
-        **targets,  # type: ignore[arg-type]  # its names are those of targets
-        steps=max(1, round(steps * settings.shrink_share)),
+        targets=targets,
+        meet_after=max(1, round(steps * settings.shrink_share)),
         probe_inputs=(sample_inputs(data, _probe_count(data)),),
     )
 

@@ -61,7 +61,7 @@ def test_another_dtype() -> None:
 def test_scales() -> None:
     graph = with_scales(tiny(), (1.0, 0.0))
     other = copy.deepcopy(graph)
-    conv = next(layer.module for layer in layers(other) if layer.path == "block1.conv2")
+    conv = next(layer for layer in layers(other) if layer.path == "block1.conv2")
     conv.assign(scale=0.5)
     assert changed(graph, other) == {"block1_conv2": ("scale",)}
 

@@ -16,7 +16,7 @@ from fxprune import passes
 
 
 def test_every_entry_and_every_edge() -> None:
-    result = fxprune.Pipeline([passes.RemoveResConvs()])(with_scales(tiny(), (0.0, 0.5), (0.5, 0.5)))
+    result = fxprune.Pipeline([passes.RemoveLayers()])(with_scales(tiny(), (0.0, 0.5), (0.5, 0.5)))
     graph = result.diff.to_networkx()
     assert len(graph) == len(result.diff.changes)
     named = {data["before"] or data["after"]: n for n, data in graph.nodes(data=True)}

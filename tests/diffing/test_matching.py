@@ -16,7 +16,7 @@ import fxprune
 from fxprune import passes
 from fxprune.copies import copy_graph_module
 
-CHAIN = [passes.RemoveResConvs(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
+CHAIN = [passes.RemoveLayers(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
 
 
 def kinds(found: fxprune.GraphDiff) -> dict[str, str]:
@@ -25,7 +25,7 @@ def kinds(found: fxprune.GraphDiff) -> dict[str, str]:
 
 def test_a_layer_of_which_a_factor_is_left_is_removed() -> None:
     graph = tiny()
-    removed = fxprune.Pipeline([passes.RemoveResConvs()])(with_scales(graph, (0.0, 0.5), (1.0, 0.0))).graph_module
+    removed = fxprune.Pipeline([passes.RemoveLayers()])(with_scales(graph, (0.0, 0.5), (1.0, 0.0))).graph_module
     for before in (graph, with_scales(graph, (1.0, 0.0))):
         found = kinds(fxprune.diff(before, removed))
         assert found["block1_conv1"] == "removed"

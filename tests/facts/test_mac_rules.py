@@ -275,10 +275,10 @@ def test_whoever_shows_a_total_says_what_it_leaves_out() -> None:
 
 def test_targets_count_what_is_known_and_say_so() -> None:
     sparse = fxprune.Pipeline([passes.InsertResConv()])(spectral()).graph_module
-    said = "target_macs counts the MACs that are known; 1 op unknown: fft_fft: fft_fft"
+    said = "a target of MACs counts those that are known; 1 op unknown: fft_fft: fft_fft"
     with pytest.warns(fxprune.FxpruneWarning, match=said):
-        Surplus(sparse, target_macs=0.5, target_params=None)
-    shrink = fxprune.SteeredL1(sparse, steps=2, target_macs=0.5)  # warned of already
+        Surplus(sparse, fxprune.Targets(macs=0.5))
+    shrink = fxprune.SteeredL1(sparse, targets=fxprune.Targets(macs=0.5), meet_after=2)  # warned of already
     for _ in range(2):
         shrink.step(0.1)
     with pytest.warns(fxprune.FxpruneWarning, match=said):

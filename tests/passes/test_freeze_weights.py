@@ -118,7 +118,7 @@ def test_the_whole_chain(kind: str, with_norm: bool, dtype: torch.dtype) -> None
     for (_, layer), scales in zip(resconvs(sparse), [(0.7, 0.4), (0.0, 1.5), (1.2, -0.3)], strict=True):
         layer.assign(scale=scales[0], shortcut=scales[1])
         assert layer.coefficients() == pytest.approx(scales, rel=1e-6)
-    result = fxprune.Pipeline([passes.RemoveResConvs(), *AFTER_TRAINING])(sparse)
+    result = fxprune.Pipeline([passes.RemoveLayers(), *AFTER_TRAINING])(sparse)
     assert set(targets(result.graph_module)) == {"Conv2d", "ReLU"}
     assert [type(m) for m in result.graph_module.modules()].count(nn.Conv2d) == 2
     found = fxprune.verify(sparse, result.graph_module, example(3, 4, 5, 7, seed=1).to(dtype))

@@ -32,7 +32,7 @@ def test_the_scale_goes_into_the_last_layer(
     modules |= {"norm": nn.BatchNorm2d(4), "group": nn.GroupNorm(2, 4), "scale": nn.Parameter(torch.rand(4, 1, 1))}
     graph = passes.InsertBranchScale()(traced(Wrapped(function, **modules), example(2, 4, 5, 5))).graph_module
     (layer,) = layers(graph)
-    layer.module.assign(scale=-0.6)
+    layer.assign(scale=-0.6)
     fused = assert_rewrites(graph, passes.FuseBranchScale(), count=1)
     result = fxprune.Pipeline([passes.FoldBatchNorm(), passes.Simplify()])(fused.graph_module)
     assert targets(result.graph_module) == expected
@@ -49,7 +49,7 @@ def test_an_attention_takes_the_scale_into_its_last_projection() -> None:
     model = Wrapped(lambda m, x: x + m.attention(x, x, x)[0], attention=nn.MultiheadAttention(8, 2, batch_first=True))
     graph = passes.InsertBranchScale()(traced(model, example(2, 5, 8))).graph_module
     (layer,) = layers(graph)
-    layer.module.assign(scale=0.6)
+    layer.assign(scale=0.6)
     result = fxprune.Pipeline([passes.FuseBranchScale(), passes.Simplify()])(graph)
     assert targets(result.graph_module) == ["MultiheadAttention", "getitem", "add"]
 

@@ -101,11 +101,11 @@ def test_reshaping_convs_on_request_are_trained_but_never_removed() -> None:
     assert not stem.removable
     for layer in (m for m in sparse.modules() if isinstance(m, fxprune.ResConv)):
         layer.assign(scale=0.0, shortcut=1.0)
-    removed = passes.RemoveResConvs()(sparse)
+    removed = passes.RemoveLayers()(sparse)
     assert len(removed.rewritten) == 4
     with pytest.raises(ValueError, match="cannot be closed"):
         stem.close()
-    compiled = fxprune.Pipeline([passes.RemoveResConvs(), *AFTER_TRAINING])(sparse).graph_module
+    compiled = fxprune.Pipeline([passes.RemoveLayers(), *AFTER_TRAINING])(sparse).graph_module
     assert "ResConv" not in targets(compiled)
 
 

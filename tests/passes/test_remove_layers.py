@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from helpers import assert_rewrites, targets, tiny
 from torch import fx
@@ -20,9 +22,9 @@ def scaled(*scales: float) -> fx.GraphModule:
     graph = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(tiny()).graph_module
     for layer, scale in zip(layers(graph), scales, strict=True):
         if isinstance(layer.module, BranchScale):
-            layer.module.assign(scale=scale)
+            layer.assign(scale=scale)
         else:
-            layer.module.assign(scale=scale, shortcut=0.5)
+            layer.assign(scale=scale, shortcut=0.5)
     return graph
 
 
@@ -59,13 +61,23 @@ def test_a_target_that_what_is_kept_forbids() -> None:
     assert not passes.RemoveLayers(target_macs=1.0, only=["head"])(graph).modified
 
 
-@pytest.mark.parametrize(("rank", "gone"), [("scale", "block1.conv1"), ("scale-per-mac", "block2.branch_scale")])
-def test_one_ranking_for_convs_and_branches(rank: str, gone: str) -> None:
+@pytest.mark.parametrize(
+    ("rank", "target", "gone"), [("scale", 0.9, "block1.conv1"), ("scale-per-mac", 0.7, "block2.branch_scale")]
+)
+def test_one_ranking_for_convs_and_branches(rank: str, target: float, gone: str) -> None:
     graph = scaled(0.3, 1.0, 1.0, 1.0, 1.0, 0.4)
-    one = passes.RemoveLayers(target_macs=0.9, rank=rank)  # type: ignore[arg-type]
+    one = passes.RemoveLayers(target_macs=target, rank=rank)  # type: ignore[arg-type]
     result = one(graph)
     assert [site.path for site in result.rewritten] == [gone]
     assert "expect to retrain" in result.warnings[0]
+
+
+@pytest.mark.parametrize(("conv", "last"), [(0.6, "block2.conv1"), (9.0, "block2.branch_scale")])
+def test_the_last_layer_overshoots_little(conv: float, last: str) -> None:
+    graph = scaled(2.0, 2.0, 0.1, conv, 10.0, 0.5)
+    result = passes.RemoveLayers(target_macs=0.5)(graph)
+    assert [site.path for site in result.rewritten] == ["block1.branch_scale", last]  # a conv does; the branch is all
+    assert "among the 2 smallest" in result.rewritten[-1].why
 
 
 def test_what_a_branch_holds_counts_once_for_a_target() -> None:
@@ -79,10 +91,23 @@ def test_what_a_branch_holds_counts_once_for_a_target() -> None:
 
 def test_each_kind_alone() -> None:
     graph = scaled(0.0, 1.0, 0.0, 1.0, 1.0, 1.0)
-    branches = assert_rewrites(graph, passes.RemoveBranches(threshold=0.0), count=1)
+    branches = assert_rewrites(graph, passes.RemoveLayers(threshold=0.0, kinds=("branch",)), count=1)
     assert [site.path for site in branches.rewritten] == ["block1.branch_scale"]
-    convs = assert_rewrites(graph, passes.RemoveResConvs(threshold=0.0), count=1)
+    convs = assert_rewrites(graph, passes.RemoveLayers(threshold=0.0, kinds=("conv",)), count=1)
     assert [site.path for site in convs.rewritten] == ["block1.conv1"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (("convs",), r"kinds names some of .*branch, .*conv.*; got 'convs'; did you mean 'conv'\?"),
+        ((3,), r"^RemoveLayers takes a sequence of a str for kinds, got tuple$"),
+        ("conv", r"^RemoveLayers takes a sequence of a str for kinds, got str 'conv'$"),
+    ],
+)
+def test_kinds_that_there_are_not(kinds: Any, message: str) -> None:
+    with pytest.raises(fxprune.FxpruneError, match=message):
+        passes.RemoveLayers(kinds=kinds)
 
 
 def test_nothing_to_remove_is_said() -> None:

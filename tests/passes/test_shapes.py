@@ -193,6 +193,7 @@ def stages() -> list[fx.GraphModule]:
     return found
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", known_passes())
 def test_shapes_in_meta_are_true_after_each_pass(name: str, stages: list[fx.GraphModule]) -> None:
     assert not known_passes()[name].changes_shapes  # our own see to it themselves
@@ -212,7 +213,8 @@ def test_shapes_in_meta_are_true_along_a_pipeline_of_random_networks(seed: int) 
         return
     inserted = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()], verify=False)(graph)
     for layer in layers(inserted.graph_module):
-        layer.module.assign(scale=chance.choice([0.0, 1.0, -0.7]))
+        module: Any = layer.module
+        module.assign(scale=chance.choice([0.0, 1.0, -0.7]))
     chain = [passes.RemoveLayers(threshold=0.0), *AFTER_TRAINING]
     removed = fxprune.Pipeline(chain, verify=False)(inserted.graph_module)
     for step in (*inserted.steps, *removed.steps):

@@ -65,10 +65,10 @@ def pruned() -> tuple[Stages, GraphDiff]:
     graph = tiny()
     scaled = insert_scales(graph, "all")
     for layer in layers(scaled.graph_module):
-        layer.module.assign(scale=0.0 if layer.path in ("block1.conv1", "block2.branch_scale") else 0.5)
+        layer.assign(scale=0.0 if layer.path in ("block1.conv1", "block2.branch_scale") else 0.5)
         if layer.path == "block1.conv1":
             assert isinstance(layer.module, fxprune.ResConv)
-            layer.module.assign(shortcut=1.0)  # so that what follows is not zero
+            layer.assign(shortcut=1.0)  # so that what follows is not zero
     result = fxprune.Pipeline([passes.RemoveLayers(threshold=1e-2), *AFTER_TRAINING])(scaled.graph_module)
     whole = fxprune.diff(graph, result.graph_module, results=[scaled, result])
     return [(step.name, step.diff) for one in (scaled, result) for step in one.steps], whole

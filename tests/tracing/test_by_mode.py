@@ -152,9 +152,9 @@ def test_what_is_removed_is_removed_from_both_and_emitted_with_both(
     graph = fxprune.trace(randomize(make()), x)
     sparse = INSERT(graph).graph_module
     *others, last = (layer for layer in layers(sparse) if isinstance(layer.module, fxprune.BranchScale))
-    last.module.assign(scale=0.0)  # of the last: the others draw what they drew before
+    last.assign(scale=0.0)  # of the last: the others draw what they drew before
     for layer in others:
-        layer.module.assign(scale=0.7)
+        layer.assign(scale=0.7)
     result = COMPILE(sparse)
     pruned = result.graph_module
     assert has_modes(pruned.graph)
@@ -177,7 +177,7 @@ def test_what_is_removed_is_removed_from_both_and_emitted_with_both(
 def test_a_branch_takes_its_scale_through_stochastic_depth() -> None:
     sparse = INSERT(fxprune.trace(randomize(Block()), example(2, 4, 6, 6))).graph_module
     (branch,) = (layer for layer in layers(sparse) if isinstance(layer.module, fxprune.BranchScale))
-    branch.module.assign(scale=0.7)
+    branch.assign(scale=0.7)
     pruned = COMPILE(sparse).graph_module
     assert "mul" not in targets(fxprune.trace(pruned.eval(), example(2, 4, 6, 6)))[-4:]
     assert not any(isinstance(one, float) and one != 0.5 for node in pruned.graph.nodes for one in node.args)
@@ -191,7 +191,7 @@ def test_numbers_that_nobody_reads_are_not_drawn() -> None:
     model = Wrapped(function, layer=nn.Sequential(conv(), nn.BatchNorm2d(4)))  # which takes batches alone
     sparse = INSERT(fxprune.trace(model, images())).graph_module
     for layer in layers(sparse):
-        layer.module.assign(scale=0.0)
+        layer.assign(scale=0.0)
     assert targets(COMPILE(sparse).graph_module) == []
 
 

@@ -86,7 +86,7 @@ def test_what_misses_scales_names_it() -> None:
     for act in (
         lambda: passes.RemoveLayers(target_macs=0.5)(graph),
         lambda: fxprune.ProximalL1(graph),
-        lambda: fxprune.SteeredL1(graph, target_macs=0.5, steps=10),
+        lambda: fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.5), meet_after=10),
         lambda: insert_scales(graph, "all"),
     ):
         with pytest.raises(FxpruneError, match=HIDES):

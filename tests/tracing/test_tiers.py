@@ -21,7 +21,7 @@ from fxprune.nests import tensors_in
 from fxprune.trace_notes import opaque_modules
 from fxprune.verify import difference
 
-CHAIN = [passes.RemoveResConvs(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
+CHAIN = [passes.RemoveLayers(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
 
 
 class Choosy(nn.Module):
@@ -188,7 +188,7 @@ def test_a_detector_is_pruned_while_it_trains() -> None:
             optimizer.step()
 
     model = randomize(Detector()).train()
-    result = fxprune.prune(model, images(8, 12), fit, target_macs=0.8, steps=4)
+    result = fxprune.prune(model, images(8, 12), fit, targets=fxprune.Targets(macs=0.8), meet_after=4)
     assert total_macs(result.graph_module) <= 0.8 * total_macs(result.steps[0].before)
     assert result.max_relative is not None
     assert result.max_relative < 1e-9

@@ -140,7 +140,7 @@ def test_the_steps_are_the_same(data: ImageData, precision: Literal["float32", "
         traced = graph(data)
         model = insert_scales(copy.deepcopy(traced), "all").graph_module
         settings = replace(SETTINGS, precision=precision, distill=0.5, distill_features=1.0, cuda_graphs=recorded)
-        rows = train(model, data, settings, quiet, target_macs=0.5, teacher=traced)
+        rows = train(model, data, settings, quiet, targets=fxprune.Targets(macs=0.5), teacher=traced)
         assert rows[-1]["macs_left"] <= 0.5
         trained[recorded] = rows[-1]["loss"], model.cpu()
     assert trained[True][0] == pytest.approx(trained[False][0], rel=0.1)

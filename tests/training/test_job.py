@@ -12,6 +12,7 @@ from torch import nn
 
 from fxprune.emit import load_emitted
 from fxprune.errors import FxpruneError, LoadError, TargetError
+from fxprune.targets import Targets
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.job import open_folder, prune_on_data
 from fxprune.training.recipe import train
@@ -78,15 +79,17 @@ def test_weights_that_changed_are_another_run(tmp_path: Path) -> None:
 def test_a_target_that_cannot_be_met_is_refused_before_the_first_evaluation(data: ImageData, tmp_path: Path) -> None:
     said: list[str] = []
     with pytest.raises(TargetError, match="ask for at least"):
-        prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, target_macs=0.01, say=said.append)
+        prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, targets=Targets(macs=0.01), say=said.append)
     assert said == []
 
 
 def test_a_checkpoint_of_a_run_that_kept_other_layers_is_refused(data: ImageData, tmp_path: Path) -> None:
     say: Any = lambda _: None  # noqa: E731
-    prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, target_macs=0.8, say=say, keep=["2"])
+    prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, targets=Targets(macs=0.8), say=say, keep=["2"])
     with pytest.raises(LoadError, match="is of another model"):
-        prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, target_macs=0.8, say=say, keep=["3"])
+        prune_on_data(
+            network(nn.ReLU()), data, tmp_path / "out", QUICK, targets=Targets(macs=0.8), say=say, keep=["3"]
+        )
 
 
 def test_what_returns_no_logits_is_refused_at_once(data: ImageData, tmp_path: Path) -> None:
@@ -98,19 +101,19 @@ def test_what_returns_no_logits_is_refused_at_once(data: ImageData, tmp_path: Pa
             return [{"boxes": image} for image in x]
 
     with pytest.raises(FxpruneError, match="does not return logits of shape"):
-        prune_on_data(Detects(), data, tmp_path / "out", QUICK, target_macs=0.7, say=lambda _: None)
+        prune_on_data(Detects(), data, tmp_path / "out", QUICK, targets=Targets(macs=0.7), say=lambda _: None)
     assert Detects.calls == 2
 
 
 def test_images_of_another_size_name_the_option(data: ImageData, tmp_path: Path) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(49, 10))
     with pytest.raises(FxpruneError, match=r"Sequential does not take images of 1x8x8: .*; --image-size"):
-        prune_on_data(model, data, tmp_path / "out", QUICK, target_macs=0.7, say=lambda _: None)
+        prune_on_data(model, data, tmp_path / "out", QUICK, targets=Targets(macs=0.7), say=lambda _: None)
 
 
 def test_what_has_no_source_is_saved_for_torch_load(data: ImageData, tmp_path: Path) -> None:
     said: list[str] = []
-    options: dict[str, Any] = {"target_macs": 0.7, "say": said.append}
+    options: dict[str, Any] = {"targets": Targets(macs=0.7), "say": said.append}
     report = prune_on_data(network(Jumpy()), data, tmp_path / "out", QUICK, **options)
     assert said[0].startswith("there will be a model.pt and no model.py: 1 is an opaque call of a ")
     assert not (tmp_path / "out" / "model.py").exists()
@@ -128,7 +131,7 @@ def test_graphs_that_share_weights_are_measured_on_one_device(
     data: ImageData, tmp_path: Path, middle: nn.Module, finetune_epochs: int
 ) -> None:
     settings = replace(QUICK, device="cuda", finetune_epochs=finetune_epochs)
-    options: dict[str, Any] = {"target_macs": 0.7, "say": lambda _: None}
+    options: dict[str, Any] = {"targets": Targets(macs=0.7), "say": lambda _: None}
     report = prune_on_data(network(middle), data, tmp_path / "out", settings, **options)
     assert report["activation_bytes_after"] <= report["activation_bytes_before"]
     assert report["hardware"]["gpu"]
@@ -138,7 +141,7 @@ def test_outputs_beyond_the_classes_are_said(data: ImageData, tmp_path: Path) ->
     said: list[str] = []
     wide = network(nn.ReLU())
     wide[-1] = nn.Linear(256, 12)  # type: ignore[operator]  # a Sequential
-    prune_on_data(wide, data, tmp_path / "out", QUICK, target_macs=0.7, say=said.append)
+    prune_on_data(wide, data, tmp_path / "out", QUICK, targets=Targets(macs=0.7), say=said.append)
     assert said[0].startswith("the model has 12 outputs for 10 classes")
 
 
@@ -147,7 +150,7 @@ def test_a_teacher_of_other_weights_teaches_its_maps_in_fine_tuning_too(data: Im
     train(teacher, data, replace(QUICK, batch_size=64), lambda _: None)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     settings = replace(QUICK, batch_size=64, distill=0.5, distill_features=1.0, finetune_epochs=1)
-    options: dict[str, Any] = {"target_macs": 0.7, "say": lambda _: None, "teacher": teacher}
+    options: dict[str, Any] = {"targets": Targets(macs=0.7), "say": lambda _: None, "teacher": teacher}
     report = prune_on_data(network(nn.ReLU()), data, tmp_path / "out", settings, **options)
     assert report["settings"]["distill_features"] == 1.0
     assert report["macs_after"] < report["macs_before"]
@@ -183,7 +186,7 @@ class WithAuxiliary(nn.Module):
 def test_an_auxiliary_classifier_is_trained_too(data: ImageData, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = WithAuxiliary()
-    prune_on_data(model, data, tmp_path / "out", QUICK, target_macs=0.99, say=lambda _: None)
+    prune_on_data(model, data, tmp_path / "out", QUICK, targets=Targets(macs=0.99), say=lambda _: None)
     trained = load_emitted(tmp_path / "out")
     assert not torch.equal(trained.get_parameter("aux.weight"), model.aux.weight)
     assert [tuple(one.shape) for one in trained.train()(torch.zeros(3, 1, 8, 8))] == [(3, 10), (3, 10)]

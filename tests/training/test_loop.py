@@ -43,7 +43,7 @@ def same_state(one: nn.Module, other: nn.Module) -> None:
 def test_the_target_is_met_by_zeros_whose_removal_changes_nothing(data: ImageData, tmp_path: Path) -> None:
     sparse = sparse_network(data)
     before = total_macs(sparse)
-    rows = train(sparse, data, QUICK, quiet, target_macs=0.5, metrics=tmp_path / "metrics.jsonl")
+    rows = train(sparse, data, QUICK, quiet, targets=fxprune.Targets(macs=0.5), metrics=tmp_path / "metrics.jsonl")
     removed = RemoveLayers(threshold=0.0)(sparse).graph_module
     assert total_macs(removed) <= 0.5 * before
     images = sample_inputs(data, 32).double()
@@ -57,7 +57,7 @@ def test_the_target_is_met_by_zeros_whose_removal_changes_nothing(data: ImageDat
     for row in rows:
         assert all(told.get(path) != scale for path, scale in row["scales"].items())
         told |= row["scales"]
-    now = {layer.path: layer.scale for layer in layers(sparse)}
+    now = {layer.path: layer.module.effective_scale for layer in layers(sparse)}
     assert told == pytest.approx(now, abs=1e-4)
     assert 0 in now.values()
 
@@ -92,7 +92,7 @@ def test_a_fixed_strength(data: ImageData) -> None:
 def test_resuming_in_the_middle_of_an_epoch_changes_nothing(data: ImageData, tmp_path: Path) -> None:
     often = replace(QUICK, checkpoint_minutes=0.0)  # after every step
     whole = sparse_network(data)
-    train(whole, data, QUICK, quiet, target_macs=0.5, metrics=tmp_path / "whole.jsonl")
+    train(whole, data, QUICK, quiet, targets=fxprune.Targets(macs=0.5), metrics=tmp_path / "whole.jsonl")
     halves = sparse_network(data)
     stop_at = [7, 15, 30]  # of 42 steps
 
@@ -109,7 +109,7 @@ def test_resuming_in_the_middle_of_an_epoch_changes_nothing(data: ImageData, tmp
             patch.setattr("fxprune.training.recipe.save_checkpoint", killed)
             try:
                 train(
-                    halves, data, often, quiet, target_macs=0.5, checkpoint=tmp_path / "c.pt",
+                    halves, data, often, quiet, targets=fxprune.Targets(macs=0.5), checkpoint=tmp_path / "c.pt",
                     metrics=tmp_path / "halves.jsonl",
                 )  # fmt: skip
             except KeyboardInterrupt:
@@ -132,7 +132,7 @@ def test_accumulating_is_the_same_step(data: ImageData) -> None:
         for module in sparse.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        train(sparse, data, replace(settings, accumulate=parts), quiet, target_macs=0.6)
+        train(sparse, data, replace(settings, accumulate=parts), quiet, targets=fxprune.Targets(macs=0.6))
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
@@ -160,7 +160,7 @@ def test_bf16(data: ImageData) -> None:
     seen = set()
     conv = next(module for module in sparse.modules() if isinstance(module, nn.Conv2d))
     conv.register_forward_hook(lambda *call: seen.add(call[2].dtype))
-    rows = train(sparse, data, replace(QUICK, precision="bf16"), quiet, target_macs=0.5)
+    rows = train(sparse, data, replace(QUICK, precision="bf16"), quiet, targets=fxprune.Targets(macs=0.5))
     assert torch.bfloat16 in seen
     assert all(parameter.dtype == torch.float32 for parameter in sparse.parameters())
     assert rows[-1]["top1"] > 0.6
@@ -187,11 +187,11 @@ def test_compiled(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     accelerator = make_accelerator(settings)
     trainer = Trainer(plain, data, settings, accelerator, Metrics(None, accelerator), teacher=network())
     assert isinstance(trainer.teacher, torch._dynamo.OptimizedModule)
-    train(compiled, data, settings, quiet, target_macs=0.5, teacher=network())
+    train(compiled, data, settings, quiet, targets=fxprune.Targets(macs=0.5), teacher=network())
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # the teacher, and once what layers left
     torch._dynamo.reset()
     AcceleratorState._reset_state()
-    train(plain, data, replace(settings, compile=False), quiet, target_macs=0.5, teacher=network())
+    train(plain, data, replace(settings, compile=False), quiet, targets=fxprune.Targets(macs=0.5), teacher=network())
     for a, b in zip(compiled.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
@@ -221,7 +221,9 @@ def test_recalibrating_leaves_frozen_norms_alone() -> None:
 def test_fine_tuning_leaves_the_gates_as_they_are(data: ImageData, tmp_path: Path) -> None:
     settings = replace(QUICK, finetune_epochs=1, recalibrate=2, lr=0.05)
     said: list[str] = []
-    report = prune_on_data(network(), data, tmp_path / "out", settings, target_macs=0.6, say=said.append)
+    report = prune_on_data(
+        network(), data, tmp_path / "out", settings, targets=fxprune.Targets(macs=0.6), say=said.append
+    )
     assert report["accuracy_before_removal"] == report["accuracy_after_removal"]
     assert [row["step"] for row in read_rows(tmp_path / "out" / "finetune.jsonl")[0]][-1] == 21
     assert fxprune.load_emitted(tmp_path / "out")

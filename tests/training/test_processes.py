@@ -72,6 +72,7 @@ from torch import nn
 sys.path.insert(0, {tests!r})
 from training_helpers import sparse_network
 from fxprune.sparsity import ProximalL1
+from fxprune.targets import Targets
 from fxprune.training.data import load_data
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
@@ -85,7 +86,7 @@ teacher = copy.deepcopy(sparse)
 settings = Settings(
     epochs=1, lr=0.02, batch_size=64, shrink_share=0.5, accumulate=int(sys.argv[2]), distill=0.5, distill_features=0.5
 )
-train(sparse, data, settings, print, target_macs=0.5, teacher=teacher)
+train(sparse, data, settings, print, targets=Targets(macs=0.5), teacher=teacher)
 from accelerate import PartialState
 state = PartialState()
 torch.save(

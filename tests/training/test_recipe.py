@@ -30,8 +30,15 @@ QUICK = Settings(epochs=2, lr=0.05, batch_size=64, device="cpu")
 
 
 def test_further_targets_are_for_steering(data: ImageData) -> None:
-    with pytest.raises(fxprune.FxpruneError, match="target_memory is for layers that are steered to zero: leave"):
-        train(net(), data, QUICK, quiet, strength=1.0, target_memory=0.5)
+    with pytest.raises(
+        fxprune.FxpruneError, match="the activation memory: that is for layers that are steered to zero; leave"
+    ):
+        train(net(), data, QUICK, quiet, strength=1.0, targets=fxprune.Targets(memory=0.5))
+
+
+def test_a_target_that_a_strength_would_ignore_is_refused(data: ImageData) -> None:
+    with pytest.raises(fxprune.FxpruneError, match="50% of the MACs: that is for layers that are steered to zero"):
+        train(net(), data, QUICK, quiet, strength=1.0, targets=fxprune.Targets(macs=0.5))
 
 
 def test_it_learns(data: ImageData) -> None:

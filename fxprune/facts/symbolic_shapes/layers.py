@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,12 +10,11 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.applied import Applied
-from fxprune.branch_scale import BranchScale
 from fxprune.facts.symbolic_shapes.cases import Case, Shape
 from fxprune.facts.symbolic_shapes.numbers import require_axes
 from fxprune.facts.symbolic_shapes.sizes import Product, Size, plus, product, windowed
 from fxprune.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES
-from fxprune.resconv import ResConv
+from fxprune.scaled_layer import ScaledLayer
 
 _LIKE_INPUT: set[type[nn.Module]] = {
     *(nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid, nn.Identity, nn.Softmax, nn.GELU),
@@ -38,15 +38,14 @@ def of_module(node: fx.Node, module: nn.Module, first: Any, case: Case) -> Any:
     """Return what a layer makes of the shape of its first argument; None if that is not known."""
     if isinstance(first, Shape) and type(module) in _LIKE_INPUT:
         return first
-    if isinstance(module, BranchScale):
+    if isinstance(module, ScaledLayer) and module.operands > 1:
         return widened(node, first, case)
     if not isinstance(first, Shape):
         return None
     if type(module) in _NORM_RANKS:
         return _norm(module, first, case)
-    if isinstance(module, ResConv):
-        found = _conv(module.conv, first, case)
-        return found if module.norm is None else _norm(module.norm, found, case)
+    if isinstance(module, ScaledLayer):
+        return functools.reduce(lambda shape, part: of_module(node, part, shape, case), module.children(), first)
     if isinstance(module, CONV_CLASSES):
         return _conv(module, first, case)
     if isinstance(module, TRANSPOSED_CLASSES):

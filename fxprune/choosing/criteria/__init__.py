@@ -1,0 +1,1 @@
+"""How much a graph misses a layer: a criterion a file."""

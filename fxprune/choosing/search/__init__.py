@@ -1,0 +1,1 @@
+"""Which layer goes next: a search a file."""

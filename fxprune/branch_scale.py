@@ -66,6 +66,12 @@ class BranchScale(ScaledLayer):
             return torch.ones_like(self.gate)
         return self.signed_size * self.gate * (self.initial_gauge / self.gauge(*weights).to(self.gate.dtype))
 
+    def outline(self, one: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return what :meth:`forward` returns, but for its numbers."""
+        if self.closed:
+            return x
+        return x + y if self.resting else x + one.to(y.dtype) * y
+
     @property
     def removable(self) -> bool:
         """Always: the shortcut takes its place."""

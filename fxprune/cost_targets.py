@@ -8,7 +8,7 @@ from torch import fx
 
 from fxprune.choosing.budget import Budget, SumBudget
 from fxprune.errors import TargetError
-from fxprune.facts.costs import total_macs, total_params
+from fxprune.facts.costs import total_macs, total_params, warn_of_unknown_macs
 from fxprune.facts.holders import Holders
 from fxprune.facts.layers import Gate, count_for_target, layers, macs_in_turn
 from fxprune.graph import TRACED_MACS
@@ -89,9 +89,14 @@ class Surplus:
 
     Raises:
         TargetError: a target cannot be met without all layers; says what can.
+
+    Warns:
+        FxpruneWarning: the graph has ops whose MACs nobody knows; a target counts the others.
     """
 
     def __init__(self, graph_module: fx.GraphModule, targets: Targets, holders: Holders | None = None) -> None:
+        if targets.macs is not None:
+            warn_of_unknown_macs(graph_module, stacklevel=3)
         self.memory: Budget | None = None
         least = 0
         if targets.memory is not None:

@@ -10,7 +10,15 @@ from tabulate import tabulate
 from torch import fx
 
 from fxprune.facts.branches import Branch
-from fxprune.facts.costs import batch_size, node_macs, total_macs, total_params
+from fxprune.facts.costs import (
+    at_least,
+    batch_size,
+    node_macs,
+    tell_unknown,
+    total_macs,
+    total_params,
+    unknown_places,
+)
 from fxprune.facts.shapes import require_shapes
 from fxprune.facts.sites import ConvSite
 from fxprune.graph import graphs_of
@@ -29,7 +37,8 @@ class Inspection:
     """The convs and sums of a graph, each with its path. MACs are for one sample; printing it shows tables.
 
     ``removable_macs`` lie in eligible convs or branches, what is in both counted once. ``tier`` is how the graph was
-    traced, ``opaque`` what could not be, ``assumptions`` what the graph takes for granted about its inputs.
+    traced, ``opaque`` what could not be, ``assumptions`` what the graph takes for granted about its inputs. ``macs``
+    are those that are known; ``unknown`` names the ops of the others.
     """
 
     convs: tuple[tuple[str, ConvSite], ...]
@@ -42,6 +51,7 @@ class Inspection:
     tier: Tier
     opaque: tuple[Opaque, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -49,6 +59,7 @@ class Inspection:
         branches = [_as_data(path, branch) for path, branch in self.branches]
         return {
             "macs": self.macs,
+            "unknown_macs": list(self.unknown),
             "params": self.params,
             "removable_macs": self.removable_macs,
             "removable_macs_in_convs": self.conv_macs,
@@ -69,16 +80,17 @@ class Inspection:
         eligible = [sum(one.eligible for _, one in found) for found in (self.convs, self.branches)]
         parts.append(
             f"{eligible[0]} of {len(self.convs)} convs are eligible and hold {self._share(self.conv_macs)} of "
-            f"{self.macs:,} MACs,\n{eligible[1]} of {len(self.branches)} sums end a removable branch and hold "
-            f"{self._share(self.branch_macs)}; together "
+            f"{at_least(f'{self.macs:,}', self.unknown)} MACs,\n{eligible[1]} of {len(self.branches)} sums end a "
+            f"removable branch and hold {self._share(self.branch_macs)}; together "
             f"{self._share(self.removable_macs)}; {self.params:,} parameters"
         )
         return "\n\n".join([*parts, "\n".join(self.notes)] if self.notes else parts)
 
     @property
     def notes(self) -> list[str]:
-        """How the graph was traced, if not symbolically, what is opaque and what is assumed; a line each."""
-        notes = [_TIERS[self.tier]] if self.tier != "symbolic" else []
+        """What MACs leave out, how the graph was traced, if not symbolically, what is opaque, what is assumed."""
+        notes = [f"MACs: {tell_unknown(self.unknown)}"] if self.unknown else []
+        notes += [_TIERS[self.tier]] if self.tier != "symbolic" else []
         notes += [f"opaque: {one.path}, which hides {convs(one.hidden_convs)}: {one.why}" for one in self.opaque]
         notes += [f"assumed, and checked whenever it runs: {one.what} ({one.source})" for one in self.assumptions]
         return notes
@@ -127,4 +139,5 @@ def inspect_graph(graph_module: fx.GraphModule, keep: Sequence[str] = (), only: 
         tier=tier_of(graph_module),
         opaque=tuple(opaque_modules(graph_module)),
         assumptions=tuple(all_assumptions(graph_module)),
+        unknown=unknown_places(graph_module),
     )

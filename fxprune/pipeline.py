@@ -23,11 +23,12 @@ from fxprune.copies import copy_graph_module
 from fxprune.diff import diff
 from fxprune.errors import ContractError, FxpruneTypeError, FxpruneWarning
 from fxprune.exact_weights import keep_exact_weights
-from fxprune.facts.costs import total_macs, total_params
-from fxprune.facts.shapes import META, propagate_shapes
+from fxprune.facts.costs import tell_unknown, total_macs, total_params, unknown_places
+from fxprune.facts.shapes import META, values_of
 from fxprune.graph import called_module, example_inputs_of, graphs_of, is_cast, node_count, require_graph
 from fxprune.module_tree import is_opaque
-from fxprune.rewriting import Contract, Pass, PassResult
+from fxprune.nests import tensors_in
+from fxprune.rewriting import Contract, Pass, PassResult, renew_shapes_after
 from fxprune.verify import TOLERANCE, difference, first_difference, run_float64
 
 if TYPE_CHECKING:
@@ -58,8 +59,13 @@ class Step:
 
     @cached_property
     def macs(self) -> int:
-        """MACs a sample after the pass."""
+        """MACs a sample after the pass; those that are known, see ``unknown_macs``."""
         return total_macs(self.result.graph_module)
+
+    @cached_property
+    def unknown_macs(self) -> tuple[str, ...]:
+        """What ``macs`` leaves out after the pass: the ops whose MACs nobody knows, and where they are."""
+        return unknown_places(self.result.graph_module)
 
     @cached_property
     def params(self) -> int:
@@ -90,17 +96,20 @@ class PipelineResult(PassResult):
         if not self.steps:
             return "an empty pipeline: nothing was done"
         first = self.steps[0].before
-        rows: list[list[Any]] = [["(input)", "", node_count(first), total_macs(first), total_params(first), ""]]
-        rows += [
-            [s.name, len(s.result.rewritten), s.nodes, s.macs, s.params, f"{s.milliseconds:.1f}"] for s in self.steps
-        ]
+        macs = _told(total_macs(first), unknown := unknown_places(first))
+        rows: list[list[Any]] = [["(input)", "", node_count(first), macs, total_params(first), ""]]
+        for s in self.steps:
+            costs = [s.nodes, _told(s.macs, s.unknown_macs), s.params]
+            rows.append([s.name, len(s.result.rewritten), *costs, f"{s.milliseconds:.1f}"])
         table = tabulate(
             rows,
             headers=["pass", "sites", "nodes", "MACs", "params", "ms"],
             colalign=("left", *["right"] * 5),
             intfmt=",",
         )
-        lines = [table, self._verdict(), *(f"warning: {message}" for message in self.warnings)]
+        left_out = self.steps[-1].unknown_macs or unknown
+        told = [f"MACs are at least these: {tell_unknown(left_out)}"] if left_out else []
+        lines = [table, *told, self._verdict(), *(f"warning: {message}" for message in self.warnings)]
         return "\n".join(lines)
 
     def _verdict(self) -> str:
@@ -165,6 +174,10 @@ class Pipeline(Pass):
         )
 
 
+def _told(macs: int, unknown: tuple[str, ...]) -> int | str:
+    return f">= {macs:,}" if unknown else macs
+
+
 def _out_of_order(chosen: Sequence[AnyPass]) -> Iterator[str]:
     """Yield what is wrong with the order of passes, by what each says that it comes after."""
     names = [_pass_name(one) for one in chosen]
@@ -195,6 +208,8 @@ def _apply(one: AnyPass, stage: fx.GraphModule) -> Step:
         result.graph_module.graph.lint()
         result.graph_module.meta.update(stage.meta)
         result = PassResult(result.graph_module, bool(result.modified))
+    if not ours:
+        renew_shapes_after(_pass_name(one), result.graph_module)  # whatever ``modified`` says
     spent = (time.perf_counter() - start) * 1e3
     return Step(_pass_name(one), _contract_of(one), stage, result, spent)
 
@@ -265,33 +280,38 @@ def _breach(step: Step, inputs: tuple[Any, ...], gap: float) -> ContractError:
 
 
 def _signature(graph_module: fx.GraphModule) -> str:
-    """Return shapes and dtypes of the outputs on the example inputs, worked out afresh on a copy.
+    """Return shapes and dtypes of the outputs on the example inputs, worked out afresh: a graph may have been cast.
 
     Where opaque modules compute, shapes may depend on data: there the number of dimensions stands for them, and the
     regions inside them are looked at exactly.
     """
-    graphs = [graph for _, graph in graphs_of(copy_graph_module(graph_module))]
-    for graph in graphs:
-        propagate_shapes(graph, example_inputs_of(graph))
-    return ", ".join(part for graph in graphs for part in _outputs_told(graph) or ())
+    found: list[str] = []
+    for _, graph in graphs_of(graph_module):
+        values = values_of(graph, example_inputs_of(graph))
+        found += _texts(graph, tensors_in(values[_output(graph)]))
+    return ", ".join(found)
 
 
 def _told_signature(graph_module: fx.GraphModule) -> str | None:
     """Return what :func:`_signature` does, by what was noted of shapes; None where that is missing or not so now."""
-    told = [None if is_cast(graph) else _outputs_told(graph) for _, graph in graphs_of(graph_module)]
-    return None if None in told else ", ".join(part for one in told for part in one or ())
+    found: list[str] = []
+    for _, graph in graphs_of(graph_module):
+        output = _output(graph)
+        if is_cast(graph) or not all(META in node.meta for node in output.all_input_nodes):
+            return None
+        found += _texts(graph, _metadata_in(fx.map_arg(output.args, lambda node: node.meta[META])))
+    return ", ".join(found)
 
 
-def _outputs_told(graph: fx.GraphModule) -> list[str] | None:
+def _output(graph: fx.GraphModule) -> fx.Node:
+    (output,) = graph.graph.find_nodes(op="output", sort=False)
+    assert isinstance(output, fx.Node)
+    return output
+
+
+def _texts(graph: fx.GraphModule, tensors: Sequence[torch.Tensor | TensorMetadata]) -> list[str]:
     by_data = any(is_opaque(called_module(node)) for node in graph.graph.nodes)
-    output = next(node for node in reversed(graph.graph.nodes) if node.op == "output")
-    if not all(META in node.meta for node in output.all_input_nodes):
-        return None
-    returned = fx.map_arg(output.args, lambda node: node.meta[META])
-    return [
-        f"{f'{len(one.shape)} dimensions' if by_data else tuple(one.shape)} {one.dtype}"
-        for one in _metadata_in(returned)
-    ]
+    return [f"{f'{len(one.shape)} dimensions' if by_data else tuple(one.shape)} {one.dtype}" for one in tensors]
 
 
 def _metadata_in(value: Any) -> list[TensorMetadata]:

@@ -159,6 +159,10 @@ class ResConv(ScaledLayer):
         extra = conv.out_channels // conv.groups - x.shape[-axes - 1]
         return functional.pad(x, (0, 0) * axes + (0, extra)).flatten(-axes - 2, -axes - 1)  # negative: cuts off
 
+    def outline(self, one: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return what :meth:`forward` returns, but for its numbers."""
+        return one * x if self.closed else y if self.resting else one * y + one * self.identity(x, y.shape)
+
     @property
     def scale(self) -> torch.Tensor:
         """The factor s of the conv path; a scalar tensor."""

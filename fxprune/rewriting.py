@@ -15,7 +15,8 @@ from torch import fx
 
 from fxprune.arguments import option_kinds, require_kind
 from fxprune.copies import copy_graphs
-from fxprune.facts.shapes import require_shapes
+from fxprune.errors import ContractError, TraceError
+from fxprune.facts.shapes import renew_shapes, require_shapes
 from fxprune.graph import module_path, origins, remove_unused_state, require_graph, require_order
 from fxprune.module_tree import outside_inference_mode
 
@@ -104,11 +105,15 @@ class Log:
 class Pass:
     """A graph rewrite. Subclasses are frozen dataclasses: their fields are the pass's options.
 
-    ``name`` is the pass's name in the shell; the docstring's first line is its help there.
+    ``name`` is the pass's name in the shell; the docstring's first line is its help there. ``changes_shapes`` says
+    whether what it leaves between inputs and outputs may have other shapes than ``meta["tensor_meta"]`` tells: then
+    all are worked out anew after a rewrite. A pass whose new nodes have true ones
+    (:func:`fxprune.graph.inherit`, :func:`fxprune.facts.shapes.note_shape`) says False.
     """
 
     name: ClassVar[str]
     contract: ClassVar[Contract]
+    changes_shapes: ClassVar[bool] = True
     after: ClassVar[tuple[str, ...]] = ()
     """Names of passes that come first where a pipeline has both."""
 
@@ -133,6 +138,8 @@ class Pass:
                 for _, graph_module in graphs:
                     require_order(graph_module, remove_unused_state(graph_module).kept)
                     graph_module.recompile()
+                if self.changes_shapes:
+                    renew_shapes_after(self.name, graphs[0][1])
         return PassResult(
             graphs[0][1] if log.rewritten else given,
             bool(log.rewritten),
@@ -161,3 +168,14 @@ class Pass:
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Rewrite ``graph_module`` in place (it is a copy; shared submodules must be replaced, not changed)."""
         raise NotImplementedError(f"pass {self.name} has neither rewrite nor rewrite_all")
+
+
+def renew_shapes_after(name: str, graph_module: fx.GraphModule) -> None:
+    """Work out the shapes of what the pass ``name`` made; raises ContractError if the example inputs do not fit."""
+    try:
+        renew_shapes(graph_module)
+    except TraceError as error:
+        raise ContractError(
+            f"pass {name} left a graph that does not run: {error}, or have the pass note others with "
+            "fxprune.graph.keep_example_inputs"
+        ) from error

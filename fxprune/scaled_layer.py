@@ -63,6 +63,14 @@ class ScaledLayer(Gated):
         self._write(0, OPEN, units)
         return history
 
+    def outline(self, one: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return a tensor of the shape, strides and dtype of the output, and its memory if that is an input's.
+
+        ``x`` is the first operand, ``y`` the second or what the wrapped layer returns, ``one`` a scalar of the dtype
+        of the scale: no scale is computed, which takes milliseconds on fake tensors. A kind without it is called.
+        """
+        raise NotImplementedError
+
     @property
     def closed(self) -> bool:
         """Whether the layer was taken out: what it scales is not computed any more."""

@@ -26,6 +26,7 @@ class CombineScales(Pass):
 
     name: ClassVar[str] = "combine-scales"
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Combine until nothing combines."""

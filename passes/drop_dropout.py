@@ -30,6 +30,7 @@ class DropDropout(Pass):
 
     name: ClassVar[str] = "drop-dropout"
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Drop every dropout that is inactive."""

@@ -36,6 +36,7 @@ class DropIdentities(Pass):
 
     name: ClassVar[str] = "drop-identities"
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Drop every identity."""

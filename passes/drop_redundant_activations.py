@@ -21,6 +21,7 @@ class DropRedundantActivations(Pass):
 
     name: ClassVar[str] = "drop-redundant-activations"
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Drop every such activation."""

@@ -17,6 +17,7 @@ class EliminateDeadCode(Pass):
 
     name: ClassVar[str] = "eliminate-dead-code"
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Erase dead nodes, last first."""

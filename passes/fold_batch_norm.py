@@ -32,6 +32,7 @@ class FoldBatchNorm(Pass):
         "fuse-resconv",
     )  # what follows a ResConv is no norm of its conv
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Fold every norm that can be."""

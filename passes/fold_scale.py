@@ -42,6 +42,7 @@ class FoldScale(Pass):
 
     name: ClassVar[str] = "fold-scale"
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Fold every factor that can be."""

@@ -39,6 +39,7 @@ class FreezeWeights(Pass):
     # which reads weights that this makes plain
     after: ClassVar[tuple[str, ...]] = ("fuse-branch-scale",)
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def may_apply(self, graph_module: fx.GraphModule) -> bool:
         """Say whether any weight may be computed, or read by a function."""

@@ -24,6 +24,7 @@ class FuseBranchScale(Pass):
     name: ClassVar[str] = "fuse-branch-scale"
     after: ClassVar[tuple[str, ...]] = ("remove-layers", "remove-branches")
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Replace every BranchScale."""

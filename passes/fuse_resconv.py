@@ -37,6 +37,7 @@ class FuseResConv(Pass):
         "freeze-weights",
     )  # a computed weight cannot be fused into
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Fuse every ResConv that can be."""

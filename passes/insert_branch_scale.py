@@ -17,7 +17,7 @@ from torch import fx
 from fxprune.branch_scale import BranchScale
 from fxprune.facts.branch_size import size_weights
 from fxprune.facts.branches import Branch
-from fxprune.facts.shapes import META
+from fxprune.facts.shapes import note_shape
 from fxprune.facts.state import storage_of, updated_storages, updated_values
 from fxprune.graph import copied, inherit, module_path
 from fxprune.keeping import KeepingPass
@@ -40,6 +40,7 @@ class InsertBranchScale(KeepingPass):
         "insert-resconv",
     )  # a branch's scale reads its last norm's weight: that norm is not wrapped then
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Insert a BranchScale at every eligible sum."""
@@ -68,7 +69,7 @@ class InsertBranchScale(KeepingPass):
             new = graph.create_node("call_module", target, (branch.shortcut, branch.exit, *reads))
         for read in reads:
             inherit(read, branch.exit, made_by=self.name)
-            read.meta.pop(META, None)
+            note_shape(read, weights[str(read.target)])
         inherit(new, addition, made_by=self.name)
         addition.replace_all_uses_with(new, propagate_meta=False)
         graph.erase_node(addition)

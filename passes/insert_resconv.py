@@ -39,6 +39,7 @@ class InsertResConv(KeepingPass):
     """
 
     name: ClassVar[str] = "insert-resconv"
+    changes_shapes: ClassVar[bool] = False
     shortcut: float = 0.0
     parametrization: Parametrization = "gain-gate"
     include_reshaping: bool = False

@@ -16,7 +16,7 @@ from torch import fx, nn
 from fxprune.exact_weights import exact, keeping_exact, make_parameter
 from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.ranges import ZERO, bounds_of_values
-from fxprune.facts.shapes import META, same_shape
+from fxprune.facts.shapes import note_shape, same_shape
 from fxprune.facts.state import updated_storages, updated_tensor, updated_values
 from fxprune.graph import called_module, inherit
 from fxprune.layer_classes import CONV_CLASSES
@@ -32,6 +32,7 @@ class PropagateZeros(Pass):
 
     name: ClassVar[str] = "propagate-zeros"
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Simplify every sum with a zero or with a conv of zeros."""
@@ -65,11 +66,12 @@ class PropagateZeros(Pass):
         assert bias is not None
         owner, dot, name = str(conv_node.target).rpartition(".")
         target = free_target(graph_module, f"{owner}{dot}bias_{name}")
-        set_attribute(graph_module, target, _reshaped(bias, (-1, *[1] * len(conv.kernel_size))))
+        made = _reshaped(bias, (-1, *[1] * len(conv.kernel_size)))
+        set_attribute(graph_module, target, made)
         with graph_module.graph.inserting_before(conv_node):
             constant = graph_module.graph.get_attr(target)
         inherit(constant, conv_node, made_by=self.name)
-        constant.meta.pop(META, None)
+        note_shape(constant, made)
         return constant
 
 

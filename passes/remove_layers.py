@@ -17,6 +17,7 @@ from typing import ClassVar, Literal
 from torch import fx
 
 from fxprune.errors import FxpruneValueError, did_you_mean, require_share
+from fxprune.facts.costs import warn_of_unknown_macs
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.layers import Gate, enough_for_target, layers_of_graph
 from fxprune.facts.missing_scales import why_no_scales
@@ -44,10 +45,14 @@ class RemoveLayers(KeepingPass):
 
     Raises:
         TargetError: even without any layer that may go more MACs than the target are left; says how many.
+
+    Warns:
+        FxpruneWarning: the graph has ops whose MACs nobody knows; a target counts the others.
     """
 
     name: ClassVar[str] = "remove-layers"
     after: ClassVar[tuple[str, ...]] = ("insert-resconv", "insert-branch-scale")
+    changes_shapes: ClassVar[bool] = False
     threshold: float | None = None
     target_macs: float | None = None
     rank: Literal["scale", "scale-per-mac"] = "scale"
@@ -89,6 +94,7 @@ class RemoveLayers(KeepingPass):
         others = [one for one in ranked if scales[one.node] > threshold]
         wanted: list[Gate] = []
         if self.target_macs is not None:
+            warn_of_unknown_macs(graphs[0][1], stacklevel=3)
             enough = enough_for_target(graphs[0][1], [*zeros, *others], self.target_macs, scales, kept=len(kept))
             wanted = enough[len(zeros) :]
         chosen = {layer.node for layer in [*zeros, *wanted]}

@@ -17,6 +17,7 @@ class RemoveUnusedSubmodules(Pass):
 
     name: ClassVar[str] = "remove-unused-submodules"
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Delete what is neither called nor read."""

@@ -41,6 +41,7 @@ class Simplify(Pass):
         "fold-batch-norm",
     )  # factors fold into convs once no norm stands between
     contract: ClassVar[Contract] = Contract.VALUES
+    changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Run the simplifications in turn until none of them, one after the other, finds anything."""

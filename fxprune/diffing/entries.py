@@ -117,11 +117,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Totals:
-    """What a whole graph holds: nodes, MACs of one sample, parameters (shared ones once)."""
+    """What a whole graph holds: nodes, MACs of one sample, parameters (shared ones once).
+
+    The MACs are those that are known; ``unknown`` names the ops of the others.
+    """
 
     nodes: int
     macs: int
     params: int
+    unknown: tuple[str, ...] = ()
 
 
 class Compared(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.diffing.entries import NodeInfo, Totals
-from fxprune.facts.costs import around_regions, batch_size, node_macs, total_macs, total_params
+from fxprune.facts.costs import around_regions, batch_size, node_macs, total_macs, total_params, unknown_places
 from fxprune.facts.scales import constant_factor
 from fxprune.facts.shapes import shape
 from fxprune.gated import ungated
@@ -44,7 +44,8 @@ def describe(graph_module: fx.GraphModule, region: str = "") -> dict[fx.Node, No
 
 def totals(graph_module: fx.GraphModule) -> Totals:
     """Return what ``graph_module`` and the regions in it hold."""
-    return Totals(node_count(graph_module), total_macs(graph_module), total_params(graph_module))
+    macs, params = total_macs(graph_module), total_params(graph_module)
+    return Totals(node_count(graph_module), macs, params, unknown_places(graph_module))
 
 
 def reads(node: fx.Node) -> list[fx.Node]:

@@ -5,7 +5,7 @@
      "before": TOTALS, "after": TOTALS,
      "changes": [CHANGE, ...]}                          in graph order, removed nodes where they stood
 
-    TOTALS  {"nodes": int, "macs": int, "params": int}
+    TOTALS  {"nodes": int, "macs": int, "params": int, "unknown": [str, ...]}       ops whose MACs nobody knows
     CHANGE  {"kind": "unchanged" | "changed" | "fused" | "removed" | "added",
              "before": [NODE, ...], "after": NODE | null,
              "what": [str, ...],                        of op, kernel, bias, scale, value, shape, options, input
@@ -52,9 +52,9 @@ def _node_to_data(node: NodeInfo) -> dict[str, Any]:
     return {**vars(node), "inputs": list(node.inputs), "shape": shape}
 
 
-def totals_to_data(totals: Totals) -> dict[str, int]:
+def totals_to_data(totals: Totals) -> dict[str, Any]:
     """Return TOTALS."""
-    return asdict(totals)
+    return {**asdict(totals), "unknown": list(totals.unknown)}
 
 
 def read(data: Any) -> tuple[tuple[Change, ...], Totals, Totals, str]:
@@ -112,7 +112,8 @@ def _node(data: Any) -> NodeInfo:
 
 
 def _totals(data: Any) -> Totals:
-    return Totals(*(_int(data[key]) for key in ("nodes", "macs", "params")))
+    nodes, macs, params = (_int(data[key]) for key in ("nodes", "macs", "params"))
+    return Totals(nodes, macs, params, _list(data.get("unknown", []), _text))  # of late; older files do not tell
 
 
 def _list(data: Any, read_one: Callable[[Any], _T]) -> tuple[_T, ...]:

@@ -11,6 +11,7 @@ from typing import Literal
 from fxprune.diffing.entries import KINDS, Change, Compared, Kind, Reason, Totals
 from fxprune.diffing.exports import COLOURS
 from fxprune.diffing.printable import printable
+from fxprune.facts.costs import at_least, tell_unknown
 
 MARKS: dict[Kind, str] = {"removed": "-", "added": "+", "changed": "~", "fused": "*", "unchanged": " "}
 _WIDEST = 44
@@ -63,6 +64,10 @@ def summary(found: Compared) -> list[Line]:
     if renamed:
         counts += f"; {renamed} have another module path"
     lines = [Line("note", counts), Line("note", _totals(found.before, found.after))]
+    sides = {"before": found.before.unknown, "after": found.after.unknown}
+    if len(set(sides.values())) == 1:
+        sides = {"MACs": found.after.unknown}
+    lines += [Line("note", printable(f"{side}: {tell_unknown(ops)}")) for side, ops in sides.items() if ops]
     inputs = [c for c in found.changes if c.op == "placeholder" and c.kind != "unchanged"]
     if inputs:
         told = ", ".join(f"{c.main.name} {_shapes(c)}" for c in inputs)
@@ -156,8 +161,8 @@ def _shapes(change: Change) -> str:
 
 
 def _totals(before: Totals, after: Totals) -> str:
-    names = (("nodes", "nodes"), ("MACs", "macs"), ("params", "params"))
-    return ", ".join(f"{title} {pair(getattr(before, key), getattr(after, key))}" for title, key in names)
+    macs = at_least(pair(before.macs, after.macs), before.unknown or after.unknown)
+    return f"nodes {pair(before.nodes, after.nodes)}, MACs {macs}, params {pair(before.params, after.params)}"
 
 
 def _modules(found: Compared) -> dict[int, str]:

@@ -13,7 +13,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from fxprune.by_mode import only_in
 from fxprune.facts.costs import batch_size
 from fxprune.facts.in_place import overwritten
-from fxprune.facts.shapes import META, propagate_shapes
+from fxprune.facts.shapes import values_of
 from fxprune.graph import example_inputs_of
 
 
@@ -46,7 +46,7 @@ def activation_bytes(graph_module: fx.GraphModule) -> dict[fx.Node, int]:
 
 def _storages(graph_module: fx.GraphModule) -> dict[fx.Node, list[tuple[Hashable, int]]]:
     """Return a key for the memory of each tensor that a node returns, and the tensor's bytes."""
-    values = propagate_shapes(graph_module, example_inputs_of(graph_module))
+    values = values_of(graph_module, example_inputs_of(graph_module))
     sources = overwritten(graph_module.graph)
     in_training = only_in(graph_module.graph, "train")
     taken_over: dict[Hashable, Hashable] = {}
@@ -59,7 +59,7 @@ def _storages(graph_module: fx.GraphModule) -> dict[fx.Node, list[tuple[Hashable
         if node in sources:
             ((taken_over[keys[0]], _),) = found[sources[node]]
         found[node] = [
-            (taken_over.get(key, key), size) for key, size in zip(keys, _sizes(node.meta[META]), strict=False)
+            (taken_over.get(key, key), size) for key, size in zip(keys, _sizes(values.metadata(node)), strict=False)
         ]
     return found
 

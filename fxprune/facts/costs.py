@@ -1,14 +1,19 @@
 """What a graph costs: multiply-accumulates (MACs) and parameters, a node at a time.
 
-MACs are counted for convolutions, linear layers and matrix products, as the field does; norms, activations
-and element-wise arithmetic count as zero. One MAC is two FLOPs. Counts are for the traced example inputs,
-divided by their batch size where all of them share a first dimension.
+MACs are counted for convolutions, linear and recurrent layers, attention and matrix products, as the field does;
+norms, activations, pooling and element-wise arithmetic count as zero. What has neither a rule (here, and in
+:mod:`fxprune.facts.mac_rules`) nor a place among the free ops (:mod:`fxprune.facts.free_ops`) is unknown, never zero:
+totals are of what is known. One MAC is two FLOPs. Counts are for the traced example inputs, divided by their batch
+size where all of them share a first dimension.
 """
 
 from __future__ import annotations
 
 import math
 import operator
+import warnings
+import weakref
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -17,27 +22,45 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.by_mode import MODE
+from fxprune.errors import FxpruneWarning
 from fxprune.facts.convs import is_conv
-from fxprune.facts.shapes import require_shapes, shape
-from fxprune.graph import called_module
+from fxprune.facts.free_ops import is_free, is_free_layer, op_name
+from fxprune.facts.mac_rules import RULES, UnknownMacs, attention_macs, known_shape, recurrent_macs, shape_of
+from fxprune.facts.shapes import is_size, require_shapes, shape
+from fxprune.graph import called_module, graphs_of, place
 from fxprune.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES
 from fxprune.module_tree import CALLS, PER_SAMPLE, every_module, is_opaque, opaque_children, regions_in
 from fxprune.node_targets import attribute
+from fxprune.operators import is_torchs_own
 from fxprune.scaled_layer import ScaledLayer
 
-_PRODUCTS = {operator.matmul, torch.matmul, torch.mm, torch.bmm, "matmul", "mm", "bmm", "__matmul__"}
-# ... with a sum: where the first factor is.
-_SUMS_AND_PRODUCTS: dict[Any, str] = {
-    torch.addmm: "mat1",
-    torch.baddbmm: "batch1",
-    "addmm": "mat1",
-    "baddbmm": "batch1",
-}
+_NAMED = 5  # so many unknown ops are named
+_WARNED_OF: weakref.WeakSet[fx.GraphModule] = weakref.WeakSet()
 _FREE = {operator.add, torch.add, functional.relu}  # what most of a CNN's function calls are
 
 
 def node_macs(node: fx.Node) -> int:
-    """Return the MACs of one node for the traced shapes, the whole batch; 0 if it multiplies nothing in eval mode."""
+    """Return the MACs of one node for the traced shapes, the whole batch; 0 if it multiplies nothing in eval mode.
+
+    0 too if nobody knows them, see :func:`unknown_macs`; of an opaque module those of its regions.
+    """
+    try:
+        return _macs(node)
+    except UnknownMacs:
+        return 0
+
+
+def has_known_macs(node: fx.Node) -> bool:
+    """Say whether the MACs of ``node`` are those that :func:`node_macs` returns, and no more."""
+    try:
+        _macs(node)
+    except UnknownMacs:
+        return False
+    return node.meta.get(MODE) == "train" or not (is_opaque(called_module(node)) and around_regions(node))
+
+
+def _macs(node: fx.Node) -> int:
+    """Return the MACs of one node; raises UnknownMacs."""
     if node.meta.get(MODE) == "train":
         return 0
     module = called_module(node)
@@ -45,23 +68,20 @@ def node_macs(node: fx.Node) -> int:
         return _module_macs(node, module)
     if node.op not in ("call_function", "call_method") or node.target in _FREE:
         return 0
-    if getattr(node.target, "__name__", "").startswith("shifted_window_attention"):
-        return _window_attention_macs(node)
-    out = _output_elements(node)
-    if node.target is functional.linear or node.target is functional.scaled_dot_product_attention:
-        return _functional_macs(node, out)
     if is_conv(node):
-        weight = _argument_shape(node, 1, "weight")
+        weight = shape_of(node, 1, "weight")
         transposed: bool = "transpose" in getattr(node.target, "__name__", "")
-        elements = _input_elements(node) if transposed else out
-        return elements * math.prod(int(size) for size in weight[1:]) if weight else 0
-    if node.target in _PRODUCTS:
-        left = _argument_shape(node, 0, "input")
-        return out * left[-1] if left else 0
-    if node.target in _SUMS_AND_PRODUCTS:
-        left = _argument_shape(node, 1, _SUMS_AND_PRODUCTS[node.target])
-        return out * left[-1] if left else 0
-    return _einsum_macs(node) if node.target is torch.einsum else 0
+        elements = _input_elements(node) if transposed else _output_elements(node)
+        return elements * math.prod(int(size) for size in weight[1:])
+    is_own = node.op == "call_method" or is_torchs_own(node.target)
+    rule = RULES.get(op_name(node.target)) if is_own else None
+    if rule is not None:
+        return rule(node)
+    if is_free(node.target) or (is_own and is_size(node)):
+        return 0
+    if op_name(node.target).startswith("shifted_window_attention"):
+        return _window_attention_macs(node)
+    raise UnknownMacs
 
 
 def _module_macs(node: fx.Node, module: nn.Module) -> int:
@@ -77,52 +97,28 @@ def _module_macs(node: fx.Node, module: nn.Module) -> int:
         return _output_elements(node) * int(module.in1_features) * (int(module.in2_features) + 1)
     if isinstance(module, nn.MultiheadAttention):
         return _attention_macs(node, module)
-    if is_opaque(module) and (regions := regions_in(module)):
-        return sum(int(_all_nodes(region) * region.meta[CALLS]) for _, region in regions)
-    return 0
-
-
-def _functional_macs(node: fx.Node, out: int) -> int:
-    if node.target is functional.linear:
-        source = _argument_shape(node, 0, "input")
-        return out * source[-1] if source else 0
-    query, key = _argument_shape(node, 0, "query"), _argument_shape(node, 1, "key")
-    return 0 if not query or not key else math.prod(query[:-1]) * key[-2] * query[-1] + out * key[-2]
-
-
-def _einsum_macs(node: fx.Node) -> int:
-    """Return the MACs of a product of two tensors: of all their axes, each once; 0 for a sum or a transpose."""
-    terms, *given = node.args
-    operands = given[0] if len(given) == 1 and isinstance(given[0], (list, tuple)) else given
-    shapes = [shape(one) if isinstance(one, fx.Node) else None for one in operands]
-    if not isinstance(terms, str) or "." in terms or len(shapes) != 2:
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return recurrent_macs(node, module)
+    if is_opaque(module):
+        return sum(int(_all_nodes(region) * region.meta[CALLS]) for _, region in regions_in(module))
+    if is_free_layer(module):
         return 0
-    names = terms.replace(" ", "").partition("->")[0].split(",")
-    sizes: dict[str, int] = {}
-    for axes, sides in zip(names, shapes, strict=False):
-        sizes |= dict(zip(axes, sides or (), strict=False))
-    return math.prod(sizes.values()) if len(names) == 2 else 0
+    raise UnknownMacs
 
 
 def _window_attention_macs(node: fx.Node) -> int:
     """Return the MACs of torchvision's Swin attention: four projections, and two products inside windows."""
-    source = _argument_shape(node, 0, "input")
+    source = shape_of(node, 0, "input")
     window: Any = node.args[4] if len(node.args) > 4 else node.kwargs.get("window_size")
-    if not source or not isinstance(window, (list, tuple)) or not all(isinstance(side, int) for side in window):
-        return 0
+    if not isinstance(window, (list, tuple)) or not all(isinstance(side, int) for side in window):
+        raise UnknownMacs
     return math.prod(source) * (4 * source[-1] + 2 * math.prod(window))
 
 
 def _attention_macs(node: fx.Node, module: nn.MultiheadAttention) -> int:
-    query, key = _argument_shape(node, 0, "query"), _argument_shape(node, 1, "key")
-    if not query or not key:
-        return 0
-    width, batched = int(module.embed_dim), len(query) == 3
-    axis = 1 if batched and module.batch_first else 0
-    tokens, others = query[axis], key[axis]
-    batch = query[1 - axis] if batched else 1
-    projected = 2 * tokens * width + others * (int(module.kdim) + int(module.vdim))
-    return batch * width * (projected + 2 * tokens * others)
+    query, key = shape_of(node, 0, "query"), shape_of(node, 1, "key")
+    widths, extra = (int(module.kdim), int(module.vdim)), (module.bias_k is not None) + module.add_zero_attn
+    return attention_macs(query, key, int(module.embed_dim), widths, batch_first=module.batch_first, extra=extra)
 
 
 def _all_nodes(graph_module: fx.GraphModule) -> int:
@@ -130,9 +126,50 @@ def _all_nodes(graph_module: fx.GraphModule) -> int:
 
 
 def total_macs(graph_module: fx.GraphModule) -> int:
-    """Return the MACs of the whole graph for one sample, regions in opaque modules with all their calls included."""
+    """Return the MACs of the whole graph for one sample, regions in opaque modules with all their calls included.
+
+    They are what is known: there are more if :func:`unknown_macs` finds any node.
+    """
     require_shapes(graph_module)
     return int(_all_nodes(graph_module) // batch_size(graph_module))
+
+
+def unknown_macs(graph_module: fx.GraphModule) -> list[fx.Node]:
+    """Return the nodes, those of regions too, whose MACs nobody knows: :func:`total_macs` counts none for them.
+
+    They call foreign functions, opaque modules with parameters outside of regions, or ops of torch's without a rule.
+    """
+    require_shapes(graph_module)
+    return [node for _, graph in graphs_of(graph_module) for node in graph.graph.nodes if not has_known_macs(node)]
+
+
+def unknown_places(graph_module: fx.GraphModule) -> tuple[str, ...]:
+    """Return what :func:`unknown_macs` finds, for a person: where each is, and what it calls."""
+    return tuple(f"{place(node)}: {_called(node)}" for node in unknown_macs(graph_module))
+
+
+def _called(node: fx.Node) -> str:
+    return op_name(node.target) if node.op != "call_module" else type(called_module(node)).__name__
+
+
+def tell_unknown(places: Sequence[str]) -> str:
+    """Return what a total of MACs leaves out, in one line: "2 ops unknown: lstm: LSTM, fft_fft: fft_fft"."""
+    more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
+    return f"{len(places)} op{'s' * (len(places) != 1)} unknown: {', '.join(places[:_NAMED])}{more}"
+
+
+def at_least(macs: str, unknown: Collection[str]) -> str:
+    """Return a total of MACs as it is told where there are ``unknown`` ones."""
+    return f"at least {macs}" if unknown else macs
+
+
+def warn_of_unknown_macs(graph_module: fx.GraphModule, *, stacklevel: int) -> None:
+    """Warn, once for a graph, that a target is met by the MACs that are known, if there are others."""
+    places = unknown_places(graph_module)
+    if places and graph_module not in _WARNED_OF:
+        _WARNED_OF.add(graph_module)
+        message = f"a target of MACs counts those that are known; {tell_unknown(places)}"
+        warnings.warn(message, FxpruneWarning, stacklevel=stacklevel + 1)
 
 
 def batch_size(graph_module: fx.GraphModule) -> int | Fraction:
@@ -183,13 +220,8 @@ def around_regions(node: fx.Node) -> dict[int, nn.Parameter]:
 
 
 def _output_elements(node: fx.Node) -> int:
-    return math.prod(shape(node) or (0,))
+    return math.prod(known_shape(node))
 
 
 def _input_elements(node: fx.Node) -> int:
-    return math.prod(_argument_shape(node, 0, "input") or (0,))
-
-
-def _argument_shape(node: fx.Node, index: int, name: str) -> tuple[int, ...] | None:
-    argument: Any = node.args[index] if index < len(node.args) else node.kwargs.get(name)
-    return shape(argument) if isinstance(argument, fx.Node) else None
+    return math.prod(shape_of(node, 0, "input"))

@@ -11,9 +11,11 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
+from fxprune.autocast import autocast_state
 from fxprune.graph import called_module
 from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES
 from fxprune.nests import map_tensors, tensors_in
+from fxprune.scaled_layer import ScaledLayer
 
 ELEMENTWISE = (
     *NORM_CLASSES,
@@ -24,12 +26,16 @@ _ELEMENTWISE_FUNCTIONS = {operator.add, operator.mul, torch.add, functional.relu
 
 def worked_out(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FakeTensor | None:
     """Return what ``node`` returns where that can be told without calling it on fake tensors; None elsewhere."""
+    module: Any = called_module(node)
+    if isinstance(module, ScaledLayer):
+        return _behind_gate(module, args)
+    if autocast_state() is not None:
+        return None
     if kwargs == {"inplace": False}:
         kwargs = {}
     found = None if kwargs else _plain_to_see(node, args)
     if found is None and node.target in (torch.cat, functional.layer_norm):
         return _on_meta(node.target, args, kwargs)
-    module: Any = called_module(node)
     if found is not None or kwargs or len(args) != 1:
         return found
     weights = tuple(module._parameters.values()) if module is not None else ()
@@ -42,19 +48,40 @@ def worked_out(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return None
 
 
+def _behind_gate(gate: ScaledLayer, args: tuple[Any, ...]) -> FakeTensor | None:
+    """Return what a ResConv or a BranchScale returns, under autocast too; None if its inputs are no fake tensors."""
+    layer, inputs, scale = gate.wrapped, args[: gate.operands], gate.trained_scale
+    if not all(type(x) is FakeTensor for x in inputs) or len(inputs) != gate.operands:
+        return None
+    y: Any = inputs[-1]
+    if layer is not None and not gate.closed:
+        y = _behind_conv(layer, y) if autocast_state() is None else None
+        if y is None:
+            with inputs[0].fake_mode:
+                y = layer(inputs[0])
+    one = torch.empty((), dtype=scale.dtype, device="meta")
+    return _on_meta(gate.outline, (one, inputs[0], y), {})
+
+
 def _on_meta(compute: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FakeTensor | None:
-    """Return what ``compute`` returns on the meta device, a new tensor, as a fake one."""
+    """Return what ``compute`` returns on the meta device, a new tensor or one of ``args``, as a fake one."""
     fakes = [x for x in tensors_in(args) if type(x) is FakeTensor]
     if not fakes or len({x.fake_device for x in fakes}) != 1:
         return None
 
+    given: dict[int, tuple[torch.Tensor, Any]] = {}
+
     def to_meta(x: torch.Tensor) -> torch.Tensor:
-        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+        meta = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+        given[id(meta)] = meta, x
+        return meta
 
     try:
         meta = compute(*map_tensors(args, to_meta), **map_tensors(kwargs, to_meta))
     except (RuntimeError, IndexError):
         return None  # they do not fit: fake tensors say why
+    if id(meta) in given:
+        return given[id(meta)][1]  # type: ignore[no-any-return]
     return FakeTensor(fakes[0].fake_mode, meta, fakes[0].fake_device)
 
 

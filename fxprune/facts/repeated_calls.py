@@ -19,10 +19,13 @@ from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 from fxprune.autocast import autocast_state
 from fxprune.facts.known_shapes import ELEMENTWISE, worked_out
 from fxprune.graph import called_module
+from fxprune.layer_classes import NORM_CLASSES
 from fxprune.module_tree import has_hooks
 from fxprune.nests import PLAIN, map_tensors, tensors_in
 from fxprune.operators import is_torchs_own
+from fxprune.scaled_layer import ScaledLayer
 
+_ALIKE = (*NORM_CLASSES, nn.Identity)  # what returns a tensor like its input
 _HASHABLE = PLAIN | {torch.dtype, torch.device, torch.Size}
 
 
@@ -76,10 +79,14 @@ class Repeated:
 
 
 class Values:
-    """The value of every node of a graph, and its metadata where it is at hand; ``calls`` made them."""
+    """The value of every node of a graph, and its metadata where it is at hand; ``calls`` made them.
+
+    ``writes`` tells of calls of foreign code which of their arguments they were seen to write into.
+    """
 
     def __init__(self) -> None:
         self._values: dict[fx.Node, Any] = {}
+        self.writes: dict[fx.Node, tuple[int | None, ...]] = {}
         self.calls = RepeatedCalls()
 
     def __getitem__(self, node: fx.Node) -> Any:
@@ -161,7 +168,7 @@ class RepeatedCalls:
         if output is not None:
             return _again(output, args)
         given, args, kwargs = args, made(args), made(kwargs)
-        value = worked_out(node, args, kwargs) if autocast is None else None
+        value = worked_out(node, args, kwargs)
         value = compute(node, args, kwargs) if value is None else value
         found = self._described(value, args, kwargs)
         if found is None:
@@ -198,8 +205,13 @@ def _again(output: _Output, args: tuple[Any, ...], tensor: FakeTensor | None = N
 
 
 def _kind_of_call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
-    given = _kind(args), _kind(tuple(kwargs.items())) if kwargs else ()
     module = called_module(node)
+    if isinstance(module, ScaledLayer):
+        return (
+            *_kind_of_gate(module, kwargs),
+            _kind(args[: module.operands]),
+        )  # the others only give the unit of its scale
+    given = _kind(args), _kind(tuple(kwargs.items())) if kwargs else ()
     if module is not None:
         return (*_kind_of_layer(module), *given)
     if node.op not in ("call_function", "call_method") or (
@@ -207,6 +219,19 @@ def _kind_of_call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     ):
         raise _Unknown
     return (node.target, *given)
+
+
+def _kind_of_gate(gate: ScaledLayer, kwargs: dict[str, Any]) -> tuple[Hashable, ...]:
+    """Return what tells ResConvs and BranchScales apart: their state and the conv (a norm changes no shape)."""
+    conv, scale = gate.wrapped, gate.trained_scale
+    others = [one for one in gate._modules.values() if one is not None and one is not conv]
+    if type(gate).outline is ScaledLayer.outline:
+        raise _Unknown
+    if kwargs or any(map(has_hooks, (gate, *others))) or not all(type(one) in _ALIKE for one in others):
+        raise _Unknown
+    inside = () if conv is None else _kind_of_layer(conv)
+    kind: Any = type(gate)
+    return (kind, gate.closed, gate.resting, scale.dtype, scale.device, *inside)
 
 
 def _kind_of_layer(module: nn.Module) -> tuple[Hashable, ...]:

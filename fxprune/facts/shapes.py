@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.fx.passes.shape_prop import TensorMetadata
+from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 from torch.nn import functional
 
 from fxprune.autocast import ENTER_AUTOCAST, autocast_kept
@@ -22,7 +22,7 @@ from fxprune.copies import copy_module
 from fxprune.errors import LoadError, TraceError, first_line
 from fxprune.facts.effects import is_foreign
 from fxprune.facts.repeated_calls import Values
-from fxprune.graph import called_module, example_inputs_of, module_path
+from fxprune.graph import EXAMPLE_INPUTS, called_module, example_inputs_of, graphs_of, module_path
 from fxprune.interpreter import Interpreter
 from fxprune.kept_state import keeping_state
 from fxprune.layer_classes import NORM_CLASSES
@@ -78,7 +78,7 @@ class _Recorder(Interpreter):
         changed = [one for one, version in inputs if version_of(one) != version]
         if changed:
             direct = [self.values[one] if isinstance(one, fx.Node) else None for one in n.args]
-            n.meta[WRITES] = tuple(
+            self.values.writes[n] = tuple(
                 next((index for index, value in enumerate(direct) if value is one), None) for one in changed
             )
         return value
@@ -118,6 +118,19 @@ def _explain(node: fx.Node, error: Exception) -> str:
 def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any], *, training: bool = False) -> Values:
     """Write ``meta["tensor_meta"]`` on every node (torch.fx's TensorMetadata) and return the values found.
 
+    They are those that :func:`values_of` returns for the same arguments.
+    """
+    values = values_of(graph_module, inputs, training=training)
+    for node in graph_module.graph.nodes:
+        node.meta[META] = values.metadata(node)
+    for node, written in values.writes.items():
+        node.meta[WRITES] = written
+    return values
+
+
+def values_of(graph_module: fx.GraphModule, inputs: Sequence[Any], *, training: bool = False) -> Values:
+    """Return the value of every node, of which shape, dtype and storage are true; the graph stays as it is.
+
     Runs in eval mode, or in train mode, on fake tensors; on real ones where a value's shape depends on data or a
     module is opaque. What the other mode alone computes has the shapes that it has there; in train mode on inputs of
     its own if the graph has such. What the graph or its modules update is as before (see :mod:`fxprune.kept_state`).
@@ -128,11 +141,30 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any], *, tra
     if others:
         others_inputs = inputs if training else graph_module.meta.get(TRAIN_INPUTS, inputs)
         own = _values_in_mode(graph_module, others_inputs, not training)
+        values.writes |= own.writes
         for node in others:
             values[node] = own.raw(node)
-    for node in graph_module.graph.nodes:
-        node.meta[META] = values.metadata(node)
     return values
+
+
+def note_shape(node: fx.Node, value: torch.Tensor) -> None:
+    """Write on ``node``, a new one, that it computes tensors like ``value``."""
+    node.meta[META] = _extract_tensor_metadata(value)
+
+
+def renew_shapes(graph_module: fx.GraphModule) -> None:
+    """Work the shapes of ``graph_module`` and of its regions out anew, each on its example inputs.
+
+    A graph without example inputs has no shapes then, which is better than false ones. Raises TraceError as
+    :func:`values_of`.
+    """
+    for _, graph in graphs_of(graph_module):
+        graph.meta.pop(UNCHECKED, None)
+        if EXAMPLE_INPUTS in graph.meta:
+            propagate_shapes(graph, example_inputs_of(graph))
+            continue
+        for node in graph.graph.nodes:
+            node.meta.pop(META, None)
 
 
 def _values_in_mode(graph_module: fx.GraphModule, inputs: Sequence[Any], training: bool) -> Values:

@@ -20,6 +20,7 @@ from torch import fx
 from fxprune.diffing.entries import KINDS, Change, Kind, NodeInfo, Reason
 from fxprune.diffing.graph_diff import GraphDiff
 from fxprune.diffing.nodes import describe
+from fxprune.facts.costs import tell_unknown
 from fxprune.graph import called_module, graphs_of, module_path
 from fxprune.inspection import Inspection
 from fxprune.module_tree import is_opaque
@@ -40,13 +41,15 @@ def page(stages: Sequence[tuple[str, GraphDiff]], whole: GraphDiff, *, title: st
     """
     table = _Table()
     shown = [("whole", whole), *stages]
+    unknown = whole.after.unknown or whole.before.unknown
+    notes = [f"MACs: {tell_unknown(unknown)}"] if unknown else []
     data = {
         "sides": [["before", 0], ["after", 1]],
         "kinds": [{"name": kind, "mark": _MARKS[kind]} for kind in KINDS],
         "focus": {"label": "Changed only", "rest": "unchanged"},
         "stages": [_stage(table, name, one) for name, one in shown],
         "trained": _trained_scales([one for _, one in stages]),
-        "notes": [_GUESSED] if whole.matched_by == "guess" else [],
+        "notes": [*notes, *([_GUESSED] if whole.matched_by == "guess" else [])],
     }
     return _document(title, {**data, **table.data()})
 

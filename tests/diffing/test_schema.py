@@ -23,7 +23,7 @@ def fused() -> dict[str, Any]:
 def test_the_form_is_the_documented_one() -> None:
     assert list(DATA) == ["format", "version", "matched_by", "before", "after", "changes"]
     assert (DATA["format"], DATA["version"], DATA["matched_by"]) == ("fxprune-diff", 1, "origin")
-    assert list(DATA["before"]) == ["nodes", "macs", "params"]
+    assert list(DATA["before"]) == ["nodes", "macs", "params", "unknown"]
     assert list(fused()) == ["kind", "before", "after", "what", "why", "declined"]
     assert list(fused()["after"]) == [*("name", "op", "path", "inputs", "shape", "macs", "params", "scale", "detail")]
     declined = [reason for change in DATA["changes"] for reason in change["declined"]]
@@ -39,8 +39,9 @@ def test_fields_that_are_not_known_are_ignored() -> None:
     assert fxprune.GraphDiff.from_json(data) == fxprune.GraphDiff.from_json(DATA)
 
 
-def test_files_that_do_not_tell_what_was_declined_are_read() -> None:
+def test_files_that_do_not_tell_what_was_declined_and_what_is_unknown_are_read() -> None:
     data = copy.deepcopy(DATA)
+    del data["before"]["unknown"], data["after"]["unknown"]
     for change in data["changes"]:
         del change["declined"]
     assert fxprune.GraphDiff.from_json(data).count("fused") == fxprune.GraphDiff.from_json(DATA).count("fused")

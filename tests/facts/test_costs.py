@@ -10,7 +10,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 import fxprune
-from fxprune.facts.costs import batch_size, node_params, total_macs, total_params
+from fxprune.chains import insert_scales
+from fxprune.facts.costs import batch_size, node_params, total_macs, total_params, unknown_macs, unknown_places
 
 
 class Attention(nn.Module):
@@ -79,6 +80,15 @@ def test_macs_of_real_networks(name: str) -> None:
     assert batch_size(graph) == 2
     assert total_macs(graph) == counted(model, torch.randn(1, 3, 64, 64))
     assert total_params(graph) == sum(p.numel() for p in model.parameters())
+    assert not unknown_macs(graph)
+
+
+@pytest.mark.parametrize("name", ["swin_t", "googlenet", "shufflenet_v2_x0_5", "mobilenet_v3_small"])
+def test_nothing_is_unknown_in_real_networks(name: str) -> None:
+    models = pytest.importorskip("torchvision.models")
+    options = {"init_weights": False} if name == "googlenet" else {}
+    graph = fxprune.trace(models.get_model(name, **options).eval(), torch.randn(1, 3, 64, 64), check=False)
+    assert unknown_places(graph) == unknown_places(insert_scales(graph, "all", verify=False).graph_module) == ()
 
 
 def test_tied_parameters_count_once() -> None:

@@ -181,7 +181,7 @@ def _widened(module: _Layer, memo: dict[int, nn.Module]) -> _Layer:
     kind = type(module)
     wide = memo[id(module)] = kind.__new__(kind)
     state = vars(wide)
-    state.update(vars(module))
+    state.update(vars(module), _compiled_call_impl=None)  # which is of ``module``, and its dtype
     for table in ("_parameters", "_buffers"):
         state[table] = {
             name: exact(tensor) if tensor is not None and tensor.is_floating_point() else tensor

@@ -94,9 +94,9 @@ class RemoveLayers(KeepingPass):
         others = [one for one in ranked if scales[one.node] > threshold]
         wanted: list[Gate] = []
         if self.target_macs is not None:
-            warn_of_unknown_macs(graphs[0][1], stacklevel=3)
             enough = enough_for_target(graphs[0][1], [*zeros, *others], self.target_macs, scales, kept=len(kept))
             wanted = enough[len(zeros) :]
+            warn_of_unknown_macs(graphs[0][1], stacklevel=3)
         chosen = {layer.node for layer in [*zeros, *wanted]}
         small = {layer.node for layer in zeros}
         sizes = _sizes_of_untrained(layer for layer in others if layer.node in chosen)

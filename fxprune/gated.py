@@ -21,6 +21,9 @@ class Gated(nn.Module):
     kind: ClassVar[str]
     """What it gates, in one word: "conv", "branch"."""
 
+    keeps_dtype: ClassVar[bool] = True
+    """Its own tensors stay at least float32 whatever the network is cast to."""
+
     fused_by: ClassVar[str]
     """The name of the pass that makes plain layers of it."""
 

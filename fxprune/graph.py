@@ -15,8 +15,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import FxpruneError, FxpruneTypeError
-from fxprune.gated import Gated
-from fxprune.module_tree import every_module, is_opaque, regions_in
+from fxprune.module_tree import every_module, is_opaque, keeps_dtype, regions_in
 from fxprune.nests import map_tensors
 from fxprune.wrappers import inside
 
@@ -183,7 +182,7 @@ def is_cast(graph_module: fx.GraphModule) -> bool:
 
 def _weights_dtype(graph_module: fx.GraphModule) -> torch.dtype | None:
     """Return the dtype of all weights (scalars and gates keep theirs); None if there are several, or no weights."""
-    modules = (module for module in every_module(graph_module) if not isinstance(module, Gated))
+    modules = (module for module in every_module(graph_module) if not keeps_dtype(module))
     weights = (one for module in modules for one in module._parameters.values() if one is not None)
     found = {one.dtype for one in weights if one.dim() and one.is_floating_point()}
     return found.pop() if len(found) == 1 else None

@@ -12,7 +12,7 @@ that is kept does.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -24,7 +24,6 @@ from fxprune.facts.branches import Branch, computes_with_weights, find_branches
 from fxprune.facts.sites import ConvSite, find_conv_sites
 from fxprune.graph import called_module, module_path
 from fxprune.module_tree import every_path, is_opaque
-from fxprune.rewriting import Log, Pass
 
 KEPT = "kept by the user"
 
@@ -76,34 +75,6 @@ class Kept:
         if layers and all(self.holds([node], region) for node, region in layers):
             given = " and ".join(name for name, one in (("keep", self.keep), ("only", self.only)) if one)
             raise FxpruneValueError(f"nothing that may go is left by {given}: all {len(layers)} layers are {KEPT}")
-
-
-@dataclass(frozen=True)
-class KeepingPass(Pass):
-    """A pass that leaves alone what the user keeps.
-
-    Args:
-        keep: patterns over the paths of modules (see :mod:`fxprune.keeping`): what they match stays.
-        only: likewise: layers that none of these matches stay too.
-    """
-
-    keep: Sequence[str] = field(default=(), kw_only=True)
-    only: Sequence[str] = field(default=(), kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("keep", "only"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-
-    @property
-    def kept(self) -> Kept:
-        """What ``keep`` and ``only`` say."""
-        return Kept(self.keep, self.only)
-
-    def rewrite_all(self, graphs: Sequence[tuple[str, fx.GraphModule]], log: Log) -> None:
-        """Rewrite one graph after the other; raises FxpruneValueError if a pattern matches nothing in any of them."""
-        self.kept.require_sense(graphs)
-        super().rewrite_all(graphs, log)
 
 
 def _require_match(name: str, pattern: str, paths: Iterable[str]) -> None:

@@ -22,7 +22,7 @@ _COMPILE = Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING], verify=False
 _NO_UNIT = 0.7  # for shortcuts, in the place of units that are measured later
 
 
-class MemoryTarget(Budget):
+class MemoryBudget(Budget):
     """The most bytes of activations that a forward pass may hold: a share of what it holds with all of its layers.
 
     Counted in the network that would be emitted, see :func:`fxprune.facts.activation_memory.activation_bytes`.

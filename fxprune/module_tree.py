@@ -146,6 +146,11 @@ def _is_changed(module: nn.Module) -> bool:
     return has_hooks(module) or not type(module).__module__.startswith(_KNOWN) or "forward" in module.__dict__
 
 
+def keeps_dtype(module: nn.Module) -> bool:
+    """Say whether ``module`` keeps a dtype of its own whatever the network is cast to, as gates do."""
+    return bool(getattr(type(module), "keeps_dtype", False))
+
+
 def is_parametrized(module: nn.Module) -> bool:
     """Say what torch's function of this name says; where an attribute is missing, ``getattr`` takes microseconds."""
     return "parametrizations" in module._modules

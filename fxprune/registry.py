@@ -13,15 +13,13 @@ import functools
 import re
 import types
 import typing
-import warnings
-from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
+from collections.abc import Sequence
 
-from fxprune.errors import FxpruneError, FxpruneWarning, PassSpecError, did_you_mean, first_line
+from fxprune.errors import FxpruneError, PassSpecError, did_you_mean
+from fxprune.joined import with_joined
 from fxprune.rewriting import Pass
 
 GROUP = "fxprune.passes"
-_Kind = typing.TypeVar("_Kind")
 _ITEM = re.compile(r"\s*([A-Za-z0-9_-]+)\s*(?:\{([^{}]*)\})?\s*(?:,|$)")
 
 
@@ -32,22 +30,6 @@ def known_passes() -> dict[str, type[Pass]]:
 
     own = {getattr(passes, name).name: getattr(passes, name) for name in passes.__all__}
     return with_joined(own, GROUP, "pass")
-
-
-def with_joined(own: Mapping[str, _Kind], group: str, what: str) -> dict[str, _Kind]:
-    """Return ``own`` and what installed packages have in an entry-point group, by name, sorted; ours stay."""
-    found = dict(own)
-    for point in entry_points(group=group):
-        try:
-            loaded = point.load()
-        except Exception as error:
-            of = f" of {point.dist.name}" if point.dist is not None else ""
-            warnings.warn(
-                f"{what} {point.name}{of} cannot be loaded: {first_line(error)}", FxpruneWarning, stacklevel=3
-            )
-            continue
-        found.setdefault(str(getattr(loaded, "name", point.name)), loaded)
-    return dict(sorted(found.items()))
 
 
 def options_of(kind: type[Pass]) -> dict[str, dataclasses.Field[object]]:

@@ -20,13 +20,13 @@ from fxprune.choosing.criteria.base import Criterion
 from fxprune.choosing.named import known_criteria, known_searches, made
 from fxprune.choosing.schedule import Schedule
 from fxprune.choosing.search.base import Search
-from fxprune.cost_targets import Surplus
 from fxprune.errors import FxpruneError, TargetError
 from fxprune.facts.layers import Gate
 from fxprune.facts.shapes import shape
 from fxprune.graph import example_inputs_of
 from fxprune.old_names import takes_old_names
 from fxprune.sparsity import ProximalL1
+from fxprune.surplus import Surplus
 from fxprune.targets import Targets
 
 

@@ -16,10 +16,11 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from fxprune.computed import computed_weights, plain_layer
+from fxprune.conv_ops import is_conv
 from fxprune.exact_weights import keeping_exact, make_parameter, rounded
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
-from fxprune.facts.convs import ConvCall, changes_by_call, conv_call, is_conv
+from fxprune.facts.convs import ConvCall, changes_by_call, conv_call
 from fxprune.gated import ungated
 from fxprune.graph import called_module, erase_unread, graphs_of, inherit
 from fxprune.layer_classes import TRANSPOSED_CLASSES, WEIGHTED_CLASSES

@@ -20,7 +20,7 @@ from fxprune.facts.branches import Branch
 from fxprune.facts.shapes import note_shape
 from fxprune.facts.state import storage_of, updated_storages, updated_values
 from fxprune.graph import copied, inherit, module_path
-from fxprune.keeping import KeepingPass
+from fxprune.keeping_pass import KeepingPass
 from fxprune.node_targets import attribute, free_target, set_attribute
 from fxprune.rewriting import Contract, Log
 

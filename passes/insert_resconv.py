@@ -19,7 +19,7 @@ from fxprune.facts.constants import Constants
 from fxprune.facts.input_sizes import input_sizes
 from fxprune.facts.sites import ConvSite
 from fxprune.graph import called_module, erase_unread, inherit
-from fxprune.keeping import KeepingPass
+from fxprune.keeping_pass import KeepingPass
 from fxprune.layer_classes import Conv
 from fxprune.node_targets import module_target, set_attribute
 from fxprune.resconv import Parametrization, ResConv

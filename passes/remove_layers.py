@@ -24,7 +24,8 @@ from fxprune.facts.missing_scales import why_no_scales
 from fxprune.facts.state import updated_values
 from fxprune.gated import known_kinds
 from fxprune.graph import copied, erase, inherit
-from fxprune.keeping import KEPT, KeepingPass
+from fxprune.keeping import KEPT
+from fxprune.keeping_pass import KeepingPass
 from fxprune.rewriting import Contract, Log
 
 DEFAULT_THRESHOLD = 1e-2

@@ -8,11 +8,11 @@ from torch import fx, nn
 
 import fxprune
 from fxprune import passes
-from fxprune.cost_targets import Surplus
 from fxprune.errors import FxpruneError, TargetError
 from fxprune.facts.costs import total_macs, total_params
 from fxprune.facts.layers import layers
 from fxprune.facts.shapes import shape
+from fxprune.surplus import Surplus
 
 
 class Stages(nn.Module):

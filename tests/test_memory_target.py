@@ -17,7 +17,7 @@ from fxprune.errors import TargetError
 from fxprune.facts.activation_memory import peak_activation_bytes
 from fxprune.facts.layers import Gate, layers
 from fxprune.facts.shapes import shape
-from fxprune.memory_target import MemoryTarget
+from fxprune.memory_target import MemoryBudget
 
 
 class Blocks(nn.Module):
@@ -108,13 +108,13 @@ def test_memory_of_shortcuts_whose_unit_is_not_measured_yet() -> None:
 
 def test_memory_that_takes_more_than_one_layer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = blocks()
-    monkeypatch.setattr(MemoryTarget, "excess", lambda self, removed: float(len(removed) < 3))
+    monkeypatch.setattr(MemoryBudget, "excess", lambda self, removed: float(len(removed) < 3))
     shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.99, memory=0.9), meet_after=2)
     shrink.step(0.1)
     shrink.step(0.1)
     assert len(shrink.order) == 3
     shrink = fxprune.SteeredL1(blocks(), targets=fxprune.Targets(macs=0.99, memory=0.9), meet_after=1)
-    monkeypatch.setattr(MemoryTarget, "excess", lambda self, removed: 1.0)
+    monkeypatch.setattr(MemoryBudget, "excess", lambda self, removed: 1.0)
     with pytest.raises(TargetError, match="no layer is left to remove"):
         shrink.step(0.1)
 
@@ -145,7 +145,7 @@ def test_few_networks_are_compiled_to_begin(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(fxprune.Pipeline, "__call__", counted)
     fxprune.SteeredL1(graph, targets=fxprune.Targets(memory=0.7), meet_after=10)
     assert 0 < len(compiled) <= 8
-    assert MemoryTarget(graph, 0.7).macs_to_meet_it() == sum(one.macs for one in layers(graph) if is_branch(one))
+    assert MemoryBudget(graph, 0.7).macs_to_meet_it() == sum(one.macs for one in layers(graph) if is_branch(one))
 
 
 def is_branch(layer: Gate) -> bool:
@@ -154,14 +154,14 @@ def is_branch(layer: Gate) -> bool:
 
 def test_peaks_that_lie_in_no_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = blocks()
-    memory = MemoryTarget(graph, 0.9)
+    memory = MemoryBudget(graph, 0.9)
     asked: list[int] = []
 
-    def peaks_without(_: MemoryTarget, removed: Sequence[Gate]) -> set[str]:
+    def peaks_without(_: MemoryBudget, removed: Sequence[Gate]) -> set[str]:
         asked.append(len(removed))
         return {"elsewhere"} if len(removed) < 4 else set()
 
-    monkeypatch.setattr(MemoryTarget, "_peaks_without", peaks_without)
+    monkeypatch.setattr(MemoryBudget, "_peaks_without", peaks_without)
     assert memory.macs_to_meet_it() == sum(one.macs for one in layers(graph) if is_branch(one))
     assert asked == [0, 1, 2]  # then as many again, which are all
 

@@ -11,7 +11,7 @@ from fxprune.choosing.criteria.half_gate import HalfGate
 from fxprune.choosing.search.base import Search
 from fxprune.choosing.search.lazy_greedy import LazyGreedy
 from fxprune.errors import FxpruneError, did_you_mean
-from fxprune.registry import with_joined
+from fxprune.joined import with_joined
 
 _Part = TypeVar("_Part")
 

@@ -26,7 +26,7 @@ from fxprune.emit import Format
 from fxprune.errors import LoadError
 from fxprune.files import make_folder
 from fxprune.inspection import inspect_graph
-from fxprune.keeping import KeepingPass
+from fxprune.keeping_pass import KeepingPass
 from fxprune.pipeline import Pipeline
 from fxprune.registry import known_passes, options_of, parse_passes
 from fxprune.render.folder import write_diff

@@ -19,7 +19,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.by_mode import MODE
-from fxprune.facts.convs import is_conv
+from fxprune.conv_ops import is_conv
 from fxprune.facts.costs import batch_size, node_macs
 from fxprune.facts.effects import is_foreign
 from fxprune.facts.equal_shapes import EqualShapes

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from fxprune.conv_ops import CONV_FUNCTIONS, TRANSPOSED_CONV_FUNCTIONS
 from fxprune.copies import copy_module
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
@@ -20,20 +20,7 @@ from fxprune.module_tree import has_hooks, is_parametrized, runs_own_code
 from fxprune.node_targets import attribute
 from fxprune.resconv import WEIGHT_HOOKS
 
-_FUNCTIONS: dict[Any, type[Conv]] = {
-    functional.conv1d: nn.Conv1d,
-    functional.conv2d: nn.Conv2d,
-    functional.conv3d: nn.Conv3d,
-    torch.conv1d: nn.Conv1d,
-    torch.conv2d: nn.Conv2d,
-    torch.conv3d: nn.Conv3d,
-}
 _SIGNATURE = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-_TRANSPOSED_FUNCTIONS = {
-    functional.conv_transpose1d,
-    functional.conv_transpose2d,
-    functional.conv_transpose3d,
-}
 
 
 @dataclass(frozen=True)
@@ -49,13 +36,6 @@ class ConvCall:
     module: Conv
     functional: bool
     computed: dict[str, fx.Node] = field(default_factory=dict)
-
-
-def is_conv(node: fx.Node) -> bool:
-    """Say whether ``node`` is a convolution of any kind, transposed ones included."""
-    if node.op == "call_function":
-        return node.target in _FUNCTIONS or node.target in _TRANSPOSED_FUNCTIONS
-    return isinstance(called_module(node), (*CONV_CLASSES, *TRANSPOSED_CLASSES))
 
 
 def conv_call(node: fx.Node, sites: CallSites, constants: Constants) -> ConvCall | str:
@@ -117,7 +97,7 @@ def _weight_hooks(module: nn.Module) -> bool:
 
 
 def _functional_call(node: fx.Node, sites: CallSites, constants: Constants) -> ConvCall | str:
-    if node.target in _TRANSPOSED_FUNCTIONS:
+    if node.target in TRANSPOSED_CONV_FUNCTIONS:
         return "is a transposed convolution"
     arguments: dict[str, Any] = dict(zip(_SIGNATURE, node.args, strict=False)) | node.kwargs
     source = arguments.get("input")
@@ -141,7 +121,7 @@ def _functional_call(node: fx.Node, sites: CallSites, constants: Constants) -> C
     if any(isinstance(part, fx.Node) for value in geometry.values() for part in _parts(value)):
         return "its stride, padding or dilation is computed in forward"
     groups = int(geometry.get("groups", 1))
-    kind: Any = _FUNCTIONS[node.target]
+    kind: Any = CONV_FUNCTIONS[node.target]
     out_channels, in_channels, *kernel = shapes["weight"]
     if shapes.get("bias", (out_channels,)) != (out_channels,) or shape(source) is None:
         return "its shape is unknown; trace with fxprune.trace(model, example_inputs)"

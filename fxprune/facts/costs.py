@@ -22,8 +22,8 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.by_mode import MODE
+from fxprune.conv_ops import is_conv
 from fxprune.errors import FxpruneWarning
-from fxprune.facts.convs import is_conv
 from fxprune.facts.free_ops import is_free, is_free_layer, op_name
 from fxprune.facts.mac_rules import RULES, UnknownMacs, attention_macs, known_shape, recurrent_macs, shape_of
 from fxprune.facts.shapes import is_size, require_shapes, shape

@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.facts.convs import is_conv
+from fxprune.conv_ops import is_conv
 from fxprune.facts.extents import Extent, extents_of
 from fxprune.facts.shapes import same_shape
 from fxprune.graph import called_module, only_user

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from fxprune.by_mode import MODE
+from fxprune.conv_ops import is_conv
 from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
-from fxprune.facts.convs import ConvCall, conv_call, is_conv, own_module
+from fxprune.facts.convs import ConvCall, conv_call, own_module
 from fxprune.facts.costs import batch_size, node_macs, node_params
 from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.shapes import same_shape, shape

@@ -12,9 +12,9 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
+from fxprune.conv_ops import is_conv
 from fxprune.copies import copy_graph_module
 from fxprune.errors import FxpruneError
-from fxprune.facts.convs import is_conv
 from fxprune.facts.flow import Flow
 from fxprune.facts.layers import layers_of_graph
 from fxprune.facts.shapes import shape

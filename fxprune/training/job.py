@@ -24,7 +24,6 @@ from torch import fx, nn
 import fxprune
 from fxprune import passes
 from fxprune.chains import AFTER_TRAINING, Layers, insert_scales
-from fxprune.cost_targets import Surplus
 from fxprune.emission.strip import savable
 from fxprune.emit import emit, source_obstacle
 from fxprune.errors import LoadError
@@ -37,6 +36,7 @@ from fxprune.latency import compare_latency
 from fxprune.pipeline import Pipeline
 from fxprune.render.folder import write_diff
 from fxprune.run_record import FINETUNING, METRICS, REPORT, RUN
+from fxprune.surplus import Surplus
 from fxprune.targets import Targets
 from fxprune.trace import trace
 from fxprune.trace_notes import opaque_modules

@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fxprune
 from fxprune import passes
-from fxprune.cost_targets import Surplus
 from fxprune.facts.costs import node_macs, total_macs, unknown_macs, unknown_places
 from fxprune.inspection import inspect_graph
+from fxprune.surplus import Surplus
 
 X = torch.randn(1, 8, 6, 6)
 

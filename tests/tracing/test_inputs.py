@@ -12,8 +12,8 @@ from helpers import example
 from torch import nn
 
 import fxprune
+from fxprune.conv_ops import is_conv
 from fxprune.errors import TraceError
-from fxprune.facts.convs import is_conv
 from fxprune.nests import tensors_in
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 import fxprune
 from fxprune import passes
-from fxprune.facts.convs import is_conv
+from fxprune.conv_ops import is_conv
 from fxprune.trace_notes import assumptions_of, tier_of
 
 

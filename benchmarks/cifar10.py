@@ -26,12 +26,12 @@ from training_arguments import add_training_arguments, settings_from
 
 import fxprune
 from fxprune.cli import cli
-from fxprune.emit import load_emitted
-from fxprune.facts.costs import total_macs, total_params
+from fxprune.costs.macs import total_macs, total_params
+from fxprune.costs.measured_latency import compare_latency
+from fxprune.emission.emit import load_emitted
 from fxprune.files import write_json
-from fxprune.latency import compare_latency
-from fxprune.models import load_weights
 from fxprune.passes import FoldBatchNorm, Simplify
+from fxprune.sources.models import load_weights
 from fxprune.training.data import load_data, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
 from fxprune.training.evaluation import evaluate

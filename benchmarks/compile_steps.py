@@ -28,12 +28,12 @@ import torch_pruning as tp
 from torch import fx, nn
 
 import fxprune
-from fxprune.chains import AFTER_TRAINING
 from fxprune.errors import first_line
-from fxprune.facts.layers import layers
-from fxprune.models import load_model
 from fxprune.passes import InsertBranchScale, InsertResConv, RemoveLayers
-from fxprune.rewriting import PassResult
+from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.rewriting.contract import PassResult
+from fxprune.sources.models import load_model
+from fxprune.structures.gated_layers import layers
 from fxprune.training.cifar_resnet import CifarResNet
 
 CIFAR = ("resnet20", "resnet56", "resnet110", "resnet218", "resnet434", "resnet1202")

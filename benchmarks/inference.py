@@ -36,11 +36,11 @@ from torch._inductor.utils import run_and_get_code
 from torch.nn import functional
 
 import fxprune
-from fxprune.chains import AFTER_TRAINING
-from fxprune.facts.layers import layers
 from fxprune.files import write_json
-from fxprune.graph import called_module
+from fxprune.ir.nodes import called_module
 from fxprune.passes import InsertBranchScale, RemoveLayers
+from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.structures.gated_layers import layers
 from fxprune.training.cifar_resnet import CifarResNet
 
 HERE = Path(__file__).parent

@@ -31,15 +31,15 @@ from torch import fx, nn
 from torch.profiler import ProfilerActivity, profile
 
 import fxprune
-from fxprune.chains import AFTER_TRAINING, Layers, insert_scales
-from fxprune.emit import load_emitted
-from fxprune.facts.costs import total_macs, total_params
+from fxprune.choosing.targets import Targets
+from fxprune.costs.macs import total_macs, total_params
+from fxprune.costs.measured_latency import median_times
+from fxprune.emission.emit import load_emitted
 from fxprune.files import write_json
-from fxprune.latency import median_times
-from fxprune.models import load_model
 from fxprune.passes import FoldBatchNorm, RemoveLayers, Simplify
-from fxprune.steering import SteeredL1
-from fxprune.targets import Targets
+from fxprune.pipelines.chains import AFTER_TRAINING, Layers, insert_scales
+from fxprune.pruning.steering import SteeredL1
+from fxprune.sources.models import load_model
 from fxprune.training.cifar_resnet import CifarResNet
 
 HERE = Path(__file__).parent

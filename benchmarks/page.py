@@ -26,11 +26,11 @@ from provenance import provenance
 
 import fxprune
 from fxprune import AFTER_TRAINING, GraphDiff, passes
-from fxprune.chains import insert_scales
 from fxprune.diffing.entries import Change, NodeInfo, Totals
-from fxprune.facts.layers import layers
 from fxprune.files import write_json
+from fxprune.pipelines.chains import insert_scales
 from fxprune.render.html import page
+from fxprune.structures.gated_layers import layers
 from fxprune.training.cifar_resnet import CifarResNet
 
 HERE = Path(__file__).parent

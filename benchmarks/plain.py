@@ -22,7 +22,7 @@ from torch import nn
 from training_arguments import add_training_arguments, settings_from
 
 import fxprune
-from fxprune.facts.costs import total_macs, total_params
+from fxprune.costs.macs import total_macs, total_params
 from fxprune.files import write_json
 from fxprune.passes import FoldBatchNorm, FuseResConv, InsertResConv, Simplify
 from fxprune.training.data import ImageData, load_data, sample_inputs

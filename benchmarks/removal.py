@@ -19,10 +19,10 @@ from provenance import provenance
 from torch.nn import functional
 
 import fxprune
-from fxprune.chains import insert_scales
 from fxprune.files import write_json
-from fxprune.models import load_weights
 from fxprune.passes import RemoveLayers
+from fxprune.pipelines.chains import insert_scales
+from fxprune.sources.models import load_weights
 from fxprune.training.batches import Seeded, loader, step_batches
 from fxprune.training.data import load_data, sample_inputs
 from fxprune.training.evaluation import evaluate
@@ -49,7 +49,7 @@ def main() -> None:
     unpruned = evaluate(traced, data.held_out, workers=arguments.workers)
     sparse = insert_scales(traced, "all").graph_module
     optimizer = torch.optim.SGD(
-        fxprune.sparsity.parameter_groups(sparse, 5e-4), lr=arguments.lr, momentum=0.9, nesterov=True
+        fxprune.pruning.parameter_groups(sparse, 5e-4), lr=arguments.lr, momentum=0.9, nesterov=True
     )
     epochs = [step_batches(data.train_count, 128, seed=epoch) for epoch in range(arguments.epochs)]
     steps = sum(map(len, epochs))

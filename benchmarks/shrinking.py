@@ -29,13 +29,13 @@ from torch.nn import functional
 from training_arguments import add_training_arguments, settings_from
 
 import fxprune
-from fxprune.chains import insert_scales
-from fxprune.facts.costs import total_macs
-from fxprune.facts.layers import layers
+from fxprune.costs.macs import total_macs
 from fxprune.files import write_json
-from fxprune.models import load_weights
 from fxprune.passes import InsertResConv, RemoveLayers
-from fxprune.sparsity import ProximalL1, parameter_groups
+from fxprune.pipelines.chains import insert_scales
+from fxprune.pruning.proximal import ProximalL1, parameter_groups
+from fxprune.sources.models import load_weights
+from fxprune.structures.gated_layers import layers
 from fxprune.training.batches import Seeded, loader, step_batches, steps_per_epoch
 from fxprune.training.data import ImageData, load_data, sample_inputs
 from fxprune.training.evaluation import evaluate

@@ -53,7 +53,7 @@ def kind(spec: str) -> str:
 def build(spec: str, seed: int = 0) -> nn.Module:
     """Build a model with random weights, in eval mode; detection models for small images."""
     torch.manual_seed(seed)
-    from fxprune.models import load_model  # not before a worker has forked what must not know fxprune
+    from fxprune.sources.models import load_model  # not before a worker has forked what must not know fxprune
 
     model = load_model(spec).model.eval()
     if kind(spec) == "detection":

@@ -27,16 +27,16 @@ from zoo_worker import CleanProcess
 
 import fxprune
 from fxprune import passes
-from fxprune.chains import AFTER_TRAINING
+from fxprune.choosing.inspection import inspect_graph
+from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import EmitError, FxpruneError
-from fxprune.exact_weights import keep_exact_weights
-from fxprune.facts.costs import total_macs, total_params
-from fxprune.facts.layers import layers
-from fxprune.graph import called_module, graphs_of, node_count
-from fxprune.inspection import inspect_graph
-from fxprune.nests import tensors_in
-from fxprune.trace_notes import opaque_modules, tier_of
-from fxprune.verify import difference, run_float64
+from fxprune.ir.nodes import called_module, graphs_of, node_count
+from fxprune.ir.pytrees import tensors_in
+from fxprune.ir.trace_notes import opaque_modules, tier_of
+from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.rewriting.verify import difference, run_float64
+from fxprune.structures.gated_layers import layers
+from fxprune.weights.exact import keep_exact_weights
 
 ROUNDING = 1e-4
 """For runs in float32 with the same weights: far above rounding (1e-6), far below any wrong rewrite."""

@@ -27,8 +27,8 @@ from zoo_models import accepts, build, kind, randomize, smallest_inputs
 from zoo_row import Row
 from zoo_worker import CleanProcess
 
-from fxprune.nests import tensors_in
-from fxprune.verify import difference
+from fxprune.ir.pytrees import tensors_in
+from fxprune.rewriting.verify import difference
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

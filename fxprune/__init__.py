@@ -2,22 +2,22 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fxprune.branch_scale import BranchScale
-from fxprune.chains import AFTER_TRAINING, insert_scales
-from fxprune.diff import diff
+from fxprune.choosing.targets import Targets
+from fxprune.diffing.diff import diff
+from fxprune.emission.emit import emit, load_emitted
 from fxprune.emission.strip import strip
-from fxprune.emit import emit, load_emitted
 from fxprune.errors import FxpruneError, FxpruneWarning
-from fxprune.facts.layers import gates_of
-from fxprune.pipeline import Pipeline, PipelineResult
-from fxprune.prune import prune
-from fxprune.resconv import ResConv
-from fxprune.rewriting import Contract, Pass, PassResult
-from fxprune.sparsity import ProximalL1
-from fxprune.steering import SteeredL1
-from fxprune.targets import Targets
-from fxprune.trace import trace
-from fxprune.verify import Verification, verify
+from fxprune.gates.branch_scale import BranchScale
+from fxprune.gates.resconv import ResConv
+from fxprune.pipelines.chains import AFTER_TRAINING, insert_scales
+from fxprune.pipelines.pipeline import Pipeline, PipelineResult
+from fxprune.pruning.proximal import ProximalL1
+from fxprune.pruning.prune import prune
+from fxprune.pruning.steering import SteeredL1
+from fxprune.rewriting.contract import Contract, Pass, PassResult
+from fxprune.rewriting.verify import Verification, verify
+from fxprune.structures.gated_layers import gates_of
+from fxprune.tracing.trace import trace
 
 if TYPE_CHECKING:
     from fxprune.diffing.graph_diff import GraphDiff
@@ -58,4 +58,8 @@ def __getattr__(name: str) -> Any:
         from fxprune.diffing.graph_diff import GraphDiff
 
         return GraphDiff
+    if name == "sparsity":  # until 0.2: it warns
+        import importlib
+
+        return importlib.import_module("fxprune.sparsity")
     raise AttributeError(f"module 'fxprune' has no attribute {name!r}")

@@ -12,12 +12,12 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.facts.scales import constant_factor
+from fxprune.facts.constant_factors import constant_factor
 from fxprune.facts.shapes import is_floating, same_shape
-from fxprune.facts.state import updated_values
-from fxprune.graph import inherit
-from fxprune.operators import ADDITIONS, calls
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.facts.updated_buffers import updated_values
+from fxprune.ir.nodes import inherit
+from fxprune.ops.operators import ADDITIONS, calls
+from fxprune.rewriting.contract import Contract, Log, Pass
 
 
 @dataclass(frozen=True)

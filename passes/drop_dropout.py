@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.graph import called_module
-from fxprune.module_tree import has_hooks
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.ir.module_tree import has_hooks
+from fxprune.ir.nodes import called_module
+from fxprune.rewriting.contract import Contract, Log, Pass
 
 _MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Where the functions take their training flag.

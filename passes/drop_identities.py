@@ -13,10 +13,10 @@ import torch
 from torch import fx, nn
 
 from fxprune.facts.shapes import META, same_shape
-from fxprune.facts.state import updated_values
-from fxprune.graph import called_module
-from fxprune.module_tree import has_hooks
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.facts.updated_buffers import updated_values
+from fxprune.ir.module_tree import has_hooks
+from fxprune.ir.nodes import called_module
+from fxprune.rewriting.contract import Contract, Log, Pass
 
 _NEUTRAL: dict[Any, tuple[float, bool]] = {
     operator.mul: (1, True),

@@ -11,8 +11,8 @@ from typing import ClassVar
 from torch import fx
 
 from fxprune.facts.ranges import UNKNOWN, activation_range, bounds_of_values
-from fxprune.facts.state import updated_values
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.facts.updated_buffers import updated_values
+from fxprune.rewriting.contract import Contract, Log, Pass
 
 
 @dataclass(frozen=True)

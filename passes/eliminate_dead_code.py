@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import fx
 
 from fxprune.facts.effects import is_draw, is_in_place
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.rewriting.contract import Contract, Log, Pass
 
 
 @dataclass(frozen=True)

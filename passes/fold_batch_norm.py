@@ -10,16 +10,16 @@ from typing import ClassVar
 
 from torch import fx, nn
 
-from fxprune.exact_weights import keeping_exact
-from fxprune.facts.call_sites import CallSites
-from fxprune.facts.convs import own_module
 from fxprune.facts.equal_shapes import EqualShapes
-from fxprune.facts.sites import is_batched
-from fxprune.folding import norm_as_factor, norm_obstacle, own_bias, scaled_rows, with_weights
-from fxprune.graph import called_module, inherit, only_user, place
-from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES, WEIGHTED_CLASSES, Conv
-from fxprune.node_targets import set_attribute
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.facts.module_uses import CallSites
+from fxprune.ir.node_targets import set_attribute
+from fxprune.ir.nodes import called_module, inherit, only_user, place
+from fxprune.ops.layer_classes import CONV_CLASSES, NORM_CLASSES, WEIGHTED_CLASSES, Conv
+from fxprune.rewriting.contract import Contract, Log, Pass
+from fxprune.structures.conv_calls import own_module
+from fxprune.structures.conv_sites import is_batched
+from fxprune.weights.exact import keeping_exact
+from fxprune.weights.folding import norm_as_factor, norm_obstacle, own_bias, scaled_rows, with_weights
 
 
 @dataclass(frozen=True)

@@ -19,19 +19,19 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
-from fxprune.by_mode import is_by_mode
-from fxprune.exact_weights import exact, keeping_exact, make_parameter
-from fxprune.facts.call_sites import CallSites
-from fxprune.facts.choices import scaled_source
-from fxprune.facts.convs import own_module
-from fxprune.facts.scales import constant_factor, passes_factor
-from fxprune.facts.state import updated_values
-from fxprune.folding import own_bias, scaled_rows, with_weights
-from fxprune.graph import called_module, inherit, only_user
-from fxprune.layer_classes import NORM_CLASSES, WEIGHTED_CLASSES
-from fxprune.node_targets import attribute, set_attribute
-from fxprune.operators import ADDITIONS, PRODUCTS, calls
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.facts.constant_factors import constant_factor, passes_factor
+from fxprune.facts.module_uses import CallSites
+from fxprune.facts.updated_buffers import updated_values
+from fxprune.ir.by_mode import is_by_mode
+from fxprune.ir.node_targets import attribute, set_attribute
+from fxprune.ir.nodes import called_module, inherit, only_user
+from fxprune.ops.layer_classes import NORM_CLASSES, WEIGHTED_CLASSES
+from fxprune.ops.operators import ADDITIONS, PRODUCTS, calls
+from fxprune.rewriting.contract import Contract, Log, Pass
+from fxprune.structures.choices import scaled_source
+from fxprune.structures.conv_calls import own_module
+from fxprune.weights.exact import exact, keeping_exact, make_parameter
+from fxprune.weights.folding import own_bias, scaled_rows, with_weights
 
 _NORMS = (*NORM_CLASSES, nn.LayerNorm, nn.GroupNorm)
 

@@ -15,19 +15,19 @@ from torch import fx, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from fxprune.computed import computed_weights, plain_layer
-from fxprune.conv_ops import is_conv
-from fxprune.exact_weights import keeping_exact, make_parameter, rounded
-from fxprune.facts.call_sites import CallSites
 from fxprune.facts.constants import Constants
-from fxprune.facts.convs import ConvCall, changes_by_call, conv_call
-from fxprune.gated import ungated
-from fxprune.graph import called_module, erase_unread, graphs_of, inherit
-from fxprune.layer_classes import TRANSPOSED_CLASSES, WEIGHTED_CLASSES
-from fxprune.module_tree import every_module, has_hooks
-from fxprune.node_targets import attribute, free_target, module_target, set_attribute, set_buffer
-from fxprune.rewriting import Contract, Log, Pass
-from fxprune.scaled_layer import ScaledLayer
+from fxprune.facts.module_uses import CallSites
+from fxprune.gates.base import ungated
+from fxprune.gates.gate import ScaledLayer
+from fxprune.ir.module_tree import every_module, has_hooks
+from fxprune.ir.node_targets import attribute, free_target, module_target, set_attribute, set_buffer
+from fxprune.ir.nodes import called_module, erase_unread, graphs_of, inherit
+from fxprune.ops.convs import is_conv
+from fxprune.ops.layer_classes import TRANSPOSED_CLASSES, WEIGHTED_CLASSES
+from fxprune.rewriting.contract import Contract, Log, Pass
+from fxprune.structures.computed_weights import computed_weights, plain_layer
+from fxprune.structures.conv_calls import ConvCall, changes_by_call, conv_call
+from fxprune.weights.exact import keeping_exact, make_parameter, rounded
 
 _LAYERS = (*WEIGHTED_CLASSES, *TRANSPOSED_CLASSES)
 

@@ -11,10 +11,10 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.branch_scale import BranchScale
-from fxprune.facts.layers import gauge_weights
-from fxprune.graph import called_module, inherit
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.gates.branch_scale import BranchScale
+from fxprune.ir.nodes import called_module, inherit
+from fxprune.rewriting.contract import Contract, Log, Pass
+from fxprune.structures.gated_layers import gauge_weights
 
 
 @dataclass(frozen=True)

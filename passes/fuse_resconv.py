@@ -14,16 +14,16 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import FxpruneValueError
-from fxprune.exact_weights import exact, has_exact, in_float64, keeping_exact
-from fxprune.facts.call_sites import CallSites
-from fxprune.facts.sites import dirac_tap
-from fxprune.folding import dirac_kernel, norm_as_factor, norm_obstacle, own_bias, scaled_rows, with_weights
-from fxprune.graph import called_module, inherit
-from fxprune.layer_classes import CONV_CLASSES, Conv
-from fxprune.module_tree import has_hooks
-from fxprune.node_targets import set_attribute
-from fxprune.resconv import ResConv
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.facts.module_uses import CallSites
+from fxprune.gates.resconv import ResConv
+from fxprune.ir.module_tree import has_hooks
+from fxprune.ir.node_targets import set_attribute
+from fxprune.ir.nodes import called_module, inherit
+from fxprune.ops.layer_classes import CONV_CLASSES, Conv
+from fxprune.rewriting.contract import Contract, Log, Pass
+from fxprune.structures.conv_sites import dirac_tap
+from fxprune.weights.exact import exact, has_exact, in_float64, keeping_exact
+from fxprune.weights.folding import dirac_kernel, norm_as_factor, norm_obstacle, own_bias, scaled_rows, with_weights
 
 
 @dataclass(frozen=True)

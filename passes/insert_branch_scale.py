@@ -2,7 +2,7 @@
 
     x + R(x)   ->   x + s * R(x)          s = 1: the same function
 
-The method of Xu et al. (arXiv 2011.14356) one level up; the branches are those of :mod:`fxprune.facts.branches`.
+The method of Xu et al. (arXiv 2011.14356) one level up; the branches are those of :mod:`fxprune.structures.branches`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import ClassVar
 import torch
 from torch import fx
 
-from fxprune.branch_scale import BranchScale
-from fxprune.facts.branch_size import size_weights
-from fxprune.facts.branches import Branch
 from fxprune.facts.shapes import note_shape
-from fxprune.facts.state import storage_of, updated_storages, updated_values
-from fxprune.graph import copied, inherit, module_path
-from fxprune.keeping_pass import KeepingPass
-from fxprune.node_targets import attribute, free_target, set_attribute
-from fxprune.rewriting import Contract, Log
+from fxprune.facts.updated_buffers import storage_of, updated_storages, updated_values
+from fxprune.gates.branch_scale import BranchScale
+from fxprune.ir.node_targets import attribute, free_target, set_attribute
+from fxprune.ir.nodes import copied, inherit, module_path
+from fxprune.rewriting.contract import Contract, Log
+from fxprune.rewriting.keeping_pass import KeepingPass
+from fxprune.structures.branch_weights import size_weights
+from fxprune.structures.branches import Branch
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class InsertBranchScale(KeepingPass):
     Apply :class:`InsertResConv` first where both are wanted: it does not wrap a norm whose weight is read by others.
 
     Args:
-        keep, only: which branches stay as they are (see :mod:`fxprune.keeping`).
+        keep, only: which branches stay as they are (see :mod:`fxprune.choosing.keeping`).
     """
 
     name: ClassVar[str] = "insert-branch-scale"

@@ -2,8 +2,8 @@
 
     norm(conv(x))   ->   s * norm(conv(x)) + a * x          s = 1, a = 0: the same function
 
-Xu et al., arXiv 2011.14356; the eligible convs are those of :mod:`fxprune.facts.sites`. A conv whose weight the graph
-computes from parameters takes that computation along, as a parametrization.
+Xu et al., arXiv 2011.14356; the eligible convs are those of :mod:`fxprune.structures.conv_sites`. A conv whose weight
+the graph computes from parameters takes that computation along, as a parametrization.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import ClassVar
 
 from torch import fx, nn
 
-from fxprune.computed import computed_weights, trainable_conv
-from fxprune.exact_weights import in_float64
 from fxprune.facts.constants import Constants
-from fxprune.facts.input_sizes import input_sizes
-from fxprune.facts.sites import ConvSite
-from fxprune.graph import called_module, erase_unread, inherit
-from fxprune.keeping_pass import KeepingPass
-from fxprune.layer_classes import Conv
-from fxprune.node_targets import module_target, set_attribute
-from fxprune.resconv import Parametrization, ResConv
-from fxprune.rewriting import Contract, Log
+from fxprune.facts.input_rms import input_sizes
+from fxprune.gates.resconv import Parametrization, ResConv
+from fxprune.ir.node_targets import module_target, set_attribute
+from fxprune.ir.nodes import called_module, erase_unread, inherit
+from fxprune.ops.layer_classes import Conv
+from fxprune.rewriting.contract import Contract, Log
+from fxprune.rewriting.keeping_pass import KeepingPass
+from fxprune.structures.computed_weights import computed_weights, trainable_conv
+from fxprune.structures.conv_sites import ConvSite
+from fxprune.weights.exact import in_float64
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class InsertResConv(KeepingPass):
         parametrization: "gain-gate" or "free", see :class:`fxprune.ResConv`.
         include_reshaping: wrap convs with a stride or other output channels too, for training plain networks: their
             shortcut is a partial identity. They can be fused, but not removed.
-        keep, only: which convs stay as they are (see :mod:`fxprune.keeping`).
+        keep, only: which convs stay as they are (see :mod:`fxprune.choosing.keeping`).
     """
 
     name: ClassVar[str] = "insert-resconv"

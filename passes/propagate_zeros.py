@@ -13,17 +13,17 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
-from fxprune.exact_weights import exact, keeping_exact, make_parameter
 from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.ranges import ZERO, bounds_of_values
 from fxprune.facts.shapes import note_shape, same_shape
-from fxprune.facts.state import updated_storages, updated_tensor, updated_values
-from fxprune.graph import called_module, inherit
-from fxprune.layer_classes import CONV_CLASSES
-from fxprune.module_tree import has_hooks
-from fxprune.node_targets import free_target, set_attribute
-from fxprune.operators import ADDITIONS, SUBTRACTIONS, calls
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.facts.updated_buffers import updated_storages, updated_tensor, updated_values
+from fxprune.ir.module_tree import has_hooks
+from fxprune.ir.node_targets import free_target, set_attribute
+from fxprune.ir.nodes import called_module, inherit
+from fxprune.ops.layer_classes import CONV_CLASSES
+from fxprune.ops.operators import ADDITIONS, SUBTRACTIONS, calls
+from fxprune.rewriting.contract import Contract, Log, Pass
+from fxprune.weights.exact import exact, keeping_exact, make_parameter
 
 
 @dataclass(frozen=True)

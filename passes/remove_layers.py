@@ -16,17 +16,17 @@ from typing import ClassVar, Literal
 
 from torch import fx
 
+from fxprune.choosing.keeping import KEPT
+from fxprune.costs.macs import warn_of_unknown_macs
 from fxprune.errors import FxpruneValueError, did_you_mean, require_share
-from fxprune.facts.costs import warn_of_unknown_macs
-from fxprune.facts.input_sizes import input_sizes
-from fxprune.facts.layers import Gate, enough_for_target, layers_of_graph
-from fxprune.facts.missing_scales import why_no_scales
-from fxprune.facts.state import updated_values
-from fxprune.gated import known_kinds
-from fxprune.graph import copied, erase, inherit
-from fxprune.keeping import KEPT
-from fxprune.keeping_pass import KeepingPass
-from fxprune.rewriting import Contract, Log
+from fxprune.facts.input_rms import input_sizes
+from fxprune.facts.updated_buffers import updated_values
+from fxprune.gates.base import known_kinds
+from fxprune.ir.nodes import copied, erase, inherit
+from fxprune.rewriting.contract import Contract, Log
+from fxprune.rewriting.keeping_pass import KeepingPass
+from fxprune.structures.gated_layers import Gate, enough_for_target, layers_of_graph
+from fxprune.structures.missing_scales import why_no_scales
 
 DEFAULT_THRESHOLD = 1e-2
 
@@ -38,11 +38,11 @@ class RemoveLayers(KeepingPass):
     Args:
         threshold: remove layers with at most this effective scale (1e-2 if no target is given either).
         target_macs: the share of the graph's MACs to leave, between 0 and 1: the layers that rank lowest go first
-            until it is met, the last such that it overshoots little (:func:`fxprune.facts.layers.enough_for_target`).
-            With a threshold too, both apply.
+            until it is met, the last such that it overshoots little
+            (:func:`fxprune.structures.gated_layers.enough_for_target`). With a threshold too, both apply.
         rank: by "scale", the effective scale, or by "scale-per-mac", the same over the MACs that removal saves.
         kinds: the kinds of gates that may go, ("conv",) or ("branch",) say; all by default.
-        keep, only: which layers stay, whatever their scale (see :mod:`fxprune.keeping`).
+        keep, only: which layers stay, whatever their scale (see :mod:`fxprune.choosing.keeping`).
 
     Raises:
         TargetError: even without any layer that may go more MACs than the target are left; says how many.

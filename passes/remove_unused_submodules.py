@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.graph import remove_unused_state
-from fxprune.rewriting import Contract, Log, Pass, Site
+from fxprune.ir.nodes import remove_unused_state
+from fxprune.rewriting.contract import Contract, Log, Pass, Site
 
 
 @dataclass(frozen=True)

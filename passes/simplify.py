@@ -16,7 +16,7 @@ from fxprune.passes.eliminate_dead_code import EliminateDeadCode
 from fxprune.passes.fold_scale import FoldScale
 from fxprune.passes.propagate_zeros import PropagateZeros
 from fxprune.passes.remove_unused_submodules import RemoveUnusedSubmodules
-from fxprune.rewriting import Contract, Log, Pass, Site
+from fxprune.rewriting.contract import Contract, Log, Pass, Site
 
 SIMPLIFICATIONS: tuple[Pass, ...] = (
     DropIdentities(),

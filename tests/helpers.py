@@ -13,11 +13,11 @@ from torch import fx, nn
 
 import fxprune
 from fxprune import passes
-from fxprune.graph import called_module, graphs_of, origins
-from fxprune.nests import tensors_in
-from fxprune.resconv import ResConv
-from fxprune.rewriting import Contract, Pass, PassResult
-from fxprune.verify import difference
+from fxprune.gates.resconv import ResConv
+from fxprune.ir.nodes import called_module, graphs_of, origins
+from fxprune.ir.pytrees import tensors_in
+from fxprune.rewriting.contract import Contract, Pass, PassResult
+from fxprune.rewriting.verify import difference
 
 
 def resconvs(graph_module: fx.GraphModule) -> list[tuple[fx.Node, ResConv]]:

@@ -26,7 +26,7 @@ from torch.nn.utils import parametrizations
 
 import fxprune
 from fxprune import passes
-from fxprune.facts.sites import find_conv_sites
+from fxprune.structures.conv_sites import find_conv_sites
 
 COMPILE = [passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
 

@@ -34,21 +34,42 @@ def test_passes_lie_beside_the_compiler() -> None:
     assert link.resolve() == ROOT / "passes"
 
 
-def imports() -> nx.DiGraph[str]:
-    """Return the graph of imports at module level between the project's modules."""
-    graph: nx.DiGraph[str] = nx.DiGraph()
+# Bottom up: each imports only from those below it, and a pair in braces nothing of each other.
+LEVELS = (
+    *("ir", "ops", "weights", "gates", "facts", "costs", "structures", "choosing", "rewriting", "passes"),
+    *("tracing", "emission", "diffing", "pipelines", "sources", "render", "pruning", "training", "cli"),
+)
+BESIDE = ({"weights", "gates"}, {"tracing", "emission", "diffing"}, {"pipelines", "sources"})
+
+
+def modules() -> dict[str, Path]:
+    """Return the project's modules by name."""
+    found = {}
     for folder, package in ((ROOT / "fxprune", "fxprune"), (ROOT / "passes", "fxprune.passes")):
         for path in folder.rglob("*.py"):
             if folder.name == "fxprune" and "passes" in path.relative_to(folder).parts:
                 continue
             parts = [package, *path.relative_to(folder).with_suffix("").parts]
-            name = ".".join(parts).removesuffix(".__init__")
-            for statement in ast.parse(path.read_text()).body:
-                if isinstance(statement, ast.ImportFrom) and str(statement.module).startswith("fxprune"):
-                    graph.add_edge(name, str(statement.module))
-                    if statement.module == "fxprune":
-                        graph.add_edges_from((name, f"fxprune.{alias.name}") for alias in statement.names)
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+def imports() -> nx.DiGraph[str]:
+    """Return the graph of imports between the project's modules, those for type hints and in functions included."""
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    known = modules()
+    for name, path in known.items():
+        for statement in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(statement, ast.ImportFrom) or not str(statement.module).startswith("fxprune"):
+                continue
+            for alias in statement.names:
+                whole = f"{statement.module}.{alias.name}"
+                graph.add_edge(name, whole if whole in known else str(statement.module))
     return graph
+
+
+def level(name: str) -> str:
+    return name.split(".")[1] if "." in name else ""
 
 
 def test_there_is_no_import_circle() -> None:
@@ -57,20 +78,33 @@ def test_there_is_no_import_circle() -> None:
     assert list(nx.simple_cycles(graph)) == []
 
 
+def test_every_folder_is_on_a_level() -> None:
+    assert {path.parent.name for path in (ROOT / "fxprune").glob("*/__init__.py")} == set(LEVELS)
+
+
+def test_imports_go_down() -> None:
+    up = []
+    for name, target in imports().edges:
+        one, other = level(name), level(target)
+        if one in LEVELS and other in LEVELS and LEVELS.index(other) > LEVELS.index(one):
+            up += [] if any({one, other} <= pair for pair in BESIDE) else [(name, target)]
+    assert up == []
+
+
 def test_the_compiler_knows_no_pass_by_name() -> None:
     knows = {name for name, target in imports().edges if target.startswith("fxprune.passes")}
     allowed = (
-        "fxprune.chains",
-        "fxprune.memory_target",
+        "fxprune.pipelines",  # chains of them, and passes by name
+        "fxprune.pruning.memory_budget",
         "fxprune.passes",
-        "fxprune.prune",
+        "fxprune.pruning.prune",
         "fxprune.training",
     )
     assert {name for name in knows if not name.startswith(allowed)} == set()
 
 
 def test_facts_and_instruments_import_no_pass_and_passes_no_instrument() -> None:
-    instruments = ("pipeline", "verify", "diff", "diffing", "emit", "render", "cli")
+    instruments = ("pipelines", "diffing", "emission", "render", "cli")
     for name, target in imports().edges:
         if name.startswith(("fxprune.passes", "fxprune.facts")):
             assert target.partition(".")[2].partition(".")[0] not in instruments, name
@@ -88,7 +122,7 @@ def test_importing_fxprune_pulls_in_no_shell_and_no_torchvision() -> None:
 def test_what_is_seldom_asked_for_is_loaded_then() -> None:
     code = (
         "import sys, fxprune\n"
-        "late = ('fxprune.diffing', 'fxprune.emission.codegen', 'tabulate', 'safetensors')\n"
+        "late = ('fxprune.diffing.graph_diff', 'fxprune.emission.codegen', 'tabulate', 'safetensors')\n"
         "before = [m for m in late if m in sys.modules]\n"
         "from fxprune import *\n"
         "print(before, GraphDiff.__module__, callable(fxprune.diff), callable(fxprune.emit))"

@@ -18,12 +18,12 @@ from torch.optim.swa_utils import AveragedModel
 
 import fxprune
 from fxprune import passes
-from fxprune.branch_scale import BranchScale
-from fxprune.chains import AFTER_TRAINING
-from fxprune.copies import copy_module
-from fxprune.facts.layers import layers
-from fxprune.resconv import ResConv
-from fxprune.trace_notes import opaque_modules
+from fxprune.gates.branch_scale import BranchScale
+from fxprune.gates.resconv import ResConv
+from fxprune.ir.copies import copy_module
+from fxprune.ir.trace_notes import opaque_modules
+from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.structures.gated_layers import layers
 
 GRAPHS = int(os.environ.get("FXPRUNE_GRAPHS", "40"))
 FIRST = int(os.environ.get("FXPRUNE_SEED", "0"))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.trace_notes import opaque_modules
+from fxprune.ir.trace_notes import opaque_modules
 
 
 def images(seed: int = 0) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 import fxprune
-from fxprune.chains import insert_scales
+from fxprune.pipelines.chains import insert_scales
 from fxprune.training.data import ImageData, sample_inputs
 
 

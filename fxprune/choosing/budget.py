@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import ClassVar
 
-from fxprune.facts.layers import Gate
+from fxprune.structures.gated_layers import Gate
 
 
 class Budget(ABC):

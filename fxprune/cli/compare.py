@@ -19,18 +19,18 @@ from fxprune.cli.options import (
     weights_option,
     write_page,
 )
-from fxprune.diff import diff
+from fxprune.diffing.diff import diff
 from fxprune.diffing.entries import KINDS, Kind
 from fxprune.diffing.graph_diff import GraphDiff
 from fxprune.diffing.text import Line, statistics, story, unified
-from fxprune.emit import is_emitted, load_emitted
+from fxprune.emission.emit import is_emitted, load_emitted
 from fxprune.errors import LoadError, TraceError, did_you_mean
-from fxprune.exported import load_exported
-from fxprune.graph import EXAMPLE_INPUTS
-from fxprune.models import FORMS, load_model
+from fxprune.ir.nodes import EXAMPLE_INPUTS
 from fxprune.render.folder import read_diff
 from fxprune.render.html import page
 from fxprune.render.terminal import show
+from fxprune.sources.exported import load_exported
+from fxprune.sources.models import FORMS, load_model
 
 _FORMATS: dict[str, Callable[[GraphDiff], str]] = {
     "json": lambda found: json.dumps(found.to_json(), indent=1) + "\n",

@@ -12,6 +12,7 @@ import click
 from tabulate import tabulate
 
 import fxprune
+from fxprune.choosing.inspection import inspect_graph
 from fxprune.cli.options import (
     MODEL_HELP,
     classes_option,
@@ -22,16 +23,15 @@ from fxprune.cli.options import (
     weights_option,
     write_page,
 )
-from fxprune.emit import Format
+from fxprune.emission.emit import Format
 from fxprune.errors import LoadError
 from fxprune.files import make_folder
-from fxprune.inspection import inspect_graph
-from fxprune.keeping_pass import KeepingPass
-from fxprune.pipeline import Pipeline
-from fxprune.registry import known_passes, options_of, parse_passes
+from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pipelines.registry import known_passes, options_of, parse_passes
 from fxprune.render.folder import write_diff
 from fxprune.render.html import graph_page
-from fxprune.rewriting import Pass
+from fxprune.rewriting.contract import Pass
+from fxprune.rewriting.keeping_pass import KeepingPass
 
 
 @click.command(epilog=MODEL_HELP)

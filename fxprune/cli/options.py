@@ -12,9 +12,9 @@ from torch import fx
 
 from fxprune.errors import LoadError
 from fxprune.files import write_text
-from fxprune.graph import EXAMPLE_INPUTS
-from fxprune.models import FORMS, LoadedModel, load_model
-from fxprune.trace import trace
+from fxprune.ir.nodes import EXAMPLE_INPUTS
+from fxprune.sources.models import FORMS, LoadedModel, load_model
+from fxprune.tracing.trace import trace
 
 MODEL_HELP = f"MODEL: {FORMS}."
 weights_option = click.option(
@@ -44,7 +44,7 @@ _only_option = click.option(
 
 
 def keeping_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give ``command`` the options ``--keep`` and ``--only`` (see :mod:`fxprune.keeping`)."""
+    """Give ``command`` the options ``--keep`` and ``--only`` (see :mod:`fxprune.choosing.keeping`)."""
     return _keep_option(_only_option(command))
 
 

@@ -11,11 +11,11 @@ from typing import Any, get_args
 import click
 import torch
 
-from fxprune.chains import Layers
+from fxprune.choosing.targets import Targets
 from fxprune.cli.options import MODEL_HELP, classes_option, keeping_options, weights_option
-from fxprune.models import load_model
+from fxprune.pipelines.chains import Layers
 from fxprune.run_record import results_text
-from fxprune.targets import Targets
+from fxprune.sources.models import load_model
 from fxprune.training.settings import Precision, Settings
 
 

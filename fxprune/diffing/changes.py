@@ -12,7 +12,7 @@ from fxprune.diffing.entries import Change, Kind
 from fxprune.diffing.matching import Matches, Nodes
 from fxprune.diffing.nodes import reads
 from fxprune.diffing.reasons import Reasons
-from fxprune.operators import ADDITIONS, PRODUCTS, calls
+from fxprune.ops.operators import ADDITIONS, PRODUCTS, calls
 
 _COMMUTATIVE = (*ADDITIONS, *PRODUCTS)
 

@@ -12,10 +12,10 @@ from torch import fx, nn
 
 from fxprune.diffing.entries import WHAT, NodeInfo, What
 from fxprune.facts.shapes import tensor_meta
-from fxprune.graph import called_module
-from fxprune.module_tree import opaque_children
-from fxprune.node_targets import attribute
-from fxprune.scaled_layer import ScaledLayer
+from fxprune.gates.gate import ScaledLayer
+from fxprune.ir.module_tree import opaque_children
+from fxprune.ir.node_targets import attribute
+from fxprune.ir.nodes import called_module
 
 Batch = int | Fraction
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from torch import fx
 
 from fxprune.diffing.entries import NodeInfo
-from fxprune.graph import origins
+from fxprune.ir.nodes import origins
 
 Nodes = Mapping[fx.Node, NodeInfo]
 Matches = dict[fx.Node, tuple[fx.Node, ...]]

@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxprune.costs.macs import around_regions, batch_size, node_macs, total_macs, total_params, unknown_places
 from fxprune.diffing.entries import NodeInfo, Totals
-from fxprune.facts.costs import around_regions, batch_size, node_macs, total_macs, total_params, unknown_places
-from fxprune.facts.scales import constant_factor
+from fxprune.facts.constant_factors import constant_factor
 from fxprune.facts.shapes import shape
-from fxprune.gated import ungated
-from fxprune.graph import called_module, module_path, node_count
-from fxprune.layer_classes import AnyConv
-from fxprune.module_tree import regions_in
-from fxprune.scaled_layer import ScaledLayer
+from fxprune.gates.base import ungated
+from fxprune.gates.gate import ScaledLayer
+from fxprune.ir.module_tree import regions_in
+from fxprune.ir.nodes import called_module, module_path, node_count
+from fxprune.ops.layer_classes import AnyConv
 
 
 def describe(graph_module: fx.GraphModule, region: str = "") -> dict[fx.Node, NodeInfo]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import fx
 
 from fxprune.diffing.entries import Reason
-from fxprune.graph import origins
-from fxprune.rewriting import PassResult, Site, StepResult
+from fxprune.ir.nodes import origins
+from fxprune.rewriting.contract import PassResult, Site, StepResult
 
 
 class Reasons:

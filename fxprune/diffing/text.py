@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from fxprune.costs.macs import at_least, tell_unknown
 from fxprune.diffing.entries import KINDS, Change, Compared, Kind, Reason, Totals
 from fxprune.diffing.exports import COLOURS
 from fxprune.diffing.printable import printable
-from fxprune.facts.costs import at_least, tell_unknown
 
 MARKS: dict[Kind, str] = {"removed": "-", "added": "+", "changed": "~", "fused": "*", "unchanged": " "}
 _WIDEST = 44

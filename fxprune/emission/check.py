@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.copies import copy_module
 from fxprune.emission.constants import examples_from_data
 from fxprune.emission.graph_data import give_weights, graph_from_data
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import propagate_shapes
-from fxprune.nests import copy_tensors, map_tensors, tensors_in
-from fxprune.node_targets import attribute
-from fxprune.verify import TOLERANCE, difference, run_float64
+from fxprune.ir.copies import copy_module
+from fxprune.ir.node_targets import attribute
+from fxprune.ir.pytrees import copy_tensors, map_tensors, tensors_in
+from fxprune.rewriting.verify import TOLERANCE, difference, run_float64
 
 _SAME_OPERATIONS = 1e-6  # the source does what the graph does, in the same order and dtype
 

@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
-from fxprune.autocast import ENTER_AUTOCAST, EXIT_AUTOCAST
-from fxprune.by_mode import CodeByMode, graph_in_mode, has_modes
 from fxprune.emission.expressions import Expressions, access, access_tensor, is_name, literal
 from fxprune.emission.layer_spec import LayerSpec
 from fxprune.emission.records import Record
 from fxprune.emission.state_layout import StateLayout, TensorSpec
 from fxprune.emission.variables import Variables
 from fxprune.errors import EmitError
-from fxprune.facts.in_place import overwritten
-from fxprune.graph import called_module, module_path, place
-from fxprune.operators import is_sum
-from fxprune.written import Written
+from fxprune.facts.overwriting import overwritten
+from fxprune.ir.autocast import ENTER_AUTOCAST, EXIT_AUTOCAST
+from fxprune.ir.by_mode import CodeByMode, graph_in_mode, has_modes
+from fxprune.ir.nodes import called_module, module_path, place
+from fxprune.ir.written_calls import Written
+from fxprune.ops.operators import is_sum
 
 _CONTAINER = '''class _Layers(nn.Module):
     """Layers under names that nn.ModuleDict keeps for itself."""
@@ -54,7 +54,7 @@ _HIDING = {"forward": "_compute", _IN_TRAINING: "_compute_in_training"}
 def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: bool = True) -> str:
     """Return the text of ``model.py``: one class ``Model`` whose state-dict keys are those of the graph of ``name``.
 
-    ReLUs and sums are ``in_place`` where they can be (see :func:`fxprune.facts.in_place.overwritten`).
+    ReLUs and sums are ``in_place`` where they can be (see :func:`fxprune.facts.overwriting.overwritten`).
     Raises EmitError, naming the node, if plain PyTorch cannot express the graph.
     """
     if type(graph._codegen) not in (fx.graph.CodeGen, CodeByMode):

@@ -12,7 +12,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 
 from fxprune.emission.records import Record, record_of
 from fxprune.errors import EmitError, LoadError
-from fxprune.operators import plain_number
+from fxprune.ops.operators import plain_number
 
 _LONGEST_RANGE = 1 << 20
 _LARGEST_EXAMPLES = 1 << 28  # numbers, all together

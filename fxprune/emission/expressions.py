@@ -14,10 +14,10 @@ from fxprune.emission.records import Record, record_of
 from fxprune.emission.variables import Variables
 from fxprune.emission.vocabulary import name_of, refused_attribute, refused_method
 from fxprune.errors import EmitError
-from fxprune.graph import place
-from fxprune.node_targets import is_identifier
-from fxprune.operators import INFIX, plain_number
-from fxprune.written import Written
+from fxprune.ir.node_targets import is_identifier
+from fxprune.ir.nodes import place
+from fxprune.ir.written_calls import Written
+from fxprune.ops.operators import INFIX, plain_number
 
 _DEFAULTS = {"dtype": None, "enabled": True, "cache_enabled": None}  # of torch.autocast
 

@@ -15,8 +15,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.by_mode import MODE, CodeByMode, by_mode, is_by_mode
-from fxprune.copies import LazyGraphModule
 from fxprune.emission.constants import decode, encode, metadata_from_data
 from fxprune.emission.layer_spec import LayerSpec, build_layer
 from fxprune.emission.records import Record, record_of
@@ -25,9 +23,11 @@ from fxprune.emission.state_layout import StateLayout
 from fxprune.emission.vocabulary import function_named, name_of, refused_attribute, refused_method
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import META
-from fxprune.graph import ORIGIN, PASSES, PATH, place
-from fxprune.node_targets import attribute, set_attribute, set_buffer
-from fxprune.written import Written
+from fxprune.ir.by_mode import MODE, CodeByMode, by_mode, is_by_mode
+from fxprune.ir.copies import LazyGraphModule
+from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
+from fxprune.ir.nodes import ORIGIN, PASSES, PATH, place
+from fxprune.ir.written_calls import Written
 
 _TABLES = frozenset(("", *vars(nn.Module())))
 _OPS = ("placeholder", "get_attr", "call_module", "call_function", "call_method", "output")

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxprune.applied import Applied
 from fxprune.errors import EmitError
-from fxprune.module_tree import has_hooks, is_opaque
-from fxprune.scaled_layer import ScaledLayer
+from fxprune.gates.gate import ScaledLayer
+from fxprune.ir.applied import Applied
+from fxprune.ir.module_tree import has_hooks, is_opaque
 
 _PER_AXIS = {"kernel_size", "stride", "padding", "dilation", "output_size"}
 _PLACEMENT = {"self", "device", "dtype"}

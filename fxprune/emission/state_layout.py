@@ -11,8 +11,8 @@ from torch import fx, nn
 
 from fxprune.emission.layer_spec import LayerSpec, layer_spec
 from fxprune.errors import EmitError
-from fxprune.graph import place
-from fxprune.node_targets import attribute
+from fxprune.ir.node_targets import attribute
+from fxprune.ir.nodes import place
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,16 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 from torch.overrides import get_overridable_functions
 
-from fxprune.applied import Applied
-from fxprune.arguments import require_arguments
-from fxprune.copies import copy_graphs, plain_graph_module
 from fxprune.errors import EmitError, first_line
 from fxprune.facts.shapes import META
-from fxprune.graph import PRESERVED, place, require_graph
-from fxprune.module_tree import every_module, every_path
-from fxprune.node_targets import attribute, free_target, set_attribute
-from fxprune.scaled_layer import ScaledLayer
-from fxprune.written import Written
+from fxprune.gates.gate import ScaledLayer
+from fxprune.ir.applied import Applied
+from fxprune.ir.arguments import require_arguments
+from fxprune.ir.copies import copy_graphs, plain_graph_module
+from fxprune.ir.module_tree import every_module, every_path
+from fxprune.ir.node_targets import attribute, free_target, set_attribute
+from fxprune.ir.nodes import PRESERVED, place, require_graph
+from fxprune.ir.written_calls import Written
 
 _FLAG = "training"
 _LAYERS: dict[Any, type[nn.Module]] = {

@@ -13,7 +13,7 @@ _NAMES = ("x", "y", "z", "u", "v", "w")
 
 
 class Variables:
-    """Hands out names in graph order. Some values overwrite others: :func:`fxprune.facts.in_place.overwritten`."""
+    """Hands out names in graph order. Some values overwrite others: :func:`fxprune.facts.overwriting.overwritten`."""
 
     def __init__(self, graph: fx.Graph, overwriting: Mapping[fx.Node, fx.Node]) -> None:
         self.overwriting = overwriting

@@ -18,9 +18,9 @@ import torch
 from torch import fx
 from torch.nn import functional
 
-from fxprune.autocast import ENTER_AUTOCAST, EXIT_AUTOCAST
 from fxprune.errors import LoadError
-from fxprune.operators import MODE_QUESTIONS
+from fxprune.ir.autocast import ENTER_AUTOCAST, EXIT_AUTOCAST
+from fxprune.ops.operators import MODE_QUESTIONS
 
 _OPERATORS = (
     *("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "neg", "pos", "abs", "getitem"),

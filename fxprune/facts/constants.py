@@ -14,16 +14,16 @@ import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxprune.autocast import under_autocast
 from fxprune.errors import first_line
-from fxprune.exact_weights import exact, in_float64, is_unrounded, widen
 from fxprune.facts.effects import is_in_place
-from fxprune.facts.state import storage_of, updated_storages, updated_tensor
-from fxprune.graph import called_module
-from fxprune.module_tree import has_hooks
-from fxprune.nests import copy_tensors, map_tensors, tensors_in
-from fxprune.node_targets import attribute
-from fxprune.operators import MODE_QUESTIONS, is_torchs_own
+from fxprune.facts.updated_buffers import storage_of, updated_storages, updated_tensor
+from fxprune.ir.autocast import under_autocast
+from fxprune.ir.module_tree import has_hooks
+from fxprune.ir.node_targets import attribute
+from fxprune.ir.nodes import called_module
+from fxprune.ir.pytrees import copy_tensors, map_tensors, tensors_in
+from fxprune.ops.operators import MODE_QUESTIONS, is_torchs_own
+from fxprune.weights.exact import exact, in_float64, is_unrounded, widen
 
 # Layers that compute the same in train and eval mode and keep no state.
 _STATELESS = (nn.Identity, nn.Flatten, nn.Unflatten, nn.Linear, nn.ReLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax)
@@ -68,7 +68,7 @@ class Constants:
     def wide_value(self, node: fx.Node) -> Any:
         """Return what ``node`` computes if everything is computed in float64, as verification does.
 
-        Inside :func:`fxprune.exact_weights.unrounded` it is computed from weights as they were before rounding.
+        Inside :func:`fxprune.weights.exact.unrounded` it is computed from weights as they were before rounding.
         """
         key = node, is_unrounded()
         if key not in self._wide:

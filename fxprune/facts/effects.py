@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.applied import Applied
-from fxprune.graph import called_module
-from fxprune.module_tree import is_opaque
-from fxprune.operators import is_torchs_own
+from fxprune.ir.applied import Applied
+from fxprune.ir.module_tree import is_opaque
+from fxprune.ir.nodes import called_module
+from fxprune.ops.operators import is_torchs_own
 
 IN_PLACE_OPERATORS = {
     getattr(operator, "i" + name): getattr(operator, name)

@@ -1,6 +1,6 @@
 """Which values have one shape, and which have one rank, for every input that the graph takes: proofs, not examples.
 
-The shapes of all values are worked out with unknown sizes (:mod:`fxprune.facts.symbolic_shapes`), once for each rank
+The shapes of all values are worked out with unknown sizes (:mod:`fxprune.facts.shape_rules`), once for each rank
 that the inputs may have; a rank at which a layer refuses its input is none that the graph takes (a BatchNorm2d takes
 four axes, a Linear as many features as its weight has). What is not known to this analysis has a shape of its own.
 """
@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxprune.by_mode import MODE, modes_of
+from fxprune.facts.shape_rules.cases import Case, Refused
+from fxprune.facts.shape_rules.rules import shape_of
 from fxprune.facts.shapes import shape
-from fxprune.facts.symbolic_shapes.cases import Case, Refused
-from fxprune.facts.symbolic_shapes.rules import shape_of
-from fxprune.graph import called_module
-from fxprune.module_tree import has_hooks
+from fxprune.ir.by_mode import MODE, modes_of
+from fxprune.ir.module_tree import has_hooks
+from fxprune.ir.nodes import called_module
 
 _RANKS = range(7)
 _RANK_OF_NORM: dict[Any, int] = {nn.BatchNorm2d: 4, nn.BatchNorm3d: 5}

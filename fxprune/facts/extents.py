@@ -10,9 +10,9 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.graph import called_module
-from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES
-from fxprune.operators import PRODUCTS, calls_function, is_sum
+from fxprune.ir.nodes import called_module
+from fxprune.ops.layer_classes import CONV_CLASSES, NORM_CLASSES
+from fxprune.ops.operators import PRODUCTS, calls_function, is_sum
 
 # These return a value for each value that they read, of its dtype under autocast too.
 _EACH_LAYERS = (*NORM_CLASSES, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid)

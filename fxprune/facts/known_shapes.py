@@ -11,11 +11,11 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
-from fxprune.autocast import autocast_state
-from fxprune.graph import called_module
-from fxprune.layer_classes import CONV_CLASSES, NORM_CLASSES
-from fxprune.nests import map_tensors, tensors_in
-from fxprune.scaled_layer import ScaledLayer
+from fxprune.gates.gate import ScaledLayer
+from fxprune.ir.autocast import autocast_state
+from fxprune.ir.nodes import called_module
+from fxprune.ir.pytrees import map_tensors, tensors_in
+from fxprune.ops.layer_classes import CONV_CLASSES, NORM_CLASSES
 
 ELEMENTWISE = (
     *NORM_CLASSES,

@@ -17,12 +17,12 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
-from fxprune.by_mode import chosen, is_by_mode
 from fxprune.facts.shapes import META, takes_dtype
-from fxprune.graph import called_module
-from fxprune.layer_classes import WEIGHTED_CLASSES
-from fxprune.module_tree import has_hooks
-from fxprune.operators import ADDITIONS, PRODUCTS
+from fxprune.ir.by_mode import chosen, is_by_mode
+from fxprune.ir.module_tree import has_hooks
+from fxprune.ir.nodes import called_module
+from fxprune.ops.layer_classes import WEIGHTED_CLASSES
+from fxprune.ops.operators import ADDITIONS, PRODUCTS
 
 Bounds = tuple[float, float]
 UNKNOWN: Bounds = (-math.inf, math.inf)

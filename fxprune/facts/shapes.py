@@ -16,19 +16,19 @@ from torch._subclasses.fake_tensor import (
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 from torch.nn import functional
 
-from fxprune.autocast import ENTER_AUTOCAST, autocast_kept
-from fxprune.by_mode import TRAIN_INPUTS, only_in
-from fxprune.copies import copy_module
 from fxprune.errors import LoadError, TraceError, first_line
 from fxprune.facts.effects import is_foreign
-from fxprune.facts.repeated_calls import Values
-from fxprune.graph import EXAMPLE_INPUTS, called_module, example_inputs_of, graphs_of, module_path
-from fxprune.interpreter import Interpreter
-from fxprune.kept_state import keeping_state
-from fxprune.layer_classes import NORM_CLASSES
-from fxprune.module_tree import evaluating, every_module, has_hooks, is_opaque, set_flags
-from fxprune.nests import copy_tensors, map_tensors, tensors_in, version_of
-from fxprune.wrappers import uncompiled
+from fxprune.facts.kept_state import keeping_state
+from fxprune.facts.shape_cache import Values
+from fxprune.ir.autocast import ENTER_AUTOCAST, autocast_kept
+from fxprune.ir.by_mode import TRAIN_INPUTS, only_in
+from fxprune.ir.copies import copy_module
+from fxprune.ir.interpreter import Interpreter
+from fxprune.ir.module_tree import evaluating, every_module, has_hooks, is_opaque, set_flags
+from fxprune.ir.nodes import EXAMPLE_INPUTS, called_module, example_inputs_of, graphs_of, module_path
+from fxprune.ir.pytrees import copy_tensors, map_tensors, tensors_in, version_of
+from fxprune.ir.wrappers import uncompiled
+from fxprune.ops.layer_classes import NORM_CLASSES
 
 META = "tensor_meta"
 WRITES = "fxprune_writes"  # on a call of foreign code: which of its arguments it was seen to write into
@@ -133,8 +133,8 @@ def values_of(graph_module: fx.GraphModule, inputs: Sequence[Any], *, training: 
 
     Runs in eval mode, or in train mode, on fake tensors; on real ones where a value's shape depends on data or a
     module is opaque. What the other mode alone computes has the shapes that it has there; in train mode on inputs of
-    its own if the graph has such. What the graph or its modules update is as before (see :mod:`fxprune.kept_state`).
-    Raises TraceError, naming node and module path, if the inputs do not fit.
+    its own if the graph has such. What the graph or its modules update is as before (see
+    :mod:`fxprune.facts.kept_state`). Raises TraceError, naming node and module path, if the inputs do not fit.
     """
     values = _values_in_mode(graph_module, inputs, training)
     others = only_in(graph_module.graph, "eval" if training else "train")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from torch import fx
 
-from fxprune.diff import diff
+from fxprune.diffing.diff import diff
 from fxprune.diffing.graph_diff import GraphDiff
 from fxprune.errors import LoadError, first_line
 from fxprune.files import write_text
 from fxprune.render.html import page
-from fxprune.rewriting import PassResult
+from fxprune.rewriting.contract import PassResult
 from fxprune.run_record import RUN
 
 _TEXT, _DATA, _PAGE = "diff.txt", "diff.json", "diff.html"

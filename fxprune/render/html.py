@@ -17,13 +17,13 @@ from typing import Any
 
 from torch import fx
 
+from fxprune.choosing.inspection import Inspection
+from fxprune.costs.macs import tell_unknown
 from fxprune.diffing.entries import KINDS, Change, Kind, NodeInfo, Reason
 from fxprune.diffing.graph_diff import GraphDiff
 from fxprune.diffing.nodes import describe
-from fxprune.facts.costs import tell_unknown
-from fxprune.graph import called_module, graphs_of, module_path
-from fxprune.inspection import Inspection
-from fxprune.module_tree import is_opaque
+from fxprune.ir.module_tree import is_opaque
+from fxprune.ir.nodes import called_module, graphs_of, module_path
 
 _SCRIPTS = ("model.js", "rows.js", "details.js", "view.js", "page.js")
 _MARKS: dict[Kind, str] = {"unchanged": "", "changed": "~", "fused": "*", "removed": "\N{MINUS SIGN}", "added": "+"}
@@ -59,7 +59,7 @@ def graph_page(graph_module: fx.GraphModule, found: Inspection, *, title: str) -
 
     Args:
         graph_module: the graph; its regions are shown after it.
-        found: what :func:`fxprune.inspection.inspect_graph` says of it.
+        found: what :func:`fxprune.choosing.inspection.inspect_graph` says of it.
         title: the model's name.
     """
     table = _Table()

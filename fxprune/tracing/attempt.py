@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.applied import LAYER
-from fxprune.by_mode import TRAIN_INPUTS
-from fxprune.copies import LazyGraphModule, graph_module_of
 from fxprune.errors import TraceError
 from fxprune.facts.effects import IN_PLACE_OPERATORS
 from fxprune.facts.shapes import propagate_shapes
-from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module, keep_example_inputs
-from fxprune.module_tree import (
+from fxprune.ir.applied import LAYER
+from fxprune.ir.by_mode import TRAIN_INPUTS
+from fxprune.ir.copies import LazyGraphModule, graph_module_of
+from fxprune.ir.module_tree import (
     CONTAINERS,
     every_module,
     every_tensor,
@@ -30,9 +29,10 @@ from fxprune.module_tree import (
     set_flags,
     state_of,
 )
-from fxprune.nests import copy_tensors, version_of
-from fxprune.node_targets import is_sayable
-from fxprune.trace_notes import ASSUMPTIONS, Assumption
+from fxprune.ir.node_targets import is_sayable
+from fxprune.ir.nodes import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module, keep_example_inputs
+from fxprune.ir.pytrees import copy_tensors, version_of
+from fxprune.ir.trace_notes import ASSUMPTIONS, Assumption
 from fxprune.tracing.autograd_functions import hold_to_shapes
 from fxprune.tracing.batch_norms import recover_batch_norms
 from fxprune.tracing.functionalize import functionalize

@@ -13,9 +13,9 @@ from torch import fx
 from torch.autograd import Function
 from torch.utils.checkpoint import CheckpointFunction
 
-from fxprune.applied import Applied
 from fxprune.facts.shapes import shape
-from fxprune.graph import called_module
+from fxprune.ir.applied import Applied
+from fxprune.ir.nodes import called_module
 
 Record = Callable[[type[Function], tuple[Any, ...]], Any]
 

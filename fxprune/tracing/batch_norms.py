@@ -18,7 +18,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxprune.facts.shapes import shape
-from fxprune.node_targets import attribute, free_target, set_attribute
+from fxprune.ir.node_targets import attribute, free_target, set_attribute
 
 _RANKS: dict[type[_BatchNorm], tuple[int, ...]] = {
     nn.BatchNorm1d: (2, 3),

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.copies import copy_module
 from fxprune.errors import FxpruneError, TraceError
-from fxprune.kept_state import keeping_state
-from fxprune.module_tree import evaluating, every_module, every_path
-from fxprune.nests import copy_tensors, map_tensors, structure, tensors_in
+from fxprune.facts.kept_state import keeping_state
+from fxprune.ir.copies import copy_module
+from fxprune.ir.module_tree import evaluating, every_module, every_path
+from fxprune.ir.pytrees import copy_tensors, map_tensors, structure, tensors_in
+from fxprune.rewriting.verify import difference
 from fxprune.tracing.inputs import Call
-from fxprune.verify import difference
 
 TOLERANCE = 1e-3
 """How far a graph in the model's own precision may be from the model, relative to its largest output."""

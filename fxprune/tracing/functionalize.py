@@ -19,13 +19,13 @@ from torch import fx, nn
 from fxprune.errors import TraceError
 from fxprune.facts.effects import IN_PLACE_OPERATORS, in_place_argument, is_foreign, is_in_place
 from fxprune.facts.known_shapes import ELEMENTWISE
-from fxprune.facts.repeated_calls import Repeated, Values
+from fxprune.facts.shape_cache import Repeated, Values
 from fxprune.facts.shapes import META, WRITES
-from fxprune.graph import called_module, caller_path, place, require_order
-from fxprune.interpreter import Interpreter, plain
-from fxprune.module_tree import evaluating, has_hooks
+from fxprune.ir.interpreter import Interpreter, plain
+from fxprune.ir.module_tree import evaluating, has_hooks
+from fxprune.ir.nodes import called_module, caller_path, place, require_order
+from fxprune.ir.written_calls import Written
 from fxprune.tracing.source import is_own
-from fxprune.written import Written
 
 # Whether these return their input, a view of it or a copy depends on the dtype, the device, the layout, the sizes or
 # the mode: never taken for certain. (Dropouts are told by their names, and foreign code may do anything.)

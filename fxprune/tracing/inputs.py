@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.errors import TraceError
-from fxprune.node_targets import is_identifier
+from fxprune.ir.node_targets import is_identifier
 
 
 @dataclass(frozen=True)

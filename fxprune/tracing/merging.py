@@ -4,7 +4,7 @@
     both:  c = conv(x); d = c * mask (train); y = x + by_mode(training, d, c)
 
 Nodes that do the same at the same place in both traces become one; what only one trace has is marked with its mode;
-where they read different values they read the choice between them (see :mod:`fxprune.by_mode`).
+where they read different values they read the choice between them (see :mod:`fxprune.ir.by_mode`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.by_mode import MODE, CodeByMode, Mode, by_mode
-from fxprune.graph import innermost_module
-from fxprune.node_targets import attribute, free_target, set_attribute, set_buffer
-from fxprune.trace_notes import Assumption
+from fxprune.ir.by_mode import MODE, CodeByMode, Mode, by_mode
+from fxprune.ir.node_targets import attribute, free_target, set_attribute, set_buffer
+from fxprune.ir.nodes import innermost_module
+from fxprune.ir.trace_notes import Assumption
 
 _CONSTANT = "_tensor_constant"  # how fx names tensors that forward makes
 

@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.copies import copy_module
 from fxprune.errors import TraceError
-from fxprune.graph import PRESERVED
-from fxprune.layer_classes import WEIGHTED_CLASSES
-from fxprune.module_tree import CALLS, has_hooks, is_layer, opaque_children
-from fxprune.nests import copy_tensors, tensors_in, version_of
+from fxprune.ir.copies import copy_module
+from fxprune.ir.module_tree import CALLS, has_hooks, is_layer, opaque_children
+from fxprune.ir.nodes import PRESERVED
+from fxprune.ir.pytrees import copy_tensors, tensors_in, version_of
+from fxprune.ops.layer_classes import WEIGHTED_CLASSES
+from fxprune.rewriting.verify import difference
 from fxprune.tracing.attempt import RESERVED
 from fxprune.tracing.check import TOLERANCE, run_model, run_once
 from fxprune.tracing.inputs import Call, bind
-from fxprune.verify import difference
 
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from fxprune.copies import copy_module
 from fxprune.errors import FxpruneWarning, TraceError, first_line
-from fxprune.module_tree import every_module, every_path, put_in_eval_mode
+from fxprune.ir.copies import copy_module
+from fxprune.ir.module_tree import every_module, every_path, put_in_eval_mode
 
 _Weights = Mapping[str, tuple[torch.Tensor, torch.Tensor]]  # by name: the tensor, and a copy of what it held
 

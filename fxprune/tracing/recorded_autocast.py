@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.autocast import ENTER_AUTOCAST, EXIT_AUTOCAST
+from fxprune.ir.autocast import ENTER_AUTOCAST, EXIT_AUTOCAST
 from fxprune.tracing.recording import RecordingTracer
 
 _GIVEN = "_fxprune_given"  # what the user's code made an autocast of

@@ -19,13 +19,13 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils.checkpoint import CheckpointFunction
 
-from fxprune.applied import LAYER, Applied
-from fxprune.autocast import autocast_kept
 from fxprune.errors import TraceError, first_line
-from fxprune.module_tree import every_module, every_tensor
-from fxprune.nests import PLAIN
-from fxprune.operators import MODE_QUESTIONS, plain_number
-from fxprune.trace_notes import Assumption, assertion_message
+from fxprune.ir.applied import LAYER, Applied
+from fxprune.ir.autocast import autocast_kept
+from fxprune.ir.module_tree import every_module, every_tensor
+from fxprune.ir.pytrees import PLAIN
+from fxprune.ir.trace_notes import Assumption, assertion_message
+from fxprune.ops.operators import MODE_QUESTIONS, plain_number
 from fxprune.tracing import autograd_functions
 from fxprune.tracing.drawing import DRAWS, refusing_to_draw, states_of_random
 from fxprune.tracing.inputs import Argument, Call

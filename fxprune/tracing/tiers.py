@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.by_mode import has_modes
-from fxprune.copies import LazyGraphModule, copy_module
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.shapes import propagate_shapes
-from fxprune.graph import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, keep_example_inputs
-from fxprune.layer_classes import CONV_CLASSES
-from fxprune.module_tree import every_module, every_path, has_hooks, is_layer, mark_opaque, opaque_children
-from fxprune.nests import copy_tensors, structure
-from fxprune.trace_notes import ASSUMPTIONS, Opaque, Tier
+from fxprune.ir.by_mode import has_modes
+from fxprune.ir.copies import LazyGraphModule, copy_module
+from fxprune.ir.module_tree import every_module, every_path, has_hooks, is_layer, mark_opaque, opaque_children
+from fxprune.ir.nodes import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, keep_example_inputs
+from fxprune.ir.pytrees import copy_tensors, structure
+from fxprune.ir.trace_notes import ASSUMPTIONS, Opaque, Tier
+from fxprune.ops.layer_classes import CONV_CLASSES
 from fxprune.tracing.attempt import TrainMode, attempt
 from fxprune.tracing.check import (
     Expected,

@@ -19,9 +19,9 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import FxpruneWarning
-from fxprune.graph import innermost_module
-from fxprune.module_tree import every_module, every_path
-from fxprune.trace_notes import Assumption, assertion_message
+from fxprune.ir.module_tree import every_module, every_path
+from fxprune.ir.nodes import innermost_module
+from fxprune.ir.trace_notes import Assumption, assertion_message
 from fxprune.tracing.merging import same_tensor
 from fxprune.tracing.patches import patched
 from fxprune.tracing.symbolic import SymbolicTracer

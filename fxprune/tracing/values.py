@@ -18,15 +18,15 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional
 
-from fxprune.copies import copy_module
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.effects import is_foreign
-from fxprune.interpreter import plain
-from fxprune.layer_classes import NORM_CLASSES
-from fxprune.module_tree import evaluating, has_hooks, runs_own_code
-from fxprune.nests import map_tensors, tensors_in, version_of
-from fxprune.node_targets import attribute
-from fxprune.operators import INFIX, MODE_QUESTIONS
+from fxprune.ir.copies import copy_module
+from fxprune.ir.interpreter import plain
+from fxprune.ir.module_tree import evaluating, has_hooks, runs_own_code
+from fxprune.ir.node_targets import attribute
+from fxprune.ir.pytrees import map_tensors, tensors_in, version_of
+from fxprune.ops.layer_classes import NORM_CLASSES
+from fxprune.ops.operators import INFIX, MODE_QUESTIONS
 from fxprune.tracing.inputs import Call
 from fxprune.tracing.recording import RecordingProxy
 from fxprune.tracing.shown_text import is_shown

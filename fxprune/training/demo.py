@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fxprune.targets import Targets
+from fxprune.choosing.targets import Targets
 from fxprune.training.cifar_resnet import CifarResNet
 from fxprune.training.data import load_data
 from fxprune.training.job import open_folder, prune_on_data

@@ -12,13 +12,13 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.conv_ops import is_conv
-from fxprune.copies import copy_graph_module
 from fxprune.errors import FxpruneError
-from fxprune.facts.flow import Flow
-from fxprune.facts.layers import layers_of_graph
+from fxprune.facts.dominators import Flow
 from fxprune.facts.shapes import shape
-from fxprune.graph import called_module, origins
+from fxprune.ir.copies import copy_graph_module
+from fxprune.ir.nodes import called_module, origins
+from fxprune.ops.convs import is_conv
+from fxprune.structures.gated_layers import layers_of_graph
 
 _SMALLEST_SQUARE = 1e-8  # mean of a map's squares, below which it counts as zeros
 

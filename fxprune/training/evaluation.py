@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from fxprune.copies import copy_module
 from fxprune.errors import FxpruneError, first_line
-from fxprune.layer_classes import NORM_CLASSES
-from fxprune.nests import tensors_in
+from fxprune.ir.copies import copy_module
+from fxprune.ir.pytrees import tensors_in
+from fxprune.ops.layer_classes import NORM_CLASSES
 from fxprune.training.batches import loader
 
 if TYPE_CHECKING:

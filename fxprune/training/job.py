@@ -23,24 +23,24 @@ from torch import fx, nn
 
 import fxprune
 from fxprune import passes
-from fxprune.chains import AFTER_TRAINING, Layers, insert_scales
+from fxprune.choosing.targets import Targets
+from fxprune.costs.activation_memory import peak_activation_bytes
+from fxprune.costs.macs import total_macs, total_params
+from fxprune.costs.measured_latency import compare_latency
+from fxprune.emission.emit import emit, source_obstacle
 from fxprune.emission.strip import savable
-from fxprune.emit import emit, source_obstacle
 from fxprune.errors import LoadError
-from fxprune.facts.activation_memory import peak_activation_bytes
-from fxprune.facts.costs import total_macs, total_params
-from fxprune.facts.layers import layers as layers_of
 from fxprune.facts.shapes import shape
 from fxprune.files import cannot_write, make_folder, remove_unfinished, save_with_torch, write_json
-from fxprune.latency import compare_latency
-from fxprune.pipeline import Pipeline
+from fxprune.ir.trace_notes import opaque_modules
+from fxprune.pipelines.chains import AFTER_TRAINING, Layers, insert_scales
+from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pruning.surplus import Surplus
 from fxprune.render.folder import write_diff
 from fxprune.run_record import FINETUNING, METRICS, REPORT, RUN
-from fxprune.surplus import Surplus
-from fxprune.targets import Targets
-from fxprune.trace import trace
-from fxprune.trace_notes import opaque_modules
+from fxprune.structures.gated_layers import layers as layers_of
 from fxprune.tracing.check import require_finite
+from fxprune.tracing.trace import trace
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
 from fxprune.training.evaluation import check_outputs, evaluate
@@ -146,8 +146,9 @@ def prune_on_data(
 
     With a ``strength`` the scales are not steered, but shrunk by a fixed proximal L1; zeros are removed, and what a
     target of MACs, the only one then, asks for beyond them is cut at the end. What ``keep`` and ``only`` say stays
-    (:mod:`fxprune.keeping`) gets no scale. ``model`` is not changed. It is the teacher of ``settings.distill`` and
-    ``distill_features`` too, unless another is given. Of several processes, the main one writes.
+    (:mod:`fxprune.choosing.keeping`) gets no scale. ``model`` is not changed. It is the teacher of
+    ``settings.distill`` and ``distill_features`` too, unless another is given. Of several processes, the main one
+    writes.
 
     Raises FxpruneError if it has no eligible layers (lists why), TargetError if the target cannot be met, and what
     :func:`fxprune.training.recipe.train` raises.

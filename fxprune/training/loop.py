@@ -13,13 +13,13 @@ from rich.progress import Progress
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.chains import AFTER_TRAINING
-from fxprune.data_parallel import keep_all_parameters_in_training
 from fxprune.errors import FxpruneError, LoadError
+from fxprune.gates.data_parallel import keep_all_parameters_in_training
 from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
-from fxprune.pipeline import Pipeline
-from fxprune.sparsity import ProximalL1, parameter_groups
-from fxprune.steering import SteeredL1
+from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pruning.proximal import ProximalL1, parameter_groups
+from fxprune.pruning.steering import SteeredL1
 from fxprune.training import engine
 from fxprune.training.batches import Seeded, loader, step_batches, steps_per_epoch
 from fxprune.training.cuda_graphs import CudaGraphs, separate_gradients

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError, FxpruneValueError, LoadError, first_line
-from fxprune.sparsity import ProximalL1
-from fxprune.steering import SteeredL1
-from fxprune.targets import Targets
+from fxprune.pruning.proximal import ProximalL1
+from fxprune.pruning.steering import SteeredL1
 from fxprune.tracing.check import require_finite
 from fxprune.training.batches import Seeded, loader, step_batches, steps_per_epoch
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint

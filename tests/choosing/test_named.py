@@ -13,11 +13,11 @@ import torch
 from helpers import TinyNet
 
 import fxprune
-from fxprune.chains import insert_scales
 from fxprune.choosing.criteria.half_gate import HalfGate
 from fxprune.choosing.named import known_criteria, known_searches
 from fxprune.choosing.search.lazy_greedy import LazyGreedy
 from fxprune.errors import FxpruneWarning
+from fxprune.pipelines.chains import insert_scales
 
 
 class First(LazyGreedy):
@@ -41,7 +41,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "fxprune.searches": [EntryPoint("first", "another_package:First", "fxprune.searches")],
         "fxprune.criteria": [EntryPoint("taylor", "another_package:Taylor", "fxprune.criteria")],
     }
-    monkeypatch.setattr("fxprune.registry.entry_points", lambda group: points.get(group, []))
+    monkeypatch.setattr("fxprune.joined.entry_points", lambda group: points.get(group, []))
     known_criteria.cache_clear()
     known_searches.cache_clear()
     yield

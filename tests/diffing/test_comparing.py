@@ -12,7 +12,7 @@ from helpers import Wrapped, example, module_at, tiny, traced, with_scales
 from torch import fx, nn
 
 import fxprune
-from fxprune.facts.layers import layers
+from fxprune.structures.gated_layers import layers
 
 
 def changed(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, tuple[str, ...]]:

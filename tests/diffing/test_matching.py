@@ -14,7 +14,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 import fxprune
 from fxprune import passes
-from fxprune.copies import copy_graph_module
+from fxprune.ir.copies import copy_graph_module
 
 CHAIN = [passes.RemoveLayers(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 import fxprune
-from fxprune.exported import load_exported
+from fxprune.sources.exported import load_exported
 
 
 def source_of(model: nn.Module, folder: Path) -> str:

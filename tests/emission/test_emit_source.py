@@ -19,7 +19,7 @@ from torch.nn import functional
 import fxprune
 from fxprune.emission.vocabulary import functions
 from fxprune.errors import EmitError, LoadError
-from fxprune.trace_notes import assumptions_of
+from fxprune.ir.trace_notes import assumptions_of
 
 
 def symbolic(function: Callable[..., Any]) -> fx.GraphModule:

@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from torch import fx, nn
 
 import fxprune
+from fxprune.costs.macs import total_macs
 from fxprune.emission.seal import FILES
 from fxprune.errors import EmitError, LoadError
-from fxprune.facts.costs import total_macs
 from fxprune.facts.shapes import tensor_meta
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ from helpers import tiny
 import fxprune
 from fxprune import passes
 from fxprune.errors import EmitError
-from fxprune.graph import graphs_of
+from fxprune.ir.nodes import graphs_of
 
 MODEL = """
 import torch

@@ -13,8 +13,8 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.facts.equal_shapes import EqualShapes
-from fxprune.facts.symbolic_shapes.cases import Case, Shape
-from fxprune.facts.symbolic_shapes.sizes import Atom, Product, replaced
+from fxprune.facts.shape_rules.cases import Case, Shape
+from fxprune.facts.shape_rules.sizes import Atom, Product, replaced
 
 Function = Callable[[Any, torch.Tensor], Any]
 

@@ -15,15 +15,15 @@ from torch.fx.passes.shape_prop import _extract_tensor_metadata
 
 import fxprune
 from fxprune import passes
-from fxprune.branch_scale import BranchScale
-from fxprune.chains import insert_scales
-from fxprune.copies import copy_module
-from fxprune.facts.layers import layers
 from fxprune.facts.shapes import values_of
-from fxprune.graph import called_module, example_inputs_of
-from fxprune.nests import map_tensors
-from fxprune.resconv import ResConv
-from fxprune.scaled_layer import ScaledLayer
+from fxprune.gates.branch_scale import BranchScale
+from fxprune.gates.gate import ScaledLayer
+from fxprune.gates.resconv import ResConv
+from fxprune.ir.copies import copy_module
+from fxprune.ir.nodes import called_module, example_inputs_of
+from fxprune.ir.pytrees import map_tensors
+from fxprune.pipelines.chains import insert_scales
+from fxprune.structures.gated_layers import layers
 from fxprune.training.cifar_resnet import CifarResNet
 
 STATES: dict[str, Callable[[Any, int], object]] = {

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import fx, nn
 from torch.nn import functional as F
 
+from fxprune.facts.constant_factors import passes_factor
 from fxprune.facts.ranges import UNKNOWN, bounds_of_values
-from fxprune.facts.scales import passes_factor
 
 Op = Callable[[torch.Tensor], Any]
 NUMBERS = st.sampled_from([0.0, 1e-3, 0.3, 1.0, 2.5, 6.0, 20.0, 1e3, -1e-3, -0.5, -1.0, -3.0, -20.0])

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from fxprune.facts.symbolic_shapes.sizes import (
+from fxprune.facts.shape_rules.sizes import (
     Atom,
     Product,
     Size,

@@ -8,7 +8,7 @@ from helpers import assert_rewrites, example, targets, tiny, traced
 from torch import nn
 
 from fxprune import passes
-from fxprune.folding import scaled_rows
+from fxprune.weights.folding import scaled_rows
 
 
 def test_every_norm_of_a_residual_network() -> None:

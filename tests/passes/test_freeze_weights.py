@@ -25,10 +25,10 @@ from torch.nn.utils import parametrizations
 
 import fxprune
 from fxprune import passes
-from fxprune.chains import AFTER_TRAINING
 from fxprune.facts.shapes import propagate_shapes, same_shape
-from fxprune.facts.sites import find_conv_sites
-from fxprune.graph import EXAMPLE_INPUTS
+from fxprune.ir.nodes import EXAMPLE_INPUTS
+from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.structures.conv_sites import find_conv_sites
 
 
 class Standardized(nn.Conv2d):

@@ -12,7 +12,7 @@ from torch import nn
 
 import fxprune
 from fxprune import passes
-from fxprune.facts.layers import layers
+from fxprune.structures.gated_layers import layers
 
 
 @pytest.mark.parametrize(

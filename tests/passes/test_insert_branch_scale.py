@@ -8,7 +8,7 @@ from torch import nn
 
 import fxprune
 from fxprune import passes
-from fxprune.facts.layers import layers
+from fxprune.structures.gated_layers import layers
 
 
 def test_a_scale_on_every_branch() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 
 import fxprune
 from fxprune import passes
-from fxprune.chains import AFTER_TRAINING
+from fxprune.pipelines.chains import AFTER_TRAINING
 
 
 def test_it_wraps_conv_and_norm_and_keeps_the_function() -> None:

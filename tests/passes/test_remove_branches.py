@@ -7,7 +7,7 @@ from helpers import assert_rewrites, targets, tiny
 
 import fxprune
 from fxprune import passes
-from fxprune.facts.layers import layers
+from fxprune.structures.gated_layers import layers
 
 
 def test_a_network_without_its_branches() -> None:

@@ -10,11 +10,11 @@ from torch import fx
 
 import fxprune
 from fxprune import passes
-from fxprune.branch_scale import BranchScale
+from fxprune.costs.macs import total_macs
 from fxprune.errors import TargetError
-from fxprune.facts.costs import total_macs
-from fxprune.facts.layers import layers
-from fxprune.rewriting import Contract
+from fxprune.gates.branch_scale import BranchScale
+from fxprune.rewriting.contract import Contract
+from fxprune.structures.gated_layers import layers
 
 
 def scaled(*scales: float) -> fx.GraphModule:

@@ -11,9 +11,9 @@ from helpers import assert_rewrites, example, resconvs, tiny, with_scales
 
 import fxprune
 from fxprune import passes
+from fxprune.costs.macs import total_macs
 from fxprune.errors import TargetError
-from fxprune.facts.costs import total_macs
-from fxprune.sparsity import measure_inputs
+from fxprune.pruning.proximal import measure_inputs
 
 
 def test_scale_zero_is_removed_exactly() -> None:

@@ -16,16 +16,16 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import fxprune
 from fxprune import passes
-from fxprune.chains import AFTER_TRAINING
-from fxprune.copies import copy_graph_module
+from fxprune.costs.activation_memory import peak_activation_bytes
+from fxprune.costs.macs import total_macs
 from fxprune.errors import ContractError
-from fxprune.facts.activation_memory import peak_activation_bytes
-from fxprune.facts.costs import total_macs
-from fxprune.facts.layers import layers
 from fxprune.facts.shapes import META, propagate_shapes
-from fxprune.graph import EXAMPLE_INPUTS, example_inputs_of, graphs_of
-from fxprune.registry import known_passes
-from fxprune.rewriting import Contract, Log, Pass
+from fxprune.ir.copies import copy_graph_module
+from fxprune.ir.nodes import EXAMPLE_INPUTS, example_inputs_of, graphs_of
+from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.pipelines.registry import known_passes
+from fxprune.rewriting.contract import Contract, Log, Pass
+from fxprune.structures.gated_layers import layers
 from fxprune.training.cifar_resnet import CifarResNet
 
 

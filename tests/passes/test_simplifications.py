@@ -12,7 +12,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune import passes
-from fxprune.rewriting import Log
+from fxprune.rewriting.contract import Log
 
 
 def graph_of(function: Callable[[Any, torch.Tensor], torch.Tensor], **layers: nn.Module) -> fx.GraphModule:

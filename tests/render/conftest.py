@@ -13,8 +13,8 @@ from render_helpers import Open, Stages
 
 import fxprune
 from fxprune import AFTER_TRAINING, GraphDiff, passes
-from fxprune.chains import insert_scales
-from fxprune.facts.layers import layers
+from fxprune.pipelines.chains import insert_scales
+from fxprune.structures.gated_layers import layers
 
 _FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "

@@ -16,7 +16,7 @@ from torch import fx, nn
 
 import fxprune
 from fxprune import GraphDiff
-from fxprune.inspection import inspect_graph
+from fxprune.choosing.inspection import inspect_graph
 from fxprune.render.html import graph_page, page
 
 

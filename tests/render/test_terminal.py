@@ -11,7 +11,7 @@ from hostile_names import HOSTILE, hostile
 from rich.console import Console
 
 from fxprune import passes
-from fxprune.diff import diff
+from fxprune.diffing.diff import diff
 from fxprune.diffing.text import unified
 from fxprune.render.terminal import show
 

@@ -14,8 +14,8 @@ from tracing_helpers import conv, images, opaque
 
 import fxprune
 from fxprune import passes
-from fxprune.autocast import autocast_state
 from fxprune.facts.shapes import tensor_meta
+from fxprune.ir.autocast import autocast_state
 
 
 @torch.autocast("cpu", dtype=torch.bfloat16)  # type: ignore[untyped-decorator]

@@ -17,9 +17,9 @@ from tracing_helpers import Sign, conv, images, opaque
 
 import fxprune
 from fxprune import passes
-from fxprune.applied import Applied
 from fxprune.errors import EmitError
-from fxprune.trace_notes import opaque_modules, tier_of
+from fxprune.ir.applied import Applied
+from fxprune.ir.trace_notes import opaque_modules, tier_of
 
 Function = torch.autograd.Function
 

@@ -16,14 +16,14 @@ from tracing_helpers import conv, images, opaque
 
 import fxprune
 from fxprune import passes
-from fxprune.by_mode import has_modes
+from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import FxpruneWarning, TraceError
-from fxprune.facts.costs import total_macs, total_params
-from fxprune.facts.layers import layers
-from fxprune.graph import EXAMPLE_INPUTS
-from fxprune.nests import structure, tensors_in
-from fxprune.trace_notes import assumptions_of, opaque_modules, tier_of
-from fxprune.verify import difference
+from fxprune.ir.by_mode import has_modes
+from fxprune.ir.nodes import EXAMPLE_INPUTS
+from fxprune.ir.pytrees import structure, tensors_in
+from fxprune.ir.trace_notes import assumptions_of, opaque_modules, tier_of
+from fxprune.rewriting.verify import difference
+from fxprune.structures.gated_layers import layers
 
 INSERT = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])
 COMPILE = fxprune.Pipeline([passes.RemoveLayers(threshold=0.0), *fxprune.AFTER_TRAINING])

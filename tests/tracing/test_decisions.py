@@ -15,7 +15,7 @@ from tracing_helpers import conv, opaque
 
 import fxprune
 from fxprune.errors import FxpruneError
-from fxprune.trace_notes import assumptions_of
+from fxprune.ir.trace_notes import assumptions_of
 
 SMALL, LARGE = torch.randn(2, 4, 6, 6), torch.randn(3, 4, 8, 8)
 TABLE = {6: 2.0, 8: 3.0, (6, 6): 4.0, "6": 5.0, torch.float32: 6.0, torch.device("cpu"): 7.0}

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import fxprune
 from fxprune import passes
-from fxprune.trace_notes import opaque_modules
+from fxprune.ir.trace_notes import opaque_modules
 
 
 def test_in_place_ops_of_every_kind_become_functional() -> None:

@@ -12,9 +12,9 @@ from tracing_helpers import conv, images
 
 import fxprune
 from fxprune import passes
-from fxprune.chains import insert_scales
+from fxprune.choosing.inspection import inspect_graph
 from fxprune.errors import FxpruneError, FxpruneWarning
-from fxprune.inspection import inspect_graph
+from fxprune.pipelines.chains import insert_scales
 
 HIDES = r"body is opaque and hides 2 convs: .*test_hidden_convs\.py:\d+: `if .*`: .*; what is moved into a module"
 

@@ -12,9 +12,9 @@ from helpers import example
 from torch import nn
 
 import fxprune
-from fxprune.conv_ops import is_conv
 from fxprune.errors import TraceError
-from fxprune.nests import tensors_in
+from fxprune.ir.pytrees import tensors_in
+from fxprune.ops.convs import is_conv
 
 
 class Net(nn.Module):

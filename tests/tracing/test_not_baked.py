@@ -86,7 +86,7 @@ def test_random_tensors_are_drawn_in_every_call(tier: str) -> None:
         return y + noise if tier == "symbolic" or y.shape[0] > 1 else y  # type: ignore[no-any-return]
 
     graph = fxprune.trace(Wrapped(function, layer=conv()), images())
-    assert fxprune.trace_notes.tier_of(graph) == tier
+    assert fxprune.ir.trace_notes.tier_of(graph) == tier
     assert not torch.equal(graph(images()), graph(images()))
 
 
@@ -213,5 +213,5 @@ def test_layers_that_draw_are_traced_on_values_too() -> None:
 
     pool = nn.FractionalMaxPool2d(2, output_size=4)
     graph = fxprune.trace(Wrapped(function, layer=conv(), pool=pool), images())
-    assert (opaque(graph), fxprune.trace_notes.tier_of(graph)) == ([], "values")
+    assert (opaque(graph), fxprune.ir.trace_notes.tier_of(graph)) == ([], "values")
     assert fxprune.Pipeline([passes.InsertResConv(), passes.Simplify()])(graph).max_relative == 0

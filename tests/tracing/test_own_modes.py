@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import fxprune
 from fxprune.errors import FxpruneWarning, TraceError
-from fxprune.trace_notes import opaque_modules
+from fxprune.ir.trace_notes import opaque_modules
 
 
 class Lora(nn.Module):

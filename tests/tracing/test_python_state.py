@@ -15,7 +15,7 @@ from torch import nn
 from tracing_helpers import conv, images, opaque
 
 import fxprune
-from fxprune.trace_notes import assumptions_of, opaque_modules
+from fxprune.ir.trace_notes import assumptions_of, opaque_modules
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* is opaque and hides 1 conv:fxprune.errors.FxpruneWarning")
 

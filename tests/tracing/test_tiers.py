@@ -12,14 +12,14 @@ from torch import nn
 
 import fxprune
 from fxprune import passes
+from fxprune.choosing.inspection import inspect_graph
+from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import FxpruneWarning
-from fxprune.facts.costs import total_macs, total_params
-from fxprune.graph import called_module, graphs_of
-from fxprune.inspection import inspect_graph
-from fxprune.module_tree import CALLS
-from fxprune.nests import tensors_in
-from fxprune.trace_notes import opaque_modules
-from fxprune.verify import difference
+from fxprune.ir.module_tree import CALLS
+from fxprune.ir.nodes import called_module, graphs_of
+from fxprune.ir.pytrees import tensors_in
+from fxprune.ir.trace_notes import opaque_modules
+from fxprune.rewriting.verify import difference
 
 CHAIN = [passes.RemoveLayers(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
 

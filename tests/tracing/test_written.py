@@ -13,8 +13,8 @@ from torchvision.models.video import mvit
 
 import fxprune
 from fxprune import passes
-from fxprune.inspection import inspect_graph
-from fxprune.trace_notes import opaque_modules, tier_of
+from fxprune.choosing.inspection import inspect_graph
+from fxprune.ir.trace_notes import opaque_modules, tier_of
 
 
 def add_into(x: torch.Tensor, y: torch.Tensor) -> None:

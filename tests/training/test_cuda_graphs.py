@@ -16,9 +16,9 @@ from helpers import quiet
 from torch import fx, nn
 
 import fxprune
-from fxprune.chains import insert_scales
 from fxprune.errors import FxpruneError
-from fxprune.sparsity import ProximalL1
+from fxprune.pipelines.chains import insert_scales
+from fxprune.pruning.proximal import ProximalL1
 from fxprune.training import cuda_graphs
 from fxprune.training.cuda_graphs import CudaGraphs, separate_gradients
 from fxprune.training.data import ImageData, load_data, sample_inputs

@@ -12,9 +12,9 @@ from torch import fx, nn
 from torchvision.models import mobilenet_v2, resnet50
 
 import fxprune
-from fxprune.chains import insert_scales
 from fxprune.errors import FxpruneError
 from fxprune.passes import RemoveLayers
+from fxprune.pipelines.chains import insert_scales
 from fxprune.training.cifar_resnet import CifarResNet
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.distillation import (

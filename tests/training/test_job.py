@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from fxprune.emit import load_emitted
+from fxprune.choosing.targets import Targets
+from fxprune.emission.emit import load_emitted
 from fxprune.errors import FxpruneError, LoadError, TargetError
-from fxprune.targets import Targets
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.job import open_folder, prune_on_data
 from fxprune.training.recipe import train

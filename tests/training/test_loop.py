@@ -16,12 +16,12 @@ from torch import fx, nn
 from training_helpers import network, sparse_network
 
 import fxprune
+from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import FxpruneError, LoadError
-from fxprune.facts.costs import total_macs, total_params
-from fxprune.facts.layers import layers
 from fxprune.passes import RemoveLayers
+from fxprune.pruning.proximal import ProximalL1
 from fxprune.run_record import read_rows
-from fxprune.sparsity import ProximalL1
+from fxprune.structures.gated_layers import layers
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import make_accelerator

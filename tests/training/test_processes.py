@@ -71,8 +71,8 @@ import torch
 from torch import nn
 sys.path.insert(0, {tests!r})
 from training_helpers import sparse_network
-from fxprune.sparsity import ProximalL1
-from fxprune.targets import Targets
+from fxprune.pruning.proximal import ProximalL1
+from fxprune.choosing.targets import Targets
 from fxprune.training.data import load_data
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings

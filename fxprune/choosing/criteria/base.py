@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import fx
 
-from fxprune.facts.layers import Gate
+from fxprune.structures.gated_layers import Gate
 
 
 class Criterion(ABC):

@@ -11,13 +11,13 @@ import torch
 from torch import fx, nn
 
 from fxprune.choosing.criteria.base import Criterion
-from fxprune.facts.input_sizes import root_mean_square
-from fxprune.facts.layers import Gate, awake
-from fxprune.graph import as_taken_now, example_inputs_of, graphs_of
-from fxprune.kept_state import keeping_state
-from fxprune.module_tree import evaluating
-from fxprune.nests import tensors_in
-from fxprune.scaled_layer import ScaledLayer
+from fxprune.facts.input_rms import root_mean_square
+from fxprune.facts.kept_state import keeping_state
+from fxprune.gates.gate import ScaledLayer
+from fxprune.ir.module_tree import evaluating
+from fxprune.ir.nodes import as_taken_now, example_inputs_of, graphs_of
+from fxprune.ir.pytrees import tensors_in
+from fxprune.structures.gated_layers import Gate, awake
 
 
 class HalfGate(Criterion):

@@ -1,0 +1,222 @@
+"""Write a graph as a folder that needs torch and safetensors only, and read such a folder back.
+
+    fxprune.emit(graph_module, "out/")
+
+    out/model.py               one plain nn.Module, Model(), and load(), which gives it its weights
+    out/weights.safetensors    its state dict, under the traced model's own keys
+    out/graph.json             the same graph as data: fxprune reads it without executing model.py
+
+``from out.model import load; model = load()`` is how to use the network. Commands of fxprune take the folder's name;
+passes and diffs in Python take the graph that :func:`load_emitted` reads.
+
+Where the graph calls functions of torchvision, so does ``model.py``.
+On request also ``model.pt2`` (torch.export) and ``model.onnx``, with a free batch size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import fx, nn
+
+from fxprune.emission.seal import EXPORTS, FILES, GRAPH, SOURCE, WEIGHTS, read_sealed, sealed
+from fxprune.errors import EmitError, LoadError, first_line
+from fxprune.facts.shapes import UNCHECKED, require_shapes
+from fxprune.files import make_folder, replacing_all
+from fxprune.ir.arguments import require_arguments
+from fxprune.ir.by_mode import TRAIN_INPUTS, has_modes
+from fxprune.ir.nodes import (
+    EXAMPLE_INPUTS,
+    TRACE,
+    as_taken_now,
+    example_inputs_of,
+    keep_example_inputs,
+    require_graph,
+)
+from fxprune.ir.trace_notes import ASSUMPTIONS, Assumption, assumptions_of
+
+Format = Literal["pt2", "onnx"]
+
+_LOADER = '''
+
+def load(folder=None):
+    """Return Model() with the weights beside this file (or in ``folder``), in eval mode.
+
+    Raises ValueError if they are not those that were written with it.
+    """
+    import hashlib
+    import pathlib
+
+    from safetensors.torch import load as tensors
+
+    here = pathlib.Path(__file__)
+    graph, weights = here.with_name("graph.json"), pathlib.Path(folder or here.parent) / "weights.safetensors"
+    content = weights.read_bytes()
+    if hashlib.sha256(content).hexdigest() != "{weights}":
+        raise ValueError(f"{{weights}} was changed, or not written with this model.py; emit the model again")
+    if graph.exists() and hashlib.sha256(here.read_bytes()).hexdigest() not in graph.read_text():
+        raise ValueError(f"{{here}} was changed, or not written with graph.json; remove that one to use it as it is")
+    model = Model()
+    model.load_state_dict(tensors(content))
+    return model.eval()
+'''
+
+
+def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, formats: Sequence[Format] = ()) -> Path:
+    """Write ``graph_module`` to ``folder`` as plain PyTorch and return the folder.
+
+    What is to be written is first read back and run, and must compute what the graph computes.
+
+    Args:
+        graph_module: a graph without layer scales and opaque modules.
+        folder: made if it does not exist; existing files of an earlier emit in it are replaced.
+        formats: "pt2" for torch.export, "onnx" for ONNX (extra ``onnx``), beside the source.
+
+    Raises:
+        EmitError: plain PyTorch cannot express the graph, or :func:`load_emitted` could not read it (names node or
+            module), or a file of another origin would be overwritten, or the disk is full or read-only. What was in
+            the folder is still there then.
+    """
+    from safetensors.torch import save  # this, and what follows, is loaded when something is first emitted
+
+    from fxprune.emission.check import (
+        build_source,
+        examples_fit,
+        read_back,
+        require_equal,
+        require_equal_in_train_mode,
+    )
+    from fxprune.emission.codegen import python_source
+    from fxprune.emission.constants import examples_to_data
+    from fxprune.emission.graph_data import graph_to_data, tell_values
+    from fxprune.emission.state_layout import state_layout
+
+    require_arguments(emit, locals())
+    graph_module = require_graph(graph_module, "emit")
+    require_shapes(graph_module)
+    out = Path(folder)
+    _require_no_files_of_others(out)
+    unknown = [name for name in formats if name not in get_args(Format)]
+    if unknown:
+        raise EmitError(f"unknown format {unknown[0]!r}; use {' or '.join(get_args(Format))}")
+    layout = state_layout(graph_module)
+    source = python_source(graph_module.graph, layout, type(graph_module).__name__)
+    examples = example_inputs_of(graph_module) if EXAMPLE_INPUTS in graph_module.meta else None
+    data = graph_to_data(graph_module.graph, layout)
+    data["examples"] = examples_to_data(examples)
+    train_examples = graph_module.meta.get(TRAIN_INPUTS)
+    if train_examples is not None:
+        train_examples = as_taken_now(graph_module, train_examples)
+    data["train_examples"] = examples_to_data(train_examples)
+    data["trace"] = graph_module.meta.get(TRACE)
+    data["assumptions"] = [asdict(assumption) for assumption in assumptions_of(graph_module)]
+    again, state = read_back(graph_module, data)
+    model = build_source(source, state)
+    if examples is not None:
+        require_equal(graph_module, again, model, examples)
+        if has_modes(graph_module.graph):
+            require_equal_in_train_mode(again, model, train_examples or examples)
+        model.load_state_dict(state)
+        if examples_fit(again, data["examples"]):
+            tell_values(data, again.graph)
+        else:
+            data["examples"] = None  # random numbers in their place would not do
+    weights = save(state)
+    try:
+        make_folder(out)
+        with replacing_all(out, FILES) as unfinished:
+            (unfinished / WEIGHTS).write_bytes(weights)
+            loader = _LOADER.format(weights=hashlib.sha256(weights).hexdigest())
+            (unfinished / SOURCE).write_text(source + loader, encoding="utf-8", newline="\n")
+            if formats:
+                functional = python_source(graph_module.graph, layout, type(graph_module).__name__, in_place=False)
+                _export(build_source(functional, state), example_inputs_of(graph_module), unfinished, formats)
+            (unfinished / GRAPH).write_text(json.dumps(sealed(data, unfinished), indent=1) + "\n")
+    except LoadError as error:
+        raise EmitError(str(error)) from error
+    return out
+
+
+def _require_no_files_of_others(out: Path) -> None:
+    """Raise EmitError if a file would be overwritten that is not that of an emitted model."""
+    taken = [name for name in FILES if (out / name).exists()]
+    if taken and not is_emitted(out):
+        raise EmitError(f"{out / taken[0]} is there and was not written by fxprune; give another folder")
+
+
+def source_obstacle(graph_module: fx.GraphModule) -> str | None:
+    """Return why :func:`emit` cannot write ``graph_module`` as source; None if nothing speaks against it."""
+    from fxprune.emission.codegen import python_source
+    from fxprune.emission.state_layout import state_layout
+
+    try:
+        python_source(graph_module.graph, state_layout(graph_module), type(graph_module).__name__)
+    except EmitError as error:
+        return str(error)
+    return None
+
+
+def _export(model: nn.Module, examples: tuple[Any, ...], out: Path, formats: Sequence[Format]) -> None:
+    inputs = tuple(x.cpu() if isinstance(x, torch.Tensor) else x for x in examples)
+    inputs = tuple(torch.cat([x, x]) if isinstance(x, torch.Tensor) and len(x) == 1 else x for x in inputs)
+    batch = torch.export.Dim.DYNAMIC
+    shapes = tuple({0: batch} if isinstance(x, torch.Tensor) and x.dim() else None for x in inputs)
+    try:
+        program = torch.export.export(model, inputs, dynamic_shapes=shapes)
+        if "pt2" in formats:
+            torch.export.save(program, out / EXPORTS["pt2"])
+        if "onnx" in formats:
+            exported = torch.onnx.export(program, dynamo=True, verbose=False)
+            assert exported is not None
+            exported.save(str(out / EXPORTS["onnx"]))
+    except ImportError as error:
+        raise EmitError(f"ONNX needs {error.name}; pip install 'fxprune[onnx]'") from error
+    except Exception as error:
+        raise EmitError(f"torch cannot export the model: {first_line(error)}") from error
+
+
+def is_emitted(folder: Path) -> bool:
+    """Say whether ``folder`` looks like one that :func:`emit` wrote."""
+    return folder.is_dir() and (folder / GRAPH).is_file()
+
+
+def load_emitted(folder: str | os.PathLike[str]) -> fx.GraphModule:
+    """Read a folder that :func:`emit` wrote back as a graph in eval mode, for passes; no code in it is executed.
+
+    To use the network, call ``load()`` of its ``model.py`` instead, which needs no fxprune.
+    Nothing in it is run either: the shapes that it tells are checked when something first needs them.
+    Raises LoadError if a file is missing, is not what was written with the others, or names what it may not.
+    """
+    from safetensors.torch import load as tensors
+
+    from fxprune.emission.constants import examples_from_data
+    from fxprune.emission.graph_data import give_weights, graph_from_data
+
+    require_arguments(load_emitted, locals())
+    root = Path(folder)
+    data, weights = read_sealed(root)
+    try:
+        graph_module = graph_from_data(data)
+        give_weights(graph_module, data, tensors(weights))
+        inputs = examples_from_data(data["examples"])
+        train_inputs = examples_from_data(data.get("train_examples"))
+        graph_module.meta[ASSUMPTIONS] = tuple(Assumption(**entry) for entry in data["assumptions"])
+        if inputs is not None:
+            keep_example_inputs(graph_module, inputs)
+            graph_module.meta[UNCHECKED] = True
+        if train_inputs is not None:
+            graph_module.meta[TRAIN_INPUTS] = tuple(train_inputs)
+        if data["trace"] is not None:
+            graph_module.meta[TRACE] = str(data["trace"])
+        return graph_module.eval()
+    except LoadError as error:
+        raise LoadError(f"{root}: {error}") from error
+    except Exception as error:  # whatever damaged data may cause
+        raise LoadError(f"{root} is damaged: {type(error).__name__}: {first_line(error)}") from error

@@ -1,0 +1,69 @@
+"""How often the modules and parameters of a graph are used, and which of them forward writes to."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import fx, nn
+
+from fxprune.facts.updated_buffers import updated_storages, updated_tensor
+from fxprune.ir.module_tree import every_module
+from fxprune.ir.node_targets import attribute
+from fxprune.ir.nodes import called_module, uses
+
+
+class CallSites:
+    """How often each module and each parameter of a graph is used, by identity and not by name.
+
+    Buffers count where the graph itself reads them: beside the layer that holds them, under whatever name.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self._calls: Counter[int] = Counter()
+        self._reads: Counter[int] = Counter()
+        self._alive: list[object] = []
+        self._updated = updated_storages(graph_module)
+        seen: set[int] = set()
+        for node in graph_module.graph.nodes:
+            module = called_module(node)
+            if module is not None:
+                self._calls[id(module)] += 1
+                if id(module) not in seen:
+                    seen.add(id(module))
+                    for part in every_module(module):
+                        for parameter in part._parameters.values():
+                            if parameter is not None:
+                                self._reads[id(parameter)] += 1
+            elif node.op == "get_attr":
+                self._reads[id(attribute(graph_module, node.target))] += max(uses(node), 1)
+
+    def replaced(self, old: nn.Module | nn.Parameter, new: nn.Module | nn.Parameter) -> None:
+        """Take note that ``new`` now stands wherever ``old`` did; parameters that only ``new`` has are its own."""
+        self._alive.append(new)  # lest another object gets its id
+        if isinstance(new, nn.Parameter):
+            self._reads[id(new)] = self._reads[id(old)]
+            return
+        self._calls[id(new)] = self._calls[id(old)]
+        for parameter in new.parameters():
+            self._reads.setdefault(id(parameter), 1)
+
+    def calls(self, module: nn.Module) -> int:
+        """Return at how many call sites ``module`` stands, under whatever names."""
+        return self._calls[id(module)]
+
+    def shared_parameter(self, module: nn.Module) -> str | None:
+        """Return the name of a parameter or buffer of ``module`` that something else reads too, if there is one."""
+        for name, parameter in module.named_parameters() if module._modules else module._parameters.items():
+            if self._reads[id(parameter)] > 1:
+                return name
+        buffers = module.named_buffers() if module._modules else module._buffers.items()
+        return next((name for name, buffer in buffers if self._reads[id(buffer)]), None)
+
+    def updated_tensor(self, module: nn.Module) -> str | None:
+        """Return the name of a parameter or buffer of ``module`` that forward may write to, under whatever name."""
+        return updated_tensor(module, self._updated)
+
+    def reads(self, tensor: torch.Tensor) -> int:
+        """Return how many modules and nodes read ``tensor``."""
+        return self._reads[id(tensor)]

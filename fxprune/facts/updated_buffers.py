@@ -1,0 +1,131 @@
+"""Which tensors of a graph forward writes to, under whatever names, and which values may change with them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from fxprune.facts.effects import is_in_place
+from fxprune.ir.module_tree import has_hooks, is_opaque
+from fxprune.ir.node_targets import attribute
+from fxprune.ir.nodes import called_module
+from fxprune.ops.layer_classes import NORM_CLASSES, TRANSPOSED_CLASSES, WEIGHTED_CLASSES
+from fxprune.ops.operators import ADDITIONS, PRODUCTS, SUBTRACTIONS
+
+# Where functions take running statistics; their sixth argument says whether they write to them.
+_STATISTICS: dict[Any, int] = {
+    functional.batch_norm: 1,
+    functional.instance_norm: 1,
+    torch.batch_norm: 3,
+    torch.instance_norm: 3,
+}
+# These return new memory, never a view of what they read.
+_NEW_LAYERS = (*WEIGHTED_CLASSES, *TRANSPOSED_CLASSES, *NORM_CLASSES, nn.LayerNorm, nn.GroupNorm)
+_NEW_CALLS = {*ADDITIONS, *SUBTRACTIONS, *PRODUCTS, functional.linear, torch.clone, "clone"}
+
+
+def storage_of(tensor: object) -> int:
+    """Return a key for the memory of ``tensor``, which all its views have; 0 for what is no tensor."""
+    return tensor.untyped_storage()._cdata if isinstance(tensor, torch.Tensor) else 0
+
+
+def updated_storages(graph_module: fx.GraphModule) -> frozenset[int]:
+    """Return the memory of every parameter and buffer that forward may write to in eval mode, under whatever names.
+
+    In-place ops write to what they are called on and to all that this may be a view of, an opaque module to all that
+    it holds.
+    """
+    found: set[int] = set()
+    graph = graph_module.graph
+    for node in graph.find_nodes(op="call_module", sort=False):
+        module = called_module(node)
+        if module is not None and is_opaque(module):
+            found |= {storage_of(tensor) for tensor in (*module.parameters(), *module.buffers())}
+    for node in graph.nodes if graph.find_nodes(op="get_attr", sort=False) else ():
+        for read in _reads_behind(written) if (written := _written(node)) else ():
+            found.add(storage_of(attribute(graph_module, str(read.target))))
+    return frozenset(found - {0})
+
+
+def updated_tensor(module: nn.Module, storages: Collection[int]) -> str | None:
+    """Return the name of a parameter or a buffer of ``module`` in one of ``storages``, if there is one."""
+    if not storages:
+        return None
+    named = (*module.named_parameters(), *module.named_buffers())
+    return next((name for name, tensor in named if storage_of(tensor) in storages), None)
+
+
+def updated_reads(graph_module: fx.GraphModule) -> set[fx.Node]:
+    """Return the reads of every tensor that forward may write to, under whatever names."""
+    reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
+    storages = updated_storages(graph_module) if reads else ()
+    return {read for read in reads if storages and storage_of(attribute(graph_module, str(read.target))) in storages}
+
+
+def updated_values(graph_module: fx.GraphModule) -> set[fx.Node]:
+    """Return every value that is, or may be a view of, a tensor which forward writes to.
+
+    What is read from such a value depends on when it is read: no pass may let a later node read it instead of a
+    copy. What is not known to return new memory counts.
+    """
+    found = updated_reads(graph_module)
+    if found:
+        for node in graph_module.graph.nodes:
+            if not found.isdisjoint(node.all_input_nodes) and not _returns_new_memory(node):
+                found.add(node)
+    return found
+
+
+def _returns_new_memory(node: fx.Node) -> bool:
+    module = called_module(node)
+    if module is not None:
+        return type(module) in _NEW_LAYERS and not has_hooks(module)
+    return node.op in ("call_function", "call_method") and node.target in _NEW_CALLS and "out" not in node.kwargs
+
+
+def _written(node: fx.Node) -> list[fx.Node]:
+    """Return what ``node`` may write into, of the values that it is called on."""
+    if is_in_place(node):
+        return _nodes_in([node.args[0] if node.args else node.kwargs.get("input"), node.kwargs.get("out")])
+    if node.op == "call_function" and node.target in _STATISTICS:
+        return _written_statistics(node)
+    return []
+
+
+def _written_statistics(node: fx.Node) -> list[fx.Node]:
+    """Return the statistics that a functional norm updates in eval mode too."""
+    first = _STATISTICS[node.target]
+    name = "training" if node.target in (functional.batch_norm, torch.batch_norm) else "use_input_stats"
+    flag = node.args[5] if len(node.args) > 5 else node.kwargs.get(name, name != "training")
+    follows = isinstance(flag, fx.Node) and flag.op == "get_attr" and flag.target == "training"
+    if flag is False or follows:
+        return []
+    given = dict(zip(("running_mean", "running_var"), node.args[first : first + 2], strict=False)) | node.kwargs
+    return _nodes_in([given.get("running_mean"), given.get("running_var")])
+
+
+def _nodes_in(values: list[Any]) -> list[fx.Node]:
+    found: list[fx.Node] = []
+
+    def visit(node: fx.Node) -> fx.Node:
+        found.append(node)
+        return node
+
+    fx.map_arg(values, visit)
+    return found
+
+
+def _reads_behind(written: list[fx.Node]) -> set[fx.Node]:
+    """Return the reads of tensors that a written-to value may be a view of."""
+    waiting = list(written)
+    seen: set[fx.Node] = set()
+    while waiting:
+        source = waiting.pop()
+        if source not in seen:
+            seen.add(source)
+            waiting += [] if _returns_new_memory(source) else source.all_input_nodes
+    return {source for source in seen if source.op == "get_attr"}

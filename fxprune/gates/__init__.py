@@ -1,0 +1,1 @@
+"""What training sees: gates on convs and branches."""

@@ -1,0 +1,1 @@
+"""What a graph is: nodes, modules, copies, and what stands on them."""

@@ -1,0 +1,1 @@
+"""What an op is called, and which of torch's layers are alike."""

@@ -1,0 +1,1 @@
+"""Passes in a row, and by name."""

@@ -1,0 +1,321 @@
+"""A chain of passes that holds each to its contract and keeps every stage.
+
+result = fxprune.Pipeline([passes.FuseResConv(), passes.Simplify()])(graph_module)
+print(result)                       # a table, one row a pass
+result.steps[0].result.declined     # what a pass left alone, and why
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+from torch.fx.passes.shape_prop import TensorMetadata
+
+from fxprune.costs.macs import tell_unknown, total_macs, total_params, unknown_places
+from fxprune.diffing.diff import diff
+from fxprune.errors import ContractError, FxpruneTypeError, FxpruneWarning
+from fxprune.facts.shapes import META, values_of
+from fxprune.ir.arguments import require_arguments
+from fxprune.ir.copies import copy_graph_module
+from fxprune.ir.module_tree import is_opaque
+from fxprune.ir.nodes import called_module, example_inputs_of, graphs_of, is_cast, node_count, require_graph
+from fxprune.ir.pytrees import tensors_in
+from fxprune.rewriting.contract import Contract, Pass, PassResult, renew_shapes_after
+from fxprune.rewriting.verify import TOLERANCE, difference, first_difference, run_float64
+from fxprune.weights.exact import keep_exact_weights
+
+if TYPE_CHECKING:
+    from fxprune.diffing.graph_diff import GraphDiff
+
+AnyPass = Callable[[fx.GraphModule], Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of a pipeline: its input, its result and its time; what the graph costs after it, when asked for."""
+
+    name: str
+    contract: Contract
+    before: fx.GraphModule
+    result: PassResult
+    milliseconds: float
+
+    @cached_property
+    def diff(self) -> GraphDiff:
+        """What the pass changed; worked out when it is first asked for."""
+        return diff(self.before, self.result.graph_module, results=[self])
+
+    @cached_property
+    def nodes(self) -> int:
+        """Nodes of the graph after the pass, those of regions included."""
+        return node_count(self.result.graph_module)
+
+    @cached_property
+    def macs(self) -> int:
+        """MACs a sample after the pass; those that are known, see ``unknown_macs``."""
+        return total_macs(self.result.graph_module)
+
+    @cached_property
+    def unknown_macs(self) -> tuple[str, ...]:
+        """What ``macs`` leaves out after the pass: the ops whose MACs nobody knows, and where they are."""
+        return unknown_places(self.result.graph_module)
+
+    @cached_property
+    def params(self) -> int:
+        """Parameters after the pass."""
+        return total_params(self.result.graph_module)
+
+
+@dataclass(frozen=True)
+class PipelineResult(PassResult):
+    """A PassResult with every step; printing it shows a table.
+
+    ``max_relative`` is the largest relative difference that verification saw in float64 between graphs
+    that must be equal; None if it did not run. ``diff`` is what all steps together changed, each step's own is in it.
+    """
+
+    steps: tuple[Step, ...] = ()
+    max_relative: float | None = None
+
+    @cached_property
+    def diff(self) -> GraphDiff:
+        """What all passes together changed; worked out when it is first asked for."""
+        before = self.steps[0].before if self.steps else self.graph_module
+        return diff(before, self.graph_module, results=[self])
+
+    def __str__(self) -> str:
+        from tabulate import tabulate
+
+        if not self.steps:
+            return "an empty pipeline: nothing was done"
+        first = self.steps[0].before
+        macs = _told(total_macs(first), unknown := unknown_places(first))
+        rows: list[list[Any]] = [["(input)", "", node_count(first), macs, total_params(first), ""]]
+        for s in self.steps:
+            costs = [s.nodes, _told(s.macs, s.unknown_macs), s.params]
+            rows.append([s.name, len(s.result.rewritten), *costs, f"{s.milliseconds:.1f}"])
+        table = tabulate(
+            rows,
+            headers=["pass", "sites", "nodes", "MACs", "params", "ms"],
+            colalign=("left", *["right"] * 5),
+            intfmt=",",
+        )
+        left_out = self.steps[-1].unknown_macs or unknown
+        told = [f"MACs are at least these: {tell_unknown(left_out)}"] if left_out else []
+        lines = [table, *told, self._verdict(), *(f"warning: {message}" for message in self.warnings)]
+        return "\n".join(lines)
+
+    def _verdict(self) -> str:
+        if self.max_relative is None:
+            return "not verified"
+        others = [step.name for step in self.steps if step.result.modified and step.contract is not Contract.VALUES]
+        exempt = f"; {', '.join(dict.fromkeys(others))} may change values" if others else ""
+        return f"verified in float64: largest relative difference {self.max_relative:.2g}{exempt}"
+
+
+class Pipeline(Pass):
+    """Apply passes in order; after each that promises equal values, check that both graphs compute them.
+
+    Args:
+        passes: fxprune passes, or any callable that returns torch.fx's PassResult.
+        verify: hold the passes to their contracts on the graph's example inputs, in float64.
+
+    Raises, when called:
+        ContractError: a pass broke its contract; names the pass and the first node that differs.
+
+    Warns:
+        FxpruneWarning: a pass stands before one that it should come after (:attr:`Pass.after`).
+    """
+
+    name = "pipeline"
+
+    def __init__(self, passes: Sequence[AnyPass], *, verify: bool = True) -> None:
+        require_arguments(Pipeline.__init__, locals())
+        for one in passes:
+            if isinstance(one, type):
+                raise FxpruneTypeError(f"{one.__name__} is a class; a pipeline takes {one.__name__}()")
+        self.passes = tuple(passes)
+        self.verify = verify
+        for problem in _out_of_order(self.passes):
+            warnings.warn(problem, FxpruneWarning, stacklevel=2)
+
+    @property
+    def contract(self) -> Contract:  # type: ignore[override]  # a pipeline's promise is its weakest pass's
+        """The weakest contract of the passes."""
+        return min((_contract_of(p) for p in self.passes), default=Contract.VALUES)
+
+    def __call__(self, graph_module: fx.GraphModule) -> PipelineResult:
+        """Return the result of all passes; ``graph_module`` is never changed, and every stage is kept."""
+        graph_module = require_graph(graph_module, "a pipeline")
+        if self.verify:
+            example_inputs_of(graph_module)
+        steps: list[Step] = []
+        stage = graph_module
+        with keep_exact_weights(self.verify):
+            for one in self.passes:
+                steps.append(_apply(one, stage))
+                stage = steps[-1].result.graph_module
+            seen = _Check().steps(steps) if self.verify else None
+        return PipelineResult(
+            stage,
+            any(step.result.modified for step in steps),
+            tuple(site for step in steps for site in step.result.rewritten),
+            tuple(site for step in steps for site in step.result.declined),
+            tuple(dict.fromkeys(message for step in steps for message in step.result.warnings)),
+            tuple(steps),
+            seen,
+        )
+
+
+def _told(macs: int, unknown: tuple[str, ...]) -> int | str:
+    return f">= {macs:,}" if unknown else macs
+
+
+def _out_of_order(chosen: Sequence[AnyPass]) -> Iterator[str]:
+    """Yield what is wrong with the order of passes, by what each says that it comes after."""
+    names = [_pass_name(one) for one in chosen]
+    for index, one in enumerate(chosen):
+        for earlier in getattr(one, "after", ()) if isinstance(one, Pass) else ():
+            if earlier in names[index + 1 :] and earlier not in names[:index]:
+                yield f"{names[index]} stands before {earlier} in a pipeline, and should come after it"
+
+
+def _contract_of(one: AnyPass) -> Contract:
+    """Return what ``one`` promises; a pass of another library promises nothing."""
+    contract = getattr(one, "contract", Contract.NOTHING)
+    return contract if isinstance(contract, Contract) else Contract.NOTHING
+
+
+def _pass_name(one: AnyPass) -> str:
+    """Return the name of a pass, ours or another library's."""
+    return str(getattr(one, "name", None) or getattr(one, "__name__", None) or type(one).__name__)
+
+
+def _apply(one: AnyPass, stage: fx.GraphModule) -> Step:
+    start = time.perf_counter()
+    ours = isinstance(one, Pass)
+    result = one(stage if ours else copy_graph_module(stage))
+    if not isinstance(result, PassResult):
+        if not isinstance(getattr(result, "graph_module", None), fx.GraphModule):
+            raise FxpruneTypeError(f"pass {_pass_name(one)} returned {type(result).__name__}, not a PassResult")
+        result.graph_module.graph.lint()
+        result.graph_module.meta.update(stage.meta)
+        result = PassResult(result.graph_module, bool(result.modified))
+    if not ours:
+        renew_shapes_after(_pass_name(one), result.graph_module)  # whatever ``modified`` says
+    spent = (time.perf_counter() - start) * 1e3
+    return Step(_pass_name(one), _contract_of(one), stage, result, spent)
+
+
+class _Check:
+    """Holds the steps of a pipeline to their contracts; runs every stage once at most."""
+
+    def __init__(self) -> None:
+        self._outputs: dict[fx.GraphModule, list[torch.Tensor]] = {}
+        self._signatures: dict[fx.GraphModule, str] = {}
+
+    def steps(self, steps: list[Step]) -> float:
+        """Compare the ends of every run of equal-valued steps; return the largest relative difference."""
+        largest = 0.0
+        run: list[Step] = []
+        for step in [*steps, None]:
+            if step is not None and step.contract is Contract.VALUES:
+                run.append(step)
+                continue
+            largest = max(largest, self._run(run))
+            run = []
+            if step is not None and step.contract is Contract.SIGNATURE:
+                self._equal_signatures(step.before, step)
+        return largest
+
+    def _run(self, run: list[Step]) -> float:
+        """Compare the ends of a run of equal-valued steps; on a breach, find the step."""
+        changed = [step for step in run if step.result.modified]
+        if not changed:
+            return 0.0
+        inputs = example_inputs_of(changed[0].before)
+        first = self._outputs_of(changed[0].before, inputs)
+        _, relative = difference(first, self._outputs_of(changed[-1].result.graph_module, inputs))
+        if not relative <= TOLERANCE:
+            for step in changed:
+                after = self._outputs_of(step.result.graph_module, inputs)
+                _, gap = difference(first, after)
+                if not gap <= TOLERANCE:
+                    raise _breach(step, inputs, gap)
+                first = after
+        self._equal_signatures(changed[0].before, changed[-1])
+        return relative
+
+    def _outputs_of(self, stage: fx.GraphModule, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
+        if stage not in self._outputs:
+            self._outputs[stage] = run_float64(stage, inputs)
+        return self._outputs[stage]
+
+    def _equal_signatures(self, start: fx.GraphModule, step: Step) -> None:
+        before, after = _told_signature(start), self._signature_of(step.result.graph_module)
+        if before is None:
+            before = self._signature_of(start)
+        if before != after:
+            raise ContractError(f"pass {step.name} promised an equal signature but changed {before} to {after}")
+
+    def _signature_of(self, stage: fx.GraphModule) -> str:
+        if stage not in self._signatures:
+            self._signatures[stage] = _signature(stage)
+        return self._signatures[stage]
+
+
+def _breach(step: Step, inputs: tuple[Any, ...], gap: float) -> ContractError:
+    where = first_difference(step.before, step.result.graph_module, inputs, TOLERANCE) or "the output"
+    return ContractError(
+        f"pass {step.name} promised equal values but changed them by {gap:.2g} (relative, float64), first at "
+        f"{where}; nothing was changed in the input graph; please report it with the model"
+    )
+
+
+def _signature(graph_module: fx.GraphModule) -> str:
+    """Return shapes and dtypes of the outputs on the example inputs, worked out afresh: a graph may have been cast.
+
+    Where opaque modules compute, shapes may depend on data: there the number of dimensions stands for them, and the
+    regions inside them are looked at exactly.
+    """
+    found: list[str] = []
+    for _, graph in graphs_of(graph_module):
+        values = values_of(graph, example_inputs_of(graph))
+        found += _texts(graph, tensors_in(values[_output(graph)]))
+    return ", ".join(found)
+
+
+def _told_signature(graph_module: fx.GraphModule) -> str | None:
+    """Return what :func:`_signature` does, by what was noted of shapes; None where that is missing or not so now."""
+    found: list[str] = []
+    for _, graph in graphs_of(graph_module):
+        output = _output(graph)
+        if is_cast(graph) or not all(META in node.meta for node in output.all_input_nodes):
+            return None
+        found += _texts(graph, _metadata_in(fx.map_arg(output.args, lambda node: node.meta[META])))
+    return ", ".join(found)
+
+
+def _output(graph: fx.GraphModule) -> fx.Node:
+    (output,) = graph.graph.find_nodes(op="output", sort=False)
+    assert isinstance(output, fx.Node)
+    return output
+
+
+def _texts(graph: fx.GraphModule, tensors: Sequence[torch.Tensor | TensorMetadata]) -> list[str]:
+    by_data = any(is_opaque(called_module(node)) for node in graph.graph.nodes)
+    return [f"{f'{len(one.shape)} dimensions' if by_data else tuple(one.shape)} {one.dtype}" for one in tensors]
+
+
+def _metadata_in(value: Any) -> list[TensorMetadata]:
+    if isinstance(value, TensorMetadata):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return [one for part in parts for one in _metadata_in(part)]

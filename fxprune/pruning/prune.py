@@ -1,0 +1,150 @@
+"""All of it in one call: trace, insert scales, train, remove, fuse, simplify."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from fxprune.choosing.targets import Targets
+from fxprune.errors import FxpruneError, FxpruneWarning
+from fxprune.ir.arguments import require_arguments
+from fxprune.passes import RemoveLayers
+from fxprune.pipelines.chains import AFTER_TRAINING, Layers, insert_scales
+from fxprune.pipelines.pipeline import Pipeline, PipelineResult
+from fxprune.pruning.old_names import takes_old_names
+from fxprune.pruning.proximal import ProximalL1
+from fxprune.pruning.steering import SteeredL1
+from fxprune.tracing.check import require_finite
+from fxprune.tracing.trace import trace
+
+_NOTHING = Targets()
+
+
+@takes_old_names
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    fit: Callable[..., Any],
+    *,
+    layers: Layers = "all",
+    keep: Sequence[str] = (),
+    only: Sequence[str] = (),
+    targets: Targets = _NOTHING,
+    threshold: float | None = None,
+    strength: float | Mapping[str, float] | None = None,
+    meet_after: int | None = None,
+    verify: bool = True,
+) -> PipelineResult:
+    """Prune whole layers of ``model`` while ``fit`` trains it.
+
+    Args:
+        model: any traceable nn.Module; it is never changed.
+        example_inputs: a small batch of real inputs, as the model takes them (see :func:`fxprune.trace`).
+        fit: an ordinary training function. ``fit(sparse)`` trains the graph that it is given in place; its layers
+            shrink after every step of the torch optimizer that holds its parameters (of several, the first). A loop
+            that calls ``shrink.step(lr)`` itself needs no ``prune``: see :func:`fxprune.insert_scales`. (A function
+            with two arguments, or one named ``shrink``, still gets it, with a DeprecationWarning.)
+        layers: what to prune: single convs, whole residual branches, or all of both.
+        keep: patterns over the paths of modules: what these match stays, "layer4" or "*.conv3" say.
+        only: likewise: layers that none of these matches stay too (see :mod:`fxprune.choosing.keeping`).
+        targets: the shares of MACs, parameters and memory to leave. Without ``meet_after`` only that of MACs: the
+            smallest scales go first until it is met.
+        threshold: remove every layer with at most this effective scale (1e-2 if no target is given).
+        strength: of the proximal L1 (:class:`fxprune.ProximalL1`), without ``meet_after``; 1e-3 by default.
+        meet_after: number of optimizer steps after which the targets shall be met by exact zeros
+            (:class:`fxprune.SteeredL1`); a quarter of the training is a good choice.
+        verify: check in float64 that fusing and simplifying change nothing.
+
+    Returns:
+        The result of the passes; its ``graph_module``, in eval mode, is the pruned network.
+
+    Raises:
+        FxpruneError: no such layer is eligible (lists why), the loss of training left NaN in the weights, or ``fit``
+            never took an optimizer step.
+        TargetError: the target cannot be met; says what can.
+    """
+    require_arguments(prune, locals())
+    further = replace(targets, macs=None)
+    if meet_after is None and not further.is_empty:
+        raise FxpruneError(f"{further}: that is for layers that are steered to zero; give meet_after too")
+    if meet_after is not None and targets.is_empty:
+        raise FxpruneError("meet_after is for targets: give some in Targets too, or a strength instead")
+    if meet_after is not None and strength is not None:
+        raise FxpruneError("strength is of an L1 that is not steered: leave it out, or meet_after")
+    traced = trace(model, example_inputs)
+    sparse = insert_scales(traced, layers, keep=keep, only=only, verify=verify).graph_module
+    if meet_after is not None and threshold is None:
+        threshold = 0.0
+    removal = RemoveLayers(threshold=threshold, target_macs=targets.macs)
+    removal(sparse)  # before any training: raises if the target cannot be met
+    shrink: ProximalL1
+    if meet_after is not None:
+        shrink = SteeredL1(sparse, targets=targets, meet_after=meet_after)
+    else:
+        shrink = ProximalL1(sparse, 1e-3 if strength is None else strength)
+    _fit(fit, sparse, shrink)
+    untouched = all(layer.effective_scale == 1 for layer in shrink.layers.values())
+    if shrink.steps_done == 0 and untouched:
+        raise FxpruneError(
+            "fit took no step: train the graph that it is given, with an optimizer made from its parameters"
+        )
+    if not further.is_empty and isinstance(shrink, SteeredL1) and not shrink.is_met:
+        warnings.warn(
+            f"the target may not be met ({further}): fit took {shrink.steps_done} steps of the {meet_after} that "
+            "steering was given; give a smaller meet_after, or train for longer",
+            FxpruneWarning,
+            stacklevel=3,  # prune is wrapped
+        )
+    sparse.eval()
+    require_finite(sparse)
+    return Pipeline([removal, *AFTER_TRAINING], verify=verify)(sparse)
+
+
+def _fit(fit: Callable[..., Any], sparse: fx.GraphModule, shrink: ProximalL1) -> None:
+    parameters = _parameters(fit)
+    is_named = any(p.name == "shrink" and p.kind is not p.POSITIONAL_ONLY for p in parameters)
+    needed = sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
+    if is_named or needed >= 2:
+        warnings.warn(
+            "fit(sparse, shrink) is deprecated: give fit(sparse), whose layers shrink after each step of its "
+            "optimizer, or call shrink.step in a loop of your own on what fxprune.insert_scales returns",
+            DeprecationWarning,
+            stacklevel=4,  # prune is wrapped
+        )
+        if is_named:
+            fit(sparse, shrink=shrink)
+        else:
+            fit(sparse, shrink)
+        return
+    scales = {id(layer.trained_scale) for layer in shrink.layers.values()}
+    own = {id(parameter) for parameter in sparse.parameters()}
+    followed: list[torch.optim.Optimizer] = []
+
+    def after_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        groups = [({id(p) for p in group["params"]}, float(group["lr"])) for group in optimizer.param_groups]
+        # Scales that are steered are frozen: an optimizer may leave them out.
+        rates = [lr for held, lr in groups if held & scales] or [lr for held, lr in groups if held & own]
+        if rates and not followed:
+            followed.append(optimizer)
+        if optimizer in followed:  # a second one that trains another part of the network takes the same steps
+            shrink.step(max(rates))
+
+    handle = register_optimizer_step_post_hook(after_step)
+    try:
+        fit(sparse)
+    finally:
+        handle.remove()
+
+
+def _parameters(fit: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return [*inspect.signature(fit).parameters.values()]
+    except (TypeError, ValueError):
+        return []

@@ -1,0 +1,173 @@
+"""One view of every convolution call, whether it is an nn.Conv module or F.conv with parameters of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.utils import parametrize
+
+from fxprune.facts.constants import Constants
+from fxprune.facts.module_uses import CallSites
+from fxprune.facts.shapes import shape
+from fxprune.gates.resconv import WEIGHT_HOOKS
+from fxprune.ir.copies import copy_module
+from fxprune.ir.module_tree import has_hooks, is_parametrized, runs_own_code
+from fxprune.ir.node_targets import attribute
+from fxprune.ir.nodes import called_module, uses
+from fxprune.ops.convs import CONV_FUNCTIONS, TRANSPOSED_CONV_FUNCTIONS
+from fxprune.ops.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES, Conv
+
+_SIGNATURE = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+
+@dataclass(frozen=True)
+class ConvCall:
+    """A convolution in a graph: the node, what it reads, and its weights as an nn.Conv module.
+
+    ``module`` is the called module itself, or, for F.conv, a new nn.Conv that holds the same parameters. Of
+    those which the graph computes from others it holds only the shape: ``computed`` has their nodes, by name.
+    """
+
+    node: fx.Node
+    input: fx.Node
+    module: Conv
+    functional: bool
+    computed: dict[str, fx.Node] = field(default_factory=dict)
+
+
+def conv_call(node: fx.Node, sites: CallSites, constants: Constants) -> ConvCall | str:
+    """Return ``node`` as a ConvCall whose weights belong to it alone, or the reason why it cannot be one."""
+    if node.op == "call_function":
+        return _functional_call(node, sites, constants)
+    module = called_module(node)
+    if isinstance(module, TRANSPOSED_CLASSES):
+        return "is a transposed convolution"
+    if not isinstance(module, CONV_CLASSES):
+        return "is no convolution"
+    if not node.args or not isinstance(node.args[0], fx.Node):
+        return "its input is not a graph value"
+    obstacle = _own_module(module, CONV_CLASSES, sites)
+    return obstacle or ConvCall(node, node.args[0], module, functional=False)
+
+
+def own_module(module: nn.Module, classes: tuple[type[Any], ...], sites: CallSites) -> str | None:
+    """Return why ``module`` may not be replaced by another with other weights; None if it may."""
+    if is_parametrized(module) or _weight_hooks(module):
+        return "its weight is computed from other parameters; apply freeze-weights first"
+    return _own_module(module, classes, sites)
+
+
+def _own_module(module: nn.Module, classes: tuple[type[Any], ...], sites: CallSites) -> str | None:
+    if (parametrize.type_before_parametrizations(module) if is_parametrized(module) else type(module)) not in classes:
+        return f"{type(module).__name__} is a subclass that may compute something else"
+    if any(one is not None and one.is_complex() for one in module._parameters.values()):
+        return "its weights are complex numbers"
+    if has_hooks(module) and not _weight_hooks(module):
+        return "it has hooks, which would see other values"
+    if sites.calls(module) != 1:
+        return f"it is shared by {sites.calls(module)} call sites"
+    updated = sites.updated_tensor(module)
+    if updated is not None:
+        return f"its {updated} is updated in forward"
+    if changes_by_call(module):
+        return "its weight is another one in every call"
+    tied = sites.shared_parameter(module)
+    if tied is not None and tied in module._buffers:
+        return f"its {tied} is read by others too"
+    return f"its {tied} is tied to another layer's" if tied else None
+
+
+def changes_by_call(module: nn.Module) -> bool:
+    """Say whether a parametrization that is not torch's returns another tensor in its next call: it counts, say."""
+    if not is_parametrized(module) or not runs_own_code(module.parametrizations):  # type: ignore[arg-type]
+        return False
+    own: Any = copy_module(module).eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return any(not torch.equal(getattr(own, name).clone(), getattr(own, name)) for name in own.parametrizations)
+
+
+def _weight_hooks(module: nn.Module) -> bool:
+    """Say whether ``module`` has hooks, and all of them are torch's own that compute a weight before each forward."""
+    others = (module._forward_hooks, module._backward_hooks, module._backward_pre_hooks)
+    hooks = module._forward_pre_hooks.values()
+    return bool(hooks) and not any(others) and all(isinstance(hook, WEIGHT_HOOKS) for hook in hooks)
+
+
+def _functional_call(node: fx.Node, sites: CallSites, constants: Constants) -> ConvCall | str:
+    if node.target in TRANSPOSED_CONV_FUNCTIONS:
+        return "is a transposed convolution"
+    arguments: dict[str, Any] = dict(zip(_SIGNATURE, node.args, strict=False)) | node.kwargs
+    source = arguments.get("input")
+    if not isinstance(source, fx.Node):
+        return "its input is not a graph value"
+    held: dict[str, nn.Parameter] = {}
+    computed: dict[str, fx.Node] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in ("weight", "bias"):
+        value = arguments.get(name)
+        if value is None:
+            continue
+        found = _weight(name, value, node, sites, constants)
+        if isinstance(found, str):
+            return found
+        if isinstance(found, nn.Parameter):
+            held[name], shapes[name] = found, tuple(found.shape)
+        else:
+            computed[name], shapes[name] = found, tuple(constants.value(found).shape)
+    geometry = {name: arguments[name] for name in _SIGNATURE[3:] if name in arguments}
+    if any(isinstance(part, fx.Node) for value in geometry.values() for part in _parts(value)):
+        return "its stride, padding or dilation is computed in forward"
+    groups = int(geometry.get("groups", 1))
+    kind: Any = CONV_FUNCTIONS[node.target]
+    out_channels, in_channels, *kernel = shapes["weight"]
+    if shapes.get("bias", (out_channels,)) != (out_channels,) or shape(source) is None:
+        return "its shape is unknown; trace with fxprune.trace(model, example_inputs)"
+    for name in ("stride", "padding", "dilation"):
+        if isinstance(geometry.get(name), (tuple, list)):
+            numbers = tuple(geometry[name])
+            geometry[name] = numbers * len(kernel) if len(numbers) == 1 else numbers
+    module: Conv = kind(
+        in_channels * groups, out_channels, tuple(kernel), bias="bias" in shapes, device="meta", **geometry
+    )
+    for name, parameter in held.items():
+        setattr(module, name, parameter)
+    owner = node.graph.owning_module
+    module.train(owner.training if owner is not None else True)
+    return ConvCall(node, source, module, functional=True, computed=computed)
+
+
+def _parts(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def _weight(
+    name: str, value: Any, conv: fx.Node, sites: CallSites, constants: Constants
+) -> nn.Parameter | fx.Node | str:
+    """Return the parameter that ``value`` reads, or the node that computes it for ``conv`` alone, or an obstacle."""
+    if not isinstance(value, fx.Node):
+        return f"its {name} is not a graph value"
+    obstacle = constants.obstacle(value)
+    if obstacle is not None:
+        return f"its {name} is computed in forward: {obstacle}"
+    if not isinstance(constants.value(value), torch.Tensor):
+        return f"its {name} is not a tensor"
+    owner = value.graph.owning_module
+    assert owner is not None
+    chain = constants.chain(value)
+    own_users = {*chain, conv}
+    tensors = {leaf: attribute(owner, str(leaf.target)) for leaf in constants.leaves(value)}
+    if constants.value(value).is_complex():
+        return f"its {name} holds complex numbers"
+    if not any(isinstance(tensor, nn.Parameter) for tensor in tensors.values()):
+        return f"its {name} is a buffer, which is not trained"
+    for leaf, tensor in tensors.items():
+        own = sum(uses(other) for other, read in tensors.items() if read is tensor)
+        others = [user for user in leaf.users if user not in own_users]
+        if others or (isinstance(tensor, nn.Parameter) and sites.reads(tensor) != own):
+            return f"its {name} is shared by {sites.reads(tensor)} call sites"
+    if any(user not in own_users for node in chain for user in node.users):
+        return f"its {name} is read by others too"
+    return tensors[value] if value.op == "get_attr" else value

@@ -1,6 +1,6 @@
 """What benchmarks/compile.py measures of one network, in a process of its own: seconds a step, and peak memory.
 
-    python benchmarks/compile_steps.py time resnet110 --turns 5 --seconds 60       # prints a JSON row
+    python benchmarks/compile_steps.py time resnet110 --turns 25 --seconds 60      # prints a JSON row
     python benchmarks/compile_steps.py memory resnet110
 
 Times are of one thread, CPU seconds of the process and wall-clock seconds beside them. No garbage is collected from
@@ -211,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["time", "memory", "memory-with-copy"])
     parser.add_argument("network", choices=[*CIFAR, *IMAGENET])
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=25)
     parser.add_argument("--seconds", type=float, default=60, help="no further turn after these")
     parser.add_argument(
         "--peer-seconds", type=float, default=90, help="the most that Torch-Pruning may take for a turn"

@@ -52,7 +52,7 @@ class FuseResConv(Pass):
                 continue
             scale, shortcut = resconv.coefficients()
             log.rewrote(node, f"scale {scale:.4g} and shortcut {shortcut:.4g} are now in the weights")
-            set_attribute(graph_module, str(node.target), fuse(resconv))
+            set_attribute(graph_module, str(node.target), fuse(resconv, scale, shortcut))
             inherit(node, node, made_by=self.name)
         if log.rewritten and graph_module.training:
             log.warn("the graph is in train mode; norms were folded with their running statistics")
@@ -77,11 +77,11 @@ def _norm(resconv: ResConv) -> nn.Module | None:
 
 @keeping_exact
 @torch.no_grad()
-def fuse(resconv: ResConv) -> Conv:
-    """Return the plain conv that computes what ``resconv`` computes in eval mode."""
+def fuse(resconv: ResConv, scale: float, shortcut: float) -> Conv:
+    """Return the plain conv that computes what ``resconv``, with these coefficients, computes in eval mode."""
     conv = resconv.conv
-    # the scale may depend on weights that were rounded
-    scale, shortcut = (in_float64(resconv) if has_exact(resconv) else resconv).coefficients()
+    if has_exact(resconv):  # the scale may depend on weights that were rounded
+        scale, shortcut = in_float64(resconv).coefficients()
     bias = own_bias(conv)
     factor = torch.ones(conv.out_channels, dtype=torch.float64, device=conv.weight.device)
     norm = _norm(resconv)

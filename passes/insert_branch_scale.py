@@ -66,7 +66,8 @@ class InsertBranchScale(KeepingPass):
         set_attribute(graph_module, target, scaled)
         with graph.inserting_before(addition):
             reads = [graph.create_node("get_attr", name) for name in weights]
-            new = graph.create_node("call_module", target, (branch.shortcut, branch.exit, *reads))
+            new = graph.create_node("call_module", target)
+        new.args = (branch.shortcut, branch.exit, *reads)  # given above, torch.fx would look through them first
         for read in reads:
             inherit(read, branch.exit, made_by=self.name)
             note_shape(read, weights[str(read.target)])

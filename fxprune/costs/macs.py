@@ -86,7 +86,7 @@ def _macs(node: fx.Node) -> int:
 
 def _module_macs(node: fx.Node, module: nn.Module) -> int:
     if isinstance(module, ScaledLayer):
-        return sum(_module_macs(node, part) for part in module.children())
+        return sum(_module_macs(node, part) for part in module._modules.values() if part is not None)
     if isinstance(module, CONV_CLASSES):  # reads no computed weight
         return _output_elements(node) * module.in_channels // module.groups * math.prod(module.kernel_size)
     if isinstance(module, nn.Linear):

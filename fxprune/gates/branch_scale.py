@@ -97,8 +97,9 @@ class BranchScale(ScaledLayer):
     @property
     def effective_scale(self) -> float:
         """The scale without the drift of the branch's own weights: 1 at insertion, the gate as it is trained."""
-        if self.closed or self.resting:
-            return 0.0 if self.closed else 1.0
+        state = self._standing()[1]
+        if state in (CLOSED, RESTING):
+            return 0.0 if state == CLOSED else 1.0
         return abs(self.unit_numbers()["signed_size"]) * float(self.gate.detach())
 
     @torch.no_grad()

@@ -136,7 +136,8 @@ class ScaledLayer(Gated):
             held = {name: unit / (share or 1.0) for name, unit in zip(self.units, before, strict=True)}
             known = held | dict(units)
         values = [1.0, float(state), *(known[name] for name in self.units)]
-        self.history[row] = torch.tensor(values, dtype=torch.float64)
+        history = self.history
+        history[row] = history.new_tensor(values)
         self._remember(row, state)
 
     def _remember(self, row: int, state: int) -> None:

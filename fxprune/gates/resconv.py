@@ -192,29 +192,29 @@ class ResConv(ScaledLayer):
 
     def coefficients(self, *_: torch.Tensor) -> tuple[float, float]:
         """Return (scale, shortcut) as Python floats, worked out in float64 whatever the module's dtype."""
+        state = self._standing()[1]
         if self.parametrization == "free":
-            return 0.0 if self.closed else float(self.free_scale.detach()), float(self.free_shortcut.detach())
-        if self.resting:
+            return 0.0 if state == CLOSED else float(self.free_scale.detach()), float(self.free_shortcut.detach())
+        if state == RESTING:
             return 1.0, 0.0
-        gauge, gate = self._gauge_now(), self._gate_now()
+        gauge = self._gauge_now()  # which may set units
+        gate = 0.0 if state == CLOSED else float(self.gate.detach())  # that of an average is above 0 for long
         units = self.unit_numbers()
         scale = units["scale_sign"] * units["gain"] * gate / gauge
         return scale, units["shortcut_sign"] * units["gain"] * (1 - gate) / units["input_rms"]
 
-    def _gate_now(self) -> float:
-        return 0.0 if self.closed else float(self.gate.detach())  # that of an average is above 0 for long
-
     @property
     def effective_scale(self) -> float:
         """The scale with its own norm's drift taken out: 1 at insertion, and equal to the gate as it is trained."""
-        if self.closed:
+        state = self._standing()[1]
+        if state == CLOSED:
             return 0.0
         if self.parametrization == "free":
             return abs(float(self.free_scale.detach())) * self._gauge_now() / float(self.initial_gauge)
-        if self.resting:
+        if state == RESTING:
             return 1.0
         units = self.unit_numbers()
-        return units["gain"] * self._gate_now() / units["initial_gauge"]
+        return units["gain"] * float(self.gate.detach()) / units["initial_gauge"]
 
     @property
     def closed_shortcut(self) -> float:

@@ -40,4 +40,7 @@ def _draws(value: Any) -> bool:
 def states_of_random() -> list[Any]:
     """Return the states of the global generators of Python and NumPy; the net for who imported a function by name."""
     numpys = getattr(sys.modules.get("numpy"), "random", None)
-    return [random.getstate(), *([repr(numpys.get_state(legacy=False)["state"]["key"].tobytes())] if numpys else [])]
+    if numpys is None:
+        return [random.getstate()]
+    held = numpys.get_state(legacy=False)
+    return [random.getstate(), held["state"]["key"].tobytes(), held["state"]["pos"], held["has_gauss"]]

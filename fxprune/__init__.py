@@ -58,8 +58,8 @@ def __getattr__(name: str) -> Any:
         from fxprune.diffing.graph_diff import GraphDiff
 
         return GraphDiff
-    if name == "sparsity":  # until 0.2: it warns
+    if name in ("sparsity", "graph", "trace_notes"):  # until 0.2: they warn
         import importlib
 
-        return importlib.import_module("fxprune.sparsity")
+        return importlib.import_module(f"fxprune.{name}")
     raise AttributeError(f"module 'fxprune' has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +130,20 @@ def test_what_is_seldom_asked_for_is_loaded_then() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[] fxprune.diffing.graph_diff True True"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "member"),
+    [
+        ("fxprune.sparsity", "fxprune.pruning", "parameter_groups"),
+        ("fxprune.graph", "fxprune.ir.nodes", "called_module"),
+        ("fxprune.trace_notes", "fxprune.ir.trace_notes", "assumptions_of"),
+    ],
+)
+def test_names_of_before_warn_once_and_are_the_same(old: str, new: str, member: str) -> None:
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{old} goes with 0.2; .*{new}$") as told:
+        module = importlib.import_module(old)
+    assert len(told) == 1
+    assert getattr(module, member) is getattr(importlib.import_module(new), member)
+    assert importlib.import_module(old) is module

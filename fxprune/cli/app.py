@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -16,12 +17,13 @@ from fxprune.cli.graphs import inspect, list_passes, run
 from fxprune.cli.report import report
 from fxprune.cli.training import demo, prune
 from fxprune.errors import FxpruneError, FxpruneWarning
+from fxprune.rewriting.invariants import checking_invariants
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
 @click.group(context_settings=_CONTEXT)
-@click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
+@click.option("--debug", is_flag=True, help="Show tracebacks, and check every graph that a pass makes.")
 @click.version_option(fxprune.__version__)
 def cli(debug: bool) -> None:
     """Prune whole layers of CNNs on the torch.fx graph; the result is plain PyTorch."""
@@ -41,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", FxpruneWarning)
     try:
-        status = cli(given, standalone_mode=False, prog_name="fxprune")
+        with checking_invariants() if debug else nullcontext():
+            status = cli(given, standalone_mode=False, prog_name="fxprune")
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted; the same command goes on from its last checkpoint, if it has written one", 130)
     except click.ClickException as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from fxprune.ir.by_mode import TRAIN_INPUTS, only_in
 from fxprune.ir.copies import copy_module
 from fxprune.ir.interpreter import Interpreter
 from fxprune.ir.module_tree import evaluating, every_module, has_hooks, is_opaque, set_flags
-from fxprune.ir.nodes import EXAMPLE_INPUTS, called_module, example_inputs_of, graphs_of, module_path
+from fxprune.ir.nodes import EXAMPLE_INPUTS, called_module, example_inputs_of, graphs_of, is_cast, module_path
 from fxprune.ir.pytrees import copy_tensors, map_tensors, tensors_in, version_of
 from fxprune.ir.wrappers import uncompiled
 from fxprune.ops.layer_classes import NORM_CLASSES
@@ -205,6 +205,22 @@ def require_shapes(graph_module: fx.GraphModule) -> None:
         raise LoadError(
             f"graph.json is damaged: what {wrong[0].name} computes has another shape or dtype than it says"
         )
+
+
+def wrong_shapes(graph_module: fx.GraphModule) -> Iterator[fx.Node]:
+    """Yield the nodes of which another shape or dtype is noted than their values have; the graph stays as it is.
+
+    None where that cannot be told: without example inputs, once the graph is cast, where opaque modules compute.
+    """
+    nodes = graph_module.graph.nodes
+    if EXAMPLE_INPUTS not in graph_module.meta or is_cast(graph_module):
+        return
+    if any(is_opaque(called_module(node)) for node in nodes):
+        return
+    values = values_of(graph_module, example_inputs_of(graph_module))
+    for node in nodes:
+        if META in node.meta and _kinds(node.meta[META]) != _kinds(values.metadata(node)):
+            yield node
 
 
 def _kinds(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -78,6 +78,13 @@ def updated_values(graph_module: fx.GraphModule) -> set[fx.Node]:
             if not found.isdisjoint(node.all_input_nodes) and not _returns_new_memory(node):
                 found.add(node)
     return found
+
+
+def writes_to_values(graph_module: fx.GraphModule) -> Iterator[fx.Node]:
+    """Yield what writes into a value that is no parameter or buffer, nor a view of one: no functional graph does."""
+    for node in graph_module.graph.nodes:
+        if (written := _written(node)) and not _reads_behind(written):
+            yield node
 
 
 def _returns_new_memory(node: fx.Node) -> bool:

@@ -19,6 +19,7 @@ from fxprune.ir.arguments import option_kinds, require_kind
 from fxprune.ir.copies import copy_graphs
 from fxprune.ir.module_tree import outside_inference_mode
 from fxprune.ir.nodes import module_path, origins, remove_unused_state, require_graph, require_order
+from fxprune.rewriting.invariants import require_invariants
 
 
 class Contract(IntEnum):
@@ -140,6 +141,7 @@ class Pass:
                     graph_module.recompile()
                 if self.changes_shapes:
                     renew_shapes_after(self.name, graphs[0][1])
+                require_invariants(self.name, graphs)
         return PassResult(
             graphs[0][1] if log.rewritten else given,
             bool(log.rewritten),

@@ -141,7 +141,7 @@ class Pass:
                     graph_module.recompile()
                 if self.changes_shapes:
                     renew_shapes_after(self.name, graphs[0][1])
-                require_invariants(self.name, graphs)
+                require_invariants(self.name, graphs, is_ours=type(self).__module__.startswith("fxprune."))
         return PassResult(
             graphs[0][1] if log.rewritten else given,
             bool(log.rewritten),

@@ -15,7 +15,7 @@ from fxprune.errors import ContractError
 from fxprune.facts.shapes import note_shape
 from fxprune.ir.nodes import ORIGIN, inherit
 from fxprune.rewriting.contract import Contract, Log, Pass
-from fxprune.rewriting.invariants import INVARIANTS
+from fxprune.rewriting.invariants import OF_ALL, OF_OUR_PASSES
 
 
 def lose_origins(node: fx.Node) -> None:
@@ -53,6 +53,13 @@ class Broken(Pass):
         log.rewrote(node, "broken")
 
 
+class BrokenOfOurs(Broken):
+    """The same, as if it were one of ours."""
+
+
+BrokenOfOurs.__module__ = "fxprune.passes.broken"
+
+
 def graph() -> fx.GraphModule:
     return fxprune.trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh()).eval(), torch.randn(2, 3, 8, 8))
 
@@ -67,11 +74,15 @@ def graph() -> fx.GraphModule:
 )
 def test_a_breach_names_pass_node_and_rule(how: Callable[[fx.Node], None], why: str) -> None:
     with pytest.raises(ContractError, match=f"^pass broken left a graph that is not as it must be: .*: {why}"):
-        Broken(how)(graph())
+        BrokenOfOurs(how)(graph())
 
 
 def test_every_rule_has_a_breach_above() -> None:
-    assert len(INVARIANTS) == 3
+    assert len((*OF_ALL, *OF_OUR_PASSES)) == 3
+
+
+def test_passes_of_others_may_leave_origins_out() -> None:
+    assert Broken(lose_origins)(graph()).modified
 
 
 def test_what_reads_before_it_is_there_is_told_by_torch() -> None:

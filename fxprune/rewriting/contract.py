@@ -16,6 +16,7 @@ from torch import fx
 from fxprune.errors import ContractError, TraceError
 from fxprune.facts.shapes import renew_shapes, require_shapes
 from fxprune.ir.arguments import option_kinds, require_kind
+from fxprune.ir.autocast import under_autocast
 from fxprune.ir.copies import copy_graphs
 from fxprune.ir.module_tree import outside_inference_mode
 from fxprune.ir.nodes import module_path, origins, remove_unused_state, require_graph, require_order
@@ -139,7 +140,8 @@ class Pass:
                 for _, graph_module in graphs:
                     require_order(graph_module, remove_unused_state(graph_module).kept)
                     graph_module.recompile()
-                if self.changes_shapes:
+                # under autocast the dtype of a value follows from who computes it
+                if self.changes_shapes or any(under_autocast(graph.graph) for _, graph in graphs):
                     renew_shapes_after(self.name, graphs[0][1])
                 require_invariants(self.name, graphs, is_ours=type(self).__module__.startswith("fxprune."))
         return PassResult(

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional
 
 from fxprune.ir.applied import Applied
 from fxprune.ir.module_tree import is_opaque
@@ -45,15 +46,30 @@ def is_draw(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in _DRAWS and node.kwargs.get("out") is None
 
 
+def rescaled_weight(node: fx.Node) -> Any:
+    """Return the weight of a functional embedding that shortens the rows which it reads (``max_norm``), or None."""
+    if node.op != "call_function" or node.target not in (functional.embedding, functional.embedding_bag):
+        return None
+    longest = node.args[3] if len(node.args) > 3 else node.kwargs.get("max_norm")
+    return None if longest is None else node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+
+
+def rescales(module: nn.Module | None) -> bool:
+    """Say whether ``module`` is an embedding that shortens the rows of its weight which it reads (``max_norm``)."""
+    return isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None
+
+
 def has_effect(node: fx.Node) -> bool:
     """Say whether ``node`` matters beside its value: it is an input or the output, or writes to memory."""
     module = called_module(node)
     if module is not None:
-        return bool(_flag(module, "inplace") or _flag(module, "_is_impure"))
+        return bool(_flag(module, "inplace") or _flag(module, "_is_impure")) or rescales(module)
     if node.op in ("placeholder", "output") or is_in_place(node):
         return True
     if is_draw(node):
         return False
+    if rescaled_weight(node) is not None:
+        return True
     if isinstance(node.target, _FUNCTIONS) and is_torchs_own(node.target):
         return _is_impure(node.target) and not is_guard(node)
     return node.is_impure() and not is_guard(node)

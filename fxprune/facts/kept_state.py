@@ -17,10 +17,11 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import FxpruneError
-from fxprune.facts.effects import is_foreign, is_in_place
+from fxprune.facts.effects import is_foreign, is_in_place, rescaled_weight, rescales
 from fxprune.ir.copies import copy_module, not_copied
 from fxprune.ir.module_tree import is_opaque, mark_opaque, runs_own_code
 from fxprune.ir.node_targets import attribute
+from fxprune.ir.nodes import called_module
 from fxprune.ir.pytrees import version_of
 
 
@@ -89,10 +90,14 @@ def _stand_ins(places: dict[str, tuple[nn.Module, str, nn.Module]], copied: Copy
 
 
 def _may_be_written(graph_module: fx.GraphModule) -> list[torch.Tensor]:
-    """Return the parameters and buffers that nodes read, if there are nodes that may write to what they read."""
+    """Return the parameters and buffers that nodes read, if there are nodes that may write to what they read.
+
+    So too the weights of embeddings that shorten what they read.
+    """
     nodes = graph_module.graph.nodes
     reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
-    if not reads or not any(is_in_place(node) or is_foreign(node) for node in nodes):
-        return []
-    values = (attribute(graph_module, str(node.target)) for node in reads)
+    layers = map(called_module, graph_module.graph.find_nodes(op="call_module", sort=False))
+    values: list[Any] = [layer.weight for layer in layers if layer is not None and rescales(layer)]
+    if reads and any(is_in_place(node) or is_foreign(node) or rescaled_weight(node) for node in nodes):
+        values += [attribute(graph_module, str(node.target)) for node in reads]
     return list({id(value): value for value in values if isinstance(value, torch.Tensor)}.values())

@@ -6,7 +6,7 @@ A call of a layer on a fake tensor takes 50 to 500 microseconds, and a network r
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -69,6 +69,10 @@ class Repeated:
             else:
                 self._tensor = base.as_strided(like.shape, like.stride)
         return self._tensor
+
+    def forget(self) -> None:
+        """Make the tensor anew when it is asked for: what was made has been given another shape in place."""
+        self._tensor = None
 
     @property
     def storage(self) -> Hashable:
@@ -168,11 +172,18 @@ class RepeatedCalls:
         if output is not None:
             return _again(output, args)
         given, args, kwargs = args, made(args), made(kwargs)
+        before = [getattr(one, "shape", None) for one in args]
         value = worked_out(node, args, kwargs)
         value = compute(node, args, kwargs) if value is None else value
         found = self._described(value, args, kwargs)
         if found is None:
             return value
+        if found.same_as is not None and before[found.same_as] != value.shape:  # transpose_, say
+            source = given[found.same_as]
+            if type(source) is not Repeated:
+                return value
+            source.forget()
+            found, value = replace(found, same_as=None, view_of=found.same_as), None
         self._known[key] = found
         return _again(found, given, value)
 
@@ -242,7 +253,7 @@ def _kind_of_layer(module: nn.Module) -> tuple[Hashable, ...]:
     if kind in ELEMENTWISE:
         return (kind, getattr(module, "inplace", False))
     settings = tuple([value for name, value in module.__dict__.items() if name[0] != "_"])
-    weights = [(p.shape, p.dtype) for p in module._parameters.values() if p is not None]
+    weights = [(p.shape, p.stride(), p.dtype) for p in module._parameters.values() if p is not None]
     return (kind, settings, *weights)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from fxprune.facts.effects import is_in_place
+from fxprune.facts.effects import is_in_place, rescaled_weight, rescales
 from fxprune.ir.module_tree import has_hooks, is_opaque
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module
@@ -43,7 +43,7 @@ def updated_storages(graph_module: fx.GraphModule) -> frozenset[int]:
     graph = graph_module.graph
     for node in graph.find_nodes(op="call_module", sort=False):
         module = called_module(node)
-        if module is not None and is_opaque(module):
+        if module is not None and (is_opaque(module) or rescales(module)):
             found |= {storage_of(tensor) for tensor in (*module.parameters(), *module.buffers())}
     for node in graph.nodes if graph.find_nodes(op="get_attr", sort=False) else ():
         for read in _reads_behind(written) if (written := _written(node)) else ():
@@ -100,7 +100,7 @@ def _written(node: fx.Node) -> list[fx.Node]:
         return _nodes_in([node.args[0] if node.args else node.kwargs.get("input"), node.kwargs.get("out")])
     if node.op == "call_function" and node.target in _STATISTICS:
         return _written_statistics(node)
-    return []
+    return _nodes_in([rescaled_weight(node)])
 
 
 def _written_statistics(node: fx.Node) -> list[fx.Node]:

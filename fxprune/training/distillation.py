@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from fxprune.errors import FxpruneError
 from fxprune.facts.dominators import Flow
-from fxprune.facts.shapes import shape
+from fxprune.facts.shapes import META, shape
 from fxprune.ir.copies import copy_graph_module
 from fxprune.ir.nodes import called_module, origins
 from fxprune.ops.convs import is_conv
@@ -100,6 +100,7 @@ def with_feature_maps(graph_module: fx.GraphModule, readers: Iterable[str]) -> f
     nodes = {name: node for node in reversed(made.graph.nodes) for name in origins(node)}
     output = made.graph.output_node()
     output.args = ((output.args[0], [_read(nodes[name]) for name in readers]),)
+    output.meta[META] = fx.map_arg(output.args[0], lambda node: node.meta.get(META))
     made.recompile()
     return made
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import fxprune
 from fxprune import passes
-from fxprune.facts.shapes import shape, wrong_shapes
+from fxprune.facts.shapes import META, shape, wrong_shapes
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,14 @@ def test_an_embedding_that_shortens_its_rows_writes_to_its_weight(functional_cal
     simplified = fxprune.Pipeline([passes.Simplify()])(graph).graph_module
     rows = torch.tensor([2, 3])
     torch.testing.assert_close(simplified(rows), model(rows))
+
+
+def test_equal_convs_of_other_memory_formats_are_told_apart() -> None:
+    first, last = (
+        nn.Conv2d(4, 4, 3).to(memory_format=kind) for kind in (torch.contiguous_format, torch.channels_last)
+    )
+    model = Wrapped(lambda m, x: (m.first(x), m.last(x)), first=first, last=last).eval()
+    x = torch.rand(2, 4, 6, 6)
+    graph = fxprune.trace(model, x)
+    strides = [node.meta[META].stride for node in graph.graph.nodes if node.op == "call_module"]
+    assert strides == [one.stride() for one in model(x)]

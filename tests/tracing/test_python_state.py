@@ -76,6 +76,7 @@ def test_sizes_of_parameters_and_buffers_need_no_assertion() -> None:
     assert "scale" in graph.state_dict()
 
 
+draw_by_numpy = numpy.random.rand  # bound here, where nothing is replaced
 DRAWING: list[Callable[[], float]] = [
     random.random,
     lambda: random.uniform(0, 1),
@@ -94,6 +95,14 @@ def test_what_python_draws_is_told_whichever_way_it_goes(drawn: Callable[[], flo
     (one,) = opaque_modules(graph)
     assert "draws random numbers by Python" in one.reason
     assert one.path in ("1", "model")  # what was imported by name elsewhere is seen at the end only
+
+
+def test_one_number_of_numpy_drawn_under_a_name_of_its_own_is_seen() -> None:
+    numpy.random.seed(0)
+    numpy.random.rand()  # the key changes with every 624th number, the position with each
+    model = Wrapped(lambda m, x: m.layer(x) * draw_by_numpy(), layer=conv())
+    (one,) = opaque_modules(fxprune.trace(model.eval(), images()))
+    assert "draws random numbers by Python" in one.reason
 
 
 def test_drawing_is_as_it_was_after_a_trace() -> None:

@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.facts.effects import is_draw, is_in_place, rescaled_weight, rescales
-from fxprune.ir.nodes import called_module
+from fxprune.facts.effects import is_draw, is_in_place, rescales_weight
 from fxprune.rewriting.contract import Contract, Log, Pass
 
 
@@ -23,10 +22,8 @@ class EliminateDeadCode(Pass):
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Erase dead nodes, last first."""
         for node in reversed(list(graph_module.graph.nodes)):
-            if not node.users and (is_draw(node) or not (node.is_impure() or is_in_place(node) or _rescales(node))):
+            if not node.users and (
+                is_draw(node) or not (node.is_impure() or is_in_place(node) or rescales_weight(node))
+            ):
                 log.rewrote(node, "its value is never used")
                 graph_module.graph.erase_node(node)
-
-
-def _rescales(node: fx.Node) -> bool:
-    return rescales(called_module(node)) or rescaled_weight(node) is not None

@@ -8,11 +8,10 @@ from itertools import accumulate
 from typing import Any
 
 from torch import fx
-from torch.fx.passes.shape_prop import TensorMetadata
 
 from fxprune.costs.macs import batch_size
 from fxprune.facts.overwriting import overwritten
-from fxprune.facts.shapes import values_of
+from fxprune.facts.shapes import metadata_in, values_of
 from fxprune.ir.by_mode import only_in
 from fxprune.ir.nodes import example_inputs_of
 
@@ -71,7 +70,4 @@ def peak_activation_bytes(graph_module: fx.GraphModule) -> int:
 
 def _sizes(value: Any) -> list[int]:
     """Return the bytes of each tensor in a value, given by torch.fx's metadata, in the order of its storages."""
-    if isinstance(value, TensorMetadata):
-        return [math.prod(value.shape) * value.dtype.itemsize]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
-    return [size for part in parts for size in _sizes(part)]
+    return [math.prod(one.shape) * one.dtype.itemsize for one in metadata_in(value)]

@@ -59,6 +59,11 @@ def rescales(module: nn.Module | None) -> bool:
     return isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None
 
 
+def rescales_weight(node: fx.Node) -> bool:
+    """Say whether ``node`` is an embedding, layer or function, that shortens the rows of its weight."""
+    return rescales(called_module(node)) or rescaled_weight(node) is not None
+
+
 def has_effect(node: fx.Node) -> bool:
     """Say whether ``node`` matters beside its value: it is an input or the output, or writes to memory."""
     module = called_module(node)

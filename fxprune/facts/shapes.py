@@ -280,11 +280,12 @@ def same_shape(a: fx.Node, b: fx.Node) -> bool:
 def is_size(node: fx.Node) -> bool:
     """Say whether ``node`` is known to compute no tensor: a size, a dtype, a device."""
     value = node.meta.get(META)
-    return value is not None and not _holds_tensor(value)
+    return value is not None and not metadata_in(value)
 
 
-def _holds_tensor(value: Any) -> bool:
+def metadata_in(value: Any) -> list[TensorMetadata]:
+    """Return that of every tensor in a value, of which torch.fx's metadata stands in the place of tensors."""
     if isinstance(value, TensorMetadata):
-        return True
+        return [value]
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
-    return any(_holds_tensor(part) for part in parts)
+    return [one for part in parts for one in metadata_in(part)]

@@ -21,7 +21,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from fxprune.costs.macs import tell_unknown, total_macs, total_params, unknown_places
 from fxprune.diffing.diff import diff
 from fxprune.errors import ContractError, FxpruneTypeError, FxpruneWarning
-from fxprune.facts.shapes import META, values_of
+from fxprune.facts.shapes import META, metadata_in, values_of
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graph_module
 from fxprune.ir.module_tree import is_opaque
@@ -299,7 +299,7 @@ def _told_signature(graph_module: fx.GraphModule) -> str | None:
         output = _output(graph)
         if is_cast(graph) or not all(META in node.meta for node in output.all_input_nodes):
             return None
-        found += _texts(graph, _metadata_in(fx.map_arg(output.args, lambda node: node.meta[META])))
+        found += _texts(graph, metadata_in(fx.map_arg(output.args, lambda node: node.meta[META])))
     return ", ".join(found)
 
 
@@ -312,10 +312,3 @@ def _output(graph: fx.GraphModule) -> fx.Node:
 def _texts(graph: fx.GraphModule, tensors: Sequence[torch.Tensor | TensorMetadata]) -> list[str]:
     by_data = any(is_opaque(called_module(node)) for node in graph.graph.nodes)
     return [f"{f'{len(one.shape)} dimensions' if by_data else tuple(one.shape)} {one.dtype}" for one in tensors]
-
-
-def _metadata_in(value: Any) -> list[TensorMetadata]:
-    if isinstance(value, TensorMetadata):
-        return [value]
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
-    return [one for part in parts for one in _metadata_in(part)]

@@ -9,23 +9,19 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn import functional
 
 from fxprune.ir.applied import Applied
 from fxprune.ir.module_tree import is_opaque
 from fxprune.ir.nodes import called_module
+from fxprune.ops.call import Call
 from fxprune.ops.operators import is_torchs_own
+from fxprune.ops.table import row_of_layer, row_of_target
 
 IN_PLACE_OPERATORS = {
     getattr(operator, "i" + name): getattr(operator, name)
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
 } | {operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor}
 _FUNCTIONS = (BuiltinFunctionType, FunctionType)
-# They draw random numbers, and change nothing that a reader could miss.
-_DRAWS: set[Any] = {
-    *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli, torch.multinomial),
-    *(torch.poisson, torch.rand_like, torch.randn_like, torch.randint_like),
-}
 
 
 def is_guard(node: fx.Node) -> bool:
@@ -34,29 +30,34 @@ def is_guard(node: fx.Node) -> bool:
 
 
 def is_foreign(node: fx.Node) -> bool:
-    """Say whether ``node`` calls code that may do anything: a function of the user's, or an opaque module."""
+    """Say whether ``node`` calls code that may do anything: an opaque module, or a function of the user's without row.
+
+    A row of the table of ops says what a function does.
+    """
     if node.op == "call_module":
         module = called_module(node)
         return is_opaque(module) or isinstance(module, Applied)
-    return node.op == "call_function" and not is_torchs_own(node.target)
+    return node.op == "call_function" and not is_torchs_own(node.target) and row_of_target(node.target) is None
 
 
 def is_draw(node: fx.Node) -> bool:
     """Say whether ``node`` makes random numbers, and does nothing else: unread, it may go."""
-    return node.op == "call_function" and node.target in _DRAWS and node.kwargs.get("out") is None
+    op = row_of_target(node.target) if node.op == "call_function" else None
+    return op is not None and op.draws and node.kwargs.get("out") is None
 
 
 def rescaled_weight(node: fx.Node) -> Any:
     """Return the weight of a functional embedding that shortens the rows which it reads (``max_norm``), or None."""
-    if node.op != "call_function" or node.target not in (functional.embedding, functional.embedding_bag):
+    if node.op != "call_function":
         return None
-    longest = node.args[3] if len(node.args) > 3 else node.kwargs.get("max_norm")
-    return None if longest is None else node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+    call = Call(node)
+    return call.argument("weight") if call.kind == "lookup" and call.argument("max_norm") is not None else None
 
 
 def rescales(module: nn.Module | None) -> bool:
     """Say whether ``module`` is an embedding that shortens the rows of its weight which it reads (``max_norm``)."""
-    return isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and module.max_norm is not None
+    op = None if module is None else row_of_layer(type(module))
+    return op is not None and op.kind == "lookup" and getattr(module, "max_norm", None) is not None
 
 
 def rescales_weight(node: fx.Node) -> bool:

@@ -28,15 +28,13 @@ _MOST_CASES = 16
 class EqualShapes:
     """The shapes of the values of one graph, as it is when the first question is asked; ask before editing it."""
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        self._graph_module = graph_module
+    def __init__(self, of: fx.GraphModule | fx.Graph) -> None:
+        self._graph = of if isinstance(of, fx.Graph) else of.graph
 
     @cached_property
     def _cases(self) -> list[Case]:
         """The shapes for each combination of ranks of the inputs that the graph takes; none if nothing is known."""
-        inputs = [
-            n for n in self._graph_module.graph.find_nodes(op="placeholder") if n.users and shape(n) is not None
-        ]
+        inputs = [n for n in self._graph.find_nodes(op="placeholder") if n.users and shape(n) is not None]
         if len(inputs) == 1:
             ranks = [[rank] for rank in _RANKS]
         else:
@@ -55,9 +53,9 @@ class EqualShapes:
 
     def _case(self, ranks: dict[fx.Node, int]) -> Case | None:
         case = Case(ranks)
-        of_one_mode = modes_of(self._graph_module.graph)
+        of_one_mode = modes_of(self._graph)
         try:
-            for node in self._graph_module.graph.nodes:
+            for node in self._graph.nodes:
                 if node in of_one_mode:
                     case.shapes[node] = _shape_without_demands(node, case)
                 else:

@@ -9,21 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import fx, nn
-from torch.nn import functional
+from torch import fx
 
-from fxprune.facts.extents import Extent, extents_of
+from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.shapes import same_shape
 from fxprune.ir.nodes import called_module, only_user
-from fxprune.ops.convs import is_conv
-from fxprune.ops.layer_classes import NORM_CLASSES
-from fxprune.ops.operators import ADDITIONS, calls_function, is_sum
+from fxprune.ops.call import Call
+from fxprune.ops.operators import is_sum
 
-_RELU_LAYERS = (nn.ReLU, nn.ReLU6)
-_RELU_FUNCTIONS = {functional.relu, functional.relu6}
-# Beside convs, these return a new tensor, which they do not keep for backward.
-_NEW_LAYERS = (*NORM_CLASSES, nn.Linear)
-_NEW_FUNCTIONS = {functional.linear, functional.batch_norm, *ADDITIONS}
+_RELUS = ("relu", "relu6")
+_Makers = Mapping[fx.Node, str | None]
 
 
 def overwritten(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
@@ -36,33 +31,51 @@ def overwritten(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     """
     if any(node.target is torch._C._set_grad_enabled for node in graph.nodes):
         return {}
-    extents = extents_of(graph)
-    found = {node: source for node in graph.nodes if (source := _source(node, extents)) is not None}
+    shapes, makers = EqualShapes(graph), _makers(graph)
+    found = {node: source for node in graph.nodes if (source := _source(node, shapes, makers)) is not None}
     kept = {called_module(node) for node in graph.nodes if node not in found} - {None}
     return {node: source for node, source in found.items() if called_module(node) not in kept}
 
 
-def _source(node: fx.Node, extents: Mapping[fx.Node, Extent]) -> fx.Node | None:
-    operands = [one for one in node.args if isinstance(one, fx.Node)]
+def _makers(graph: fx.Graph) -> _Makers:
+    """Return the kind of layer that fixed the dtype and the layout of each value; None if that is not known.
+
+    Values of one shape that layers of one kind made have one dtype, under autocast too, and one layout.
+    """
+    found: dict[fx.Node, str | None] = {}
+    for node in graph.nodes:
+        call = Call(node)
+        op = call.claims
+        if op is None:
+            found[node] = None
+        elif op.dtype == "lower":
+            found[node] = op.kind
+        elif op.dtype == "widest":
+            made = {found[one] for one in node.all_input_nodes}
+            by_number = len(node.all_input_nodes) == 1 and call.argument("input") is not call.argument("other")
+            found[node] = made.pop() if len(made) == 1 and (by_number or is_sum(node)) else None
+        else:
+            found[node] = found[call.input] if op.dtype == "keeps" and call.input is not None else None
+    return found
+
+
+def _source(node: fx.Node, shapes: EqualShapes, makers: _Makers) -> fx.Node | None:
     if _is_relu(node):
-        return next(filter(_is_new_and_read_once, operands), None)
+        return next(filter(_is_new_and_read_once, node.all_input_nodes), None)
     if not is_sum(node):
         return None
-    first, second = node.args
-    assert isinstance(first, fx.Node)
-    assert isinstance(second, fx.Node)
-    if not same_shape(first, second) or extents[first] != extents[second] or extents[first].maker is None:
+    first, second = node.all_input_nodes if len(node.all_input_nodes) == 2 else (None, None)
+    if first is None or second is None or makers[first] is None or makers[first] != makers[second]:
         return None
-    return next(filter(_is_new_and_read_once, (first, second)), None)
+    chosen = next(filter(_is_new_and_read_once, (first, second)), None)
+    return chosen if same_shape(first, second) and chosen is not None and shapes.equal(first, second) else None
 
 
 def _is_relu(node: fx.Node) -> bool:
-    is_layer = type(called_module(node)) in _RELU_LAYERS
-    is_call = calls_function(node, _RELU_FUNCTIONS) and set(node.kwargs) <= {"inplace"}
-    return (is_layer or is_call) and len(node.args) == 1
+    op = Call(node).exact
+    return op is not None and op.name in _RELUS and "inplace" in op.places
 
 
 def _is_new_and_read_once(node: fx.Node) -> bool:
-    is_function = calls_function(node, _NEW_FUNCTIONS) and "out" not in node.kwargs
-    is_new = is_function or is_conv(node) or isinstance(called_module(node), _NEW_LAYERS)
-    return is_new and only_user(node) is not None
+    op = Call(node).exact
+    return op is not None and op.fresh and op.unsaved and only_user(node) is not None

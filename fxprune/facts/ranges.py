@@ -1,114 +1,35 @@
 """Between which bounds every value of a graph lies, whatever the inputs: a forward dataflow analysis.
 
 Used to tell when an activation is the identity (ReLU of a value that is never negative), and which values are
-always zero. An op that is not listed has no bounds, nor has anything that is not a floating-point tensor (integers
-wrap around, indices are no values). Values are taken to be finite (0 * x is 0).
+always zero. Bounds follow from what the table of ops claims; what claims nothing has no bounds, nor has anything that
+is not a floating-point tensor (integers wrap around, indices are no values). Values are taken to be finite (0 * x is
+0).
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 from torch.fx.passes.shape_prop import TensorMetadata
-from torch.nn import functional
 
 from fxprune.facts.shapes import META, takes_dtype
 from fxprune.ir.by_mode import chosen, is_by_mode
-from fxprune.ir.module_tree import has_hooks
-from fxprune.ir.nodes import called_module
-from fxprune.ops.layer_classes import WEIGHTED_CLASSES
-from fxprune.ops.operators import ADDITIONS, PRODUCTS
+from fxprune.ops.call import Call
+from fxprune.ops.op import Bounds, Op
 
-Bounds = tuple[float, float]
 UNKNOWN: Bounds = (-math.inf, math.inf)
 ZERO: Bounds = (0.0, 0.0)
-
-_MODULES: dict[type[nn.Module], Callable[[Any], Bounds]] = {
-    nn.ReLU: lambda m: (0.0, math.inf),
-    nn.ReLU6: lambda m: (0.0, 6.0),
-    nn.Hardtanh: lambda m: (float(m.min_val), float(m.max_val)),
-    nn.Sigmoid: lambda m: (0.0, 1.0),
-    nn.Hardsigmoid: lambda m: (0.0, 1.0),
-    nn.Softmax: lambda m: (0.0, 1.0),
-    nn.Softmax2d: lambda m: (0.0, 1.0),
-    nn.Softplus: lambda m: _softplus(m.beta, m.threshold),
-}
-_CLAMPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
-_FUNCTIONS: dict[Any, Bounds] = {
-    functional.relu: (0.0, math.inf),
-    torch.relu: (0.0, math.inf),
-    "relu": (0.0, math.inf),
-    functional.relu6: (0.0, 6.0),
-    functional.sigmoid: (0.0, 1.0),
-    torch.sigmoid: (0.0, 1.0),
-    "sigmoid": (0.0, 1.0),
-    functional.hardsigmoid: (0.0, 1.0),
-    functional.softmax: (0.0, 1.0),
-    torch.softmax: (0.0, 1.0),
-    "softmax": (0.0, 1.0),
-    torch.abs: (0.0, math.inf),
-    "abs": (0.0, math.inf),
-    torch.exp: (0.0, math.inf),
-    "exp": (0.0, math.inf),
-}
-# Every output element is an input element, or an average of input elements.
-_SELECTING_MODULES = (
-    nn.Identity,
-    nn.Flatten,
-    nn.AdaptiveMaxPool1d,
-    nn.AdaptiveMaxPool2d,
-    nn.AdaptiveMaxPool3d,
-    nn.AdaptiveAvgPool1d,
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveAvgPool3d,
-    nn.ChannelShuffle,
-    nn.PixelShuffle,
-    nn.PixelUnshuffle,
-)
-_SELECTING_FUNCTIONS = {
-    functional.adaptive_max_pool2d,
-    functional.adaptive_avg_pool1d,
-    functional.adaptive_avg_pool2d,
-    functional.adaptive_avg_pool3d,
-    torch.flatten,
-    torch.reshape,
-    torch.permute,
-    torch.transpose,
-    torch.squeeze,
-    torch.unsqueeze,
-    torch.chunk,
-    torch.split,
-    torch.mean,
-    operator.getitem,
-    *("flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "chunk", "split"),
-    *("contiguous", "mean", "clone", "detach", "expand"),
-}
-# So too, but a dilated window may hold padding alone, which is -inf.
-_MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
-_MAX_POOL_FUNCTIONS = {functional.max_pool1d, functional.max_pool2d, functional.max_pool3d}
-# As above, but zeros may be mixed in (padding, dropping out, averages that count padded zeros).
-_ZERO_MIXING_MODULES = (
-    nn.Dropout,
-    nn.Dropout1d,
-    nn.Dropout2d,
-    nn.Dropout3d,
-    nn.ZeroPad1d,
-    nn.ZeroPad2d,
-    nn.ZeroPad3d,
-)
-_AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-_AVERAGE_FUNCTIONS = {functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d}
-_CONCATENATIONS = {torch.cat, torch.concat, torch.stack}
+_Known = dict[fx.Node, Bounds]
 
 
-def bounds_of_values(graph_module: fx.GraphModule) -> dict[fx.Node, Bounds]:
+def bounds_of_values(graph_module: fx.GraphModule) -> _Known:
     """Return (lowest, highest) for every node: bounds that hold for all inputs in eval mode."""
-    known: dict[fx.Node, Bounds] = {}
+    known: _Known = {}
     for node in graph_module.graph.nodes:
         known[node] = _bounds(node, known) if _is_floating(node) else UNKNOWN
     return known
@@ -124,88 +45,83 @@ def _is_floating(node: fx.Node) -> bool:
 
 
 def activation_range(node: fx.Node) -> Bounds | None:
-    """Return the range on which the activation at ``node`` is the identity; None if it is no clamp."""
-    module = called_module(node)
-    if module is not None:
-        return _MODULES[type(module)](module) if type(module) in _CLAMPS and not has_hooks(module) else None
-    if node.op not in ("call_function", "call_method"):
-        return None
-    if node.target in (functional.relu, torch.relu, "relu", functional.relu6):
-        return _FUNCTIONS[node.target]
-    return (0.0, math.inf) if node.target in (torch.abs, "abs") else None
+    """Return the range on which the activation at ``node`` is the identity; None if it is none that has one."""
+    call = Call(node)
+    return None if call.claims is None else _identity_range(call)
 
 
-def _bounds(node: fx.Node, known: dict[fx.Node, Bounds]) -> Bounds:
-    module = called_module(node)
-    source = known.get(node.args[0], UNKNOWN) if node.args and isinstance(node.args[0], fx.Node) else UNKNOWN
-    if module is not None:
-        return _module_bounds(module, source)
+def _identity_range(call: Call) -> Bounds | None:
+    assert call.op is not None
+    limits = _LIMITS.get(call.op.name)
+    if limits is None:
+        return call.op.identity_on
+    bounds = [_number(call.argument(name), free) for name, free in zip(limits, UNKNOWN, strict=True)]
+    low, high = bounds
+    return (low, high) if low is not None and high is not None and low <= high else None
+
+
+_LIMITS = {"hardtanh": ("min_val", "max_val"), "clamp": ("min", "max")}  # arguments that say where it is the identity
+
+
+def _number(value: Any, free: float) -> float | None:
+    """Return a number that is given, ``free`` if none is; None if it is not known."""
+    if value is None:
+        return free
+    known = isinstance(value, (int, float)) and not isinstance(value, bool) and not math.isnan(value)
+    return float(value) if known else None
+
+
+def _bounds(node: fx.Node, known: _Known) -> Bounds:
     if is_by_mode(node):
-        either = [_operand(chosen(node, training), known) for training in (True, False)]
-        return min(low for low, _ in either), max(high for _, high in either)
-    clamp = activation_range(node)
-    if clamp is not None and node.target not in (torch.abs, "abs"):
-        return _clamp(source, clamp)
-    if node.op not in ("call_function", "call_method"):
+        return _hull([_operand(chosen(node, training), known) for training in (True, False)])
+    call = Call(node)
+    op = call.op
+    if op is None:
         return UNKNOWN
-    if node.target in _FUNCTIONS:
-        return _FUNCTIONS[node.target]
-    if node.target in _SELECTING_FUNCTIONS:
-        return UNKNOWN if takes_dtype(node) else source
-    if node.target is functional.dropout:
-        return _non_negative_only(source)
-    if node.target is functional.softplus:
-        beta = node.args[1] if len(node.args) > 1 else node.kwargs.get("beta", 1.0)
-        return _softplus(beta, node.args[2] if len(node.args) > 2 else node.kwargs.get("threshold", 20.0))
-    if node.target in _MAX_POOL_FUNCTIONS:
-        return source if _is_one(node.args[4] if len(node.args) > 4 else node.kwargs.get("dilation", 1)) else UNKNOWN
-    if node.target in _AVERAGE_FUNCTIONS:
-        return _with_zero(source) if len(node.args) < 7 and node.kwargs.get("divisor_override") is None else UNKNOWN
-    if node.target in _CONCATENATIONS:
-        parts = node.args[0] if node.args and isinstance(node.args[0], (list, tuple)) else []
-        bounds = [known.get(part, UNKNOWN) for part in parts if isinstance(part, fx.Node)]
-        return (min(b[0] for b in bounds), max(b[1] for b in bounds)) if bounds else UNKNOWN
-    if node.target is functional.interpolate:
-        mode = node.args[3] if len(node.args) > 3 else node.kwargs.get("mode", "nearest")
-        return source if mode in ("nearest", "bilinear", "area") else UNKNOWN
-    if node.target is functional.pad:
-        return _pad_bounds(node, source)
-    if (node.target in ADDITIONS and not node.kwargs) or node.target in PRODUCTS:
-        return _arithmetic(node, known)
-    return UNKNOWN
-
-
-def _module_bounds(module: nn.Module, source: Bounds) -> Bounds:
-    kind = type(module)
-    if has_hooks(module):
+    rule = _RULES.get(op.name)
+    source = known.get(call.input, UNKNOWN) if call.input is not None else UNKNOWN
+    if rule is not None and call.module is None:
+        return rule(call, source, known)
+    if call.claims is None:
         return UNKNOWN
-    if kind in _CLAMPS:
-        return _clamp(source, _MODULES[kind](module))
-    if kind in WEIGHTED_CLASSES:
-        return ZERO if source == ZERO and module.bias is None else UNKNOWN
-    if kind in _MODULES:
-        return _MODULES[kind](module)
-    if kind in _SELECTING_MODULES:
-        return source
-    if kind in _MAX_POOLS:
-        return source if _is_one(module.dilation) else UNKNOWN
-    if kind in _ZERO_MIXING_MODULES:
-        return _with_zero(source) if "Pad" in kind.__name__ else _non_negative_only(source)
-    if kind in _AVERAGES:
-        return _with_zero(source) if getattr(module, "divisor_override", None) is None else UNKNOWN
-    if kind is nn.Upsample:
-        return source if module.mode in ("nearest", "linear", "bilinear", "trilinear") else UNKNOWN
-    return UNKNOWN
+    return _of_weighted(call, source) if op.weights else _of_claims(call, op, source)
 
 
-def _softplus(beta: Any, threshold: Any) -> Bounds:
-    """Return the bounds of softplus, which is the identity where beta x > threshold: below zero, if that is."""
-    known = all(isinstance(number, (int, float)) and math.isfinite(number) for number in (beta, threshold))
-    return (0.0, math.inf) if known and beta > 0 and threshold >= 0 else UNKNOWN
+def _of_claims(call: Call, op: Op, source: Bounds) -> Bounds:
+    """Return the bounds of an op of one value by what its row claims."""
+    if op.monotone:
+        limits = _identity_range(call)
+        return _monotone(call, op, source) if limits is None else _clamp(source, limits)
+    if op.image is not None:
+        return op.image if not (op.zero and source == ZERO) else ZERO
+    if op.values and not takes_dtype(call.node):
+        return _VALUES[op.values](source)
+    return ZERO if op.zero and source == ZERO else UNKNOWN
 
 
-def _is_one(numbers: Any) -> bool:
-    return all(number == 1 for number in (numbers if isinstance(numbers, (tuple, list)) else (numbers,)))
+def _of_weighted(call: Call, source: Bounds) -> Bounds:
+    """Return the bounds of a layer with weights: it makes zeros of zeros if it has no bias, and computes none."""
+    if call.kind not in ("conv", "linear", "transposed conv") or call.module is None:
+        return UNKNOWN
+    return ZERO if source == ZERO and call.module.bias is None else UNKNOWN
+
+
+def _monotone(call: Call, op: Op, source: Bounds) -> Bounds:
+    """Return the bounds of an op that grows with its input: what it makes of the input's bounds."""
+    given = tuple(call.argument(one.name) for one in op.parameters[1:] if one.name != "inplace")
+    if not op.functions or not all(isinstance(one, (int, float, type(None))) for one in given):
+        return op.image or UNKNOWN
+    low, high = _at(op, source, given)
+    least, most = op.image or UNKNOWN
+    return max(low, least), min(high, most)
+
+
+@lru_cache(maxsize=1024)
+def _at(op: Op, source: Bounds, given: tuple[Any, ...]) -> Bounds:
+    function: Any = next(one for one in op.functions if callable(one))
+    with torch.no_grad():
+        low, high = function(torch.tensor(source, dtype=torch.float64, device="cpu"), *given).tolist()
+    return (-math.inf if math.isnan(low) else low), (math.inf if math.isnan(high) else high)
 
 
 def _clamp(source: Bounds, limits: Bounds) -> Bounds:
@@ -213,43 +129,81 @@ def _clamp(source: Bounds, limits: Bounds) -> Bounds:
     return low, high
 
 
+def _hull(bounds: list[Bounds]) -> Bounds:
+    return (min(low for low, _ in bounds), max(high for _, high in bounds)) if bounds else UNKNOWN
+
+
 def _with_zero(bounds: Bounds) -> Bounds:
     return min(bounds[0], 0.0), max(bounds[1], 0.0)
 
 
-def _non_negative_only(bounds: Bounds) -> Bounds:
+def _sign_only(bounds: Bounds) -> Bounds:
     """Keep only the sign: dropping out in train mode scales what it keeps."""
     if bounds == ZERO:
         return ZERO
-    return (0.0, math.inf) if bounds[0] >= 0 else UNKNOWN
+    return (0.0, math.inf) if bounds[0] >= 0 else (-math.inf, 0.0) if bounds[1] <= 0 else UNKNOWN
 
 
-def _pad_bounds(node: fx.Node, source: Bounds) -> Bounds:
-    mode = node.args[2] if len(node.args) > 2 else node.kwargs.get("mode", "constant")
-    value = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
+_VALUES: dict[str, Callable[[Bounds], Bounds]] = {
+    "selects": lambda source: source,
+    "averages": lambda source: source,
+    "pads": _with_zero,
+    "drops": _sign_only,
+}
+
+
+def _of_join(call: Call, source: Bounds, known: _Known) -> Bounds:
+    parts = call.argument("tensors")
+    return _hull([_operand(one, known) for one in parts]) if isinstance(parts, (list, tuple)) else UNKNOWN
+
+
+def _of_pad(call: Call, source: Bounds, known: _Known) -> Bounds:
+    mode, value = call.argument("mode"), call.argument("value")
     if mode in ("reflect", "replicate", "circular"):
         return source
-    filling = 0.0 if value is None else value
-    if mode != "constant" or not isinstance(filling, (int, float)) or not math.isfinite(filling):
+    filling = _number(value, 0.0) if mode == "constant" and value is not None else 0.0
+    if mode != "constant" or filling is None or not math.isfinite(filling):
         return UNKNOWN
     return min(source[0], filling), max(source[1], filling)
 
 
-def _arithmetic(node: fx.Node, known: dict[fx.Node, Bounds]) -> Bounds:
-    if len(node.args) != 2:
+def _of_sum(call: Call, source: Bounds, known: _Known) -> Bounds:
+    if call.claims is None:
         return UNKNOWN
-    (low_a, high_a), (low_b, high_b) = (_operand(argument, known) for argument in node.args)
-    if node.target in ADDITIONS:
-        return low_a + low_b, high_a + high_b
-    if node.args[0] is node.args[1]:
+    (low_a, high_a), (low_b, high_b) = _both(call, known)
+    return low_a + low_b, high_a + high_b
+
+
+def _of_difference(call: Call, source: Bounds, known: _Known) -> Bounds:
+    if call.claims is None:
+        return UNKNOWN
+    (low_a, high_a), (low_b, high_b) = _both(call, known)
+    return low_a - high_b, high_a - low_b
+
+
+def _of_product(call: Call, source: Bounds, known: _Known) -> Bounds:
+    if call.claims is None:
+        return UNKNOWN
+    if call.argument("input") is call.argument("other"):
         return 0.0, math.inf
+    (low_a, high_a), (low_b, high_b) = _both(call, known)
     corners = [0.0 if 0.0 in (x, y) else x * y for x in (low_a, high_a) for y in (low_b, high_b)]
     return min(corners), max(corners)
 
 
-def _operand(argument: Any, known: dict[fx.Node, Bounds]) -> Bounds:
+def _both(call: Call, known: _Known) -> tuple[Bounds, Bounds]:
+    return _operand(call.argument("input"), known), _operand(call.argument("other"), known)
+
+
+def _operand(argument: Any, known: _Known) -> Bounds:
     if isinstance(argument, fx.Node):
         return known.get(argument, UNKNOWN)
     if isinstance(argument, (int, float)) and not isinstance(argument, bool) and math.isfinite(argument):
         return float(argument), float(argument)
     return UNKNOWN
+
+
+_RULES: dict[str, Callable[[Call, Bounds, _Known], Bounds]] = {  # what takes more than claims
+    **{"cat": _of_join, "stack": _of_join, "pad": _of_pad},
+    **{"add": _of_sum, "sub": _of_difference, "mul": _of_product},
+}

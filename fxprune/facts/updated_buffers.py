@@ -7,25 +7,12 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn import functional
 
 from fxprune.facts.effects import is_in_place, rescaled_weight, rescales
-from fxprune.ir.module_tree import has_hooks, is_opaque
+from fxprune.ir.module_tree import is_opaque
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module
-from fxprune.ops.layer_classes import NORM_CLASSES, TRANSPOSED_CLASSES, WEIGHTED_CLASSES
-from fxprune.ops.operators import ADDITIONS, PRODUCTS, SUBTRACTIONS
-
-# Where functions take running statistics; their sixth argument says whether they write to them.
-_STATISTICS: dict[Any, int] = {
-    functional.batch_norm: 1,
-    functional.instance_norm: 1,
-    torch.batch_norm: 3,
-    torch.instance_norm: 3,
-}
-# These return new memory, never a view of what they read.
-_NEW_LAYERS = (*WEIGHTED_CLASSES, *TRANSPOSED_CLASSES, *NORM_CLASSES, nn.LayerNorm, nn.GroupNorm)
-_NEW_CALLS = {*ADDITIONS, *SUBTRACTIONS, *PRODUCTS, functional.linear, torch.clone, "clone"}
+from fxprune.ops.call import Call
 
 
 def storage_of(tensor: object) -> int:
@@ -88,31 +75,32 @@ def writes_to_values(graph_module: fx.GraphModule) -> Iterator[fx.Node]:
 
 
 def _returns_new_memory(node: fx.Node) -> bool:
-    module = called_module(node)
-    if module is not None:
-        return type(module) in _NEW_LAYERS and not has_hooks(module)
-    return node.op in ("call_function", "call_method") and node.target in _NEW_CALLS and "out" not in node.kwargs
+    op = Call(node).exact
+    return op is not None and op.fresh and not is_in_place(node)
 
 
 def _written(node: fx.Node) -> list[fx.Node]:
     """Return what ``node`` may write into, of the values that it is called on."""
     if is_in_place(node):
         return _nodes_in([node.args[0] if node.args else node.kwargs.get("input"), node.kwargs.get("out")])
-    if node.op == "call_function" and node.target in _STATISTICS:
-        return _written_statistics(node)
-    return _nodes_in([rescaled_weight(node)])
+    return [*_written_statistics(node), *_nodes_in([rescaled_weight(node)])]
 
 
 def _written_statistics(node: fx.Node) -> list[fx.Node]:
     """Return the statistics that a functional norm updates in eval mode too."""
-    first = _STATISTICS[node.target]
-    name = "training" if node.target in (functional.batch_norm, torch.batch_norm) else "use_input_stats"
-    flag = node.args[5] if len(node.args) > 5 else node.kwargs.get(name, name != "training")
-    follows = isinstance(flag, fx.Node) and flag.op == "get_attr" and flag.target == "training"
-    if flag is False or follows:
+    call = Call(node)
+    if node.op != "call_function" or call.kind != "norm":
         return []
-    given = dict(zip(("running_mean", "running_var"), node.args[first : first + 2], strict=False)) | node.kwargs
-    return _nodes_in([given.get("running_mean"), given.get("running_var")])
+    flags = [call.argument(name) for name in ("training", "use_input_stats")]
+    if not any(_is_set(flag) for flag in flags):
+        return []
+    return _nodes_in([call.argument("running_mean"), call.argument("running_var")])
+
+
+def _is_set(flag: Any) -> bool:
+    """Say whether a flag is true in eval mode, or may be: one that follows the graph's own is not."""
+    follows = isinstance(flag, fx.Node) and flag.op == "get_attr" and flag.target == "training"
+    return flag is not None and flag is not False and not follows
 
 
 def _nodes_in(values: list[Any]) -> list[fx.Node]:

@@ -33,6 +33,7 @@ def last_of(function: Function, x: torch.Tensor | None = None, **layers: nn.Modu
         (lambda m, x: x.mul(2), 2.0),
         (lambda m, x: torch.mul(x, 0.0), 0.0),
         (lambda m, x: torch.mul(0.25, x), 0.25),
+        (lambda m, x: torch.mul(x, other=2.0), 2.0),
     ],
 )
 def test_products_by_a_number(function: Function, factor: float) -> None:
@@ -53,7 +54,6 @@ def test_products_by_a_number(function: Function, factor: float) -> None:
         lambda m, x: x * 2j,
         lambda m, x: x / 2,
         lambda m, x: x + 2,
-        lambda m, x: torch.mul(x, other=2.0),
         lambda m, x: m.mul(x),  # a layer with the name of a method
     ],
 )

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
-from helpers import Wrapped, traced
+from helpers import Wrapped, example, traced
 from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.shape_rules.cases import Case, Shape
 from fxprune.facts.shape_rules.sizes import Atom, Product, replaced
+from fxprune.facts.shapes import values_of
 
 Function = Callable[[Any, torch.Tensor], Any]
 
@@ -168,3 +171,45 @@ def test_what_is_not_one_shape_is_not_said_to_be() -> None:
     assert not shapes.equal(cropped, source)
     assert not shapes.equal(cropped, shorter)
     assert shapes.equal(flipped, scaled)
+
+
+def _conv(**options: Any) -> nn.Conv2d:
+    return nn.Conv2d(4, 4, **{"kernel_size": 3, "padding": 1, **options})
+
+
+LAYERS = [
+    *(_conv(), _conv(stride=2), _conv(padding=0), _conv(padding=2, dilation=2), _conv(kernel_size=2, stride=(2, 1))),
+    *(_conv(padding="same"), _conv(kernel_size=1, stride=2, padding="valid"), nn.MaxPool2d(3, 2, 1)),
+    *(nn.AvgPool2d(2), nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.MaxPool2d(3, 1, 1, dilation=2)),
+    *(nn.ReLU(), nn.GELU(), nn.BatchNorm2d(4), nn.ZeroPad2d(1)),
+]
+
+
+class Drawn(nn.Module):
+    """Random layers and slices, each of one of the values so far; all of them are returned."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        chance = random.Random(seed)
+        self.layers = nn.ModuleList(copy.deepcopy(chance.choices(LAYERS, k=24)))
+        self.sources = [chance.randrange(1 + n // 3) for n in range(24)]  # not deep: images stay large
+        self.steps = [chance.choice([None, None, None, 1, 2]) for _ in range(24)]
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        values = [x]
+        for layer, source, step in zip(self.layers, self.sources, self.steps, strict=True):
+            values.append(layer(values[source]) if step is None else values[source][:, :, ::step, ::2])
+        return values
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_values_said_to_have_one_shape_have_it_for_every_image(seed: int) -> None:
+    graph = traced(Drawn(seed), example(2, 4, 128, 128))
+    shapes = EqualShapes(graph)
+    pairs = [
+        (a, b) for a, b in itertools.combinations(graph.graph.find_nodes(op="call_module"), 2) if shapes.equal(a, b)
+    ]
+    assert pairs
+    for size in ((3, 4, 129, 143), (1, 4, 134, 116)):
+        values = values_of(graph, [example(*size)])
+        assert all(values[a].shape == values[b].shape for a, b in pairs)

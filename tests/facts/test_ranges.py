@@ -33,7 +33,12 @@ def bounds_of(function: Function, **layers: nn.Module) -> tuple[float, float]:
         (lambda m, x: functional.max_pool2d(functional.relu6(x), 3, 2, 1, ceil_mode=True), (0.0, 6.0)),
         (lambda m, x: functional.avg_pool2d(functional.relu6(x) + 1, 3, 2, 1), (0.0, 7.0)),
         (lambda m, x: functional.softplus(x, 2.0), (0.0, math.inf)),
-        (lambda m, x: functional.relu6(x) * torch.sigmoid(x) - 0.0, UNKNOWN),
+        (lambda m, x: torch.clamp(x, 0), (0.0, math.inf)),
+        (lambda m, x: torch.tanh(functional.relu(x)), (0.0, 1.0)),
+        (lambda m, x: functional.hardtanh(x, max_val=3.0), (-1.0, 3.0)),
+        (lambda m, x: 1 - functional.relu(x), (-math.inf, 1.0)),
+        (lambda m, x: functional.relu6(x) * torch.sigmoid(x) - 0.5, (-0.5, 5.5)),
+        (lambda m, x: torch.atan(functional.relu6(x)), UNKNOWN),
         (lambda m, x: functional.relu6(x) * torch.sigmoid(x), (0.0, 6.0)),
         (lambda m, x: functional.relu6(x) * -2.0 + 1.0, (-11.0, 1.0)),
     ],
@@ -70,7 +75,7 @@ def test_known_bounds(function: Function, expected: tuple[float, float]) -> None
         lambda m, x: functional.interpolate(torch.sigmoid(x), scale_factor=2, mode="bicubic"),
         lambda m, x: torch.where(x > 0, torch.sigmoid(x), x),
         lambda m, x: torch.max(torch.sigmoid(x), 1)[1],
-        lambda m, x: torch.clamp(x, 0),
+        lambda m, x: torch.clamp(x, x * 2.0),
     ],
 )
 def test_what_is_otherwise_than_it_looks_has_no_bounds(function: Function) -> None:

@@ -1,0 +1,110 @@
+"""Ops that put elements elsewhere: reshaping, permuting, splitting, joining, padding; and what makes tensors anew."""
+
+from __future__ import annotations
+
+import operator
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fxprune.ops.op import Op
+
+_move = partial(Op, kind="movement", values="selects", homogeneous="all", zero=True, dtype="keeps")
+_join = partial(Op, kind="join", takes="tensors; dim=0", values="selects", fresh=True)
+_pads = partial(Op, kind="pad", takes="input; padding", values="selects", homogeneous="all", zero=True, fresh=True)
+_new = partial(Op, kind="new", takes="*size", fresh=True)
+_like = partial(Op, kind="new", takes="input;", shape="same", fresh=True)
+
+ROWS: tuple[Op, ...] = (
+    _move(
+        name="flatten",
+        takes="input; start_dim=0, end_dim=-1",
+        layers=(nn.Flatten,),
+        functions=(torch.flatten,),
+        methods=("flatten",),
+        shape="flatten",
+    ),
+    _move(
+        name="reshape",
+        takes="input; *shape",
+        functions=(torch.reshape,),
+        methods=("reshape", "view"),
+        shape="reshape",
+    ),
+    _move(name="permute", takes="input; *dims", functions=(torch.permute,), methods=("permute",), shape="permute"),
+    _move(
+        name="transpose",
+        takes="input; dim0, dim1",
+        functions=(torch.transpose, torch.swapaxes),
+        methods=("transpose", "swapaxes"),
+        shape="transpose",
+    ),
+    _move(name="squeeze", takes="input; dim=None", functions=(torch.squeeze,), methods=("squeeze",)),
+    _move(
+        name="unsqueeze", takes="input; dim", functions=(torch.unsqueeze,), methods=("unsqueeze",), shape="unsqueeze"
+    ),
+    _move(name="chunk", takes="input; chunks, dim=0", functions=(torch.chunk,), methods=("chunk",), shape="chunk"),
+    _move(name="split", takes="tensor; split_size_or_sections, dim=0", functions=(torch.split,), shape="split"),
+    _move(name="split", takes="tensor; split_size, dim=0", methods=("split",), shape="split"),
+    _move(name="unbind", takes="input; dim=0", functions=(torch.unbind,), methods=("unbind",), shape="unbind"),
+    _move(name="getitem", takes="input; index", functions=(operator.getitem,), shape="python"),
+    _move(name="narrow", takes="input; dim, start, length", functions=(torch.narrow,), methods=("narrow",)),
+    _move(name="expand", takes="input; *size", methods=("expand",), shape="expand"),
+    _move(name="expand_as", takes="input, other;", methods=("expand_as", "view_as", "reshape_as"), shape="other"),
+    _move(name="repeat", takes="input; *repeats", methods=("repeat",)),
+    _move(name="flip", takes="input; *dims", functions=(torch.flip,), methods=("flip",), shape="same", fresh=True),
+    _move(
+        name="roll",
+        takes="input; shifts, dims=None",
+        functions=(torch.roll,),
+        methods=("roll",),
+        shape="same",
+        fresh=True,
+    ),
+    _move(
+        name="pixel_shuffle",
+        takes="input; upscale_factor",
+        layers=(nn.PixelShuffle,),
+        functions=(functional.pixel_shuffle, torch.pixel_shuffle),
+    ),
+    _move(
+        name="pixel_unshuffle",
+        takes="input; downscale_factor",
+        layers=(nn.PixelUnshuffle,),
+        functions=(functional.pixel_unshuffle, torch.pixel_unshuffle),
+    ),
+    _move(
+        name="channel_shuffle",
+        takes="input; groups",
+        layers=(nn.ChannelShuffle,),
+        functions=(functional.channel_shuffle, torch.channel_shuffle),
+        shape="same",
+    ),
+    _join(name="cat", functions=(torch.cat, torch.concat, torch.concatenate), shape="cat"),
+    _join(name="stack", functions=(torch.stack,), shape="stack"),
+    Op(
+        "pad",
+        "pad",
+        "input; pad, mode='constant', value=None",
+        functions=(functional.pad,),
+        where={"value": (None, 0), "mode": ("constant",)},
+        values="pads",
+        zero=True,
+        shape="pad",
+        fresh=True,
+        dtype="keeps",
+    ),
+    _pads(name="zero_pad", layers=(nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d), values="pads", dtype="keeps"),
+    _pads(name="reflection_pad", layers=(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d)),
+    _pads(name="replication_pad", layers=(nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d)),
+    _new(name="zeros", functions=(torch.zeros,)),
+    _new(name="ones", functions=(torch.ones,)),
+    _new(name="empty", functions=(torch.empty,)),
+    _like(name="zeros_like", functions=(torch.zeros_like,), image=(0.0, 0.0)),
+    _like(name="ones_like", functions=(torch.ones_like,), image=(1.0, 1.0)),
+    _like(name="empty_like", functions=(torch.empty_like,)),
+    _like(name="full_like", takes="input; fill_value", functions=(torch.full_like,)),
+    _new(name="new_tensor", takes="input; *size", methods=("new_empty", "new_zeros", "new_ones")),
+)

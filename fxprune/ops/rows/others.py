@@ -1,0 +1,50 @@
+"""Rows looked up by indices, random numbers, and what computes no tensor."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fxprune.ops.op import Op
+
+_random = partial(Op, kind="random", takes="*size", draws=True, fresh=True)
+_like = partial(_random, takes="input;", shape="same")
+_size = partial(Op, kind="size")
+
+ROWS: tuple[Op, ...] = (
+    Op(
+        "embedding",
+        "lookup",
+        "input; weight, padding_idx=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, sparse=False",
+        (nn.Embedding,),
+        (functional.embedding,),
+    ),
+    Op(
+        "embedding_bag",
+        "lookup",
+        "input; weight, offsets=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, mode='mean'",
+        (nn.EmbeddingBag,),
+        (functional.embedding_bag,),
+    ),
+    _random(name="rand", functions=(torch.rand,), shape="new", image=(0.0, 1.0)),
+    _random(name="randn", functions=(torch.randn,), shape="new"),
+    _random(name="randint", functions=(torch.randint,), shape="none"),
+    _random(name="randperm", functions=(torch.randperm,), shape="none"),
+    _random(name="normal", functions=(torch.normal,), shape="none"),
+    _random(name="multinomial", takes="input; num_samples", functions=(torch.multinomial,), shape="none"),
+    _random(name="poisson", takes="input;", functions=(torch.poisson,), shape="none"),
+    _like(name="rand_like", functions=(torch.rand_like,), image=(0.0, 1.0)),
+    _like(name="randn_like", functions=(torch.randn_like,)),
+    _like(name="randint_like", functions=(torch.randint_like,), shape="none"),
+    _like(name="bernoulli", takes="input; p=None", functions=(torch.bernoulli,), image=(0.0, 1.0)),
+    Op("bernoulli", "random", "input; p=None", methods=("bernoulli",), shape="same", fresh=True, image=(0.0, 1.0)),
+    _size(name="size", takes="input; dim=None", methods=("size",), shape="size"),
+    _size(name="dim", takes="input;", methods=("dim", "ndimension"), shape="rank"),
+    _size(name="getattr", takes="input, name", functions=(getattr,), shape="python"),
+    _size(name="numel", takes="input;", functions=(torch.numel,), methods=("numel", "nelement"), shape="none"),
+    _size(name="len", takes="input;", functions=(len,), shape="none"),
+    Op("assert", "check", "condition; message=''", functions=(torch._assert,), shape="python"),
+)

@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxprune.facts.shape_rules.numbers import argument
 from fxprune.facts.shapes import shape
+from fxprune.ops.call import Call
+from fxprune.ops.op import Op
 
 Shape = tuple[int, ...]
+Rule = Callable[[Call], int]
 
 
 class UnknownMacs(Exception):
@@ -27,38 +29,62 @@ def known_shape(value: Any) -> Shape:
     return found
 
 
-def shape_of(node: fx.Node, index: int, name: str) -> Shape:
-    """Return the shape of an argument of ``node``; raises UnknownMacs if it is not known."""
-    return known_shape(argument(node, index, name))
+def shape_of(call: Call, name: str) -> Shape:
+    """Return the shape of an argument of a call; raises UnknownMacs if it is not known."""
+    return known_shape(call.argument(name))
 
 
-def _product(index: int, name: str) -> Callable[[fx.Node], int]:
-    """Return the rule of a product whose first factor, the argument there, loses its last axis."""
+def _elements(call: Call) -> int:
+    return math.prod(known_shape(call.node))
 
-    def rule(node: fx.Node) -> int:
-        left = shape_of(node, index, name)
-        return math.prod(known_shape(node)) * left[-1] if left else 0
+
+def _conv(call: Call) -> int:
+    """Return the MACs of a convolution: each element of the result is made with the weights of one channel."""
+    layer = call.module
+    if layer is None:
+        return _elements(call) * math.prod(shape_of(call, "weight")[1:])
+    return _elements(call) * int(layer.in_channels // layer.groups) * math.prod(layer.kernel_size)
+
+
+def _transposed_conv(call: Call) -> int:
+    """Return the MACs of a transposed convolution: each element of the input meets the weights of one channel."""
+    layer, elements = call.module, math.prod(shape_of(call, "input"))
+    if layer is None:
+        return elements * math.prod(shape_of(call, "weight")[1:])
+    return elements * int(layer.out_channels // layer.groups) * math.prod(layer.kernel_size)
+
+
+def _linear(call: Call) -> int:
+    inputs = call.module.in_features if call.module is not None else shape_of(call, "weight")[-1]
+    return _elements(call) * int(inputs)
+
+
+def _product(name: str) -> Rule:
+    """Return the rule of a product whose first factor, the argument of that name, loses its last axis."""
+
+    def rule(call: Call) -> int:
+        left = shape_of(call, name)
+        return _elements(call) * left[-1] if left else 0
 
     return rule
 
 
-def _batches_summed(node: fx.Node) -> int:
-    return math.prod(shape_of(node, 1, "batch1")) * known_shape(node)[-1]
+def _batches_summed(call: Call) -> int:
+    return math.prod(shape_of(call, "batch1")) * known_shape(call.node)[-1]
 
 
-def _tensordot(node: fx.Node) -> int:
+def _tensordot(call: Call) -> int:
     """Return sqrt(|a| |b| |out|): with A rows, k contracted and B columns, that of A k, k B and A B elements."""
-    sides = shape_of(node, 0, "a"), shape_of(node, 1, "b"), known_shape(node)
+    sides = shape_of(call, "a"), shape_of(call, "b"), known_shape(call.node)
     squared = math.prod(map(math.prod, sides))
     if math.isqrt(squared) ** 2 != squared:  # an axis of size 1 met another
         raise UnknownMacs
     return math.isqrt(squared)
 
 
-def _chain(node: fx.Node) -> int:
+def _chain(call: Call) -> int:
     """Return the least MACs of all orders, as torch multiplies several matrices."""
-    first: Any = argument(node, 0, "tensors")
-    sides = [known_shape(one) for one in (first if isinstance(first, (list, tuple)) else node.args)]
+    sides = [known_shape(one) for one in call.argument("tensors")]
     if len(sides) < 2:
         raise UnknownMacs
     sizes = [
@@ -74,16 +100,15 @@ def _chain(node: fx.Node) -> int:
     return least[0, len(sides) - 1]
 
 
-def _einsum(node: fx.Node) -> int:
+def _einsum(call: Call) -> int:
     """Return the MACs of the pairs, from the left, as torch multiplies them: of all axes of a pair, each once.
 
     What only one of a pair has, and nobody needs later, is summed first. One operand is a sum or a transpose: 0.
     """
-    terms, *given = node.args
-    operands: Any = given[0] if len(given) == 1 and isinstance(given[0], (list, tuple)) else given
+    terms, operands = call.argument("equation"), call.argument("operands")
     if not isinstance(terms, str):
         raise UnknownMacs
-    shapes = [known_shape(one) for one in operands]
+    shapes = [known_shape(one) for one in (operands if isinstance(operands, (list, tuple)) else [operands])]
     left, arrow, out = terms.replace(" ", "").partition("->")
     axes = [_axes(term, len(sides)) for term, sides in zip(left.split(","), shapes, strict=True)]
     sizes: dict[str | int, int] = {}
@@ -109,23 +134,40 @@ def _axes(term: str, rank: int) -> list[str | int]:
     return [*before, *spread, *behind]
 
 
-def _bilinear(node: fx.Node) -> int:
-    _, first, second = shape_of(node, 2, "weight")
-    return math.prod(known_shape(node)) * first * (second + 1)
+def _bilinear(call: Call) -> int:
+    layer = call.module
+    first, second = (layer.in1_features, layer.in2_features) if layer is not None else shape_of(call, "weight")[1:]
+    return _elements(call) * int(first) * (int(second) + 1)
 
 
-def _scaled_attention(node: fx.Node) -> int:
-    query, key = shape_of(node, 0, "query"), shape_of(node, 1, "key")
-    return math.prod(query[:-1]) * key[-2] * query[-1] + math.prod(known_shape(node)) * key[-2]
+def _scaled_attention(call: Call) -> int:
+    query, key = shape_of(call, "query"), shape_of(call, "key")
+    return math.prod(query[:-1]) * key[-2] * query[-1] + _elements(call) * key[-2]
 
 
-def _attention_function(node: fx.Node) -> int:
-    query, key, value = (shape_of(node, i, name) for i, name in enumerate(("query", "key", "value")))
-    extra = (argument(node, 7, "bias_k", None) is not None) + bool(argument(node, 9, "add_zero_attn", False))
-    return attention_macs(query, key, query[-1], (key[-1], value[-1]), extra=extra)
+def _attention(call: Call) -> int:
+    """Return the MACs of a layer of attention."""
+    layer = call.module
+    query, key = shape_of(call, "query"), shape_of(call, "key")
+    widths, extra = (int(layer.kdim), int(layer.vdim)), (layer.bias_k is not None) + layer.add_zero_attn
+    return _heads(query, key, int(layer.embed_dim), widths, batch_first=layer.batch_first, extra=extra)
 
 
-def attention_macs(
+def _attention_function(call: Call) -> int:
+    query, key, value = (shape_of(call, name) for name in ("query", "key", "value"))
+    extra = (call.argument("bias_k") is not None) + bool(call.argument("add_zero_attn"))
+    return _heads(query, key, query[-1], (key[-1], value[-1]), extra=extra)
+
+
+def _window_attention(call: Call) -> int:
+    """Return the MACs of torchvision's Swin attention: four projections, and two products inside windows."""
+    source, window = shape_of(call, "input"), call.argument("window_size")
+    if not isinstance(window, (list, tuple)) or not all(isinstance(side, int) for side in window):
+        raise UnknownMacs
+    return math.prod(source) * (4 * source[-1] + 2 * math.prod(window))
+
+
+def _heads(
     query: Shape, key: Shape, width: int, widths: Sequence[int], *, batch_first: bool = False, extra: int = 0
 ) -> int:
     """Return the MACs of attention with ``width`` features, to keys and values of ``widths`` and ``extra`` ones."""
@@ -136,11 +178,13 @@ def attention_macs(
     return batch * width * (2 * tokens * width + others * sum(widths) + 2 * tokens * (others + extra))
 
 
-def recurrent_macs(node: fx.Node, layer: nn.RNNBase | nn.RNNCellBase) -> int:
+def _recurrent(call: Call) -> int:
     """Return the MACs of an RNN, a GRU or an LSTM over all steps, or of one step of a cell."""
+    assert call.op is not None
+    layer: nn.RNNBase | nn.RNNCellBase = call.module
     hidden: int = layer.hidden_size
-    gates = 4 if isinstance(layer, (nn.LSTM, nn.LSTMCell)) else 3 if isinstance(layer, (nn.GRU, nn.GRUCell)) else 1
-    steps = math.prod(shape_of(node, 0, "input")) // layer.input_size
+    gates = {"lstm": 4, "gru": 3, "rnn": 1}[call.op.name]
+    steps = math.prod(shape_of(call, "input")) // layer.input_size
     if not isinstance(layer, nn.RNNBase):
         return steps * gates * hidden * (layer.input_size + hidden)
     directions, returned = 1 + layer.bidirectional, layer.proj_size or hidden
@@ -149,23 +193,23 @@ def recurrent_macs(node: fx.Node, layer: nn.RNNBase | nn.RNNCellBase) -> int:
     return steps * directions * (gates * hidden * read + projected)
 
 
-def _elements(node: fx.Node) -> int:
-    return math.prod(known_shape(node))
-
-
-RULES: dict[str, Callable[[fx.Node], int]] = {
-    **dict.fromkeys(("matmul", "mm", "bmm", "linalg_matmul", "mv", "inner", "dot", "vdot"), _product(0, "input")),
-    "linear": _product(0, "input"),
-    "addmm": _product(1, "mat1"),
-    "addmv": _product(1, "mat"),
-    "baddbmm": _product(1, "batch1"),
-    "addbmm": _batches_summed,
-    **dict.fromkeys(("outer", "ger", "addr"), _elements),
-    "tensordot": _tensordot,
-    **dict.fromkeys(("chain_matmul", "linalg_multi_dot"), _chain),
-    "einsum": _einsum,
-    "bilinear": _bilinear,
-    "scaled_dot_product_attention": _scaled_attention,
-    "multi_head_attention_forward": _attention_function,
+_RULES: dict[str, Rule] = {  # by the kind of an op, or by its name where the kind says too little
+    **{"conv": _conv, "transposed conv": _transposed_conv, "linear": _linear, "recurrent": _recurrent},
+    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "inner", "dot"), _product("input")),
+    **{"addmm": _product("mat1"), "addmv": _product("mat"), "baddbmm": _product("batch1"), "addbmm": _batches_summed},
+    **{"outer": _elements, "addr": _elements, "tensordot": _tensordot, "einsum": _einsum},
+    **{"chain_matmul": _chain, "multi_dot": _chain, "bilinear": _bilinear},
+    **{"multihead_attention": _attention, "scaled_dot_product_attention": _scaled_attention},
+    **{"multi_head_attention_forward": _attention_function, "shifted_window_attention": _window_attention},
 }
-"""By the name of a function of torch's, or of a method."""
+_MULTIPLIES = ("conv", "transposed conv", "linear", "product", "attention", "recurrent")
+
+
+def macs_of_call(call: Call, op: Op) -> int:
+    """Return the MACs of a call of ``op``: none, if it is of a kind that multiplies nothing; raises UnknownMacs."""
+    if op.kind not in _MULTIPLIES:
+        return 0
+    rule = _RULES.get(op.kind) or _RULES.get(op.name)
+    if rule is None:
+        raise UnknownMacs
+    return rule(call)

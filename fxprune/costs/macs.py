@@ -9,19 +9,14 @@ size where all of them share a first dimension.
 
 from __future__ import annotations
 
-import math
-import operator
 import warnings
 import weakref
 from collections.abc import Collection, Sequence
 from fractions import Fraction
-from typing import Any
 
-import torch
 from torch import fx, nn
-from torch.nn import functional
 
-from fxprune.costs.mac_rules import RULES, UnknownMacs, attention_macs, known_shape, recurrent_macs, shape_of
+from fxprune.costs.mac_rules import UnknownMacs, macs_of_call
 from fxprune.errors import FxpruneWarning
 from fxprune.facts.shapes import is_size, require_shapes, shape
 from fxprune.gates.gate import ScaledLayer
@@ -29,14 +24,12 @@ from fxprune.ir.by_mode import MODE
 from fxprune.ir.module_tree import CALLS, PER_SAMPLE, every_module, is_opaque, opaque_children, regions_in
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module, graphs_of, place
-from fxprune.ops.convs import is_conv
+from fxprune.ops.call import Call
 from fxprune.ops.free_ops import is_free, is_free_layer, op_name
-from fxprune.ops.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES
 from fxprune.ops.operators import is_torchs_own
 
 _NAMED = 5  # so many unknown ops are named
 _WARNED_OF: weakref.WeakSet[fx.GraphModule] = weakref.WeakSet()
-_FREE = {operator.add, torch.add, functional.relu}  # what most of a CNN's function calls are
 
 
 def node_macs(node: fx.Node) -> int:
@@ -61,64 +54,30 @@ def has_known_macs(node: fx.Node) -> bool:
 
 def _macs(node: fx.Node) -> int:
     """Return the MACs of one node; raises UnknownMacs."""
-    if node.meta.get(MODE) == "train":
+    if node.meta.get(MODE) == "train" or node.op not in ("call_module", "call_function", "call_method"):
         return 0
-    module = called_module(node)
-    if module is not None:
-        return _module_macs(node, module)
-    if node.op not in ("call_function", "call_method") or node.target in _FREE:
-        return 0
-    if is_conv(node):
-        weight = shape_of(node, 1, "weight")
-        transposed: bool = "transpose" in getattr(node.target, "__name__", "")
-        elements = _input_elements(node) if transposed else _output_elements(node)
-        return elements * math.prod(int(size) for size in weight[1:])
-    is_own = node.op == "call_method" or is_torchs_own(node.target)
-    rule = RULES.get(op_name(node.target)) if is_own else None
-    if rule is not None:
-        return rule(node)
-    if is_free(node.target) or (is_own and is_size(node)):
-        return 0
-    if op_name(node.target).startswith("shifted_window_attention"):
-        return _window_attention_macs(node)
-    raise UnknownMacs
+    call = Call(node)
+    if call.op is None:
+        return _without_row(node, call.module)
+    return macs_of_call(call, call.op)
 
 
-def _module_macs(node: fx.Node, module: nn.Module) -> int:
+def _without_row(node: fx.Node, module: nn.Module | None) -> int:
     if isinstance(module, ScaledLayer):
-        return sum(_module_macs(node, part) for part in module._modules.values() if part is not None)
-    if isinstance(module, CONV_CLASSES):  # reads no computed weight
-        return _output_elements(node) * module.in_channels // module.groups * math.prod(module.kernel_size)
-    if isinstance(module, nn.Linear):
-        return _output_elements(node) * int(module.in_features)
-    if isinstance(module, TRANSPOSED_CLASSES):
-        return _input_elements(node) * module.out_channels // module.groups * math.prod(module.kernel_size)
-    if isinstance(module, nn.Bilinear):
-        return _output_elements(node) * int(module.in1_features) * (int(module.in2_features) + 1)
-    if isinstance(module, nn.MultiheadAttention):
-        return _attention_macs(node, module)
-    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return recurrent_macs(node, module)
-    if is_opaque(module):
+        return sum(_of_part(node, part) for part in module._modules.values() if part is not None)
+    if module is not None and is_opaque(module):
         return sum(int(_all_nodes(region) * region.meta[CALLS]) for _, region in regions_in(module))
-    if is_free_layer(module):
+    is_known_free = is_free_layer(module) if module is not None else is_free(node.target)
+    is_own = module is None and (node.op == "call_method" or is_torchs_own(node.target))
+    if is_known_free or (is_own and is_size(node)):
         return 0
     raise UnknownMacs
 
 
-def _window_attention_macs(node: fx.Node) -> int:
-    """Return the MACs of torchvision's Swin attention: four projections, and two products inside windows."""
-    source = shape_of(node, 0, "input")
-    window: Any = node.args[4] if len(node.args) > 4 else node.kwargs.get("window_size")
-    if not isinstance(window, (list, tuple)) or not all(isinstance(side, int) for side in window):
-        raise UnknownMacs
-    return math.prod(source) * (4 * source[-1] + 2 * math.prod(window))
-
-
-def _attention_macs(node: fx.Node, module: nn.MultiheadAttention) -> int:
-    query, key = shape_of(node, 0, "query"), shape_of(node, 1, "key")
-    widths, extra = (int(module.kdim), int(module.vdim)), (module.bias_k is not None) + module.add_zero_attn
-    return attention_macs(query, key, int(module.embed_dim), widths, batch_first=module.batch_first, extra=extra)
+def _of_part(node: fx.Node, part: nn.Module) -> int:
+    """Return the MACs of a layer inside the gate that ``node`` calls."""
+    call = Call(node, part)
+    return 0 if call.op is None else macs_of_call(call, call.op)
 
 
 def _all_nodes(graph_module: fx.GraphModule) -> int:
@@ -217,11 +176,3 @@ def around_regions(node: fx.Node) -> dict[int, nn.Parameter]:
     if module is None or not is_opaque(module):
         return _node_parameters(node)
     return {id(p): p for part in opaque_children(module) for p in part.parameters(recurse=False)}
-
-
-def _output_elements(node: fx.Node) -> int:
-    return math.prod(known_shape(node))
-
-
-def _input_elements(node: fx.Node) -> int:
-    return math.prod(shape_of(node, 0, "input"))

@@ -30,9 +30,9 @@ def is_guard(node: fx.Node) -> bool:
 
 
 def is_foreign(node: fx.Node) -> bool:
-    """Say whether ``node`` calls code that may do anything: an opaque module, or a function of the user's without row.
+    """Say whether ``node`` calls code that may do anything: an opaque module, or a function of the user's.
 
-    A row of the table of ops says what a function does.
+    Not one that has a row in the table of ops, which says what it does.
     """
     if node.op == "call_module":
         module = called_module(node)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from fxprune.ir.module_tree import has_hooks
 from fxprune.ir.nodes import called_module
@@ -20,13 +20,16 @@ _ALIASES = {"dim": "axis", "keepdim": "keepdims", "input": "x", "other": "x2"}  
 
 
 class Call:
-    """What ``node`` calls: ``op`` is its row (None if there is none), ``module`` the layer, if it calls one."""
+    """What ``node`` calls: ``op`` is its row (None if there is none), ``module`` the layer, if it calls one.
+
+    With a ``module`` it is the call of that layer, a part of what ``node`` calls, in its place.
+    """
 
     __slots__ = ("module", "node", "op")
 
-    def __init__(self, node: fx.Node) -> None:
+    def __init__(self, node: fx.Node, module: nn.Module | None = None) -> None:
         self.node = node
-        self.module: Any = called_module(node)
+        self.module: Any = called_module(node) if module is None else module
         self.op: Op | None = None
         if self.module is not None:
             self.op = row_of_layer(type(self.module))

@@ -38,11 +38,9 @@ OWN: tuple[Op, ...] = (
 """Our rows."""
 
 
-@cache
-def row_of_layer(kind: type) -> Op | None:
+def row_of_layer(kind: Any) -> Op | None:
     """Return the row of a layer's class, or of the class that it derives from; None if there is none."""
-    by_class = {layer: op for op in rows() for layer in op.layers}
-    return next((by_class[one] for one in kind.__mro__ if one in by_class), None)
+    return _of_layer(kind)
 
 
 def row_of_target(target: Any) -> Op | None:
@@ -86,7 +84,7 @@ def with_rows(added: Iterable[Op]) -> Iterator[None]:
 
 
 def _forget() -> None:
-    for one in (rows, _by_spelling, _packages, row_of_layer):
+    for one in (rows, _by_spelling, _packages, _of_layer):
         one.cache_clear()
 
 
@@ -100,3 +98,9 @@ def _by_spelling() -> dict[Any, Op]:
 def _packages() -> tuple[str, ...]:
     names = (one for op in rows() for one in op.functions if isinstance(one, str))
     return tuple({name.partition(".")[0] + "." for name in names})
+
+
+@cache
+def _of_layer(kind: Any) -> Op | None:
+    by_class = {layer: op for op in rows() for layer in op.layers}
+    return next((by_class[one] for one in kind.__mro__ if one in by_class), None)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import fx
 
 from fxprune.facts.shape_rules.sizes import Atom, Product, Size, atom_of, broadcast, replaced, size_of_axis
+from fxprune.ops.call import Call
 
 
 class Shape(NamedTuple):
@@ -159,4 +160,4 @@ class Case:
         yield from (size_of_axis("axis", shape.lead, shape.cut + axis) for axis in range(count, 0, -1))
 
 
-Rule = Callable[[fx.Node, Any, Case], Any]  # of the shape of a first argument, the shape of what is computed
+Rule = Callable[[Call, Any, Case], Any]  # of the shape of a first argument, the shape of what is computed

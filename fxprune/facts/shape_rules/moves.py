@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
 
 from fxprune.facts.shape_rules.cases import Case, Rule, Shape
-from fxprune.facts.shape_rules.layers import flatten
-from fxprune.facts.shape_rules.numbers import argument, known_size, known_sizes, rank_of, require_axes, size_at
+from fxprune.facts.shape_rules.numbers import known_size, rank_of, require_axes, size_at
+from fxprune.facts.shape_rules.products import as_list
 from fxprune.facts.shape_rules.sizes import Size, is_size, plus, product, size_of_axis
+from fxprune.ops.call import Call
 
 
-def _permute(node: fx.Node, first: Shape, case: Case) -> Shape | None:
-    order = _numbers(node, "dims")
+def _permute(call: Call, first: Shape, case: Case) -> Shape | None:
+    order = _numbers(call, "dims")
     if order is None:
         return None
     first = case.ranked(first, len(order))
     return first._replace(dims=tuple(first.dims[axis] for axis in order))
 
 
-def _transpose(node: fx.Node, first: Shape, case: Case) -> Shape | None:
-    one, other = argument(node, 1, "dim0"), argument(node, 2, "dim1")
+def _transpose(call: Call, first: Shape, case: Case) -> Shape | None:
+    one, other = call.argument("dim0"), call.argument("dim1")
     if not isinstance(one, int) or not isinstance(other, int):
         return None
     first = case.last(first, -min(one, other)) if max(one, other) < 0 else case.resolved(first)
@@ -35,18 +35,17 @@ def _transpose(node: fx.Node, first: Shape, case: Case) -> Shape | None:
     return first._replace(dims=tuple(sizes))
 
 
-def _numbers(node: fx.Node, name: str) -> tuple[int, ...] | None:
-    given = argument(node, 1, name)
-    numbers: Any = given if isinstance(given, (tuple, list)) else node.args[1:]
+def _numbers(call: Call, name: str) -> tuple[int, ...] | None:
+    numbers = as_list(call.argument(name))
     return tuple(numbers) if numbers and all(isinstance(one, int) for one in numbers) else None
 
 
-def _reshape(node: fx.Node, first: Shape, case: Case) -> Shape | None:
-    given = argument(node, 1, "shape")
+def _reshape(call: Call, first: Shape, case: Case) -> Shape | None:
+    given = call.argument("shape")
     whole = case.shapes.get(given) if isinstance(given, fx.Node) else None
     if isinstance(whole, Shape):  # x.shape
-        return whole if len(node.args) == 2 else None
-    parts = list(given if isinstance(given, (tuple, list)) else node.args[1:])
+        return whole
+    parts = as_list(given)
     if isinstance(whole, list):
         parts = whole
     if not parts or any(isinstance(one, torch.dtype) for one in parts):
@@ -55,16 +54,16 @@ def _reshape(node: fx.Node, first: Shape, case: Case) -> Shape | None:
     sizes: list[Any] = [known_size(one, case) if isinstance(one, fx.Node) else one for one in parts]
     open_axes = [i for i, one in enumerate(sizes) if one is None or one == -1 or not is_size(one)]
     for axis in open_axes:
-        sizes[axis] = size_of_axis("axis", node, len(sizes) - axis)
+        sizes[axis] = size_of_axis("axis", call.node, len(sizes) - axis)
     if len(open_axes) == 1 and parts[open_axes[0]] == -1 and first.lead is None:
         others = [one for i, one in enumerate(sizes) if i != open_axes[0]]
         sizes[open_axes[0]] = product((product(first.dims), product(others, -1)))
     return Shape(None, 0, tuple(sizes))
 
 
-def _expand(node: fx.Node, first: Shape, case: Case) -> Shape | None:
-    given = argument(node, 1, "size")
-    parts = list(given if isinstance(given, (tuple, list)) else node.args[1:])
+def _expand(call: Call, first: Shape, case: Case) -> Shape | None:
+    given = call.argument("size")
+    parts = as_list(given)
     first = case.resolved(first)
     if not parts or first.lead is not None or len(parts) < len(first.dims):
         return None
@@ -76,22 +75,33 @@ def _expand(node: fx.Node, first: Shape, case: Case) -> Shape | None:
             sizes.append(first.dims[old])
         else:
             sizes.append(
-                size if size is not None and is_size(size) else size_of_axis("axis", node, len(parts) - axis)
+                size if size is not None and is_size(size) else size_of_axis("axis", call.node, len(parts) - axis)
             )
     return Shape(None, 0, tuple(sizes))
 
 
-def _like_second(node: fx.Node, first: Shape, case: Case) -> Any:
-    return case.shapes.get(argument(node, 1, "other"))
+def _like_second(call: Call, first: Shape, case: Case) -> Any:
+    return case.shapes.get(call.argument("other"))
 
 
-def _flatten_call(node: fx.Node, first: Shape, case: Case) -> Shape | None:
-    start, end = argument(node, 1, "start_dim", 0), argument(node, 2, "end_dim", -1)
-    return flatten(node, first, start, end, case) if isinstance(start, int) and isinstance(end, int) else None
+def _flatten(call: Call, first: Shape, case: Case) -> Shape | None:
+    """Return the shape with the axes from ``start_dim`` to ``end_dim`` made one."""
+    start, end = call.argument("start_dim"), call.argument("end_dim")
+    if not isinstance(start, int) or not isinstance(end, int):
+        return None
+    first = case.resolved(first)
+    if first.lead is not None:
+        return case.fresh(call.node, start + 1) if start >= 0 and end == -1 else None
+    rank = max(len(first.dims), 1)
+    require_axes(range(rank), start, end)
+    start, end = start % rank, end % rank
+    if not first.dims:
+        return Shape(None, 0, (1,))
+    return Shape(None, 0, (*first.dims[:start], product(first.dims[start : end + 1]), *first.dims[end + 1 :]))
 
 
-def _unsqueeze(node: fx.Node, first: Shape, case: Case) -> Shape | None:
-    axis = argument(node, 1, "dim")
+def _unsqueeze(call: Call, first: Shape, case: Case) -> Shape | None:
+    axis = call.argument("dim")
     first = case.resolved(first)
     if not isinstance(axis, int) or (first.lead is not None and not -len(first.dims) - 1 <= axis < 0):
         return None
@@ -100,8 +110,8 @@ def _unsqueeze(node: fx.Node, first: Shape, case: Case) -> Shape | None:
     return first._replace(dims=(*first.dims[:at], 1, *first.dims[at:]))
 
 
-def _cat(node: fx.Node, case: Case) -> Shape | None:
-    parts, axis = argument(node, 0, "tensors"), argument(node, 1, "dim", 0)
+def _cat(call: Call, first: Any, case: Case) -> Shape | None:
+    parts, axis = call.argument("tensors"), call.argument("dim")
     if not isinstance(parts, (tuple, list)) or not isinstance(axis, int):
         return None
     shapes = [case.shapes.get(one) if isinstance(one, fx.Node) else None for one in parts]
@@ -119,8 +129,8 @@ def _cat(node: fx.Node, case: Case) -> Shape | None:
     return known[0]._replace(dims=tuple(sizes))
 
 
-def _stack(node: fx.Node, case: Case) -> Shape | None:
-    parts, axis = argument(node, 0, "tensors"), argument(node, 1, "dim", 0)
+def _stack(call: Call, first: Any, case: Case) -> Shape | None:
+    parts, axis = call.argument("tensors"), call.argument("dim")
     if not isinstance(parts, (tuple, list)):
         return None
     shapes = [case.shapes.get(one) if isinstance(one, fx.Node) else None for one in parts]
@@ -132,11 +142,11 @@ def _stack(node: fx.Node, case: Case) -> Shape | None:
     return Shape(None, 0, (*first.dims[:at], len(shapes), *first.dims[at:]))
 
 
-def _parts(node: fx.Node, first: Shape, case: Case) -> list[Any] | None:
+def _parts(call: Call, first: Shape, case: Case) -> list[Any] | None:
     """Return the shapes of what chunk, split and unbind make."""
-    name = getattr(node.target, "__name__", str(node.target))
-    number = argument(node, 1, {"chunk": "chunks", "unbind": "dim"}.get(name, "split_size"), 0)
-    axis = number if name == "unbind" else argument(node, 2, "dim", 0)
+    assert call.op is not None
+    name, axis = call.op.name, call.argument("dim")
+    number = call.argument(call.op.parameters[1].name)
     if not isinstance(axis, int):
         return None
     first = case.last(first, -axis) if axis < 0 else case.resolved(first)
@@ -157,26 +167,18 @@ def _parts(node: fx.Node, first: Shape, case: Case) -> list[Any] | None:
     return [first._replace(dims=(*before, one, *behind)) for one in sizes]
 
 
-def _size_call(node: fx.Node, first: Shape, case: Case) -> Any:
-    axis = argument(node, 1, "dim")
-    return first if axis is None else size_at(node, first, axis, case)
+def _size_call(call: Call, first: Shape, case: Case) -> Any:
+    axis = call.argument("dim")
+    return first if axis is None else size_at(call.node, first, axis, case)
 
 
-def _new_tensor(node: fx.Node, first: Shape, case: Case) -> Shape | None:
-    given = node.args[1] if len(node.args) == 2 else node.args[1:]
-    told = known_sizes(given, case)
-    return None if told is None else Shape(None, 0, tuple(told))
+def _rank(call: Call, first: Shape, case: Case) -> Any:
+    return rank_of(first, case)
 
 
-RULES: dict[Any, Rule] = {
-    **dict.fromkeys((torch.permute, "permute"), _permute),
-    **dict.fromkeys((torch.transpose, torch.swapaxes, "transpose", "swapaxes"), _transpose),
-    **dict.fromkeys((torch.reshape, "reshape", "view"), _reshape),
-    **dict.fromkeys((torch.flatten, "flatten"), _flatten_call),
-    **dict.fromkeys((torch.unsqueeze, "unsqueeze"), _unsqueeze),
-    **dict.fromkeys((torch.chunk, torch.split, torch.unbind, "chunk", "split", "unbind"), _parts),
-    **dict.fromkeys(("expand_as", "view_as", "reshape_as"), _like_second),
-    **dict.fromkeys(("new_empty", "new_zeros", "new_ones"), _new_tensor),
-    **{"expand": _expand, "size": _size_call, "dim": rank_of},
+RULES: dict[str, Rule] = {
+    **{"permute": _permute, "transpose": _transpose, "reshape": _reshape, "flatten": _flatten},
+    **{"unsqueeze": _unsqueeze, "chunk": _parts, "split": _parts, "unbind": _parts, "expand": _expand},
+    **{"other": _like_second, "size": _size_call, "rank": _rank, "cat": _cat, "stack": _stack},
 }
-JOINS: dict[Any, Callable[[fx.Node, Case], Shape | None]] = {torch.cat: _cat, torch.concat: _cat, torch.stack: _stack}
+"""By the shape that rows of the table of ops name."""

@@ -12,11 +12,6 @@ from fxprune.facts.shape_rules.cases import Case, Refused, Shape
 from fxprune.facts.shape_rules.sizes import Product, Size, size_of_axis, sliced
 
 
-def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
-    """Return an argument of a call, by position or by name."""
-    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
-
-
 def known_size(value: Any, case: Case) -> Size | None:
     """Return the size that an argument is; None if it is none that is known."""
     if isinstance(value, fx.Node):
@@ -64,7 +59,7 @@ def _some_sizes(shape: Shape, index: slice, case: Case) -> list[Size] | None:
     return list(shape.dims[index]) if shape.lead is None else None
 
 
-def rank_of(node: fx.Node, first: Shape, case: Case) -> Any:
+def rank_of(first: Shape, case: Case) -> Any:
     """Return how many axes a value has, as a number or in symbols."""
     rank = case.resolved(first).rank
     return size_of_axis("rank", first.lead, len(first.dims) - first.cut) if rank is None else rank
@@ -76,7 +71,7 @@ def of_python(node: fx.Node, first: Any, case: Case) -> Any:
         name = node.args[1]
         if not isinstance(first, Shape):
             return None
-        return first if name == "shape" else rank_of(node, first, case) if name == "ndim" else None
+        return first if name == "shape" else rank_of(first, case) if name == "ndim" else None
     if node.target is operator.eq:
         sides = [known_size(one, case) for one in node.args]
         return None if None in sides else ["equal", *sides]

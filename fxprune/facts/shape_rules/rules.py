@@ -1,45 +1,38 @@
-"""What each op makes of shapes with unknown sizes: one rule a kind of op; what has no rule has a shape of its own."""
+"""What each op makes of shapes with unknown sizes: a rule a kind of op, by the table; else a shape of its own."""
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import Any
 
 import torch
-from torch import fx
-from torch.nn import functional
+from torch import fx, nn
 
-from fxprune.facts.shape_rules import functions, moves
+from fxprune.facts.shape_rules import elements, moves, products, windows
 from fxprune.facts.shape_rules.cases import Case, Rule, Shape
-from fxprune.facts.shape_rules.layers import of_module, widened
 from fxprune.facts.shape_rules.numbers import known_size, known_sizes, of_python, of_tuples, reads_shape
-from fxprune.facts.shape_rules.sizes import computed, is_size, product
+from fxprune.facts.shape_rules.sizes import computed, product
+from fxprune.gates.gate import ScaledLayer
+from fxprune.ir.applied import Applied
 from fxprune.ir.by_mode import chosen, is_by_mode
 from fxprune.ir.module_tree import has_hooks
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module
-from fxprune.ops.operators import ADDITIONS, PRODUCTS, SUBTRACTIONS
+from fxprune.ops.call import Call
+from fxprune.ops.op import Op
 
-_LIKE_FIRST = {
-    *(functional.relu, functional.relu6, functional.silu, functional.hardswish, functional.hardsigmoid),
-    *(functional.gelu, functional.leaky_relu, functional.elu, functional.mish, functional.softplus, functional.tanh),
-    *(functional.dropout, functional.dropout2d, functional.softmax, functional.sigmoid, functional.hardtanh),
-    *(functional.batch_norm, functional.group_norm, functional.normalize, functional.prelu),
-    *(torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.abs, torch.exp, torch.softmax, torch.clone),
-    *(torch.roll, torch.flip, torch.neg, torch.sqrt, torch.rsqrt, torch.square, operator.neg),
-    *(torch.zeros_like, torch.ones_like, torch.rand_like, torch.randn_like),
-    *("relu", "sigmoid", "tanh", "softmax", "clamp", "abs", "exp", "contiguous", "clone", "detach", "to", "float"),
-    *("bernoulli", "floor", "ceil", "round", torch.floor, torch.bernoulli),
-    *("half", "double", "bfloat16", "type", "type_as", "sqrt", "rsqrt", "square", "pow", "neg", "flip", "roll"),
+_RULES: dict[str, Rule] = {  # by the shape that a row names, or else by its kind
+    **dict.fromkeys(("same", "elementwise", "identity", "cast", "dropout", "softmax"), elements.same),
+    **{"arithmetic": elements.widened, "norm": elements.norm, "reduction": elements.reduced, "new": elements.new},
+    **{"conv": windows.conv, "transposed conv": windows.transposed, "window": windows.pooled},
+    **{"adaptive pool": windows.adaptive, "resize": windows.resized, "pad": windows.padded},
+    **{"linear": products.linear, "matmul": products.matmul, "einsum": products.einsum},
+    **{"attention": products.attention, "heads": products.heads},
+    **moves.RULES,
 }
-_MAY_BROADCAST = {torch.clamp, "clamp", "pow", "bernoulli"}  # with tensors as their other arguments
-_BROADCASTING = {
-    *(*ADDITIONS, *SUBTRACTIONS, *PRODUCTS, operator.truediv, torch.div, "div"),
-    *(operator.lt, operator.le, operator.gt, operator.ge, torch.maximum, torch.minimum),
-}
-_NEW = {torch.randn, torch.rand, torch.zeros, torch.ones, torch.empty}
-# Of torchvision, which torch.fx does not look into: they return a value of the shape of their first argument.
-_LIKE_FIRST_BY_NAME = {"stochastic_depth", "drop_block2d", "drop_block3d", "shifted_window_attention"}
+_OF_NO_TENSOR = ("new", "random", "join", "product")  # kinds whose first argument is none
+_BY_ATTRIBUTES = ("conv", "transposed conv")  # layers whose weights may be computed: a parametrized one is a subclass
 
 
 def shape_of(node: fx.Node, case: Case) -> Any:
@@ -58,28 +51,46 @@ def shape_of(node: fx.Node, case: Case) -> Any:
     module = called_module(node)
     first = case.shapes.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
     if module is not None:
-        found = of_module(node, module, first, case) if not has_hooks(module) else None
+        found = _of_module(node, module, first, case) if not has_hooks(module) else None
     else:
         found = _of_call(node, first, case)
     return case.own(node) if found is None else found
 
 
+def _of_module(node: fx.Node, module: nn.Module, first: Any, case: Case) -> Any:
+    """Return what a layer makes of the shape of its first argument; None if that is not known."""
+    if isinstance(module, ScaledLayer):
+        if module.operands > 1:
+            return elements.broadcast(node, list(node.args[:2]), case)
+        return functools.reduce(lambda shape, part: _of_module(node, part, shape, case), module.children(), first)
+    if not isinstance(first, Shape):
+        return None
+    if isinstance(module, Applied):
+        return first if module.keeps_shape else None
+    call = Call(node, module)
+    op = call.op if call.kind in _BY_ATTRIBUTES else call.exact
+    return None if op is None else _by_rule(op, call, first, case)
+
+
+def _by_rule(op: Op, call: Call, first: Any, case: Case) -> Any:
+    rule = _RULES.get(op.shape or op.kind)
+    return None if rule is None else rule(call, first, case)
+
+
 def _of_call(node: fx.Node, first: Any, case: Case) -> Any:
     if is_by_mode(node):
         return _of_either(node, case)
-    if node.op == "call_function" and node.target in (operator.getitem, getattr, torch._assert, operator.eq):
+    call = Call(node)
+    op = call.exact
+    if op is not None and op.shape == "python":
+        return of_python(node, first, case)
+    if node.target is operator.eq and node.op == "call_function":
         return of_python(node, first, case)
     if not isinstance(first, Shape):
-        return _of_numbers(node, case)
+        return _of_numbers(op, call, first, case)
     if reads_shape(node.args[0]):
         return None  # arithmetic of tuples
-    if node.target in _LIKE_FIRST and not (node.target in _MAY_BROADCAST and len(node.all_input_nodes) > 1):
-        return first
-    name = getattr(node.target, "__name__", "")
-    if name in _LIKE_FIRST_BY_NAME and str(getattr(node.target, "__module__", "")).startswith("torchvision."):
-        return first
-    rule = _RULES.get(node.target)
-    return None if rule is None else rule(node, first, case)
+    return None if op is None else _by_rule(op, call, first, case)
 
 
 def _of_either(node: fx.Node, case: Case) -> Any:
@@ -89,17 +100,14 @@ def _of_either(node: fx.Node, case: Case) -> Any:
     return found[1] if len(told) == 2 and told[0] == told[1] else None
 
 
-def _of_numbers(node: fx.Node, case: Case) -> Any:
-    if node.target in moves.JOINS:
-        return moves.JOINS[node.target](node, case)
-    if node.target in _NEW:
-        given = node.args[0] if node.args and isinstance(node.args[0], (tuple, list)) else node.args
-        told = [size for one in given if (size := known_size(one, case)) is not None and is_size(size)]
-        return Shape(None, 0, tuple(told)) if len(told) == len(given) and "size" not in node.kwargs else None
-    if node.target is torch.einsum:
-        return functions.einsum(node, case)
-    if node.target in _BROADCASTING and any(isinstance(case.shapes.get(one), Shape) for one in node.all_input_nodes):
-        return widened(node, None, case)
+def _of_numbers(op: Op | None, call: Call, first: Any, case: Case) -> Any:
+    """Return what is computed from no tensor at first: numbers, tuples, or a tensor that is made of them."""
+    node = call.node
+    if op is not None and op.kind in _OF_NO_TENSOR:
+        return _by_rule(op, call, None, case)
+    reads_tensor = any(isinstance(case.shapes.get(one), Shape) for one in node.all_input_nodes)
+    if op is not None and op.kind == "arithmetic" and reads_tensor:
+        return _by_rule(op, call, first, case)
     if node.target is operator.neg:
         only = known_size(node.args[0], case)
         return None if only is None else product((only, -1))
@@ -107,9 +115,6 @@ def _of_numbers(node: fx.Node, case: Case) -> Any:
         return None
     if node.target in (operator.add, operator.mul) and any(known_sizes(one, case) is not None for one in node.args):
         return of_tuples(node, case)
-    first, second = (known_size(one, case) for one in node.args)
+    left, right = (known_size(one, case) for one in node.args)
     name = getattr(node.target, "__name__", "")
-    return None if first is None or second is None else computed(name, first, second)
-
-
-_RULES: dict[Any, Rule] = {**dict.fromkeys(_BROADCASTING, widened), **functions.RULES, **moves.RULES}
+    return None if left is None or right is None else computed(name, left, right)

@@ -106,5 +106,5 @@ ROWS: tuple[Op, ...] = (
     _like(name="ones_like", functions=(torch.ones_like,), image=(1.0, 1.0)),
     _like(name="empty_like", functions=(torch.empty_like,)),
     _like(name="full_like", takes="input; fill_value", functions=(torch.full_like,)),
-    _new(name="new_tensor", takes="input; *size", methods=("new_empty", "new_zeros", "new_ones")),
+    Op("new_tensor", "new", "input; *size", methods=("new_empty", "new_zeros", "new_ones")),
 )

@@ -81,7 +81,7 @@ ROWS: tuple[Op, ...] = (
         functions=(functional.bilinear, torch.bilinear),
     ),
     # attention and recurrent layers
-    Op("attention", "attention", "query, key, value", (nn.MultiheadAttention,), shape="heads"),
+    Op("multihead_attention", "attention", "query, key, value", (nn.MultiheadAttention,), shape="heads"),
     Op(
         "scaled_dot_product_attention",
         "attention",

@@ -23,9 +23,9 @@ def provenance(*packages: str) -> dict[str, Any]:
 
     With the command the variables of the environment that set threads and allocator.
     """
-    script = f"benchmarks/{Path(sys.argv[0]).name}"
+    module = ".".join(Path(sys.argv[0]).resolve().relative_to(_ROOT).with_suffix("").parts)
     return {
-        "command": shlex.join(["python", script, *map(_without_folder, sys.argv[1:])]),
+        "command": shlex.join(["python", "-m", module, *map(_without_folder, sys.argv[1:])]),
         "environment": {name: value for name, value in os.environ.items() if name.startswith(_TOLD)},
         "versions": {"fxprune": fxprune.__version__, **{name: version(name) for name in ("torch", *packages)}},
         "hardware": {

@@ -1,6 +1,6 @@
 """Plain networks, which have no shortcuts, trained from scratch with and without ResConv.
 
-    python benchmarks/plain.py plain20 --data imagefolder:DIR --epochs 20
+    python -m benchmarks.accuracy.plain plain20 --data imagefolder:DIR --epochs 20
 
 Both arms start from the same weights and share the schedule. In one every conv is a ResConv in the paper's form
 (scale and shortcut both trained, from 1 and 1), also those that change their input's shape; it is fused afterwards to
@@ -15,13 +15,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import networks
 import torch
-from provenance import provenance
 from torch import nn
-from training_arguments import add_training_arguments, settings_from
 
 import fxprune
+from benchmarks import RESULTS, networks
+from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
+from benchmarks.provenance import provenance
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.files import write_json
 from fxprune.passes import FoldBatchNorm, FuseResConv, InsertResConv, Simplify
@@ -31,7 +31,6 @@ from fxprune.training.metrics import epochs
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
-HERE = Path(__file__).parent
 IMAGE_SIZE = 32
 FOLD = [FoldBatchNorm(), Simplify()]
 
@@ -60,7 +59,7 @@ def main() -> None:
             **arms,
             "settings": settings.shared(),
         }
-        write_json(HERE / "results" / f"plain_{arguments.network}.json", record)
+        write_json(RESULTS / f"plain_{arguments.network}.json", record)
         print(json.dumps(record, indent=2))
 
 

@@ -1,8 +1,8 @@
 """Latency and memory at equal MACs: layers removed by fxprune against channels removed by Torch-Pruning.
 
     pip install -e '.[bench]'
-    python benchmarks/latency.py resnet56 --targets 0.5 0.35
-    python benchmarks/latency.py torchvision:resnet50 --targets 0.5 --size 224 --batches 1 8 64
+    python -m benchmarks.speed.latency resnet56 --targets 0.5 0.35
+    python -m benchmarks.speed.latency torchvision:resnet50 --targets 0.5 --size 224 --batches 1 8 64
 
 Weights are random (the time does not depend on them). Which layers go is SteeredL1's choice, on these weights, or in
 a training: ``--pruned 0.5=DIR`` takes the folder that ``fxprune prune`` wrote. Torch-Pruning removes the same share
@@ -21,16 +21,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import networks
 import torch
 import torch_pruning as tp
-from emitted import emitted_model
-from provenance import provenance
 from tabulate import tabulate
 from torch import fx, nn
 from torch.profiler import ProfilerActivity, profile
 
 import fxprune
+from benchmarks import RESULTS, networks
+from benchmarks.provenance import provenance
+from benchmarks.speed.emitted import emitted_model
 from fxprune.choosing.targets import Targets
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.costs.measured_latency import median_times
@@ -42,7 +42,6 @@ from fxprune.pruning.steering import SteeredL1
 from fxprune.sources.models import load_model
 from fxprune.training.cifar_resnet import CifarResNet
 
-HERE = Path(__file__).parent
 OURS = "fxprune"
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
@@ -104,7 +103,7 @@ def main() -> None:
     name = arguments.network.rpartition(":")[2]
     record = {**provenance("torch-pruning"), "image_size": arguments.size, "targets": result}
     if not arguments.smoke:
-        write_json(HERE / "results" / f"latency_{name}.json", record)
+        write_json(RESULTS / f"latency_{name}.json", record)
 
 
 def build(name: str) -> nn.Module:

@@ -1,9 +1,8 @@
 """Does the emitted model run as fast as the same architecture written by hand, small from the start?
 
     pip install -e '.[bench]'
-    python benchmarks/inference.py                 # ResNet-56 without half of its blocks, eager and torch.compile
-    python benchmarks/inference.py --summarize     # table and plot of what was measured
-    python benchmarks/inference.py --smoke         # ResNet-20, eager, two turns; writes nothing
+    python -m benchmarks.speed.inference             # ResNet-56 without half of its blocks, eager and torch.compile
+    python -m benchmarks.speed.inference --smoke     # ResNet-20, eager, two turns; writes nothing
 
 Every second residual branch that can be removed is, norms are folded, the model is emitted and loaded from its
 folder. The one by hand has as many blocks, convs with biases and no norms, and gets the same weights. Both run in
@@ -18,24 +17,23 @@ import json
 import os
 import re
 import resource
-import statistics
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from emitted import emitted_model
-from provenance import provenance
-from tabulate import tabulate
 from torch import fx, nn
 from torch._inductor.utils import run_and_get_code
 from torch.nn import functional
 
 import fxprune
+from benchmarks import RESULTS
+from benchmarks.provenance import provenance
+from benchmarks.report.inference import ratios
+from benchmarks.speed.emitted import emitted_model
 from fxprune.files import write_json
 from fxprune.ir.nodes import called_module
 from fxprune.passes import InsertBranchScale, RemoveLayers
@@ -43,8 +41,6 @@ from fxprune.pipelines.chains import AFTER_TRAINING
 from fxprune.structures.gated_layers import layers
 from fxprune.training.cifar_resnet import CifarResNet
 
-HERE = Path(__file__).parent
-RESULT = HERE / "results" / "inference.json"
 # By default glibc gives memory back to the system once some MB lie free at the end of the heap, and what is asked
 # for next is paid for by the page; whether that happens in a forward pass is a matter of luck.
 ALLOCATORS = {
@@ -174,41 +170,8 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"extra_nodes": dict(operations(graph) - operations(fxprune.trace(hand, image))), "rows": rows}
 
 
-def ratios(row: dict[str, Any]) -> list[float]:
-    """Return the ratios of the two models' times, turn by turn, smallest first."""
-    return sorted(a / b for a, b in zip(row["emitted"]["seconds"], row["by hand"]["seconds"], strict=True))
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the table of README.md."""
-    lines = []
-    for row in rows:
-        found = ratios(row)
-        faults = [f"{statistics.median(row[name]['page_faults']):,.0f}" for name in ("emitted", "by hand")]
-        spread = f"{statistics.median(found):.3f} ({found[0]:.2f}-{found[-1]:.2f})"
-        same = {True: "the same", False: "another"}[row["same_code"]] if "same_code" in row else ""
-        lines.append([row["allocator"], row["mode"], row["batch"], spread, " / ".join(faults), same])
-    headers = ["allocator", "mode", "batch", "emitted over by hand", "page faults a call", "compiled code"]
-    return tabulate(lines, headers=headers, tablefmt="github")
-
-
-def plot(rows: list[dict[str, Any]]) -> None:
-    """Draw the median and the range of the ratios of every row."""
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
-    for number, row in enumerate(reversed(rows)):
-        found = ratios(row)
-        axes.plot([found[0], found[-1]], [number, number], color="tab:blue")
-        axes.plot(statistics.median(found), number, "o", color="tab:blue")
-    axes.axvspan(0.98, 1.02, color="lightgrey")
-    labels = [f"{row['allocator']}, {row['mode']}, {row['batch']}" for row in reversed(rows)]
-    axes.set(yticks=range(len(rows)), yticklabels=labels, xlabel="CPU time over that of the one by hand")
-    figure.savefig(RESULT.with_suffix(".png"), dpi=90)
-
-
 def main() -> None:
-    """Measure in a process for each allocator, print the ratios and draw them."""
+    """Measure in a process for each allocator, print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depth", type=int, default=56)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
@@ -216,30 +179,23 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--smoke", action="store_true")
-    parser.add_argument("--summarize", action="store_true", help="measure nothing: table and plot of what was")
     parser.add_argument("--child", action="store_true", help="measure in this process, print JSON")
     arguments = parser.parse_args()
     if arguments.smoke:
         arguments.depth, arguments.batches, arguments.modes, arguments.turns = 20, [1], ["eager"], 2
-    if arguments.summarize:
-        recorded = json.loads(RESULT.read_text())["rows"]
-        print(table(recorded))
-        plot(recorded)
-        return
     if arguments.child:
         print(json.dumps(measured(arguments)))
         return
     rows: list[dict[str, Any]] = []
     for allocator, settings in ALLOCATORS.items():
-        command = [sys.executable, *sys.argv, "--child"]
+        command = [sys.executable, "-m", "benchmarks.speed.inference", *sys.argv[1:], "--child"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **settings})
         found = json.loads(done.stdout.splitlines()[-1])
         rows += [{"allocator": allocator, **row} for row in found["rows"]]
-    print(f"nodes that the one by hand lacks: {found['extra_nodes'] or 'none'}\n{table(rows)}")
+    print(f"nodes that the one by hand lacks: {found['extra_nodes'] or 'none'}\n{ratios(rows)}")
     if not arguments.smoke:
         record = {"network": f"resnet{arguments.depth}", "extra_nodes": found["extra_nodes"], "rows": rows}
-        write_json(RESULT, {**provenance(), "allocators": ALLOCATORS, **record})
-        plot(rows)
+        write_json(RESULTS / "inference.json", {**provenance(), "allocators": ALLOCATORS, **record})
 
 
 if __name__ == "__main__":

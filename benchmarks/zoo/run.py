@@ -1,14 +1,14 @@
 """The zoo: every torchvision model and one timm CNN a family, through fxprune from end to end.
 
     pip install -e '.[bench]'
-    python benchmarks/zoo.py --jobs 2                       # goes on where it stopped; rows in results/zoo/
-    python benchmarks/zoo.py --retry                        # again, those whose last row is no success
-    python benchmarks/zoo.py --only 'timm:resnet*'          # some of them
-    python benchmarks/zoo.py --peer torch-pruning           # Torch-Pruning on the same models
-    python benchmarks/zoo.py --summarize                    # results/zoo.json, tables in README.md, from the rows
-    python benchmarks/zoo.py --subset ci --jobs 2           # a few models, from the start; exits 1 if one fails
+    python -m benchmarks.zoo.run --jobs 2                       # goes on where it stopped; rows in results/zoo/
+    python -m benchmarks.zoo.run --retry                        # again, those whose last row is no success
+    python -m benchmarks.zoo.run --only 'timm:resnet*'          # some of them
+    python -m benchmarks.zoo.run --peer torch-pruning           # Torch-Pruning on the same models
+    python -m benchmarks.zoo.run --summarize                    # results/zoo.json, from the rows
+    python -m benchmarks.zoo.run --subset ci --jobs 2           # a few models, from the start; exits 1 if one fails
 
-Each model has a process of its own (zoo_worker.py, zoo_steps.py, zoo_torch_pruning.py); a crash or time-out is a row.
+Each model has a process of its own (worker.py); a crash or time-out is a row.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from zoo_models import CI_SUBSET, all_specs, kind
-from zoo_summary import summarize
-from zoo_worker import work
+from benchmarks import RESULTS
+from benchmarks.zoo.models import CI_SUBSET, all_specs, kind
+from benchmarks.zoo.row import read_rows
+from benchmarks.zoo.summary import summarize
+from benchmarks.zoo.worker import work
 
-HERE = Path(__file__).parent
-WORKERS = {"fxprune": "zoo_steps", "torch-pruning": "zoo_torch_pruning"}
+WORKERS = {"fxprune": "benchmarks.zoo.fxprune_steps", "torch-pruning": "benchmarks.zoo.torch_pruning_steps"}
 _FORKS = multiprocessing.get_context("forkserver")
 
 Row = dict[str, Any]
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--summarize", action="store_true", help="only write the summary")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for a model")
-    parser.add_argument("--runs", type=Path, default=HERE / "results" / "zoo")
+    parser.add_argument("--runs", type=Path, default=RESULTS / "zoo")
     arguments = parser.parse_args()
 
     worker = arguments.peer or "fxprune"
@@ -57,7 +58,7 @@ def main() -> None:
     _FORKS.set_forkserver_preload(["torch", "torchvision", "timm"])
     rows_file = arguments.runs / f"{worker}.jsonl"
     if arguments.summarize:
-        summarize({name: list(read_rows(arguments.runs / f"{name}.jsonl").values()) for name in WORKERS}, HERE)
+        summarize({name: list(read_rows(arguments.runs / f"{name}.jsonl").values()) for name in WORKERS})
         return
     if arguments.subset:
         rows = run_models(CI_SUBSET, worker, None, arguments.jobs, arguments.timeout)
@@ -67,18 +68,6 @@ def main() -> None:
     wanted = [spec for spec in all_specs() if fnmatch(spec, arguments.only) and spec not in finished]
     print(f"{len(wanted)} to run, {len(finished)} have a row in {rows_file}")
     run_models(wanted, worker, rows_file, arguments.jobs, arguments.timeout)
-
-
-def read_rows(path: Path) -> dict[str, Row]:
-    """Return the last row of every model; a line that a kill cut short is left out."""
-    rows: dict[str, Row] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        rows[row["model"]] = row
-    return rows
 
 
 def run_models(specs: Iterable[str], worker: str, rows_file: Path | None, jobs: int, timeout: float) -> list[Row]:
@@ -125,7 +114,7 @@ def _run_model(spec: str, worker: str, timeout: float) -> Row:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+    command = ["git", "-C", str(RESULTS), "describe", "--always", "--dirty"]
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 

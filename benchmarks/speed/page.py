@@ -1,7 +1,7 @@
 """How fast the page of a diff opens, scrolls and searches in Chromium, and the README's picture of it.
 
-    python benchmarks/page.py                            # measures; writes results/page.json
-    python benchmarks/page.py --picture docs/diff.png    # ResNet-56, half removed
+    python -m benchmarks.speed.page                            # measures; writes results/page.json
+    python -m benchmarks.speed.page --picture docs/diff.png    # ResNet-56, half removed
 
 Measured on a network of 978 nodes with the diffs of all eight steps of its pruning (a CIFAR ResNet of depth 278 with
 random scales), and on five such side by side, 4,890 nodes.
@@ -22,9 +22,10 @@ from typing import Any
 
 import torch
 from playwright.sync_api import Browser, Page, sync_playwright
-from provenance import provenance
 
 import fxprune
+from benchmarks import RESULTS
+from benchmarks.provenance import provenance
 from fxprune import AFTER_TRAINING, GraphDiff, passes
 from fxprune.diffing.entries import Change, NodeInfo, Totals
 from fxprune.files import write_json
@@ -33,7 +34,6 @@ from fxprune.render.html import page
 from fxprune.structures.gated_layers import layers
 from fxprune.training.cifar_resnet import CifarResNet
 
-HERE = Path(__file__).parent
 Diffs = tuple[list[tuple[str, GraphDiff]], GraphDiff]
 
 _SCROLL = """async () => {
@@ -72,7 +72,7 @@ def main() -> None:
             return
         one = _pruned(278)
         rows = [_measure(browser, Path(folder), diffs) for diffs in (one, _side_by_side(one, 5))]
-        write_json(HERE / "results" / "page.json", {"rows": rows, "chromium": browser.version, **provenance()})
+        write_json(RESULTS / "page.json", {"rows": rows, "chromium": browser.version, **provenance()})
         print(json.dumps(rows, indent=2))
 
 

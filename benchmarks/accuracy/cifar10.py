@@ -1,7 +1,7 @@
 """CIFAR ResNets pruned by the shell command, against the same checkpoint fine-tuned for as many epochs.
 
-    python benchmarks/cifar10.py resnet56 --data imagefolder:DIR --weights resnet56.th --targets 0.7 0.5 0.35
-    python benchmarks/cifar10.py resnet110 --data cifar10:DIR --targets 0.345 --epochs 200 --lr 0.1 \\
+    python -m benchmarks.accuracy.cifar10 resnet56 --data imagefolder:DIR --weights resnet56.th --targets 0.7 0.5 0.35
+    python -m benchmarks.accuracy.cifar10 resnet110 --data cifar10:DIR --targets 0.345 --epochs 200 --lr 0.1 \\
         --shrink-share 0.5 --precision bf16 --in-memory    # on a GPU: images are decoded once, and augmented there
 
 Runs a plain fine-tuning and ``fxprune prune`` for each target, with the same settings, then measures all networks
@@ -18,13 +18,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import networks
 import torch
-from provenance import provenance
 from torch import nn
-from training_arguments import add_training_arguments, settings_from
 
 import fxprune
+from benchmarks import RESULTS, networks
+from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
+from benchmarks.provenance import provenance
 from fxprune.cli import cli
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.costs.measured_latency import compare_latency
@@ -39,7 +39,6 @@ from fxprune.training.metrics import epochs
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
-HERE = Path(__file__).parent
 IMAGE_SIZE = 32
 BATCH_SIZES = (1, 64)
 
@@ -85,7 +84,7 @@ def main() -> None:
         if arguments.arm in (None, str(target)):
             prune(arguments, settings, target, folder)
     if arguments.arm is None:
-        write_json(HERE / "results" / f"cifar10_{name}.json", measure(arguments, settings, folder))
+        write_json(RESULTS / f"cifar10_{name}.json", measure(arguments, settings, folder))
 
 
 def fine_tune(arguments: argparse.Namespace, settings: Settings, folder: Path) -> None:
@@ -111,7 +110,7 @@ def prune(arguments: argparse.Namespace, settings: Settings, target: float, fold
     out = folder / f"target-{target}"
     if (out / "report.json").exists():
         return
-    command = ["prune", f"{HERE / 'networks.py'}:{arguments.network}", "--data", arguments.data]
+    command = ["prune", f"{networks.__file__}:{arguments.network}", "--data", arguments.data]
     command += ["--weights", str(arguments.weights)] if arguments.weights else []
     command += ["--image-size", str(IMAGE_SIZE), "--target-macs", str(target)]
     command += ["--layers", arguments.layers, "--out", str(out)]

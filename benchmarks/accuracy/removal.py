@@ -1,6 +1,6 @@
 """Top-1 right after removal, with no training after it, at several shares of the MACs.
 
-    python benchmarks/removal.py resnet56 --data imagefolder:DIR --weights resnet56.th
+    python -m benchmarks.accuracy.removal resnet56 --data imagefolder:DIR --weights resnet56.th
 
 One training in which scales are steered to zero, in a loop of its own, as a user would write it. As the MACs left
 fall to each share, the layers at zero are removed from a copy: its top-1, and that of the network with its zeros,
@@ -13,12 +13,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import networks
 import torch
-from provenance import provenance
 from torch.nn import functional
 
 import fxprune
+from benchmarks import RESULTS, networks
+from benchmarks.provenance import provenance
 from fxprune.files import write_json
 from fxprune.passes import RemoveLayers
 from fxprune.pipelines.chains import insert_scales
@@ -27,7 +27,6 @@ from fxprune.training.batches import Seeded, loader, step_batches
 from fxprune.training.data import load_data, sample_inputs
 from fxprune.training.evaluation import evaluate
 
-HERE = Path(__file__).parent
 SHARES = [0.9, 0.8, 0.7, 0.6, 0.5, 0.35]
 
 
@@ -76,7 +75,7 @@ def main() -> None:
         "rows": rows,
         "settings": {"epochs": arguments.epochs, "lr": arguments.lr, "batch_size": 128, "weight_decay": 5e-4},
     }
-    write_json(HERE / "results" / f"removal_{arguments.network}.json", record)
+    write_json(RESULTS / f"removal_{arguments.network}.json", record)
 
 
 def removed(sparse: Any, shrink: fxprune.SteeredL1, data: Any, workers: int) -> dict[str, Any]:

@@ -8,17 +8,23 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 from torch.fx.node import map_aggregate
 
+from benchmarks.zoo.row import Row
+
+MEMORY = 16 << 30
+"""Bytes of address space; more than that is an error of the model's own process, before the machine runs out."""
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -77,4 +83,22 @@ def work(module: str, spec: str, path: str, owner: int) -> None:
     threading.Thread(target=_die_with, args=(owner,), daemon=True).start()  # after the fork: forks copy no threads
     with open(os.devnull, "w") as nowhere:
         sys.stdout = nowhere
-        importlib.import_module("zoo_row").fill_row(importlib.import_module(module).run_and_judge, clean, spec, path)
+        fill_row(importlib.import_module(module).run_and_judge, clean, spec, path)
+
+
+def fill_row(run: Callable[[str, Row, CleanProcess], None], clean: CleanProcess, spec: str, path: str) -> None:
+    """Run the model ``spec`` and write its row to ``path``.
+
+    ``run`` fills the row; an exception that it raises is the row's error, and may name the row's status.
+    """
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    row = Row(spec, Path(path))
+    start = time.perf_counter()
+    try:
+        run(spec, row, clean)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        row["error"] = f"{type(error).__name__}: {lines[0]}"[:400]
+    finally:
+        row["seconds"]["total"] = round(time.perf_counter() - start, 2)
+        row.save()

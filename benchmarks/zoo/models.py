@@ -1,7 +1,7 @@
 """The models of the zoo: which there are, how each is built, what it is called with.
 
 A spec is ``torchvision:NAME`` or ``timm:NAME``, as ``fxprune`` takes it in the shell. The timm models are those in
-``timm_cnns.txt``; ``python benchmarks/zoo_list.py`` wrote it.
+``timm_cnns.txt``; timm_cnns.py wrote it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,17 @@ CI_SUBSET = (
     "timm:efficientvit_m0",
     "timm:ghostnet_050",
 )
+GROUPS = {
+    "classification": "torchvision, classification CNNs",
+    "transformer": "torchvision, transformers",
+    "segmentation": "torchvision, segmentation",
+    "video": "torchvision, video",
+    "quantization": "torchvision, quantizable (float)",
+    "detection": "torchvision, detection",
+    "optical_flow": "torchvision, optical flow",
+    "timm": "timm, one CNN a family",
+}
+"""What :func:`kind` returns, and how it is called in tables."""
 _KINDS = ("segmentation", "video", "quantization", "detection", "optical_flow")
 _TRANSFORMERS = ("vision_transformer", "swin_transformer", "maxvit")
 

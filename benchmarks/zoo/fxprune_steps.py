@@ -1,4 +1,4 @@
-"""One model of the zoo from end to end: what zoo_worker.py runs in a process of its own for each.
+"""One model of the zoo from end to end: what worker.py runs in a process of its own for each.
 
 The first step that fails ends it.
 """
@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from zoo_models import (
+
+import fxprune
+from benchmarks.zoo.models import (
     Size,
     accepts,
     build,
@@ -22,10 +24,8 @@ from zoo_models import (
     randomize,
     smallest_inputs,
 )
-from zoo_row import Row
-from zoo_worker import CleanProcess
-
-import fxprune
+from benchmarks.zoo.row import Row
+from benchmarks.zoo.worker import CleanProcess
 from fxprune import passes
 from fxprune.choosing.inspection import inspect_graph
 from fxprune.costs.macs import total_macs, total_params

@@ -1,7 +1,7 @@
-"""What benchmarks/compile.py measures of one network, in a process of its own: seconds a step, and peak memory.
+"""What compile.py measures of one network, in a process of its own: seconds a step, and peak memory.
 
-    python benchmarks/compile_steps.py time resnet110 --turns 25 --seconds 60      # prints a JSON row
-    python benchmarks/compile_steps.py memory resnet110
+    python -m benchmarks.speed.compile_steps time resnet110 --turns 25 --seconds 60      # prints a JSON row
+    python -m benchmarks.speed.compile_steps memory resnet110
 
 Times are of one thread, CPU seconds of the process and wall-clock seconds beside them. No garbage is collected from
 before a way's first step to after its last, as timeit has it. The ways to compile take turns.
@@ -28,6 +28,7 @@ import torch_pruning as tp
 from torch import fx, nn
 
 import fxprune
+from benchmarks.speed.compile_record import CIFAR, FLOOR, IMAGENET, OURS, PEER, VERIFIED
 from fxprune.errors import first_line
 from fxprune.passes import InsertBranchScale, InsertResConv, RemoveLayers
 from fxprune.pipelines.chains import AFTER_TRAINING
@@ -36,9 +37,6 @@ from fxprune.sources.models import load_model
 from fxprune.structures.gated_layers import layers
 from fxprune.training.cifar_resnet import CifarResNet
 
-CIFAR = ("resnet20", "resnet56", "resnet110", "resnet218", "resnet434", "resnet1202")
-IMAGENET = ("resnet152", "efficientnet_v2_l", "densenet201", "convnext_large")
-FLOOR, OURS, VERIFIED, PEER = "symbolic_trace", "fxprune", "fxprune, verified", "torch-pruning"
 _INSERTIONS = (InsertResConv(), InsertBranchScale())
 _REMOVAL = (RemoveLayers(threshold=0.0), *AFTER_TRAINING)
 _Result = TypeVar("_Result")

@@ -1,6 +1,7 @@
 """Ways to bring layer scales to zero for a target, everything else equal: which of them keeps the accuracy, and why.
 
-    python benchmarks/shrinking.py resnet20 --data imagefolder:DIR --weights resnet20.th --precision bf16 --in-memory
+    python -m benchmarks.accuracy.shrinking resnet20 --data imagefolder:DIR --weights resnet20.th \\
+        --precision bf16 --in-memory
 
 Every arm trains the same checkpoint for as many epochs. In the first part its scales are shrunk; then the layers with
 the smallest scales are cut until the target is met (those at zero go without loss), and the rest trains on.
@@ -21,14 +22,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import networks
 import torch
-from provenance import provenance
 from torch import fx
 from torch.nn import functional
-from training_arguments import add_training_arguments, settings_from
 
 import fxprune
+from benchmarks import RESULTS, networks
+from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
+from benchmarks.provenance import provenance
 from fxprune.costs.macs import total_macs
 from fxprune.files import write_json
 from fxprune.passes import InsertResConv, RemoveLayers
@@ -41,7 +42,6 @@ from fxprune.training.data import ImageData, load_data, sample_inputs
 from fxprune.training.evaluation import evaluate
 from fxprune.training.settings import Schedule, Settings
 
-HERE = Path(__file__).parent
 IMAGE_SIZE = 32
 ARMS = ("steered", "steered, branches", "at once", "all gates", "raw scales")
 FALL = 0.8
@@ -74,7 +74,7 @@ def main() -> None:
         print(arm, arms[arm], flush=True)
     if arguments.arm is None:
         record = {**provenance(), "arms": arms, "settings": {**settings.shared(), "target": arguments.target}}
-        write_json(HERE / "results" / f"shrinking_{arguments.network}.json", record)
+        write_json(RESULTS / f"shrinking_{arguments.network}.json", record)
 
 
 def run(arm: str, traced: fx.GraphModule, data: ImageData, settings: Settings, target: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Torch-Pruning, out of the box, on one model of the zoo: what zoo_worker.py runs with --peer torch-pruning.
+"""Torch-Pruning, out of the box, on one model of the zoo: what worker.py runs with --peer torch-pruning.
 
 Half of the channels go, the classifier stays. Was it right? In a copy of the original, the weights that make the
 removed channels are set to zero; the pruned model must compute the same as that copy. The row's status is
@@ -23,10 +23,10 @@ import torch
 import torch_pruning as tp
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from zoo_models import accepts, build, kind, randomize, smallest_inputs
-from zoo_row import Row
-from zoo_worker import CleanProcess
 
+from benchmarks.zoo.models import accepts, build, kind, randomize, smallest_inputs
+from benchmarks.zoo.row import Row
+from benchmarks.zoo.worker import CleanProcess
 from fxprune.ir.pytrees import tensors_in
 from fxprune.rewriting.verify import difference
 

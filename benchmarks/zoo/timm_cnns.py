@@ -1,6 +1,6 @@
 """Write timm_cnns.txt: the convolutional networks of timm, the smallest of each family.
 
-    python benchmarks/zoo_list.py
+    python -m benchmarks.zoo.timm_cnns
 
 The rule. Models of the modules in ``NOT_CONVOLUTIONAL`` (transformers and MLPs, whose only conv embeds patches) and
 timm's own test models are left out; hybrids stay. A family is a module of timm and a name without its sizes: words
@@ -16,7 +16,8 @@ from collections import defaultdict
 import timm
 import torch
 from torch import nn
-from zoo_models import TIMM_LIST
+
+from benchmarks.zoo.models import TIMM_LIST
 
 NOT_CONVOLUTIONAL = re.compile(
     "beit|cait|convit|crossvit|davit|deepseek_vit|deit|eva|focalnet|gcvit|gemma4_vit|hiera|hieradet_sam2|mlp_mixer|"
@@ -53,7 +54,7 @@ def main() -> None:
             if convs >= 2 and not name.startswith("test_"):
                 families[(module, *stem(name))].append((params, name))
     names = sorted(min(members)[1] for members in families.values())
-    header = f"# timm {timm.__version__}: the smallest CNN of each of {len(names)} families; made by zoo_list.py\n"
+    header = f"# timm {timm.__version__}: the smallest CNN of each of {len(names)} families; made by timm_cnns.py\n"
     TIMM_LIST.write_text(header + "".join(f"{name}\n" for name in names))
     print(f"{len(names)} models")
 

@@ -1,20 +1,16 @@
-"""What one process of the zoo writes down about its model."""
+"""What one process of the zoo writes down about its model, and all that were written, read."""
 
 from __future__ import annotations
 
 import json
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from zoo_models import kind
-from zoo_worker import CleanProcess
-
-MEMORY = 16 << 30
-"""Bytes of address space; more than that is an error of the model's own process, before the machine runs out."""
+from benchmarks.zoo.models import kind
 
 
 class Row(dict[str, Any]):
@@ -42,19 +38,13 @@ class Row(dict[str, Any]):
             self.save()
 
 
-def fill_row(run: Callable[[str, Row, CleanProcess], None], clean: CleanProcess, spec: str, path: str) -> None:
-    """Run the model ``spec`` and write its row to ``path``.
-
-    ``run`` fills the row; an exception that it raises is the row's error, and may name the row's status.
-    """
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    row = Row(spec, Path(path))
-    start = time.perf_counter()
-    try:
-        run(spec, row, clean)
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        row["error"] = f"{type(error).__name__}: {lines[0]}"[:400]
-    finally:
-        row["seconds"]["total"] = round(time.perf_counter() - start, 2)
-        row.save()
+def read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the last row of every model; a line that a kill cut short is left out."""
+    rows: dict[str, dict[str, Any]] = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        rows[row["model"]] = row
+    return rows

@@ -1,0 +1,102 @@
+"""The page of the zoo: its summary, results/zoo.json, and of some models the rows in results/zoo/."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tabulate import tabulate
+
+from benchmarks import RESULTS
+from benchmarks.report.pages import Page, Record, read_record, table
+from benchmarks.zoo.models import GROUPS
+from benchmarks.zoo.row import read_rows
+
+SHARES = (
+    "resnet50",
+    "resnet152",
+    "regnet_y_8gf",
+    "efficientnet_b0",
+    "mobilenet_v2",
+    "convnext_tiny",
+    "resnext50_32x4d",
+)
+_HEADERS = (
+    *("", "models", "end to end", "every conv visible", "not emitted", "declined", "failed", "silently different"),
+    *("largest difference", "removable MACs (median)", "needless nodes left", "seconds (median)"),
+)
+_PEER_STATUSES = {
+    "ok": "right",
+    "wrong": "wrong",
+    "not comparable": "runs, not comparable",
+    "prunes nothing": "prunes nothing",
+    "raises": "raises",
+    "failed": "crash, time-out",
+}
+
+
+def page() -> Page:
+    """Return the page."""
+    summary = read_record("zoo")
+    return Page("zoo", "The zoo", [*_end_to_end(summary), *_removable(), *_peer(summary)])
+
+
+def _end_to_end(summary: Record) -> list[str]:
+    """Return what every model goes through, and how many of each group come out."""
+    command = summary["command"].partition(";")[0]
+    return [
+        "Every model goes through tracing, insertion of both kinds, random scales with half of them zero, removal, "
+        "fusing, folding, simplifying (compared in float64), another batch and image size, and emission, reloaded "
+        "without fxprune. A model is *silently different* if two graphs that must agree do not and nothing raised; "
+        "*not emitted* if a part of it stayed opaque, so that there is no source to write. "
+        f"Command: `{command}`; one row a model in [zoo/](zoo).",
+        table([[GROUPS[name], *_cells(group)] for name, group in summary["groups"].items()], _HEADERS),
+    ]
+
+
+def _cells(group: dict[str, Any]) -> list[Any]:
+    return [
+        *(group[name] for name in ("models", "ok", "every_conv_visible")),
+        len(group["not_emitted"]),
+        *(group[name] for name in ("declined", "failed", "different")),
+        _formatted(group["largest_difference"], ".1g"),
+        _formatted(group["median_removable_share"], ".0%"),
+        group["needless_nodes"],
+        _formatted(group["median_seconds"], ".0f"),
+    ]
+
+
+def _formatted(value: float | None, how: str) -> str:
+    return "" if value is None else format(value, how)
+
+
+def _removable() -> list[str]:
+    """Return the share of the MACs that can go, of well-known models; nothing if none of them has been run."""
+    rows = read_rows(RESULTS / "zoo" / "fxprune.jsonl")
+    found = {name: rows.get(f"torchvision:{name}", {}).get("removable_share") for name in SHARES}
+    lines = [[name, f"{share:.1%}"] for name, share in found.items() if share is not None]
+    if not lines:
+        return []
+    return [
+        "MACs that are gone once every removable layer and branch is, for images of 64 x 64 (for larger ones the "
+        "classifier and the like weigh less):",
+        table(lines, ["torchvision", "of the MACs"]),
+    ]
+
+
+def _peer(summary: Record) -> list[str]:
+    """Return what became of the same models in Torch-Pruning; nothing if none of them has been run."""
+    found = {GROUPS[name]: group["torch_pruning"] for name, group in summary["groups"].items()}
+    lines = [
+        [name, sum(n.values()), *(n.get(status, 0) for status in _PEER_STATUSES)] for name, n in found.items() if n
+    ]
+    if not lines:
+        return []
+    return [
+        f"Torch-Pruning {summary['versions']['torch-pruning']}, out of the box, half of the channels, the "
+        "classifier left alone (`--peer torch-pruning`). *Right*: the pruned model computes what the original "
+        "computes once the weights that make the removed channels are zero. *Wrong*: it cannot run; or it lost "
+        "inputs that carry data of channels that it kept; or all that it lost was zero, and yet its "
+        "output is another. *Not comparable*: it runs, but something else than weights mixes channels (layer or "
+        "group norm, softmax, a mean over channels), or a zeroed channel does not arrive as zero.",
+        tabulate(lines, headers=["", "models", *_PEER_STATUSES.values()], tablefmt="github"),
+    ]

@@ -43,7 +43,9 @@ def _conv(call: Call) -> int:
     layer = call.module
     if layer is None:
         return _elements(call) * math.prod(shape_of(call, "weight")[1:])
-    return _elements(call) * int(layer.in_channels // layer.groups) * math.prod(layer.kernel_size)
+    return (
+        _elements(call) * int(layer.in_channels // layer.groups) * math.prod(int(size) for size in layer.kernel_size)
+    )
 
 
 def _transposed_conv(call: Call) -> int:
@@ -51,7 +53,7 @@ def _transposed_conv(call: Call) -> int:
     layer, elements = call.module, math.prod(shape_of(call, "input"))
     if layer is None:
         return elements * math.prod(shape_of(call, "weight")[1:])
-    return elements * int(layer.out_channels // layer.groups) * math.prod(layer.kernel_size)
+    return elements * int(layer.out_channels // layer.groups) * math.prod(int(size) for size in layer.kernel_size)
 
 
 def _linear(call: Call) -> int:

@@ -52,11 +52,12 @@ class Between(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """What an op takes: a name, what is taken where it is not given, and whether it takes all that follows."""
+    """What an op takes: a name, what is taken where it is not given, if it may be left out; or all that follows."""
 
     name: str
-    default: Any = None
-    variadic: bool = False
+    default: Any
+    required: bool
+    variadic: bool
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -127,7 +128,12 @@ class Op:
         """What it takes, in order."""
         made = eval(f"lambda {self.takes.replace(';', ',').strip(', ')}: 0", {"inf": math.inf})
         return tuple(
-            Parameter(one.name, None if one.default is one.empty else one.default, one.kind is one.VAR_POSITIONAL)
+            Parameter(
+                one.name,
+                None if one.default is one.empty else one.default,
+                required=one.default is one.empty and one.kind is not one.VAR_POSITIONAL,
+                variadic=one.kind is one.VAR_POSITIONAL,
+            )
             for one in inspect.signature(made).parameters.values()
         )
 

@@ -63,6 +63,8 @@ ROWS: tuple[Op, ...] = (
         name="drop_block3d",
         takes="input; p, block_size, inplace=False, eps=1e-6, training=True",
         functions=("torchvision.ops.drop_block.drop_block3d",),
+        dtype="",
     ),
-    Op("cast", "cast", "input; *to", methods=("to", "float", "half", "double", "bfloat16", "type", "type_as")),
+    Op("cast", "cast", "input; *to", methods=("to", "float", "half", "double", "bfloat16", "type")),
+    Op("type_as", "cast", "input, other;", methods=("type_as",)),
 )

@@ -14,7 +14,7 @@ from fxprune.ops.op import Op
 _move = partial(Op, kind="movement", values="selects", homogeneous="all", zero=True, dtype="keeps")
 _join = partial(Op, kind="join", takes="tensors; dim=0", values="selects", fresh=True)
 _pads = partial(Op, kind="pad", takes="input; padding", values="selects", homogeneous="all", zero=True, fresh=True)
-_new = partial(Op, kind="new", takes="*size", fresh=True)
+_new = partial(Op, kind="new", takes="; *size", fresh=True)
 _like = partial(Op, kind="new", takes="input;", shape="same", fresh=True)
 
 ROWS: tuple[Op, ...] = (
@@ -67,19 +67,19 @@ ROWS: tuple[Op, ...] = (
         name="pixel_shuffle",
         takes="input; upscale_factor",
         layers=(nn.PixelShuffle,),
-        functions=(functional.pixel_shuffle, torch.pixel_shuffle),
+        functions=(functional.pixel_shuffle,),
     ),
     _move(
         name="pixel_unshuffle",
         takes="input; downscale_factor",
         layers=(nn.PixelUnshuffle,),
-        functions=(functional.pixel_unshuffle, torch.pixel_unshuffle),
+        functions=(functional.pixel_unshuffle,),
     ),
     _move(
         name="channel_shuffle",
         takes="input; groups",
         layers=(nn.ChannelShuffle,),
-        functions=(functional.channel_shuffle, torch.channel_shuffle),
+        functions=(functional.channel_shuffle,),
         shape="same",
     ),
     _join(name="cat", functions=(torch.cat, torch.concat, torch.concatenate), shape="cat"),

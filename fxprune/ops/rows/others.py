@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from fxprune.ops.op import Op
 
-_random = partial(Op, kind="random", takes="*size", draws=True, fresh=True)
+_random = partial(Op, kind="random", takes="; *size", draws=True, fresh=True)
 _like = partial(_random, takes="input;", shape="same")
 _size = partial(Op, kind="size")
 
@@ -38,7 +38,7 @@ ROWS: tuple[Op, ...] = (
     _random(name="poisson", takes="input;", functions=(torch.poisson,), shape="none"),
     _like(name="rand_like", functions=(torch.rand_like,), image=(0.0, 1.0)),
     _like(name="randn_like", functions=(torch.randn_like,)),
-    _like(name="randint_like", functions=(torch.randint_like,), shape="none"),
+    _like(name="randint_like", takes="input; high", functions=(torch.randint_like,), shape="none"),
     _like(name="bernoulli", takes="input; p=None", functions=(torch.bernoulli,), image=(0.0, 1.0)),
     Op("bernoulli", "random", "input; p=None", methods=("bernoulli",), shape="same", fresh=True, image=(0.0, 1.0)),
     _size(name="size", takes="input; dim=None", methods=("size",), shape="size"),
@@ -46,5 +46,5 @@ ROWS: tuple[Op, ...] = (
     _size(name="getattr", takes="input, name", functions=(getattr,), shape="python"),
     _size(name="numel", takes="input;", functions=(torch.numel,), methods=("numel", "nelement"), shape="none"),
     _size(name="len", takes="input;", functions=(len,), shape="none"),
-    Op("assert", "check", "condition; message=''", functions=(torch._assert,), shape="python"),
+    Op("assert", "check", "condition; message", functions=(torch._assert,), shape="python"),
 )

@@ -25,18 +25,12 @@ _transposed = partial(
 _product = partial(Op, kind="product", fresh=True)
 
 ROWS: tuple[Op, ...] = (
-    _conv(layers=(nn.Conv1d,), functions=(functional.conv1d, torch.conv1d), axes=1),
-    _conv(layers=(nn.Conv2d,), functions=(functional.conv2d, torch.conv2d), axes=2),
-    _conv(layers=(nn.Conv3d,), functions=(functional.conv3d, torch.conv3d), axes=3),
-    _transposed(
-        layers=(nn.ConvTranspose1d,), functions=(functional.conv_transpose1d, torch.conv_transpose1d), axes=1
-    ),
-    _transposed(
-        layers=(nn.ConvTranspose2d,), functions=(functional.conv_transpose2d, torch.conv_transpose2d), axes=2
-    ),
-    _transposed(
-        layers=(nn.ConvTranspose3d,), functions=(functional.conv_transpose3d, torch.conv_transpose3d), axes=3
-    ),
+    _conv(layers=(nn.Conv1d,), functions=(functional.conv1d,), axes=1),
+    _conv(layers=(nn.Conv2d,), functions=(functional.conv2d,), axes=2),
+    _conv(layers=(nn.Conv3d,), functions=(functional.conv3d,), axes=3),
+    _transposed(layers=(nn.ConvTranspose1d,), functions=(functional.conv_transpose1d,), axes=1),
+    _transposed(layers=(nn.ConvTranspose2d,), functions=(functional.conv_transpose2d,), axes=2),
+    _transposed(layers=(nn.ConvTranspose3d,), functions=(functional.conv_transpose3d,), axes=3),
     _weighted(
         name="linear",
         kind="linear",
@@ -78,7 +72,7 @@ ROWS: tuple[Op, ...] = (
         name="bilinear",
         takes="input1, input2; weight, bias=None",
         layers=(nn.Bilinear,),
-        functions=(functional.bilinear, torch.bilinear),
+        functions=(functional.bilinear,),
     ),
     # attention and recurrent layers
     Op("multihead_attention", "attention", "query, key, value", (nn.MultiheadAttention,), shape="heads"),

@@ -51,7 +51,7 @@ _MODES = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area")
 ROWS: tuple[Op, ...] = (
     _max_pool(layers=(nn.MaxPool1d,), functions=(functional.max_pool1d, torch.max_pool1d), axes=1),
     _max_pool(layers=(nn.MaxPool2d,), functions=(functional.max_pool2d, torch.max_pool2d), axes=2),
-    _max_pool(layers=(nn.MaxPool3d,), functions=(functional.max_pool3d, torch.max_pool3d), axes=3),
+    _max_pool(layers=(nn.MaxPool3d,), functions=(functional.max_pool3d, torch.max_pool3d), axes=3, dtype=""),
     _avg_pool(layers=(nn.AvgPool1d,), functions=(functional.avg_pool1d,), axes=1),
     _avg_pool(layers=(nn.AvgPool2d,), functions=(functional.avg_pool2d,), axes=2),
     _avg_pool(layers=(nn.AvgPool3d,), functions=(functional.avg_pool3d,), axes=3),

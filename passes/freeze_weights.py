@@ -22,7 +22,7 @@ from fxprune.gates.gate import ScaledLayer
 from fxprune.ir.module_tree import every_module, has_hooks
 from fxprune.ir.node_targets import attribute, free_target, module_target, set_attribute, set_buffer
 from fxprune.ir.nodes import called_module, erase_unread, graphs_of, inherit
-from fxprune.ops.convs import is_conv
+from fxprune.ops.call import is_conv
 from fxprune.ops.layer_classes import TRANSPOSED_CLASSES, WEIGHTED_CLASSES
 from fxprune.rewriting.contract import Contract, Log, Pass
 from fxprune.structures.computed_weights import computed_weights, plain_layer

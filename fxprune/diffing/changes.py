@@ -12,9 +12,7 @@ from fxprune.diffing.entries import Change, Kind
 from fxprune.diffing.matching import Matches, Nodes
 from fxprune.diffing.nodes import reads
 from fxprune.diffing.reasons import Reasons
-from fxprune.ops.operators import ADDITIONS, PRODUCTS, calls
-
-_COMMUTATIVE = (*ADDITIONS, *PRODUCTS)
+from fxprune.ops.call import claims_of
 
 
 class Changes:
@@ -60,7 +58,7 @@ class Changes:
         new_reads = reads(new)
         if fused or self.before[main].op != self.after[new].op:  # then order and repetition say nothing
             same_inputs = set(old_reads) - {new} == set(new_reads)
-        elif calls(new, _COMMUTATIVE) and not new.kwargs:
+        elif _commutes(new):
             same_inputs = Counter(old_reads) == Counter(new_reads)
         else:
             same_inputs = old_reads == new_reads
@@ -73,3 +71,9 @@ class Changes:
             why = self.reasons.of(self.region, *gone_or_new)
         ordered = tuple(self.before[old] for old in sorted(sources, key=self._position.__getitem__))
         return Change(kind, ordered, self.after[new], what, why, self.declined.of(self.region, *sources, new))
+
+
+def _commutes(node: fx.Node) -> bool:
+    """Say whether the operands of ``node`` may be exchanged."""
+    op = claims_of(node)
+    return op is not None and op.commutes

@@ -15,13 +15,26 @@ from fxprune.gates.gate import ScaledLayer
 from fxprune.ir.autocast import autocast_state
 from fxprune.ir.nodes import called_module
 from fxprune.ir.pytrees import map_tensors, tensors_in
-from fxprune.ops.layer_classes import CONV_CLASSES, NORM_CLASSES
+from fxprune.ops.call import claims_of
+from fxprune.ops.layer_classes import CONV_CLASSES
+from fxprune.ops.op import Op
+from fxprune.ops.table import row_of_layer
 
-ELEMENTWISE = (
-    *NORM_CLASSES,
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid),
-)
-_ELEMENTWISE_FUNCTIONS = {operator.add, operator.mul, torch.add, functional.relu, torch.relu}
+_OF_EACH = (
+    "elementwise",
+    "arithmetic",
+    "norm",
+)  # of these kinds, those that fix a dtype return one like their inputs
+
+
+def is_like_input(module: nn.Module | None) -> bool:
+    """Say whether a layer returns a tensor like its input, of the same shape, dtype and layout; in place or not."""
+    op = None if module is None else row_of_layer(type(module))
+    return op is not None and type(module) in op.layers and _is_like_inputs(op)
+
+
+def _is_like_inputs(op: Op) -> bool:
+    return op.kind in _OF_EACH and op.fresh and op.dtype != ""
 
 
 def worked_out(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> FakeTensor | None:
@@ -98,15 +111,14 @@ def _plain_to_see(node: fx.Node, args: tuple[Any, ...]) -> FakeTensor | None:
         return None
     if node.target is torch.cat:
         return _concatenated(tensors, *args[1:]) if len(args) < 3 else None
-    alike = len({x.shape for x in tensors}) == 1
-    if node.target in _ELEMENTWISE_FUNCTIONS and alike:
-        return _new(first, first.shape)
-    if node.target in (operator.iadd, operator.imul) and alike:
-        return first
+    if len({x.shape for x in tensors}) == 1:
+        if node.target in (operator.iadd, operator.imul):
+            return first
+        op = claims_of(node)
+        if op is not None and _is_like_inputs(op):
+            return first if getattr(module, "inplace", False) else _new(first, first.shape)
     if module is None or len(args) != 1:
         return None
-    if type(module) in ELEMENTWISE:
-        return first if getattr(module, "inplace", False) else _new(first, first.shape)
     weight = module._parameters.get("weight")
     if type(module) is not nn.Linear or weight is None or weight.dtype != first.dtype or not first.dim():
         return None

@@ -16,7 +16,7 @@ from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.fx.node import map_aggregate
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
-from fxprune.facts.known_shapes import ELEMENTWISE, worked_out
+from fxprune.facts.known_shapes import is_like_input, worked_out
 from fxprune.gates.gate import ScaledLayer
 from fxprune.ir.autocast import autocast_state
 from fxprune.ir.module_tree import has_hooks
@@ -247,10 +247,10 @@ def _kind_of_gate(gate: ScaledLayer, kwargs: dict[str, Any]) -> tuple[Hashable, 
 
 def _kind_of_layer(module: nn.Module) -> tuple[Hashable, ...]:
     """Return what tells layers apart. torch.nn's own keep all of their settings in public attributes."""
-    kind = type(module)
+    kind: Any = type(module)
     if not kind.__module__.startswith("torch.nn.modules.") or module._modules or has_hooks(module):
         raise _Unknown
-    if kind in ELEMENTWISE:
+    if is_like_input(module):
         return (kind, getattr(module, "inplace", False))
     settings = tuple([value for name, value in module.__dict__.items() if name[0] != "_"])
     weights = [(p.shape, p.stride(), p.dtype) for p in module._parameters.values() if p is not None]

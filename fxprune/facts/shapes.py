@@ -14,7 +14,6 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
-from torch.nn import functional
 
 from fxprune.errors import LoadError, TraceError, first_line
 from fxprune.facts.effects import is_foreign
@@ -24,11 +23,11 @@ from fxprune.ir.autocast import ENTER_AUTOCAST, autocast_kept
 from fxprune.ir.by_mode import TRAIN_INPUTS, only_in
 from fxprune.ir.copies import copy_module
 from fxprune.ir.interpreter import Interpreter
-from fxprune.ir.module_tree import evaluating, every_module, has_hooks, is_opaque, set_flags
+from fxprune.ir.module_tree import evaluating, every_module, is_opaque, set_flags
 from fxprune.ir.nodes import EXAMPLE_INPUTS, called_module, example_inputs_of, graphs_of, is_cast, module_path
 from fxprune.ir.pytrees import copy_tensors, map_tensors, tensors_in, version_of
 from fxprune.ir.wrappers import uncompiled
-from fxprune.ops.layer_classes import NORM_CLASSES
+from fxprune.ops.call import Call
 
 META = "tensor_meta"
 WRITES = "fxprune_writes"  # on a call of foreign code: which of its arguments it was seen to write into
@@ -101,10 +100,8 @@ class _Recorder(Interpreter):
 
 def _is_batch_norm(node: fx.Node) -> bool:
     """Say whether ``node`` is a batch norm: its output is like its input, for which fake tensors take 10 ms."""
-    module = called_module(node)
-    if module is None:
-        return node.target is functional.batch_norm
-    return isinstance(module, NORM_CLASSES) and not has_hooks(module)
+    op = Call(node).exact
+    return op is not None and op.name == "batch_norm"
 
 
 def _explain(node: fx.Node, error: Exception) -> str:

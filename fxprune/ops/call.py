@@ -129,6 +129,11 @@ def is_a(node: Any, *names: str) -> bool:
     return op is not None and op.name in names
 
 
+def is_conv(node: fx.Node) -> bool:
+    """Say whether ``node`` is a convolution of any kind, transposed ones included."""
+    return Call(node).kind in ("conv", "transposed conv")
+
+
 def operands(node: fx.Node, *names: str) -> tuple[Any, Any] | None:
     """Return the two operands of ``node``, if it calls an op of these names on two values and does nothing else."""
     call = Call(node)

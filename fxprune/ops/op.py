@@ -32,8 +32,8 @@ Kind = (
 elementwise (each element from the one at its place), arithmetic (of several tensors, broadcast), identity (a copy at
 most), cast, dropout (the identity in eval mode), softmax (elements of an axis weighed against each other), movement
 (elements put elsewhere), join (tensors put together), pad, resize, window (pools), adaptive pool, reduction, norm,
-conv, transposed conv, linear, product (of matrices), attention, recurrent, lookup (rows by indices), random (draws
-alone), new (made from sizes), size (no tensor), check (assertions).
+conv, transposed conv, linear, product (of matrices), attention, recurrent, lookup (rows by indices), random (drawn
+by values), new (made from sizes, whatever the values), size (no tensor), check (assertions).
 """
 Values = Literal["", "selects", "averages", "pads", "drops"]
 """What each element of the result is: an element of the input, an average of some, either of these or zeros beside

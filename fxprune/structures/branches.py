@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import fx, nn
-from torch.nn import functional
 
 from fxprune.costs.macs import batch_size, node_macs
 from fxprune.costs.parameter_holders import Holders
@@ -25,13 +24,9 @@ from fxprune.facts.effects import is_foreign
 from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.shapes import is_floating, same_shape
 from fxprune.ir.by_mode import MODE
-from fxprune.ir.module_tree import has_hooks
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module, module_path, uses
-from fxprune.ops.convs import is_conv
-from fxprune.ops.operators import ADDITIONS, calls
-
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+from fxprune.ops.call import Call, is_conv, operands
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,9 @@ class Branch:
         return self._operand(self.side)
 
     def _operand(self, position: int) -> fx.Node:
-        operand = self.addition.args[position]
+        both = operands(self.addition, "add")
+        assert both is not None
+        operand = both[position]
         assert isinstance(operand, fx.Node)
         return operand
 
@@ -103,13 +100,14 @@ def find_branches(graph_module: fx.GraphModule) -> list[Branch]:
 
 
 def _is_sum(node: fx.Node) -> bool:
-    if not calls(node, ADDITIONS) or node.kwargs or len(node.args) != 2 or not is_floating(node):
+    terms = operands(node, "add")
+    if terms is None or not is_floating(node):
         return False
-    return all(isinstance(a, fx.Node) and same_shape(a, node) for a in node.args) and node.args[0] is not node.args[1]
+    return terms[0] is not terms[1] and all(isinstance(one, fx.Node) and same_shape(one, node) for one in terms)
 
 
 def _examine(addition: fx.Node, flow: Flow, holders: Holders, shapes: EqualShapes) -> Branch:
-    left, right = addition.args
+    left, right = operands(addition, "add") or (None, None)
     assert isinstance(left, fx.Node)
     assert isinstance(right, fx.Node)
     declined: Branch | None = None
@@ -136,10 +134,9 @@ def _shortcut_terms(node: fx.Node) -> Iterator[fx.Node]:
         yield node
         node = source
     yield node
-    if calls(node, ADDITIONS) and not node.kwargs:
-        for term in node.args:
-            if isinstance(term, fx.Node):
-                yield _without_identities(term)
+    for term in operands(node, "add") or ():
+        if isinstance(term, fx.Node):
+            yield _without_identities(term)
 
 
 def _without_identities(node: fx.Node) -> fx.Node:
@@ -150,11 +147,9 @@ def _without_identities(node: fx.Node) -> fx.Node:
 
 def _passed_through(node: fx.Node) -> fx.Node | None:
     """Return the input that ``node`` returns unchanged in eval mode, or None."""
-    module = called_module(node)
-    is_identity = type(module) in (nn.Identity, *_DROPOUTS) and module is not None and not has_hooks(module)
-    if is_identity or node.target is functional.dropout:
-        return node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-    return None
+    call = Call(node)
+    op = call.exact
+    return call.input if op is not None and (op.kind == "dropout" or op.name == "identity") else None
 
 
 def _obstacle(addition: fx.Node, exit_node: fx.Node, inside: set[fx.Node], flow: Flow) -> str | None:

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection
-from typing import Any
 
-import torch
 from torch import fx
 
 from fxprune.facts.constant_factors import passes_factor
 from fxprune.facts.shapes import is_size
 from fxprune.ir.by_mode import chosen, is_by_mode
-from fxprune.ops.operators import PRODUCTS, calls
-
-# They read the shape, the dtype and the device of a tensor, and not its values.
-_LIKE: set[Any] = {
-    *("new_empty", "new_zeros", "new_ones", "new_full", "new_tensor"),
-    *(torch.empty_like, torch.zeros_like, torch.ones_like, torch.full_like, torch.rand_like, torch.randn_like),
-}
-_QUOTIENTS: set[Any] = {operator.truediv, torch.div, "div"}
+from fxprune.ops.call import Call, operands
 
 
 def scaled_source(node: fx.Node, factor: float) -> fx.Node | None:
@@ -43,16 +33,18 @@ def scaled_source(node: fx.Node, factor: float) -> fx.Node | None:
 
 
 def _reads_no_values(node: fx.Node) -> bool:
-    return is_size(node) or calls(node, _LIKE)
+    """Say whether ``node`` reads the shape, the dtype and the device of tensors, and not their values."""
+    return is_size(node) or Call(node).kind == "new"
 
 
 def _scales(node: fx.Node, scaled: Collection[fx.Node], factor: float) -> bool:
     """Say whether ``node`` scales if those ``scaled`` do, and all else that it reads stays."""
     read = [one for one in node.all_input_nodes if one in scaled]
-    first = node.args[0] if node.args else None
     if len(read) != 1 or node.op == "output":
         return False
-    if calls(node, PRODUCTS) and len(node.args) == 2:
-        return node.args[0] is not node.args[1]
-    is_quotient = calls(node, _QUOTIENTS) and len(node.args) == 2 and not node.kwargs
-    return first is read[0] and (is_quotient or passes_factor(node, factor))
+    product, quotient = operands(node, "mul"), operands(node, "div")
+    if product is not None:
+        return product[0] is not product[1]
+    if quotient is not None:
+        return quotient[0] is read[0] and quotient[1] is not read[0]
+    return Call(node).input is read[0] and passes_factor(node, factor)

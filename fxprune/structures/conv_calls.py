@@ -17,10 +17,10 @@ from fxprune.ir.copies import copy_module
 from fxprune.ir.module_tree import has_hooks, is_parametrized, runs_own_code
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module, uses
-from fxprune.ops.convs import CONV_FUNCTIONS, TRANSPOSED_CONV_FUNCTIONS
+from fxprune.ops.call import Call
 from fxprune.ops.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES, Conv
 
-_SIGNATURE = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_GEOMETRY = ("stride", "padding", "dilation", "groups")
 
 
 @dataclass(frozen=True)
@@ -97,17 +97,19 @@ def _weight_hooks(module: nn.Module) -> bool:
 
 
 def _functional_call(node: fx.Node, sites: CallSites, constants: Constants) -> ConvCall | str:
-    if node.target in TRANSPOSED_CONV_FUNCTIONS:
+    call = Call(node)
+    if call.op is None or call.kind not in ("conv", "transposed conv"):
+        return "is no convolution"
+    if call.kind == "transposed conv":
         return "is a transposed convolution"
-    arguments: dict[str, Any] = dict(zip(_SIGNATURE, node.args, strict=False)) | node.kwargs
-    source = arguments.get("input")
-    if not isinstance(source, fx.Node):
+    source = call.input
+    if source is None:
         return "its input is not a graph value"
     held: dict[str, nn.Parameter] = {}
     computed: dict[str, fx.Node] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for name in ("weight", "bias"):
-        value = arguments.get(name)
+        value = call.argument(name)
         if value is None:
             continue
         found = _weight(name, value, node, sites, constants)
@@ -117,16 +119,16 @@ def _functional_call(node: fx.Node, sites: CallSites, constants: Constants) -> C
             held[name], shapes[name] = found, tuple(found.shape)
         else:
             computed[name], shapes[name] = found, tuple(constants.value(found).shape)
-    geometry = {name: arguments[name] for name in _SIGNATURE[3:] if name in arguments}
+    geometry = {name: call.argument(name) for name in _GEOMETRY}
     if any(isinstance(part, fx.Node) for value in geometry.values() for part in _parts(value)):
         return "its stride, padding or dilation is computed in forward"
-    groups = int(geometry.get("groups", 1))
-    kind: Any = CONV_FUNCTIONS[node.target]
+    groups = int(geometry["groups"])
+    kind: Any = CONV_CLASSES[call.op.axes - 1]
     out_channels, in_channels, *kernel = shapes["weight"]
     if shapes.get("bias", (out_channels,)) != (out_channels,) or shape(source) is None:
         return "its shape is unknown; trace with fxprune.trace(model, example_inputs)"
     for name in ("stride", "padding", "dilation"):
-        if isinstance(geometry.get(name), (tuple, list)):
+        if isinstance(geometry[name], (tuple, list)):
             numbers = tuple(geometry[name])
             geometry[name] = numbers * len(kernel) if len(numbers) == 1 else numbers
     module: Conv = kind(

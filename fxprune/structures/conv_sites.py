@@ -16,7 +16,7 @@ from fxprune.ir.by_mode import MODE
 from fxprune.ir.module_tree import opaque_children
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module, module_path, only_user
-from fxprune.ops.convs import is_conv
+from fxprune.ops.call import is_conv
 from fxprune.ops.layer_classes import CONV_CLASSES, NORM_CLASSES, Conv
 from fxprune.structures.conv_calls import ConvCall, conv_call, own_module
 

@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from fxprune.errors import TraceError
 from fxprune.facts.effects import IN_PLACE_OPERATORS, in_place_argument, is_foreign, is_in_place
-from fxprune.facts.known_shapes import ELEMENTWISE
+from fxprune.facts.known_shapes import is_like_input
 from fxprune.facts.shape_cache import Repeated, Values
 from fxprune.facts.shapes import META, WRITES
 from fxprune.ir.interpreter import Interpreter, plain
@@ -100,7 +100,7 @@ def _refusal(node: fx.Node, why: str) -> TraceError:
 
 def _require_same_kind(runner: Interpreter, node: fx.Node, values: Values) -> None:
     """Raise TraceError if the out-of-place form that ``node`` now has computes another shape or dtype."""
-    if type(called_module(node)) in ELEMENTWISE:
+    if is_like_input(called_module(node)):
         return
     args, kwargs = fx.map_arg((node.args, node.kwargs), values.raw)
 

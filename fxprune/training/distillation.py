@@ -16,8 +16,8 @@ from fxprune.errors import FxpruneError
 from fxprune.facts.dominators import Flow
 from fxprune.facts.shapes import META, shape
 from fxprune.ir.copies import copy_graph_module
-from fxprune.ir.nodes import called_module, origins
-from fxprune.ops.convs import is_conv
+from fxprune.ir.nodes import origins
+from fxprune.ops.call import Call
 from fxprune.structures.gated_layers import layers_of_graph
 
 _SMALLEST_SQUARE = 1e-8  # mean of a map's squares, below which it counts as zeros
@@ -106,7 +106,7 @@ def with_feature_maps(graph_module: fx.GraphModule, readers: Iterable[str]) -> f
 
 
 def _is_conv_or_linear(node: fx.Node) -> bool:
-    return is_conv(node) or node.target is functional.linear or isinstance(called_module(node), nn.Linear)
+    return Call(node).kind in ("conv", "transposed conv", "linear")
 
 
 def _same_map(a: fx.Node, b: fx.Node | None) -> bool:
@@ -115,5 +115,4 @@ def _same_map(a: fx.Node, b: fx.Node | None) -> bool:
 
 
 def _read(node: fx.Node) -> fx.Node | None:
-    first = node.args[0] if node.args else node.kwargs.get("input")
-    return first if isinstance(first, fx.Node) else None
+    return Call(node).input

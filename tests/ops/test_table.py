@@ -1,4 +1,4 @@
-"""Every row of the table of ops, in every spelling, on random arguments: each trait that it claims holds by numbers."""
+"""Every row of the table of ops, in every spelling, on random arguments: each trait holds by numbers."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import nn
 import fxprune
 from fxprune.errors import TraceError
 from fxprune.ir.pytrees import tensors_in
-from fxprune.ops.convs import is_conv
+from fxprune.ops.call import is_conv
 
 
 class Net(nn.Module):

@@ -15,7 +15,7 @@ from torch.nn import functional
 import fxprune
 from fxprune import passes
 from fxprune.ir.trace_notes import assumptions_of, tier_of
-from fxprune.ops.convs import is_conv
+from fxprune.ops.call import is_conv
 
 
 def same_padding(size: int, kernel: int, stride: int) -> int:

@@ -31,7 +31,7 @@ _RULES: dict[str, Rule] = {  # by the shape that a row names, or else by its kin
     **{"attention": products.attention, "heads": products.heads},
     **moves.RULES,
 }
-_OF_NO_TENSOR = ("new", "random", "join", "product")  # kinds whose first argument is none
+_OF_NO_TENSOR = ("new", "join", "product")  # kinds whose first argument is none
 _BY_ATTRIBUTES = ("conv", "transposed conv")  # layers whose weights may be computed: a parametrized one is a subclass
 
 

@@ -10,8 +10,9 @@ from torch.nn import functional
 
 from fxprune.ops.op import Op
 
-_random = partial(Op, kind="random", takes="; *size", draws=True, fresh=True)
-_like = partial(_random, takes="input;", shape="same")
+_random = partial(Op, kind="random", draws=True, fresh=True)
+_drawn = partial(Op, kind="new", takes="; *size", draws=True, fresh=True)
+_like = partial(Op, kind="new", takes="input;", shape="same", draws=True, fresh=True)
 _size = partial(Op, kind="size")
 
 ROWS: tuple[Op, ...] = (
@@ -29,17 +30,17 @@ ROWS: tuple[Op, ...] = (
         (nn.EmbeddingBag,),
         (functional.embedding_bag,),
     ),
-    _random(name="rand", functions=(torch.rand,), shape="new", image=(0.0, 1.0)),
-    _random(name="randn", functions=(torch.randn,), shape="new"),
-    _random(name="randint", functions=(torch.randint,), shape="none"),
-    _random(name="randperm", functions=(torch.randperm,), shape="none"),
-    _random(name="normal", functions=(torch.normal,), shape="none"),
-    _random(name="multinomial", takes="input; num_samples", functions=(torch.multinomial,), shape="none"),
-    _random(name="poisson", takes="input;", functions=(torch.poisson,), shape="none"),
+    _drawn(name="rand", functions=(torch.rand,), image=(0.0, 1.0)),
+    _drawn(name="randn", functions=(torch.randn,)),
+    _drawn(name="randint", functions=(torch.randint,), shape="none"),
+    _drawn(name="randperm", functions=(torch.randperm,), shape="none"),
+    _random(name="normal", takes="; *size", functions=(torch.normal,)),
     _like(name="rand_like", functions=(torch.rand_like,), image=(0.0, 1.0)),
     _like(name="randn_like", functions=(torch.randn_like,)),
     _like(name="randint_like", takes="input; high", functions=(torch.randint_like,), shape="none"),
-    _like(name="bernoulli", takes="input; p=None", functions=(torch.bernoulli,), image=(0.0, 1.0)),
+    _random(name="multinomial", takes="input; num_samples", functions=(torch.multinomial,)),
+    _random(name="poisson", takes="input;", functions=(torch.poisson,)),
+    _random(name="bernoulli", takes="input; p=None", functions=(torch.bernoulli,), shape="same", image=(0.0, 1.0)),
     Op("bernoulli", "random", "input; p=None", methods=("bernoulli",), shape="same", fresh=True, image=(0.0, 1.0)),
     _size(name="size", takes="input; dim=None", methods=("size",), shape="size"),
     _size(name="dim", takes="input;", methods=("dim", "ndimension"), shape="rank"),

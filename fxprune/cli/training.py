@@ -171,7 +171,7 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     from fxprune.training.data import load_data
     from fxprune.training.engine import make_accelerator
     from fxprune.training.folder import open_folder
-    from fxprune.training.job import Run, prune_on_data
+    from fxprune.training.job import Run, prune_on_data, say_nothing
 
     images = {name: options.pop(name) for name in ("image_size", "in_memory", "on_bad_image")}
     teacher_weights: tuple[Path, ...] = options.pop("teacher_weights")
@@ -184,7 +184,7 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     torch.manual_seed(settings.seed)
     loaded = load_model(model, weights, classes)
     accelerator = make_accelerator(settings, out)
-    say = _say if accelerator.is_main_process else _say_nothing
+    say = _say if accelerator.is_main_process else say_nothing
     untaught = settings.learns_from_teacher and not teacher_weights
     for line in _of_random_weights(model, weights, loaded, untaught):
         say(line)
@@ -273,10 +273,6 @@ def _sha256(path: Path) -> str:
 def _say(message: str) -> None:
     click.echo(message)
     sys.stdout.flush()
-
-
-def _say_nothing(_: str) -> None:
-    """What the other processes of a distributed run say."""
 
 
 def _show_report(report: dict[str, Any], out: Path) -> None:

@@ -111,13 +111,13 @@ def _teacher(teacher: nn.Module, examples: torch.Tensor, settings: Settings) -> 
 
 
 class _Outcome(NamedTuple):
-    """What came of a run: the results of passes, what was measured after each step, and entries of its report."""
+    """What came of a run."""
 
     results: list[PipelineResult]
-    rows: Rows
-    path: Rows
-    layers: dict[str, Any]
-    accuracies: dict[str, float]
+    rows: Rows  # of all training
+    path: Rows  # of the epochs in which layers went
+    layers: dict[str, Any]  # as the report tells them
+    accuracies: dict[str, float]  # likewise
 
 
 @dataclass(frozen=True)
@@ -160,14 +160,9 @@ class _Work:
             results.append(Pipeline(AFTER_TRAINING)(removed))
         for result in results:
             self.say(str(result))
-        accuracies = {
-            "accuracy_before": before,
-            "accuracy_before_removal": trained,
-            "accuracy_after_removal": without,
-        }
-        return _Outcome(
-            results, rows, path, {"layers_removable": len(candidates), "layers_removed": gone}, accuracies
-        )
+        layers = {"layers_removable": len(candidates), "layers_removed": gone}
+        steps = ("accuracy_before", "accuracy_before_removal", "accuracy_after_removal")
+        return _Outcome(results, rows, path, layers, dict(zip(steps, (before, trained, without), strict=True)))
 
     def train(
         self, graph_module: fx.GraphModule, settings: Settings, checkpoint: str, metrics: str, shrink: Shrink = None

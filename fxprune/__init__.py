@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fxprune.choosing.plan import Plan
 from fxprune.choosing.targets import Targets
 from fxprune.diffing.diff import diff
 from fxprune.emission.emit import emit, load_emitted
@@ -14,6 +15,7 @@ from fxprune.pipelines.pipeline import Pipeline, PipelineResult
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.prune import prune
 from fxprune.pruning.steering import SteeredL1
+from fxprune.pruning.surgery import Surgery
 from fxprune.rewriting.contract import Contract, Pass, PassResult
 from fxprune.rewriting.verify import Verification, verify
 from fxprune.structures.gated_layers import gates_of
@@ -35,9 +37,11 @@ __all__ = [
     "PassResult",
     "Pipeline",
     "PipelineResult",
+    "Plan",
     "ProximalL1",
     "ResConv",
     "SteeredL1",
+    "Surgery",
     "Targets",
     "Verification",
     "diff",

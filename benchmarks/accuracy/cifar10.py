@@ -36,7 +36,7 @@ from fxprune.training.data import load_data, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
 from fxprune.training.evaluation import evaluate
 from fxprune.training.metrics import epochs
-from fxprune.training.recipe import train
+from fxprune.training.recipe import Session, train
 from fxprune.training.settings import Settings
 
 IMAGE_SIZE = 32
@@ -97,7 +97,8 @@ def fine_tune(arguments: argparse.Namespace, settings: Settings, folder: Path) -
     torch.manual_seed(settings.seed)  # as the shell does
     network = build(arguments.network, arguments.weights)
     alone = Settings(**{**asdict(settings), "distill": 0.0, "distill_features": 0.0})
-    rows = train(network, data, alone, print, checkpoint=out / "checkpoint.pt", metrics=out / "metrics.jsonl")
+    session = Session(out / "checkpoint.pt", out / "metrics.jsonl")
+    rows = train(network, data, alone, print, session=session)
     top1 = evaluate(network, data.held_out, workers=settings.workers)  # in float32, as the pruned ones
     network = network.cpu().to(memory_format=torch.contiguous_format)
     torch.save(network.state_dict(), out / "weights.pt")

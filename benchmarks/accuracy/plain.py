@@ -28,7 +28,7 @@ from fxprune.passes import FoldBatchNorm, FuseResConv, InsertResConv, Simplify
 from fxprune.training.data import ImageData, load_data, sample_inputs
 from fxprune.training.evaluation import evaluate
 from fxprune.training.metrics import epochs
-from fxprune.training.recipe import train
+from fxprune.training.recipe import Session, train
 from fxprune.training.settings import Settings
 
 IMAGE_SIZE = 32
@@ -72,9 +72,8 @@ def run(name: str, arm: str, data: ImageData, settings: Settings, folder: Path) 
     if arm == "resconv":
         insert = InsertResConv(shortcut=1.0, parametrization="free", include_reshaping=True)
         trained = insert(trained).graph_module
-    rows = train(
-        trained, data, settings, print, checkpoint=folder / "checkpoint.pt", metrics=folder / "metrics.jsonl"
-    )
+    session = Session(folder / "checkpoint.pt", folder / "metrics.jsonl")
+    rows = train(trained, data, settings, print, session=session)
     trained.cpu().to(memory_format=torch.contiguous_format).eval()
     top1 = evaluate(trained, data.held_out, workers=settings.workers)  # in float32, as the fused one
     report: dict[str, Any] = {"top1": top1, "path": epochs(rows)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import torch
 from torch import fx
 
 from fxprune.cli.options import (
-    classes_option,
+    Given,
+    collected,
     html_option,
-    input_option,
+    model_options,
     trace_loaded,
-    weights_option,
     write_page,
 )
 from fxprune.diffing.diff import diff
@@ -41,6 +42,37 @@ _HELP = f"""BEFORE and AFTER: {FORMS}, or a .pt2 file (with --trust). Reading a 
 is code that you name, and it is run. Exit code: 0 the graphs are the same, 1 they differ, 2 trouble."""
 
 
+@dataclass(frozen=True)
+class View:
+    """How a diff is shown: the options of the shell that say so, which exclude one another."""
+
+    stat: bool
+    kinds: Sequence[Kind]
+    only: Sequence[Kind]
+    why: str | None
+    form: str | None
+    html_file: Path | None
+
+    def require_sense(self) -> None:
+        """Raise UsageError if several are given; warn of the one that is deprecated."""
+        if self.only:
+            click.echo("fxprune: warning: --only is deprecated: write --kinds", err=True)
+        given = (self.stat, bool(self.kinds or self.only), self.why is not None, self.form is not None)
+        if sum((*given, self.html_file is not None)) > 1:
+            raise click.UsageError("--stat, --kinds, --why, --format and --html exclude one another")
+
+    def show(self, found: GraphDiff, title: str) -> None:
+        """Print ``found``, or write it to a page of that title."""
+        if self.form is not None:
+            click.echo(_FORMATS[self.form](found), nl=False)
+        elif self.html_file is not None:
+            write_page(self.html_file, page([], found, title=title))
+        elif self.why is not None:
+            show(_story(found, self.why))
+        else:
+            show(statistics(found) if self.stat else unified(found, (*self.kinds, *self.only)))
+
+
 @click.command("diff", epilog=_HELP)
 @click.argument("before")
 @click.argument("after", required=False)
@@ -49,42 +81,19 @@ is code that you name, and it is run. Exit code: 0 the graphs are the same, 1 th
 @click.option("--only", multiple=True, type=click.Choice(KINDS), hidden=True)
 @click.option("--why", metavar="NODE", help="The story of one node, or of the nodes of one module.")
 @click.option("--format", "form", type=click.Choice(list(_FORMATS)), help="Print this instead of text.")
-@weights_option
-@classes_option
-@input_option
+@model_options
 @html_option
 @click.option("--trust", is_flag=True, help="Read .pt2 files, which can run any code.")
-def diff_command(
-    before: str,
-    after: str | None,
-    stat: bool,
-    kinds: Sequence[Kind],
-    only: Sequence[Kind],
-    why: str | None,
-    form: str | None,
-    html_file: Path | None,
-    **options: Any,
-) -> int:
+@collected("view", View)
+def diff_command(before: str, after: str | None, view: View, given: Given, trust: bool) -> int:
     """Show what is different between two models, or, of the folder of one run, what the run did.
 
     Options on weights, classes and input are for models that are named, not for folders and files.
     """
-    if only:
-        click.echo("fxprune: warning: --only is deprecated: write --kinds", err=True)
-        kinds = (*kinds, *only)
-    if sum((stat, bool(kinds), why is not None, form is not None, html_file is not None)) > 1:
-        raise click.UsageError("--stat, --kinds, --why, --format and --html exclude one another")
+    view.require_sense()
     try:
-        found = read_diff(Path(before)) if after is None else _compare(before, after, **options)
-        if form is not None:
-            click.echo(_FORMATS[form](found), nl=False)
-        elif html_file is not None:
-            title = before if after is None else f"{before} and {after}"
-            write_page(html_file, page([], found, title=title))
-        elif why is not None:
-            show(_story(found, why))
-        else:
-            show(statistics(found) if stat else unified(found, kinds))
+        found = read_diff(Path(before)) if after is None else _compare(before, after, given, trust)
+        view.show(found, before if after is None else f"{before} and {after}")
     except Exception as error:
         error.exit_code = 2  # type: ignore[attr-defined]  # read by main: trouble, as of diff(1)
         raise
@@ -100,28 +109,26 @@ def _story(found: GraphDiff, name: str) -> list[Line]:
     return lines
 
 
-def _compare(before: str, after: str, *, input_shape: str | None, trust: bool, **named: Any) -> GraphDiff:
+def _compare(before: str, after: str, given: Given, trust: bool) -> GraphDiff:
     """Read what needs no example inputs first: a model that is named is traced on those of the other."""
     read = [_read(spec, trust) for spec in (before, after)]
     like = next((shape for graph in read if (shape := _input_shape(graph)) is not None), None)
     graphs = []
     for spec, graph in zip((before, after), read, strict=True):
-        graphs.append(_trace(spec, input_shape, like, **named) if graph is None else graph)
+        graphs.append(_trace(spec, given, like) if graph is None else graph)
     return diff(graphs[0], graphs[1])
 
 
-def _trace(
-    spec: str, input_shape: str | None, like: tuple[int, ...] | None, weights: Path | None, classes: int | None
-) -> fx.GraphModule:
+def _trace(spec: str, given: Given, like: tuple[int, ...] | None) -> fx.GraphModule:
     torch.manual_seed(0)
-    loaded = load_model(spec, weights, classes)
+    loaded = load_model(spec, given.weights, given.classes)
     if like is not None:
         try:
-            return trace_loaded(loaded, input_shape, like)
+            return trace_loaded(loaded, given.input_shape, like)
         except TraceError:  # a network for other inputs: the diff will say so
-            if input_shape is not None:
+            if given.input_shape is not None:
                 raise
-    return trace_loaded(loaded, input_shape)
+    return trace_loaded(loaded, given.input_shape)
 
 
 def _read(spec: str, trust: bool) -> fx.GraphModule | None:

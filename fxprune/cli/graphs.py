@@ -15,12 +15,11 @@ import fxprune
 from fxprune.choosing.inspection import inspect_graph
 from fxprune.cli.options import (
     MODEL_HELP,
-    classes_option,
+    Given,
     html_option,
-    input_option,
     keeping_options,
     load_traced,
-    weights_option,
+    model_options,
     write_page,
 )
 from fxprune.emission.emit import Format
@@ -36,17 +35,13 @@ from fxprune.rewriting.keeping_pass import KeepingPass
 
 @click.command(epilog=MODEL_HELP)
 @click.argument("model")
-@weights_option
-@classes_option
-@input_option
+@model_options
 @keeping_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @html_option
 def inspect(
     model: str,
-    weights: Path | None,
-    classes: int | None,
-    input_shape: str | None,
+    given: Given,
     as_json: bool,
     html_file: Path | None,
     **kept: Sequence[str],
@@ -54,7 +49,7 @@ def inspect(
     """List each conv and each residual branch of MODEL: eligible or why not, its MACs and parameters."""
     if as_json and html_file is not None:
         raise click.UsageError("--json and --html exclude one another")
-    graph_module = load_traced(model, weights, classes, input_shape)
+    graph_module = load_traced(model, given)
     found = inspect_graph(graph_module, **kept)
     if html_file is not None:
         write_page(html_file, graph_page(graph_module, found, title=model))
@@ -67,9 +62,7 @@ def inspect(
 @click.option(
     "--passes", "spec", required=True, help='For example "insert-resconv{shortcut=1},fuse-resconv,simplify".'
 )
-@weights_option
-@classes_option
-@input_option
+@model_options
 @keeping_options
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write the result to.")
 @click.option("--format", "formats", multiple=True, type=click.Choice(get_args(Format)), help="Write this too.")
@@ -77,9 +70,7 @@ def inspect(
 def run(
     model: str,
     spec: str,
-    weights: Path | None,
-    classes: int | None,
-    input_shape: str | None,
+    given: Given,
     out: Path | None,
     formats: Sequence[Any],
     no_verify: bool,
@@ -91,7 +82,7 @@ def run(
         raise LoadError(f"{out} is a file; give another folder with --out")
     if out is not None:
         _require_empty(out)
-    graph_module = load_traced(model, weights, classes, input_shape).eval()
+    graph_module = load_traced(model, given).eval()
     result = Pipeline(passes, verify=not no_verify)(graph_module)
     click.echo(str(result))
     if out is not None:

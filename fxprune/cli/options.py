@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ weights_option = click.option(
     "--weights", type=click.Path(path_type=Path), help="State dict to load: .safetensors, .pt, .pth."
 )
 classes_option = click.option("--classes", type=click.IntRange(min=1), help="Outputs of a torchvision or timm model.")
-input_option = click.option("--input", "input_shape", metavar="N,C,H,W", help="Shape of the example input.")
+_input_option = click.option("--input", "input_shape", metavar="N,C,H,W", help="Shape of the example input.")
 html_option = click.option(
     "--html",
     "html_file",
@@ -43,6 +45,35 @@ _only_option = click.option(
 )
 
 
+def collected(name: str, kind: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command those of its options that are fields of the dataclass ``kind`` as one value, ``name``."""
+    names = [field.name for field in fields(kind)]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def taking(*args: Any, **options: Any) -> Any:
+            value = kind(**{one: options.pop(one) for one in names})
+            return command(*args, **{name: value}, **options)
+
+        return taking
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is given beside the name of a model: its weights, its classes, and the shape of its input."""
+
+    weights: Path | None
+    classes: int | None
+    input_shape: str | None
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give ``command`` the options ``--weights``, ``--classes`` and ``--input``, as one value ``given``."""
+    return weights_option(classes_option(_input_option(collected("given", Given)(command))))
+
+
 def keeping_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give ``command`` the options ``--keep`` and ``--only`` (see :mod:`fxprune.choosing.keeping`)."""
     return _keep_option(_only_option(command))
@@ -56,13 +87,13 @@ def write_page(file: Path, text: str) -> None:
     click.echo(f"written to {file}")
 
 
-def load_traced(model: str, weights: Path | None, classes: int | None, input_shape: str | None) -> fx.GraphModule:
+def load_traced(model: str, given: Given) -> fx.GraphModule:
     """Return the graph of the model that the user names, on random inputs of the given shape."""
     torch.manual_seed(0)
-    loaded = load_model(model, weights, classes)
-    if isinstance(loaded.model, fx.GraphModule) and EXAMPLE_INPUTS in loaded.model.meta and input_shape is None:
+    loaded, shape = load_model(model, given.weights, given.classes), given.input_shape
+    if isinstance(loaded.model, fx.GraphModule) and EXAMPLE_INPUTS in loaded.model.meta and shape is None:
         return loaded.model
-    return trace_loaded(loaded, input_shape)
+    return trace_loaded(loaded, shape)
 
 
 def trace_loaded(

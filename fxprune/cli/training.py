@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 import torch
+from torch import nn
 
 from fxprune.choosing.targets import Targets
 from fxprune.cli.options import MODEL_HELP, classes_option, keeping_options, weights_option
 from fxprune.pipelines.chains import Layers
 from fxprune.run_record import results_text
-from fxprune.sources.models import load_model
+from fxprune.sources.models import LoadedModel, load_model
+from fxprune.training.goal import Goal
 from fxprune.training.settings import Precision, Settings
+
+_GOAL = ("target_macs", "target_params", "target_memory", "strength", "layers", "keep", "only")
 
 
 @click.command()
@@ -164,24 +169,65 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     """
     from fxprune.training.batches import default_workers
     from fxprune.training.data import load_data
-    from fxprune.training.distillation import Ensemble
     from fxprune.training.engine import make_accelerator
-    from fxprune.training.job import open_folder, prune_on_data
+    from fxprune.training.folder import open_folder
+    from fxprune.training.job import Run, prune_on_data, say_nothing
 
-    taken = ("image_size", "teacher_weights", "on_bad_image", "in_memory")
-    image_size, teacher_weights, on_bad_image, in_memory = map(options.pop, taken)
-    targets = Targets(**{name: options.pop(f"target_{name}") for name in ("macs", "params", "memory")})
-    strength, layers = options.pop("strength"), options.pop("layers")
-    kept: dict[str, Any] = {name: list(options.pop(name)) for name in ("keep", "only")}
-    if targets.is_empty and strength is None:
-        targets = Targets(macs=0.5)
+    images = {name: options.pop(name) for name in ("image_size", "in_memory", "on_bad_image")}
+    teacher_weights: tuple[Path, ...] = options.pop("teacher_weights")
+    goal_options = {name: options.pop(name) for name in _GOAL}
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
     settings = Settings(**options)
+    _require_use(settings, goal_options["strength"], teacher_weights)
+    goal = _goal(**goal_options)
+    torch.manual_seed(settings.seed)
+    loaded = load_model(model, weights, classes)
+    accelerator = make_accelerator(settings, out)
+    say = _say if accelerator.is_main_process else say_nothing
+    untaught = settings.learns_from_teacher and not teacher_weights
+    for line in _of_random_weights(model, weights, loaded, untaught):
+        say(line)
+    known = [load_model(model, path, classes) for path in teacher_weights]
+    if settings.distill:
+        _require_classes(dict(zip(teacher_weights, known, strict=True)) or {weights: loaded})
+    read = load_data(data, **images)
+    run = {
+        "model": model,
+        "weights": weights and str(weights),
+        "weights_sha256": weights and _sha256(weights),
+        "teacher_weights": [str(path) for path in teacher_weights],
+        "teacher_weights_sha256": [_sha256(path) for path in teacher_weights],
+        "data": data,
+        "image_size": images["image_size"],
+        "in_memory": images["in_memory"],
+    }
+    what = {name: value or None for name, value in goal.options().items()}  # older runs have no patterns
+    with ExitStack() as held:
+        if accelerator.is_main_process:
+            held.enter_context(open_folder(out, {**run, **what, **settings.shared()}))
+        accelerator.wait_for_everyone()
+        around, teacher = Run(say, run, accelerator), _teacher(known)
+        report = prune_on_data(loaded.model, read, out, settings, goal=goal, run=around, teacher=teacher)
+    if accelerator.is_main_process:
+        _show_report(report, out)
+
+
+def _goal(strength: float | None, layers: Layers, **named: Any) -> Goal:
+    """Return what is asked for; half of the MACs, where that is nothing."""
+    kept = {name: list(named.pop(name)) for name in ("keep", "only")}
+    targets = Targets(**{name.removeprefix("target_"): share for name, share in named.items()})
+    if targets.is_empty and strength is None:
+        targets = Targets(macs=0.5)
+    return Goal(targets, strength, layers, **kept)
+
+
+def _require_use(settings: Settings, strength: float | None, teacher_weights: Sequence[Path]) -> None:
+    """Raise UsageError for an option that would do nothing beside the others."""
     given = click.get_current_context().get_parameter_source
     for option, needed, is_there in (
         ("teacher_weights", "--distill or --distill-features", settings.learns_from_teacher),
-        ("temperature", "--distill", options["distill"] > 0),
+        ("temperature", "--distill", settings.distill > 0),
         ("shrink_share", "no --strength", strength is None),
         ("target_memory", "no --strength", strength is None),
         ("target_params", "no --strength", strength is None),
@@ -190,59 +236,34 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
             raise click.UsageError(f"--{option.replace('_', '-')} needs {needed}")
     if settings.distill_features and len(teacher_weights) > 1:
         raise click.UsageError("--distill-features learns from one teacher: give --teacher-weights once")
-    torch.manual_seed(settings.seed)
-    loaded = load_model(model, weights, classes)
-    accelerator = make_accelerator(settings, out)
-    say = _say if accelerator.is_main_process else _say_nothing
+
+
+def _of_random_weights(model: str, weights: Path | None, loaded: LoadedModel, untaught: bool) -> Iterator[str]:
+    """Yield what to say of weights that are random, also of the teacher's if those are the model's own."""
     if loaded.is_random:
-        say(f"{model} starts from random weights: --weights FILE loads trained ones")
-    if loaded.is_random and settings.learns_from_teacher and not teacher_weights:
-        say("the teacher has random weights and nothing to teach: --teacher-weights FILE loads trained ones")
+        yield f"{model} starts from random weights: --weights FILE loads trained ones"
+    if loaded.is_random and untaught:
+        yield "the teacher has random weights and nothing to teach: --teacher-weights FILE loads trained ones"
     if loaded.left_random:
-        say(f"{weights} holds another number of classes: {', '.join(loaded.left_random)} start from random weights")
-    known = [load_model(model, path, classes) for path in teacher_weights]
-    teachers = [one.model for one in known]
-    taught_by = dict(zip(teacher_weights, known, strict=True)) or {weights: loaded}
-    for path, one in taught_by.items():
-        if settings.distill and one.left_random:
+        yield f"{weights} holds another number of classes: {', '.join(loaded.left_random)} start from random weights"
+
+
+def _require_classes(teachers: Mapping[Path | None, LoadedModel]) -> None:
+    """Raise UsageError if a teacher, given by its file of weights, has none for the classes of the model."""
+    for path, one in teachers.items():
+        if one.left_random:
             raise click.UsageError(
                 f"the teacher's {', '.join(one.left_random)} would be random, since {path} holds another number of "
                 "classes: --teacher-weights FILE of a network that was trained for yours, or no --distill"
             )
-    teacher = Ensemble(teachers) if len(teachers) > 1 else next(iter(teachers), None)
-    images = load_data(data, image_size, on_bad_image=on_bad_image, in_memory=in_memory)
-    run = {
-        "model": model,
-        "weights": weights and str(weights),
-        "weights_sha256": weights and _sha256(weights),
-        "teacher_weights": [str(path) for path in teacher_weights],
-        "teacher_weights_sha256": [_sha256(path) for path in teacher_weights],
-        "data": data,
-        "image_size": image_size,
-        "in_memory": in_memory,
-    }
-    patterns = {name: one or None for name, one in kept.items()}  # older runs have none
-    what = {**targets.options(), "strength": strength, "layers": layers, **patterns}
-    with ExitStack() as held:
-        if accelerator.is_main_process:
-            held.enter_context(open_folder(out, {**run, **what, **settings.shared()}))
-        accelerator.wait_for_everyone()
-        report = prune_on_data(
-            loaded.model,
-            images,
-            out,
-            settings,
-            targets=targets,
-            strength=strength,
-            layers=layers,
-            **kept,
-            teacher=teacher,
-            say=say,
-            extra=run,
-            accelerator=accelerator,
-        )
-    if accelerator.is_main_process:
-        _show_report(report, out)
+
+
+def _teacher(known: Sequence[LoadedModel]) -> nn.Module | None:
+    """Return what teaches: the one that was loaded, or all of them together."""
+    from fxprune.training.distillation import Ensemble
+
+    models = [one.model for one in known]
+    return Ensemble(models) if len(models) > 1 else next(iter(models), None)
 
 
 def _sha256(path: Path) -> str:
@@ -252,10 +273,6 @@ def _sha256(path: Path) -> str:
 def _say(message: str) -> None:
     click.echo(message)
     sys.stdout.flush()
-
-
-def _say_nothing(_: str) -> None:
-    """What the other processes of a distributed run say."""
 
 
 def _show_report(report: dict[str, Any], out: Path) -> None:

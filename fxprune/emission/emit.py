@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -31,16 +30,14 @@ from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import UNCHECKED, require_shapes
 from fxprune.files import make_folder, replacing_all
 from fxprune.ir.arguments import require_arguments
-from fxprune.ir.by_mode import TRAIN_INPUTS, has_modes
+from fxprune.ir.by_mode import TRAIN_INPUTS
 from fxprune.ir.nodes import (
-    EXAMPLE_INPUTS,
     TRACE,
-    as_taken_now,
     example_inputs_of,
     keep_example_inputs,
     require_graph,
 )
-from fxprune.ir.trace_notes import ASSUMPTIONS, Assumption, assumptions_of
+from fxprune.ir.trace_notes import ASSUMPTIONS, Assumption
 
 Format = Literal["pt2", "onnx"]
 
@@ -86,17 +83,7 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     """
     from safetensors.torch import save  # this, and what follows, is loaded when something is first emitted
 
-    from fxprune.emission.check import (
-        build_source,
-        examples_fit,
-        read_back,
-        require_equal,
-        require_equal_in_train_mode,
-    )
-    from fxprune.emission.codegen import python_source
-    from fxprune.emission.constants import examples_to_data
-    from fxprune.emission.graph_data import graph_to_data, tell_values
-    from fxprune.emission.state_layout import state_layout
+    from fxprune.emission.content import content_of, functional_model
 
     require_arguments(emit, locals())
     graph_module = require_graph(graph_module, "emit")
@@ -106,39 +93,18 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     unknown = [name for name in formats if name not in get_args(Format)]
     if unknown:
         raise EmitError(f"unknown format {unknown[0]!r}; use {' or '.join(get_args(Format))}")
-    layout = state_layout(graph_module)
-    source = python_source(graph_module.graph, layout, type(graph_module).__name__)
-    examples = example_inputs_of(graph_module) if EXAMPLE_INPUTS in graph_module.meta else None
-    data = graph_to_data(graph_module.graph, layout)
-    data["examples"] = examples_to_data(examples)
-    train_examples = graph_module.meta.get(TRAIN_INPUTS)
-    if train_examples is not None:
-        train_examples = as_taken_now(graph_module, train_examples)
-    data["train_examples"] = examples_to_data(train_examples)
-    data["trace"] = graph_module.meta.get(TRACE)
-    data["assumptions"] = [asdict(assumption) for assumption in assumptions_of(graph_module)]
-    again, state = read_back(graph_module, data)
-    model = build_source(source, state)
-    if examples is not None:
-        require_equal(graph_module, again, model, examples)
-        if has_modes(graph_module.graph):
-            require_equal_in_train_mode(again, model, train_examples or examples)
-        model.load_state_dict(state)
-        if examples_fit(again, data["examples"]):
-            tell_values(data, again.graph)
-        else:
-            data["examples"] = None  # random numbers in their place would not do
-    weights = save(state)
+    content = content_of(graph_module)
+    weights = save(content.state)
     try:
         make_folder(out)
         with replacing_all(out, FILES) as unfinished:
             (unfinished / WEIGHTS).write_bytes(weights)
             loader = _LOADER.format(weights=hashlib.sha256(weights).hexdigest())
-            (unfinished / SOURCE).write_text(source + loader, encoding="utf-8", newline="\n")
+            (unfinished / SOURCE).write_text(content.source + loader, encoding="utf-8", newline="\n")
             if formats:
-                functional = python_source(graph_module.graph, layout, type(graph_module).__name__, in_place=False)
-                _export(build_source(functional, state), example_inputs_of(graph_module), unfinished, formats)
-            (unfinished / GRAPH).write_text(json.dumps(sealed(data, unfinished), indent=1) + "\n")
+                model = functional_model(graph_module, content)
+                _export(model, example_inputs_of(graph_module), unfinished, formats)
+            (unfinished / GRAPH).write_text(json.dumps(sealed(content.data, unfinished), indent=1) + "\n")
     except LoadError as error:
         raise EmitError(str(error)) from error
     return out
@@ -153,11 +119,10 @@ def _require_no_files_of_others(out: Path) -> None:
 
 def source_obstacle(graph_module: fx.GraphModule) -> str | None:
     """Return why :func:`emit` cannot write ``graph_module`` as source; None if nothing speaks against it."""
-    from fxprune.emission.codegen import python_source
-    from fxprune.emission.state_layout import state_layout
+    from fxprune.emission.content import require_source
 
     try:
-        python_source(graph_module.graph, state_layout(graph_module), type(graph_module).__name__)
+        require_source(graph_module)
     except EmitError as error:
         return str(error)
     return None

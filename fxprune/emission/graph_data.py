@@ -24,7 +24,7 @@ from fxprune.emission.vocabulary import function_named, name_of, refused_attribu
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import META
 from fxprune.ir.by_mode import MODE, CodeByMode, by_mode, is_by_mode
-from fxprune.ir.copies import LazyGraphModule
+from fxprune.ir.lazy_graph_module import LazyGraphModule
 from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
 from fxprune.ir.nodes import ORIGIN, PASSES, PATH, place
 from fxprune.ir.written_calls import Written

@@ -30,7 +30,8 @@ from fxprune.facts.shapes import META
 from fxprune.gates.gate import ScaledLayer
 from fxprune.ir.applied import Applied
 from fxprune.ir.arguments import require_arguments
-from fxprune.ir.copies import copy_graphs, plain_graph_module
+from fxprune.ir.copies import copy_graphs
+from fxprune.ir.lazy_graph_module import plain_graph_module
 from fxprune.ir.module_tree import every_module, every_path
 from fxprune.ir.node_targets import attribute, free_target, set_attribute
 from fxprune.ir.nodes import PRESERVED, place, require_graph

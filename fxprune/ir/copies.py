@@ -1,118 +1,22 @@
-"""Copies of modules; copies of graphs that cost little: layers are shared, code is generated only where it is run."""
+"""Copies of modules; copies of graphs that cost little: layers are shared."""
 
 from __future__ import annotations
 
 import copy
 import copyreg
-import weakref
 from collections import OrderedDict
-from functools import cache
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx._lazy_graph_module import _LazyGraphModule
-from torch.fx.graph_module import _copy_attr
 from torch.overrides import TorchFunctionMode
 
 from fxprune.errors import FxpruneError, first_line
-from fxprune.ir.applied import LAYER
-from fxprune.ir.module_tree import every_module, is_opaque, is_region
+from fxprune.ir.lazy_graph_module import LazyGraphModule
+from fxprune.ir.module_tree import TENSORS, empty_module, every_module, is_opaque, is_region
 from fxprune.ir.nodes import PRESERVED, graphs_of
-from fxprune.ir.pickled import from_pickle, to_pickle
 from fxprune.ir.pytrees import PLAIN
 from fxprune.ir.wrappers import holds_wrappers, inside, original_of
-
-_STATE = ("_parameters", "_buffers", "_non_persistent_buffers_set")
-
-
-class _CodeOnDemand:
-    """An attribute, ``forward`` say, of a graph whose code is not generated yet: looking it up generates it."""
-
-    def __init__(self, name: str = "forward", only: Any = None) -> None:
-        self._name = name
-        self._only = None if only is None else weakref.ref(only)  # of its class, which is looked at too
-
-    def __get__(self, graph_module: Any, kind: type) -> Any:
-        if graph_module is not None:
-            getattr(graph_module, "real_recompile", graph_module.recompile)()
-            return getattr(graph_module, self._name)
-        only = None if self._only is None else self._only()
-        if only is None:
-            return self
-        only.recompile()
-        return vars(kind)[self._name]
-
-
-class LazyGraphModule(_LazyGraphModule):
-    """A GraphModule whose code is generated when it is first called or read: most stages of a pipeline never are.
-
-    In torch's own the first call goes through ``__call__`` twice, and so through hooks, and torch.compile refuses it.
-    """
-
-    _lazy_forward = _CodeOnDemand()  # the name by which torch knows the placeholder
-    forward = _lazy_forward
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Let pickle, and so torch.save, keep the graph itself: see :mod:`fxprune.ir.pickled`."""
-        return from_pickle, (LazyGraphModule, to_pickle(self))
-
-
-def plain_graph_module(like: fx.GraphModule) -> fx.GraphModule:
-    """Return torch's own GraphModule with the graph and the modules of ``like``; its code is generated on demand."""
-    made = fx.GraphModule.__new__(fx.GraphModule)
-    made.__dict__.update({name: copy.copy(value) for name, value in _empty_graph_module().items()})
-    for table in ("_modules", *_STATE):
-        made.__dict__[table] = like.__dict__[table]
-    made.training, made.__dict__["_graph"] = like.training, like.graph
-    like.graph.owning_module = made
-    kind: Any = type(made)  # a class that it has for itself
-    kind.__name__ = type(like).__name__
-    kind.forward, kind._code = _CodeOnDemand("forward", made), _CodeOnDemand("_code")
-    kind.__reduce__ = _reduce_with_code
-    return made
-
-
-@cache
-def _empty_graph_module() -> dict[str, Any]:
-    """Return what torch's GraphModule of an empty graph holds, but for graph and code: making one generates code."""
-    held = vars(fx.GraphModule(nn.Module(), fx.Graph()))
-    return {name: value for name, value in held.items() if name not in ("_graph", "_code")}
-
-
-def _reduce_with_code(plain: fx.GraphModule) -> Any:
-    plain.recompile()
-    return fx.GraphModule.__reduce__(plain)
-
-
-def graph_module_of(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
-    """Return the GraphModule of ``graph``, traced from ``root``: it holds what the graph uses of it."""
-    made = LazyGraphModule(nn.Module(), fx.Graph(tracer_cls=graph._tracer_cls), class_name=type(root).__name__)
-    made.training = root.training
-    for node in graph.nodes:
-        if LAYER in node.meta:
-            made._modules[str(node.target)] = node.meta.pop(LAYER)
-        elif node.op == "call_module":
-            _install(root, made, str(node.target))
-        elif node.op == "get_attr":
-            _copy_attr(root, made, str(node.target))
-    made.graph = graph
-    return made
-
-
-def _install(root: nn.Module, made: nn.Module, target: str) -> None:
-    """Put the module at ``target`` below ``root`` there below ``made``, which gets the containers on the way."""
-    *parents, last = target.split(".")
-    for atom in parents:
-        child = root._modules[atom]
-        assert child is not None
-        container = made._modules.get(atom)
-        if container is child:
-            return  # a module around it is installed
-        if container is None:
-            container = made._modules[atom] = empty_module()
-        root, made = child, container
-    made._modules[last] = root._modules[last]
 
 
 def copy_graph_module(graph_module: fx.GraphModule) -> fx.GraphModule:
@@ -128,7 +32,7 @@ def copy_graphs(graph_module: fx.GraphModule) -> list[tuple[str, fx.GraphModule]
     containers, has_opaque = _copy_containers(graph_module)
     tracer = graph_module.graph._tracer_cls
     duplicate = LazyGraphModule(containers, fx.Graph(tracer_cls=tracer), class_name=type(graph_module).__name__)
-    for table in ("_modules", *_STATE):
+    for table in ("_modules", *TENSORS):
         duplicate.__dict__[table] = containers.__dict__[table]
     duplicate.graph = copy_graph(graph_module.graph)
     duplicate.meta.update(graph_module.meta)
@@ -190,7 +94,7 @@ def _copy_containers(graph_module: fx.GraphModule) -> tuple[nn.Module, bool]:
         fresh = empty_module()
         state, own = fresh.__dict__, module.__dict__
         state["training"] = module.training
-        for table in _STATE:
+        for table in TENSORS:
             if own[table]:
                 state[table].update(own[table])
         children = state["_modules"]
@@ -301,19 +205,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return copy_module(root, share_weights=True) if holds_wrappers(root) else root
 
 
-_EMPTY = vars(nn.Module())
-_TABLES = frozenset(_EMPTY)  # torch's own, which modules do not share
-_SETTINGS = {name: value for name, value in _EMPTY.items() if type(value) in PLAIN}
-_NEW = tuple((name, type(value)) for name, value in _EMPTY.items() if name not in _SETTINGS)
-
-
-def empty_module() -> nn.Module:
-    """Return ``nn.Module()``, in half the time: every copy of a graph makes its containers anew."""
-    made = nn.Module.__new__(nn.Module)
-    made.__dict__.update(_SETTINGS)
-    for name, table in _NEW:
-        made.__dict__[name] = table()
-    return made
+_TABLES = frozenset(vars(nn.Module()))  # torch's own, which modules do not share
 
 
 def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:

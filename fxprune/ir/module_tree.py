@@ -9,10 +9,26 @@ from typing import Any, TypeGuard
 import torch
 from torch import fx, nn
 
+from fxprune.ir.pytrees import PLAIN
+
 CALLS = "fxprune_calls"  # of a region: the elements that it reads in all its calls, over those of its example
 PER_SAMPLE = "fxprune_per_sample"  # of a region: what its MACs are divided by to be those of one sample
 CONTAINERS = frozenset((list, dict, set))
+TENSORS = ("_parameters", "_buffers", "_non_persistent_buffers_set")
+"""The tables of a module that hold, or tell of, tensors of its own."""
 _KNOWN = ("torch.", "fxprune.")
+_EMPTY = vars(nn.Module())
+_SETTINGS = {name: value for name, value in _EMPTY.items() if type(value) in PLAIN}
+_NEW = tuple((name, type(value)) for name, value in _EMPTY.items() if name not in _SETTINGS)
+
+
+def empty_module() -> nn.Module:
+    """Return ``nn.Module()``, in half the time: every copy of a graph makes its containers anew."""
+    made = nn.Module.__new__(nn.Module)
+    made.__dict__.update(_SETTINGS)
+    for name, table in _NEW:
+        made.__dict__[name] = table()
+    return made
 
 
 def every_module(module: nn.Module) -> list[nn.Module]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,31 +16,29 @@ from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError, FxpruneWarning
 from fxprune.ir.arguments import require_arguments
 from fxprune.passes import RemoveLayers
-from fxprune.pipelines.chains import AFTER_TRAINING, Layers, insert_scales
+from fxprune.pipelines.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline, PipelineResult
-from fxprune.pruning.old_names import takes_old_names
+from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.steering import SteeredL1
+from fxprune.pruning.surgery import Surgery
 from fxprune.tracing.check import require_finite
 from fxprune.tracing.trace import trace
 
 _NOTHING = Targets()
+_USUAL = Surgery()
 
 
-@takes_old_names
+@takes_old_names(targets=old_targets, meet_after=old_steps, surgery=Surgery)
 def prune(
     model: nn.Module,
     example_inputs: Any,
     fit: Callable[..., Any],
     *,
-    layers: Layers = "all",
-    keep: Sequence[str] = (),
-    only: Sequence[str] = (),
     targets: Targets = _NOTHING,
-    threshold: float | None = None,
     strength: float | Mapping[str, float] | None = None,
     meet_after: int | None = None,
-    verify: bool = True,
+    surgery: Surgery = _USUAL,
 ) -> PipelineResult:
     """Prune whole layers of ``model`` while ``fit`` trains it.
 
@@ -51,16 +49,12 @@ def prune(
             shrink after every step of the torch optimizer that holds its parameters (of several, the first). A loop
             that calls ``shrink.step(lr)`` itself needs no ``prune``: see :func:`fxprune.insert_scales`. (A function
             with two arguments, or one named ``shrink``, still gets it, with a DeprecationWarning.)
-        layers: what to prune: single convs, whole residual branches, or all of both.
-        keep: patterns over the paths of modules: what these match stays, "layer4" or "*.conv3" say.
-        only: likewise: layers that none of these matches stay too (see :mod:`fxprune.choosing.keeping`).
         targets: the shares of MACs, parameters and memory to leave. Without ``meet_after`` only that of MACs: the
             smallest scales go first until it is met.
-        threshold: remove every layer with at most this effective scale (1e-2 if no target is given).
         strength: of the proximal L1 (:class:`fxprune.ProximalL1`), without ``meet_after``; 1e-3 by default.
         meet_after: number of optimizer steps after which the targets shall be met by exact zeros
             (:class:`fxprune.SteeredL1`); a quarter of the training is a good choice.
-        verify: check in float64 that fusing and simplifying change nothing.
+        surgery: which layers may go, below which scale one does without a target, whether passes are verified.
 
     Returns:
         The result of the passes; its ``graph_module``, in eval mode, is the pruned network.
@@ -71,17 +65,10 @@ def prune(
         TargetError: the target cannot be met; says what can.
     """
     require_arguments(prune, locals())
-    further = replace(targets, macs=None)
-    if meet_after is None and not further.is_empty:
-        raise FxpruneError(f"{further}: that is for layers that are steered to zero; give meet_after too")
-    if meet_after is not None and targets.is_empty:
-        raise FxpruneError("meet_after is for targets: give some in Targets too, or a strength instead")
-    if meet_after is not None and strength is not None:
-        raise FxpruneError("strength is of an L1 that is not steered: leave it out, or meet_after")
-    traced = trace(model, example_inputs)
-    sparse = insert_scales(traced, layers, keep=keep, only=only, verify=verify).graph_module
-    if meet_after is not None and threshold is None:
-        threshold = 0.0
+    _require_sense(targets, strength, meet_after)
+    sparse = surgery.inserted(trace(model, example_inputs))
+    steered = meet_after is not None
+    threshold = 0.0 if steered and surgery.threshold is None else surgery.threshold
     removal = RemoveLayers(threshold=threshold, target_macs=targets.macs)
     removal(sparse)  # before any training: raises if the target cannot be met
     shrink: ProximalL1
@@ -90,21 +77,40 @@ def prune(
     else:
         shrink = ProximalL1(sparse, 1e-3 if strength is None else strength)
     _fit(fit, sparse, shrink)
+    _require_training(shrink)
+    sparse.eval()
+    require_finite(sparse)
+    return Pipeline([removal, *AFTER_TRAINING], verify=surgery.verify)(sparse)
+
+
+def _require_sense(targets: Targets, strength: Any, meet_after: int | None) -> None:
+    """Raise FxpruneError where what is asked for is of steering and of a fixed strength at once."""
+    further = replace(targets, macs=None)
+    if meet_after is None and not further.is_empty:
+        raise FxpruneError(f"{further}: that is for layers that are steered to zero; give meet_after too")
+    if meet_after is not None and targets.is_empty:
+        raise FxpruneError("meet_after is for targets: give some in Targets too, or a strength instead")
+    if meet_after is not None and strength is not None:
+        raise FxpruneError("strength is of an L1 that is not steered: leave it out, or meet_after")
+
+
+def _require_training(shrink: ProximalL1) -> None:
+    """Raise FxpruneError if ``fit`` trained nothing; warn if it ended before further targets were met."""
     untouched = all(layer.effective_scale == 1 for layer in shrink.layers.values())
     if shrink.steps_done == 0 and untouched:
         raise FxpruneError(
             "fit took no step: train the graph that it is given, with an optimizer made from its parameters"
         )
-    if not further.is_empty and isinstance(shrink, SteeredL1) and not shrink.is_met:
+    if not isinstance(shrink, SteeredL1):
+        return
+    further = replace(shrink.targets, macs=None)
+    if not further.is_empty and not shrink.is_met:
         warnings.warn(
-            f"the target may not be met ({further}): fit took {shrink.steps_done} steps of the {meet_after} that "
-            "steering was given; give a smaller meet_after, or train for longer",
+            f"the target may not be met ({further}): fit took {shrink.steps_done} steps of the {shrink.meet_after} "
+            "that steering was given; give a smaller meet_after, or train for longer",
             FxpruneWarning,
-            stacklevel=3,  # prune is wrapped
+            stacklevel=4,  # prune is wrapped
         )
-    sparse.eval()
-    require_finite(sparse)
-    return Pipeline([removal, *AFTER_TRAINING], verify=verify)(sparse)
 
 
 def _fit(fit: Callable[..., Any], sparse: fx.GraphModule, shrink: ProximalL1) -> None:

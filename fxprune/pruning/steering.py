@@ -15,19 +15,20 @@ from typing import Any
 import torch
 from torch import distributed, fx
 
-from fxprune.choosing.criteria.base import Criterion
 from fxprune.choosing.named import known_criteria, known_searches, made
+from fxprune.choosing.plan import Plan
 from fxprune.choosing.schedule import Schedule
-from fxprune.choosing.search.base import Search
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError, TargetError
 from fxprune.facts.shapes import shape
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import example_inputs_of
-from fxprune.pruning.old_names import takes_old_names
+from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.surplus import Surplus
 from fxprune.structures.gated_layers import Gate
+
+_USUAL = Plan()
 
 
 class SteeredL1(ProximalL1):
@@ -55,10 +56,7 @@ class SteeredL1(ProximalL1):
         meet_after: after how many steps the targets are met: a quarter of the training, say. A training that ends
             before has fewer zeros than the targets need; ``left`` tells.
         probe_inputs: the inputs on which layers are compared; the graph's example inputs by default.
-        window: how long a layer is shrunk: its share of the MACs to save, times the steps, times this (1.5: the next
-            starts when the last is two thirds closed).
-        criterion: how much a layer is missed, by name or as a :class:`fxprune.choosing.criteria.base.Criterion`.
-        search: which layer that makes the next, by name or as a :class:`fxprune.choosing.search.base.Search`.
+        plan: by which criterion layers are compared, how the next is searched, and how fast it closes.
 
     Attributes:
         comparing: called before a layer is compared, with how many were before it and how many may be; the first step
@@ -69,7 +67,7 @@ class SteeredL1(ProximalL1):
         FxpruneError: there is no target, no such criterion or search, or as :class:`ProximalL1`.
     """
 
-    @takes_old_names
+    @takes_old_names(targets=old_targets, meet_after=old_steps, plan=Plan)
     def __init__(
         self,
         graph_module: fx.GraphModule,
@@ -77,9 +75,7 @@ class SteeredL1(ProximalL1):
         targets: Targets,
         meet_after: int,
         probe_inputs: Sequence[Any] | None = None,
-        window: float = 1.5,
-        criterion: str | Criterion = "half-gate",
-        search: str | Search = "lazy-greedy",
+        plan: Plan = _USUAL,
     ) -> None:
         require_arguments(SteeredL1.__init__, locals())
         if meet_after < 1:
@@ -92,9 +88,9 @@ class SteeredL1(ProximalL1):
             raise FxpruneError("SteeredL1 needs the gain-gate parametrisation; insert with it, or use ProximalL1")
         self.targets = targets
         self.meet_after = meet_after
-        self.window = window
-        self.criterion = made(criterion, known_criteria(), "criterion")
-        self.search = made(search, known_searches(), "search")
+        self.plan = plan
+        self.criterion = made(plan.criterion, known_criteria(), "criterion")
+        self.search = made(plan.search, known_searches(), "search")
         self.order: list[str] = []
         self.comparing: Callable[[int, int], None] = _say_nothing
         self._damages: dict[str, float] = {}
@@ -108,7 +104,7 @@ class SteeredL1(ProximalL1):
         self._surplus = Surplus(graph_module, targets, self._holders)
         self._params = {path: max(1, self._holders.only_by(one.nodes)) for path, one in self._found.items()}
         self._enough_chosen = self._surplus.is_met(())
-        self._schedule = Schedule(meet_after, window, self._surplus.shares(self._found.values(), ()).values())
+        self._schedule = Schedule(meet_after, plan.window, self._surplus.shares(self._found.values(), ()).values())
 
     def _measure(self) -> None:
         """Nothing: a layer's input is measured when the layer is compared, on the probe."""

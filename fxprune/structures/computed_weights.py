@@ -17,7 +17,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from fxprune.facts.constants import Constants
 from fxprune.gates.resconv import WEIGHT_HOOKS
-from fxprune.ir.copies import LazyGraphModule, copy_module
+from fxprune.ir.copies import copy_module
+from fxprune.ir.lazy_graph_module import LazyGraphModule
 from fxprune.ir.module_tree import is_parametrized
 from fxprune.ir.node_targets import attribute
 from fxprune.ops.layer_classes import Conv

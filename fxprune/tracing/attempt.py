@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dis
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -15,20 +13,11 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import TraceError
-from fxprune.facts.effects import IN_PLACE_OPERATORS
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.ir.applied import LAYER
 from fxprune.ir.by_mode import TRAIN_INPUTS
-from fxprune.ir.copies import LazyGraphModule, graph_module_of
-from fxprune.ir.module_tree import (
-    CONTAINERS,
-    every_module,
-    every_tensor,
-    is_layer,
-    keeps_containers,
-    set_flags,
-    state_of,
-)
+from fxprune.ir.lazy_graph_module import LazyGraphModule, graph_module_of
+from fxprune.ir.module_tree import every_module, every_tensor, is_layer, set_flags, state_of
 from fxprune.ir.node_targets import is_sayable
 from fxprune.ir.nodes import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, innermost_module, keep_example_inputs
 from fxprune.ir.pytrees import copy_tensors, version_of
@@ -38,6 +27,7 @@ from fxprune.tracing.batch_norms import recover_batch_norms
 from fxprune.tracing.functionalize import functionalize
 from fxprune.tracing.inputs import Call, call_of_graph
 from fxprune.tracing.merging import merge, merge_assumptions
+from fxprune.tracing.module_state import require_no_memory, require_own_buffers, state_kept
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.training_flag import (
     FlagReads,
@@ -48,8 +38,6 @@ from fxprune.tracing.training_flag import (
 )
 
 # A GraphModule keeps things of its own under these names.
-_SIZED = (list, dict, set)
-_KEEPING = frozenset((int, float, bool, *_SIZED))  # what forward may keep between calls
 _OWN = {"self", "meta", "_graph", "_code", "_codegen", "_tracer_cls"}
 RESERVED = (set(dir(fx.GraphModule)) - set(dir(nn.Module))) | _OWN
 
@@ -88,7 +76,7 @@ def attempt(
         TraceError: it cannot be traced in either mode, or the inputs do not fit.
     """
     modules = every_module(own)
-    with _state_kept(modules):
+    with state_kept(modules):
         set_flags(modules, False)
         traced = _Traces(own, modules, tracer, train_mode, flags)
         graph, in_training, readers = traced.graphs()
@@ -180,8 +168,8 @@ class _Traces:
         try:
             graph = tracer.graph_of(self.own)
             for module, state in states:
-                _require_no_memory(self.own, module, state)
-            _require_own_buffers(self.own, self._held)  # but for what stands for n after self.n += 1
+                require_no_memory(self.own, module, state)
+            require_own_buffers(self.own, self._held)  # but for what stands for n after self.n += 1
             # norms that are spelt out count their batches: recover_batch_norms makes layers of them
             unseen = [name for name in self._updated() if not name.endswith("num_batches_tracked")]
             if unseen:
@@ -224,38 +212,6 @@ class _Traces:
         for name in self._updated():
             self._buffers[name].copy_(self._values[name])
             self._versions[name] = version_of(self._buffers[name])
-
-
-def _require_no_memory(own: nn.Module, module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Raise TraceError if forward has changed a number or a container that it reads: what it keeps between calls."""
-    for name, value in state.items():
-        if name[:1] == "_" or name == "training" or type(value) not in _KEEPING:
-            continue
-        now: Any = module.__dict__.get(name)
-        changed = type(now) is not type(value) or (len(now) != len(value) if type(value) in _SIZED else now != value)
-        if changed and _reads(type(module), name):
-            path = next(path for path, one in own.named_modules() if one is module)
-            reason = f"it changes its attribute {name}, which it reads too, from call to call"
-            raise TraceError(f"{type(own).__name__} cannot be traced: {reason}", path=path, reason=reason)
-
-
-def _reads(kind: type[nn.Module], name: str) -> bool:
-    """Say whether the forward of a class reads ``self.name``; code that is not Python's counts as reading it."""
-    code = getattr(kind.forward, "__code__", None)
-    return code is None or any(
-        one.opname in ("LOAD_ATTR", "LOAD_METHOD") and one.argval == name for one in dis.get_instructions(code)
-    )
-
-
-def _require_own_buffers(own: nn.Module, held: Sequence[tuple[nn.Module, str, torch.Tensor]]) -> None:
-    """Raise TraceError if forward put another tensor in the place of a buffer: a graph would lose it."""
-    for module, name, buffer in held:
-        now = module._buffers.get(name)
-        if now is buffer or (isinstance(now, fx.Proxy) and now.node.target in IN_PLACE_OPERATORS):
-            continue
-        path = next(path for path, one in own.named_modules() if one is module)
-        reason = f"it assigns its buffer {name} anew; write it in place, self.{name}.copy_(...)"
-        raise TraceError(f"{type(own).__name__} cannot be traced: {reason}", path=path, reason=reason)
 
 
 def _graph_module(own: nn.Module, graph: fx.Graph) -> fx.GraphModule:
@@ -302,38 +258,3 @@ def _held(own: nn.Module, target: str) -> Any:
         if name in table:
             return table[name]
     return getattr(module, name)
-
-
-@contextmanager
-def _state_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Undo what tracing leaves in modules: attributes that forward sets, which now hold stand-ins, and constants.
-
-    After a success the flags that the graph needs stay as they are.
-    """
-    before = [(module, module.__dict__.copy()) for module in modules]
-    contents = [
-        (value, value.copy())
-        for module, state in before
-        if not keeps_containers(module)
-        for value in state.values()
-        if type(value) in CONTAINERS
-    ]
-    succeeded = False
-    try:
-        yield
-        succeeded = True
-    finally:
-        for container, content in contents:
-            _refill(container, content)
-        for module, state in before:
-            own = module.__dict__
-            flags = {name: own[name] for name in ("inplace", "training") if name in state} if succeeded else {}
-            own.clear()
-            own.update(state | flags)
-
-
-def _refill(container: Any, content: Any) -> None:
-    """Give a container, which other modules may hold too, its content back."""
-    if container or content:
-        container.clear()
-        (container.extend if isinstance(container, list) else container.update)(content)

@@ -13,26 +13,64 @@ from torch import fx
 from torch.autograd import Function
 from torch.utils.checkpoint import CheckpointFunction
 
+from fxprune.errors import TraceError, first_line
 from fxprune.facts.shapes import shape
-from fxprune.ir.applied import Applied
+from fxprune.ir.applied import LAYER, Applied
 from fxprune.ir.nodes import called_module
+from fxprune.tracing.recorded_grad_mode import RecordedGradMode
+from fxprune.tracing.recording import RecordingTracer
+from fxprune.tracing.source import current_line
 
 Record = Callable[[type[Function], tuple[Any, ...]], Any]
 
 
-def patches(record: Record) -> list[tuple[Any, str, Any]]:
-    """Return what to replace, as (where, name, by what), so that ``record`` gets calls with stand-ins.
+class RecordedFunctions:
+    """Records for one tracer the calls of autograd.Functions, each as a layer of the graph.
 
-    It is called with the class and the arguments of ``apply``, and returns what that shall return.
+    Attributes:
+        layers: by the name that each has in the graph; they become none of the model's.
     """
-    found: list[tuple[Any, str, Any]] = []
-    kinds: list[Any] = [CheckpointFunction, *_subclasses(Function)]
-    for kind in kinds:
-        split = getattr(kind, "setup_context", None) is not Function.setup_context
-        found.append((kind, "forward", staticmethod(_recorded(kind, record, 0 if split else 1))))
-        if split:
-            found.append((kind, "setup_context", staticmethod(_unless_recorded(kind.setup_context))))
-    return found
+
+    def __init__(self, tracer: RecordingTracer, grad_mode: RecordedGradMode) -> None:
+        self.layers: dict[str, Applied] = {}
+        self._tracer = tracer
+        self._grad_mode = grad_mode
+
+    def patches(self) -> list[tuple[Any, str, Any]]:
+        """Return what is replaced while a model is traced: the forward of each such class."""
+        found: list[tuple[Any, str, Any]] = []
+        kinds: list[Any] = [CheckpointFunction, *_subclasses(Function)]
+        for kind in kinds:
+            split = getattr(kind, "setup_context", None) is not Function.setup_context
+            found.append((kind, "forward", staticmethod(_recorded(kind, self._record, 0 if split else 1))))
+            if split:
+                found.append((kind, "setup_context", staticmethod(_unless_recorded(kind.setup_context))))
+        return found
+
+    def _record(self, function: type[Function], arguments: tuple[Any, ...]) -> Any:
+        """Record a call with the arguments of ``apply``, in the grad mode around it; return what that returns."""
+        try:
+            with self._grad_mode.around_function():
+                if function is CheckpointFunction:  # which computes what its first argument does, and saves memory
+                    return arguments[0](*arguments[2:])
+                return self._tracer.create_proxy("call_module", self._name_of(function), arguments, {})
+        except NotImplementedError as error:
+            where = f"{current_line()}: it calls an autograd.Function"
+            raise TraceError(f"{where} with what a graph cannot hold: {first_line(error)}") from error
+
+    def _name_of(self, function: type[Function]) -> str:
+        """Return the name under which ``function`` is a layer of the graph; it becomes none of the root."""
+        name, root = function.__name__, self._tracer.root
+        while hasattr(root, name) or self.layers.setdefault(name, Applied(function)).function is not function:
+            name += "_"
+        return name
+
+    def note_layers(self, graph: fx.Graph) -> None:
+        """Note on the nodes that call such layers which they are."""
+        for node in graph.find_nodes(op="call_module", sort=False) if self.layers else ():
+            if (layer := self.layers.get(str(node.target))) is not None:
+                node.meta[LAYER] = layer
+                node.meta.setdefault("nn_module_stack", {})[node.target] = (node.target, Applied)
 
 
 def _subclasses(kind: type[Function]) -> Iterator[type[Function]]:

@@ -59,7 +59,7 @@ def tell_of_own_modes(model: nn.Module, *, share_weights: bool) -> None:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, FxpruneWarning, stacklevel=4)
+    warnings.warn(message, FxpruneWarning, stacklevel=5)  # beside fxprune.trace, which is three calls up
 
 
 def _listed(names: Sequence[str]) -> str:

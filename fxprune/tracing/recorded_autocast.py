@@ -10,6 +10,7 @@ from torch import fx
 from fxprune.ir.autocast import ENTER_AUTOCAST, EXIT_AUTOCAST
 from fxprune.tracing.recording import RecordingTracer
 
+_DEVICES = ("cpu", "cuda")
 _GIVEN = "_fxprune_given"  # what the user's code made an autocast of
 
 
@@ -19,6 +20,16 @@ class RecordedAutocast:
     def __init__(self, tracer: RecordingTracer) -> None:
         self._tracer = tracer
         self._entered: list[fx.Node] = []
+        self._flags: list[bool] = []
+
+    def remember(self) -> None:
+        """Take what is on now for what the graph has recorded."""
+        self._flags = _flags()
+
+    def require_recorded(self) -> None:
+        """Refuse what forward switched otherwise."""
+        if _flags() != self._flags:
+            self._tracer.refuse("it switches autocast by hand; write with torch.autocast(...)")
 
     def patches(self) -> list[tuple[Any, str, Any]]:
         """Return what is replaced while a model is traced."""
@@ -51,3 +62,7 @@ class RecordedAutocast:
             (autocast, "__enter__", record_begin),
             (autocast, "__exit__", record_end),
         ]
+
+
+def _flags() -> list[bool]:
+    return [torch.is_autocast_enabled(device) for device in _DEVICES]

@@ -47,6 +47,11 @@ class RecordingTracer(fx.Tracer):
         """Whether a node is being run, to know its value: nothing is recorded then."""
         raise NotImplementedError
 
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another thread runs this, which has nothing to do with what is traced."""
+        raise NotImplementedError
+
     def refuse(self, reason: str) -> NoReturn:
         """Raise TraceError, which counts where forward catches it too."""
         raise NotImplementedError

@@ -7,7 +7,6 @@ the graph.
 from __future__ import annotations
 
 import operator
-import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from threading import get_ident
@@ -17,29 +16,24 @@ from typing import Any, NoReturn
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.utils.checkpoint import CheckpointFunction
 
 from fxprune.errors import TraceError, first_line
-from fxprune.ir.applied import LAYER, Applied
 from fxprune.ir.autocast import autocast_kept
 from fxprune.ir.module_tree import every_module, every_tensor
 from fxprune.ir.pytrees import PLAIN
 from fxprune.ir.trace_notes import Assumption, assertion_message
-from fxprune.ops.operators import MODE_QUESTIONS, plain_number
-from fxprune.tracing import autograd_functions
+from fxprune.ops.operators import plain_number
+from fxprune.tracing.autograd_functions import RecordedFunctions
 from fxprune.tracing.drawing import DRAWS, refusing_to_draw, states_of_random
 from fxprune.tracing.inputs import Argument, Call
 from fxprune.tracing.patches import namespaces_of, patched, shadowed
 from fxprune.tracing.recorded_autocast import RecordedAutocast
+from fxprune.tracing.recorded_calls import recorded_calls
+from fxprune.tracing.recorded_grad_mode import RecordedGradMode
 from fxprune.tracing.recording import RecordingProxy, RecordingTracer, TypeThatSees, is_instance
 from fxprune.tracing.shown_text import is_shown
-from fxprune.tracing.source import current_frame, current_line, is_librarys, line_of_error
+from fxprune.tracing.source import current_frame, current_line, line_of_error
 
-RANDOM_FACTORIES = ("rand", "randn", "randint", "randperm", "normal")
-"""Functions of torch that take no tensor, and return another one in every call."""
-_SET_GRAD: Any = torch._C._set_grad_enabled
-_IS_GRAD_ENABLED: Any = torch.is_grad_enabled
-_DEVICES = ("cpu", "cuda")
 _SIZES = frozenset(("shape", "size", "ndim", "dim", "numel", "nelement"))
 _FORWARDS = ("forward", "_conv_forward")  # what a layer of torch's own computes is here, if it was set on one layer
 
@@ -57,36 +51,32 @@ class SymbolicTracer(RecordingTracer):
         self.call = call
         self.opaque = opaque
         self.assumptions: list[Assumption] = []
-        self.applied: dict[str, Applied] = {}
         self._failed_in: tuple[BaseException, str] | None = None
-        self._random_patches: list[tuple[Any, str, Any]] = []
         self._refusals: list[TraceError] = []
         self._types: dict[fx.Node, type] = {}
         self._state: dict[int, tuple[str, torch.Tensor]] = {}  # parameters and buffers, by id, with their paths
         self._held: dict[fx.Node, torch.Tensor] = {}  # what reads of them read
-        self._grad_mode: tuple[bool, fx.Node | None] = (True, None)
-        self._autocast: list[bool] = []
-        self._set_by_python = True
+        self._grad_mode = RecordedGradMode(self)
+        self.functions = RecordedFunctions(self, self._grad_mode)
+        self._autocast = RecordedAutocast(self)
         self._thread = get_ident()
         self._running = False  # a node, to know its value: nothing is recorded
 
     def graph_of(self, model: nn.Module) -> fx.Graph:
         """Trace ``model``; raises TraceError with the source line and the path of the module that cannot be."""
-        self._autocast = _autocast_flags()
-        self._random_patches = refusing_to_draw(self)
+        self._autocast.remember()
+        drawing = refusing_to_draw(self)
         tensors = every_tensor(model, "_buffers", "_parameters")
         self._state = {id(tensor): (path, tensor) for path, tensor in tensors.items()}
         spaces = namespaces_of(every_module(model))
         names = {"isinstance": is_instance, "type": TypeThatSees}
-        bound = {id(vars(home).get(name)): new for home, name, new in self._random_patches}
+        bound = {id(vars(home).get(name)): new for home, name, new in drawing}
+        replaced = self._patches() + drawing
         drawn = states_of_random()
         try:
-            with autocast_kept(), torch.enable_grad(), patched(self._patches()), shadowed(names, spaces, bound):
+            with autocast_kept(), torch.enable_grad(), patched(replaced), shadowed(names, spaces, bound):
                 graph = self.trace(model)
-            for node in graph.find_nodes(op="call_module", sort=False) if self.applied else ():
-                if (layer := self.applied.get(node.target)) is not None:
-                    node.meta[LAYER] = layer
-                    node.meta.setdefault("nn_module_stack", {})[node.target] = (node.target, Applied)
+            self.functions.note_layers(graph)
             graph._tracer_cls = None  # torch.load traces again, with any tracer: this one wants the call
             if not self._refusals and states_of_random() != drawn:
                 self.refuse(DRAWS)
@@ -105,65 +95,17 @@ class SymbolicTracer(RecordingTracer):
     def _patches(self) -> list[tuple[Any, str, Any]]:
         """Return what is replaced while a model is traced, as (where, name, by what)."""
         return [
-            (torch._C, "_set_grad_enabled", self._set_grad_enabled),
+            *self._grad_mode.patches(),
             (torch, "isinstance", is_instance),  # torch.is_tensor asks it
-            *RecordedAutocast(self).patches(),
-            *(
-                (torch, name, self._asks_for_mode(getattr(torch, name)))
-                for name in MODE_QUESTIONS
-                if hasattr(torch, name)
-            ),
-            *self._random_patches,
-            *((torch, name, self._recorded(getattr(torch, name))) for name in RANDOM_FACTORIES),
-            *autograd_functions.patches(self._applied),
+            *self._autocast.patches(),
+            *recorded_calls(self),
+            *self.functions.patches(),
         ]
 
-    def _recorded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if self._running or self._is_elsewhere():
-                return function(*args, **kwargs)
-            return self.create_proxy("call_function", function, args, kwargs)
-
-        return call
-
-    def _asks_for_mode(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        record = self._recorded(function)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            is_users = not is_librarys(sys._getframe(1).f_code.co_filename)
-            return record(*args, **kwargs) if is_users else function(*args, **kwargs)
-
-        return call
-
-    def _set_grad_enabled(self, enabled: bool) -> None:
-        """Take note that Python switches the grad mode: what C++ switches it for is an autograd.Function."""
-        if not self._is_elsewhere():
-            self._set_by_python = enabled
-        _SET_GRAD(enabled)
-
-    def _is_elsewhere(self) -> bool:
-        """Say whether another thread runs this, which has nothing to do with what is traced."""
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another thread runs this, which has nothing to do with what is traced."""
         return get_ident() != self._thread
-
-    def _applied(self, function: type[torch.autograd.Function], arguments: tuple[Any, ...]) -> Any:
-        """Record a call of an autograd.Function, in the grad mode around it: C++ switches that off inside."""
-        _SET_GRAD(self._set_by_python)
-        try:
-            if function is CheckpointFunction:  # which computes what its first argument does, and saves memory
-                return arguments[0](*arguments[2:])
-            return self.create_proxy("call_module", self._layer_of(function), arguments, {})
-        except NotImplementedError as error:
-            where = f"{current_line()}: it calls an autograd.Function"
-            raise TraceError(f"{where} with what a graph cannot hold: {first_line(error)}") from error
-        finally:
-            _SET_GRAD(False)
-
-    def _layer_of(self, function: type[torch.autograd.Function]) -> str:
-        """Return the name under which ``function`` is a layer of the graph; it becomes none of the root."""
-        name = function.__name__
-        while hasattr(self.root, name) or self.applied.setdefault(name, Applied(function)).function is not function:
-            name += "_"
-        return name
 
     def refuse(self, reason: str) -> NoReturn:
         """Raise TraceError; it counts where forward catches it too: which way that goes is not known."""
@@ -178,7 +120,7 @@ class SymbolicTracer(RecordingTracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Return the stand-in for a parameter or a buffer; norms count their batches for themselves."""
         path, _ = self._state.get(id(attr_val), (None, None))
-        if path is None or self._running or self._is_elsewhere() or attr == "num_batches_tracked":
+        if path is None or self._running or self.is_elsewhere or attr == "num_batches_tracked":
             return attr_val
         if path not in parameter_proxy_cache:
             proxy = parameter_proxy_cache[path] = self.create_proxy("get_attr", path, (), {})
@@ -293,7 +235,7 @@ class SymbolicTracer(RecordingTracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Trace a module call, and remember in which module's own forward an error arose."""
-        if self._is_elsewhere():
+        if self.is_elsewhere:
             return forward(*args, **kwargs)
         if not args and kwargs.keys() == {"input"} and type(m).__module__.startswith("torch.nn"):
             args, kwargs = (kwargs["input"],), {}  # analyses and passes look for it there
@@ -327,9 +269,9 @@ class SymbolicTracer(RecordingTracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> fx.Node:
         """Record a node; where the grad mode has changed since the last one, record that before it."""
-        if kind not in ("placeholder", "output") and _autocast_flags() != self._autocast:
-            self.refuse("it switches autocast by hand; write with torch.autocast(...)")
-        self._follow_grad_mode(torch.is_grad_enabled() or kind == "output")
+        if kind not in ("placeholder", "output"):
+            self._autocast.require_recorded()
+        self._grad_mode.follow(torch.is_grad_enabled() or kind == "output")
         node = self.graph.create_node(kind, target, (), kwargs, name, None)
         node.args = args  # given above, torch.fx would look through them for symbolic numbers: a third of the time
         if self.module_stack:
@@ -339,11 +281,11 @@ class SymbolicTracer(RecordingTracer):
 
     def record_switch(self, function: Callable[..., Any], args: tuple[Any, ...]) -> fx.Node:
         """Record a call that switches what later nodes do, and was made already; return its node."""
-        self._follow_grad_mode(torch.is_grad_enabled())
+        self._grad_mode.follow(torch.is_grad_enabled())
         node = self.graph.call_function(function, tuple(self.create_arg(a) for a in args))
         if self.module_stack:
             node.meta["nn_module_stack"] = OrderedDict(self.module_stack)
-        self._autocast = _autocast_flags()
+        self._autocast.remember()
         return node
 
     def known(self, value: Any) -> Any:
@@ -354,22 +296,3 @@ class SymbolicTracer(RecordingTracer):
     def is_running(self) -> bool:
         """Whether a node is being run, to know its value: nothing is recorded then."""
         return self._running
-
-    def _follow_grad_mode(self, enabled: bool) -> None:
-        """Record ``with torch.no_grad():``; its end gives back the mode that the caller had at its start."""
-        if not enabled and self._set_by_python:
-            raise TraceError(f"{current_line()}: it calls an autograd.Function, whose backward a graph would lose")
-        was_enabled, outer = self._grad_mode
-        if enabled == was_enabled:
-            return
-        if outer is None:
-            outer = self.graph.call_function(_IS_GRAD_ENABLED, ())
-            self.graph.call_function(_SET_GRAD, (enabled,))
-            self._grad_mode = (enabled, outer)
-        else:
-            self.graph.call_function(_SET_GRAD, (outer,))
-            self._grad_mode = (True, None)
-
-
-def _autocast_flags() -> list[bool]:
-    return [torch.is_autocast_enabled(device) for device in _DEVICES]

@@ -20,7 +20,8 @@ from torch import fx, nn
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.shapes import propagate_shapes
 from fxprune.ir.by_mode import has_modes
-from fxprune.ir.copies import LazyGraphModule, copy_module
+from fxprune.ir.copies import copy_module
+from fxprune.ir.lazy_graph_module import LazyGraphModule
 from fxprune.ir.module_tree import every_module, every_path, has_hooks, is_layer, mark_opaque, opaque_children
 from fxprune.ir.nodes import EXAMPLE_INPUTS, OPAQUE, ORIGIN, PATH, TIER, keep_example_inputs
 from fxprune.ir.pytrees import copy_tensors, structure

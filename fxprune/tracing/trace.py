@@ -88,23 +88,39 @@ def trace(
     call = bind(model, inputs, example_kwargs or {})
     train_call = call if train_inputs is None else _train_call(model, train_inputs, call)
     flags = {path: module.training for path, module in every_path(model).items()}
+    graph_module = _traced(model, (call, train_call), flags, check=check, share_weights=share_weights)
+    _note_structure(graph_module)
+    warn_of_hidden_convs(graph_module, stacklevel=2)
+    return graph_module
 
+
+def _traced(
+    model: nn.Module,
+    calls: tuple[Call, Call],
+    flags: Mapping[str, bool],
+    *,
+    check: bool,
+    share_weights: bool,
+) -> fx.GraphModule:
+    """Trace ``model``, without wrappers, on ``calls``, that of eval mode and that of train mode."""
     fresh = partial(copied_in_eval_mode, model, share_weights=share_weights)
     has_own = has_own_modes(model)
     kept = keeping_weights(model) if share_weights and (check or has_own) else nullcontext()
     with ONE_AT_A_TIME, outside_inference_mode(), kept, uncompiled(tracing=True):
         if has_own:
             tell_of_own_modes(model, share_weights=share_weights)
-        expected = _expected(fresh() if has_own else model, fresh, call, flags) if check else None
-        graph_module = trace_by_tiers(fresh, call, train_call, flags, expected)
+        expected = _expected(fresh() if has_own else model, fresh, calls[0], flags) if check else None
+        return trace_by_tiers(fresh, *calls, flags, expected)
+
+
+def _note_structure(graph_module: fx.GraphModule) -> None:
+    """Note the MACs that were traced, and what the graph is recognised by."""
     graphs = graphs_of(graph_module)
     if len(graphs) > 1:
         _count_calls_per_sample(graph_module, Fraction(batch_size(graph_module)))
     for _, graph in graphs:
         graph.meta[TRACED_MACS] = total_macs(graph)
     graph_module.meta[TRACE] = _fingerprint(graphs)
-    warn_of_hidden_convs(graph_module, stacklevel=2)
-    return graph_module
 
 
 def _train_call(model: nn.Module, train_inputs: Any, call: Call) -> Call:

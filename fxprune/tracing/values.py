@@ -153,7 +153,7 @@ class ValueTracer(SymbolicTracer, KnowingTracer):
             return value
 
     def _module_at(self, target: str) -> nn.Module:
-        return self.applied.get(target) or self.root.get_submodule(target)
+        return self.functions.layers.get(target) or self.root.get_submodule(target)
 
     @contextmanager
     def _really(self) -> Iterator[None]:

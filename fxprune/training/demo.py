@@ -10,8 +10,10 @@ import torch
 from fxprune.choosing.targets import Targets
 from fxprune.training.cifar_resnet import CifarResNet
 from fxprune.training.data import load_data
-from fxprune.training.job import open_folder, prune_on_data
-from fxprune.training.recipe import Say, train
+from fxprune.training.folder import open_folder
+from fxprune.training.goal import Goal
+from fxprune.training.job import Run, prune_on_data
+from fxprune.training.recipe import Say, Session, train
 from fxprune.training.settings import Settings
 
 TARGET_MACS = 0.48
@@ -26,7 +28,8 @@ def run_demo(out: Path, seed: int, say: Say) -> dict[str, Any]:
         model = CifarResNet(depth=20, classes=data.classes, in_channels=data.shape[0])
         say("1/2 training ResNet-20 on handwritten digits")
         base = Settings(epochs=30, lr=0.1, batch_size=64, label_smoothing=0.05, seed=seed)
-        train(model, data, base, say, checkpoint=out / "baseline.pt")
+        train(model, data, base, say, session=Session(out / "baseline.pt"))
         say(f"2/2 pruning it to {TARGET_MACS:.0%} of its MACs")
         sparse = Settings(epochs=110, lr=0.05, batch_size=64, label_smoothing=0.05, shrink_share=0.4, seed=seed)
-        return prune_on_data(model.cpu(), data, out, sparse, targets=Targets(macs=TARGET_MACS), say=say, extra=run)
+        goal = Goal(Targets(macs=TARGET_MACS))
+        return prune_on_data(model.cpu(), data, out, sparse, goal=goal, run=Run(say, run))

@@ -9,309 +9,205 @@ command goes on after a kill.
 from __future__ import annotations
 
 import copy
-import json
-import platform
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from filelock import FileLock, Timeout
 from torch import fx, nn
 
-import fxprune
 from fxprune import passes
-from fxprune.choosing.targets import Targets
-from fxprune.costs.activation_memory import peak_activation_bytes
-from fxprune.costs.macs import total_macs, total_params
-from fxprune.costs.measured_latency import compare_latency
-from fxprune.emission.emit import emit, source_obstacle
-from fxprune.emission.strip import savable
-from fxprune.errors import LoadError
-from fxprune.facts.shapes import shape
-from fxprune.files import cannot_write, make_folder, remove_unfinished, save_with_torch, write_json
-from fxprune.ir.trace_notes import opaque_modules
-from fxprune.pipelines.chains import AFTER_TRAINING, Layers, insert_scales
-from fxprune.pipelines.pipeline import Pipeline
-from fxprune.pruning.surplus import Surplus
-from fxprune.render.folder import write_diff
-from fxprune.run_record import FINETUNING, METRICS, REPORT, RUN
+from fxprune.files import make_folder
+from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.pipelines.pipeline import Pipeline, PipelineResult
+from fxprune.pruning.old_names import takes_old_names
+from fxprune.run_record import FINETUNING, METRICS
 from fxprune.structures.gated_layers import layers as layers_of
-from fxprune.tracing.check import require_finite
 from fxprune.tracing.trace import trace
+from fxprune.training.checks import Prepared, prepared, warnings_of
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
-from fxprune.training.evaluation import check_outputs, evaluate
+from fxprune.training.evaluation import evaluate
+from fxprune.training.goal import Goal, Shrink
 from fxprune.training.metrics import epochs
-from fxprune.training.recipe import Say, check_targets, train
+from fxprune.training.recipe import Say, Session, train
+from fxprune.training.report import REPORT_SCHEMA, costs, latencies, options_and_versions, write_results
 from fxprune.training.settings import Settings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-REPORT_SCHEMA = 4
+CHECKPOINT = "checkpoint.pt"
 _EXAMPLES = 16
-_LOCK = ".lock"
-_PICKLED = "model.pt"
+Rows = list[dict[str, Any]]
 
 
-@contextmanager
-def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
-    """Make ``out`` the folder of this run, or check that it already is; inside, no other process can.
+def say_nothing(_: str) -> None:
+    """Take no note of a line."""
 
-    A run that is refused before it trained anything leaves nothing behind.
-    Raises LoadError if it holds anything else: another run, a finished one, or files of the user's; or if another
-    process is at it.
+
+@dataclass(frozen=True)
+class Run:
+    """What a run has around it.
+
+    Args:
+        say: what is told how it goes, a line at a time.
+        extra: what the report tells beside its own, of where the network and the images came from.
+        accelerator: on what it trains; made from the settings by default. Of several processes, the main one writes.
     """
-    if out.exists() and not out.is_dir():
-        raise LoadError(f"{out} is a file; give another folder with --out")
-    is_new = not out.exists()
-    make_folder(out)
-    lock = FileLock(out / _LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise LoadError(
-            f"another process is at work in {out}; wait for it, or give another folder with --out"
-        ) from error
-    except OSError as error:
-        raise cannot_write(out / _LOCK, error) from error
-    try:
-        _prepare_folder(out, run)
-        try:
-            yield
-        except BaseException:
-            if {path.name for path in out.iterdir()} <= {RUN, _LOCK}:
-                (out / RUN).unlink(missing_ok=True)
-            raise
-    finally:
-        (out / _LOCK).unlink(missing_ok=True)
-        lock.release()
-        if is_new and not any(out.iterdir()):
-            out.rmdir()
+
+    say: Say = say_nothing
+    extra: Mapping[str, Any] | None = None
+    accelerator: Accelerator | None = None
 
 
-def _prepare_folder(out: Path, run: Mapping[str, Any]) -> None:
-    remove_unfinished(out)
-    record = out / RUN
-    if record.is_file():
-        if (out / REPORT).is_file():
-            raise LoadError(f"{out} holds a finished run; give another folder with --out")
-        try:
-            known = json.loads(record.read_text())
-        except ValueError as error:
-            raise LoadError(f"{record} is damaged; give another folder with --out") from error
-        wanted = json.loads(json.dumps(run))
-        newer = {key: value for key, value in Settings().shared().items() if key in wanted}
-        known = {**newer, **known}  # it may be older than some settings
-        changed = [key for key in {**known, **wanted} if known.get(key) != wanted.get(key)]
-        if changed and not any(out.glob("*.pt")):
-            write_json(record, wanted)  # nothing was trained yet: nothing is lost by starting anew
-        elif changed:
-            key = changed[0]
-            if key.endswith("sha256"):
-                raise LoadError(
-                    f"{out} holds an unfinished run, and a file of weights has changed since it began; "
-                    "put the old one back to go on, or give another --out"
-                )
-            raise LoadError(
-                f"{out} holds an unfinished run with {key} {known.get(key)}, not {wanted.get(key)}; "
-                "use the same options to go on, or another --out"
-            )
-        return
-    if any(path.name != _LOCK for path in out.iterdir()):
-        raise LoadError(f"{out} is not empty; give another folder with --out")
-    write_json(record, dict(run))
+_ALONE = Run()
 
 
+@takes_old_names(goal=Goal, run=Run)
 def prune_on_data(
     model: nn.Module,
     data: ImageData,
     out: Path,
     settings: Settings,
     *,
-    targets: Targets,
-    say: Say,
-    strength: float | None = None,
-    layers: Layers = "all",
-    keep: Sequence[str] = (),
-    only: Sequence[str] = (),
+    goal: Goal,
+    run: Run = _ALONE,
     teacher: nn.Module | None = None,
-    extra: Mapping[str, Any] | None = None,
-    accelerator: Accelerator | None = None,
 ) -> dict[str, Any]:
-    """Prune ``model`` to ``targets`` while it trains on ``data``; write ``out``, return the report.
+    """Prune ``model`` to ``goal`` while it trains on ``data``; write ``out``, return the report.
 
-    With a ``strength`` the scales are not steered, but shrunk by a fixed proximal L1; zeros are removed, and what a
-    target of MACs, the only one then, asks for beyond them is cut at the end. What ``keep`` and ``only`` say stays
-    (:mod:`fxprune.choosing.keeping`) gets no scale. ``model`` is not changed. It is the teacher of
-    ``settings.distill`` and ``distill_features`` too, unless another is given. Of several processes, the main one
-    writes.
+    ``model`` is not changed. It is the teacher of ``settings.distill`` and ``distill_features`` too, unless another
+    is given.
 
     Raises FxpruneError if it has no eligible layers (lists why), TargetError if the target cannot be met, and what
     :func:`fxprune.training.recipe.train` raises.
     """
     make_folder(out)
-    accelerator = accelerator or make_accelerator(settings, out)
+    accelerator = run.accelerator or make_accelerator(settings, out)
     examples = sample_inputs(data, _EXAMPLES)
-    require_finite(model)
-    check_outputs(model, examples[:2])
-    traced = trace(model, examples)
-    inserted = insert_scales(traced, layers, keep=keep, only=only)
-    for step in inserted.steps:
-        step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
-    sparse = inserted.graph_module
-    check_targets(replace(targets, macs=None), strength)
-    Surplus(sparse, targets)  # raises if a target cannot be met
-    outputs = shape(traced.graph.output_node().all_input_nodes[0]) or (0,)
-    if outputs[-1] > data.classes:
-        say(f"the model has {outputs[-1]} outputs for {data.classes} classes: the others only cost time (--classes)")
-    if (obstacle := source_obstacle(traced)) is not None:
-        needs = "your code and fxprune" if savable(traced) is traced else "your code"
-        say(
-            f"there will be a {_PICKLED} and no model.py: {obstacle.partition(';')[0]}; torch.load takes it with "
-            f"weights_only=False, where {needs} can be imported"
-        )
-    opaque = [one.path for one in opaque_modules(traced)]
-    if targets.memory is not None and opaque:
-        say(f"the target of memory does not see what {opaque[0]} holds inside, which could not be traced")
-    teacher = copy.deepcopy(teacher or traced) if settings.learns_from_teacher else None
-    if teacher is not None and settings.distill_features and not isinstance(teacher, fx.GraphModule):
-        teacher = trace(teacher.cpu(), examples)
-    data = data.to(accelerator.device)
-
-    def accuracy(graph_module: fx.GraphModule) -> float:
-        graph_module.to(accelerator.device)
-        return evaluate(graph_module, data.held_out, workers=settings.workers, accelerator=accelerator)
-
-    before = accuracy(traced)
-    say(f"traced: {len(layers_of(sparse))} removable layers; held-out top-1 {before:.2%} before pruning")
-    accelerator.init_trackers("tensorboard")
-    rows = train(
-        sparse,
-        data,
-        settings,
-        say,
-        targets=targets if strength is None else Targets(),
-        strength=strength,
-        teacher=teacher,
-        checkpoint=out / "checkpoint.pt",
-        metrics=out / METRICS,
-        accelerator=accelerator,
-    )
-    path = epochs(rows)
-    trained = accuracy(sparse)
-    sparse.cpu().to(memory_format=torch.contiguous_format).eval()
-    candidates = [layer.path for layer in layers_of(sparse)]
-    cut = passes.RemoveLayers(threshold=0.0, target_macs=None if strength is None else targets.macs)
-    results = [Pipeline([cut] if settings.finetune_epochs else [cut, *AFTER_TRAINING])(sparse)]
-    removal = results[0].steps[0].result
-    removed = removal.graph_module
-    without = accuracy(removed)
-    staying = {layer.path for layer in layers_of(removed)}
-    gone = [path for path in candidates if path not in staying]  # with what lay in branches
-    say(f"removed {len(gone)} layers: held-out top-1 {trained:.2%} -> {without:.2%}")
-    if settings.finetune_epochs:
-        rows += _finetune(removed, data, out, settings, say, teacher, accelerator)
-        results.append(Pipeline(AFTER_TRAINING)(removed))
-    for result in results:
-        say(str(result))
-    pruned = results[-1].graph_module
-    for graph_module in (traced, pruned):  # they share weights with graphs that were evaluated elsewhere
-        graph_module.cpu()
-    report: dict[str, Any] = {
-        "schema": REPORT_SCHEMA,
-        **(extra or {}),
-        **_costs(traced, pruned),
-        "opaque": opaque,
-        "layers_removable": len(candidates),
-        "layers_removed": gone,
-        "accuracy_before": before,
-        "accuracy_before_removal": trained,
-        "accuracy_after_removal": without,
-        "accuracy_after": accuracy(pruned),
-        "max_relative_difference": max(found.max_relative or 0.0 for found in (inserted, *results)),
-        "latency_ms": latencies(traced.to(accelerator.device), pruned),
-        "path": path,
-        "settings": {
-            **asdict(settings),
-            **targets.options(),
-            "strength": strength,
-            "layers": layers,
-            "keep": list(keep),
-            "only": list(only),
-        },
-        "versions": {
-            "fxprune": fxprune.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "hardware": hardware(accelerator),
-        "seconds": round(sum(epoch["seconds"] for epoch in epochs(rows)), 1),
-    }
+    ready = prepared(model, examples, goal)
+    for line in warnings_of(ready, goal, data.classes):
+        run.say(line)
+    taught_by = _teacher(teacher or ready.traced, examples, settings)
+    work = _Work(data.to(accelerator.device), out, settings, run.say, taught_by, accelerator)
+    outcome = work.prune(ready, goal)
+    report = {"schema": REPORT_SCHEMA, **(run.extra or {}), **work.report(ready, outcome, goal)}
     if accelerator.is_main_process:
-        if obstacle is None:
-            emit(pruned.cpu(), out)
-        else:
-            save_with_torch(out / _PICKLED, savable(pruned.cpu()))
-        write_diff(out, traced.cpu(), pruned, [inserted, *results])
-        write_json(out / REPORT, report)
+        write_results(out, ready, outcome.results, report)
     accelerator.end_training()
     return report
 
 
-def _finetune(
-    removed: fx.GraphModule,
-    data: ImageData,
-    out: Path,
-    settings: Settings,
-    say: Say,
-    teacher: nn.Module | None,
-    accelerator: Accelerator,
-) -> list[dict[str, Any]]:
-    """Train ``removed`` for a short while, its scales as they are; it ends on the CPU. Returns the metrics."""
-    for layer in layers_of(removed):
-        layer.module.trained_scale.requires_grad_(False)
-    short = replace(
-        settings,
-        epochs=settings.finetune_epochs,
-        lr=settings.lr / 10,
-        distill_features=settings.distill_features / 10,  # in proportion
-    )
-    rows = train(
-        removed,
-        data,
-        short,
-        say,
-        teacher=teacher,
-        checkpoint=out / "finetune.pt",
-        metrics=out / FINETUNING,
-        accelerator=accelerator,
-    )
-    removed.cpu().to(memory_format=torch.contiguous_format).eval()
-    return rows
+def _teacher(teacher: nn.Module, examples: torch.Tensor, settings: Settings) -> nn.Module | None:
+    """Return a copy of ``teacher``, if one is asked for: a graph, if its feature maps are to be learned."""
+    if not settings.learns_from_teacher:
+        return None
+    teacher = copy.deepcopy(teacher)
+    if settings.distill_features and not isinstance(teacher, fx.GraphModule):
+        return trace(teacher.cpu(), examples)
+    return teacher
 
 
-def _costs(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, int]:
-    """Return what both cost; the activations of ``before`` are those of the network that it makes for inference."""
-    folded = Pipeline(AFTER_TRAINING, verify=False)(before).graph_module
-    return {
-        "macs_before": total_macs(before),
-        "macs_after": total_macs(after),
-        "params_before": total_params(before),
-        "params_after": total_params(after),
-        "activation_bytes_before": peak_activation_bytes(folded),
-        "activation_bytes_after": peak_activation_bytes(after),
-    }
+class _Outcome(NamedTuple):
+    """What came of a run."""
+
+    results: list[PipelineResult]
+    rows: Rows  # of all training
+    path: Rows  # of the epochs in which layers went
+    layers: dict[str, Any]  # as the report tells them
+    accuracies: dict[str, float]  # likewise
 
 
-def latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[str, float]]:
-    """Return median milliseconds at batch 1 and 64; ``before`` has its norms folded too, to be fair."""
-    folded = Pipeline([passes.FoldBatchNorm(), passes.Simplify()], verify=False)(before).graph_module
-    measured = {}
-    for batch_size in (1, 64):
-        times = compare_latency({"before": folded, "after": after}, batch_size)
-        measured[str(batch_size)] = {**times, "ratio": times["after"] / times["before"]}
-    return measured
+@dataclass(frozen=True)
+class _Work:
+    """A run at work on its device."""
+
+    data: ImageData
+    out: Path
+    settings: Settings
+    say: Say
+    teacher: nn.Module | None
+    accelerator: Accelerator
+
+    def accuracy(self, graph_module: fx.GraphModule) -> float:
+        """Return the held-out top-1 of ``graph_module``, which is on the device then."""
+        graph_module.to(self.accelerator.device)
+        workers = self.settings.workers
+        return evaluate(graph_module, self.data.held_out, workers=workers, accelerator=self.accelerator)
+
+    def prune(self, ready: Prepared, goal: Goal) -> _Outcome:
+        """Train the graph with scales, take the layers out that went to zero, and make a plain network of it."""
+        sparse = ready.inserted.graph_module
+        before = self.accuracy(ready.traced)
+        self.say(f"traced: {len(layers_of(sparse))} removable layers; held-out top-1 {before:.2%} before pruning")
+        self.accelerator.init_trackers("tensorboard")
+        rows = self.train(sparse, self.settings, CHECKPOINT, METRICS, goal.shrink)
+        path = epochs(rows)
+        trained = self.accuracy(sparse)
+        _settle(sparse)
+        candidates = [layer.path for layer in layers_of(sparse)]
+        cut = passes.RemoveLayers(threshold=0.0, target_macs=None if goal.strength is None else goal.targets.macs)
+        results = [Pipeline([cut] if self.settings.finetune_epochs else [cut, *AFTER_TRAINING])(sparse)]
+        removed = results[0].steps[0].result.graph_module
+        without = self.accuracy(removed)
+        staying = {layer.path for layer in layers_of(removed)}
+        gone = [path for path in candidates if path not in staying]  # with what lay in branches
+        self.say(f"removed {len(gone)} layers: held-out top-1 {trained:.2%} -> {without:.2%}")
+        if self.settings.finetune_epochs:
+            rows += self.finetune(removed)
+            results.append(Pipeline(AFTER_TRAINING)(removed))
+        for result in results:
+            self.say(str(result))
+        layers = {"layers_removable": len(candidates), "layers_removed": gone}
+        steps = ("accuracy_before", "accuracy_before_removal", "accuracy_after_removal")
+        return _Outcome(results, rows, path, layers, dict(zip(steps, (before, trained, without), strict=True)))
+
+    def train(
+        self, graph_module: fx.GraphModule, settings: Settings, checkpoint: str, metrics: str, shrink: Shrink = None
+    ) -> Rows:
+        """Train ``graph_module`` in place; the names are those of files of the run. Returns the metrics."""
+        session = Session(self.out / checkpoint, self.out / metrics, self.accelerator)
+        return train(
+            graph_module, self.data, settings, self.say, shrink=shrink, teacher=self.teacher, session=session
+        )
+
+    def finetune(self, removed: fx.GraphModule) -> Rows:
+        """Train ``removed`` for a short while, its scales as they are; it ends on the CPU. Returns the metrics."""
+        for layer in layers_of(removed):
+            layer.module.trained_scale.requires_grad_(False)
+        settings = self.settings
+        short = replace(
+            settings,
+            epochs=settings.finetune_epochs,
+            lr=settings.lr / 10,
+            distill_features=settings.distill_features / 10,  # in proportion
+        )
+        rows = self.train(removed, short, "finetune.pt", FINETUNING)
+        _settle(removed)
+        return rows
+
+    def report(self, ready: Prepared, outcome: _Outcome, goal: Goal) -> dict[str, Any]:
+        """Measure what came out, beside what went in, and return what the report tells."""
+        traced, pruned = ready.traced, outcome.results[-1].graph_module
+        for graph_module in (traced, pruned):  # they share weights with graphs that were evaluated elsewhere
+            graph_module.cpu()
+        return {
+            **costs(traced, pruned),
+            "opaque": ready.opaque,
+            **outcome.layers,
+            **outcome.accuracies,
+            "accuracy_after": self.accuracy(pruned),
+            "max_relative_difference": max(one.max_relative or 0.0 for one in (ready.inserted, *outcome.results)),
+            "latency_ms": latencies(traced.to(self.accelerator.device), pruned),
+            "path": outcome.path,
+            **options_and_versions(self.settings, goal),
+            "hardware": hardware(self.accelerator),
+            "seconds": round(sum(epoch["seconds"] for epoch in epochs(outcome.rows)), 1),
+        }
+
+
+def _settle(graph_module: fx.GraphModule) -> None:
+    """Put a graph that was trained into eval mode on the CPU, in the order of memory that it had there."""
+    graph_module.cpu().to(memory_format=torch.contiguous_format).eval()

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -29,9 +29,6 @@ from fxprune.training.evaluation import check_labels, evaluate, require_logits, 
 from fxprune.training.metrics import Metrics
 from fxprune.training.settings import Schedule, Settings
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
 _STEPS_A_ROW = 50
 
 _AUXILIARY = 0.3  # the weight of an auxiliary classifier's loss, as in GoogLeNet (Szegedy et al., arXiv 1409.4842)
@@ -44,7 +41,8 @@ class Trainer:
     a layer closes. So training gets cheaper as layers go.
 
     Args:
-        model: what to train; on the accelerator's device.
+        model: what to train; on the device of the metrics' accelerator, which trains it.
+        metrics: what gets a row every 50 steps and every epoch.
         teacher: what to learn from too (``settings.distill``, ``distill_features``); a graph is compiled first.
         shrink: what shrinks the model's layers after each step, if any.
 
@@ -56,14 +54,13 @@ class Trainer:
         model: nn.Module,
         data: ImageData,
         settings: Settings,
-        accelerator: Accelerator,
         metrics: Metrics,
         *,
         shrink: ProximalL1 | None = None,
         teacher: nn.Module | None = None,
     ) -> None:
         self.model, self.data, self.settings, self.shrink = model, data, settings, shrink
-        self.accelerator, self.metrics = accelerator, metrics
+        self.accelerator, self.metrics = metrics.accelerator, metrics
         self.steps_per_epoch = steps_per_epoch(data.train_count, settings.batch_size)
         self.schedule = Schedule(settings.lr, self.steps_per_epoch * settings.epochs)
         groups = parameter_groups(model, settings.weight_decay)

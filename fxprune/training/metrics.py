@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fxprune.files import append_line, write_text
 from fxprune.run_record import read_rows
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class Metrics:
@@ -23,11 +26,11 @@ class Metrics:
         accelerator: whose trackers get the numbers too, and whose main process alone writes.
     """
 
-    def __init__(self, path: Path | None, accelerator: Any) -> None:
+    def __init__(self, path: Path | None, accelerator: Accelerator) -> None:
         self.path = path if accelerator.is_main_process else None
         self.rows: list[dict[str, Any]] = []
         self.scales: dict[str, float] = {}  # as the rows so far tell them
-        self._accelerator = accelerator
+        self.accelerator = accelerator
         self._name = "metrics" if path is None else path.stem
 
     def resume(self, step: int) -> None:
@@ -48,7 +51,7 @@ class Metrics:
         scales = {f"scales/{path}": scale for path, scale in row.get("scales", {}).items()}
         numbers = {name: value for name, value in (row | scales).items() if isinstance(value, (int, float))}
         told = {f"{self._name}/{name}": value for name, value in numbers.items() if name != "step"}
-        self._accelerator.log(told, step=row["step"])
+        self.accelerator.log(told, step=row["step"])
 
 
 def epochs(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

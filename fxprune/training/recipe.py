@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ import torch
 from torch import fx, nn
 
 from fxprune.choosing.targets import Targets
-from fxprune.errors import FxpruneError, FxpruneValueError, LoadError, first_line
+from fxprune.errors import FxpruneValueError, LoadError, first_line
+from fxprune.pruning.old_names import takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.steering import SteeredL1
 from fxprune.tracing.check import require_finite
@@ -24,6 +26,7 @@ from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import make_accelerator
 from fxprune.training.evaluation import recalibrate
+from fxprune.training.goal import Shrink, require_either
 from fxprune.training.loop import Trainer
 from fxprune.training.metrics import Metrics, progress_bar
 from fxprune.training.settings import Settings
@@ -31,82 +34,108 @@ from fxprune.training.settings import Settings
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Say = Callable[[str], None]
 _NOTHING = Targets()
+Say = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Session:
+    """Where one training runs, and what it keeps of itself.
+
+    Args:
+        checkpoint: where to save the state after every epoch, and every ``settings.checkpoint_minutes``; an existing
+            one is gone on from, in the middle of an epoch as if nothing had happened.
+        metrics: file for the rows of numbers, as JSON lines.
+        accelerator: what it trains on; made from the settings by default.
+    """
+
+    checkpoint: Path | None = None
+    metrics: Path | None = None
+    accelerator: Accelerator | None = None
+
+
+_ALONE = Session()
+
+
+def shrink_of(targets: Targets = _NOTHING, strength: float | None = None) -> Shrink:
+    """Return as one value what was two keywords; raises FxpruneError if both say something."""
+    require_either(targets, strength)
+    return targets if strength is None else strength
+
+
+@takes_old_names(shrink=shrink_of, session=Session)
 def train(
     model: nn.Module,
     data: ImageData,
     settings: Settings,
     say: Say,
     *,
-    targets: Targets = _NOTHING,
-    strength: float | None = None,
+    shrink: Shrink = None,
     teacher: nn.Module | None = None,
-    checkpoint: Path | None = None,
-    metrics: Path | None = None,
-    accelerator: Accelerator | None = None,
+    session: Session = _ALONE,
 ) -> list[dict[str, Any]]:
     """Train ``model`` in place; return its metrics: a row every 50 steps, and one with "epoch" and "top1" an epoch.
 
     Args:
-        model: any network that returns logits; with a target or a strength, a graph with layer scales.
-        targets: the shares of its costs to leave: scales are steered to zero until they are met.
-        strength: of a proximal L1 on the scales, fixed, instead of targets.
+        model: any network that returns logits; if it is to shrink, a graph with layer scales.
+        shrink: the shares of its costs to leave: scales are steered to zero until they are met; or the strength of a
+            proximal L1 on the scales, fixed.
         teacher: the network that ``settings.distill`` and ``distill_features`` learn from; a graph for the latter.
-        checkpoint: where to save the state after every epoch, and every ``settings.checkpoint_minutes``; an existing
-            one is gone on from, in the middle of an epoch as if nothing had happened.
-        metrics: file for the rows, as JSON lines.
+        session: checkpoint, metrics and device.
 
     Raises:
         LoadError: the checkpoint belongs to another model, other settings or another version.
         FxpruneError: the loss became NaN, the data do not fit the model, or the teacher is missing or will not do.
     """
-    check_targets(targets, strength)
+    teacher = _required_teacher(teacher, model, settings)
+    accelerator = session.accelerator or make_accelerator(settings)
+    model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in stubs
+    data = data.to(accelerator.device)
+    log = Metrics(session.metrics, accelerator)
+    trainer = Trainer(model, data, settings, log, shrink=_shrinking(model, data, settings, shrink), teacher=teacher)
+    checkpoints = _Checkpoints(session.checkpoint, trainer, shrink)
+    if checkpoints.resume():
+        say(f"resuming after {_where(trainer)} from {session.checkpoint}")
+    log.resume(trainer.step)
+    _require_one_step(trainer)
+    if isinstance(trainer.shrink, SteeredL1) and not trainer.shrink.order:
+        say(
+            f"the first step compares the {len(trainer.shrink.layers)} layers that may go, on {_probe_count(data)} "
+            "images each: it takes longer than the others"
+        )
+    _run(trainer, checkpoints, say)
+    trainer.finish()
+    if settings.recalibrate:
+        _recalibrate(trainer)
+    return log.rows
+
+
+def _required_teacher(teacher: nn.Module | None, model: nn.Module, settings: Settings) -> nn.Module | None:
+    """Return ``teacher`` if the loss needs one; raises FxpruneValueError if it is missing, or would be trained."""
     if not settings.learns_from_teacher:
-        teacher = None
-    elif teacher is None:
+        return None
+    if teacher is None:
         raise FxpruneValueError("distill and distill_features need a teacher to learn from")
-    elif not {*model.parameters()}.isdisjoint(teacher.parameters()):
+    if not {*model.parameters()}.isdisjoint(teacher.parameters()):
         raise FxpruneValueError(
             "the teacher shares weights with the model, and would change: give copy.deepcopy(teacher)"
         )
-    accelerator = accelerator or make_accelerator(settings)
-    device = accelerator.device
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-    data = data.to(device)
-    log = Metrics(metrics, accelerator)
-    shrink = _shrinking(model, data, settings, targets, strength)
-    trainer = Trainer(model, data, settings, accelerator, log, shrink=shrink, teacher=teacher)
-    run = {"settings": settings.shared(), **targets.options(), "strength": strength}
-    if checkpoint is not None and checkpoint.exists():
-        _resume(checkpoint, run, trainer)
-        say(f"resuming after {_where(trainer)} from {checkpoint}")
-    log.resume(trainer.step)
-    steps = accelerator.gather(torch.tensor([trainer.step], device=device)).tolist()
+    return teacher
+
+
+def _require_one_step(trainer: Trainer) -> None:
+    """Raise LoadError unless all processes go on from the same step."""
+    accelerator = trainer.accelerator
+    steps = accelerator.gather(torch.tensor([trainer.step], device=accelerator.device)).tolist()
     if len(set(steps)) > 1:
         raise LoadError(f"the processes' checkpoints are at steps {steps}: --out must be one folder that all share")
-    if isinstance(shrink, SteeredL1) and not shrink.order:
-        say(
-            f"the first step compares the {len(shrink.layers)} layers that may go, on {_probe_count(data)} images "
-            "each: it takes longer than the others"
-        )
-    saved = time.monotonic()
 
-    def save() -> None:
-        nonlocal saved
-        saved = time.monotonic()
-        require_finite(model)
-        if checkpoint is not None and accelerator.is_main_process:
-            save_checkpoint(checkpoint, {**run, **_state(trainer)})
 
-    def save_if_due() -> None:
-        if time.monotonic() - saved > settings.checkpoint_minutes * 60:
-            save()
-
-    with progress_bar(accelerator.is_main_process) as progress:
-        total = trainer.steps_per_epoch * settings.epochs
+def _run(trainer: Trainer, checkpoints: _Checkpoints, say: Say) -> None:
+    """Train to the end, and show how it goes."""
+    epochs, shrink = trainer.settings.epochs, trainer.shrink
+    total = trainer.steps_per_epoch * epochs
+    with progress_bar(trainer.accelerator.is_main_process) as progress:
         task = progress.add_task("training", total=total, completed=trainer.step, note="")
 
         def show_comparing(done: int, of: int) -> None:
@@ -115,44 +144,34 @@ def train(
         if isinstance(shrink, SteeredL1):
             shrink.comparing = show_comparing
         while trainer.step < total:
-            trainer.run_epoch(progress, task, save_if_due)
-            save()
-            row = log.rows[-1]
-            done = f"epoch {row['epoch']}/{settings.epochs}: loss {row['loss']:.3f}, held-out top-1 {row['top1']:.2%}"
+            trainer.run_epoch(progress, task, checkpoints.save_if_due)
+            checkpoints.save()
+            row = trainer.metrics.rows[-1]
+            done = f"epoch {row['epoch']}/{epochs}: loss {row['loss']:.3f}, held-out top-1 {row['top1']:.2%}"
             say(done + (_left(row) if shrink else ""))
-    trainer.finish()
-    if settings.recalibrate:
-        seed = settings.seed * 100_003 + settings.epochs
-        part = settings.batch_size // (settings.accumulate * accelerator.num_processes)
-        batches = step_batches(data.train_count, part, seed)
-        torch.manual_seed(seed)
-        part_loader = loader(Seeded(data.train, seed), batches, workers=settings.workers, device=device)
-        recalibrate(model, part_loader, settings.recalibrate)
-    return log.rows
 
 
-def check_targets(targets: Targets, strength: float | None) -> None:
-    """Raise FxpruneError if targets of layers that are steered to zero are given beside a fixed strength."""
-    if strength is not None and not targets.is_empty:
-        raise FxpruneError(f"{targets}: that is for layers that are steered to zero; leave strength out")
+def _recalibrate(trainer: Trainer) -> None:
+    """Measure the statistics of batch norms on training images that are drawn for it."""
+    settings, accelerator, data = trainer.settings, trainer.accelerator, trainer.data
+    seed = settings.seed * 100_003 + settings.epochs
+    part = settings.batch_size // (settings.accumulate * accelerator.num_processes)
+    batches = step_batches(data.train_count, part, seed)
+    torch.manual_seed(seed)
+    images = loader(Seeded(data.train, seed), batches, workers=settings.workers, device=accelerator.device)
+    recalibrate(trainer.model, images, settings.recalibrate)
 
 
-def _shrinking(
-    model: nn.Module,
-    data: ImageData,
-    settings: Settings,
-    targets: Targets,
-    strength: float | None,
-) -> ProximalL1 | None:
-    if strength is None and targets.is_empty:
+def _shrinking(model: nn.Module, data: ImageData, settings: Settings, shrink: Shrink) -> ProximalL1 | None:
+    if shrink is None or (isinstance(shrink, Targets) and shrink.is_empty):
         return None
     assert isinstance(model, fx.GraphModule)
-    if strength is not None:
-        return ProximalL1(model, strength)
+    if not isinstance(shrink, Targets):
+        return ProximalL1(model, shrink)
     steps = steps_per_epoch(data.train_count, settings.batch_size) * settings.epochs
     return SteeredL1(
         model,
-        targets=targets,
+        targets=shrink,
         meet_after=max(1, round(steps * settings.shrink_share)),
         probe_inputs=(sample_inputs(data, _probe_count(data)),),
     )
@@ -161,6 +180,53 @@ def _shrinking(
 def _probe_count(data: ImageData) -> int:
     """Return on how many images layers are compared: 128, or an eighth of a small data set, 32 at least."""
     return min(data.train_count, max(32, min(128, data.train_count // 8)))
+
+
+class _Checkpoints:
+    """The state of one training: saved after every epoch and every few minutes, and gone on from.
+
+    Args:
+        path: the file; None keeps none.
+        trainer: what is saved, and gone on with.
+        shrink: how scales shrink; what goes on must shrink them alike.
+    """
+
+    def __init__(self, path: Path | None, trainer: Trainer, shrink: Shrink) -> None:
+        self._path, self._trainer = path, trainer
+        targets = shrink if isinstance(shrink, Targets) else Targets()
+        strength = None if isinstance(shrink, Targets) else shrink
+        self._run = {"settings": trainer.settings.shared(), **targets.options(), "strength": strength}
+        self._saved = time.monotonic()
+
+    def save(self) -> None:
+        """Save the state; raises FxpruneError before that if a weight is NaN or Inf."""
+        self._saved = time.monotonic()
+        require_finite(self._trainer.model)
+        if self._path is not None and self._trainer.accelerator.is_main_process:
+            save_checkpoint(self._path, {**self._run, **_state(self._trainer)})
+
+    def save_if_due(self) -> None:
+        """Save the state if the last time is long ago."""
+        if time.monotonic() - self._saved > self._trainer.settings.checkpoint_minutes * 60:
+            self.save()
+
+    def resume(self) -> bool:
+        """Go on from the file, if it is there; raises LoadError if it is another training's."""
+        if self._path is None or not self._path.exists():
+            return False
+        state = load_checkpoint(self._path)
+        state["settings"] = {**Settings().shared(), **state.get("settings", {})}  # it may be older than some of them
+        for key, value in self._run.items():
+            if state.get(key) != value:
+                raise LoadError(
+                    f"checkpoint {self._path} is of a run with {key} {state.get(key)}, not {value}; "
+                    "use the same options, or another --out"
+                )
+        try:
+            _load_state(self._trainer, state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise LoadError(f"checkpoint {self._path} is of another model: {first_line(error)}") from error
+        return True
 
 
 def _state(trainer: Trainer) -> dict[str, Any]:
@@ -175,24 +241,13 @@ def _state(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _resume(path: Path, run: dict[str, Any], trainer: Trainer) -> None:
-    state = load_checkpoint(path)
-    state["settings"] = {**Settings().shared(), **state.get("settings", {})}  # it may be older than some of them
-    for key, value in run.items():
-        if state.get(key) != value:
-            raise LoadError(
-                f"checkpoint {path} is of a run with {key} {state.get(key)}, not {value}; "
-                "use the same options, or another --out"
-            )
-    try:
-        trainer.model.load_state_dict(state["model"])
-        if trainer.shrink is not None:
-            trainer.shrink.load_state_dict(state["shrink"])
-        trainer.optimizer.load_state_dict(state["optimizer"])
-        trainer.step, trainer.loss_sum, trainer.top1 = state["step"], state["loss_sum"], state["top1"]
-        trainer.seconds = state.get("seconds", 0.0)  # older ones lack it
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise LoadError(f"checkpoint {path} is of another model: {first_line(error)}") from error
+def _load_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
+    trainer.model.load_state_dict(state["model"])
+    if trainer.shrink is not None:
+        trainer.shrink.load_state_dict(state["shrink"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.step, trainer.loss_sum, trainer.top1 = state["step"], state["loss_sum"], state["top1"]
+    trainer.seconds = state.get("seconds", 0.0)  # older ones lack it
 
 
 def _left(row: Mapping[str, Any]) -> str:

@@ -170,5 +170,5 @@ def test_in_one_call_what_is_kept_is_never_wrapped() -> None:
         for layer in layers(model):  # type: ignore[arg-type]
             layer.module.close()
 
-    result = fxprune.prune(TinyNet(), torch.randn(2, 3, 8, 8), fit, keep=["block1"])
+    result = fxprune.prune(TinyNet(), torch.randn(2, 3, 8, 8), fit, surgery=fxprune.Surgery(keep=["block1"]))
     assert [site.path for site in result.steps[0].result.rewritten] == ["block2.branch_scale"]

@@ -49,9 +49,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     known_searches.cache_clear()
 
 
-def shrinking(**options: Any) -> fxprune.SteeredL1:
+def shrinking(**chosen: Any) -> fxprune.SteeredL1:
     graph = insert_scales(fxprune.trace(TinyNet(), torch.randn(4, 3, 8, 8)), "convs", verify=False).graph_module
-    return fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.9), meet_after=2, **options)
+    return fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.9), meet_after=2, plan=fxprune.Plan(**chosen))
 
 
 def test_ours_are_known_and_are_the_defaults() -> None:

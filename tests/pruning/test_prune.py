@@ -157,7 +157,7 @@ def test_single_convs_or_whole_branches(layers: Any, kinds: set[str]) -> None:
         for layer in found:
             layer.module.close()
 
-    result = fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit, layers=layers)
+    result = fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), fit, surgery=fxprune.Surgery(layers))
     assert targets(result.graph_module).count("Conv2d") == 1
 
 

@@ -207,7 +207,7 @@ class Stages(nn.Module):
 def test_of_equal_damages_what_the_network_can_best_do_without_goes_first(early: int, late: int, chosen: str) -> None:
     graph = fxprune.trace(Stages(early, late), torch.randn(4, 8, 8, 8))
     sparse = passes.InsertBranchScale()(graph).graph_module
-    shrink = fxprune.SteeredL1(sparse, targets=fxprune.Targets(macs=0.9), meet_after=10, criterion=Alike())
+    shrink = fxprune.SteeredL1(sparse, targets=fxprune.Targets(macs=0.9), meet_after=10, plan=fxprune.Plan(Alike()))
     assert len({layer.macs for layer in shrink._found.values()}) == 1
     shrink.step(0.1)
     path = shrink.order[0]
@@ -229,7 +229,9 @@ def test_a_branch_does_not_go_where_a_conv_is_enough() -> None:
     graph = fxprune.trace(nn.Sequential(Block(), Block()), torch.randn(4, 8, 8, 8))
     sparse = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(graph).graph_module
     for target, chosen in ((0.76, fxprune.ResConv), (0.5, BranchScale)):
-        shrink = fxprune.SteeredL1(sparse, targets=fxprune.Targets(macs=target), meet_after=10, criterion=Alike())
+        shrink = fxprune.SteeredL1(
+            sparse, targets=fxprune.Targets(macs=target), meet_after=10, plan=fxprune.Plan(Alike())
+        )
         shrink.step(0.1)
         assert isinstance(shrink.layers[shrink.order[0]], chosen)
 
@@ -280,7 +282,7 @@ def test_the_last_layer_is_no_one_that_is_missed_far_more() -> None:
             yield lambda layer: 0.001 if isinstance(layer.module, BranchScale) else 1.0
 
     graph = insert_scales(fxprune.trace(Blocks(), torch.randn(4, 3, 8, 8)), "all").graph_module
-    shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.5), meet_after=1, criterion=Missed())
+    shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.5), meet_after=1, plan=fxprune.Plan(Missed()))
     shrink.step()
     assert all(isinstance(shrink.layers[path], BranchScale) for path in shrink.order)
 

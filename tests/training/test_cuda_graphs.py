@@ -108,7 +108,7 @@ def test_an_old_recording_is_gone_before_the_next_is_made(data: ImageData, monke
     accelerator = make_accelerator(Settings(device="cpu"))
     model = insert_scales(graph(data), "all").graph_module
     shrink = ProximalL1(model, 0.0)
-    trainer = Trainer(model, data, SETTINGS, accelerator, Metrics(None, accelerator), shrink=shrink)
+    trainer = Trainer(model, data, SETTINGS, Metrics(None, accelerator), shrink=shrink)
     trainer.prepare()
     images, labels = sample_inputs(data, 8), torch.zeros(8, dtype=torch.long)
     trainer._train_step(images, labels)
@@ -140,7 +140,7 @@ def test_the_steps_are_the_same(data: ImageData, precision: Literal["float32", "
         traced = graph(data)
         model = insert_scales(copy.deepcopy(traced), "all").graph_module
         settings = replace(SETTINGS, precision=precision, distill=0.5, distill_features=1.0, cuda_graphs=recorded)
-        rows = train(model, data, settings, quiet, targets=fxprune.Targets(macs=0.5), teacher=traced)
+        rows = train(model, data, settings, quiet, shrink=fxprune.Targets(macs=0.5), teacher=traced)
         assert rows[-1]["macs_left"] <= 0.5
         trained[recorded] = rows[-1]["loss"], model.cpu()
     assert trained[True][0] == pytest.approx(trained[False][0], rel=0.1)

@@ -142,7 +142,7 @@ def test_a_compiled_teacher_has_the_same_maps(data: ImageData) -> None:
     sparse = insert_scales(copy.deepcopy(teacher), "all").graph_module
     settings = replace(QUICK, distill_features=1.0)
     accelerator = make_accelerator(settings)
-    trainer = Trainer(sparse, data, settings, accelerator, Metrics(None, accelerator), teacher=teacher)
+    trainer = Trainer(sparse, data, settings, Metrics(None, accelerator), teacher=teacher)
     assert isinstance(trainer.teacher, fx.GraphModule)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in trainer.teacher.modules())
     images = sample_inputs(data, 8)
@@ -159,7 +159,7 @@ def test_the_weight_of_maps_falls_with_the_learning_rate(data: ImageData, monkey
     settings = replace(QUICK, distill_features=2.0)
     accelerator = make_accelerator(settings)
     sparse = insert_scales(copy.deepcopy(teacher), "all").graph_module
-    trainer = Trainer(sparse, data, settings, accelerator, Metrics(None, accelerator), teacher=teacher)
+    trainer = Trainer(sparse, data, settings, Metrics(None, accelerator), teacher=teacher)
     trainer.prepare()
     images, labels = sample_inputs(data, 8), torch.zeros(8, dtype=torch.long)
     losses = []
@@ -180,7 +180,7 @@ def test_maps_are_learned_while_layers_go(data: ImageData) -> None:
     for weight in (0.0, 5.0):
         student = insert_scales(copy.deepcopy(teacher), "all").graph_module
         settings = replace(QUICK, epochs=4, lr=0.05, distill_features=weight)
-        rows = train(student, data, settings, quiet, targets=fxprune.Targets(macs=0.6), teacher=teacher)
+        rows = train(student, data, settings, quiet, shrink=fxprune.Targets(macs=0.6), teacher=teacher)
         assert rows[-1]["macs_left"] <= 0.6
         readers = stage_ends(student, teacher)
         images = sample_inputs(data, 256)
@@ -200,19 +200,19 @@ def test_teachers_that_will_not_do_are_refused(data: ImageData) -> None:
         stage_ends(insert_scales(traced(plain, data), "all").graph_module, other)
     wide = nn.Sequential(nn.Flatten(), nn.Linear(64, 12))
     with pytest.raises(FxpruneError, match="need a teacher"):
-        train(sparse, data, replace(QUICK, distill=1.0), quiet, targets=fxprune.Targets(macs=0.6))
+        train(sparse, data, replace(QUICK, distill=1.0), quiet, shrink=fxprune.Targets(macs=0.6))
     with pytest.raises(FxpruneError, match=r"returns \(64, 12\), the model \(64, 10\): give one"):
         train(sparse, data, replace(QUICK, distill=1.0), quiet, teacher=wide)
     with pytest.raises(FxpruneError, match="at least 0"):
         replace(QUICK, distill_features=-1.0)
     with pytest.raises(FxpruneError, match="shares weights with the model"):
-        train(sparse, data, replace(QUICK, distill=1.0), quiet, targets=fxprune.Targets(macs=0.6), teacher=graph)
+        train(sparse, data, replace(QUICK, distill=1.0), quiet, shrink=fxprune.Targets(macs=0.6), teacher=graph)
     with pytest.raises(FxpruneError, match="trace the model and its teacher"):
         train(
             sparse,
             data,
             replace(QUICK, distill_features=1.0),
             quiet,
-            targets=fxprune.Targets(macs=0.6),
+            shrink=fxprune.Targets(macs=0.6),
             teacher=network(),
         )

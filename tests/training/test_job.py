@@ -1,4 +1,4 @@
-"""The folder of a run: who may write to it, what is refused before any training, and what cannot be source."""
+"""The whole job: what is refused or said before any training, what cannot be source, and what is trained."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fxprune.choosing.targets import Targets
 from fxprune.emission.emit import load_emitted
 from fxprune.errors import FxpruneError, LoadError, TargetError
 from fxprune.training.data import ImageData, sample_inputs
-from fxprune.training.job import open_folder, prune_on_data
+from fxprune.training.goal import Goal
+from fxprune.training.job import Run, prune_on_data
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
 QUICK = Settings(epochs=1, batch_size=512, device="cpu")
-RUN = {"model": "net", "weights_sha256": "0a"}
 
 
 class Jumpy(nn.Module):
@@ -40,57 +40,36 @@ def network(middle: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), middle, *convs, nn.Flatten(), nn.Linear(256, 10))
 
 
-def test_one_process_at_a_time(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with open_folder(out, RUN), pytest.raises(LoadError, match="another process is at work"), open_folder(out, RUN):
-        pass
-    with open_folder(tmp_path / "out", RUN):
-        assert (tmp_path / "out" / "run.json").exists()
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run.json"}
-
-
-def test_a_refused_run_leaves_nothing_behind(tmp_path: Path) -> None:
-    for out in (tmp_path / "new", tmp_path):
-        with pytest.raises(TargetError), open_folder(out, RUN):
-            raise TargetError("too much")
-    assert not any(tmp_path.iterdir())
-
-
-def test_what_was_trained_stays_when_a_run_fails(tmp_path: Path) -> None:
-    def fail() -> None:
-        (tmp_path / "checkpoint.pt").touch()
-        raise FxpruneError("the loss became nan")
-
-    with pytest.raises(FxpruneError), open_folder(tmp_path, RUN):
-        fail()
-    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "checkpoint.pt"}
-
-
-def test_weights_that_changed_are_another_run(tmp_path: Path) -> None:
-    with open_folder(tmp_path / "out", RUN):
-        (tmp_path / "out" / "checkpoint.pt").touch()
-    with (
-        pytest.raises(LoadError, match="a file of weights has changed since it began"),
-        open_folder(tmp_path / "out", {**RUN, "weights_sha256": "0b"}),
-    ):
-        pass
-
-
 def test_a_target_that_cannot_be_met_is_refused_before_the_first_evaluation(data: ImageData, tmp_path: Path) -> None:
     said: list[str] = []
     with pytest.raises(TargetError, match="ask for at least"):
-        prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, targets=Targets(macs=0.01), say=said.append)
+        prune_on_data(
+            network(nn.ReLU()), data, tmp_path / "out", QUICK, goal=Goal(Targets(macs=0.01)), run=Run(said.append)
+        )
     assert said == []
 
 
 def test_a_checkpoint_of_a_run_that_kept_other_layers_is_refused(data: ImageData, tmp_path: Path) -> None:
-    say: Any = lambda _: None  # noqa: E731
-    share = Targets(macs=0.8)
-    prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, targets=share, say=say, keep=["2"])
+    goal = Goal(Targets(macs=0.8), keep=["2"])
+    prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, goal=goal)
     with pytest.raises(LoadError, match="is of another model"):
-        prune_on_data(
-            network(nn.ReLU()), data, tmp_path / "out", QUICK, targets=Targets(macs=0.8), say=say, keep=["3"]
+        prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, goal=replace(goal, keep=["3"]))
+
+
+def test_old_keywords_warn_once_and_do_the_same(data: ImageData, tmp_path: Path) -> None:
+    said: list[str] = []
+    any_job: Any = prune_on_data
+    goal = r"goal=fxprune\.training\.goal\.Goal\(targets=fxprune\.Targets\(macs=0\.8\), keep=\.\.\.\)"
+    run = r"run=fxprune\.training\.job\.Run\(say=\.\.\.\)"
+    with pytest.warns(
+        DeprecationWarning, match=f"^targets, say, keep of prune_on_data .*: give {goal}, {run}$"
+    ) as told:
+        report = any_job(
+            network(nn.ReLU()), data, tmp_path / "out", QUICK, targets=Targets(macs=0.8), say=said.append, keep=["2"]
         )
+    assert [one.filename for one in told] == [__file__]
+    assert said
+    assert (report["settings"]["target_macs"], report["settings"]["keep"]) == (0.8, ["2"])
 
 
 def test_what_returns_no_logits_is_refused_at_once(data: ImageData, tmp_path: Path) -> None:
@@ -102,19 +81,19 @@ def test_what_returns_no_logits_is_refused_at_once(data: ImageData, tmp_path: Pa
             return [{"boxes": image} for image in x]
 
     with pytest.raises(FxpruneError, match="does not return logits of shape"):
-        prune_on_data(Detects(), data, tmp_path / "out", QUICK, targets=Targets(macs=0.7), say=lambda _: None)
+        prune_on_data(Detects(), data, tmp_path / "out", QUICK, goal=Goal(Targets(macs=0.7)))
     assert Detects.calls == 2
 
 
 def test_images_of_another_size_name_the_option(data: ImageData, tmp_path: Path) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(49, 10))
     with pytest.raises(FxpruneError, match=r"Sequential does not take images of 1x8x8: .*; --image-size"):
-        prune_on_data(model, data, tmp_path / "out", QUICK, targets=Targets(macs=0.7), say=lambda _: None)
+        prune_on_data(model, data, tmp_path / "out", QUICK, goal=Goal(Targets(macs=0.7)))
 
 
 def test_what_has_no_source_is_saved_for_torch_load(data: ImageData, tmp_path: Path) -> None:
     said: list[str] = []
-    options: dict[str, Any] = {"targets": Targets(macs=0.7), "say": said.append}
+    options: dict[str, Any] = {"goal": Goal(Targets(macs=0.7)), "run": Run(said.append)}
     report = prune_on_data(network(Jumpy()), data, tmp_path / "out", QUICK, **options)
     assert said[0].startswith("there will be a model.pt and no model.py: 1 is an opaque call of a ")
     assert not (tmp_path / "out" / "model.py").exists()
@@ -132,7 +111,7 @@ def test_graphs_that_share_weights_are_measured_on_one_device(
     data: ImageData, tmp_path: Path, middle: nn.Module, finetune_epochs: int
 ) -> None:
     settings = replace(QUICK, device="cuda", finetune_epochs=finetune_epochs)
-    options: dict[str, Any] = {"targets": Targets(macs=0.7), "say": lambda _: None}
+    options: dict[str, Any] = {"goal": Goal(Targets(macs=0.7))}
     report = prune_on_data(network(middle), data, tmp_path / "out", settings, **options)
     assert report["activation_bytes_after"] <= report["activation_bytes_before"]
     assert report["hardware"]["gpu"]
@@ -142,7 +121,7 @@ def test_outputs_beyond_the_classes_are_said(data: ImageData, tmp_path: Path) ->
     said: list[str] = []
     wide = network(nn.ReLU())
     wide[-1] = nn.Linear(256, 12)  # type: ignore[operator]  # a Sequential
-    prune_on_data(wide, data, tmp_path / "out", QUICK, targets=Targets(macs=0.7), say=said.append)
+    prune_on_data(wide, data, tmp_path / "out", QUICK, goal=Goal(Targets(macs=0.7)), run=Run(said.append))
     assert said[0].startswith("the model has 12 outputs for 10 classes")
 
 
@@ -151,25 +130,12 @@ def test_a_teacher_of_other_weights_teaches_its_maps_in_fine_tuning_too(data: Im
     train(teacher, data, replace(QUICK, batch_size=64), lambda _: None)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     settings = replace(QUICK, batch_size=64, distill=0.5, distill_features=1.0, finetune_epochs=1)
-    options: dict[str, Any] = {"targets": Targets(macs=0.7), "say": lambda _: None, "teacher": teacher}
+    options: dict[str, Any] = {"goal": Goal(Targets(macs=0.7)), "teacher": teacher}
     report = prune_on_data(network(nn.ReLU()), data, tmp_path / "out", settings, **options)
     assert report["settings"]["distill_features"] == 1.0
     assert report["macs_after"] < report["macs_before"]
     assert teacher.training
     assert all(torch.equal(value, teacher.state_dict()[name]) for name, value in before.items())
-
-
-def test_a_run_goes_on_that_is_older_than_a_setting(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    older = {name: value for name, value in {**RUN, **QUICK.shared()}.items() if name != "distill_features"}
-    with open_folder(out, older):
-        pass
-    (out / "checkpoint.pt").touch()
-    with open_folder(out, {**RUN, **QUICK.shared()}):
-        pass
-    changed = {**RUN, **replace(QUICK, distill_features=1.0).shared()}
-    with pytest.raises(LoadError, match=r"distill_features 0\.0, not 1\.0"), open_folder(out, changed):
-        pass
 
 
 class WithAuxiliary(nn.Module):
@@ -187,7 +153,7 @@ class WithAuxiliary(nn.Module):
 def test_an_auxiliary_classifier_is_trained_too(data: ImageData, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = WithAuxiliary()
-    prune_on_data(model, data, tmp_path / "out", QUICK, targets=Targets(macs=0.99), say=lambda _: None)
+    prune_on_data(model, data, tmp_path / "out", QUICK, goal=Goal(Targets(macs=0.99)))
     trained = load_emitted(tmp_path / "out")
     assert not torch.equal(trained.get_parameter("aux.weight"), model.aux.weight)
     assert [tuple(one.shape) for one in trained.train()(torch.zeros(3, 1, 8, 8))] == [(3, 10), (3, 10)]

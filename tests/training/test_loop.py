@@ -26,10 +26,11 @@ from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import make_accelerator
 from fxprune.training.evaluation import evaluate, recalibrate
-from fxprune.training.job import prune_on_data
+from fxprune.training.goal import Goal
+from fxprune.training.job import Run, prune_on_data
 from fxprune.training.loop import Trainer
 from fxprune.training.metrics import Metrics, epochs
-from fxprune.training.recipe import train
+from fxprune.training.recipe import Session, train
 from fxprune.training.settings import Settings
 
 QUICK = Settings(epochs=2, lr=0.01, batch_size=64, shrink_share=0.5, device="cpu")
@@ -43,7 +44,8 @@ def same_state(one: nn.Module, other: nn.Module) -> None:
 def test_the_target_is_met_by_zeros_whose_removal_changes_nothing(data: ImageData, tmp_path: Path) -> None:
     sparse = sparse_network(data)
     before = total_macs(sparse)
-    rows = train(sparse, data, QUICK, quiet, targets=fxprune.Targets(macs=0.5), metrics=tmp_path / "metrics.jsonl")
+    session = Session(metrics=tmp_path / "metrics.jsonl")
+    rows = train(sparse, data, QUICK, quiet, shrink=fxprune.Targets(macs=0.5), session=session)
     removed = RemoveLayers(threshold=0.0)(sparse).graph_module
     assert total_macs(removed) <= 0.5 * before
     images = sample_inputs(data, 32).double()
@@ -66,7 +68,7 @@ def test_closed_layers_are_not_computed(data: ImageData, tmp_path: Path) -> None
     sparse = sparse_network(data)
     shrink = ProximalL1(sparse, 0.0)
     accelerator = make_accelerator(QUICK)
-    trainer = Trainer(sparse, data, QUICK, accelerator, Metrics(None, accelerator), shrink=shrink)
+    trainer = Trainer(sparse, data, QUICK, Metrics(None, accelerator), shrink=shrink)
     trainer.prepare()
     whole = trainer._computed
     assert isinstance(whole, fx.GraphModule)
@@ -84,7 +86,7 @@ def test_closed_layers_are_not_computed(data: ImageData, tmp_path: Path) -> None
 
 def test_a_fixed_strength(data: ImageData) -> None:
     sparse = sparse_network(data)
-    rows = train(sparse, data, replace(QUICK, epochs=1), quiet, strength=50.0)
+    rows = train(sparse, data, replace(QUICK, epochs=1), quiet, shrink=50.0)
     assert rows[-1]["macs_left"] < 1
     assert rows[-1]["layers_left"] == len(ProximalL1(sparse).layers) - len(ProximalL1(sparse).zeros)
 
@@ -92,7 +94,8 @@ def test_a_fixed_strength(data: ImageData) -> None:
 def test_resuming_in_the_middle_of_an_epoch_changes_nothing(data: ImageData, tmp_path: Path) -> None:
     often = replace(QUICK, checkpoint_minutes=0.0)  # after every step
     whole = sparse_network(data)
-    train(whole, data, QUICK, quiet, targets=fxprune.Targets(macs=0.5), metrics=tmp_path / "whole.jsonl")
+    session = Session(metrics=tmp_path / "whole.jsonl")
+    train(whole, data, QUICK, quiet, shrink=fxprune.Targets(macs=0.5), session=session)
     halves = sparse_network(data)
     stop_at = [7, 15, 30]  # of 42 steps
 
@@ -108,10 +111,8 @@ def test_resuming_in_the_middle_of_an_epoch_changes_nothing(data: ImageData, tmp
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("fxprune.training.recipe.save_checkpoint", killed)
             try:
-                train(
-                    halves, data, often, quiet, targets=fxprune.Targets(macs=0.5), checkpoint=tmp_path / "c.pt",
-                    metrics=tmp_path / "halves.jsonl",
-                )  # fmt: skip
+                session = Session(tmp_path / "c.pt", tmp_path / "halves.jsonl")
+                train(halves, data, often, quiet, shrink=fxprune.Targets(macs=0.5), session=session)
             except KeyboardInterrupt:
                 continue
     assert not stop_at
@@ -132,7 +133,7 @@ def test_accumulating_is_the_same_step(data: ImageData) -> None:
         for module in sparse.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        train(sparse, data, replace(settings, accumulate=parts), quiet, targets=fxprune.Targets(macs=0.6))
+        train(sparse, data, replace(settings, accumulate=parts), quiet, shrink=fxprune.Targets(macs=0.6))
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
@@ -160,7 +161,7 @@ def test_bf16(data: ImageData) -> None:
     seen = set()
     conv = next(module for module in sparse.modules() if isinstance(module, nn.Conv2d))
     conv.register_forward_hook(lambda *call: seen.add(call[2].dtype))
-    rows = train(sparse, data, replace(QUICK, precision="bf16"), quiet, targets=fxprune.Targets(macs=0.5))
+    rows = train(sparse, data, replace(QUICK, precision="bf16"), quiet, shrink=fxprune.Targets(macs=0.5))
     assert torch.bfloat16 in seen
     assert all(parameter.dtype == torch.float32 for parameter in sparse.parameters())
     assert rows[-1]["top1"] > 0.6
@@ -185,13 +186,13 @@ def test_compiled(data: ImageData, monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.utils.counters.clear()
     settings = replace(QUICK, epochs=1, distill=0.5, compile=True)
     accelerator = make_accelerator(settings)
-    trainer = Trainer(plain, data, settings, accelerator, Metrics(None, accelerator), teacher=network())
+    trainer = Trainer(plain, data, settings, Metrics(None, accelerator), teacher=network())
     assert isinstance(trainer.teacher, torch._dynamo.OptimizedModule)
-    train(compiled, data, settings, quiet, targets=fxprune.Targets(macs=0.5), teacher=network())
+    train(compiled, data, settings, quiet, shrink=fxprune.Targets(macs=0.5), teacher=network())
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # the teacher, and once what layers left
     torch._dynamo.reset()
     AcceleratorState._reset_state()
-    train(plain, data, replace(settings, compile=False), quiet, targets=fxprune.Targets(macs=0.5), teacher=network())
+    train(plain, data, replace(settings, compile=False), quiet, shrink=fxprune.Targets(macs=0.5), teacher=network())
     for a, b in zip(compiled.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
@@ -221,9 +222,8 @@ def test_recalibrating_leaves_frozen_norms_alone() -> None:
 def test_fine_tuning_leaves_the_gates_as_they_are(data: ImageData, tmp_path: Path) -> None:
     settings = replace(QUICK, finetune_epochs=1, recalibrate=2, lr=0.05)
     said: list[str] = []
-    report = prune_on_data(
-        network(), data, tmp_path / "out", settings, targets=fxprune.Targets(macs=0.6), say=said.append
-    )
+    goal = Goal(fxprune.Targets(macs=0.6))
+    report = prune_on_data(network(), data, tmp_path / "out", settings, goal=goal, run=Run(said.append))
     assert report["accuracy_before_removal"] == report["accuracy_after_removal"]
     assert [row["step"] for row in read_rows(tmp_path / "out" / "finetune.jsonl")[0]][-1] == 21
     assert fxprune.load_emitted(tmp_path / "out")
@@ -235,7 +235,8 @@ def test_fine_tuning_leaves_the_gates_as_they_are(data: ImageData, tmp_path: Pat
 
 def test_rows_of_a_run_without_a_checkpoint_go(data: ImageData, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 50, "loss": 1.0}\n')
-    rows = train(network(), data, replace(QUICK, epochs=1), quiet, metrics=tmp_path / "metrics.jsonl")
+    session = Session(metrics=tmp_path / "metrics.jsonl")
+    rows = train(network(), data, replace(QUICK, epochs=1), quiet, session=session)
     assert read_rows(tmp_path / "metrics.jsonl")[0] == rows
     assert len(rows) == 1
 
@@ -248,7 +249,7 @@ def test_a_label_outside_the_range(data: ImageData) -> None:
 def test_a_checkpoint_of_another_version_is_refused(data: ImageData, tmp_path: Path) -> None:
     torch.save({"format": 1, "step": 3}, tmp_path / "c.pt")
     with pytest.raises(LoadError, match="has format 1"):
-        train(network(), data, QUICK, quiet, checkpoint=tmp_path / "c.pt")
+        train(network(), data, QUICK, quiet, session=Session(tmp_path / "c.pt"))
 
 
 def test_a_batch_that_processes_cannot_share() -> None:

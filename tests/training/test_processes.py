@@ -86,7 +86,7 @@ teacher = copy.deepcopy(sparse)
 settings = Settings(
     epochs=1, lr=0.02, batch_size=64, shrink_share=0.5, accumulate=int(sys.argv[2]), distill=0.5, distill_features=0.5
 )
-train(sparse, data, settings, print, targets=Targets(macs=0.5), teacher=teacher)
+train(sparse, data, settings, print, shrink=Targets(macs=0.5), teacher=teacher)
 from accelerate import PartialState
 state = PartialState()
 torch.save(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import quiet
 from torch import nn
+from training_helpers import sparse_network
 
 import fxprune
 from fxprune.errors import LoadError
@@ -16,7 +17,7 @@ from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
 from fxprune.training.data import ImageData
 from fxprune.training.evaluation import evaluate
 from fxprune.training.loop import Trainer
-from fxprune.training.recipe import train
+from fxprune.training.recipe import Session, train
 from fxprune.training.settings import Schedule, Settings
 
 
@@ -29,18 +30,6 @@ def net() -> nn.Module:
 QUICK = Settings(epochs=2, lr=0.05, batch_size=64, device="cpu")
 
 
-def test_further_targets_are_for_steering(data: ImageData) -> None:
-    with pytest.raises(
-        fxprune.FxpruneError, match="the activation memory: that is for layers that are steered to zero; leave"
-    ):
-        train(net(), data, QUICK, quiet, strength=1.0, targets=fxprune.Targets(memory=0.5))
-
-
-def test_a_target_that_a_strength_would_ignore_is_refused(data: ImageData) -> None:
-    with pytest.raises(fxprune.FxpruneError, match="50% of the MACs: that is for layers that are steered to zero"):
-        train(net(), data, QUICK, quiet, strength=1.0, targets=fxprune.Targets(macs=0.5))
-
-
 def test_it_learns(data: ImageData) -> None:
     model = net()
     before = evaluate(model, data.held_out)
@@ -50,7 +39,7 @@ def test_it_learns(data: ImageData) -> None:
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(data: ImageData, tmp_path: Path) -> None:
     whole = net()
-    train(whole, data, QUICK, quiet, checkpoint=tmp_path / "whole.pt")
+    train(whole, data, QUICK, quiet, session=Session(tmp_path / "whole.pt"))
     # stop after the first epoch by an error in the second
     halves = net()
     said: list[str] = []
@@ -66,9 +55,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(data: ImageData, tmp
             raise Stop
 
     with pytest.raises(Stop):
-        train(halves, data, QUICK, stop_after_first, checkpoint=tmp_path / "halves.pt")
+        train(halves, data, QUICK, stop_after_first, session=Session(tmp_path / "halves.pt"))
     resumed = net()
-    train(resumed, data, QUICK, stop, checkpoint=tmp_path / "halves.pt")
+    train(resumed, data, QUICK, stop, session=Session(tmp_path / "halves.pt"))
     assert said[0].startswith("resuming after epoch 1")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
@@ -76,12 +65,29 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(data: ImageData, tmp
 
 def test_a_checkpoint_of_another_run_is_refused(data: ImageData, tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
-    train(net(), data, replace(QUICK, epochs=1), quiet, checkpoint=path)
+    train(net(), data, replace(QUICK, epochs=1), quiet, session=Session(path))
     with pytest.raises(LoadError, match="is of a run with settings"):
-        train(net(), data, QUICK, quiet, checkpoint=path)
+        train(net(), data, QUICK, quiet, session=Session(path))
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     with pytest.raises(LoadError, match="is of another model"):
-        train(other, data, replace(QUICK, epochs=1), quiet, checkpoint=path)
+        train(other, data, replace(QUICK, epochs=1), quiet, session=Session(path))
+
+
+def test_old_keywords_warn_once_and_do_the_same(data: ImageData, tmp_path: Path) -> None:
+    settings, path, any_train = replace(QUICK, epochs=1), tmp_path / "c.pt", train
+    advice = r"shrink=0\.5, session=fxprune.training.recipe.Session\(checkpoint=\.\.\.\)"
+    sparse, same = sparse_network(data), sparse_network(data)
+    with pytest.warns(
+        DeprecationWarning, match=rf"^checkpoint, strength of train will go in .*: give {advice}$"
+    ) as told:
+        any_train(sparse, data, settings, quiet, checkpoint=path, strength=0.5)  # type: ignore[call-arg]
+    assert [one.filename for one in told] == [__file__]
+    assert path.exists()
+    train(same, data, settings, quiet, shrink=0.5)
+    for (name, a), b in zip(sparse.state_dict().items(), same.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    with pytest.raises(fxprune.FxpruneError, match="50% of the MACs: that is for layers that are steered to zero"):
+        any_train(same, data, settings, quiet, strength=1.0, targets=fxprune.Targets(macs=0.5))  # type: ignore[call-arg]
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
@@ -114,7 +120,7 @@ def test_a_loss_that_diverges_stops_and_keeps_the_checkpoint(data: ImageData, tm
     with torch.no_grad():
         model[4].weight.fill_(float("inf"))  # type: ignore[index]
     with pytest.raises(fxprune.FxpruneError, match="at step 0; the last checkpoint, if there is one, is"):
-        train(model, data, replace(QUICK, epochs=1), quiet, checkpoint=tmp_path / "other.pt")
+        train(model, data, replace(QUICK, epochs=1), quiet, session=Session(tmp_path / "other.pt"))
     assert not (tmp_path / "other.pt").exists()
 
 
@@ -129,7 +135,7 @@ def test_a_loss_that_diverges_later_keeps_the_last_good_checkpoint(
 
     monkeypatch.setattr(Trainer, "_train_step", diverges)
     with pytest.raises(fxprune.FxpruneError, match="became nan at step 25"):
-        train(net(), data, QUICK, quiet, checkpoint=path)
+        train(net(), data, QUICK, quiet, session=Session(path))
     state = load_checkpoint(path)
     assert state["step"] == 21  # after the first epoch
     assert all(bool(value.isfinite().all()) for value in state["model"].values())

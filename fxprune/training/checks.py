@@ -1,0 +1,69 @@
+"""What a run refuses, or says, before it trains anything: what cannot be met or written, and what will be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import fx, nn
+
+from fxprune.emission.emit import source_obstacle
+from fxprune.emission.strip import savable
+from fxprune.facts.shapes import shape
+from fxprune.ir.trace_notes import opaque_modules
+from fxprune.pipelines.chains import insert_scales
+from fxprune.pipelines.pipeline import PipelineResult
+from fxprune.pruning.surplus import Surplus
+from fxprune.tracing.check import require_finite
+from fxprune.tracing.trace import trace
+from fxprune.training.evaluation import check_outputs
+from fxprune.training.goal import Goal
+
+PICKLED = "model.pt"
+"""The file of a network that cannot be written as source: for torch.load, which needs its code."""
+
+
+class Prepared(NamedTuple):
+    """A network that was traced, with the scales that were put in, and why it has no source, if it has none."""
+
+    traced: fx.GraphModule
+    inserted: PipelineResult
+    obstacle: str | None
+
+    @property
+    def opaque(self) -> list[str]:
+        """The paths of the modules that could not be traced."""
+        return [one.path for one in opaque_modules(self.traced)]
+
+
+def prepared(model: nn.Module, examples: torch.Tensor, goal: Goal) -> Prepared:
+    """Trace ``model`` on images (N, C, H, W), and put in the scales that are to shrink; ``model`` is not changed.
+
+    Raises:
+        FxpruneError: it does not take them, returns no logits, or has no eligible layers (lists why).
+        TargetError: a target cannot be met; says what can.
+    """
+    require_finite(model)
+    check_outputs(model, examples[:2])
+    traced = trace(model, examples)
+    inserted = insert_scales(traced, goal.layers, keep=goal.keep, only=goal.only)
+    for step in inserted.steps:
+        step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
+    Surplus(inserted.graph_module, goal.targets)  # raises if a target cannot be met
+    return Prepared(traced, inserted, source_obstacle(traced))
+
+
+def warnings_of(ready: Prepared, goal: Goal, classes: int) -> Iterator[str]:
+    """Yield what to say before a run that trains ``ready`` on images of ``classes``."""
+    outputs = shape(ready.traced.graph.output_node().all_input_nodes[0]) or (0,)
+    if outputs[-1] > classes:
+        yield f"the model has {outputs[-1]} outputs for {classes} classes: the others only cost time (--classes)"
+    if ready.obstacle is not None:
+        needs = "your code and fxprune" if savable(ready.traced) is ready.traced else "your code"
+        yield (
+            f"there will be a {PICKLED} and no model.py: {ready.obstacle.partition(';')[0]}; torch.load takes it "
+            f"with weights_only=False, where {needs} can be imported"
+        )
+    if goal.targets.memory is not None and ready.opaque:
+        yield f"the target of memory does not see what {ready.opaque[0]} holds inside, which could not be traced"

@@ -1,0 +1,98 @@
+"""The folder of a run: one process at a time writes to it, and it holds one run, which may be gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fxprune.errors import LoadError
+from fxprune.files import cannot_write, make_folder, remove_unfinished, write_json
+from fxprune.run_record import REPORT, RUN
+from fxprune.training.settings import Settings
+
+_LOCK = ".lock"
+
+
+@contextmanager
+def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
+    """Make ``out`` the folder of this run, or check that it already is; inside, no other process can.
+
+    A run that is refused before it trained anything leaves nothing behind.
+    Raises LoadError if it holds anything else: another run, a finished one, or files of the user's; or if another
+    process is at it.
+    """
+    if out.exists() and not out.is_dir():
+        raise LoadError(f"{out} is a file; give another folder with --out")
+    is_new = not out.exists()
+    make_folder(out)
+    lock = _locked(out)
+    try:
+        _prepare(out, run)
+        try:
+            yield
+        except BaseException:
+            if {path.name for path in out.iterdir()} <= {RUN, _LOCK}:
+                (out / RUN).unlink(missing_ok=True)
+            raise
+    finally:
+        (out / _LOCK).unlink(missing_ok=True)
+        lock.release()
+        if is_new and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _locked(out: Path) -> FileLock:
+    """Return the lock of ``out``, held; raises LoadError if another process holds it."""
+    lock = FileLock(out / _LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise LoadError(
+            f"another process is at work in {out}; wait for it, or give another folder with --out"
+        ) from error
+    except OSError as error:
+        raise cannot_write(out / _LOCK, error) from error
+    return lock
+
+
+def _prepare(out: Path, run: Mapping[str, Any]) -> None:
+    """Write down how this run was started, or hold it to how it was."""
+    remove_unfinished(out)
+    record = out / RUN
+    if record.is_file():
+        if (out / REPORT).is_file():
+            raise LoadError(f"{out} holds a finished run; give another folder with --out")
+        _go_on(out, record, json.loads(json.dumps(run)))
+    elif any(path.name != _LOCK for path in out.iterdir()):
+        raise LoadError(f"{out} is not empty; give another folder with --out")
+    else:
+        write_json(record, dict(run))
+
+
+def _go_on(out: Path, record: Path, wanted: Mapping[str, Any]) -> None:
+    """Raise LoadError unless the unfinished run that ``record`` tells of is the one that is wanted."""
+    try:
+        known = json.loads(record.read_text())
+    except ValueError as error:
+        raise LoadError(f"{record} is damaged; give another folder with --out") from error
+    newer = {key: value for key, value in Settings().shared().items() if key in wanted}
+    known = {**newer, **known}  # it may be older than some settings
+    changed = [key for key in {**known, **wanted} if known.get(key) != wanted.get(key)]
+    if changed and not any(out.glob("*.pt")):
+        write_json(record, wanted)  # nothing was trained yet: nothing is lost by starting anew
+    elif changed:
+        key = changed[0]
+        if key.endswith("sha256"):
+            raise LoadError(
+                f"{out} holds an unfinished run, and a file of weights has changed since it began; "
+                "put the old one back to go on, or give another --out"
+            )
+        raise LoadError(
+            f"{out} holds an unfinished run with {key} {known.get(key)}, not {wanted.get(key)}; "
+            "use the same options to go on, or another --out"
+        )

@@ -1,0 +1,56 @@
+"""What a run of ``fxprune prune`` is asked for, beside how to train, in one value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fxprune.choosing.targets import Targets
+from fxprune.errors import FxpruneError
+from fxprune.pipelines.chains import Layers
+
+Shrink = Targets | float | None
+"""How scales shrink in a training: steered, until targets are met, or by an L1 of a fixed strength."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is to be left of a network, which of its layers may go for that, and how they are brought to zero.
+
+    Args:
+        targets: the shares of its costs to leave.
+        strength: of a proximal L1 that shrinks the scales, which are not steered then; zeros are removed, and what a
+            target of MACs, the only one then, asks for beyond them is cut at the end.
+        layers: what to prune: single convs, whole residual branches, or all of both.
+        keep: patterns over the paths of modules: what these match gets no scale and stays.
+        only: likewise: layers that none of these matches stay too (see :mod:`fxprune.choosing.keeping`).
+
+    Raises:
+        FxpruneError: targets beyond that of MACs are given beside a strength.
+    """
+
+    targets: Targets
+    strength: float | None = None
+    layers: Layers = "all"
+    keep: Sequence[str] = ()
+    only: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        require_either(replace(self.targets, macs=None), self.strength)
+
+    @property
+    def shrink(self) -> Shrink:
+        """How the scales shrink while the network trains."""
+        return self.targets if self.strength is None else self.strength
+
+    def options(self) -> dict[str, Any]:
+        """Return each by its name in records of runs, which is that of its option in the shell."""
+        kept = {"keep": list(self.keep), "only": list(self.only)}
+        return {**self.targets.options(), "strength": self.strength, "layers": self.layers, **kept}
+
+
+def require_either(targets: Targets, strength: float | None) -> None:
+    """Raise FxpruneError if targets of layers that are steered to zero are given beside a fixed strength."""
+    if strength is not None and not targets.is_empty:
+        raise FxpruneError(f"{targets}: that is for layers that are steered to zero; leave strength out")

@@ -1,0 +1,76 @@
+"""What a run writes when it is done: the pruned network, what was changed, and the report."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+
+import fxprune
+from fxprune import passes
+from fxprune.costs.activation_memory import peak_activation_bytes
+from fxprune.costs.macs import total_macs, total_params
+from fxprune.costs.measured_latency import compare_latency
+from fxprune.emission.emit import emit
+from fxprune.emission.strip import savable
+from fxprune.files import save_with_torch, write_json
+from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.pipelines.pipeline import Pipeline, PipelineResult
+from fxprune.render.folder import write_diff
+from fxprune.run_record import REPORT
+from fxprune.training.checks import PICKLED, Prepared
+from fxprune.training.goal import Goal
+from fxprune.training.settings import Settings
+
+REPORT_SCHEMA = 4
+
+
+def costs(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, int]:
+    """Return what both cost; the activations of ``before`` are those of the network that it makes for inference."""
+    folded = Pipeline(AFTER_TRAINING, verify=False)(before).graph_module
+    return {
+        "macs_before": total_macs(before),
+        "macs_after": total_macs(after),
+        "params_before": total_params(before),
+        "params_after": total_params(after),
+        "activation_bytes_before": peak_activation_bytes(folded),
+        "activation_bytes_after": peak_activation_bytes(after),
+    }
+
+
+def latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[str, float]]:
+    """Return median milliseconds at batch 1 and 64; ``before`` has its norms folded too, to be fair."""
+    folded = Pipeline([passes.FoldBatchNorm(), passes.Simplify()], verify=False)(before).graph_module
+    measured = {}
+    for batch_size in (1, 64):
+        times = compare_latency({"before": folded, "after": after}, batch_size)
+        measured[str(batch_size)] = {**times, "ratio": times["after"] / times["before"]}
+    return measured
+
+
+def options_and_versions(settings: Settings, goal: Goal) -> dict[str, Any]:
+    """Return what a report tells of how the run was started, and of what ran it."""
+    return {
+        "settings": {**asdict(settings), **goal.options()},
+        "versions": {
+            "fxprune": fxprune.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def write_results(out: Path, ready: Prepared, results: Sequence[PipelineResult], report: dict[str, Any]) -> None:
+    """Write what the last of ``results`` made to ``out``, with what all of them changed, and the report."""
+    pruned = results[-1].graph_module.cpu()
+    if ready.obstacle is None:
+        emit(pruned, out)
+    else:
+        save_with_torch(out / PICKLED, savable(pruned))
+    write_diff(out, ready.traced.cpu(), pruned, [ready.inserted, *results])
+    write_json(out / REPORT, report)

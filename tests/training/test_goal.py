@@ -1,0 +1,33 @@
+"""What a run is asked for: what excludes what, and how records tell it."""
+
+from __future__ import annotations
+
+import pytest
+
+from fxprune.choosing.targets import Targets
+from fxprune.errors import FxpruneError
+from fxprune.training.goal import Goal
+from fxprune.training.recipe import shrink_of
+
+
+def test_further_targets_are_for_steering() -> None:
+    with pytest.raises(
+        FxpruneError, match="the activation memory: that is for layers that are steered to zero; leave"
+    ):
+        Goal(Targets(memory=0.5), strength=1.0)
+
+
+def test_a_target_that_a_strength_would_ignore_is_refused() -> None:
+    with pytest.raises(FxpruneError, match="50% of the MACs: that is for layers that are steered to zero"):
+        shrink_of(Targets(macs=0.5), strength=1.0)
+
+
+def test_a_target_of_macs_is_for_what_a_strength_leaves() -> None:
+    assert Goal(Targets(macs=0.5), strength=1.0).shrink == 1.0
+    assert Goal(Targets(macs=0.5)).shrink == Targets(macs=0.5)
+
+
+def test_records_of_runs_have_the_names_of_the_shell() -> None:
+    goal = Goal(Targets(params=0.3), layers="convs", keep=("stem",))
+    shares = {"target_macs": None, "target_params": 0.3, "target_memory": None}
+    assert goal.options() == {**shares, "strength": None, "layers": "convs", "keep": ["stem"], "only": []}

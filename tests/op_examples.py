@@ -46,6 +46,8 @@ _VALUES: dict[str, list[Any]] = {
         "rounding_mode": [None, "floor"],
         "name": ["shape"],
         "high": [5],
+        "bound": [2.0, 0.5],
+        "norm_type": [2, 3],
         "message": ["no"],
         "to": [(torch.float64,)],
     },

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from new_ops import NEW
 from op_examples import Example, example, spellings
 from torch import nn
 
 from fxprune.ops.op import Op
-from fxprune.ops.table import OWN
+from fxprune.ops.table import OWN, with_rows
 
 _DRAWS = 8
 # Where an example has to be made by hand, and is, in test_call.py or test_mac_rules.py; they claim nothing of values.
@@ -25,7 +26,13 @@ _BY_HAND = {
     "shifted_window_attention",
     "getattr",
 }
-CASES = [(op, spelling) for op in OWN for spelling in spellings(op) if op.name not in _BY_HAND]
+CASES = [(op, spelling) for op in (*OWN, *NEW) for spelling in spellings(op) if op.name not in _BY_HAND]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _rows() -> Iterator[None]:
+    with with_rows(NEW):
+        yield
 
 
 def label(value: Any) -> str:
@@ -45,7 +52,7 @@ def tensors(value: Any) -> list[torch.Tensor]:
 
 def close(a: Any, b: Any) -> None:
     for one, other in zip(tensors(a), tensors(b), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11, equal_nan=True)
 
 
 def first_input(one: Example) -> torch.Tensor:

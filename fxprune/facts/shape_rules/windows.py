@@ -81,7 +81,7 @@ def pooled(call: Call, first: Shape, case: Case) -> Shape | None:
         return None
     kernel = call.numbers("kernel_size")
     stride = kernel if call.argument("stride") in (None, (), []) else call.numbers("stride")
-    padding = call.numbers("padding")
+    padding = call.numbers("padding") if "padding" in call.op.places else (0,) * call.op.axes
     dilation = call.numbers("dilation") if "dilation" in call.op.places else (1,) * call.op.axes
     if kernel is None or stride is None or padding is None or dilation is None:
         return None

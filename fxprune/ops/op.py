@@ -21,16 +21,15 @@ from torch import nn
 
 Bounds = tuple[float, float]
 Kind = (
-    Literal[
-        "elementwise", "arithmetic", "identity", "cast", "dropout", "softmax", "movement", "join", "pad", "resize"
-    ]
+    Literal["elementwise", "arithmetic", "identity", "cast", "dropout", "axis", "movement", "join", "pad", "resize"]
     | Literal["window", "adaptive pool", "reduction", "norm", "conv", "transposed conv", "linear", "product"]
     | Literal["attention", "recurrent", "lookup", "random", "new", "size", "check"]
 )
 """What an op is like: its shapes and its MACs follow from that, where nothing says more.
 
 elementwise (each element from the one at its place), arithmetic (of several tensors, broadcast), identity (a copy at
-most), cast, dropout (the identity in eval mode), softmax (elements of an axis weighed against each other), movement
+most), cast, dropout (the identity in eval mode), axis (each element
+from those along one axis), movement
 (elements put elsewhere), join (tensors put together), pad, resize, window (pools), adaptive pool, reduction, norm,
 conv, transposed conv, linear, product (of matrices), attention, recurrent, lookup (rows by indices), random (drawn
 by values), new (made from sizes, whatever the values), size (no tensor), check (assertions).

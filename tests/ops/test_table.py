@@ -24,7 +24,7 @@ _BY_HAND = {
     "chain_matmul",
     "multi_head_attention_forward",
     "shifted_window_attention",
-    "getattr",
+    *("getattr", "window_size", "relative_position_bias"),
 }
 CASES = [(op, spelling) for op in (*OWN, *NEW) for spelling in spellings(op) if op.name not in _BY_HAND]
 

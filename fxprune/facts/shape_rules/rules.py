@@ -23,7 +23,7 @@ from fxprune.ops.call import Call
 from fxprune.ops.op import Op
 
 _RULES: dict[str, Rule] = {  # by the shape that a row names, or else by its kind
-    **dict.fromkeys(("same", "elementwise", "identity", "cast", "dropout", "softmax"), elements.same),
+    **dict.fromkeys(("same", "elementwise", "identity", "cast", "dropout", "axis"), elements.same),
     **{"arithmetic": elements.widened, "norm": elements.norm, "reduction": elements.reduced, "new": elements.new},
     **{"conv": windows.conv, "transposed conv": windows.transposed, "window": windows.pooled},
     **{"adaptive pool": windows.adaptive, "resize": windows.resized, "pad": windows.padded},

@@ -172,7 +172,7 @@ ROWS: tuple[Op, ...] = (
     ),
     Op(
         "softmax",
-        "softmax",
+        "axis",
         "input; dim=None, _stacklevel=3, dtype=None",
         (nn.Softmax, nn.Softmax2d),
         (functional.softmax,),
@@ -181,7 +181,7 @@ ROWS: tuple[Op, ...] = (
     ),
     Op(
         "softmax",
-        "softmax",
+        "axis",
         "input; dim, dtype=None",
         functions=(torch.softmax,),
         methods=("softmax",),
@@ -190,7 +190,7 @@ ROWS: tuple[Op, ...] = (
     ),
     Op(
         "softmin",
-        "softmax",
+        "axis",
         "input; dim=None, _stacklevel=3, dtype=None",
         (nn.Softmin,),
         (functional.softmin,),
@@ -199,7 +199,7 @@ ROWS: tuple[Op, ...] = (
     ),
     Op(
         "log_softmax",
-        "softmax",
+        "axis",
         "input; dim=None, _stacklevel=3, dtype=None",
         (nn.LogSoftmax,),
         (functional.log_softmax,),
@@ -208,11 +208,21 @@ ROWS: tuple[Op, ...] = (
     ),
     Op(
         "log_softmax",
-        "softmax",
+        "axis",
         "input; dim, dtype=None",
         functions=(torch.log_softmax,),
         methods=("log_softmax",),
         image=(-math.inf, 0.0),
+        fresh=True,
+    ),
+    Op(
+        "cumsum",
+        "axis",
+        "input; dim, dtype=None",
+        functions=(torch.cumsum,),
+        methods=("cumsum",),
+        homogeneous="all",
+        zero=True,
         fresh=True,
     ),
 )

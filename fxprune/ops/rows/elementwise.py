@@ -25,6 +25,13 @@ ROWS: tuple[Op, ...] = (
         zero=True,
     ),
     _each(
+        name="logical_not",
+        takes="input;",
+        functions=(torch.logical_not, torch.bitwise_not, operator.invert),
+        methods=("logical_not", "bitwise_not"),
+        dtype="",
+    ),
+    _each(
         name="neg",
         takes="input;",
         functions=(torch.neg, operator.neg),

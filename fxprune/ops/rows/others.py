@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from functools import partial
 
 import torch
@@ -47,5 +48,24 @@ ROWS: tuple[Op, ...] = (
     _size(name="getattr", takes="input, name", functions=(getattr,), shape="python"),
     _size(name="numel", takes="input;", functions=(torch.numel,), methods=("numel", "nelement"), shape="none"),
     _size(name="len", takes="input;", functions=(len,), shape="none"),
+    _size(name="not", takes="value;", functions=(operator.not_,), shape="none"),
+    _size(
+        name="window_size",
+        takes="*sizes",
+        functions=(
+            "torchvision.models.video.swin_transformer.compute_pad_size_3d",
+            "torchvision.models.video.swin_transformer.get_window_and_shift_size",
+        ),
+        shape="none",
+    ),
+    Op(
+        "relative_position_bias",
+        "lookup",
+        "table, index; *window",
+        functions=(
+            "torchvision.models.swin_transformer.get_relative_position_bias",
+            "torchvision.models.video.swin_transformer.get_relative_position_bias",
+        ),
+    ),
     Op("assert", "check", "condition; message", functions=(torch._assert,), shape="python"),
 )

@@ -98,6 +98,7 @@ ROWS: tuple[Op, ...] = (
         functions=(
             "torchvision.models.swin_transformer.shifted_window_attention",
             "torchvision.models.swin_transformer.shifted_window_attention_v2",
+            "torchvision.models.video.swin_transformer.shifted_window_attention_3d",
         ),
         shape="same",
     ),

@@ -103,6 +103,22 @@ ROWS: tuple[Op, ...] = (
         zero=True,
     ),
     _reduce(
+        name="var",
+        takes="input; dim=None, unbiased=True, keepdim=False",
+        functions=(torch.var,),
+        methods=("var",),
+        image=(0.0, math.inf),
+        zero=True,
+    ),
+    _reduce(
+        name="std",
+        takes="input; dim=None, unbiased=True, keepdim=False",
+        functions=(torch.std,),
+        methods=("std",),
+        image=(0.0, math.inf),
+        zero=True,
+    ),
+    _reduce(
         name="norm",
         takes="input; p=2, dim=None, keepdim=False, dtype=None",
         functions=(torch.norm,),

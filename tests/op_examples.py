@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import random
 from collections.abc import Callable, Iterator
@@ -224,6 +225,8 @@ _SPECIAL: dict[str, dict[str, Callable[[_Random], torch.Tensor]]] = {
     "poisson": {"input": lambda r: r(3, 4).abs()},
     "multinomial": {"input": lambda r: r(3, 4).abs() + 0.1},
     "bernoulli": {"input": lambda r: r(3, 4).sigmoid()},
+    "math": {"value": lambda r: r(1).abs()},
+    "extremum": {"values": lambda r: r(3)},
     "not": {"value": lambda r: r(1)},
     "logical_not": {"input": lambda r: r(3, 4) > 0},
     "assert": {"condition": lambda r: r(1) ** 2 > -1},
@@ -274,7 +277,7 @@ def _function(
             root.register_buffer(name, tensor)
             reads[name] = graph.get_attr(name)
     is_method = isinstance(spelling, str) and spelling in op.methods
-    target = _imported(spelling) if isinstance(spelling, str) and not is_method else spelling
+    target = imported(spelling) if isinstance(spelling, str) and not is_method else spelling
     if op.kind == "join":
         reads = {"tensors": list(reads.values())}
     args, kwargs = _arguments(op, reads, values, chance, spread=is_method or op.kind in ("new", "random"))
@@ -303,8 +306,7 @@ def _arguments(
     return tuple(args), kwargs
 
 
-def _imported(name: str) -> Any:
-    import importlib
-
+def imported(name: str) -> Any:
+    """Return the function of a full name."""
     home, _, function = name.rpartition(".")
     return getattr(importlib.import_module(home), function)

@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from fxprune.facts.shapes import shape
 from fxprune.ops.call import Call
-from fxprune.ops.op import Op
+from fxprune.ops.op import MULTIPLYING, Op
 
 Shape = tuple[int, ...]
 Rule = Callable[[Call], int]
@@ -204,12 +204,11 @@ _RULES: dict[str, Rule] = {  # by the kind of an op, or by its name where the ki
     **{"multihead_attention": _attention, "scaled_dot_product_attention": _scaled_attention},
     **{"multi_head_attention_forward": _attention_function, "shifted_window_attention": _window_attention},
 }
-_MULTIPLIES = ("conv", "transposed conv", "linear", "product", "attention", "recurrent")
 
 
 def macs_of_call(call: Call, op: Op) -> int:
     """Return the MACs of a call of ``op``: none, if it is of a kind that multiplies nothing; raises UnknownMacs."""
-    if op.kind not in _MULTIPLIES:
+    if op.kind not in MULTIPLYING:
         return 0
     rule = _RULES.get(op.kind) or _RULES.get(op.name)
     if rule is None:

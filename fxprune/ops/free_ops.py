@@ -1,6 +1,7 @@
-"""Which ops have no MACs: they multiply no weights and no matrices. What is not known to be free is not free.
+"""Ops without a row in the table that are known to have no MACs. What is not known to be free is not free.
 
-Torch says of its own ops whether they are element-wise or return a view; the others are listed by families of names.
+They are variants of ops with a row (in place, or as exported), what torch says of its own ops that it is element-wise
+or returns a view, and what is listed here by families of names. Nothing else is claimed of them.
 """
 
 from __future__ import annotations
@@ -11,34 +12,36 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.ops.op import MULTIPLYING
 from fxprune.ops.operators import MODE_QUESTIONS, is_torchs_own
+from fxprune.ops.table import rows
 
 _NAMES = frozenset(
     f"""
-    all any amax amin aminmax argmax argmin count_nonzero mean median mode nanmean nanmedian nansum norm linalg_norm
-    linalg_vector_norm logsumexp prod sum sum_to_size std std_mean var var_mean quantile nanquantile kthvalue trace
-    cumsum cumprod cummax cummin logcumsumexp diff dist trapezoid trapz histc bincount renorm
+    all any aminmax argmax argmin count_nonzero median mode nanmean nanmedian nansum norm linalg_norm
+    linalg_vector_norm logsumexp prod sum_to_size std_mean var_mean quantile nanquantile kthvalue trace
+    cumprod cummax cummin logcumsumexp diff dist trapezoid trapz histc bincount renorm
 
     sort argsort msort topk unique unique_consecutive searchsorted bucketize nonzero argwhere isin allclose
 
-    batch_norm group_norm instance_norm layer_norm rms_norm local_response_norm normalize native_batch_norm
+    group_norm layer_norm rms_norm native_batch_norm
     native_group_norm native_layer_norm weight_norm cosine_similarity pairwise_distance
 
-    softmax log_softmax softmin softsign gumbel_softmax glu hardswish logsigmoid prelu tanhshrink
+    gumbel_softmax glu
 
-    absolute clip complex cross linalg_cross dequantize divide fix floor_divide greater greater_equal isclose isreal
-    less less_equal multiply negative not_equal polar subtract truediv floordiv mod invert pos and or xor lshift
+    absolute complex cross linalg_cross dequantize fix greater greater_equal isclose isreal
+    less less_equal negative not_equal polar pos and or xor lshift
     rshift radd rsub rmul rdiv rtruediv rfloordiv rmod rpow ror rxor rlshift rrshift
 
-    bfloat16 bool byte cdouble cfloat char double float half int long short type type_as item tolist numpy
+    bool byte cdouble cfloat char int long short item tolist numpy
 
-    block_diag cartesian_prod cat concat concatenate column_stack combinations constant_pad_nd copy diag
-    diag_embed diagflat dstack fill fill_diagonal flip fliplr flipud fold gather getitem hstack index
-    interpolate meshgrid one_hot pad put repeat repeat_interleave roll rot90 row_stack setitem stack take
-    take_along_dim tile tril triu unfold vstack zero pixel_shuffle pixel_unshuffle channel_shuffle as_subclass
+    block_diag cartesian_prod concat column_stack combinations constant_pad_nd copy diag
+    diag_embed diagflat dstack fill fill_diagonal fliplr flipud fold gather hstack index
+    meshgrid one_hot put repeat_interleave rot90 row_stack setitem take
+    take_along_dim tile tril triu unfold vstack zero as_subclass
     requires_grad unsafe_chunk unsafe_split
 
-    arange array asarray bernoulli binomial exponential eye linspace logspace multinomial new normal poisson
+    array asarray binomial exponential linspace logspace multinomial new
     scalar_tensor tensor tril_indices triu_indices uniform
 
     cross_entropy binary_cross_entropy binary_cross_entropy_with_logits kl_div
@@ -53,11 +56,7 @@ _BEGINNINGS = (
     *("assert", "check"),
 )
 _ENDS = ("_loss", "_scatter", "_window", "dropout", "dropout1d", "dropout2d", "dropout3d")
-_IN_TORCHVISION = {
-    *("stochastic_depth", "drop_block2d", "drop_block3d", "nms", "batched_nms", "box_iou", "roi_align", "roi_pool"),
-    *("ps_roi_align", "ps_roi_pool", "patch_merging_pad", "get_relative_position_bias"),
-    *("squeeze", "unsqueeze"),
-}
+_IN_TORCHVISION = {"nms", "batched_nms", "box_iou", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool"}
 _LAYERS = {  # the files of torch.nn.modules that they are in
     *("activation", "batchnorm", "channelshuffle", "distance", "dropout", "flatten", "fold", "instancenorm"),
     *("loss", "normalization", "padding", "pixelshuffle", "pooling", "sparse", "upsampling"),
@@ -79,8 +78,14 @@ def is_free(target: Any) -> bool:
         return True
     if not isinstance(target, (str, torch._ops.OpOverload)) and not is_torchs_own(target):
         return False
-    is_listed = name in _NAMES or name.startswith(_BEGINNINGS) or name.endswith(_ENDS)
+    is_listed = name in _NAMES or name.startswith(_BEGINNINGS) or name.endswith(_ENDS) or _has_free_row(name)
     return is_listed or home in ("builtins", "math", "_operator") or _is_elementwise_or_view(name)
+
+
+def _has_free_row(name: str) -> bool:
+    """Say whether there are ops of this name in the table, and none of them multiplies."""
+    kinds = {op.kind for op in rows() for spelling in (*op.functions, *op.methods) if op_name(spelling) == name}
+    return bool(kinds) and kinds.isdisjoint(MULTIPLYING)
 
 
 def _is_elementwise_or_view(name: str) -> bool:

@@ -34,6 +34,8 @@ from those along one axis), movement
 conv, transposed conv, linear, product (of matrices), attention, recurrent, lookup (rows by indices), random (drawn
 by values), new (made from sizes, whatever the values), size (no tensor), check (assertions).
 """
+MULTIPLYING = ("conv", "transposed conv", "linear", "product", "attention", "recurrent")
+"""The kinds that have MACs."""
 Values = Literal["", "selects", "averages", "pads", "drops"]
 """What each element of the result is: an element of the input, an average of some, either of these or zeros beside
 them, or an element times a factor that is not negative."""

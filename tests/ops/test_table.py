@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from new_ops import NEW
-from op_examples import Example, example, spellings
+from op_examples import Example, example, imported, spellings
 from torch import nn
 
 from fxprune.ops.op import Op
-from fxprune.ops.table import OWN, with_rows
+from fxprune.ops.table import OWN, row_of_target, with_rows
 
 _DRAWS = 8
 # Where an example has to be made by hand, and is, in test_call.py or test_mac_rules.py; they claim nothing of values.
@@ -286,3 +286,10 @@ def test_what_a_layer_takes_are_its_attributes() -> None:
         assert all(name in op.places for name in (*op.where, *op.weights)), op
         assert op.image is None or op.image[0] <= op.image[1]
         assert op.identity_on is None or not math.isnan(op.identity_on[0])
+
+
+def test_functions_of_packages_that_are_not_imported_are_there() -> None:
+    named = [one for op in OWN for one in op.functions if isinstance(one, str)]
+    assert named
+    for one in named:
+        assert row_of_target(imported(one)) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from functools import partial
 
@@ -48,13 +49,15 @@ ROWS: tuple[Op, ...] = (
     _size(name="getattr", takes="input, name", functions=(getattr,), shape="python"),
     _size(name="numel", takes="input;", functions=(torch.numel,), methods=("numel", "nelement"), shape="none"),
     _size(name="len", takes="input;", functions=(len,), shape="none"),
+    _size(name="math", takes="value;", functions=(math.ceil, math.floor, math.sqrt), shape="none"),
+    _size(name="extremum", takes="*values", functions=(max, min), shape="none"),
     _size(name="not", takes="value;", functions=(operator.not_,), shape="none"),
     _size(
         name="window_size",
         takes="*sizes",
         functions=(
-            "torchvision.models.video.swin_transformer.compute_pad_size_3d",
-            "torchvision.models.video.swin_transformer.get_window_and_shift_size",
+            "torchvision.models.video.swin_transformer._compute_pad_size_3d",
+            "torchvision.models.video.swin_transformer._get_window_and_shift_size",
         ),
         shape="none",
     ),
@@ -63,8 +66,8 @@ ROWS: tuple[Op, ...] = (
         "lookup",
         "table, index; *window",
         functions=(
-            "torchvision.models.swin_transformer.get_relative_position_bias",
-            "torchvision.models.video.swin_transformer.get_relative_position_bias",
+            "torchvision.models.swin_transformer._get_relative_position_bias",
+            "torchvision.models.video.swin_transformer._get_relative_position_bias",
         ),
     ),
     Op("assert", "check", "condition; message", functions=(torch._assert,), shape="python"),

@@ -97,7 +97,6 @@ ROWS: tuple[Op, ...] = (
         "input; qkv_weight, proj_weight, relative_position_bias, window_size",
         functions=(
             "torchvision.models.swin_transformer.shifted_window_attention",
-            "torchvision.models.swin_transformer.shifted_window_attention_v2",
             "torchvision.models.video.swin_transformer.shifted_window_attention_3d",
         ),
         shape="same",

@@ -15,12 +15,11 @@ from fxprune.emission.records import Record
 from fxprune.emission.state_layout import StateLayout
 from fxprune.emission.variables import Variables
 from fxprune.errors import EmitError
-from fxprune.facts.overwriting import overwritten
+from fxprune.facts.overwriting import is_sum, overwritten
 from fxprune.ir.autocast import ENTER_AUTOCAST, EXIT_AUTOCAST
 from fxprune.ir.by_mode import CodeByMode, graph_in_mode, has_modes
 from fxprune.ir.nodes import called_module, module_path, place
 from fxprune.ir.written_calls import Written
-from fxprune.ops.operators import is_sum
 
 _CONTAINER = '''class _Layers(nn.Module):
     """Layers under names that nn.ModuleDict keeps for itself."""

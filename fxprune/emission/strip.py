@@ -36,6 +36,7 @@ from fxprune.ir.module_tree import every_module, every_path
 from fxprune.ir.node_targets import attribute, free_target, set_attribute
 from fxprune.ir.nodes import PRESERVED, place, require_graph
 from fxprune.ir.written_calls import Written
+from fxprune.ops.call import Call
 
 _FLAG = "training"
 _LAYERS: dict[Any, type[nn.Module]] = {
@@ -48,7 +49,6 @@ _LAYERS: dict[Any, type[nn.Module]] = {
 }
 
 _TRUTHS: dict[Any, Any] = {bool: operator.ne, operator.truth: operator.ne, operator.not_: operator.eq}  # ... 0
-_DEPTH = ("torchvision.ops.stochastic_depth", "stochastic_depth")
 
 
 def strip(graph_module: fx.GraphModule) -> fx.GraphModule:
@@ -117,7 +117,7 @@ def _write_otherwise(graph_module: fx.GraphModule, node: fx.Node) -> None:
         elif (layer := _layer_of(node)) is not None:
             path = free_target(graph_module, node.name)
             set_attribute(graph_module, path, layer.train(graph_module.training))
-            new = graph.call_module(path, (_argument(node, 0, "input"),))
+            new = graph.call_module(path, (Call(node).input,))
         elif target is len and isinstance(given, TensorMetadata):
             new = graph.call_method("size", (*node.args, 0))
         elif target is int and type(given) is int:
@@ -142,19 +142,16 @@ def _layer_of(node: fx.Node) -> nn.Module | None:
     """Return a layer that does what ``node`` does, if that calls a function which is told the train flag."""
     if all(one.target != _FLAG for one in node.all_input_nodes):
         return None
-    rate = _argument(node, 1, "p")
+    call = Call(node)
+    rate = call.argument("p")
     if node.target in _LAYERS and not isinstance(rate, fx.Node):
         return _LAYERS[node.target]() if rate is None else _LAYERS[node.target](rate)
-    if (getattr(node.target, "__module__", ""), getattr(node.target, "__name__", "")) == _DEPTH:
+    if call.op is not None and call.op.name == "stochastic_depth":
         from torchvision.ops import StochasticDepth
 
-        layer: nn.Module = StochasticDepth(rate, _argument(node, 2, "mode"))
+        layer: nn.Module = StochasticDepth(rate, call.argument("mode"))
         return layer
     return None
-
-
-def _argument(node: fx.Node, index: int, name: str) -> Any:
-    return node.args[index] if len(node.args) > index else node.kwargs.get(name)
 
 
 def _require_survival(graph_module: fx.GraphModule, places: dict[str, str]) -> None:

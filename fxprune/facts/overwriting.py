@@ -14,8 +14,7 @@ from torch import fx
 from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.shapes import same_shape
 from fxprune.ir.nodes import called_module, only_user
-from fxprune.ops.call import Call
-from fxprune.ops.operators import is_sum
+from fxprune.ops.call import Call, operands
 
 _RELUS = ("relu", "relu6")
 _Makers = Mapping[fx.Node, str | None]
@@ -35,6 +34,12 @@ def overwritten(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     found = {node: source for node in graph.nodes if (source := _source(node, shapes, makers)) is not None}
     kept = {called_module(node) for node in graph.nodes if node not in found} - {None}
     return {node: source for node, source in found.items() if called_module(node) not in kept}
+
+
+def is_sum(node: fx.Node) -> bool:
+    """Say whether ``node`` is a sum of two values and nothing else, as source writes it with a plus."""
+    terms = operands(node, "add") if node.op == "call_function" else None
+    return terms is not None and all(isinstance(one, fx.Node) for one in terms)
 
 
 def _makers(graph: fx.Graph) -> _Makers:

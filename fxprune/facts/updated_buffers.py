@@ -82,7 +82,7 @@ def _returns_new_memory(node: fx.Node) -> bool:
 def _written(node: fx.Node) -> list[fx.Node]:
     """Return what ``node`` may write into, of the values that it is called on."""
     if is_in_place(node):
-        return _nodes_in([node.args[0] if node.args else node.kwargs.get("input"), node.kwargs.get("out")])
+        return _nodes_in([Call(node).input, node.kwargs.get("out")])
     return [*_written_statistics(node), *_nodes_in([rescaled_weight(node)])]
 
 

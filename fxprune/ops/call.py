@@ -92,8 +92,11 @@ class Call:
 
     @property
     def input(self) -> fx.Node | None:
-        """The first value that it is called on; None if that is none of the graph."""
-        value = self.argument(self.op.parameters[0].name) if self.op is not None and self.op.parameters else None
+        """The first value that it is called on, whether it has a row or not; None if that is none of the graph."""
+        if self.op is not None:
+            value = self.argument(self.op.parameters[0].name) if self.op.parameters else None
+        else:
+            value = self.node.args[0] if self.node.args else self.node.kwargs.get("input")
         return value if isinstance(value, fx.Node) else None
 
     def numbers(self, name: str) -> tuple[int, ...] | None:

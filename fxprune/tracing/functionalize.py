@@ -25,6 +25,7 @@ from fxprune.ir.interpreter import Interpreter, plain
 from fxprune.ir.module_tree import evaluating, has_hooks
 from fxprune.ir.nodes import called_module, caller_path, place, require_order
 from fxprune.ir.written_calls import Written
+from fxprune.ops.call import Call
 from fxprune.tracing.source import is_own
 
 # Whether these return their input, a view of it or a copy depends on the dtype, the device, the layout, the sizes or
@@ -126,8 +127,7 @@ def _readers_after(alias: fx.Node, position: dict[fx.Node, int], node: fx.Node) 
 
 
 def _mutated(node: fx.Node) -> fx.Node | None:
-    target = node.args[0] if node.args else node.kwargs.get("input")
-    return target if isinstance(target, fx.Node) else None
+    return Call(node).input
 
 
 def _make_functional(node: fx.Node) -> None:

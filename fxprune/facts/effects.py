@@ -48,10 +48,11 @@ def is_draw(node: fx.Node) -> bool:
 
 def rescaled_weight(node: fx.Node) -> Any:
     """Return the weight of a functional embedding that shortens the rows which it reads (``max_norm``), or None."""
-    if node.op != "call_function":
+    op = row_of_target(node.target) if node.op == "call_function" else None
+    if op is None or op.kind != "lookup":
         return None
     call = Call(node)
-    return call.argument("weight") if call.kind == "lookup" and call.argument("max_norm") is not None else None
+    return call.argument("weight") if call.argument("max_norm") is not None else None
 
 
 def rescales(module: nn.Module | None) -> bool:

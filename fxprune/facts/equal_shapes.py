@@ -14,7 +14,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.facts.shape_rules.cases import Case, Refused
-from fxprune.facts.shape_rules.rules import shape_of
+from fxprune.facts.shape_rules.rules import Step, step_of
 from fxprune.facts.shapes import shape
 from fxprune.ir.by_mode import MODE, modes_of
 from fxprune.ir.module_tree import has_hooks
@@ -46,6 +46,12 @@ class EqualShapes:
         found = [case for case in cases if case is not None]
         return found if any(self._is_of_example(case) for case in found) else []
 
+    @cached_property
+    def _steps(self) -> list[tuple[fx.Node, Step, bool]]:
+        """What works out the shape of each node, and whether one mode alone computes it."""
+        of_one_mode = modes_of(self._graph)
+        return [(node, step_of(node), node in of_one_mode) for node in self._graph.nodes]
+
     @staticmethod
     def _is_of_example(case: Case) -> bool:
         known = ((shape(node), rank) for node, rank in case.ranks.items())
@@ -53,13 +59,10 @@ class EqualShapes:
 
     def _case(self, ranks: dict[fx.Node, int]) -> Case | None:
         case = Case(ranks)
-        of_one_mode = modes_of(self._graph)
         try:
-            for node in self._graph.nodes:
-                if node in of_one_mode:
-                    case.shapes[node] = _shape_without_demands(node, case)
-                else:
-                    case.shapes[node] = shape_of(node, case)
+            for node, step, in_one_mode in self._steps:
+                found = _without_demands(node, step, case) if in_one_mode else step(case)
+                case.shapes[node] = case.own(node) if found is None else found
         except Refused:
             return None
         return case
@@ -80,11 +83,11 @@ class EqualShapes:
         return ranks.pop() if len(ranks) == 1 else None
 
 
-def _shape_without_demands(node: fx.Node, case: Case) -> Any:
+def _without_demands(node: fx.Node, step: Step, case: Case) -> Any:
     """Return the shape of what one mode alone computes: what that demands of the inputs is not noted."""
     ranks, numbers = dict(case.ranks), dict(case.numbers)
     try:
-        return shape_of(node, case)
+        return step(case)
     except Refused:
         return case.own(node)
     finally:

@@ -82,9 +82,9 @@ def _bounds(node: fx.Node, known: _Known) -> Bounds:
     source = known.get(call.input, UNKNOWN) if call.input is not None else UNKNOWN
     if rule is not None and call.module is None:
         return rule(call, source, known)
-    if call.claims is None:
-        return UNKNOWN
-    return _of_weighted(call, source) if op.weights else _of_claims(call, op, source)
+    if op.weights:
+        return _of_weighted(call, source)
+    return UNKNOWN if call.claims is None else _of_claims(call, op, source)
 
 
 def _of_claims(call: Call, op: Op, source: Bounds) -> Bounds:
@@ -101,9 +101,9 @@ def _of_claims(call: Call, op: Op, source: Bounds) -> Bounds:
 
 def _of_weighted(call: Call, source: Bounds) -> Bounds:
     """Return the bounds of a layer with weights: it makes zeros of zeros if it has no bias, and computes none."""
-    if call.kind not in ("conv", "linear", "transposed conv") or call.module is None:
+    if source != ZERO or call.kind not in ("conv", "linear", "transposed conv") or call.module is None:
         return UNKNOWN
-    return ZERO if source == ZERO and call.module.bias is None else UNKNOWN
+    return ZERO if call.claims is not None and call.module.bias is None else UNKNOWN
 
 
 def _monotone(call: Call, op: Op, source: Bounds) -> Bounds:

@@ -13,6 +13,7 @@ from fxprune.ir.module_tree import is_opaque
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module
 from fxprune.ops.call import Call
+from fxprune.ops.table import row_of_target
 
 
 def storage_of(tensor: object) -> int:
@@ -83,14 +84,17 @@ def _written(node: fx.Node) -> list[fx.Node]:
     """Return what ``node`` may write into, of the values that it is called on."""
     if is_in_place(node):
         return _nodes_in([Call(node).input, node.kwargs.get("out")])
+    if node.op != "call_function":
+        return []
     return [*_written_statistics(node), *_nodes_in([rescaled_weight(node)])]
 
 
 def _written_statistics(node: fx.Node) -> list[fx.Node]:
     """Return the statistics that a functional norm updates in eval mode too."""
-    call = Call(node)
-    if node.op != "call_function" or call.kind != "norm":
+    op = row_of_target(node.target) if node.op == "call_function" else None
+    if op is None or op.kind != "norm":
         return []
+    call = Call(node)
     flags = [call.argument(name) for name in ("training", "use_input_stats")]
     if not any(_is_set(flag) for flag in flags):
         return []

@@ -16,6 +16,7 @@ from fxprune.ir.nodes import called_module
 from fxprune.ops.op import Between, Op
 from fxprune.ops.table import row_of_layer, row_of_target
 
+_CALLS = ("call_function", "call_method")
 _ALIASES = {"dim": "axis", "keepdim": "keepdims", "input": "x", "other": "x2"}  # NumPy's, which torch takes too
 
 
@@ -28,12 +29,15 @@ class Call:
     __slots__ = ("module", "node", "op")
 
     def __init__(self, node: fx.Node, module: nn.Module | None = None) -> None:
+        op = node.op
+        if module is None and op == "call_module":
+            module = called_module(node)
         self.node = node
-        self.module: Any = called_module(node) if module is None else module
+        self.module: Any = module
         self.op: Op | None = None
-        if self.module is not None:
-            self.op = row_of_layer(type(self.module))
-        elif node.op in ("call_function", "call_method"):
+        if module is not None:
+            self.op = row_of_layer(type(module))
+        elif op in _CALLS:
             self.op = row_of_target(node.target)
 
     @property
@@ -93,21 +97,27 @@ class Call:
     @property
     def input(self) -> fx.Node | None:
         """The first value that it is called on, whether it has a row or not; None if that is none of the graph."""
-        if self.op is not None:
+        args = self.node.args
+        if args:
+            value = args[0]
+        elif self.op is not None:
             value = self.argument(self.op.parameters[0].name) if self.op.parameters else None
         else:
-            value = self.node.args[0] if self.node.args else self.node.kwargs.get("input")
+            value = self.node.kwargs.get("input")
         return value if isinstance(value, fx.Node) else None
 
     def numbers(self, name: str) -> tuple[int, ...] | None:
         """Return the whole numbers that an argument is, one for each axis of a window; None if it is not known."""
         assert self.op is not None
+        axes = self.op.axes
+        kept = None if self.module is None else self.module.__dict__.get(name)
+        if type(kept) is tuple and len(kept) == axes:
+            return kept  # as torch's own layers keep them
         value = self.argument(name)
-        numbers = value if isinstance(value, (tuple, list)) else (value,) * self.op.axes
+        numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,)
         if len(numbers) == 1:
-            numbers = (*numbers,) * self.op.axes
-        known = len(numbers) == self.op.axes and all(type(one) is int for one in numbers)
-        return tuple(numbers) if known else None
+            numbers *= axes
+        return numbers if len(numbers) == axes and set(map(type, numbers)) == {int} else None
 
 
 def _is_among(value: Any, allowed: tuple[Any, ...] | Between) -> bool:
@@ -139,8 +149,11 @@ def is_conv(node: fx.Node) -> bool:
 
 def operands(node: fx.Node, *names: str) -> tuple[Any, Any] | None:
     """Return the two operands of ``node``, if it calls an op of these names on two values and does nothing else."""
-    call = Call(node)
-    if call.op is None or call.op.name not in names or call.claims is None:
+    row = row_of_target(node.target) if node.op in _CALLS else None
+    if row is None or row.name not in names:
         return None
-    first, second = (call.argument(one.name) for one in call.op.parameters[:2])
+    call = Call(node)
+    if call.claims is None:
+        return None
+    first, second = (call.argument(one.name) for one in row.parameters[:2])
     return (first, second) if first is not None and second is not None else None

@@ -40,24 +40,35 @@ OWN: tuple[Op, ...] = (
 
 def row_of_layer(kind: Any) -> Op | None:
     """Return the row of a layer's class, or of the class that it derives from; None if there is none."""
-    return _of_layer(kind)
+    if kind not in _of_layers:  # asked for every node by every fact: a dictionary of our own is fastest
+        by_class = {layer: op for op in rows() for layer in op.layers}
+        _of_layers[kind] = next((by_class[one] for one in kind.__mro__ if one in by_class), None)
+    return _of_layers[kind]
 
 
 def row_of_target(target: Any) -> Op | None:
     """Return the row of a function, or of a method by its name; None if there is none."""
-    rows = _by_spelling()
     try:
-        found = rows.get(target)
+        return _of_targets[target]
+    except KeyError:
+        found = _of_targets[target] = _look_up(target)
+        return found
     except TypeError:  # not hashable
         return None
-    if found is None and not isinstance(target, str):
-        home = getattr(target, "__module__", None)
-        if isinstance(home, str) and home.startswith(_packages()):
-            found = rows.get(f"{home}.{getattr(target, '__name__', '')}")
+
+
+def _look_up(target: Any) -> Op | None:
+    by_spelling = _by_spelling()
+    found = by_spelling.get(target)
+    home = getattr(target, "__module__", None)
+    if found is None and isinstance(home, str) and home.startswith(_packages()):
+        found = by_spelling.get(f"{home}.{getattr(target, '__name__', '')}")
     return found
 
 
 _tried: list[Op] = []
+_of_layers: dict[Any, Op | None] = {}
+_of_targets: dict[Any, Op | None] = {}
 
 
 @cache
@@ -84,8 +95,10 @@ def with_rows(added: Iterable[Op]) -> Iterator[None]:
 
 
 def _forget() -> None:
-    for one in (rows, _by_spelling, _packages, _of_layer):
+    for one in (rows, _by_spelling, _packages):
         one.cache_clear()
+    _of_layers.clear()
+    _of_targets.clear()
 
 
 @cache
@@ -98,9 +111,3 @@ def _by_spelling() -> dict[Any, Op]:
 def _packages() -> tuple[str, ...]:
     names = (one for op in rows() for one in op.functions if isinstance(one, str))
     return tuple({name.partition(".")[0] + "." for name in names})
-
-
-@cache
-def _of_layer(kind: Any) -> Op | None:
-    by_class = {layer: op for op in rows() for layer in op.layers}
-    return next((by_class[one] for one in kind.__mro__ if one in by_class), None)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ from fxprune.ir.applied import Applied
 from fxprune.ir.by_mode import chosen, is_by_mode
 from fxprune.ir.module_tree import has_hooks
 from fxprune.ir.node_targets import attribute
-from fxprune.ir.nodes import called_module
 from fxprune.ops.call import Call
 from fxprune.ops.op import Op
 
@@ -35,41 +34,71 @@ _OF_NO_TENSOR = ("new", "join", "product")  # kinds whose first argument is none
 _BY_ATTRIBUTES = ("conv", "transposed conv")  # layers whose weights may be computed: a parametrized one is a subclass
 
 
-def shape_of(node: fx.Node, case: Case) -> Any:
-    """Return the shape of what ``node`` computes: a Shape; of no tensor, a Size or a list of such, None if unknown.
+Step = Callable[[Case], Any]
+_UNKNOWN: Step = lambda case: None  # noqa: E731
 
-    Raises Refused if the op takes no such inputs.
+
+def step_of(node: fx.Node) -> Step:
+    """Return what works out the shape of ``node`` in a case: a Shape; of no tensor, a Size or a list of such.
+
+    It returns None where that is not known, and raises Refused if the op takes no such inputs.
     """
     if node.op == "placeholder":
-        return case.fresh(node, case.ranks[node]) if node in case.ranks else case.own(node)
+        return lambda case: case.fresh(node, case.ranks[node]) if node in case.ranks else None
     if node.op == "output":
-        return None
+        return _UNKNOWN
     if node.op == "get_attr":
         owner = node.graph.owning_module
         value = attribute(owner, str(node.target)) if owner is not None else None
-        return Shape(None, 0, tuple(value.shape)) if isinstance(value, torch.Tensor) else None
-    module = called_module(node)
-    first = case.shapes.get(node.args[0]) if node.args and isinstance(node.args[0], fx.Node) else None
-    if module is not None:
-        found = _of_module(node, module, first, case) if not has_hooks(module) else None
-    else:
-        found = _of_call(node, first, case)
-    return case.own(node) if found is None else found
+        shape = Shape(None, 0, tuple(value.shape)) if isinstance(value, torch.Tensor) else None
+        return lambda case: shape
+    if is_by_mode(node):
+        return lambda case: _of_either(node, case)
+    call = Call(node)
+    if call.op is None and call.module is not None:
+        return _step_of_module(node, call.module)
+    if call.module is not None:
+        return _step_of_layer(call)
+    source, op = call.input, call.exact
+    return lambda case: _of_call(call, op, case.shapes.get(source), case)  # type: ignore[arg-type]
 
 
-def _of_module(node: fx.Node, module: nn.Module, first: Any, case: Case) -> Any:
-    """Return what a layer makes of the shape of its first argument; None if that is not known."""
-    if isinstance(module, ScaledLayer):
-        if module.operands > 1:
-            return elements.broadcast(node, list(node.args[:2]), case)
-        return functools.reduce(lambda shape, part: _of_module(node, part, shape, case), module.children(), first)
-    if not isinstance(first, Shape):
-        return None
+def _step_of_layer(call: Call) -> Step:
+    source: Any = call.input
+    rule = _rule_of_layer(call)
+    if rule is None:
+        return _UNKNOWN
+    return lambda case: rule(call, first, case) if isinstance(first := case.shapes.get(source), Shape) else None
+
+
+def _rule_of_layer(call: Call) -> Rule | None:
+    """Return the rule of a layer of torch's; None if there is none, or it may do something else too."""
+    by_attributes = call.kind in _BY_ATTRIBUTES and not has_hooks(call.module)
+    op = call.op if by_attributes else call.exact
+    return None if op is None else _RULES.get(op.shape or op.kind)
+
+
+def _step_of_module(node: fx.Node, module: nn.Module) -> Step:
+    """Return likewise for modules that are none of torch's: gates, which have the shape of what they gate."""
+    source: Any = node.args[0] if node.args else None
+    if has_hooks(module):
+        return _UNKNOWN
     if isinstance(module, Applied):
-        return first if module.keeps_shape else None
-    call = Call(node, module)
-    op = call.op if call.kind in _BY_ATTRIBUTES else call.exact
-    return None if op is None else _by_rule(op, call, first, case)
+        return (lambda case: case.shapes.get(source)) if module.keeps_shape else _UNKNOWN
+    if not isinstance(module, ScaledLayer):
+        return _UNKNOWN
+    if module.operands > 1:
+        return lambda case: elements.broadcast(node, list(node.args[:2]), case)
+    parts = [Call(node, part) for part in module.children()]
+    rules = [(_rule_of_layer(part), part) for part in parts]
+
+    def step(case: Case) -> Any:
+        shape = case.shapes.get(source)
+        for rule, part in rules:
+            shape = rule(part, shape, case) if rule is not None and isinstance(shape, Shape) else None
+        return shape
+
+    return step
 
 
 def _by_rule(op: Op, call: Call, first: Any, case: Case) -> Any:
@@ -77,18 +106,13 @@ def _by_rule(op: Op, call: Call, first: Any, case: Case) -> Any:
     return None if rule is None else rule(call, first, case)
 
 
-def _of_call(node: fx.Node, first: Any, case: Case) -> Any:
-    if is_by_mode(node):
-        return _of_either(node, case)
-    call = Call(node)
-    op = call.exact
-    if op is not None and op.shape == "python":
-        return of_python(node, first, case)
-    if node.target is operator.eq and node.op == "call_function":
+def _of_call(call: Call, op: Op | None, first: Any, case: Case) -> Any:
+    node = call.node
+    if (op is not None and op.shape == "python") or (node.target is operator.eq and node.op == "call_function"):
         return of_python(node, first, case)
     if not isinstance(first, Shape):
         return _of_numbers(op, call, first, case)
-    if reads_shape(node.args[0]):
+    if reads_shape(call.input):
         return None  # arithmetic of tuples
     return None if op is None else _by_rule(op, call, first, case)
 

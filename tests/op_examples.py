@@ -299,7 +299,7 @@ def _arguments(
             continue
         if one.variadic:
             args += given[one.name] if spread and isinstance(given[one.name], tuple) else [given[one.name]]
-        elif place == len(args) and place < max(by_position, op.inputs):
+        elif place == len(args) and place < max(by_position, op.inputs) and not one.named:
             args.append(given[one.name])
         else:
             kwargs[one.name] = given[one.name]

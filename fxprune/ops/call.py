@@ -69,7 +69,10 @@ class Call:
     def _is_known(self, op: Op) -> bool:
         """Say whether the row knows all the arguments that are given."""
         parameters, node = op.parameters, self.node
-        if len(node.args) > len(parameters) and not parameters[-1].variadic:
+        count = len(node.args)
+        if count > len(parameters) and not parameters[-1].variadic:
+            return False
+        if count and count <= len(parameters) and parameters[count - 1].named:
             return False
         return not node.kwargs or all(name in op.places or name in _ALIASES.values() for name in node.kwargs)
 
@@ -90,7 +93,7 @@ class Call:
         if parameter.variadic:
             rest = node.args[place:]
             return rest[0] if len(rest) == 1 and isinstance(rest[0], (tuple, list, fx.Node)) else rest
-        if place < len(node.args):
+        if place < len(node.args) and not parameter.named:
             return node.args[place]
         return node.kwargs.get(_ALIASES.get(name, name), parameter.default)
 

@@ -53,12 +53,16 @@ class Between(NamedTuple):
 
 
 class Parameter(NamedTuple):
-    """What an op takes: a name, what is taken where it is not given, if it may be left out; or all that follows."""
+    """What an op takes: a name, what is taken where it is not given, if it may be left out.
+
+    A ``variadic`` one is all that follows, a ``named`` one is given by name alone.
+    """
 
     name: str
     default: Any
     required: bool
     variadic: bool
+    named: bool
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,7 +73,8 @@ class Op:
         name: as torch calls it; ops that take other arguments in each spelling are rows of one name.
         kind: what it is like, see :data:`Kind`.
         takes: the parameters, as Python writes them, in the order of the functions and methods. Those before ``;`` a
-            layer's forward takes, the others are its attributes. ``*`` before the last one: it may be spread out.
+            layer's forward takes, the others are its attributes. ``*`` before the last one: it may be spread out;
+            what follows a lone ``*`` is given by name.
         layers: the classes that compute this, and nothing else.
         functions: likewise; a text is the full name of a function of a package that is not imported for that.
         methods: likewise, of tensors.
@@ -134,6 +139,7 @@ class Op:
                 None if one.default is one.empty else one.default,
                 required=one.default is one.empty and one.kind is not one.VAR_POSITIONAL,
                 variadic=one.kind is one.VAR_POSITIONAL,
+                named=one.kind is one.KEYWORD_ONLY,
             )
             for one in inspect.signature(made).parameters.values()
         )

@@ -15,7 +15,7 @@ _exact = partial(_two, unsaved=True, dtype="widest")
 ROWS: tuple[Op, ...] = (
     _exact(
         name="add",
-        takes="input, other; alpha=1",
+        takes="input, other; *, alpha=1",
         functions=(operator.add, torch.add),
         methods=("add",),
         where={"alpha": (1,)},
@@ -24,7 +24,7 @@ ROWS: tuple[Op, ...] = (
     ),
     _exact(
         name="sub",
-        takes="input, other; alpha=1",
+        takes="input, other; *, alpha=1",
         functions=(operator.sub, torch.sub, torch.subtract),
         methods=("sub", "subtract"),
         where={"alpha": (1,)},
@@ -40,7 +40,7 @@ ROWS: tuple[Op, ...] = (
     ),
     _exact(
         name="div",
-        takes="input, other; rounding_mode=None",
+        takes="input, other; *, rounding_mode=None",
         functions=(operator.truediv, torch.div, torch.divide, torch.true_divide),
         methods=("div", "divide", "true_divide"),
         where={"rounding_mode": (None,)},
@@ -60,7 +60,7 @@ ROWS: tuple[Op, ...] = (
     Op(
         "addcmul",
         "arithmetic",
-        "input, tensor1, tensor2; value=1",
+        "input, tensor1, tensor2; *, value=1",
         functions=(torch.addcmul,),
         methods=("addcmul",),
         fresh=True,
@@ -68,7 +68,7 @@ ROWS: tuple[Op, ...] = (
     Op(
         "addcdiv",
         "arithmetic",
-        "input, tensor1, tensor2; value=1",
+        "input, tensor1, tensor2; *, value=1",
         functions=(torch.addcdiv,),
         methods=("addcdiv",),
         fresh=True,

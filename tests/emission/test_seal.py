@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import copy
 import json
 import os
 import random
@@ -345,7 +346,7 @@ def test_misshapen_data_is_one_line(emitted: Path, data: st.DataObject) -> None:
             if data.draw(st.booleans()):
                 del owner[key]
             else:
-                owner[key] = data.draw(st.sampled_from(ODD))
+                owner[key] = copy.deepcopy(data.draw(st.sampled_from(ODD)))  # a later change may be inside it
             if not content:
                 return
 

@@ -51,7 +51,12 @@ ROWS: tuple[Op, ...] = (
     _product(name="mv", takes="input, vec;", functions=(torch.mv,), methods=("mv",)),
     _product(name="inner", takes="input, other;", functions=(torch.inner,), methods=("inner",)),
     _product(name="dot", takes="input, tensor;", functions=(torch.dot, torch.vdot), methods=("dot", "vdot")),
-    _product(name="addmm", takes="input, mat1, mat2; *, beta=1, alpha=1", functions=(torch.addmm,), methods=("addmm",)),
+    _product(
+        name="addmm",
+        takes="input, mat1, mat2; *, beta=1, alpha=1",
+        functions=(torch.addmm,),
+        methods=("addmm",),
+    ),
     _product(name="addmv", takes="input, mat, vec; *, beta=1, alpha=1", functions=(torch.addmv,), methods=("addmv",)),
     _product(
         name="baddbmm",
@@ -60,7 +65,10 @@ ROWS: tuple[Op, ...] = (
         methods=("baddbmm",),
     ),
     _product(
-        name="addbmm", takes="input, batch1, batch2; *, beta=1, alpha=1", functions=(torch.addbmm,), methods=("addbmm",)
+        name="addbmm",
+        takes="input, batch1, batch2; *, beta=1, alpha=1",
+        functions=(torch.addbmm,),
+        methods=("addbmm",),
     ),
     _product(name="outer", takes="input, vec2;", functions=(torch.outer, torch.ger), methods=("outer", "ger")),
     _product(name="addr", takes="input, vec1, vec2; *, beta=1, alpha=1", functions=(torch.addr,), methods=("addr",)),

@@ -293,3 +293,10 @@ def test_functions_of_packages_that_are_not_imported_are_there() -> None:
     assert named
     for one in named:
         assert row_of_target(imported(one)) is not None
+
+
+def test_two_operands_alone_are_as_arithmetic_claims() -> None:
+    for op in OWN:
+        if op.kind == "arithmetic":
+            defaults = {one.name: one.default for one in op.parameters}
+            assert all(defaults[name] in values for name, values in op.where.items()), op

@@ -1,4 +1,7 @@
-"""Drop dropout and stochastic depth from a graph in eval mode, where they return their input."""
+"""Drop dropout and stochastic depth from a graph in eval mode, where they return their input.
+
+Dropout(x), F.dropout(x, p, training), stochastic_depth(x, ...)   ->   x
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.ir.module_tree import has_hooks
-from fxprune.ir.nodes import called_module
-from fxprune.rewriting.contract import Contract, Log, Pass
+from fxprune.ir.nodes import called_module, input_at
+from fxprune.rewriting.contract import Contract
+from fxprune.rewriting.rewriter import Facts, Rewriter
+from fxprune.rewriting.rules import RulePass
 
 _MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Where the functions take their training flag.
@@ -25,26 +30,24 @@ _FLAG_POSITION_BY_NAME = {"stochastic_depth": 3, "drop_block2d": 5, "drop_block3
 
 
 @dataclass(frozen=True)
-class DropDropout(Pass):
+class DropDropout(RulePass):
     """Drop dropout and stochastic depth from a model in eval mode."""
 
     name: ClassVar[str] = "drop-dropout"
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
 
-    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
-        """Drop every dropout that is inactive."""
-        for node in list(graph_module.graph.nodes):
-            active = _is_active(node, graph_module)
-            source = node.args[0] if node.args else None
-            if active is None or not isinstance(source, fx.Node):
-                continue
-            if active:
-                log.decline(node, "it is active in train mode; call .eval() on the graph to drop it")
-                continue
-            log.rewrote(node, "dropout in eval mode returns its input")
-            node.replace_all_uses_with(source, propagate_meta=False)
-            graph_module.graph.erase_node(node)
+    def check(self, node: fx.Node, facts: Facts) -> bool | str | None:
+        """Find dropout, and decline what is active."""
+        active = _is_active(node, facts.graph_module)
+        if active is None or not node.args or not isinstance(node.args[0], fx.Node):
+            return None
+        return "it is active in train mode; call .eval() on the graph to drop it" if active else True
+
+    def rewrite_at(self, node: fx.Node, found: bool, rewriter: Rewriter) -> None:
+        """Let its readers read its input."""
+        rewriter.log.rewrote(node, "dropout in eval mode returns its input")
+        rewriter.replace(node, input_at(node))
 
 
 def _is_active(node: fx.Node, graph_module: fx.GraphModule) -> bool | None:

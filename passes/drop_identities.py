@@ -15,8 +15,10 @@ from torch import fx, nn
 from fxprune.facts.shapes import META, same_shape
 from fxprune.facts.updated_buffers import updated_values
 from fxprune.ir.module_tree import has_hooks
-from fxprune.ir.nodes import called_module
-from fxprune.rewriting.contract import Contract, Log, Pass
+from fxprune.ir.nodes import called_module, input_at
+from fxprune.rewriting.contract import Contract
+from fxprune.rewriting.rewriter import Facts, Rewriter
+from fxprune.rewriting.rules import RulePass
 
 _NEUTRAL: dict[Any, tuple[float, bool]] = {
     operator.mul: (1, True),
@@ -31,37 +33,40 @@ _NEUTRAL: dict[Any, tuple[float, bool]] = {
 
 
 @dataclass(frozen=True)
-class DropIdentities(Pass):
+class DropIdentities(RulePass):
     """Drop nn.Identity, multiplication by 1, addition of 0 and the like."""
 
     name: ClassVar[str] = "drop-identities"
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
 
-    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
-        """Drop every identity."""
-        updated = updated_values(graph_module)
-        for node in list(graph_module.graph.nodes):
-            source = _passed_through(node)
-            if source is not None and source not in updated:  # x * 1 is a copy of x
-                log.rewrote(node, f"returns its input {source.name}")
-                node.replace_all_uses_with(source, propagate_meta=False)
-                graph_module.graph.erase_node(node)
+    def check(self, node: fx.Node, facts: Facts) -> int | None:
+        """Return which argument ``node`` returns as it is, if any."""
+        place = _passed_through(node)
+        if place is None or node.args[place] in facts(updated_values):  # x * 1 is a copy of x
+            return None
+        return place
+
+    def rewrite_at(self, node: fx.Node, found: int, rewriter: Rewriter) -> None:
+        """Let its readers read that argument."""
+        source = input_at(node, found)
+        rewriter.log.rewrote(node, f"returns its input {source.name}")
+        rewriter.replace(node, source)
 
 
-def _passed_through(node: fx.Node) -> fx.Node | None:
-    """Return the input that ``node`` returns unchanged, or None."""
+def _passed_through(node: fx.Node) -> int | None:
+    """Return the place of the argument that ``node`` returns unchanged, or None."""
     module = called_module(node)
     if type(module) is nn.Identity and not has_hooks(module) and isinstance(node.args[0], fx.Node):
-        return node.args[0]
+        return 0
     if node.target not in _NEUTRAL or node.kwargs or len(node.args) != 2:
         return None
     neutral, commutes = _NEUTRAL[node.target]
-    left, right = node.args
-    for value, other in ((left, right), (right, left) if commutes else (left, right)):
+    for place in (0, 1) if commutes else (0,):
+        value, other = node.args[place], node.args[1 - place]
         is_neutral = isinstance(other, (int, float)) and not isinstance(other, bool) and other == neutral
         if is_neutral and isinstance(value, fx.Node) and (same_shape(value, node) or _are_sizes(value, node)):
-            return value
+            return place
     return None
 
 

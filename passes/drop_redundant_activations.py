@@ -10,37 +10,39 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.facts.ranges import UNKNOWN, activation_range, bounds_of_values
+from fxprune.facts.ranges import UNKNOWN, Bounds, activation_range, bounds_of_values
 from fxprune.facts.updated_buffers import updated_values
-from fxprune.rewriting.contract import Contract, Log, Pass
+from fxprune.ir.nodes import input_at
+from fxprune.rewriting.contract import Contract
+from fxprune.rewriting.rewriter import Facts, Rewriter
+from fxprune.rewriting.rules import RulePass
 
 
 @dataclass(frozen=True)
-class DropRedundantActivations(Pass):
+class DropRedundantActivations(RulePass):
     """Drop each ReLU, ReLU6, Hardtanh or abs whose input never leaves its linear range."""
 
     name: ClassVar[str] = "drop-redundant-activations"
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
 
-    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
-        """Drop every such activation."""
-        nodes = graph_module.graph.nodes
-        activations = [(node, linear) for node in nodes if (linear := activation_range(node)) is not None]
-        if not activations:
-            return
-        bounds = bounds_of_values(graph_module)
-        updated = updated_values(graph_module)
-        for node, linear in activations:
-            source = node.args[0] if node.args else None
-            if not isinstance(source, fx.Node) or source in updated:
-                continue
-            low, high = bounds.get(source, UNKNOWN)
-            if not (linear[0] <= low and high <= linear[1]):
-                continue
-            log.rewrote(node, f"its input {source.name} is never below {low:g}{_above(high)}: it is the identity")
-            node.replace_all_uses_with(source, propagate_meta=False)
-            graph_module.graph.erase_node(node)
+    def check(self, node: fx.Node, facts: Facts) -> Bounds | None:
+        """Find an activation, and return the bounds of its input if it is the identity between them."""
+        linear = activation_range(node)
+        source = node.args[0] if linear is not None and node.args else None
+        if linear is None or not isinstance(source, fx.Node) or source in facts(updated_values):
+            return None
+        low, high = facts(bounds_of_values).get(source, UNKNOWN)
+        return (low, high) if linear[0] <= low and high <= linear[1] else None
+
+    def rewrite_at(self, node: fx.Node, found: Bounds, rewriter: Rewriter) -> None:
+        """Let its readers read its input."""
+        low, high = found
+        source = input_at(node)
+        rewriter.log.rewrote(
+            node, f"its input {source.name} is never below {low:g}{_above(high)}: it is the identity"
+        )
+        rewriter.replace(node, source)
 
 
 def _above(high: float) -> str:

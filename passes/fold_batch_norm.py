@@ -12,10 +12,11 @@ from torch import fx, nn
 
 from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.module_uses import CallSites
-from fxprune.ir.node_targets import set_attribute
-from fxprune.ir.nodes import called_module, inherit, only_user, place
+from fxprune.ir.nodes import called_module, input_at, only_user, place
 from fxprune.ops.layer_classes import CONV_CLASSES, NORM_CLASSES, WEIGHTED_CLASSES, Conv
-from fxprune.rewriting.contract import Contract, Log, Pass
+from fxprune.rewriting.contract import Contract, Log
+from fxprune.rewriting.rewriter import Facts, Rewriter
+from fxprune.rewriting.rules import LAYERS, RulePass
 from fxprune.structures.conv_calls import own_module
 from fxprune.structures.conv_sites import is_batched
 from fxprune.weights.exact import keeping_exact
@@ -23,7 +24,7 @@ from fxprune.weights.folding import norm_as_factor, norm_obstacle, own_bias, sca
 
 
 @dataclass(frozen=True)
-class FoldBatchNorm(Pass):
+class FoldBatchNorm(RulePass):
     """Fold each batch norm into the conv or linear layer that feeds it."""
 
     name: ClassVar[str] = "fold-batch-norm"
@@ -33,28 +34,26 @@ class FoldBatchNorm(Pass):
     )  # what follows a ResConv is no norm of its conv
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
+    ops: ClassVar[tuple[str, ...]] = LAYERS
+
+    def check(self, node: fx.Node, facts: Facts) -> bool | str | None:
+        """Find a norm, or what is in the way of folding it; no other reads the layer in front of it."""
+        norm = called_module(node)
+        return _obstacle(node, norm, facts) or True if isinstance(norm, NORM_CLASSES) else None
+
+    def rewrite_at(self, node: fx.Node, found: bool, rewriter: Rewriter) -> None:
+        """Put a layer that computes both in the place of the one in front, and take the norm out."""
+        source = input_at(node)
+        layer, norm = called_module(source), called_module(node)
+        assert isinstance(layer, WEIGHTED_CLASSES)
+        assert norm is not None
+        rewriter.log.rewrote(node, f"is folded into {place(source)}")
+        rewriter.set_layer(source, fold(layer, norm), node)
+        rewriter.replace(node, source)
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Fold every norm that can be."""
-        sites, shapes = CallSites(graph_module), EqualShapes(graph_module)
-        for norm_node in list(graph_module.graph.nodes):
-            norm = called_module(norm_node)
-            if not isinstance(norm, NORM_CLASSES):
-                continue
-            obstacle = _obstacle(norm_node, norm, sites, shapes, graph_module.training)
-            if obstacle is not None:
-                log.decline(norm_node, obstacle)
-                continue
-            node = norm_node.args[0]
-            layer = called_module(node)
-            assert isinstance(layer, WEIGHTED_CLASSES)
-            log.rewrote(norm_node, f"is folded into {place(node)}")
-            folded = fold(layer, norm)
-            set_attribute(graph_module, str(node.target), folded)
-            sites.replaced(layer, folded)
-            inherit(node, node, norm_node, made_by=self.name)
-            norm_node.replace_all_uses_with(node, propagate_meta=False)
-            graph_module.graph.erase_node(norm_node)
+        super().rewrite(graph_module, log)
         if log.rewritten and graph_module.training:
             log.warn("the graph is in train mode; norms were folded with their running statistics")
 
@@ -66,18 +65,16 @@ def fold(layer: Conv | nn.Linear, norm: nn.Module) -> Conv | nn.Linear:
     return with_weights(layer, scaled_rows(layer.weight, factor), bias)
 
 
-def _obstacle(
-    norm_node: fx.Node, norm: nn.Module, sites: CallSites, shapes: EqualShapes, training: bool
-) -> str | None:
+def _obstacle(norm_node: fx.Node, norm: nn.Module, facts: Facts) -> str | None:
     node = norm_node.args[0] if norm_node.args else None
     layer = called_module(node)
     if not isinstance(node, fx.Node) or not isinstance(layer, WEIGHTED_CLASSES):
         return "no conv or linear layer directly in front of it"
     if only_user(node) is not norm_node:
         return f"the output of {place(node)} is read by others too"
-    if isinstance(layer, CONV_CLASSES) and not is_batched(node, layer, shapes):
+    if isinstance(layer, CONV_CLASSES) and not is_batched(node, layer, facts(EqualShapes)):
         return f"the output of {place(node)} may be unbatched: its first axis is not the channels' to this norm then"
-    if isinstance(layer, nn.Linear) and shapes.rank(node) != 2:
+    if isinstance(layer, nn.Linear) and facts(EqualShapes).rank(node) != 2:
         return "it may not normalise the linear layer's features: what that reads may have other than two axes"
-    obstacle = own_module(norm, NORM_CLASSES, sites) or norm_obstacle(norm, training)
-    return obstacle or own_module(layer, WEIGHTED_CLASSES, sites)
+    obstacle = own_module(norm, NORM_CLASSES, facts(CallSites)) or norm_obstacle(norm, facts.graph_module.training)
+    return obstacle or own_module(layer, WEIGHTED_CLASSES, facts(CallSites))

@@ -7,29 +7,26 @@ F.linear(x, w, b)                          ->   nn.Linear
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
-from torch.nn.utils import parametrize
 
 from fxprune.facts.constants import Constants
 from fxprune.facts.module_uses import CallSites
 from fxprune.gates.base import ungated
-from fxprune.gates.gate import ScaledLayer
-from fxprune.ir.module_tree import every_module, has_hooks
-from fxprune.ir.node_targets import attribute, free_target, module_target, set_attribute, set_buffer
-from fxprune.ir.nodes import called_module, erase_unread, graphs_of, inherit
+from fxprune.ir.module_tree import every_module
+from fxprune.ir.node_targets import attribute, free_target, module_target
+from fxprune.ir.nodes import called_module, graphs_of
 from fxprune.ops.call import is_conv
-from fxprune.ops.layer_classes import TRANSPOSED_CLASSES, WEIGHTED_CLASSES
 from fxprune.rewriting.contract import Contract, Log, Pass
-from fxprune.structures.computed_weights import computed_weights, plain_layer
-from fxprune.structures.conv_calls import ConvCall, changes_by_call, conv_call
-from fxprune.weights.exact import keeping_exact, make_parameter, rounded
-
-_LAYERS = (*WEIGHTED_CLASSES, *TRANSPOSED_CLASSES)
+from fxprune.rewriting.rewriter import Facts, Rewriter
+from fxprune.rewriting.rules import CALLS, LAYERS, apply_rules
+from fxprune.structures.computed_weights import computed_weights, frozen_layer, frozen_value
+from fxprune.structures.conv_calls import ConvCall, conv_call
+from fxprune.structures.linear_calls import linear_call
 
 
 @dataclass(frozen=True)
@@ -48,120 +45,89 @@ class FreezeWeights(Pass):
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Freeze every such weight."""
-        self._freeze_layers(graph_module, log)
-        self._freeze_values(graph_module, log)
+        apply_rules((_FreezeLayer(self.name), _FreezeValue(self.name)), graph_module, log)
         if log.rewritten:
             log.warn("weights that were computed from others are plain now; training goes on with them directly")
-        sites, constants = CallSites(graph_module), Constants(graph_module)
-        for node in list(graph_module.graph.nodes):
-            if node.op == "call_function" and is_conv(node):
-                call = conv_call(node, sites, constants)
-                if isinstance(call, ConvCall):
-                    self._call_module(graph_module, node, call.input, call.module, log)
-                else:
-                    log.decline(node, call)
-            elif node.target is functional.linear:
-                self._make_linear(graph_module, node, sites, log)
+        apply_rules((_MakeLayer(self.name),), graph_module, log)
 
-    def _freeze_layers(self, graph_module: fx.GraphModule, log: Log) -> None:
-        """Replace every module that computes its weights, wherever it is called."""
-        plain: dict[int, nn.Module] = {}
-        for node in graph_module.graph.nodes:
-            module = called_module(node)
-            if module is None:
-                continue
-            layer = ungated(module)
-            names = computed_weights(layer)
-            if not names:
-                continue
-            if id(module) not in plain:
-                kind = parametrize.type_before_parametrizations(layer)
-                if changes_by_call(layer):
-                    log.decline(node, f"its {' and '.join(names)} is another one in every call")
-                    continue
-                frozen = plain_layer(layer) if kind in _LAYERS else None
-                if frozen is None or has_hooks(frozen):
-                    log.decline(node, f"it is a {kind.__name__}" if frozen is None else "it has other hooks too")
-                    continue
-                plain[id(module)] = module.with_wrapped(frozen) if isinstance(module, ScaledLayer) else frozen
-            log.rewrote(node, f"its {' and '.join(names)} is plain now")
-            inherit(node, node, made_by=self.name)
-            set_attribute(graph_module, str(node.target), plain[id(module)])
 
-    def _freeze_values(self, graph_module: fx.GraphModule, log: Log) -> None:
-        """Replace each tensor that the graph computes from parameters, and something else reads, by its value."""
-        constants = Constants(graph_module)
-        for node in reversed(list(graph_module.graph.nodes)):
-            if node.op not in ("call_function", "call_method", "call_module") or not node.users:
-                continue
-            if constants.obstacle(node) is not None or not isinstance(constants.value(node), torch.Tensor):
-                continue
-            if all(constants.obstacle(user) is None for user in node.users) or not constants.leaves(node):
-                continue
-            self._freeze_value(graph_module, node, constants, log)
+@dataclass(eq=False)
+class _FreezeLayer:
+    """Replace a module that computes its weights, wherever it is called."""
 
-    def _freeze_value(self, graph_module: fx.GraphModule, node: fx.Node, constants: Constants, log: Log) -> None:
+    name: str
+    ops = LAYERS
+    plain: dict[nn.Module, tuple[str, nn.Module] | str] = field(default_factory=dict)
+
+    def check(self, node: fx.Node, facts: Facts) -> tuple[str, nn.Module] | str | None:
+        module = called_module(node)
+        names = [] if module is None else computed_weights(ungated(module))
+        if module is None or not names:
+            return None
+        if module not in self.plain:
+            made = frozen_layer(module)
+            self.plain[module] = made if isinstance(made, str) else (" and ".join(names), made)
+        return self.plain[module]
+
+    def rewrite_at(self, node: fx.Node, found: tuple[str, nn.Module], rewriter: Rewriter) -> None:
+        names, layer = found
+        rewriter.log.rewrote(node, f"its {names} is plain now")
+        rewriter.set_layer(node, layer)
+
+
+class _Value(NamedTuple):
+    """The value of a constant, the reads that it is computed from, and who reads it that is no constant."""
+
+    tensor: torch.Tensor
+    leaves: list[fx.Node]
+    readers: frozenset[fx.Node]
+
+
+@dataclass(frozen=True)
+class _FreezeValue:
+    """Replace a tensor that the graph computes from parameters, and something else reads, by its value."""
+
+    name: str
+    ops = CALLS
+
+    def check(self, node: fx.Node, facts: Facts) -> _Value | None:
+        if not node.users:
+            return None
+        constants = facts(Constants)
+        if constants.obstacle(node) is not None or not isinstance(constants.value(node), torch.Tensor):
+            return None
+        readers = frozenset(user for user in node.users if constants.obstacle(user) is not None)
         leaves = constants.leaves(node)
-        tensors = [attribute(graph_module, str(leaf.target)) for leaf in leaves]
-        value = constants.value(node)
-        target = free_target(graph_module, str(leaves[0].target))
-        log.rewrote(node, f"is computed from {', '.join(str(leaf.target) for leaf in leaves)} alone")
-        trains = any(tensor.requires_grad for tensor in tensors)
-        if value.is_floating_point() and any(isinstance(tensor, nn.Parameter) for tensor in tensors):
-            set_attribute(graph_module, target, _parameter(constants, node, trains))
-        else:
-            set_buffer(graph_module, target, _buffer(constants, node))
-        with graph_module.graph.inserting_before(node):
-            frozen = graph_module.graph.get_attr(target)
-        inherit(frozen, *leaves, node, made_by=self.name)
-        readers = [user for user in node.users if constants.obstacle(user) is not None]
-        node.replace_all_uses_with(frozen, delete_user_cb=readers.__contains__, propagate_meta=False)
-        erase_unread(node)
+        return _Value(frozen_value(node, constants), leaves, readers) if readers and leaves else None
 
-    def _make_linear(self, graph_module: fx.GraphModule, node: fx.Node, sites: CallSites, log: Log) -> None:
-        arguments: dict[str, Any] = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
-        source, weight, bias = arguments["input"], arguments["weight"], arguments.get("bias")
-        read = {name: part for name, part in (("weight", weight), ("bias", bias)) if part is not None}
-        tensors: dict[str, nn.Parameter] = {}
-        for name, part in read.items():
-            is_read = isinstance(part, fx.Node) and part.op == "get_attr"
-            tensor = attribute(graph_module, str(part.target)) if is_read else None
-            if not isinstance(tensor, nn.Parameter):
-                return log.decline(node, f"its {name} is no parameter")
-            if sites.reads(tensor) != 1:
-                return log.decline(node, f"its {name} is shared by {sites.reads(tensor)} call sites")
-            tensors[name] = tensor
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        rows = shapes["weight"][:1]
-        if not isinstance(source, fx.Node) or len(shapes["weight"]) != 2 or shapes.get("bias", rows) != rows:
-            return log.decline(node, "its weight is no matrix, or its bias has another length")
-        layer = nn.Linear(shapes["weight"][1], rows[0], bias="bias" in tensors, device="meta")
-        for name, tensor in tensors.items():
-            setattr(layer, name, tensor)
-        layer.train(graph_module.training)
-        return self._call_module(graph_module, node, source, layer, log)
-
-    def _call_module(
-        self, graph_module: fx.GraphModule, node: fx.Node, source: fx.Node, layer: nn.Module, log: Log
-    ) -> None:
-        target = module_target(graph_module, node, source)
-        log.rewrote(node, f"is now the layer {target}")
-        set_attribute(graph_module, target, layer)
-        with graph_module.graph.inserting_before(node):
-            new = graph_module.graph.call_module(target, (source,))
-        inherit(new, node, made_by=self.name)
-        node.replace_all_uses_with(new, propagate_meta=False)
-        erase_unread(node)
+    def rewrite_at(self, node: fx.Node, found: _Value, rewriter: Rewriter) -> None:
+        tensor, leaves, readers = found
+        rewriter.log.rewrote(node, f"is computed from {', '.join(str(leaf.target) for leaf in leaves)} alone")
+        target = rewriter.put(free_target(rewriter.graph_module, str(leaves[0].target)), tensor)
+        frozen = rewriter.insert("get_attr", target, before=node, of=[*leaves, node])
+        rewriter.replace_computation(node, frozen, readers)
 
 
-@keeping_exact
-def _parameter(constants: Constants, node: fx.Node, trains: bool) -> nn.Parameter:
-    return make_parameter(constants.wide_value(node), constants.value(node), trains)
+@dataclass(frozen=True)
+class _MakeLayer:
+    """Replace a function's call with weights of its own by a layer."""
 
+    name: str
+    ops = ("call_function",)
 
-@keeping_exact
-def _buffer(constants: Constants, node: fx.Node) -> torch.Tensor:
-    return rounded(constants.wide_value(node), constants.value(node))
+    def check(self, node: fx.Node, facts: Facts) -> nn.Module | str | None:
+        if is_conv(node):
+            call = conv_call(node, facts(CallSites), facts(Constants))
+            return call.module if isinstance(call, ConvCall) else call
+        return linear_call(node, facts(CallSites)) if node.target is functional.linear else None
+
+    def rewrite_at(self, node: fx.Node, found: nn.Module, rewriter: Rewriter) -> None:
+        source = node.args[0] if node.args else node.kwargs["input"]
+        assert isinstance(source, fx.Node)
+        target = module_target(rewriter.graph_module, node, source)
+        rewriter.log.rewrote(node, f"is now the layer {target}")
+        new = rewriter.insert("call_module", rewriter.put(target, found), (source,), before=node, of=[node])
+        rewriter.replace_computation(node, new)
 
 
 def _may_freeze(node: fx.Node) -> bool:

@@ -12,40 +12,35 @@ from typing import ClassVar
 from torch import fx
 
 from fxprune.gates.branch_scale import BranchScale
-from fxprune.ir.nodes import called_module, inherit
-from fxprune.rewriting.contract import Contract, Log, Pass
+from fxprune.ir.nodes import called_module, input_at
+from fxprune.rewriting.contract import Contract
+from fxprune.rewriting.rewriter import Facts, Rewriter
+from fxprune.rewriting.rules import LAYERS, RulePass
 from fxprune.structures.gated_layers import gauge_weights
 
 
 @dataclass(frozen=True)
-class FuseBranchScale(Pass):
+class FuseBranchScale(RulePass):
     """Replace each BranchScale by the sum of shortcut and branch times its scale."""
 
     name: ClassVar[str] = "fuse-branch-scale"
     after: ClassVar[tuple[str, ...]] = ("remove-layers", "remove-branches")
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
+    ops: ClassVar[tuple[str, ...]] = LAYERS
 
-    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
-        """Replace every BranchScale."""
-        graph = graph_module.graph
-        for node in list(graph.nodes):
-            module = called_module(node)
-            if not isinstance(module, BranchScale):
-                continue
-            scale = module.coefficient(*gauge_weights(node))
-            shortcut, branch, *weights = node.args
-            assert isinstance(branch, fx.Node)
-            log.rewrote(node, f"scale {scale:.4g} now multiplies the branch")
-            with graph.inserting_before(node):
-                if scale != 1:
-                    product = graph.call_function(operator.mul, (branch, scale))
-                    inherit(product, branch, made_by=self.name)
-                    branch = product
-                total = graph.call_function(operator.add, (shortcut, branch))
-            inherit(total, node, made_by=self.name)
-            node.replace_all_uses_with(total, propagate_meta=False)
-            graph.erase_node(node)
-            for read in weights:
-                if isinstance(read, fx.Node) and not read.users:
-                    graph.erase_node(read)
+    def check(self, node: fx.Node, facts: Facts) -> float | None:
+        """Find a BranchScale, and return its scale."""
+        module = called_module(node)
+        return module.coefficient(*gauge_weights(node)) if isinstance(module, BranchScale) else None
+
+    def rewrite_at(self, node: fx.Node, found: float, rewriter: Rewriter) -> None:
+        """Replace it by the sum; the weights that its scale was in units of are no longer read."""
+        shortcut, branch, *_ = node.args
+        rewriter.log.rewrote(node, f"scale {found:.4g} now multiplies the branch")
+        if found != 1:
+            branch = rewriter.insert(
+                "call_function", operator.mul, (branch, found), before=node, of=[input_at(node, 1)]
+            )
+        total = rewriter.insert("call_function", operator.add, (shortcut, branch), before=node, of=[node])
+        rewriter.replace_computation(node, total)

@@ -17,17 +17,18 @@ from fxprune.errors import FxpruneValueError
 from fxprune.facts.module_uses import CallSites
 from fxprune.gates.resconv import ResConv
 from fxprune.ir.module_tree import has_hooks
-from fxprune.ir.node_targets import set_attribute
-from fxprune.ir.nodes import called_module, inherit
+from fxprune.ir.nodes import called_module
 from fxprune.ops.layer_classes import CONV_CLASSES, Conv
-from fxprune.rewriting.contract import Contract, Log, Pass
+from fxprune.rewriting.contract import Contract, Log
+from fxprune.rewriting.rewriter import Facts, Rewriter
+from fxprune.rewriting.rules import LAYERS, RulePass
 from fxprune.structures.conv_sites import dirac_tap
 from fxprune.weights.exact import exact, has_exact, in_float64, keeping_exact
 from fxprune.weights.folding import dirac_kernel, norm_as_factor, norm_obstacle, own_bias, scaled_rows, with_weights
 
 
 @dataclass(frozen=True)
-class FuseResConv(Pass):
+class FuseResConv(RulePass):
     """Fuse the scale, the shortcut and the norm of each ResConv into its conv's weights."""
 
     name: ClassVar[str] = "fuse-resconv"
@@ -38,22 +39,24 @@ class FuseResConv(Pass):
     )  # a computed weight cannot be fused into
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
+    ops: ClassVar[tuple[str, ...]] = LAYERS
+
+    def check(self, node: fx.Node, facts: Facts) -> ResConv | str | None:
+        """Find a ResConv, or what is in the way of fusing it."""
+        resconv = called_module(node)
+        if not isinstance(resconv, ResConv):
+            return None
+        return _obstacle(resconv, facts(CallSites), facts.graph_module.training) or resconv
+
+    def rewrite_at(self, node: fx.Node, found: ResConv, rewriter: Rewriter) -> None:
+        """Put a plain conv in its place."""
+        scale, shortcut = found.coefficients()
+        rewriter.log.rewrote(node, f"scale {scale:.4g} and shortcut {shortcut:.4g} are now in the weights")
+        rewriter.set_layer(node, fuse(found, scale, shortcut))
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Fuse every ResConv that can be."""
-        sites = CallSites(graph_module)
-        for node in graph_module.graph.nodes:
-            resconv = called_module(node)
-            if not isinstance(resconv, ResConv):
-                continue
-            obstacle = _obstacle(resconv, sites, graph_module.training)
-            if obstacle is not None:
-                log.decline(node, obstacle)
-                continue
-            scale, shortcut = resconv.coefficients()
-            log.rewrote(node, f"scale {scale:.4g} and shortcut {shortcut:.4g} are now in the weights")
-            set_attribute(graph_module, str(node.target), fuse(resconv, scale, shortcut))
-            inherit(node, node, made_by=self.name)
+        super().rewrite(graph_module, log)
         if log.rewritten and graph_module.training:
             log.warn("the graph is in train mode; norms were folded with their running statistics")
 

@@ -17,10 +17,11 @@ from torch import fx
 from fxprune.facts.shapes import note_shape
 from fxprune.facts.updated_buffers import storage_of, updated_storages, updated_values
 from fxprune.gates.branch_scale import BranchScale
-from fxprune.ir.node_targets import attribute, free_target, set_attribute
-from fxprune.ir.nodes import copied, inherit, module_path
+from fxprune.ir.node_targets import attribute, free_target
+from fxprune.ir.nodes import module_path
 from fxprune.rewriting.contract import Contract, Log
 from fxprune.rewriting.keeping_pass import KeepingPass
+from fxprune.rewriting.rewriter import Rewriter
 from fxprune.structures.branch_weights import size_weights
 from fxprune.structures.branches import Branch
 
@@ -44,33 +45,30 @@ class InsertBranchScale(KeepingPass):
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Insert a BranchScale at every eligible sum."""
-        updated, storages = updated_values(graph_module), updated_storages(graph_module)
+        rewriter = Rewriter(graph_module, log, self.name)
+        updated, storages = rewriter.facts(updated_values), rewriter.facts(updated_storages)
         for branch in self.kept.branches(graph_module, log.region):
             if branch.reason is not None:
                 log.decline(branch.addition, branch.reason)
                 continue
-            log.rewrote(branch.addition, f"the branch {branch.path} now has a scale of 1")
-            if branch.shortcut in updated:  # a sum is a copy; a closed branch returns the shortcut itself
-                copy = copied(branch.shortcut, branch.addition, self.name)
-                branch.addition.replace_input_with(branch.shortcut, copy)
+            rewriter.log.rewrote(branch.addition, f"the branch {branch.path} now has a scale of 1")
+            shortcut = branch.shortcut
+            if shortcut in updated:  # a sum is a copy; a closed branch returns the shortcut itself
+                shortcut = rewriter.copy(shortcut, branch.addition)
             read = {target: attribute(graph_module, target) for target in size_weights(branch.exit)}
             weights = {target: value for target, value in read.items() if storage_of(value) not in storages}
-            self._insert(graph_module, branch, weights)
+            _insert(rewriter, branch, shortcut, weights)
 
-    def _insert(self, graph_module: fx.GraphModule, branch: Branch, weights: Mapping[str, torch.Tensor]) -> None:
-        addition, graph = branch.addition, graph_module.graph
-        scaled = BranchScale(*(weight.detach() for weight in weights.values()))
-        scaled.training = graph_module.training
-        block = module_path(addition)
-        target = free_target(graph_module, f"{block}.branch_scale" if block else "branch_scale")
-        set_attribute(graph_module, target, scaled)
-        with graph.inserting_before(addition):
-            reads = [graph.create_node("get_attr", name) for name in weights]
-            new = graph.create_node("call_module", target)
-        new.args = (branch.shortcut, branch.exit, *reads)  # given above, torch.fx would look through them first
-        for read in reads:
-            inherit(read, branch.exit, made_by=self.name)
-            note_shape(read, weights[str(read.target)])
-        inherit(new, addition, made_by=self.name)
-        addition.replace_all_uses_with(new, propagate_meta=False)
-        graph.erase_node(addition)
+
+def _insert(rewriter: Rewriter, branch: Branch, shortcut: fx.Node, weights: Mapping[str, torch.Tensor]) -> None:
+    addition, block = branch.addition, module_path(branch.addition)
+    scaled = BranchScale(*(weight.detach() for weight in weights.values()))
+    scaled.training = rewriter.graph_module.training
+    target = free_target(rewriter.graph_module, f"{block}.branch_scale" if block else "branch_scale")
+    reads = [rewriter.insert("get_attr", name, before=addition, of=[branch.exit]) for name in weights]
+    for read, weight in zip(reads, weights.values(), strict=True):
+        note_shape(read, weight)
+    args = (shortcut, branch.exit, *reads)
+    rewriter.replace(
+        addition, rewriter.insert("call_module", rewriter.put(target, scaled), args, before=addition, of=[addition])
+    )

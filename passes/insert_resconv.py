@@ -11,16 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import fx, nn
+from torch import fx
 
 from fxprune.facts.constants import Constants
 from fxprune.facts.input_rms import input_sizes
 from fxprune.gates.resconv import Parametrization, ResConv
-from fxprune.ir.node_targets import module_target, set_attribute
-from fxprune.ir.nodes import called_module, erase_unread, inherit
-from fxprune.ops.layer_classes import Conv
+from fxprune.ir.node_targets import module_target
+from fxprune.ir.nodes import called_module
 from fxprune.rewriting.contract import Contract, Log
 from fxprune.rewriting.keeping_pass import KeepingPass
+from fxprune.rewriting.rewriter import Facts, Rewriter
 from fxprune.structures.computed_weights import computed_weights, trainable_conv
 from fxprune.structures.conv_sites import ConvSite
 from fxprune.weights.exact import in_float64
@@ -51,28 +51,25 @@ class InsertResConv(KeepingPass):
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Insert a ResConv at every eligible site."""
-        sites = self.kept.conv_sites(graph_module, log.region)
+        rewriter = Rewriter(graph_module, log, self.name)
         eligible: list[ConvSite] = []
-        for site in sites:
+        for site in self.kept.conv_sites(graph_module, log.region):
             if site.eligible or (self.include_reshaping and site.reshaping):
                 eligible.append(site)
             else:
                 log.decline(site.node, str(site.reason))
-        made: list[tuple[ConvSite, ResConv]] = []
         # a shortcut of zero needs no unit yet
         sizes = input_sizes(graph_module, [site.node for site in eligible] if self.shortcut else [])
-        constants = Constants(graph_module) if any(site.conv and site.conv.computed for site in eligible) else None
+        made = [self._resconv(site, sizes.get(site.node, 1.0), rewriter.facts) for site in eligible]
         for site in eligible:
-            log.rewrote(site.node, f"is now a ResConv with scale 1, shortcut {self.shortcut:g}")
-            assert site.conv is not None
-            conv = site.conv.module
-            if constants is not None:
-                conv = trainable_conv(site.conv, constants)  # before the graph changes under the constants
-            made.append((site, self._resconv(conv, called_module(site.norm), sizes.get(site.node, 1.0))))
-        for site, resconv in made:
-            self._put(graph_module, site, resconv)
+            rewriter.log.rewrote(site.node, f"is now a ResConv with scale 1, shortcut {self.shortcut:g}")
+        for site, resconv in zip(eligible, made, strict=True):
+            _put(rewriter, site, resconv)
 
-    def _resconv(self, conv: Conv, norm: nn.Module | None, input_rms: float) -> ResConv:
+    def _resconv(self, site: ConvSite, input_rms: float, facts: Facts) -> ResConv:
+        assert site.conv is not None
+        conv = trainable_conv(site.conv, facts(Constants)) if site.conv.computed else site.conv.module
+        norm = called_module(site.norm)
         made = ResConv(conv, norm, input_rms=input_rms, parametrization=self.parametrization)
         if computed_weights(conv) and self.parametrization == "gain-gate":
             # the same function in float64 too: computed weights are rounded
@@ -82,26 +79,21 @@ class InsertResConv(KeepingPass):
             made.assign(scale=1.0, shortcut=self.shortcut)
         return made
 
-    def _put(self, graph_module: fx.GraphModule, site: ConvSite, resconv: ResConv) -> None:
-        assert site.conv is not None
-        node, norm = site.node, site.norm
-        sources = [node] if norm is None else [node, norm]
-        if site.conv.functional:
-            # read from the node: the input that was found may have become a ResConv itself by now
-            source = node.args[0] if node.args else node.kwargs["input"]
-            assert isinstance(source, fx.Node)
-            target = module_target(graph_module, node, source)
-            set_attribute(graph_module, target, resconv)
-            with node.graph.inserting_before(node):
-                new = node.graph.call_module(target, (source,))
-            inherit(new, *sources, made_by=self.name)
-        else:
-            new = node
-            set_attribute(graph_module, str(node.target), resconv)
-            inherit(node, *sources, made_by=self.name)
+
+def _put(rewriter: Rewriter, site: ConvSite, resconv: ResConv) -> None:
+    assert site.conv is not None
+    node, norm = site.node, site.norm
+    sources = [node] if norm is None else [node, norm]
+    if not site.conv.functional:
+        rewriter.set_layer(node, resconv, *sources[1:])
         if norm is not None:
-            norm.replace_all_uses_with(new, propagate_meta=False)
-            node.graph.erase_node(norm)
-        if new is not node:
-            node.replace_all_uses_with(new, propagate_meta=False)
-            erase_unread(node)
+            rewriter.replace(norm, node)
+        return
+    # read from the node: the input that was found may have become a ResConv itself by now
+    source = node.args[0] if node.args else node.kwargs["input"]
+    assert isinstance(source, fx.Node)
+    target = rewriter.put(module_target(rewriter.graph_module, node, source), resconv)
+    new = rewriter.insert("call_module", target, (source,), before=node, of=sources)
+    if norm is not None:
+        rewriter.replace(norm, new)
+    rewriter.replace_computation(node, new)

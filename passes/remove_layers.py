@@ -10,25 +10,24 @@ first, so that the signal keeps its size: its shortcut is the one that it has at
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import fx
 
 from fxprune.choosing.keeping import KEPT
+from fxprune.choosing.removal import Rank, Removal, choose, sizes_of_untrained
 from fxprune.costs.macs import warn_of_unknown_macs
 from fxprune.errors import FxpruneValueError, did_you_mean, require_share
-from fxprune.facts.input_rms import input_sizes
 from fxprune.facts.updated_buffers import updated_values
 from fxprune.gates.base import known_kinds
-from fxprune.ir.nodes import copied, erase, inherit
+from fxprune.ir.nodes import input_at
 from fxprune.rewriting.contract import Contract, Log
 from fxprune.rewriting.keeping_pass import KeepingPass
-from fxprune.structures.gated_layers import Gate, enough_for_target, layers_of_graph
+from fxprune.rewriting.rewriter import Rewriter
+from fxprune.structures.gated_layers import Gate, layers_of_graph
 from fxprune.structures.missing_scales import why_no_scales
-
-DEFAULT_THRESHOLD = 1e-2
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class RemoveLayers(KeepingPass):
     changes_shapes: ClassVar[bool] = False
     threshold: float | None = None
     target_macs: float | None = None
-    rank: Literal["scale", "scale-per-mac"] = "scale"
+    rank: Rank = "scale"
     kinds: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -81,100 +80,69 @@ class RemoveLayers(KeepingPass):
         self.kept.require_sense(graphs)
         found = [one for path, graph in graphs for one in layers_of_graph(graph, path)]
         found = [one for one in found if not self.kinds or one.kind in self.kinds]
-        kept = {one.node: one for one in found if self.kept.holds(one.nodes, one.region)}
-        found = [one for one in found if one.node not in kept]
-        for layer in kept.values():
-            log.region = layer.region
-            log.decline(layer.node, KEPT)
-        scales = {one.node: one.module.effective_scale for one in found}
-        ranked = sorted(found, key=lambda one: self._key(one, scales[one.node]))
-        threshold = self.threshold
-        if threshold is None:
-            threshold = DEFAULT_THRESHOLD if self.target_macs is None else 0.0
-        zeros = [one for one in ranked if scales[one.node] <= threshold]
-        others = [one for one in ranked if scales[one.node] > threshold]
-        wanted: list[Gate] = []
+        kept = {one.node for one in found if self.kept.holds(one.nodes, one.region)}
+        for layer in found:
+            if layer.node in kept:
+                log.region = layer.region
+                log.decline(layer.node, KEPT)
+        free = [one for one in found if one.node not in kept]
+        removal = choose(graphs[0][1], free, self.rank, self.threshold, self.target_macs, len(kept))
         if self.target_macs is not None:
-            enough = enough_for_target(graphs[0][1], [*zeros, *others], self.target_macs, scales, kept=len(kept))
-            wanted = enough[len(zeros) :]
             warn_of_unknown_macs(graphs[0][1], stacklevel=3)
-        chosen = {layer.node for layer in [*zeros, *wanted]}
-        small = {layer.node for layer in zeros}
-        sizes = _sizes_of_untrained(layer for layer in others if layer.node in chosen)
-        updated = {node for _, graph in graphs for node in updated_values(graph)}
-        gone: set[fx.Node] = set()
-        taken: set[fx.Node] = set()  # themselves, not with a branch that they lie in
-        # branches first: what lies in them goes with them
-        for layer in sorted([*zeros, *others], key=lambda one: one.module.operands == 1):
-            if layer.node in gone:
-                continue
-            log.region = layer.region
-            if layer.node not in chosen:
-                bound = f"above {threshold:g}" if self.target_macs is None else "larger than the target needs"
-                log.decline(layer.node, f"scale {scales[layer.node]:.4g} is {bound}")
-                continue
-            taken.add(layer.node)
-            rule = f"at most {threshold:g}"
-            if layer.node not in small:
-                rule = f"among the {len(wanted)} smallest, for target_macs={self.target_macs:g}"
-            rule = f"scale {scales[layer.node]:.4g} is {rule}"
-            size = sizes.get(layer.node)
-            gone |= _remove(layer, gone, updated, layer.node not in small, size, rule, log, self.name)
-        log.region = ""
-        if not found and not kept:
+        taken = _take_out(removal, {region: Rewriter(graph, log, self.name) for region, graph in graphs}, log)
+        if not found:
             log.warn(f"nothing can be removed: the graph has no layer with a scale; {why_no_scales(graphs[0][1])}")
-        elif found and not chosen and self.target_macs is None:
-            smallest = scales[ranked[0].node]
-            log.warn(
-                f"nothing was removed: the smallest of {len(found)} scales is {smallest:.3g}; train them to zero"
-            )
-        cut = [scales[layer.node] for layer in wanted if layer.node in taken]
-        if cut and max(cut) > DEFAULT_THRESHOLD:
-            log.warn(
-                f"{len(cut)} layers were cut for target_macs={self.target_macs:g} though their scales go up to "
-                f"{max(cut):.3g}: expect to retrain, or shrink for longer before removing"
-            )
-
-    def _key(self, layer: Gate, scale: float) -> float:
-        return scale / max(layer.macs, 1) if self.rank == "scale-per-mac" else scale
+        log.warnings += removal.warnings(taken)
 
 
-def _sizes_of_untrained(cut: Iterable[Gate]) -> dict[fx.Node, float]:
-    """Return the size of what each layer with a shortcut of its own reads that is cut as it was inserted."""
-    graphs: dict[fx.GraphModule, list[fx.Node]] = {}
-    for layer in cut:
-        owner = layer.node.graph.owning_module
-        if layer.module.untouched and isinstance(owner, fx.GraphModule):
-            graphs.setdefault(owner, []).append(layer.node)
-    return {node: size for owner, nodes in graphs.items() for node, size in input_sizes(owner, nodes).items()}
+def _take_out(removal: Removal, rewriters: Mapping[str, Rewriter], log: Log) -> set[fx.Node]:
+    """Take out what goes and decline the rest; return what was taken out itself, not with a branch around it."""
+    layers = [*removal.small, *removal.others]
+    updated = {node for rewriter in rewriters.values() for node in rewriter.facts(updated_values)}
+    copies = {layer.node: input_at(layer.node) for layer in layers if layer.node.args[0] in updated}
+    cut = _Cut(removal.cut, copies, sizes_of_untrained(removal.wanted))
+    taken: set[fx.Node] = set()
+    # branches first: what lies in them goes with them
+    for layer in sorted(layers, key=lambda one: one.module.operands == 1):
+        if layer.node in cut.gone:
+            continue
+        log.region = layer.region
+        if layer.node in removal.going:
+            taken.add(layer.node)
+            cut.remove(layer, removal.why(layer), rewriters[layer.region])
+        else:
+            log.decline(layer.node, removal.why(layer))
+    log.region = ""
+    return taken
 
 
-def _remove(
-    layer: Gate,
-    gone: set[fx.Node],
-    updated: set[fx.Node],
-    cut: bool,
-    size: float | None,
-    rule: str,
-    log: Log,
-    made_by: str,
-) -> set[fx.Node]:
-    """Replace the layer by its shortcut, in units of ``size`` if that is given; return the nodes that went."""
-    node, source = layer.node, layer.node.args[0]
-    assert isinstance(source, fx.Node)
-    going = layer.nodes - gone
-    shortcut = layer.module.left_over(cut=cut, input_rms=size)
-    what = f"{shortcut:.4g} * x takes its place"
-    if layer.module.operands > 1:
-        what = f"the {layer.kind} goes, with {len(going) - 1} nodes and {layer.macs_beside(gone):,} MACs"
-    log.rewrote(node, f"{rule}; {what}", going)
-    replacement = source
-    if shortcut != 1:
-        with node.graph.inserting_before(node):
-            replacement = node.graph.call_function(operator.mul, (source, shortcut))
-        inherit(replacement, node, made_by=made_by)
-    elif source in updated:
-        replacement = copied(source, node, made_by)
-    node.replace_all_uses_with(replacement, propagate_meta=False)
-    erase(going)
-    return set(going)
+@dataclass
+class _Cut:
+    """How layers are taken out, and the nodes that are ``gone`` with them.
+
+    Those ``closed`` first keep their signal's size: in units of ``sizes``, where these are known; ``copies`` are
+    inputs to be copied, as forward writes to them.
+    """
+
+    closed: Collection[fx.Node]
+    copies: Mapping[fx.Node, fx.Node]
+    sizes: Mapping[fx.Node, float]
+    gone: set[fx.Node] = field(default_factory=set)
+
+    def remove(self, layer: Gate, rule: str, rewriter: Rewriter) -> None:
+        """Replace ``layer`` by its shortcut."""
+        node, source = layer.node, input_at(layer.node)
+        going = layer.nodes - self.gone
+        shortcut = layer.module.left_over(cut=node in self.closed, input_rms=self.sizes.get(node))
+        what = f"{shortcut:.4g} * x takes its place"
+        if layer.module.operands > 1:
+            what = f"the {layer.kind} goes, with {len(going) - 1} nodes and {layer.macs_beside(self.gone):,} MACs"
+        rewriter.log.rewrote(node, f"{rule}; {what}", sorted(going))
+        by = source
+        if shortcut != 1:
+            by = rewriter.insert("call_function", operator.mul, (source, shortcut), before=node, of=[node])
+        elif self.copies.get(node) is source:
+            by = rewriter.copy(source, node)
+        rewriter.replace(node, by)
+        rewriter.erase(going - {node})
+        self.gone |= going

@@ -1,9 +1,11 @@
-"""Clean a graph up after layers were removed: the passes below, again and again, until nothing changes."""
+"""Clean a graph up after layers were removed: the rules below, under one worklist, until none finds anything.
+
+relu(relu(conv(x)) * 1 * 0.5)   ->   relu(conv'(x))
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import cycle
 from typing import ClassVar
 
 from torch import fx
@@ -16,9 +18,10 @@ from fxprune.passes.eliminate_dead_code import EliminateDeadCode
 from fxprune.passes.fold_scale import FoldScale
 from fxprune.passes.propagate_zeros import PropagateZeros
 from fxprune.passes.remove_unused_submodules import RemoveUnusedSubmodules
-from fxprune.rewriting.contract import Contract, Log, Pass, Site
+from fxprune.rewriting.contract import Contract, Log, Pass
+from fxprune.rewriting.rules import Rule, apply_rules
 
-SIMPLIFICATIONS: tuple[Pass, ...] = (
+SIMPLIFICATIONS: tuple[Rule, ...] = (
     DropIdentities(),
     DropDropout(),
     PropagateZeros(),
@@ -26,7 +29,6 @@ SIMPLIFICATIONS: tuple[Pass, ...] = (
     CombineScales(),
     EliminateDeadCode(),  # what nothing reads must not count as a reader of a value to be scaled
     FoldScale(),
-    RemoveUnusedSubmodules(),
 )
 
 
@@ -44,17 +46,6 @@ class Simplify(Pass):
     changes_shapes: ClassVar[bool] = False
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
-        """Run the simplifications in turn until none of them, one after the other, finds anything."""
-        declined: dict[Pass, list[Site]] = {}
-        idle = 0
-        for one in cycle(SIMPLIFICATIONS):
-            own = Log(region=log.region)
-            one.rewrite(graph_module, own)
-            log.rewritten += own.rewritten
-            log.warnings += own.warnings
-            declined[one] = own.declined
-            idle = 0 if own.rewritten else idle + 1
-            if idle == len(SIMPLIFICATIONS):
-                break
-        for one in SIMPLIFICATIONS:
-            log.declined += declined[one]
+        """Apply the rules; what no node uses any more goes last."""
+        apply_rules(SIMPLIFICATIONS, graph_module, log)
+        RemoveUnusedSubmodules().rewrite(graph_module, log)

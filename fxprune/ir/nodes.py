@@ -232,10 +232,11 @@ def inherit(new: fx.Node, *old: fx.Node, made_by: str) -> fx.Node:
     return new
 
 
-def copied(value: fx.Node, reader: fx.Node, made_by: str) -> fx.Node:
-    """Return a new node in front of ``reader`` that holds what ``value`` is by then."""
-    with value.graph.inserting_before(reader):
-        return inherit(value.graph.call_function(torch.clone, (value,)), value, made_by=made_by)
+def input_at(node: fx.Node, index: int = 0) -> fx.Node:
+    """Return the argument of ``node`` at ``index``, which is a node."""
+    found = node.args[index]
+    assert isinstance(found, fx.Node), f"argument {index} of {node.name} is no node"
+    return found
 
 
 def uses(node: fx.Node) -> int:
@@ -271,29 +272,3 @@ def called_module(node: Any) -> nn.Module | None:
 @lru_cache(maxsize=1 << 14)
 def _atoms(target: Any) -> tuple[str, ...]:
     return tuple(target.split("."))
-
-
-def erase_unread(node: fx.Node) -> None:
-    """Erase ``node``, which nothing reads, and every read of a tensor and every computation that only it needed.
-
-    What it needs must be free of side effects.
-    """
-    waiting = [node]
-    while waiting:
-        dead = waiting.pop()
-        if dead.users or dead.op == "placeholder":
-            continue
-        sources = list(dead.all_input_nodes)
-        dead.graph.erase_node(dead)
-        waiting += [source for source in sources if source not in waiting]
-
-
-def erase(nodes: Collection[fx.Node]) -> None:
-    """Erase ``nodes``, which only each other read, from their graph."""
-    chosen = set(nodes)
-    waiting = [node for node in chosen if not node.users]
-    while waiting:
-        node = waiting.pop()
-        sources = [source for source in node.all_input_nodes if source in chosen]
-        node.graph.erase_node(node)
-        waiting += [source for source in sources if not source.users]

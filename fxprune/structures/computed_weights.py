@@ -2,8 +2,10 @@
 
     F.conv2d(x, standardize(w))     ->   nn.Conv2d, parametrized by standardize       (trains w)
     nn.Conv2d, parametrized by f    ->   nn.Conv2d with weight f(w)                   (the same in eval mode)
+    standardize(w)                  ->   a parameter                                  (the same in eval mode)
 
-Both use ``torch.nn.utils.parametrize``, so that to everything else such a conv is an nn.Conv with a ``weight``.
+The first two use ``torch.nn.utils.parametrize``, so that to everything else such a conv is an nn.Conv with a
+``weight``.
 """
 
 from __future__ import annotations
@@ -16,15 +18,18 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fxprune.facts.constants import Constants
+from fxprune.gates.base import ungated
+from fxprune.gates.gate import ScaledLayer
 from fxprune.gates.resconv import WEIGHT_HOOKS
 from fxprune.ir.copies import copy_module
 from fxprune.ir.lazy_graph_module import LazyGraphModule
-from fxprune.ir.module_tree import is_parametrized
+from fxprune.ir.module_tree import has_hooks, is_parametrized
 from fxprune.ir.node_targets import attribute
-from fxprune.ops.layer_classes import Conv
-from fxprune.structures.conv_calls import ConvCall
-from fxprune.weights.exact import in_float64, keeping_exact, make_parameter
+from fxprune.ops.layer_classes import TRANSPOSED_CLASSES, WEIGHTED_CLASSES, Conv
+from fxprune.structures.conv_calls import ConvCall, changes_by_call
+from fxprune.weights.exact import in_float64, keeping_exact, make_parameter, rounded
 
+_LAYERS = (*WEIGHTED_CLASSES, *TRANSPOSED_CLASSES)
 _Layer = TypeVar("_Layer", bound=nn.Module)
 
 
@@ -73,6 +78,20 @@ def computed_weights(module: nn.Module) -> list[str]:
     return [*parametrized, *(hook.name for hook in hooks)]
 
 
+def frozen_layer(module: nn.Module) -> nn.Module | str:
+    """Return what computes the same as ``module``, a layer or a gate around one, with plain weights; or why not."""
+    layer = ungated(module)
+    if changes_by_call(layer):
+        return f"its {' and '.join(computed_weights(layer))} is another one in every call"
+    kind = parametrize.type_before_parametrizations(layer)
+    if kind not in _LAYERS:
+        return f"it is a {kind.__name__}"
+    frozen = plain_layer(layer)
+    if has_hooks(frozen):
+        return "it has other hooks too"
+    return module.with_wrapped(frozen) if isinstance(module, ScaledLayer) else frozen
+
+
 @keeping_exact
 @torch.no_grad()
 def plain_layer(module: _Layer) -> _Layer:
@@ -118,3 +137,26 @@ def _take_sources(module: nn.Module, plain: nn.Module, rest: dict[str, Any], nam
                 plain._buffers.pop(name + suffix, None)
             return [rest.pop(name + suffix) for suffix in tensors]
     return list(module.parametrizations[name].parameters())  # type: ignore[index,union-attr]
+
+
+def frozen_value(node: fx.Node, constants: Constants) -> torch.Tensor:
+    """Return the value of ``node``, a constant: a parameter, which trains if one that it is computed from does.
+
+    Of what is computed from buffers alone, or holds no floating-point numbers, a buffer.
+    """
+    owner = node.graph.owning_module
+    assert owner is not None
+    tensors = [attribute(owner, str(leaf.target)) for leaf in constants.leaves(node)]
+    if constants.value(node).is_floating_point() and any(isinstance(tensor, nn.Parameter) for tensor in tensors):
+        return _parameter(constants, node, any(tensor.requires_grad for tensor in tensors))
+    return _buffer(constants, node)
+
+
+@keeping_exact
+def _parameter(constants: Constants, node: fx.Node, trains: bool) -> nn.Parameter:
+    return make_parameter(constants.wide_value(node), constants.value(node), trains)
+
+
+@keeping_exact
+def _buffer(constants: Constants, node: fx.Node) -> torch.Tensor:
+    return rounded(constants.wide_value(node), constants.value(node))

@@ -1,0 +1,111 @@
+"""Which gates go: those at or below a threshold, and the lowest-ranked of the others until a target is met."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from torch import fx
+
+from fxprune.facts.input_rms import input_sizes
+from fxprune.structures.gated_layers import Gate, enough_for_target
+
+DEFAULT_THRESHOLD = 1e-2
+Rank = Literal["scale", "scale-per-mac"]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What goes and what stays, of gates with these ``scales``.
+
+    ``small`` are at most at the threshold; of the ``others``, the ``wanted`` go too, for the target; all ranked.
+    """
+
+    scales: dict[fx.Node, float]
+    small: list[Gate]
+    others: list[Gate]
+    wanted: list[Gate]
+    threshold: float
+    target_macs: float | None
+
+    @cached_property
+    def cut(self) -> frozenset[fx.Node]:
+        """The nodes of those that go for the target alone."""
+        return frozenset(gate.node for gate in self.wanted)
+
+    @cached_property
+    def going(self) -> frozenset[fx.Node]:
+        """The nodes of all that go."""
+        return self.cut | {gate.node for gate in self.small}
+
+    def why(self, gate: Gate) -> str:
+        """Return why ``gate`` goes, or stays."""
+        scale = self.scales[gate.node]
+        if scale <= self.threshold:
+            rule = f"at most {self.threshold:g}"
+        elif gate.node in self.cut:
+            rule = f"among the {len(self.cut)} smallest, for target_macs={self.target_macs:g}"
+        else:
+            rule = f"above {self.threshold:g}" if self.target_macs is None else "larger than the target needs"
+        return f"scale {scale:.4g} is {rule}"
+
+    def warnings(self, taken: Collection[fx.Node]) -> Iterator[str]:
+        """Yield what the user should know once those at ``taken`` are out, and the others went with them."""
+        if self.scales and not taken and self.target_macs is None:
+            smallest, count = min(self.scales.values()), len(self.scales)
+            yield f"nothing was removed: the smallest of {count} scales is {smallest:.3g}; train them to zero"
+        cut = [self.scales[node] for node in self.cut if node in taken]
+        if cut and max(cut) > DEFAULT_THRESHOLD:
+            yield (
+                f"{len(cut)} layers were cut for target_macs={self.target_macs:g} though their scales go up to "
+                f"{max(cut):.3g}: expect to retrain, or shrink for longer before removing"
+            )
+
+
+def choose(
+    graph_module: fx.GraphModule,
+    gates: Sequence[Gate],
+    rank: Rank,
+    threshold: float | None,
+    target_macs: float | None,
+    kept: int,
+) -> Removal:
+    """Rank ``gates``, and choose.
+
+    Args:
+        graph_module: the whole graph, of whose MACs ``target_macs`` is a share (None: no target).
+        gates: those that may go, of the graph and of its regions.
+        rank: by the scale, or by the scale over the MACs that removal saves, the lowest first.
+        threshold: None is DEFAULT_THRESHOLD without a target, 0 with one.
+        target_macs: what share of the traced MACs is to be left.
+        kept: how many other gates the user keeps, for what is said.
+
+    Raises:
+        TargetError: without all of ``gates`` more MACs than the target are left.
+    """
+    if threshold is None:
+        threshold = DEFAULT_THRESHOLD if target_macs is None else 0.0
+    scales = {gate.node: gate.module.effective_scale for gate in gates}
+
+    def key(gate: Gate) -> float:
+        return scales[gate.node] / max(gate.macs, 1) if rank == "scale-per-mac" else scales[gate.node]
+
+    ranked = sorted(gates, key=key)
+    small = [gate for gate in ranked if scales[gate.node] <= threshold]
+    others = [gate for gate in ranked if scales[gate.node] > threshold]
+    wanted: list[Gate] = []
+    if target_macs is not None:
+        wanted = enough_for_target(graph_module, [*small, *others], target_macs, scales, kept)[len(small) :]
+    return Removal(scales, small, others, wanted, threshold, target_macs)
+
+
+def sizes_of_untrained(cut: Iterable[Gate]) -> dict[fx.Node, float]:
+    """Return the size of what each gate with a shortcut of its own reads that is ``cut`` as it was inserted."""
+    graphs: dict[fx.GraphModule, list[fx.Node]] = {}
+    for gate in cut:
+        owner = gate.node.graph.owning_module
+        if gate.module.untouched and isinstance(owner, fx.GraphModule):
+            graphs.setdefault(owner, []).append(gate.node)
+    return {node: size for owner, nodes in graphs.items() for node, size in input_sizes(owner, nodes).items()}

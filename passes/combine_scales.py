@@ -15,7 +15,7 @@ from torch import fx
 from fxprune.facts.constant_factors import constant_factor
 from fxprune.facts.shapes import is_floating, same_shape
 from fxprune.facts.updated_buffers import updated_values
-from fxprune.ops.operators import ADDITIONS, calls
+from fxprune.ops.call import operands
 from fxprune.rewriting.contract import Contract
 from fxprune.rewriting.rewriter import Facts, Rewriter
 from fxprune.rewriting.rules import FUNCTIONS, RulePass
@@ -62,9 +62,7 @@ def _product(node: fx.Node) -> Multiple | None:
 
 
 def _sum(node: fx.Node) -> Multiple | None:
-    if not calls(node, ADDITIONS) or node.kwargs or len(node.args) != 2:
-        return None
-    left, right = node.args
+    left, right = operands(node, "add") or (None, None)
     if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
         return None
     (x, a), (y, b) = (constant_factor(part) or (part, 1.0) for part in (left, right))

@@ -6,27 +6,14 @@ Dropout(x), F.dropout(x, p, training), stochastic_depth(x, ...)   ->   x
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import fx, nn
-from torch.nn import functional
+from torch import fx
 
-from fxprune.ir.module_tree import has_hooks
-from fxprune.ir.nodes import called_module, input_at
+from fxprune.ops.call import Call
 from fxprune.rewriting.contract import Contract
 from fxprune.rewriting.rewriter import Facts, Rewriter
 from fxprune.rewriting.rules import RulePass
-
-_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-# Where the functions take their training flag.
-_FLAG_POSITION: dict[Any, int] = {
-    functional.dropout: 2,
-    functional.dropout1d: 2,
-    functional.dropout2d: 2,
-    functional.dropout3d: 2,
-    functional.alpha_dropout: 2,
-}
-_FLAG_POSITION_BY_NAME = {"stochastic_depth": 3, "drop_block2d": 5, "drop_block3d": 5}
 
 
 @dataclass(frozen=True)
@@ -39,34 +26,24 @@ class DropDropout(RulePass):
 
     def check(self, node: fx.Node, facts: Facts) -> bool | str | None:
         """Find dropout, and decline what is active."""
-        active = _is_active(node, facts.graph_module)
-        if active is None or not node.args or not isinstance(node.args[0], fx.Node):
+        call = Call(node)
+        if call.kind != "dropout" or call.exact is None or call.input is None:
             return None
+        active = _is_active(call, facts.graph_module)
         return "it is active in train mode; call .eval() on the graph to drop it" if active else True
 
     def rewrite_at(self, node: fx.Node, found: bool, rewriter: Rewriter) -> None:
         """Let its readers read its input."""
+        source = Call(node).input
+        assert source is not None
         rewriter.log.rewrote(node, "dropout in eval mode returns its input")
-        rewriter.replace(node, input_at(node))
+        rewriter.replace(node, source)
 
 
-def _is_active(node: fx.Node, graph_module: fx.GraphModule) -> bool | None:
-    """Say whether ``node`` drops anything now; None if it is no dropout."""
-    module = called_module(node)
-    if module is not None:
-        is_dropout = isinstance(module, _MODULES) and not has_hooks(module)
-        return bool(module.training and module.p != 0) if is_dropout else None
-    if node.op != "call_function":
-        return None
-    name = getattr(node.target, "__name__", "") if _from_torchvision(node.target) else ""
-    position = _FLAG_POSITION.get(node.target, _FLAG_POSITION_BY_NAME.get(name))
-    if position is None:
-        return None
-    flag = node.args[position] if len(node.args) > position else node.kwargs.get("training", True)
+def _is_active(call: Call, graph_module: fx.GraphModule) -> bool:
+    """Say whether a dropout drops anything now."""
+    assert call.op is not None
+    flag = call.argument(call.op.train_flag)
     if isinstance(flag, fx.Node):
         return graph_module.training or flag.op != "get_attr" or flag.target != "training"
-    return bool(flag)
-
-
-def _from_torchvision(function: Any) -> bool:
-    return str(getattr(function, "__module__", "")).startswith("torchvision.ops")
+    return bool(flag) and not (call.module is not None and call.argument("p") == 0)

@@ -10,9 +10,10 @@ from typing import ClassVar
 
 from torch import fx
 
-from fxprune.facts.ranges import UNKNOWN, Bounds, activation_range, bounds_of_values
+from fxprune.facts.ranges import UNKNOWN, activation_range, bounds_of_values
 from fxprune.facts.updated_buffers import updated_values
-from fxprune.ir.nodes import input_at
+from fxprune.ops.call import Call
+from fxprune.ops.op import Bounds
 from fxprune.rewriting.contract import Contract
 from fxprune.rewriting.rewriter import Facts, Rewriter
 from fxprune.rewriting.rules import RulePass
@@ -29,8 +30,8 @@ class DropRedundantActivations(RulePass):
     def check(self, node: fx.Node, facts: Facts) -> Bounds | None:
         """Find an activation, and return the bounds of its input if it is the identity between them."""
         linear = activation_range(node)
-        source = node.args[0] if linear is not None and node.args else None
-        if linear is None or not isinstance(source, fx.Node) or source in facts(updated_values):
+        source = Call(node).input if linear is not None else None
+        if linear is None or source is None or source in facts(updated_values):
             return None
         low, high = facts(bounds_of_values).get(source, UNKNOWN)
         return (low, high) if linear[0] <= low and high <= linear[1] else None
@@ -38,7 +39,7 @@ class DropRedundantActivations(RulePass):
     def rewrite_at(self, node: fx.Node, found: Bounds, rewriter: Rewriter) -> None:
         """Let its readers read its input."""
         low, high = found
-        source = input_at(node)
+        source = Call(node).operand(0)
         rewriter.log.rewrote(
             node, f"its input {source.name} is never below {low:g}{_above(high)}: it is the identity"
         )

@@ -12,7 +12,6 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import fx, nn
-from torch.nn import functional
 
 from fxprune.facts.constants import Constants
 from fxprune.facts.module_uses import CallSites
@@ -20,7 +19,7 @@ from fxprune.gates.base import ungated
 from fxprune.ir.module_tree import every_module
 from fxprune.ir.node_targets import attribute, free_target, module_target
 from fxprune.ir.nodes import called_module, graphs_of
-from fxprune.ops.call import is_conv
+from fxprune.ops.call import Call, is_a, is_conv
 from fxprune.rewriting.contract import Contract, Log, Pass
 from fxprune.rewriting.rewriter import Facts, Rewriter
 from fxprune.rewriting.rules import CALLS, LAYERS, apply_rules
@@ -119,11 +118,11 @@ class _MakeLayer:
         if is_conv(node):
             call = conv_call(node, facts(CallSites), facts(Constants))
             return call.module if isinstance(call, ConvCall) else call
-        return linear_call(node, facts(CallSites)) if node.target is functional.linear else None
+        return linear_call(node, facts(CallSites)) if _is_linear(node) else None
 
     def rewrite_at(self, node: fx.Node, found: nn.Module, rewriter: Rewriter) -> None:
-        source = node.args[0] if node.args else node.kwargs["input"]
-        assert isinstance(source, fx.Node)
+        source = Call(node).input
+        assert source is not None
         target = module_target(rewriter.graph_module, node, source)
         rewriter.log.rewrote(node, f"is now the layer {target}")
         new = rewriter.insert("call_module", rewriter.put(target, found), (source,), before=node, of=[node])
@@ -136,4 +135,9 @@ def _may_freeze(node: fx.Node) -> bool:
         return any(map(computed_weights, every_module(module)))
     if node.op == "get_attr" and node.graph.owning_module is not None:
         return isinstance(attribute(node.graph.owning_module, str(node.target)), torch.Tensor)
-    return node.target is functional.linear or (node.op == "call_function" and is_conv(node))
+    return _is_linear(node) or (node.op == "call_function" and is_conv(node))
+
+
+def _is_linear(node: fx.Node) -> bool:
+    """Say whether ``node`` calls F.linear."""
+    return node.op == "call_function" and is_a(node, "linear")

@@ -16,11 +16,10 @@ from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.ranges import ZERO, bounds_of_values
 from fxprune.facts.shapes import note_shape, same_shape
 from fxprune.facts.updated_buffers import updated_storages, updated_tensor, updated_values
-from fxprune.ir.module_tree import has_hooks
 from fxprune.ir.node_targets import free_target
-from fxprune.ir.nodes import called_module, input_at
+from fxprune.ir.nodes import called_module
+from fxprune.ops.call import Call, is_a, operands
 from fxprune.ops.layer_classes import CONV_CLASSES
-from fxprune.ops.operators import ADDITIONS, SUBTRACTIONS, calls
 from fxprune.rewriting.contract import Contract
 from fxprune.rewriting.rewriter import Facts, Rewriter
 from fxprune.rewriting.rules import FUNCTIONS, RulePass
@@ -59,13 +58,14 @@ class PropagateZeros(RulePass):
 
     def rewrite_at(self, node: fx.Node, found: Sum, rewriter: Rewriter) -> None:
         """Take the other term for the sum, or the conv's bias for its output."""
-        other = input_at(node, 1 - found.kept)
+        call = Call(node)
+        other = call.operand(1 - found.kept)
         if found.leaves_bias:
             rewriter.log.rewrote(other, "its input is always zero: only its bias is left")
             rewriter.replace_input(node, other, _bias(other, rewriter))
         else:
             rewriter.log.rewrote(node, f"{other.name} is always zero")
-            rewriter.replace(node, input_at(node, found.kept))
+            rewriter.replace(node, call.operand(found.kept))
 
 
 def _bias(conv_node: fx.Node, rewriter: Rewriter) -> fx.Node:
@@ -89,12 +89,10 @@ def _reshaped(bias: torch.Tensor, shape: tuple[int, ...]) -> nn.Parameter:
 
 def _terms(node: fx.Node) -> list[tuple[int, fx.Node, fx.Node]]:
     """Return the terms of a sum that dropping a zero would leave as they are: their places, they, the others."""
-    if not calls(node, (*ADDITIONS, *SUBTRACTIONS)) or node.kwargs or len(node.args) != 2:
-        return []
-    left, right = node.args
+    left, right = operands(node, "add", "sub") or (None, None)
     if not isinstance(left, fx.Node) or not isinstance(right, fx.Node) or left is right:
         return []
-    pairs = [(0, left, right)] if node.target in SUBTRACTIONS else [(0, left, right), (1, right, left)]
+    pairs = [(0, left, right), *([(1, right, left)] if is_a(node, "add") else [])]
     return [(place, kept, other) for place, kept, other in pairs if same_shape(kept, node)]
 
 
@@ -104,13 +102,8 @@ def _is_updated(conv_node: fx.Node, storages: frozenset[int]) -> bool:
 
 
 def _is_conv_of_zeros(node: fx.Node, bounds: dict[fx.Node, tuple[float, float]]) -> bool:
-    conv = called_module(node)
-    source = node.args[0] if node.args else None
-    return (
-        isinstance(conv, CONV_CLASSES)
-        and type(conv) in CONV_CLASSES
-        and isinstance(conv.bias, nn.Parameter)
-        and not has_hooks(conv)
-        and isinstance(source, fx.Node)
-        and bounds.get(source) == ZERO
-    )
+    call = Call(node)
+    source = call.input
+    if call.kind != "conv" or call.module is None or source is None or bounds.get(source) != ZERO:
+        return False
+    return call.exact is not None and isinstance(call.module.bias, nn.Parameter)

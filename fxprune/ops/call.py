@@ -109,6 +109,13 @@ class Call:
             value = self.node.kwargs.get("input")
         return value if isinstance(value, fx.Node) else None
 
+    def operand(self, place: int) -> fx.Node:
+        """Return the value that is given for a parameter, by its place in the row; it must be one of the graph."""
+        assert self.op is not None
+        value = self.argument(self.op.parameters[place].name)
+        assert isinstance(value, fx.Node), f"argument {place} of {self.node.name} is no node"
+        return value
+
     def numbers(self, name: str) -> tuple[int, ...] | None:
         """Return the whole numbers that an argument is, one for each axis of a window; None if it is not known."""
         assert self.op is not None

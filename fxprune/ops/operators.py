@@ -1,15 +1,11 @@
-"""What graphs call: how Python writes its operators and numbers, the names of sums, products, and torch's own."""
+"""What graphs call: how Python writes its operators and numbers, and what is torch's own."""
 
 from __future__ import annotations
 
 import enum
 import numbers
 import operator
-from collections.abc import Container
 from typing import Any
-
-import torch
-from torch import fx
 
 from fxprune.ir.by_mode import by_mode
 
@@ -38,32 +34,6 @@ MODE_QUESTIONS = (
     *("are_deterministic_algorithms_enabled", "get_default_dtype"),
 )
 """Functions of torch that ask for a mode of the process, which another call may find changed."""
-ADDITIONS: tuple[Any, ...] = (operator.add, torch.add, "add")
-SUBTRACTIONS: tuple[Any, ...] = (operator.sub, torch.sub, "sub")
-PRODUCTS: tuple[Any, ...] = (operator.mul, torch.mul, "mul")
-
-
-def calls(node: fx.Node, targets: Container[Any]) -> bool:
-    """Say whether ``node`` calls one of ``targets``: functions, and methods by name.
-
-    A module or a parameter may have the name of a method.
-    """
-    return node.op in ("call_function", "call_method") and node.target in targets
-
-
-def calls_function(node: fx.Node, functions: Container[Any]) -> bool:
-    """Say whether ``node`` calls one of ``functions``; methods are none."""
-    return node.op == "call_function" and node.target in functions
-
-
-def is_sum(node: fx.Node) -> bool:
-    """Say whether ``node`` adds two values and does nothing else."""
-    return (
-        calls_function(node, ADDITIONS)
-        and len(node.args) == 2
-        and not node.kwargs
-        and all(isinstance(one, fx.Node) for one in node.args)
-    )
 
 
 def is_torchs_own(function: Any) -> bool:

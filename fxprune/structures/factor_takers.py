@@ -9,8 +9,8 @@ conv(x * a)         ->   conv'(x)              if every reader is such a layer
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Collection
+from typing import Any
 
 from torch import fx, nn
 
@@ -19,8 +19,8 @@ from fxprune.facts.module_uses import CallSites
 from fxprune.ir.by_mode import is_by_mode
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module, only_user
+from fxprune.ops.call import Call, is_a, operands
 from fxprune.ops.layer_classes import NORM_CLASSES, WEIGHTED_CLASSES
-from fxprune.ops.operators import ADDITIONS, PRODUCTS, calls
 from fxprune.structures.choices import scaled_source
 from fxprune.structures.conv_calls import own_module
 
@@ -47,7 +47,7 @@ class FactorTakers:
         """Return the layers that are all that reads ``node``; None if anything else reads it."""
         found: list[fx.Node] = []
         for user in node.users:
-            if self._takes_factor(user) and user.args[0] is node:
+            if self._takes_factor(user) and Call(user).input is node:
                 found.append(user)
                 continue
             behind = self.consumers(user, factor) if passes_factor(user, factor) else None
@@ -61,26 +61,27 @@ class FactorTakers:
         if is_by_mode(node):
             source = scaled_source(node, factor)
             return None if source is None else self._behind(source, factor)
-        if node.target is operator.getitem and isinstance(called_module(node.args[0]), nn.MultiheadAttention):
-            attention = node.args[0]  # (values, attention weights): the weights must not be read, nor scaled
-            is_own = isinstance(attention, fx.Node) and node.args[1] == 0 and only_user(attention) is node
-            return (
-                [attention] if is_own and isinstance(attention, fx.Node) and self._gives_factor(attention) else None
-            )
-        if isinstance(called_module(node), nn.MultiheadAttention):
+        call = Call(node)
+        source = call.input
+        if source is not None and is_a(source, "multihead_attention"):
+            # (values, attention weights): the weights must not be read, nor scaled
+            is_own = is_a(node, "getitem") and call.argument("index") == 0 and only_user(source) is node
+            return [source] if is_own and self._gives_factor(source) else None
+        if is_a(node, "multihead_attention"):
             return None
         if self._gives_factor(node):
             return [node]
-        is_sum, is_product = calls(node, ADDITIONS), calls(node, PRODUCTS)
-        if (is_sum or is_product) and not node.kwargs and len(node.args) == 2:
-            parts = [self.producers(t, node, factor) if isinstance(t, fx.Node) else None for t in node.args]
-            if is_product:
-                return next((part for part in parts if part is not None), None)
-            first, second = parts
-            return None if first is None or second is None else first + second
-        if passes_factor(node, factor) and isinstance(node.args[0], fx.Node):
-            return self.producers(node.args[0], node, factor)
-        return None
+        both = operands(node, "add", "mul")
+        if both is not None:
+            return self._behind_both(node, both, factor)
+        return self.producers(source, node, factor) if source is not None and passes_factor(node, factor) else None
+
+    def _behind_both(self, node: fx.Node, both: tuple[Any, Any], factor: float) -> list[fx.Node] | None:
+        """Return what scales a sum, by both of its operands, or a product, by one of them."""
+        first, second = (self.producers(one, node, factor) if isinstance(one, fx.Node) else None for one in both)
+        if is_a(node, "mul"):
+            return second if first is None else first
+        return None if first is None or second is None else first + second
 
     def _takes_factor(self, node: fx.Node) -> bool:
         """Say whether the input of ``node`` can be scaled in its weights."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import fx, nn
 
 from fxprune.facts.module_uses import CallSites
 from fxprune.ir.node_targets import attribute
+from fxprune.ops.call import Call
 
 
 def linear_call(node: fx.Node, sites: CallSites) -> nn.Linear | str:
     """Return an nn.Linear that holds the parameters of ``node``, an F.linear, or the reason why there is none."""
-    arguments: dict[str, Any] = dict(zip(("input", "weight", "bias"), node.args, strict=False)) | node.kwargs
-    source, weight, bias = arguments["input"], arguments["weight"], arguments.get("bias")
-    read = {name: part for name, part in (("weight", weight), ("bias", bias)) if part is not None}
+    call = Call(node)
+    read = {name: part for name in ("weight", "bias") if (part := call.argument(name)) is not None}
     owner = node.graph.owning_module
     assert owner is not None
     tensors: dict[str, nn.Parameter] = {}
@@ -28,7 +26,7 @@ def linear_call(node: fx.Node, sites: CallSites) -> nn.Linear | str:
         tensors[name] = tensor
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     rows = shapes["weight"][:1]
-    if not isinstance(source, fx.Node) or len(shapes["weight"]) != 2 or shapes.get("bias", rows) != rows:
+    if call.input is None or len(shapes["weight"]) != 2 or shapes.get("bias", rows) != rows:
         return "its weight is no matrix, or its bias has another length"
     layer = nn.Linear(shapes["weight"][1], rows[0], bias="bias" in tensors, device="meta")
     for name, tensor in tensors.items():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import operator
+import re
+import types
 from collections.abc import Container
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from helpers import Wrapped, assert_rewrites, targets, traced
-from torch import fx
+from torch import fx, nn
 
 import fxprune
 from fxprune.facts.ranges import bounds_of_values
@@ -199,3 +202,14 @@ def test_every_simplification_is_a_pass_of_its_own() -> None:
     assert all(isinstance(rule, Pass) for rule in rules)
     assert fxprune.passes.Simplify().name not in {rule.name for rule in rules}
     assert operator.mul(1, len(rules)) == len({rule.name for rule in rules})
+
+
+def test_the_pass_of_the_readme_runs_as_printed() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class DropTanh" in part]
+    module = types.ModuleType("of_the_readme")
+    exec(compile(code, "README.md", "exec", dont_inherit=True), module.__dict__)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+    traced = fxprune.trace(model.eval(), torch.randn(2, 3))
+    result = fxprune.Pipeline([module.DropTanh()])(traced)
+    assert [node.op for node in result.graph_module.graph.nodes] == ["placeholder", "call_module", "output"]

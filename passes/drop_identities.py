@@ -30,10 +30,10 @@ class DropIdentities(RulePass):
     def check(self, node: fx.Node, facts: Facts) -> int | None:
         """Return which argument ``node`` returns as it is, if any."""
         call = Call(node)
-        op = call.claims
-        if op is None:
+        op = call.op
+        if op is None or (op.name != "identity" and op.neutral is None) or call.claims is None:
             return None
-        place = 0 if op.name == "identity" else None if op.neutral is None else _kept(call, op)
+        place = 0 if op.neutral is None else _kept(call, op)
         if place is None or call.operand(place) in facts(updated_values):  # x * 1 is a copy of x
             return None
         return place

@@ -19,7 +19,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 
 from fxprune.facts.shapes import META, takes_dtype
 from fxprune.ir.by_mode import chosen, is_by_mode
-from fxprune.ops.call import Call
+from fxprune.ops.call import Call, operands
 from fxprune.ops.op import Bounds, Op
 
 UNKNOWN: Bounds = (-math.inf, math.inf)
@@ -47,7 +47,10 @@ def _is_floating(node: fx.Node) -> bool:
 def activation_range(node: fx.Node) -> Bounds | None:
     """Return the range on which the activation at ``node`` is the identity; None if it is none that has one."""
     call = Call(node)
-    return None if call.claims is None else _identity_range(call)
+    op = call.op
+    if op is None or (op.identity_on is None and op.name not in _LIMITS) or call.claims is None:
+        return None
+    return _identity_range(call)
 
 
 def _identity_range(call: Call) -> Bounds | None:
@@ -168,22 +171,16 @@ def _of_pad(call: Call, source: Bounds, known: _Known) -> Bounds:
 
 
 def _of_sum(call: Call, source: Bounds, known: _Known) -> Bounds:
-    if call.claims is None:
-        return UNKNOWN
     (low_a, high_a), (low_b, high_b) = _both(call, known)
     return low_a + low_b, high_a + high_b
 
 
 def _of_difference(call: Call, source: Bounds, known: _Known) -> Bounds:
-    if call.claims is None:
-        return UNKNOWN
     (low_a, high_a), (low_b, high_b) = _both(call, known)
     return low_a - high_b, high_a - low_b
 
 
 def _of_product(call: Call, source: Bounds, known: _Known) -> Bounds:
-    if call.claims is None:
-        return UNKNOWN
     if call.argument("input") is call.argument("other"):
         return 0.0, math.inf
     (low_a, high_a), (low_b, high_b) = _both(call, known)
@@ -192,7 +189,9 @@ def _of_product(call: Call, source: Bounds, known: _Known) -> Bounds:
 
 
 def _both(call: Call, known: _Known) -> tuple[Bounds, Bounds]:
-    return _operand(call.argument("input"), known), _operand(call.argument("other"), known)
+    """Return the bounds of both operands, of sums with a factor none."""
+    left, right = operands(call.node, "add", "sub", "mul") or (None, None)
+    return _operand(left, known), _operand(right, known)
 
 
 def _operand(argument: Any, known: _Known) -> Bounds:

@@ -68,11 +68,8 @@ class Call:
 
     def _is_known(self, op: Op) -> bool:
         """Say whether the row knows all the arguments that are given."""
-        parameters, node = op.parameters, self.node
-        count = len(node.args)
-        if count > len(parameters) and not parameters[-1].variadic:
-            return False
-        if count and count <= len(parameters) and parameters[count - 1].named:
+        node = self.node
+        if len(node.args) > op.most:
             return False
         return not node.kwargs or all(name in op.places or name in _ALIASES.values() for name in node.kwargs)
 

@@ -150,6 +150,13 @@ class Op:
         return {one.name: place for place, one in enumerate(self.parameters)}
 
     @cached_property
+    def most(self) -> float:
+        """How many arguments it takes by position."""
+        if any(one.variadic for one in self.parameters):
+            return math.inf
+        return len([one for one in self.parameters if not one.named])
+
+    @cached_property
     def inputs(self) -> int:
         """How many of the parameters a layer's forward takes."""
         return len([part for part in self.takes.partition(";")[0].split(",") if part.strip()])

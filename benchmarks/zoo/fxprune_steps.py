@@ -34,7 +34,8 @@ from fxprune.ir.nodes import called_module, graphs_of, node_count
 from fxprune.ir.pytrees import tensors_in
 from fxprune.ir.trace_notes import opaque_modules, tier_of
 from fxprune.pipelines.chains import AFTER_TRAINING
-from fxprune.rewriting.verify import difference, run_float64
+from fxprune.rewriting.float64 import run_float64
+from fxprune.rewriting.verify import difference
 from fxprune.structures.gated_layers import layers
 from fxprune.weights.exact import keep_exact_weights
 

@@ -16,7 +16,8 @@ from fxprune.facts.shapes import propagate_shapes
 from fxprune.ir.copies import copy_module
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.pytrees import copy_tensors, map_tensors, tensors_in
-from fxprune.rewriting.verify import TOLERANCE, difference, run_float64
+from fxprune.rewriting.float64 import run_float64
+from fxprune.rewriting.verify import TOLERANCE, difference
 
 _SAME_OPERATIONS = 1e-6  # the source does what the graph does, in the same order and dtype
 

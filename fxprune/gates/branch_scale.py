@@ -60,11 +60,11 @@ class BranchScale(ScaledLayer):
 
     def scale(self, *weights: torch.Tensor) -> torch.Tensor:
         """Return the factor s of the branch, given its last weights as they are now; a scalar tensor."""
-        if self.closed:
-            return torch.zeros_like(self.gate)
-        if self.resting:
-            return torch.ones_like(self.gate)
-        return self.signed_size * self.gate * (self.initial_gauge / self.gauge(*weights).to(self.gate.dtype))
+        gate, state = self.gate, self._standing()[1]
+        if state in (CLOSED, RESTING):
+            return torch.zeros_like(gate) if state == CLOSED else torch.ones_like(gate)
+        units = self.unit_tensors()
+        return units["signed_size"] * gate * (units["initial_gauge"] / self.gauge(*weights).to(gate.dtype))
 
     def outline(self, one: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return what :meth:`forward` returns, but for its numbers."""
@@ -154,9 +154,10 @@ class BranchScale(ScaledLayer):
 
     def forward(self, x: torch.Tensor, r: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
         """Return ``x + scale * r``, of the shape of both."""
-        if self.closed:
+        state = self._standing()[1]
+        if state == CLOSED:
             return x
-        return x + r if self.resting else x + self.scale(*weights).to(r.dtype) * r
+        return x + r if state == RESTING else x + self.scale(*weights).to(r.dtype) * r
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows."""

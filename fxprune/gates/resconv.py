@@ -108,12 +108,17 @@ class ResConv(ScaledLayer):
 
         Where the norm is another than it was, c goes on from what it was: no output changes by that.
         """
-        if self.norm is not self._gauged[0]:
+        norm = self.norm
+        self._go_on_with(norm)
+        return self.unit("gauge_factor") * self._size(norm)
+
+    def _go_on_with(self, norm: nn.Module | None) -> None:
+        """Have the gauge of another norm go on from what it was; may set units."""
+        if norm is not self._gauged[0]:
             with torch.no_grad():
-                factor = self.unit("gauge_factor") * self._size(self._gauged[0]) / self._size(self.norm)
+                factor = self.unit("gauge_factor") * self._size(self._gauged[0]) / self._size(norm)
             self.set_units(gauge_factor=float(factor))
-            self._gauged = (self.norm,)
-        return self.unit("gauge_factor") * self._size(self.norm)
+            self._gauged = (norm,)
 
     def _size(self, norm: nn.Module | None) -> torch.Tensor:
         gamma = getattr(norm, "weight", None)  # a parameter, a buffer, or computed
@@ -143,7 +148,8 @@ class ResConv(ScaledLayer):
     @property
     def removable(self) -> bool:
         """Whether the shortcut alone has the output's shape, so that the layer can be removed."""
-        return self.conv.in_channels == self.conv.out_channels and all(step == 1 for step in self.conv.stride)
+        conv = self.conv
+        return conv.in_channels == conv.out_channels and max(conv.stride) == 1
 
     def identity(self, x: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         """Return what the conv would compute from ``x`` with the Dirac kernel, in the output's ``shape``.
@@ -152,7 +158,8 @@ class ResConv(ScaledLayer):
         """
         if self.removable:
             return x
-        conv, axes = self.conv, len(self.conv.kernel_size)
+        conv = self.conv
+        axes = len(conv.kernel_size)
         reads: Any = (slice(0, size * step, step) for size, step in zip(shape[-axes:], conv.stride, strict=True))
         x = x[(..., *reads)]
         x = torch.unflatten(x, -axes - 1, (conv.groups, conv.in_channels // conv.groups))
@@ -166,24 +173,34 @@ class ResConv(ScaledLayer):
     @property
     def scale(self) -> torch.Tensor:
         """The factor s of the conv path; a scalar tensor."""
-        if self.closed:
+        state = self._standing()[1]
+        if state == CLOSED:
             return torch.zeros_like(self.trained_scale)
-        if self.parametrization == "free":
-            return self.free_scale
-        if self.resting:
-            return torch.ones_like(self.gate)
-        size = self.unit("scale_sign") * self.unit("gain")
-        return size * self.gate / self.gauge().to(self.gate.dtype)
+        return torch.ones_like(self.gate) if state == RESTING else self._open_factors()[0]
 
     @property
     def shortcut(self) -> torch.Tensor:
         """The factor a of the identity path; a scalar tensor."""
         if self.parametrization == "free":
             return self.free_shortcut
-        if self.resting:
+        state = self._standing()[1]
+        if state == RESTING:
             return torch.zeros_like(self.gate)
-        size = self.unit("shortcut_sign") * self.unit("gain")
-        return (size if self.closed else size * (1 - self.gate)) / self.unit("input_rms")
+        if state == OPEN:
+            return self._open_factors()[1]
+        units = self.unit_tensors()
+        return units["shortcut_sign"] * units["gain"] / units["input_rms"]
+
+    def _open_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return s and a of an open layer; scalar tensors."""
+        if self.parametrization == "free":
+            return self.free_scale, self.free_shortcut
+        norm, gate = self.norm, self.gate
+        self._go_on_with(norm)
+        units = self.unit_tensors()
+        gauge = units["gauge_factor"] * self._size(norm)
+        scale = units["scale_sign"] * units["gain"] * gate / gauge.to(gate.dtype)
+        return scale, units["shortcut_sign"] * units["gain"] * (1 - gate) / units["input_rms"]
 
     @property
     def trained_scale(self) -> nn.Parameter:
@@ -293,16 +310,18 @@ class ResConv(ScaledLayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``scale * norm(conv(x)) + shortcut * x`` (:meth:`identity` of x where shapes differ)."""
-        if self.closed:
+        state = self._standing()[1]
+        if state == CLOSED:
             return self.shortcut * x
         with parametrize.cached():  # a parametrized weight is read twice but computed once
             y: torch.Tensor = self.conv(x)
-            if self.norm is not None:
-                y = self.norm(y)
-            if self.resting:
+            norm = self.norm
+            if norm is not None:
+                y = norm(y)
+            if state == RESTING:
                 return y
-            scale = self.scale
-        return scale * y + self.shortcut * self.identity(x, y.shape)
+            scale, shortcut = self._open_factors()
+        return scale * y + shortcut * self.identity(x, y.shape)
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows beside the submodules."""

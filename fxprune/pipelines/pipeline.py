@@ -16,19 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
-from torch.fx.passes.shape_prop import TensorMetadata
 
 from fxprune.costs.macs import tell_unknown, total_macs, total_params, unknown_places
 from fxprune.diffing.diff import diff
 from fxprune.errors import ContractError, FxpruneTypeError, FxpruneWarning
-from fxprune.facts.shapes import META, metadata_in, values_of
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graph_module
-from fxprune.ir.module_tree import is_opaque
-from fxprune.ir.nodes import called_module, example_inputs_of, graphs_of, is_cast, node_count, require_graph
-from fxprune.ir.pytrees import tensors_in
+from fxprune.ir.nodes import EXAMPLE_INPUTS, example_inputs_of, node_count, require_graph
 from fxprune.rewriting.contract import Contract, Pass, PassResult, renew_shapes_after
-from fxprune.rewriting.verify import TOLERANCE, difference, first_difference, run_float64
+from fxprune.rewriting.float64 import run_both, run_float64
+from fxprune.rewriting.signature import keeps_signature, signature, told_signature
+from fxprune.rewriting.verify import TOLERANCE, difference, first_difference
 from fxprune.weights.exact import keep_exact_weights
 
 if TYPE_CHECKING:
@@ -154,8 +152,8 @@ class Pipeline(Pass):
     def __call__(self, graph_module: fx.GraphModule) -> PipelineResult:
         """Return the result of all passes; ``graph_module`` is never changed, and every stage is kept."""
         graph_module = require_graph(graph_module, "a pipeline")
-        if self.verify:
-            example_inputs_of(graph_module)
+        if self.verify and EXAMPLE_INPUTS not in graph_module.meta:
+            example_inputs_of(graph_module)  # which raises
         steps: list[Step] = []
         stage = graph_module
         with keep_exact_weights(self.verify):
@@ -218,7 +216,6 @@ class _Check:
     """Holds the steps of a pipeline to their contracts; runs every stage once at most."""
 
     def __init__(self) -> None:
-        self._outputs: dict[fx.GraphModule, list[torch.Tensor]] = {}
         self._signatures: dict[fx.GraphModule, str] = {}
 
     def steps(self, steps: list[Step]) -> float:
@@ -240,26 +237,18 @@ class _Check:
         changed = [step for step in run if step.result.modified]
         if not changed:
             return 0.0
-        inputs = example_inputs_of(changed[0].before)
-        first = self._outputs_of(changed[0].before, inputs)
-        _, relative = difference(first, self._outputs_of(changed[-1].result.graph_module, inputs))
+        start, end = changed[0].before, changed[-1].result.graph_module
+        inputs = example_inputs_of(start)
+        outputs = run_both(start, end, inputs)
+        _, relative = difference(outputs.before, outputs.after)
         if not relative <= TOLERANCE:
-            for step in changed:
-                after = self._outputs_of(step.result.graph_module, inputs)
-                _, gap = difference(first, after)
-                if not gap <= TOLERANCE:
-                    raise _breach(step, inputs, gap)
-                first = after
-        self._equal_signatures(changed[0].before, changed[-1])
+            _raise_for_first(changed, outputs.before, inputs)
+        if not keeps_signature(start, end, outputs):
+            self._equal_signatures(start, changed[-1])
         return relative
 
-    def _outputs_of(self, stage: fx.GraphModule, inputs: tuple[Any, ...]) -> list[torch.Tensor]:
-        if stage not in self._outputs:
-            self._outputs[stage] = run_float64(stage, inputs)
-        return self._outputs[stage]
-
     def _equal_signatures(self, start: fx.GraphModule, step: Step) -> None:
-        before, after = _told_signature(start), self._signature_of(step.result.graph_module)
+        before, after = told_signature(start), self._signature_of(step.result.graph_module)
         if before is None:
             before = self._signature_of(start)
         if before != after:
@@ -267,8 +256,18 @@ class _Check:
 
     def _signature_of(self, stage: fx.GraphModule) -> str:
         if stage not in self._signatures:
-            self._signatures[stage] = _signature(stage)
+            self._signatures[stage] = signature(stage)
         return self._signatures[stage]
+
+
+def _raise_for_first(changed: list[Step], first: list[torch.Tensor], inputs: tuple[Any, ...]) -> None:
+    """Raise ContractError for the first step after which the outputs are not what they were before it."""
+    for step in changed:
+        after = run_float64(step.result.graph_module, inputs)
+        _, gap = difference(first, after)
+        if not gap <= TOLERANCE:
+            raise _breach(step, inputs, gap)
+        first = after
 
 
 def _breach(step: Step, inputs: tuple[Any, ...], gap: float) -> ContractError:
@@ -277,38 +276,3 @@ def _breach(step: Step, inputs: tuple[Any, ...], gap: float) -> ContractError:
         f"pass {step.name} promised equal values but changed them by {gap:.2g} (relative, float64), first at "
         f"{where}; nothing was changed in the input graph; please report it with the model"
     )
-
-
-def _signature(graph_module: fx.GraphModule) -> str:
-    """Return shapes and dtypes of the outputs on the example inputs, worked out afresh: a graph may have been cast.
-
-    Where opaque modules compute, shapes may depend on data: there the number of dimensions stands for them, and the
-    regions inside them are looked at exactly.
-    """
-    found: list[str] = []
-    for _, graph in graphs_of(graph_module):
-        values = values_of(graph, example_inputs_of(graph))
-        found += _texts(graph, tensors_in(values[_output(graph)]))
-    return ", ".join(found)
-
-
-def _told_signature(graph_module: fx.GraphModule) -> str | None:
-    """Return what :func:`_signature` does, by what was noted of shapes; None where that is missing or not so now."""
-    found: list[str] = []
-    for _, graph in graphs_of(graph_module):
-        output = _output(graph)
-        if is_cast(graph) or not all(META in node.meta for node in output.all_input_nodes):
-            return None
-        found += _texts(graph, metadata_in(fx.map_arg(output.args, lambda node: node.meta[META])))
-    return ", ".join(found)
-
-
-def _output(graph: fx.GraphModule) -> fx.Node:
-    (output,) = graph.graph.find_nodes(op="output", sort=False)
-    assert isinstance(output, fx.Node)
-    return output
-
-
-def _texts(graph: fx.GraphModule, tensors: Sequence[torch.Tensor | TensorMetadata]) -> list[str]:
-    by_data = any(is_opaque(called_module(node)) for node in graph.graph.nodes)
-    return [f"{f'{len(one.shape)} dimensions' if by_data else tuple(one.shape)} {one.dtype}" for one in tensors]

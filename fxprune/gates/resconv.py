@@ -16,6 +16,8 @@ norm nor a later one can absorb what shrinking takes away:
 
 Where the conv changes its input's shape, x is replaced by a partial identity of the output's shape: such a layer can
 be trained and fused, but not removed. The conv's weight may be computed (parametrized, weight-normed): c follows it.
+
+Over 300 lines: one class, with the algebra of both parametrisations in every method of it.
 """
 
 from __future__ import annotations

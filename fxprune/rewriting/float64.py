@@ -1,4 +1,8 @@
-"""A graph run in float64, whatever its dtype: what is compared is the algebra of passes, and not their rounding."""
+"""A graph run in float64, whatever its dtype: what is compared is the algebra of passes, and not their rounding.
+
+Over 300 lines: what runs, and all that keeps the model's own code from lowering a dtype or leaving a trace meanwhile,
+which is one argument.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +51,6 @@ _OURS = f"{Path(__file__).parents[1]}{os.sep}"  # our layers say what they mean:
 _KEPT = (torch.Tensor.view, ENTER_AUTOCAST, EXIT_AUTOCAST)  # view(dtype) reads memory as another dtype
 _UNTYPED = PLAIN | {torch.Tensor, nn.Parameter}
 _CASTLESS = frozenset((functional.relu, functional.relu6, functional.silu, functional.gelu, functional.hardswish))
-
-
 _MODES = (ENTER_AUTOCAST, EXIT_AUTOCAST, torch._C._set_grad_enabled)
 _LEAD = 8  # nodes: to change over after each, from one graph to the other, takes longer
 _NONE: frozenset[int] = frozenset()

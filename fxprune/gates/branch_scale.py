@@ -60,10 +60,10 @@ class BranchScale(ScaledLayer):
 
     def scale(self, *weights: torch.Tensor) -> torch.Tensor:
         """Return the factor s of the branch, given its last weights as they are now; a scalar tensor."""
-        gate, state = self.gate, self._standing()[1]
+        gate, (row, state) = self.gate, self._standing()
         if state in (CLOSED, RESTING):
             return torch.zeros_like(gate) if state == CLOSED else torch.ones_like(gate)
-        units = self.unit_tensors()
+        units = self._units_in(row)
         return units["signed_size"] * gate * (units["initial_gauge"] / self.gauge(*weights).to(gate.dtype))
 
     def outline(self, one: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

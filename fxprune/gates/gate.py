@@ -91,10 +91,10 @@ class ScaledLayer(Gated):
         history, row = self.history, self._standing()[0]
         return history[row, 2 + self.units.index(name)] / history[row, 0]
 
-    def unit_tensors(self) -> dict[str, torch.Tensor]:
-        """Return all units as they hold now, by name: what :meth:`unit` returns of each, in one division."""
-        row = self.history[self._standing()[0]]
-        return dict(zip(self.units, (row[2:] / row[0]).unbind(), strict=True))
+    def _units_in(self, row: int) -> dict[str, torch.Tensor]:
+        """Return all units in a row of the history, by name: what :meth:`unit` returns of each, in one division."""
+        held = self.history[row]
+        return dict(zip(self.units, (held[2:] / held[0]).unbind(), strict=True))
 
     def unit_numbers(self) -> dict[str, float]:
         """Return all units as they hold now, by name: one read where :meth:`unit` makes tensors."""

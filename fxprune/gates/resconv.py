@@ -111,16 +111,16 @@ class ResConv(ScaledLayer):
         Where the norm is another than it was, c goes on from what it was: no output changes by that.
         """
         norm = self.norm
-        self._go_on_with(norm)
+        if norm is not self._gauged[0]:
+            self._go_on_with(norm)
         return self.unit("gauge_factor") * self._size(norm)
 
     def _go_on_with(self, norm: nn.Module | None) -> None:
-        """Have the gauge of another norm go on from what it was; may set units."""
-        if norm is not self._gauged[0]:
-            with torch.no_grad():
-                factor = self.unit("gauge_factor") * self._size(self._gauged[0]) / self._size(norm)
-            self.set_units(gauge_factor=float(factor))
-            self._gauged = (norm,)
+        """Have the gauge of another norm go on from what it was."""
+        with torch.no_grad():
+            factor = self.unit("gauge_factor") * self._size(self._gauged[0]) / self._size(norm)
+        self.set_units(gauge_factor=float(factor))
+        self._gauged = (norm,)
 
     def _size(self, norm: nn.Module | None) -> torch.Tensor:
         gamma = getattr(norm, "weight", None)  # a parameter, a buffer, or computed
@@ -175,31 +175,32 @@ class ResConv(ScaledLayer):
     @property
     def scale(self) -> torch.Tensor:
         """The factor s of the conv path; a scalar tensor."""
-        state = self._standing()[1]
+        row, state = self._standing()
         if state == CLOSED:
             return torch.zeros_like(self.trained_scale)
-        return torch.ones_like(self.gate) if state == RESTING else self._open_factors()[0]
+        return torch.ones_like(self.gate) if state == RESTING else self._open_factors(row)[0]
 
     @property
     def shortcut(self) -> torch.Tensor:
         """The factor a of the identity path; a scalar tensor."""
         if self.parametrization == "free":
             return self.free_shortcut
-        state = self._standing()[1]
+        row, state = self._standing()
         if state == RESTING:
             return torch.zeros_like(self.gate)
         if state == OPEN:
-            return self._open_factors()[1]
-        units = self.unit_tensors()
+            return self._open_factors(row)[1]
+        units = self._units_in(row)
         return units["shortcut_sign"] * units["gain"] / units["input_rms"]
 
-    def _open_factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return s and a of an open layer; scalar tensors."""
+    def _open_factors(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return s and a of an open layer, whose units are in that row of its history; scalar tensors."""
         if self.parametrization == "free":
             return self.free_scale, self.free_shortcut
         norm, gate = self.norm, self.gate
-        self._go_on_with(norm)
-        units = self.unit_tensors()
+        if norm is not self._gauged[0]:
+            self._go_on_with(norm)
+        units = self._units_in(row)
         gauge = units["gauge_factor"] * self._size(norm)
         scale = units["scale_sign"] * units["gain"] * gate / gauge.to(gate.dtype)
         return scale, units["shortcut_sign"] * units["gain"] * (1 - gate) / units["input_rms"]
@@ -312,7 +313,7 @@ class ResConv(ScaledLayer):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``scale * norm(conv(x)) + shortcut * x`` (:meth:`identity` of x where shapes differ)."""
-        state = self._standing()[1]
+        row, state = self._standing()
         if state == CLOSED:
             return self.shortcut * x
         with parametrize.cached():  # a parametrized weight is read twice but computed once
@@ -322,7 +323,7 @@ class ResConv(ScaledLayer):
                 y = norm(y)
             if state == RESTING:
                 return y
-            scale, shortcut = self._open_factors()
+            scale, shortcut = self._open_factors(row)
         return scale * y + shortcut * self.identity(x, y.shape)
 
     def extra_repr(self) -> str:

@@ -64,8 +64,11 @@ def keeping_exact(make: Callable[_Given, _Made]) -> Callable[_Given, _Made]:
     def made(*args: _Given.args, **kwargs: _Given.kwargs) -> _Made:
         result, kept = make(*args, **kwargs), _kept.get()
         if kept is not None and not is_unrounded():
-            with unrounded():
+            token = _unrounded.set(True)
+            try:
                 twin = make(*args, **kwargs)
+            finally:
+                _unrounded.reset(token)
             for tensor, exact_twin in zip(_tensors(result), _tensors(twin), strict=True):
                 if tensor is not exact_twin and tensor.is_floating_point():
                     kept[id(tensor)] = (tensor, version_of(tensor), exact_twin.detach().double())

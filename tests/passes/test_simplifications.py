@@ -100,6 +100,7 @@ def test_scales_combine(function: Callable[[Any, torch.Tensor], torch.Tensor], c
         (lambda m, x: (lambda y: m.conv(y) + m.other(y))(x * 0.5), 1),
         (lambda m, x: (lambda y: m.conv(y) + y)(x * 0.5), 0),
         (lambda m, x: m.conv(torch.relu(x * 2.0)), 1),
+        (lambda m, x: m.conv(torch.relu(x * 2.0) * 3.0), 2),  # the first one waits until the second is out of its way
         (lambda m, x: m.conv(torch.sigmoid(x * 2.0)), 0),
         (lambda m, x: m.conv(torch.sigmoid(m.other(x)) * 2.0), 1),
         (lambda m, x: m.conv(m.conv(x) * 0.5), 0),

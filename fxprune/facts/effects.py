@@ -112,7 +112,12 @@ def in_place_argument(node: fx.Node) -> int | str | None:
 def _flag(module: nn.Module, name: str) -> Any:
     """Return an attribute, False where there is none: ``getattr`` takes microseconds to find that out."""
     value = module.__dict__.get(name)
-    return getattr(module, name) if value is None and hasattr(type(module), name) else value
+    return getattr(module, name) if value is None and _class_has(type(module), name) else value
+
+
+@lru_cache(maxsize=512)
+def _class_has(kind: type[nn.Module], name: str) -> bool:
+    return hasattr(kind, name)
 
 
 @lru_cache(maxsize=512)

@@ -33,7 +33,7 @@ def updated_storages(graph_module: fx.GraphModule) -> frozenset[int]:
         module = called_module(node)
         if module is not None and (is_opaque(module) or rescales(module)):
             found |= {storage_of(tensor) for tensor in (*module.parameters(), *module.buffers())}
-    for node in graph.nodes if graph.find_nodes(op="get_attr", sort=False) else ():
+    for node in graph.nodes if _reads_of_tensors(graph_module) else ():
         for read in _reads_behind(written) if (written := _written(node)) else ():
             found.add(storage_of(attribute(graph_module, str(read.target))))
     return frozenset(found - {0})
@@ -49,9 +49,16 @@ def updated_tensor(module: nn.Module, storages: Collection[int]) -> str | None:
 
 def updated_reads(graph_module: fx.GraphModule) -> set[fx.Node]:
     """Return the reads of every tensor that forward may write to, under whatever names."""
-    reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
+    reads = _reads_of_tensors(graph_module)
     storages = updated_storages(graph_module) if reads else ()
-    return {read for read in reads if storages and storage_of(attribute(graph_module, str(read.target))) in storages}
+    return {read for read, storage in reads.items() if storage in storages}
+
+
+def _reads_of_tensors(graph_module: fx.GraphModule) -> dict[fx.Node, int]:
+    """Return what reads a parameter or a buffer, with its memory; train flags are read too, and are none."""
+    reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
+    storages = {read: storage_of(attribute(graph_module, str(read.target))) for read in reads}
+    return {read: storage for read, storage in storages.items() if storage}
 
 
 def updated_values(graph_module: fx.GraphModule) -> set[fx.Node]:

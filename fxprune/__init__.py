@@ -10,7 +10,8 @@ from fxprune.emission.strip import strip
 from fxprune.errors import FxpruneError, FxpruneWarning
 from fxprune.gates.branch_scale import BranchScale
 from fxprune.gates.resconv import ResConv
-from fxprune.pipelines.chains import AFTER_TRAINING, insert_scales
+from fxprune.passes.chains import AFTER_TRAINING, AFTER_TRAINING_KEEPING_NORMS
+from fxprune.pipelines.chains import insert_scales
 from fxprune.pipelines.pipeline import Pipeline, PipelineResult
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.prune import prune
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AFTER_TRAINING",
+    "AFTER_TRAINING_KEEPING_NORMS",
     "BranchScale",
     "Contract",
     "FxpruneError",

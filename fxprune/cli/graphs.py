@@ -20,11 +20,13 @@ from fxprune.cli.options import (
     keeping_options,
     load_traced,
     model_options,
+    norms_option,
     write_page,
 )
 from fxprune.emission.emit import Format
 from fxprune.errors import LoadError
 from fxprune.files import make_folder
+from fxprune.passes.chains import FINISHING, Norms
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.registry import known_passes, options_of, parse_passes
 from fxprune.render.folder import write_diff
@@ -64,6 +66,7 @@ def inspect(
 )
 @model_options
 @keeping_options
+@norms_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write the result to.")
 @click.option("--format", "formats", multiple=True, type=click.Choice(get_args(Format)), help="Write this too.")
 @click.option("--no-verify", is_flag=True, help="Do not hold the passes to their contracts.")
@@ -71,13 +74,17 @@ def run(
     model: str,
     spec: str,
     given: Given,
+    norms: Norms | None,
     out: Path | None,
     formats: Sequence[Any],
     no_verify: bool,
     **kept: Sequence[str],
 ) -> None:
-    """Apply any chain of passes to MODEL in eval mode, and show what each did."""
-    passes = _keeping(parse_passes(spec), **kept)
+    """Apply any chain of passes to MODEL in eval mode, and show what each did.
+
+    With --norms the passes that make a plain network come behind them.
+    """
+    passes = [*_keeping(parse_passes(spec), **kept), *(FINISHING[norms] if norms else ())]
     if out is not None and out.exists() and not out.is_dir():
         raise LoadError(f"{out} is a file; give another folder with --out")
     if out is not None:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import torch
@@ -15,6 +15,7 @@ from torch import fx
 from fxprune.errors import LoadError
 from fxprune.files import write_text
 from fxprune.ir.nodes import EXAMPLE_INPUTS
+from fxprune.passes.chains import Norms
 from fxprune.sources.models import FORMS, LoadedModel, load_model
 from fxprune.tracing.trace import trace
 
@@ -42,6 +43,13 @@ _only_option = click.option(
     multiple=True,
     metavar="PATTERN",
     help="Layers outside of these modules stay; may be given again.",
+)
+
+
+norms_option = click.option(
+    "--norms",
+    type=click.Choice(get_args(Norms)),
+    help="Batch norms of the plain network: fold them into the weights, for inference, or keep them, to train on.",
 )
 
 

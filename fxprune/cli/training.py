@@ -14,14 +14,15 @@ import torch
 from torch import nn
 
 from fxprune.choosing.targets import Targets
-from fxprune.cli.options import MODEL_HELP, classes_option, keeping_options, weights_option
+from fxprune.cli.options import MODEL_HELP, classes_option, keeping_options, norms_option, weights_option
+from fxprune.passes.chains import Norms
 from fxprune.pipelines.chains import Layers
 from fxprune.run_record import results_text
 from fxprune.sources.models import LoadedModel, load_model
 from fxprune.training.goal import Goal
 from fxprune.training.settings import Precision, Settings
 
-_GOAL = ("target_macs", "target_params", "target_memory", "strength", "layers", "keep", "only")
+_GOAL = ("target_macs", "target_params", "target_memory", "strength", "layers", "keep", "only", "norms")
 
 
 @click.command()
@@ -67,6 +68,7 @@ def demo(seed: int, out: Path) -> None:
     help="What to prune: convs, branches, or all.",
 )
 @keeping_options
+@norms_option
 @click.option("--epochs", default=Settings.epochs, type=click.IntRange(min=1), help="Epochs of training.")
 @click.option(
     "--finetune-epochs",
@@ -213,13 +215,13 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
         _show_report(report, out)
 
 
-def _goal(strength: float | None, layers: Layers, **named: Any) -> Goal:
+def _goal(strength: float | None, layers: Layers, norms: Norms | None, **named: Any) -> Goal:
     """Return what is asked for; half of the MACs, where that is nothing."""
     kept = {name: list(named.pop(name)) for name in ("keep", "only")}
     targets = Targets(**{name.removeprefix("target_"): share for name, share in named.items()})
     if targets.is_empty and strength is None:
         targets = Targets(macs=0.5)
-    return Goal(targets, strength, layers, **kept)
+    return Goal(targets, strength, layers, **kept, norms=norms or Goal.norms)
 
 
 def _require_use(settings: Settings, strength: float | None, teacher_weights: Sequence[Path]) -> None:

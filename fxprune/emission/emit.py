@@ -26,7 +26,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.emission.seal import EXPORTS, FILES, GRAPH, SOURCE, WEIGHTS, read_sealed, sealed
-from fxprune.errors import EmitError, LoadError, first_line
+from fxprune.errors import ContractError, EmitError, LoadError, first_line
 from fxprune.facts.shapes import UNCHECKED, require_shapes
 from fxprune.files import make_folder, replacing_all
 from fxprune.ir.arguments import require_arguments
@@ -38,6 +38,8 @@ from fxprune.ir.nodes import (
     require_graph,
 )
 from fxprune.ir.trace_notes import ASSUMPTIONS, Assumption
+from fxprune.passes.chains import FINISHING, Norms
+from fxprune.rewriting.verify import verify
 
 Format = Literal["pt2", "onnx"]
 
@@ -66,17 +68,26 @@ def load(folder=None):
 '''
 
 
-def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, formats: Sequence[Format] = ()) -> Path:
+def emit(
+    graph_module: fx.GraphModule,
+    folder: str | os.PathLike[str],
+    *,
+    formats: Sequence[Format] = (),
+    norms: Norms | None = None,
+) -> Path:
     """Write ``graph_module`` to ``folder`` as plain PyTorch and return the folder.
 
     What is to be written is first read back and run, and must compute what the graph computes.
 
     Args:
-        graph_module: a graph without layer scales and opaque modules.
+        graph_module: a graph without opaque modules, and without layer scales unless ``norms`` is given.
         folder: made if it does not exist; existing files of an earlier emit in it are replaced.
         formats: "pt2" for torch.export, "onnx" for ONNX (extra ``onnx``), beside the source.
+        norms: make a plain network of it first, by the passes after training: "fold" puts batch norms into the
+            weights, for inference; "keep" leaves them, to be trained on. Those that were folded before stay folded.
 
     Raises:
+        ContractError: the passes after training changed what the graph computes: a fault of ours.
         EmitError: plain PyTorch cannot express the graph, or :func:`load_emitted` could not read it (names node or
             module), or a file of another origin would be overwritten, or the disk is full or read-only. What was in
             the folder is still there then.
@@ -87,6 +98,8 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
 
     require_arguments(emit, locals())
     graph_module = require_graph(graph_module, "emit")
+    if norms is not None:
+        graph_module = _finished(graph_module, norms)
     require_shapes(graph_module)
     out = Path(folder)
     _require_no_files_of_others(out)
@@ -108,6 +121,17 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
     except LoadError as error:
         raise EmitError(str(error)) from error
     return out
+
+
+def _finished(graph_module: fx.GraphModule, norms: Norms) -> fx.GraphModule:
+    """Return the plain network that the passes after training make, and hold them to what it computed."""
+    finished = graph_module
+    for one in FINISHING[norms]:
+        finished = one(finished).graph_module
+    found = verify(graph_module, finished, example_inputs_of(graph_module))
+    if not found.equal:
+        raise ContractError(f"the passes after training changed what the graph computes: {found}; please report it")
+    return finished
 
 
 def _require_no_files_of_others(out: Path) -> None:

@@ -19,7 +19,7 @@ from torch import fx, nn
 
 from fxprune import passes
 from fxprune.files import make_folder
-from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline, PipelineResult
 from fxprune.pruning.old_names import takes_old_names
 from fxprune.run_record import FINETUNING, METRICS
@@ -149,7 +149,8 @@ class _Work:
         _settle(sparse)
         candidates = [layer.path for layer in layers_of(sparse)]
         cut = passes.RemoveLayers(threshold=0.0, target_macs=None if goal.strength is None else goal.targets.macs)
-        results = [Pipeline([cut] if self.settings.finetune_epochs else [cut, *AFTER_TRAINING])(sparse)]
+        finishing = FINISHING[goal.norms]
+        results = [Pipeline([cut] if self.settings.finetune_epochs else [cut, *finishing])(sparse)]
         removed = results[0].steps[0].result.graph_module
         without = self.accuracy(removed)
         staying = {layer.path for layer in layers_of(removed)}
@@ -157,7 +158,7 @@ class _Work:
         self.say(f"removed {len(gone)} layers: held-out top-1 {trained:.2%} -> {without:.2%}")
         if self.settings.finetune_epochs:
             rows += self.finetune(removed)
-            results.append(Pipeline(AFTER_TRAINING)(removed))
+            results.append(Pipeline(finishing)(removed))
         for result in results:
             self.say(str(result))
         layers = {"layers_removable": len(candidates), "layers_removed": gone}

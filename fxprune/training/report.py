@@ -12,14 +12,13 @@ import torch
 from torch import fx
 
 import fxprune
-from fxprune import passes
 from fxprune.costs.activation_memory import peak_activation_bytes
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.costs.measured_latency import compare_latency
 from fxprune.emission.emit import emit
 from fxprune.emission.strip import savable
 from fxprune.files import save_with_torch, write_json
-from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline, PipelineResult
 from fxprune.render.folder import write_diff
 from fxprune.run_record import REPORT
@@ -31,24 +30,28 @@ REPORT_SCHEMA = 4
 
 
 def costs(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, int]:
-    """Return what both cost; the activations of ``before`` are those of the network that it makes for inference."""
-    folded = Pipeline(AFTER_TRAINING, verify=False)(before).graph_module
+    """Return what both cost; activations are those of the networks that they make for inference."""
+    activations = [peak_activation_bytes(_for_inference(one)) for one in (before, after)]
     return {
         "macs_before": total_macs(before),
         "macs_after": total_macs(after),
         "params_before": total_params(before),
         "params_after": total_params(after),
-        "activation_bytes_before": peak_activation_bytes(folded),
-        "activation_bytes_after": peak_activation_bytes(after),
+        "activation_bytes_before": activations[0],
+        "activation_bytes_after": activations[1],
     }
 
 
+def _for_inference(graph_module: fx.GraphModule) -> fx.GraphModule:
+    return Pipeline(AFTER_TRAINING, verify=False)(graph_module).graph_module
+
+
 def latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[str, float]]:
-    """Return median milliseconds at batch 1 and 64; ``before`` has its norms folded too, to be fair."""
-    folded = Pipeline([passes.FoldBatchNorm(), passes.Simplify()], verify=False)(before).graph_module
+    """Return median milliseconds at batch 1 and 64 of both, with their norms folded, to be fair."""
+    ways = {"before": _for_inference(before), "after": _for_inference(after)}
     measured = {}
     for batch_size in (1, 64):
-        times = compare_latency({"before": folded, "after": after}, batch_size)
+        times = compare_latency(ways, batch_size)
         measured[str(batch_size)] = {**times, "ratio": times["after"] / times["before"]}
     return measured
 

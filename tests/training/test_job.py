@@ -157,3 +157,17 @@ def test_an_auxiliary_classifier_is_trained_too(data: ImageData, tmp_path: Path)
     trained = load_emitted(tmp_path / "out")
     assert not torch.equal(trained.get_parameter("aux.weight"), model.aux.weight)
     assert [tuple(one.shape) for one in trained.train()(torch.zeros(3, 1, 8, 8))] == [(3, 10), (3, 10)]
+
+
+@pytest.mark.parametrize("finetune_epochs", [0, 1])
+def test_a_network_with_kept_norms_trains_on(data: ImageData, tmp_path: Path, finetune_epochs: int) -> None:
+    torch.manual_seed(0)
+    model, kept, folded = network(nn.BatchNorm2d(4)), tmp_path / "kept", tmp_path / "folded"
+    settings = replace(QUICK, finetune_epochs=finetune_epochs)
+    report = prune_on_data(model, data, kept, settings, goal=Goal(Targets(macs=0.9), norms="keep"))
+    assert report["settings"]["norms"] == "keep"
+    assert "BatchNorm2d" in (kept / "model.py").read_text()
+    for source, out in ((kept, folded), (folded, tmp_path / "again")):
+        said: list[str] = []
+        prune_on_data(load_emitted(source), data, out, QUICK, goal=Goal(Targets(macs=1.0)), run=Run(said.append))
+        assert any("were folded into its weights" in line for line in said) == (source is folded)

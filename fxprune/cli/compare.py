@@ -31,7 +31,7 @@ from fxprune.render.folder import read_diff
 from fxprune.render.html import page
 from fxprune.render.terminal import show
 from fxprune.sources.exported import load_exported
-from fxprune.sources.models import FORMS, load_model
+from fxprune.sources.models import FORMS
 
 _FORMATS: dict[str, Callable[[GraphDiff], str]] = {
     "json": lambda found: json.dumps(found.to_json(), indent=1) + "\n",
@@ -121,7 +121,7 @@ def _compare(before: str, after: str, given: Given, trust: bool) -> GraphDiff:
 
 def _trace(spec: str, given: Given, like: tuple[int, ...] | None) -> fx.GraphModule:
     torch.manual_seed(0)
-    loaded = load_model(spec, given.weights, given.classes)
+    loaded = given.load(spec)
     if like is not None:
         try:
             return trace_loaded(loaded, given.input_shape, like)

@@ -23,6 +23,9 @@ MODEL_HELP = f"MODEL: {FORMS}."
 weights_option = click.option(
     "--weights", type=click.Path(path_type=Path), help="State dict to load: .safetensors, .pt, .pth."
 )
+pretrained_option = click.option(
+    "--pretrained", is_flag=True, help="Load the weights that torchvision or timm have for MODEL, by their loaders."
+)
 classes_option = click.option("--classes", type=click.IntRange(min=1), help="Outputs of a torchvision or timm model.")
 _input_option = click.option("--input", "input_shape", metavar="N,C,H,W", help="Shape of the example input.")
 html_option = click.option(
@@ -70,16 +73,21 @@ def collected(name: str, kind: type[Any]) -> Callable[[Callable[..., Any]], Call
 
 @dataclass(frozen=True)
 class Given:
-    """What is given beside the name of a model: its weights, its classes, and the shape of its input."""
+    """What is given beside the name of a model: where its weights are from, its classes, the shape of its input."""
 
     weights: Path | None
+    pretrained: bool
     classes: int | None
     input_shape: str | None
 
+    def load(self, model: str) -> LoadedModel:
+        """Return the model that is so named, with its weights."""
+        return load_model(model, self.weights, self.classes, pretrained=self.pretrained)
+
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give ``command`` the options ``--weights``, ``--classes`` and ``--input``, as one value ``given``."""
-    return weights_option(classes_option(_input_option(collected("given", Given)(command))))
+    """Give ``command`` the options of :class:`Given`, as one value ``given``."""
+    return weights_option(pretrained_option(classes_option(_input_option(collected("given", Given)(command)))))
 
 
 def keeping_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -98,7 +106,7 @@ def write_page(file: Path, text: str) -> None:
 def load_traced(model: str, given: Given) -> fx.GraphModule:
     """Return the graph of the model that the user names, on random inputs of the given shape."""
     torch.manual_seed(0)
-    loaded, shape = load_model(model, given.weights, given.classes), given.input_shape
+    loaded, shape = given.load(model), given.input_shape
     if isinstance(loaded.model, fx.GraphModule) and EXAMPLE_INPUTS in loaded.model.meta and shape is None:
         return loaded.model
     return trace_loaded(loaded, shape)

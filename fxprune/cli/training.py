@@ -14,7 +14,14 @@ import torch
 from torch import nn
 
 from fxprune.choosing.targets import Targets
-from fxprune.cli.options import MODEL_HELP, classes_option, keeping_options, norms_option, weights_option
+from fxprune.cli.options import (
+    MODEL_HELP,
+    classes_option,
+    keeping_options,
+    norms_option,
+    pretrained_option,
+    weights_option,
+)
 from fxprune.passes.chains import Norms
 from fxprune.pipelines.chains import Layers
 from fxprune.run_record import results_text
@@ -38,6 +45,7 @@ def demo(seed: int, out: Path) -> None:
 @click.command(epilog=MODEL_HELP)
 @click.argument("model")
 @weights_option
+@pretrained_option
 @classes_option
 @click.option("--data", required=True, help="digits, cifar10:DIR or imagefolder:DIR.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; resumes what is there.")
@@ -163,7 +171,9 @@ def demo(seed: int, out: Path) -> None:
     type=click.FloatRange(0),
     help="How often to save within an epoch.",
 )
-def prune(model: str, weights: Path | None, classes: int | None, data: str, out: Path, **options: Any) -> None:
+def prune(
+    model: str, weights: Path | None, pretrained: bool, classes: int | None, data: str, out: Path, **options: Any
+) -> None:
     """Fine-tune MODEL on your images, prune its layers meanwhile, write the result to a folder.
 
     Killed at any moment, the same command goes on from its last checkpoint. On several GPUs or hosts:
@@ -184,7 +194,7 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     _require_use(settings, goal_options["strength"], teacher_weights)
     goal = _goal(**goal_options)
     torch.manual_seed(settings.seed)
-    loaded = load_model(model, weights, classes)
+    loaded = load_model(model, weights, classes, pretrained=pretrained)
     accelerator = make_accelerator(settings, out)
     say = _say if accelerator.is_main_process else say_nothing
     untaught = settings.learns_from_teacher and not teacher_weights
@@ -198,6 +208,7 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
         "model": model,
         "weights": weights and str(weights),
         "weights_sha256": weights and _sha256(weights),
+        "pretrained": pretrained or None,
         "teacher_weights": [str(path) for path in teacher_weights],
         "teacher_weights_sha256": [_sha256(path) for path in teacher_weights],
         "data": data,
@@ -243,19 +254,21 @@ def _require_use(settings: Settings, strength: float | None, teacher_weights: Se
 def _of_random_weights(model: str, weights: Path | None, loaded: LoadedModel, untaught: bool) -> Iterator[str]:
     """Yield what to say of weights that are random, also of the teacher's if those are the model's own."""
     if loaded.is_random:
-        yield f"{model} starts from random weights: --weights FILE loads trained ones"
+        yield f"{model} starts from random weights: --pretrained or --weights FILE loads trained ones"
     if loaded.is_random and untaught:
         yield "the teacher has random weights and nothing to teach: --teacher-weights FILE loads trained ones"
     if loaded.left_random:
-        yield f"{weights} holds another number of classes: {', '.join(loaded.left_random)} start from random weights"
+        source, left = weights or "the pretrained network", ", ".join(loaded.left_random)
+        yield f"{source} holds another number of classes: {left} start from random weights"
 
 
 def _require_classes(teachers: Mapping[Path | None, LoadedModel]) -> None:
     """Raise UsageError if a teacher, given by its file of weights, has none for the classes of the model."""
     for path, one in teachers.items():
         if one.left_random:
+            source, left = path or "the pretrained network", ", ".join(one.left_random)
             raise click.UsageError(
-                f"the teacher's {', '.join(one.left_random)} would be random, since {path} holds another number of "
+                f"the teacher's {left} would be random, since {source} holds another number of "
                 "classes: --teacher-weights FILE of a network that was trained for yours, or no --distill"
             )
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 from tabulate import tabulate
+from torch import fx
 
 import fxprune
+from fxprune.choosing.criteria.half_gate import HalfGate
 from fxprune.choosing.inspection import inspect_graph
 from fxprune.cli.options import (
     MODEL_HELP,
     Given,
+    collected,
     html_option,
     keeping_options,
     load_traced,
@@ -26,13 +29,16 @@ from fxprune.cli.options import (
 from fxprune.emission.emit import Format
 from fxprune.errors import LoadError
 from fxprune.files import make_folder
+from fxprune.passes import RemoveLayers
 from fxprune.passes.chains import FINISHING, Norms
-from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pipelines.pipeline import Pipeline, PipelineResult
 from fxprune.pipelines.registry import known_passes, options_of, parse_passes
 from fxprune.render.folder import write_diff
 from fxprune.render.html import graph_page
 from fxprune.rewriting.contract import Pass
 from fxprune.rewriting.keeping_pass import KeepingPass
+
+_EXAMPLES = 16
 
 
 @click.command(epilog=MODEL_HELP)
@@ -59,24 +65,76 @@ def inspect(
     click.echo(json.dumps({"model": model, **found.to_json()}, indent=2) if as_json else str(found))
 
 
+@dataclass(frozen=True)
+class Images:
+    """Images of the user's as example inputs."""
+
+    data: str | None
+    image_size: int | None
+
+    def graph_of(self, model: str, given: Given) -> fx.GraphModule:
+        """Return the graph of the model that is so named: on images, or on random inputs where there are none."""
+        if self.data is None:
+            return load_traced(model, given)
+        from fxprune.training.data import load_data, sample_inputs
+
+        if given.input_shape is not None:
+            raise click.UsageError("--data and --input exclude one another: images have their own shape")
+        images = sample_inputs(load_data(self.data, self.image_size), _EXAMPLES)
+        return fxprune.trace(given.load(model).model, images)
+
+    def ranking(self, passes: Sequence[Pass]) -> list[Pass]:
+        """Return ``passes``, of which those that remove layers for a target rank by damage, if there are images."""
+        if self.data is None:
+            return list(passes)
+        return [
+            replace(one, rank=HalfGate.name) if isinstance(one, RemoveLayers) and one.rank is None else one
+            for one in passes
+        ]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a result is written, and as what."""
+
+    norms: Norms | None
+    out: Path | None
+    formats: Sequence[Any]
+
+    def require_free(self) -> None:
+        """Raise LoadError now, and not after all passes, if the folder cannot be written to."""
+        if self.out is not None:
+            _require_empty(self.out)
+
+    def write(self, before: fx.GraphModule, result: PipelineResult) -> None:
+        """Write what came out, and what was changed."""
+        if self.out is not None:
+            fxprune.emit(result.graph_module, self.out, formats=self.formats)
+            write_diff(self.out, before, result.graph_module, [result])
+            click.echo(f"written to {self.out}")
+
+
 @click.command(epilog=MODEL_HELP)
 @click.argument("model")
 @click.option(
     "--passes", "spec", required=True, help='For example "insert-resconv{shortcut=1},fuse-resconv,simplify".'
 )
 @model_options
+@click.option("--data", help="Example inputs are images of it, by which layers are ranked: as for fxprune prune.")
+@click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels; 224 for a folder, 32 for CIFAR-10.")
+@collected("images", Images)
 @keeping_options
 @norms_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write the result to.")
 @click.option("--format", "formats", multiple=True, type=click.Choice(get_args(Format)), help="Write this too.")
+@collected("output", Output)
 @click.option("--no-verify", is_flag=True, help="Do not hold the passes to their contracts.")
 def run(
     model: str,
     spec: str,
     given: Given,
-    norms: Norms | None,
-    out: Path | None,
-    formats: Sequence[Any],
+    images: Images,
+    output: Output,
     no_verify: bool,
     **kept: Sequence[str],
 ) -> None:
@@ -84,18 +142,13 @@ def run(
 
     With --norms the passes that make a plain network come behind them.
     """
-    passes = [*_keeping(parse_passes(spec), **kept), *(FINISHING[norms] if norms else ())]
-    if out is not None and out.exists() and not out.is_dir():
-        raise LoadError(f"{out} is a file; give another folder with --out")
-    if out is not None:
-        _require_empty(out)
-    graph_module = load_traced(model, given).eval()
+    passes = images.ranking(_keeping(parse_passes(spec), **kept))
+    passes += FINISHING[output.norms] if output.norms else ()
+    output.require_free()
+    graph_module = images.graph_of(model, given).eval()
     result = Pipeline(passes, verify=not no_verify)(graph_module)
     click.echo(str(result))
-    if out is not None:
-        fxprune.emit(result.graph_module, out, formats=formats)
-        write_diff(out, graph_module, result.graph_module, [result])
-        click.echo(f"written to {out}")
+    output.write(graph_module, result)
 
 
 def _keeping(passes: list[Pass], keep: Sequence[str], only: Sequence[str]) -> list[Pass]:
@@ -109,7 +162,9 @@ def _keeping(passes: list[Pass], keep: Sequence[str], only: Sequence[str]) -> li
 
 
 def _require_empty(out: Path) -> None:
-    """Raise LoadError now, and not after all passes, if ``out`` cannot be written to."""
+    """Raise LoadError if ``out`` cannot be written to, or is not empty."""
+    if out.exists() and not out.is_dir():
+        raise LoadError(f"{out} is a file; give another folder with --out")
     is_new = not out.exists()
     make_folder(out)
     if any(out.iterdir()):

@@ -84,6 +84,7 @@ def demo(seed: int, out: Path) -> None:
     type=click.IntRange(min=0),
     help="Epochs after the removal, at lr/10.",
 )
+@click.option("--baseline", is_flag=True, help="Train the unpruned network as long too, for a fair comparison.")
 @click.option("--lr", default=Settings.lr, type=click.FloatRange(0, min_open=True), help="Peak learning rate.")
 @click.option(
     "--batch-size", default=Settings.batch_size, type=click.IntRange(min=1), help="Images a step, over all processes."

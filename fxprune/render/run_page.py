@@ -7,7 +7,7 @@ from string import Template
 
 from fxprune.render.html import escaped, static
 from fxprune.render.plots import run_plots
-from fxprune.run_record import NO_SCALES, RunRecord, before_and_after
+from fxprune.run_record import NO_SCALES, RunRecord, before_and_after, notes_on
 
 
 def run_page(run: RunRecord) -> str:
@@ -16,6 +16,7 @@ def run_page(run: RunRecord) -> str:
     body = [f"<p>{escaped(run.headline)}</p>"]
     if run.report is not None:
         body += ["<h2>Before and after</h2>", _table(("", "before", "after"), before_and_after(run.report))]
+        body += [f"<p>{escaped(note)}</p>" for note in notes_on(run.report)]
     plots = run_plots(run)
     body.append(
         f'<h2>Over time</h2><div class="plots" role="img" aria-label="Plots over time">{plots}</div>'

@@ -22,7 +22,7 @@ from fxprune.files import make_folder
 from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline, PipelineResult
 from fxprune.pruning.old_names import takes_old_names
-from fxprune.run_record import FINETUNING, METRICS
+from fxprune.run_record import FINETUNING, METRICS, UNPRUNED
 from fxprune.structures.gated_layers import layers as layers_of
 from fxprune.tracing.trace import trace
 from fxprune.training.checks import Prepared, prepared, warnings_of
@@ -140,6 +140,7 @@ class _Work:
     def prune(self, ready: Prepared, goal: Goal) -> _Outcome:
         """Train the graph with scales, take the layers out that went to zero, and make a plain network of it."""
         sparse = ready.inserted.graph_module
+        unpruned = copy.deepcopy(ready.traced) if self.settings.baseline else None  # before any weight is trained
         before = self.accuracy(ready.traced)
         self.say(f"traced: {len(layers_of(sparse))} removable layers; held-out top-1 {before:.2%} before pruning")
         self.accelerator.init_trackers("tensorboard")
@@ -163,7 +164,10 @@ class _Work:
             self.say(str(result))
         layers = {"layers_removable": len(candidates), "layers_removed": gone}
         steps = ("accuracy_before", "accuracy_before_removal", "accuracy_after_removal")
-        return _Outcome(results, rows, path, layers, dict(zip(steps, (before, trained, without), strict=True)))
+        accuracies = dict(zip(steps, (before, trained, without), strict=True))
+        if unpruned is not None:
+            accuracies["accuracy_baseline"] = self.baseline(unpruned)
+        return _Outcome(results, rows, path, layers, accuracies)
 
     def train(
         self, graph_module: fx.GraphModule, settings: Settings, checkpoint: str, metrics: str, shrink: Shrink = None
@@ -188,6 +192,13 @@ class _Work:
         rows = self.train(removed, short, "finetune.pt", FINETUNING)
         _settle(removed)
         return rows
+
+    def baseline(self, unpruned: fx.GraphModule) -> float:
+        """Train the unpruned network as long as the other was, in the same way; return its held-out top-1."""
+        self.say("training the unpruned network as long, for comparison")
+        settings = replace(self.settings, epochs=self.settings.epochs + self.settings.finetune_epochs)
+        self.train(unpruned, settings, "unpruned.pt", UNPRUNED)
+        return self.accuracy(unpruned)
 
     def report(self, ready: Prepared, outcome: _Outcome, goal: Goal) -> dict[str, Any]:
         """Measure what came out, beside what went in, and return what the report tells."""

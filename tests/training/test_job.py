@@ -181,7 +181,7 @@ def test_a_baseline_is_trained_as_long_and_resumed(data: ImageData, tmp_path: Pa
     report = prune_on_data(network(nn.ReLU()), data, tmp_path, settings, **options)
     unpruned = network(nn.ReLU())
     train(unpruned, data, replace(settings, epochs=2), lambda _: None)
-    images, labels = next(iter(torch.utils.data.DataLoader(data.held_out, 450)))  # type: ignore[arg-type]
+    images, labels = next(iter(torch.utils.data.DataLoader(data.held_out, 450)))
     top1 = (unpruned.eval()(images).argmax(1) == labels).double().mean()
     assert report["accuracy_baseline"] == pytest.approx(float(top1), abs=0.005)
     assert len((tmp_path / "unpruned.jsonl").read_text().splitlines()) == 2

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 from tabulate import tabulate
@@ -16,13 +15,16 @@ from fxprune.choosing.inspection import inspect_graph
 from fxprune.cli.options import (
     MODEL_HELP,
     Given,
+    export_options,
     html_option,
+    json_option,
     keeping_options,
     load_traced,
     model_options,
+    print_json,
     write_page,
 )
-from fxprune.emission.emit import Format
+from fxprune.emission.exports import Exports, require_exporter
 from fxprune.errors import LoadError
 from fxprune.files import make_folder
 from fxprune.pipelines.pipeline import Pipeline
@@ -31,13 +33,14 @@ from fxprune.render.folder import write_diff
 from fxprune.render.html import graph_page
 from fxprune.rewriting.contract import Pass
 from fxprune.rewriting.keeping_pass import KeepingPass
+from fxprune.training.preprocessing import copy_preprocessing
 
 
 @click.command(epilog=MODEL_HELP)
 @click.argument("model")
 @model_options
 @keeping_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option("model, its costs, convs, branches, opaque, assumptions")
 @html_option
 def inspect(
     model: str,
@@ -54,7 +57,10 @@ def inspect(
     if html_file is not None:
         write_page(html_file, graph_page(graph_module, found, title=model))
         return
-    click.echo(json.dumps({"model": model, **found.to_json()}, indent=2) if as_json else str(found))
+    if as_json:
+        print_json({"model": model, **found.to_json()})
+    else:
+        click.echo(str(found))
 
 
 @click.command(epilog=MODEL_HELP)
@@ -65,15 +71,17 @@ def inspect(
 @model_options
 @keeping_options
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write the result to.")
-@click.option("--format", "formats", multiple=True, type=click.Choice(get_args(Format)), help="Write this too.")
+@export_options
 @click.option("--no-verify", is_flag=True, help="Do not hold the passes to their contracts.")
+@json_option("model, before, steps, max_relative_difference, warnings, out")
 def run(
     model: str,
     spec: str,
     given: Given,
     out: Path | None,
-    formats: Sequence[Any],
+    exports: Exports,
     no_verify: bool,
+    as_json: bool,
     **kept: Sequence[str],
 ) -> None:
     """Apply any chain of passes to MODEL in eval mode, and show what each did."""
@@ -82,12 +90,20 @@ def run(
         raise LoadError(f"{out} is a file; give another folder with --out")
     if out is not None:
         _require_empty(out)
+    elif exports.formats:
+        raise click.UsageError("--format needs --out")
+    require_exporter(exports.formats)
     graph_module = load_traced(model, given).eval()
     result = Pipeline(passes, verify=not no_verify)(graph_module)
-    click.echo(str(result))
+    if not as_json:
+        click.echo(str(result))
     if out is not None:
-        fxprune.emit(result.graph_module, out, formats=formats)
+        fxprune.emit(result.graph_module, out, formats=exports.formats, dynamic=exports.dynamic)
         write_diff(out, graph_module, result.graph_module, [result])
+        copy_preprocessing(Path(model), out)
+    if as_json:
+        print_json({"model": model, **result.to_json(), "out": out and str(out)})
+    elif out is not None:
         click.echo(f"written to {out}")
 
 
@@ -112,15 +128,34 @@ def _require_empty(out: Path) -> None:
 
 
 @click.command("passes")
-def list_passes() -> None:
+@json_option("passes, each with name, options and their defaults, contract, help")
+def list_passes(as_json: bool) -> None:
     """List the passes with their contracts and options."""
-    rows = []
-    for name, kind in known_passes().items():
-        options = ", ".join(f"{key}={field.default}" for key, field in options_of(kind).items())
-        contract = kind.contract.name.lower() if isinstance(kind.contract, fxprune.Contract) else "by options"
-        rows.append([name, options, contract, (kind.__doc__ or "").strip().splitlines()[0]])
+    found = [_told(name, kind) for name, kind in known_passes().items()]
+    if as_json:
+        print_json({"passes": found})
+        return
+    rows = [
+        [
+            one["name"],
+            ", ".join(f"{key}={value}" for key, value in one["options"].items()),
+            one["contract"],
+            one["help"],
+        ]
+        for one in found
+    ]
     click.echo(tabulate(rows, headers=["pass", "options", "keeps equal", "what it does"]))
     click.echo(
         "options are given in braces: fxprune run MODEL "
         "--passes 'insert-resconv,insert-branch-scale,remove-layers{target_macs=0.5},fuse-branch-scale,fuse-resconv'"
     )
+
+
+def _told(name: str, kind: type[Pass]) -> dict[str, Any]:
+    """Return what is listed of a pass."""
+    return {
+        "name": name,
+        "options": {key: field.default for key, field in options_of(kind).items()},
+        "contract": kind.contract.name.lower() if isinstance(kind.contract, fxprune.Contract) else "by options",
+        "help": (kind.__doc__ or "").strip().splitlines()[0],
+    }

@@ -14,24 +14,34 @@ import torch
 from torch import nn
 
 from fxprune.choosing.targets import Targets
-from fxprune.cli.options import MODEL_HELP, classes_option, keeping_options, weights_option
+from fxprune.cli.options import (
+    MODEL_HELP,
+    classes_option,
+    export_options,
+    json_option,
+    keeping_options,
+    weights_option,
+)
+from fxprune.cli.report import show_results
+from fxprune.emission.exports import Exports, require_exporter
 from fxprune.pipelines.chains import Layers
-from fxprune.run_record import results_text
 from fxprune.sources.models import LoadedModel, load_model
 from fxprune.training.goal import Goal
 from fxprune.training.settings import Precision, Settings
 
 _GOAL = ("target_macs", "target_params", "target_memory", "strength", "layers", "keep", "only")
+_REPORTED = "out, and what report.json holds; progress goes to stderr"
 
 
 @click.command()
 @click.option("--seed", default=Settings.seed, help="Of the initial weights and the training.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("fxprune-demo"), help="Folder to write.")
-def demo(seed: int, out: Path) -> None:
+@json_option(_REPORTED)
+def demo(seed: int, out: Path, as_json: bool) -> None:
     """Train ResNet-20 on handwritten digits, prune half of it away, write the result (under 3 minutes)."""
     from fxprune.training.demo import run_demo
 
-    _show_report(run_demo(out, seed, _say), out)
+    show_results(run_demo(out, seed, _say_aside if as_json else _say), out, as_json)
 
 
 @click.command(epilog=MODEL_HELP)
@@ -161,6 +171,8 @@ def demo(seed: int, out: Path) -> None:
     type=click.FloatRange(0),
     help="How often to save within an epoch.",
 )
+@export_options
+@json_option(_REPORTED)
 def prune(model: str, weights: Path | None, classes: int | None, data: str, out: Path, **options: Any) -> None:
     """Fine-tune MODEL on your images, prune its layers meanwhile, write the result to a folder.
 
@@ -175,6 +187,9 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
 
     images = {name: options.pop(name) for name in ("image_size", "in_memory", "on_bad_image")}
     teacher_weights: tuple[Path, ...] = options.pop("teacher_weights")
+    exports: Exports = options.pop("exports")
+    as_json: bool = options.pop("as_json")
+    require_exporter(exports.formats)
     goal_options = {name: options.pop(name) for name in _GOAL}
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
@@ -184,7 +199,8 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     torch.manual_seed(settings.seed)
     loaded = load_model(model, weights, classes)
     accelerator = make_accelerator(settings, out)
-    say = _say if accelerator.is_main_process else say_nothing
+    aloud = _say_aside if as_json else _say
+    say = aloud if accelerator.is_main_process else say_nothing
     untaught = settings.learns_from_teacher and not teacher_weights
     for line in _of_random_weights(model, weights, loaded, untaught):
         say(line)
@@ -207,10 +223,10 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
         if accelerator.is_main_process:
             held.enter_context(open_folder(out, {**run, **what, **settings.shared()}))
         accelerator.wait_for_everyone()
-        around, teacher = Run(say, run, accelerator), _teacher(known)
+        around, teacher = Run(say, run, accelerator, exports), _teacher(known)
         report = prune_on_data(loaded.model, read, out, settings, goal=goal, run=around, teacher=teacher)
     if accelerator.is_main_process:
-        _show_report(report, out)
+        show_results(report, out, as_json)
 
 
 def _goal(strength: float | None, layers: Layers, **named: Any) -> Goal:
@@ -275,7 +291,5 @@ def _say(message: str) -> None:
     sys.stdout.flush()
 
 
-def _show_report(report: dict[str, Any], out: Path) -> None:
-    click.echo(results_text(report))
-    click.echo(f"verified: largest relative difference {report['max_relative_difference']:.2g} (float64)")
-    click.echo(f"the pruned model, report.json and diff.html are in {out}")
+def _say_aside(message: str) -> None:
+    click.echo(message, err=True)

@@ -88,6 +88,25 @@ class PipelineResult(PassResult):
         before = self.steps[0].before if self.steps else self.graph_module
         return diff(before, self.graph_module, results=[self])
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what each pass did and what the graph costs after it, as plain data."""
+        first = self.steps[0].before if self.steps else self.graph_module
+        before = (node_count(first), total_macs(first), unknown_places(first), total_params(first))
+        return {
+            "before": _costs(*before),
+            "steps": [
+                {
+                    "pass": step.name,
+                    "sites": len(step.result.rewritten),
+                    **_costs(step.nodes, step.macs, step.unknown_macs, step.params),
+                    "milliseconds": step.milliseconds,
+                }
+                for step in self.steps
+            ],
+            "max_relative_difference": self.max_relative,
+            "warnings": list(self.warnings),
+        }
+
     def __str__(self) -> str:
         from tabulate import tabulate
 
@@ -170,6 +189,10 @@ class Pipeline(Pass):
             tuple(steps),
             seen,
         )
+
+
+def _costs(nodes: int, macs: int, unknown: tuple[str, ...], params: int) -> dict[str, Any]:
+    return {"nodes": nodes, "macs": macs, "unknown_macs": list(unknown), "params": params}
 
 
 def _told(macs: int, unknown: tuple[str, ...]) -> int | str:

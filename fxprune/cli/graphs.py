@@ -92,7 +92,7 @@ def run(
         _require_empty(out)
     elif exports.formats:
         raise click.UsageError("--format needs --out")
-    require_exporter(exports.formats)
+    require_exporter(exports)
     graph_module = load_traced(model, given).eval()
     result = Pipeline(passes, verify=not no_verify)(graph_module)
     if not as_json:

@@ -189,7 +189,7 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     teacher_weights: tuple[Path, ...] = options.pop("teacher_weights")
     exports: Exports = options.pop("exports")
     as_json: bool = options.pop("as_json")
-    require_exporter(exports.formats)
+    require_exporter(exports)
     goal_options = {name: options.pop(name) for name in _GOAL}
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()

@@ -1,19 +1,20 @@
 """What an emitted folder also holds on request: model.pt2 (torch.export) and model.onnx, both with a free batch size.
 
-On request heights and widths are free too. That is shown, not believed: the network and its export are run at another
-size, and must agree.
+On request heights and widths are free too. That is shown, not believed: the network and its exports are run at other
+sizes, and must agree (torch writes some ops to ONNX for one size alone without a word, adaptive pooling for one).
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from fxprune.emission.seal import EXPORTS
@@ -22,9 +23,8 @@ from fxprune.ir.pytrees import copy_tensors, tensors_in
 from fxprune.rewriting.verify import difference
 
 Format = Literal["pt2", "onnx"]
-_OTHER = {0: 1, 2: 64, 3: 128}  # how much longer each axis is in a run at another size: what nets divide by goes on
+_LONGER = ({0: 1, 2: 64, 3: 128}, {0: 1, 2: 13, 3: 27})  # axes in runs at other sizes; nets may ask for round ones
 _AXES = {0: "batch", 2: "height", 3: "width"}
-_SAME_OPERATIONS = 1e-4  # relative, in float32: other sizes may take other kernels
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class Exports:
 SOURCE_ONLY = Exports()
 
 
-def require_exporter(formats: Sequence[Format]) -> None:
-    """Raise EmitError if a format needs a package that is not installed."""
-    needed = ("onnx", "onnxscript") if "onnx" in formats else ()
-    for package in needed:
+def require_exporter(wanted: Exports) -> None:
+    """Raise EmitError if what is ``wanted`` needs a package that is not installed."""
+    needed = ("onnx", "onnxscript", *(["onnxruntime"] if wanted.dynamic else []))
+    for package in needed if "onnx" in wanted.formats else ():
         if importlib.util.find_spec(package) is None:
             raise EmitError(f"ONNX needs {package}; pip install 'fxprune[onnx]'")
 
@@ -64,29 +64,30 @@ def export(model: nn.Module, examples: Sequence[Any], out: Path, wanted: Exports
 
     Raises EmitError if torch cannot export it, or it does not take other sizes where it should; says why.
     """
-    require_exporter(wanted.formats)
-    dynamic = wanted.dynamic
+    require_exporter(wanted)
     inputs = tuple(x.cpu() if isinstance(x, torch.Tensor) else x for x in examples)
     inputs = tuple(torch.cat([x, x]) if isinstance(x, torch.Tensor) and len(x) == 1 else x for x in inputs)
-    axes = tuple(_free_axes(x, dynamic) for x in inputs)
-    if dynamic:
-        _require_images(inputs)
-        others, expected = _at_another_size(model, inputs)
+    axes = tuple(_free_axes(x, wanted.dynamic) for x in inputs)
+    shown = _at_other_sizes(model, inputs) if wanted.dynamic else []
     try:
         with torch.no_grad():
             outputs = model(*copy_tensors(inputs))
         shapes = tuple(None if free is None else dict.fromkeys(free, torch.export.Dim.DYNAMIC) for free in axes)
         program = torch.export.export(model, inputs, dynamic_shapes=shapes)
-        if dynamic:
-            _require_same(program, others, expected)
+        for one in shown:
+            one.require(program.module(), "torch.export")
         if "pt2" in wanted.formats:
             torch.export.save(program, out / EXPORTS["pt2"])
         if "onnx" in wanted.formats:
             _save_onnx(program, outputs, axes, out / EXPORTS["onnx"])
+            for one in shown:
+                one.require(_run_by_onnxruntime(out / EXPORTS["onnx"]), "ONNX")
     except EmitError:
         raise
     except Exception as error:
-        raise EmitError(f"torch cannot export the model{' with free sizes' * dynamic}: {_reason(error)}") from error
+        raise EmitError(
+            f"torch cannot export the model{' with free sizes' * wanted.dynamic}: {_reason(error)}"
+        ) from error
 
 
 def _free_axes(value: Any, dynamic: bool) -> tuple[int, ...] | None:
@@ -96,44 +97,72 @@ def _free_axes(value: Any, dynamic: bool) -> tuple[int, ...] | None:
     return (0, 2, 3) if dynamic and value.dim() == 4 else (0,)
 
 
-def _require_images(inputs: Sequence[Any]) -> None:
-    if not any(isinstance(x, torch.Tensor) and x.dim() == 4 for x in inputs):
-        raise EmitError("no input is of shape (N, C, H, W), whose height and width could be free; leave out dynamic")
+class _Shown(NamedTuple):
+    """Inputs of another size, and what a network returns for them."""
 
+    inputs: tuple[Any, ...]
+    expected: list[torch.Tensor]
 
-def _at_another_size(model: nn.Module, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], list[torch.Tensor]]:
-    """Return inputs with more and larger images, and what ``model`` returns for them."""
-    others = tuple(_larger(x) for x in inputs)
-    try:
+    def require(self, exported: Callable[..., Any], name: str) -> None:
+        """Raise EmitError unless ``exported`` returns that too, but for rounding."""
         with torch.no_grad():
-            return others, tensors_in(model(*copy_tensors(others)))
-    except Exception as error:
-        sizes = " and ".join("x".join(map(str, x.shape[2:])) for x in inputs if _free_axes(x, True) == (0, 2, 3))
-        raise EmitError(
-            f"the network takes images of {sizes} alone, so their size cannot be free: {first_line(error)}; "
-            "leave out dynamic"
-        ) from error
+            found = tensors_in(exported(*copy_tensors(self.inputs)))
+        _, relative = difference(self.expected, found)
+        roundings = [torch.finfo(one.dtype).eps for one in self.expected if one.is_floating_point()]
+        if not relative <= max(roundings, default=0.0) ** 0.5:
+            raise EmitError(
+                f"what torch makes of the network for {name} computes something else for images of another size "
+                f"(by {relative:.2g}, relative); leave out dynamic"
+            )
 
 
-def _larger(value: Any) -> Any:
-    """Return random numbers in the place of images, one more of them, each with more rows and columns."""
-    axes = _free_axes(value, True)
-    if axes is None:
+def _at_other_sizes(model: nn.Module, inputs: Sequence[Any]) -> list[_Shown]:
+    """Return more and larger images, and what ``model`` returns for them; of odd sizes where it takes such.
+
+    Raises EmitError, saying why, if it takes none but those of ``inputs``.
+    """
+    sizes = ["x".join(map(str, x.shape[2:])) for x in inputs if isinstance(x, torch.Tensor) and x.dim() == 4]
+    if not sizes:
+        raise EmitError("no input is of shape (N, C, H, W), whose height and width could be free; leave out dynamic")
+    shown: list[_Shown] = []
+    for longer in _LONGER:
+        others = tuple(_larger(x, longer) for x in inputs)
+        try:
+            with torch.no_grad():
+                shown.append(_Shown(others, tensors_in(model(*copy_tensors(others)))))
+        except Exception as error:
+            if not shown:
+                raise EmitError(
+                    f"the network takes images of {' and '.join(sizes)} alone, so their size cannot be free: "
+                    f"{first_line(error)}; leave out dynamic"
+                ) from error
+    return shown
+
+
+def _larger(value: Any, longer: Mapping[int, int]) -> Any:
+    """Return random numbers in the place of images, more of them and larger ones; of other tensors just more rows."""
+    if not isinstance(value, torch.Tensor) or not value.dim():
         return value
-    shape = [side + _OTHER.get(axis, 0) for axis, side in enumerate(value.shape)] if axes != (0,) else None
-    if shape is not None and value.is_floating_point():
-        with torch.random.fork_rng(devices=[]):
-            return torch.randn(shape, dtype=value.dtype, generator=torch.Generator().manual_seed(0))
-    return torch.cat([value, value[:1]]) if shape is None else value.new_zeros(shape)
+    if value.dim() != 4 or not value.is_floating_point():
+        more = torch.cat([value, value[: longer[0]]])
+        return more if value.dim() != 4 else functional.pad(more, (0, longer[3], 0, longer[2]))
+    shape = [side + longer.get(axis, 0) for axis, side in enumerate(value.shape)]
+    return torch.randn(shape, dtype=value.dtype, generator=torch.Generator().manual_seed(0))
 
 
-def _require_same(program: Any, inputs: tuple[Any, ...], expected: list[torch.Tensor]) -> None:
-    """Raise EmitError unless the export computes ``expected`` of ``inputs``."""
-    with torch.no_grad():
-        found = tensors_in(program.module()(*copy_tensors(inputs)))
-    _, relative = difference(expected, found)
-    if not relative <= _SAME_OPERATIONS:
-        raise EmitError(f"what torch exports computes something else at another size (by {relative:.2g}, relative)")
+def _run_by_onnxruntime(file: Path) -> Callable[..., list[torch.Tensor]]:
+    """Return a function of tensors that computes what ``file`` says."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+
+    def run(*inputs: Any) -> list[torch.Tensor]:
+        tensors = [x.numpy() for x in inputs if isinstance(x, torch.Tensor)]
+        found = session.run(None, dict(zip(names, tensors, strict=True)))
+        return [torch.from_numpy(one) for one in found]
+
+    return run
 
 
 def _reason(error: Exception) -> str:

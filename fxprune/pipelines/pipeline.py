@@ -91,18 +91,13 @@ class PipelineResult(PassResult):
     def to_json(self) -> dict[str, Any]:
         """Return what each pass did and what the graph costs after it, as plain data."""
         first = self.steps[0].before if self.steps else self.graph_module
-        before = (node_count(first), total_macs(first), unknown_places(first), total_params(first))
+        steps = [
+            {"pass": s.name, "sites": len(s.result.rewritten), "ms": s.milliseconds, **_costs(s.result.graph_module)}
+            for s in self.steps
+        ]
         return {
-            "before": _costs(*before),
-            "steps": [
-                {
-                    "pass": step.name,
-                    "sites": len(step.result.rewritten),
-                    **_costs(step.nodes, step.macs, step.unknown_macs, step.params),
-                    "milliseconds": step.milliseconds,
-                }
-                for step in self.steps
-            ],
+            "before": _costs(first),
+            "steps": steps,
             "max_relative_difference": self.max_relative,
             "warnings": list(self.warnings),
         }
@@ -191,8 +186,9 @@ class Pipeline(Pass):
         )
 
 
-def _costs(nodes: int, macs: int, unknown: tuple[str, ...], params: int) -> dict[str, Any]:
-    return {"nodes": nodes, "macs": macs, "unknown_macs": list(unknown), "params": params}
+def _costs(graph: fx.GraphModule) -> dict[str, Any]:
+    macs = {"macs": total_macs(graph), "unknown_macs": list(unknown_places(graph))}
+    return {"nodes": node_count(graph), **macs, "params": total_params(graph)}
 
 
 def _told(macs: int, unknown: tuple[str, ...]) -> int | str:

@@ -69,6 +69,22 @@ class RunRecord:
                 values.extend(values[-1:] * (len(steps) - len(values)))
         return steps, found
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data, with one entry an epoch, and of the scales the last ones."""
+        epochs, finetuning = (
+            [{key: value for key, value in row.items() if key != "scales"} for row in rows if "epoch" in row]
+            for rows in (self.rows, self.finetuning)
+        )
+        return {
+            "folder": str(self.folder),
+            "finished": self.report is not None,
+            "settings": dict(self.settings),
+            "epochs": epochs,
+            "finetuning": finetuning,
+            "scales": {path: values[-1] for path, values in self.scales()[1].items()},
+            "report": self.report and dict(self.report),
+        }
+
     def __str__(self) -> str:
         parts = [self.headline, self._epochs()]
         if self.report is not None:

@@ -81,6 +81,7 @@ class View:
 @click.option("--only", multiple=True, type=click.Choice(KINDS), hidden=True)
 @click.option("--why", metavar="NODE", help="The story of one node, or of the nodes of one module.")
 @click.option("--format", "form", type=click.Choice(list(_FORMATS)), help="Print this instead of text.")
+@click.option("--json", "form", flag_value="json", help="As --format json: one JSON object alone.")
 @model_options
 @html_option
 @click.option("--trust", is_flag=True, help="Read .pt2 files, which can run any code.")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 from tabulate import tabulate
@@ -19,14 +18,17 @@ from fxprune.cli.options import (
     MODEL_HELP,
     Given,
     collected,
+    export_options,
     html_option,
+    json_option,
     keeping_options,
     load_traced,
     model_options,
     norms_option,
+    print_json,
     write_page,
 )
-from fxprune.emission.emit import Format
+from fxprune.emission.exports import Exports, require_exporter
 from fxprune.errors import LoadError
 from fxprune.files import make_folder
 from fxprune.passes import RemoveLayers
@@ -37,6 +39,7 @@ from fxprune.render.folder import write_diff
 from fxprune.render.html import graph_page
 from fxprune.rewriting.contract import Pass
 from fxprune.rewriting.keeping_pass import KeepingPass
+from fxprune.training.preprocessing import copy_preprocessing
 
 _EXAMPLES = 16
 
@@ -45,7 +48,7 @@ _EXAMPLES = 16
 @click.argument("model")
 @model_options
 @keeping_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option("model, its costs, convs, branches, opaque, assumptions")
 @html_option
 def inspect(
     model: str,
@@ -62,7 +65,10 @@ def inspect(
     if html_file is not None:
         write_page(html_file, graph_page(graph_module, found, title=model))
         return
-    click.echo(json.dumps({"model": model, **found.to_json()}, indent=2) if as_json else str(found))
+    if as_json:
+        print_json({"model": model, **found.to_json()})
+    else:
+        click.echo(str(found))
 
 
 @dataclass(frozen=True)
@@ -99,19 +105,23 @@ class Output:
 
     norms: Norms | None
     out: Path | None
-    formats: Sequence[Any]
+    exports: Exports
 
-    def require_free(self) -> None:
-        """Raise LoadError now, and not after all passes, if the folder cannot be written to."""
+    def require_sense(self) -> None:
+        """Raise an error now, and not after all passes, if the result cannot be written as it is wanted."""
         if self.out is not None:
             _require_empty(self.out)
+        elif self.exports.formats:
+            raise click.UsageError("--format needs --out")
+        require_exporter(self.exports)
 
-    def write(self, before: fx.GraphModule, result: PipelineResult) -> None:
-        """Write what came out, and what was changed."""
+    def write(self, model: str, before: fx.GraphModule, result: PipelineResult) -> None:
+        """Write what came out, what was changed, and how images are prepared, if the model's folder says that."""
         if self.out is not None:
-            fxprune.emit(result.graph_module, self.out, formats=self.formats)
+            exports = self.exports
+            fxprune.emit(result.graph_module, self.out, formats=exports.formats, dynamic=exports.dynamic)
             write_diff(self.out, before, result.graph_module, [result])
-            click.echo(f"written to {self.out}")
+            copy_preprocessing(Path(model), self.out)
 
 
 @click.command(epilog=MODEL_HELP)
@@ -126,9 +136,10 @@ class Output:
 @keeping_options
 @norms_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write the result to.")
-@click.option("--format", "formats", multiple=True, type=click.Choice(get_args(Format)), help="Write this too.")
+@export_options
 @collected("output", Output)
 @click.option("--no-verify", is_flag=True, help="Do not hold the passes to their contracts.")
+@json_option("model, before, steps, max_relative_difference, warnings, out")
 def run(
     model: str,
     spec: str,
@@ -136,6 +147,7 @@ def run(
     images: Images,
     output: Output,
     no_verify: bool,
+    as_json: bool,
     **kept: Sequence[str],
 ) -> None:
     """Apply any chain of passes to MODEL in eval mode, and show what each did.
@@ -144,11 +156,16 @@ def run(
     """
     passes = images.ranking(_keeping(parse_passes(spec), **kept))
     passes += FINISHING[output.norms] if output.norms else ()
-    output.require_free()
+    output.require_sense()
     graph_module = images.graph_of(model, given).eval()
     result = Pipeline(passes, verify=not no_verify)(graph_module)
-    click.echo(str(result))
-    output.write(graph_module, result)
+    if not as_json:
+        click.echo(str(result))
+    output.write(model, graph_module, result)
+    if as_json:
+        print_json({"model": model, **result.to_json(), "out": output.out and str(output.out)})
+    elif output.out is not None:
+        click.echo(f"written to {output.out}")
 
 
 def _keeping(passes: list[Pass], keep: Sequence[str], only: Sequence[str]) -> list[Pass]:
@@ -174,15 +191,34 @@ def _require_empty(out: Path) -> None:
 
 
 @click.command("passes")
-def list_passes() -> None:
+@json_option("passes, each with name, options and their defaults, contract, help")
+def list_passes(as_json: bool) -> None:
     """List the passes with their contracts and options."""
-    rows = []
-    for name, kind in known_passes().items():
-        options = ", ".join(f"{key}={field.default}" for key, field in options_of(kind).items())
-        contract = kind.contract.name.lower() if isinstance(kind.contract, fxprune.Contract) else "by options"
-        rows.append([name, options, contract, (kind.__doc__ or "").strip().splitlines()[0]])
+    found = [_told(name, kind) for name, kind in known_passes().items()]
+    if as_json:
+        print_json({"passes": found})
+        return
+    rows = [
+        [
+            one["name"],
+            ", ".join(f"{key}={value}" for key, value in one["options"].items()),
+            one["contract"],
+            one["help"],
+        ]
+        for one in found
+    ]
     click.echo(tabulate(rows, headers=["pass", "options", "keeps equal", "what it does"]))
     click.echo(
         "options are given in braces: fxprune run MODEL "
         "--passes 'insert-resconv,insert-branch-scale,remove-layers{target_macs=0.5},fuse-branch-scale,fuse-resconv'"
     )
+
+
+def _told(name: str, kind: type[Pass]) -> dict[str, Any]:
+    """Return what is listed of a pass."""
+    return {
+        "name": name,
+        "options": {key: field.default for key, field in options_of(kind).items()},
+        "contract": kind.contract.name.lower() if isinstance(kind.contract, fxprune.Contract) else "by options",
+        "help": (kind.__doc__ or "").strip().splitlines()[0],
+    }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ import click
 import torch
 from torch import fx
 
+from fxprune.emission.exports import Exports, Format
 from fxprune.errors import LoadError
 from fxprune.files import write_text
 from fxprune.ir.nodes import EXAMPLE_INPUTS
@@ -47,6 +49,22 @@ _only_option = click.option(
     metavar="PATTERN",
     help="Layers outside of these modules stay; may be given again.",
 )
+_format_option = click.option(
+    "--format", "formats", multiple=True, type=click.Choice(get_args(Format)), help="Write this too."
+)
+_dynamic_option = click.option(
+    "--dynamic", is_flag=True, help="Let --format take images of any height and width; any number of them it does."
+)
+
+
+def json_option(holds: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the option ``--json``: one object of what it ``holds``, alone on stdout."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print one JSON object alone: {holds}.")
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print one JSON object."""
+    click.echo(json.dumps(content, indent=2))
 
 
 norms_option = click.option(
@@ -93,6 +111,11 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def keeping_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give ``command`` the options ``--keep`` and ``--only`` (see :mod:`fxprune.choosing.keeping`)."""
     return _keep_option(_only_option(command))
+
+
+def export_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give ``command`` the options ``--format`` and ``--dynamic``, as one value ``exports``."""
+    return _format_option(_dynamic_option(collected("exports", Exports)(command)))
 
 
 def write_page(file: Path, text: str) -> None:

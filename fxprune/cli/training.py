@@ -4,42 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 import torch
-from torch import nn
 
 from fxprune.choosing.targets import Targets
 from fxprune.cli.options import (
     MODEL_HELP,
     classes_option,
+    export_options,
+    json_option,
     keeping_options,
     norms_option,
     pretrained_option,
     weights_option,
 )
+from fxprune.cli.report import show_results
+from fxprune.cli.teachers import of_random_weights, require_classes, teacher_of
+from fxprune.emission.exports import Exports, require_exporter
 from fxprune.passes.chains import Norms
 from fxprune.pipelines.chains import Layers
-from fxprune.run_record import results_text
-from fxprune.sources.models import LoadedModel, load_model
+from fxprune.sources.models import load_model
 from fxprune.training.goal import Goal
 from fxprune.training.settings import Precision, Settings
 
 _GOAL = ("target_macs", "target_params", "target_memory", "strength", "layers", "keep", "only", "norms")
+_REPORTED = "out, and what report.json holds; progress goes to stderr"
 
 
 @click.command()
 @click.option("--seed", default=Settings.seed, help="Of the initial weights and the training.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("fxprune-demo"), help="Folder to write.")
-def demo(seed: int, out: Path) -> None:
+@json_option(_REPORTED)
+def demo(seed: int, out: Path, as_json: bool) -> None:
     """Train ResNet-20 on handwritten digits, prune half of it away, write the result (under 3 minutes)."""
     from fxprune.training.demo import run_demo
 
-    _show_report(run_demo(out, seed, _say), out)
+    show_results(run_demo(out, seed, _say_aside if as_json else _say), out, as_json)
 
 
 @click.command(epilog=MODEL_HELP)
@@ -172,6 +177,8 @@ def demo(seed: int, out: Path) -> None:
     type=click.FloatRange(0),
     help="How often to save within an epoch.",
 )
+@export_options
+@json_option(_REPORTED)
 def prune(
     model: str, weights: Path | None, pretrained: bool, classes: int | None, data: str, out: Path, **options: Any
 ) -> None:
@@ -188,6 +195,9 @@ def prune(
 
     images = {name: options.pop(name) for name in ("image_size", "in_memory", "on_bad_image")}
     teacher_weights: tuple[Path, ...] = options.pop("teacher_weights")
+    exports: Exports = options.pop("exports")
+    as_json: bool = options.pop("as_json")
+    require_exporter(exports)
     goal_options = {name: options.pop(name) for name in _GOAL}
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
@@ -197,13 +207,14 @@ def prune(
     torch.manual_seed(settings.seed)
     loaded = load_model(model, weights, classes, pretrained=pretrained)
     accelerator = make_accelerator(settings, out)
-    say = _say if accelerator.is_main_process else say_nothing
+    aloud = _say_aside if as_json else _say
+    say = aloud if accelerator.is_main_process else say_nothing
     untaught = settings.learns_from_teacher and not teacher_weights
-    for line in _of_random_weights(model, weights, loaded, untaught):
+    for line in of_random_weights(model, weights, loaded, untaught):
         say(line)
     known = [load_model(model, path, classes) for path in teacher_weights]
     if settings.distill:
-        _require_classes(dict(zip(teacher_weights, known, strict=True)) or {weights: loaded})
+        require_classes(dict(zip(teacher_weights, known, strict=True)) or {weights: loaded})
     read = load_data(data, **images)
     run = {
         "model": model,
@@ -221,10 +232,10 @@ def prune(
         if accelerator.is_main_process:
             held.enter_context(open_folder(out, {**run, **what, **settings.shared()}))
         accelerator.wait_for_everyone()
-        around, teacher = Run(say, run, accelerator), _teacher(known)
+        around, teacher = Run(say, run, accelerator, exports), teacher_of(known)
         report = prune_on_data(loaded.model, read, out, settings, goal=goal, run=around, teacher=teacher)
     if accelerator.is_main_process:
-        _show_report(report, out)
+        show_results(report, out, as_json)
 
 
 def _goal(strength: float | None, layers: Layers, norms: Norms | None, **named: Any) -> Goal:
@@ -252,36 +263,6 @@ def _require_use(settings: Settings, strength: float | None, teacher_weights: Se
         raise click.UsageError("--distill-features learns from one teacher: give --teacher-weights once")
 
 
-def _of_random_weights(model: str, weights: Path | None, loaded: LoadedModel, untaught: bool) -> Iterator[str]:
-    """Yield what to say of weights that are random, also of the teacher's if those are the model's own."""
-    if loaded.is_random:
-        yield f"{model} starts from random weights: --pretrained or --weights FILE loads trained ones"
-    if loaded.is_random and untaught:
-        yield "the teacher has random weights and nothing to teach: --teacher-weights FILE loads trained ones"
-    if loaded.left_random:
-        source, left = weights or "the pretrained network", ", ".join(loaded.left_random)
-        yield f"{source} holds another number of classes: {left} start from random weights"
-
-
-def _require_classes(teachers: Mapping[Path | None, LoadedModel]) -> None:
-    """Raise UsageError if a teacher, given by its file of weights, has none for the classes of the model."""
-    for path, one in teachers.items():
-        if one.left_random:
-            source, left = path or "the pretrained network", ", ".join(one.left_random)
-            raise click.UsageError(
-                f"the teacher's {left} would be random, since {source} holds another number of "
-                "classes: --teacher-weights FILE of a network that was trained for yours, or no --distill"
-            )
-
-
-def _teacher(known: Sequence[LoadedModel]) -> nn.Module | None:
-    """Return what teaches: the one that was loaded, or all of them together."""
-    from fxprune.training.distillation import Ensemble
-
-    models = [one.model for one in known]
-    return Ensemble(models) if len(models) > 1 else next(iter(models), None)
-
-
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -291,7 +272,5 @@ def _say(message: str) -> None:
     sys.stdout.flush()
 
 
-def _show_report(report: dict[str, Any], out: Path) -> None:
-    click.echo(results_text(report))
-    click.echo(f"verified: largest relative difference {report['max_relative_difference']:.2g} (float64)")
-    click.echo(f"the pruned model, report.json and diff.html are in {out}")
+def _say_aside(message: str) -> None:
+    click.echo(message, err=True)

@@ -10,7 +10,7 @@
 passes and diffs in Python take the graph that :func:`load_emitted` reads.
 
 Where the graph calls functions of torchvision, so does ``model.py``.
-On request also ``model.pt2`` (torch.export) and ``model.onnx``, with a free batch size.
+On request also ``model.pt2`` (torch.export) and ``model.onnx``, with a free batch size, and free heights and widths.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
 
-import torch
-from torch import fx, nn
+from torch import fx
 
-from fxprune.emission.seal import EXPORTS, FILES, GRAPH, SOURCE, WEIGHTS, read_sealed, sealed
+from fxprune.emission.exports import Exports, Format, export
+from fxprune.emission.seal import FILES, GRAPH, SOURCE, WEIGHTS, read_sealed, sealed
 from fxprune.errors import ContractError, EmitError, LoadError, first_line
 from fxprune.facts.shapes import UNCHECKED, require_shapes
 from fxprune.files import make_folder, replacing_all
@@ -41,8 +40,6 @@ from fxprune.ir.trace_notes import ASSUMPTIONS, Assumption
 from fxprune.passes.chains import FINISHING, Norms
 from fxprune.rewriting.verify import verify
 from fxprune.weights.exact import keep_exact_weights
-
-Format = Literal["pt2", "onnx"]
 
 _LOADER = '''
 
@@ -75,6 +72,7 @@ def emit(
     *,
     formats: Sequence[Format] = (),
     norms: Norms | None = None,
+    dynamic: bool = False,
 ) -> Path:
     """Write ``graph_module`` to ``folder`` as plain PyTorch and return the folder.
 
@@ -86,12 +84,14 @@ def emit(
         formats: "pt2" for torch.export, "onnx" for ONNX (extra ``onnx``), beside the source.
         norms: make a plain network of it first, by the passes after training: "fold" puts batch norms into the
             weights, for inference; "keep" leaves them, to be trained on. Those that were folded before stay folded.
+        dynamic: whether these take images (N, C, H, W) of any height and width, and not only of any number.
 
     Raises:
         ContractError: the passes after training changed what the graph computes: a fault of ours.
         EmitError: plain PyTorch cannot express the graph, or :func:`load_emitted` could not read it (names node or
-            module), or a file of another origin would be overwritten, or the disk is full or read-only. What was in
-            the folder is still there then.
+            module), or a file of another origin would be overwritten, or the disk is full or read-only, or with
+            ``dynamic`` the network takes images of one size alone (says why). What was in the folder is still there
+            then.
     """
     from safetensors.torch import save  # this, and what follows, is loaded when something is first emitted
 
@@ -104,9 +104,7 @@ def emit(
     require_shapes(graph_module)
     out = Path(folder)
     _require_no_files_of_others(out)
-    unknown = [name for name in formats if name not in get_args(Format)]
-    if unknown:
-        raise EmitError(f"unknown format {unknown[0]!r}; use {' or '.join(get_args(Format))}")
+    exports = Exports(tuple(formats), dynamic)
     content = content_of(graph_module)
     weights = save(content.state)
     try:
@@ -117,7 +115,7 @@ def emit(
             (unfinished / SOURCE).write_text(content.source + loader, encoding="utf-8", newline="\n")
             if formats:
                 model = functional_model(graph_module, content)
-                _export(model, example_inputs_of(graph_module), unfinished, formats)
+                export(model, example_inputs_of(graph_module), unfinished, exports)
             (unfinished / GRAPH).write_text(json.dumps(sealed(content.data, unfinished), indent=1) + "\n")
     except LoadError as error:
         raise EmitError(str(error)) from error
@@ -152,25 +150,6 @@ def source_obstacle(graph_module: fx.GraphModule) -> str | None:
     except EmitError as error:
         return str(error)
     return None
-
-
-def _export(model: nn.Module, examples: tuple[Any, ...], out: Path, formats: Sequence[Format]) -> None:
-    inputs = tuple(x.cpu() if isinstance(x, torch.Tensor) else x for x in examples)
-    inputs = tuple(torch.cat([x, x]) if isinstance(x, torch.Tensor) and len(x) == 1 else x for x in inputs)
-    batch = torch.export.Dim.DYNAMIC
-    shapes = tuple({0: batch} if isinstance(x, torch.Tensor) and x.dim() else None for x in inputs)
-    try:
-        program = torch.export.export(model, inputs, dynamic_shapes=shapes)
-        if "pt2" in formats:
-            torch.export.save(program, out / EXPORTS["pt2"])
-        if "onnx" in formats:
-            exported = torch.onnx.export(program, dynamo=True, verbose=False)
-            assert exported is not None
-            exported.save(str(out / EXPORTS["onnx"]))
-    except ImportError as error:
-        raise EmitError(f"ONNX needs {error.name}; pip install 'fxprune[onnx]'") from error
-    except Exception as error:
-        raise EmitError(f"torch cannot export the model: {first_line(error)}") from error
 
 
 def is_emitted(folder: Path) -> bool:

@@ -1,9 +1,9 @@
 """The main job: a trained network and images in, a folder with the pruned network and its report out.
 
 The folder holds the emitted model (model.py, weights.safetensors, graph.json; where a part of it could not be traced,
-model.pt: the network for torch.load, which needs its code), report.json, what was changed
-(diff.html, diff.txt, diff.json), how it was trained (run.json, metrics.jsonl), and checkpoint.pt, from which the same
-command goes on after a kill.
+model.pt: the network for torch.load, which needs its code), config.json (how images are prepared for it, and its
+classes), report.json, what was changed (diff.html, diff.txt, diff.json), how it was trained (run.json,
+metrics.jsonl), and checkpoint.pt, from which the same command goes on after a kill.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from fxprune import passes
+from fxprune.emission.exports import SOURCE_ONLY, Exports
 from fxprune.files import make_folder
 from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline, PipelineResult
@@ -55,11 +56,13 @@ class Run:
         say: what is told how it goes, a line at a time.
         extra: what the report tells beside its own, of where the network and the images came from.
         accelerator: on what it trains; made from the settings by default. Of several processes, the main one writes.
+        exports: what else is written of the pruned network.
     """
 
     say: Say = say_nothing
     extra: Mapping[str, Any] | None = None
     accelerator: Accelerator | None = None
+    exports: Exports = SOURCE_ONLY
 
 
 _ALONE = Run()
@@ -95,7 +98,7 @@ def prune_on_data(
     outcome = work.prune(ready, goal)
     report = {"schema": REPORT_SCHEMA, **(run.extra or {}), **work.report(ready, outcome, goal)}
     if accelerator.is_main_process:
-        write_results(out, ready, outcome.results, report)
+        write_results(out, ready, outcome.results, report, run.exports)
     accelerator.end_training()
     return report
 
@@ -203,11 +206,13 @@ class _Work:
     def report(self, ready: Prepared, outcome: _Outcome, goal: Goal) -> dict[str, Any]:
         """Measure what came out, beside what went in, and return what the report tells."""
         traced, pruned = ready.traced, outcome.results[-1].graph_module
+        prepared_by = self.data.preprocessing
         for graph_module in (traced, pruned):  # they share weights with graphs that were evaluated elsewhere
             graph_module.cpu()
         return {
             **costs(traced, pruned),
             "opaque": ready.opaque,
+            "preprocessing": prepared_by and prepared_by.to_config(),
             **outcome.layers,
             **outcome.accuracies,
             "accuracy_after": self.accuracy(pruned),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from fxprune.costs.activation_memory import peak_activation_bytes
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.costs.measured_latency import compare_latency
 from fxprune.emission.emit import emit
+from fxprune.emission.exports import SOURCE_ONLY, Exports
 from fxprune.emission.strip import savable
+from fxprune.errors import EmitError, FxpruneWarning
 from fxprune.files import save_with_torch, write_json
 from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline, PipelineResult
@@ -24,6 +27,7 @@ from fxprune.render.folder import write_diff
 from fxprune.run_record import REPORT
 from fxprune.training.checks import PICKLED, Prepared
 from fxprune.training.goal import Goal
+from fxprune.training.preprocessing import CONFIG
 from fxprune.training.settings import Settings
 
 REPORT_SCHEMA = 4
@@ -68,12 +72,28 @@ def options_and_versions(settings: Settings, goal: Goal) -> dict[str, Any]:
     }
 
 
-def write_results(out: Path, ready: Prepared, results: Sequence[PipelineResult], report: dict[str, Any]) -> None:
+def write_results(
+    out: Path, ready: Prepared, results: Sequence[PipelineResult], report: dict[str, Any], exports: Exports
+) -> None:
     """Write what the last of ``results`` made to ``out``, with what all of them changed, and the report."""
     pruned = results[-1].graph_module.cpu()
     if ready.obstacle is None:
-        emit(pruned, out)
+        _emit(pruned, out, exports)
     else:
         save_with_torch(out / PICKLED, savable(pruned))
     write_diff(out, ready.traced.cpu(), pruned, [ready.inserted, *results])
+    if report["preprocessing"] is not None:
+        write_json(out / CONFIG, report["preprocessing"])
     write_json(out / REPORT, report)
+
+
+def _emit(pruned: fx.GraphModule, out: Path, exports: Exports) -> None:
+    """Write ``pruned`` with what ``exports`` asks for; what torch cannot export is left out, with a warning."""
+    for wanted in dict.fromkeys((exports, replace(exports, dynamic=False), SOURCE_ONLY)):
+        try:
+            emit(pruned, out, formats=wanted.formats, dynamic=wanted.dynamic)
+            return
+        except EmitError as error:
+            if not wanted.formats:
+                raise
+            warnings.warn(f"not all that was asked for is written: {error}", FxpruneWarning, stacklevel=2)

@@ -12,7 +12,8 @@ from fxprune.gates.branch_scale import BranchScale
 from fxprune.gates.resconv import ResConv
 from fxprune.passes.chains import AFTER_TRAINING, AFTER_TRAINING_KEEPING_NORMS
 from fxprune.pipelines.chains import insert_scales
-from fxprune.pipelines.pipeline import Pipeline, PipelineResult
+from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pipelines.result import PipelineResult
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.prune import prune
 from fxprune.pruning.steering import SteeredL1

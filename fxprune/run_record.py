@@ -13,6 +13,7 @@ from typing import Any
 from tabulate import tabulate
 
 from fxprune.errors import FxpruneWarning, LoadError, first_line
+from fxprune.gates.words import told_by_kind
 
 RUN, REPORT = "run.json", "report.json"
 METRICS, FINETUNING, UNPRUNED = "metrics.jsonl", "finetune.jsonl", "unpruned.jsonl"
@@ -21,6 +22,7 @@ METRICS, FINETUNING, UNPRUNED = "metrics.jsonl", "finetune.jsonl", "unpruned.jso
 BEFORE = "unpruned, norms folded"
 """What is timed as the network before."""
 NO_SCALES = "scales were not recorded: nothing shrinks in this run, or an earlier version wrote it"
+_OVERSHOOT = 0.02
 _MAX_EPOCHS = 20  # in the printed table
 
 
@@ -199,12 +201,29 @@ def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def notes_on(report: Mapping[str, Any]) -> list[str]:
     """Return what a reader of :func:`before_and_after` should know, in sentences."""
-    if "accuracy_baseline" in report:
-        return []
-    return [
-        "before is the network as it was given: no unpruned one was trained as long as the pruned one was "
-        "(fxprune prune --baseline trains it)"
-    ]
+    notes = []
+    if "accuracy_baseline" not in report:
+        notes.append(
+            "before is the network as it was given: no unpruned one was trained as long as the pruned one was "
+            "(fxprune prune --baseline trains it)"
+        )
+    target, left = report.get("settings", {}).get("target_macs"), report["macs_after"] / report["macs_before"]
+    if target is not None and target - left > _OVERSHOOT:
+        notes.append(
+            f"{left:.1%} of the MACs are left where {target:.1%} were asked for: layers go as a whole, and of those "
+            "that meet the target the ones that are missed least went"
+        )
+    return notes
+
+
+def _gone(report: Mapping[str, Any]) -> str:
+    """Return how many layers went, by kind where the report tells it."""
+    if not {"removed", "removable"} <= report.keys():
+        return f"{len(report['layers_removed'])} of {report['layers_removable']} removable layers are gone"
+    removed, removable = (
+        told_by_kind({kind: len(paths) for kind, paths in report[name].items()}) for name in ("removed", "removable")
+    )
+    return f"{removed} are gone, of {removable}"
 
 
 def results_text(report: Mapping[str, Any]) -> str:
@@ -218,9 +237,8 @@ def results_text(report: Mapping[str, Any]) -> str:
     table = "\n".join([table, *notes_on(report)])
     if not {"layers_removed", "layers_removable"} <= report.keys():
         return table
-    removed = f"{len(report['layers_removed'])} of {report['layers_removable']} removable layers are gone"
     macs, params = (f"{1 - report[f'{name}_after'] / report[f'{name}_before']:.1%}" for name in ("macs", "params"))
-    return f"{table}\n{removed}, with {macs} of the MACs and {params} of the parameters"
+    return f"{table}\n{_gone(report)}, with {macs} of the MACs and {params} of the parameters"
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -140,10 +140,11 @@ class _Cut:
         node, source = layer.node, input_at(layer.node)
         going = layer.nodes - self.gone
         shortcut = layer.module.left_over(cut=node in self.closed, input_rms=self.sizes.get(node))
-        what = f"{shortcut:.4g} * x takes its place"
+        told = f"{rule}; {shortcut:.4g} * x takes its place"
         if layer.module.operands > 1:
-            what = f"the {layer.kind} goes, with {len(going) - 1} nodes and {layer.macs_beside(self.gone):,} MACs"
-        rewriter.log.rewrote(node, f"{rule}; {what}", sorted(going))
+            cost = f"{len(going) - 1} nodes and {layer.macs_beside(self.gone):,} MACs"
+            told = f"{layer.subject}: {rule}, so all of it is removed, with {cost}"
+        rewriter.log.rewrote(node, told, sorted(going))
         by = source
         if shortcut != 1:
             by = rewriter.insert("call_function", operator.mul, (source, shortcut), before=node, of=[node])

@@ -20,7 +20,8 @@ from fxprune.costs.macs import (
     unknown_places,
 )
 from fxprune.facts.shapes import require_shapes
-from fxprune.ir.nodes import graphs_of
+from fxprune.ir.nodes import EXAMPLE_INPUTS, graphs_of
+from fxprune.ir.pytrees import tensors_in
 from fxprune.ir.trace_notes import Assumption, Opaque, Tier, all_assumptions, convs, opaque_modules, tier_of
 from fxprune.structures.branches import Branch
 from fxprune.structures.conv_sites import ConvSite
@@ -38,7 +39,8 @@ class Inspection:
 
     ``removable_macs`` lie in eligible convs or branches, what is in both counted once. ``tier`` is how the graph was
     traced, ``opaque`` what could not be, ``assumptions`` what the graph takes for granted about its inputs. ``macs``
-    are those that are known; ``unknown`` names the ops of the others.
+    are those that are known; ``unknown`` names the ops of the others. ``inputs`` are the shapes of the tensors that
+    the graph was traced on: MACs depend on them.
     """
 
     convs: tuple[tuple[str, ConvSite], ...]
@@ -52,6 +54,7 @@ class Inspection:
     opaque: tuple[Opaque, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     unknown: tuple[str, ...] = ()
+    inputs: tuple[tuple[int, ...], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -60,6 +63,7 @@ class Inspection:
         return {
             "macs": self.macs,
             "unknown_macs": list(self.unknown),
+            "inputs": [list(shape) for shape in self.inputs],
             "params": self.params,
             "removable_macs": self.removable_macs,
             "removable_macs_in_convs": self.conv_macs,
@@ -84,6 +88,8 @@ class Inspection:
             f"removable branch and hold {self._share(self.branch_macs)}; together "
             f"{self._share(self.removable_macs)}; {self.params:,} parameters"
         )
+        if self.inputs:
+            parts[-1] += f"\ncounted on {' and '.join('x'.join(map(str, shape)) for shape in self.inputs)}"
         return "\n\n".join([*parts, "\n".join(self.notes)] if self.notes else parts)
 
     @property
@@ -140,4 +146,5 @@ def inspect_graph(graph_module: fx.GraphModule, keep: Sequence[str] = (), only: 
         opaque=tuple(opaque_modules(graph_module)),
         assumptions=tuple(all_assumptions(graph_module)),
         unknown=unknown_places(graph_module),
+        inputs=tuple(tuple(one.shape) for one in tensors_in(graph_module.meta.get(EXAMPLE_INPUTS, ()))),
     )

@@ -9,10 +9,13 @@ from functools import cached_property
 from torch import fx
 
 from fxprune.choosing.ranking import BY_SCALE, Ranking, ranked_by
+from fxprune.costs.macs import total_macs
 from fxprune.facts.input_rms import input_sizes
-from fxprune.structures.gated_layers import Gate, enough_for_target
+from fxprune.ir.nodes import TRACED_MACS
+from fxprune.structures.gated_layers import Gate, enough_for_target, macs_in_turn
 
 DEFAULT_THRESHOLD = 1e-2
+_OVERSHOOT = 0.02
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Removal:
     wanted: list[Gate]
     threshold: float
     target_macs: float | None
+    left: float | None = None
+    """The share of the traced MACs that is left, where a target asks for one."""
 
     @cached_property
     def cut(self) -> frozenset[fx.Node]:
@@ -43,15 +48,17 @@ class Removal:
     def why(self, gate: Gate) -> str:
         """Return why ``gate`` goes, or stays."""
         scale = self.scales[gate.node]
+        if scale == 0:
+            return "its scale is 0"
         if scale <= self.threshold:
             rule = f"at most {self.threshold:g}"
         elif gate.node in self.cut:
             rule = f"among the {len(self.cut)} smallest, for target_macs={self.target_macs:g}"
             if self.ranking.name not in BY_SCALE:
-                return f"{self.ranking.name} per MAC {self.ranking.values[gate.node]:.3g} is {rule}"
+                return f"its {self.ranking.name} per MAC {self.ranking.values[gate.node]:.3g} is {rule}"
         else:
             rule = f"above {self.threshold:g}" if self.target_macs is None else "larger than the target needs"
-        return f"scale {scale:.4g} is {rule}"
+        return f"its scale {scale:.4g} is {rule}"
 
     def warnings(self, taken: Collection[fx.Node]) -> Iterator[str]:
         """Yield what the user should know once those at ``taken`` are out, and the others went with them."""
@@ -65,6 +72,16 @@ class Removal:
             yield (
                 f"{len(cut)} layers were cut for target_macs={self.target_macs:g} though their scales go up to "
                 f"{max(cut):.3g}: expect to retrain, or shrink for longer before removing"
+            )
+        if (
+            cut
+            and self.left is not None
+            and self.target_macs is not None
+            and self.target_macs - self.left > _OVERSHOOT
+        ):
+            yield (
+                f"{self.left:.1%} of the MACs are left where target_macs={self.target_macs:g} was asked for: layers "
+                "go as a whole, and of those that meet the target the ones that rank lowest went"
             )
 
 
@@ -98,10 +115,13 @@ def choose(
     small = [gate for gate in ranked if scales[gate.node] <= threshold]
     others = [gate for gate in ranked if scales[gate.node] > threshold]
     wanted: list[Gate] = []
+    left: float | None = None
     if target_macs is not None:
         missed = scales if ranking.name in BY_SCALE else ranking.values
         wanted = enough_for_target(graph_module, [*small, *others], target_macs, missed, kept)[len(small) :]
-    return Removal(scales, ranking, small, others, wanted, threshold, target_macs)
+        total = total_macs(graph_module)
+        left = (total - sum(macs_in_turn([*small, *wanted]))) / graph_module.meta.get(TRACED_MACS, total)
+    return Removal(scales, ranking, small, others, wanted, threshold, target_macs, left)
 
 
 def sizes_of_untrained(cut: Iterable[Gate]) -> dict[fx.Node, float]:

@@ -23,11 +23,14 @@ from fxprune.rewriting.invariants import checking_invariants
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
-@click.group(context_settings=_CONTEXT)
+@click.group(context_settings=_CONTEXT, invoke_without_command=True)
 @click.option("--debug", is_flag=True, help="Show tracebacks, and check every graph that a pass makes.")
 @click.version_option(fxprune.__version__)
-def cli(debug: bool) -> None:
+@click.pass_context
+def cli(context: click.Context, debug: bool) -> None:
     """Prune whole layers of CNNs on the torch.fx graph; the result is plain PyTorch."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 for command in (demo, inspect, prune, run, diff_command, report, predict, list_passes):

@@ -106,7 +106,9 @@ def _story(found: GraphDiff, name: str) -> list[Line]:
     if not lines:
         nodes = [node for change in found.changes for node in (*change.before, change.main)]
         known = {name for node in nodes for name in (node.name, node.path) if name}
-        raise LoadError(f"neither graph has a node or a module {name!r}{did_you_mean(name, known)}")
+        within = [one for one in sorted(known) if name in one.replace("_", ".").split(".") or name in one.split(".")]
+        hint = f"; there is {', '.join(within[:3])}" if within else did_you_mean(name, known)
+        raise LoadError(f"neither graph has a node or a module {name!r}{hint}")
     return lines
 
 

@@ -33,8 +33,9 @@ from fxprune.errors import LoadError
 from fxprune.files import make_folder
 from fxprune.passes import RemoveLayers
 from fxprune.passes.chains import FINISHING, Norms
-from fxprune.pipelines.pipeline import Pipeline, PipelineResult
+from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.registry import known_passes, options_of, parse_passes
+from fxprune.pipelines.result import PipelineResult
 from fxprune.render.folder import write_diff
 from fxprune.render.html import graph_page
 from fxprune.rewriting.contract import Pass

@@ -39,3 +39,15 @@ def show_results(report: dict[str, Any], out: Path, as_json: bool) -> None:
     click.echo(results_text(report))
     click.echo(f"verified: largest relative difference {report['max_relative_difference']:.2g} (float64)")
     click.echo(f"the pruned model, report.json and diff.html are in {out}")
+
+
+def show_finished(out: Path, as_json: bool) -> None:
+    """Say in a line that the run in ``out`` is finished, and what came of it."""
+    report = read_run(out).report
+    assert report is not None
+    if as_json:
+        print_json({"out": str(out), **report})
+        return
+    left, top1 = report["macs_after"] / report["macs_before"], report["accuracy_after"]
+    told = f"{left:.1%} of the MACs left, held-out top-1 {top1:.2%}"
+    click.echo(f"{out} holds this run, finished: {told}; fxprune report {out} tells more")

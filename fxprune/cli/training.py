@@ -23,7 +23,7 @@ from fxprune.cli.options import (
     pretrained_option,
     weights_option,
 )
-from fxprune.cli.report import show_results
+from fxprune.cli.report import show_finished, show_results
 from fxprune.cli.teachers import of_random_weights, require_classes, teacher_of
 from fxprune.emission.exports import Exports, require_exporter
 from fxprune.passes.chains import Norms
@@ -42,8 +42,12 @@ _REPORTED = "out, and what report.json holds; progress goes to stderr"
 @json_option(_REPORTED)
 def demo(seed: int, out: Path, as_json: bool) -> None:
     """Train ResNet-20 on handwritten digits, prune half of it away, write the result (under 3 minutes)."""
-    from fxprune.training.demo import run_demo
+    from fxprune.training.demo import record_of, run_demo
+    from fxprune.training.folder import is_finished
 
+    if is_finished(out, record_of(seed)):
+        show_finished(out, as_json)
+        return
     show_results(run_demo(out, seed, _say_aside if as_json else _say), out, as_json)
 
 
@@ -190,7 +194,7 @@ def prune(
     from fxprune.training.batches import default_workers
     from fxprune.training.data import load_data
     from fxprune.training.engine import make_accelerator
-    from fxprune.training.folder import open_folder
+    from fxprune.training.folder import is_finished, open_folder
     from fxprune.training.job import Run, prune_on_data, say_nothing
 
     images = {name: options.pop(name) for name in ("image_size", "in_memory", "on_bad_image")}
@@ -228,9 +232,14 @@ def prune(
         "in_memory": images["in_memory"],
     }
     what = {name: value or None for name, value in goal.options().items()}  # older runs have no patterns
+    record = {**run, **what, **settings.shared()}
+    if is_finished(out, record):
+        if accelerator.is_main_process:
+            show_finished(out, as_json)
+        return
     with ExitStack() as held:
         if accelerator.is_main_process:
-            held.enter_context(open_folder(out, {**run, **what, **settings.shared()}))
+            held.enter_context(open_folder(out, record))
         accelerator.wait_for_everyone()
         around, teacher = Run(say, run, accelerator, exports), teacher_of(known)
         report = prune_on_data(loaded.model, read, out, settings, goal=goal, run=around, teacher=teacher)

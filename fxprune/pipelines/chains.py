@@ -12,7 +12,8 @@ from fxprune.ir.arguments import require_arguments
 from fxprune.ir.trace_notes import hiding_convs
 from fxprune.passes import InsertBranchScale, InsertResConv
 from fxprune.passes.chains import AFTER_TRAINING, AFTER_TRAINING_KEEPING_NORMS
-from fxprune.pipelines.pipeline import Pipeline, PipelineResult
+from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pipelines.result import PipelineResult
 
 __all__ = ["AFTER_TRAINING", "AFTER_TRAINING_KEEPING_NORMS", "Layers", "insert_scales"]
 

@@ -10,19 +10,16 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
-from fxprune.costs.macs import tell_unknown, total_macs, total_params, unknown_places
-from fxprune.diffing.diff import diff
 from fxprune.errors import ContractError, FxpruneTypeError, FxpruneWarning
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graph_module
-from fxprune.ir.nodes import EXAMPLE_INPUTS, example_inputs_of, node_count, require_graph
+from fxprune.ir.nodes import EXAMPLE_INPUTS, example_inputs_of, require_graph
+from fxprune.pipelines.result import PipelineResult, Step
 from fxprune.rewriting.contract import Contract, Pass, PassResult, renew_shapes_after
 from fxprune.rewriting.float64 import run_both, run_float64
 from fxprune.rewriting.signature import keeps_signature, signature, told_signature
@@ -30,106 +27,9 @@ from fxprune.rewriting.verify import TOLERANCE, difference, first_difference
 from fxprune.weights.exact import keep_exact_weights
 
 if TYPE_CHECKING:
-    from fxprune.diffing.graph_diff import GraphDiff
+    pass
 
 AnyPass = Callable[[fx.GraphModule], Any]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One pass of a pipeline: its input, its result and its time; what the graph costs after it, when asked for."""
-
-    name: str
-    contract: Contract
-    before: fx.GraphModule
-    result: PassResult
-    milliseconds: float
-
-    @cached_property
-    def diff(self) -> GraphDiff:
-        """What the pass changed; worked out when it is first asked for."""
-        return diff(self.before, self.result.graph_module, results=[self])
-
-    @cached_property
-    def nodes(self) -> int:
-        """Nodes of the graph after the pass, those of regions included."""
-        return node_count(self.result.graph_module)
-
-    @cached_property
-    def macs(self) -> int:
-        """MACs a sample after the pass; those that are known, see ``unknown_macs``."""
-        return total_macs(self.result.graph_module)
-
-    @cached_property
-    def unknown_macs(self) -> tuple[str, ...]:
-        """What ``macs`` leaves out after the pass: the ops whose MACs nobody knows, and where they are."""
-        return unknown_places(self.result.graph_module)
-
-    @cached_property
-    def params(self) -> int:
-        """Parameters after the pass."""
-        return total_params(self.result.graph_module)
-
-
-@dataclass(frozen=True)
-class PipelineResult(PassResult):
-    """A PassResult with every step; printing it shows a table.
-
-    ``max_relative`` is the largest relative difference that verification saw in float64 between graphs
-    that must be equal; None if it did not run. ``diff`` is what all steps together changed, each step's own is in it.
-    """
-
-    steps: tuple[Step, ...] = ()
-    max_relative: float | None = None
-
-    @cached_property
-    def diff(self) -> GraphDiff:
-        """What all passes together changed; worked out when it is first asked for."""
-        before = self.steps[0].before if self.steps else self.graph_module
-        return diff(before, self.graph_module, results=[self])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what each pass did and what the graph costs after it, as plain data."""
-        first = self.steps[0].before if self.steps else self.graph_module
-        steps = [
-            {"pass": s.name, "sites": len(s.result.rewritten), "ms": s.milliseconds, **_costs(s.result.graph_module)}
-            for s in self.steps
-        ]
-        return {
-            "before": _costs(first),
-            "steps": steps,
-            "max_relative_difference": self.max_relative,
-            "warnings": list(self.warnings),
-        }
-
-    def __str__(self) -> str:
-        from tabulate import tabulate
-
-        if not self.steps:
-            return "an empty pipeline: nothing was done"
-        first = self.steps[0].before
-        macs = _told(total_macs(first), unknown := unknown_places(first))
-        rows: list[list[Any]] = [["(input)", "", node_count(first), macs, total_params(first), ""]]
-        for s in self.steps:
-            costs = [s.nodes, _told(s.macs, s.unknown_macs), s.params]
-            rows.append([s.name, len(s.result.rewritten), *costs, f"{s.milliseconds:.1f}"])
-        table = tabulate(
-            rows,
-            headers=["pass", "sites", "nodes", "MACs", "params", "ms"],
-            colalign=("left", *["right"] * 5),
-            intfmt=",",
-        )
-        left_out = self.steps[-1].unknown_macs or unknown
-        told = [f"MACs are at least these: {tell_unknown(left_out)}"] if left_out else []
-        lines = [table, *told, self._verdict(), *(f"warning: {message}" for message in self.warnings)]
-        return "\n".join(lines)
-
-    def _verdict(self) -> str:
-        if self.max_relative is None:
-            return "not verified"
-        others = [step.name for step in self.steps if step.result.modified and step.contract is not Contract.VALUES]
-        exempt = f"; {', '.join(dict.fromkeys(others))} may change values" if others else ""
-        return f"verified in float64: largest relative difference {self.max_relative:.2g}{exempt}"
 
 
 class Pipeline(Pass):
@@ -184,15 +84,6 @@ class Pipeline(Pass):
             tuple(steps),
             seen,
         )
-
-
-def _costs(graph: fx.GraphModule) -> dict[str, Any]:
-    macs = {"macs": total_macs(graph), "unknown_macs": list(unknown_places(graph))}
-    return {"nodes": node_count(graph), **macs, "params": total_params(graph)}
-
-
-def _told(macs: int, unknown: tuple[str, ...]) -> int | str:
-    return f">= {macs:,}" if unknown else macs
 
 
 def _out_of_order(chosen: Sequence[AnyPass]) -> Iterator[str]:

@@ -82,6 +82,21 @@ class ProximalL1:
         self._known: _Left | None = None
         self._holders = Holders(graph_module)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._story()})"
+
+    def _story(self) -> str:
+        """Return how things stand, in a line."""
+        strengths = sorted(set(self.strength.values()))
+        told = f"{strengths[0]:g}" + (f" to {strengths[-1]:g}" if strengths[1:] else "")
+        return f"strength {told}, step {self.steps_done}: {self._left_now()}"
+
+    def _left_now(self) -> str:
+        return (
+            f"{len(self.zeros)} of {len(self.layers)} scales are 0, {self.left:.1%} of the MACs and "
+            f"{self.params_left:.1%} of the parameters are left"
+        )
+
     def _measure(self) -> None:
         measure_inputs(self.graph_module)
 

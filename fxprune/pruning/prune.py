@@ -17,7 +17,8 @@ from fxprune.errors import FxpruneError, FxpruneWarning
 from fxprune.ir.arguments import require_arguments
 from fxprune.passes import RemoveLayers
 from fxprune.passes.chains import FINISHING
-from fxprune.pipelines.pipeline import Pipeline, PipelineResult
+from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pipelines.result import PipelineResult
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.steering import SteeredL1

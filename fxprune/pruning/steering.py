@@ -106,6 +106,9 @@ class SteeredL1(ProximalL1):
         self._enough_chosen = self._surplus.is_met(())
         self._schedule = Schedule(meet_after, plan.window, self._surplus.shares(self._found.values(), ()).values())
 
+    def _story(self) -> str:
+        return f"{self.targets} after {self.meet_after} steps, step {self.steps_done}: {self._left_now()}"
+
     def _measure(self) -> None:
         """Nothing: a layer's input is measured when the layer is compared, on the probe."""
 

@@ -50,7 +50,7 @@ class Site:
         return f"{where}: {self.why}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PassResult:
     """What a pass did. ``graph_module`` and ``modified`` are torch.fx's own names for these."""
 
@@ -59,6 +59,10 @@ class PassResult:
     rewritten: tuple[Site, ...] = ()
     declined: tuple[Site, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.rewritten)} rewritten, {len(self.declined)} declined, {len(self.warnings)} warnings"
+        return f"<{type(self).__name__}: {counts}>"
 
 
 @runtime_checkable

@@ -18,6 +18,7 @@ from fxprune.costs.macs import batch_size, node_macs, total_macs
 from fxprune.errors import FxpruneError, TargetError
 from fxprune.facts.liveness import Liveness
 from fxprune.gates.gate import ScaledLayer
+from fxprune.gates.words import told_by_kind
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import TRACED_MACS, called_module, graphs_of, require_graph
@@ -46,6 +47,17 @@ class Gate:
     def kind(self) -> str:
         """What it gates: "conv", "branch"."""
         return self.module.kind
+
+    @property
+    def owner(self) -> str:
+        """The path of the model's own module that it gates, or whose forward has what it gates."""
+        return self.path if self.module.operands == 1 else self.path.rpartition(".")[0]
+
+    @property
+    def subject(self) -> str:
+        """What it gates, as a person would call it: "branch layer1.0", "conv layer1.0.conv1"."""
+        second = self.module.operands > 1 and self.path.rpartition("_")[2].isdecimal()  # of several in one module
+        return f"{self.kind} {self.path if second or not self.owner else self.owner}"
 
     @property
     def width(self) -> int:
@@ -129,6 +141,19 @@ class Gate:
     def wake(self) -> None:
         """Open a gate that rests, in units of the weights as they are now."""
         self.module.wake(*gauge_weights(self.node))
+
+
+def by_kind(gates: Iterable[Gate]) -> dict[str, list[str]]:
+    """Return by kind the paths of the model's own modules that ``gates`` are of."""
+    found: dict[str, list[str]] = {}
+    for gate in gates:
+        found.setdefault(gate.kind, []).append(gate.owner)
+    return found
+
+
+def counted(gates: Iterable[Gate]) -> str:
+    """Return how many there are of each kind, in words: "13 convs and 5 branches"."""
+    return told_by_kind({kind: len(paths) for kind, paths in by_kind(gates).items()})
 
 
 @contextmanager

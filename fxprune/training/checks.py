@@ -16,12 +16,14 @@ from fxprune.ir.trace_notes import opaque_modules
 from fxprune.ops.call import Call
 from fxprune.passes import FoldBatchNorm, FuseResConv
 from fxprune.pipelines.chains import insert_scales
-from fxprune.pipelines.pipeline import PipelineResult
+from fxprune.pipelines.result import PipelineResult
 from fxprune.pruning.surplus import Surplus
 from fxprune.tracing.check import require_finite
 from fxprune.tracing.trace import trace
+from fxprune.training.batches import steps_per_epoch
 from fxprune.training.evaluation import check_outputs
 from fxprune.training.goal import Goal
+from fxprune.training.settings import Schedule, Settings
 
 _FOLDING = frozenset((FoldBatchNorm.name, FuseResConv.name))
 PICKLED = "model.pt"
@@ -76,6 +78,20 @@ def warnings_of(ready: Prepared, goal: Goal, classes: int) -> Iterator[str]:
         )
     if goal.targets.memory is not None and ready.opaque:
         yield f"the target of memory does not see what {ready.opaque[0]} holds inside, which could not be traced"
+
+
+def advice(settings: Settings, goal: Goal, train_count: int) -> Iterator[str]:
+    """Yield what to say of a fixed strength that brings no scale to zero in a training on so many images."""
+    if goal.strength is None:
+        return
+    steps = settings.epochs * steps_per_epoch(train_count, settings.batch_size)
+    schedule = Schedule(settings.lr, steps)
+    fall = goal.strength * sum(schedule.at(step) for step in range(steps))
+    if fall < 1:
+        yield (
+            f"a strength of {goal.strength:g} lowers a scale by {fall:.2g} in all, if the loss does not hold it, and "
+            f"scales begin at 1: give at least {goal.strength / fall:.2g}, train for longer, or give a target instead"
+        )
 
 
 def _has_folded_norms(graph_module: fx.GraphModule) -> bool:

@@ -19,9 +19,14 @@ from fxprune.training.settings import Settings
 TARGET_MACS = 0.48
 
 
+def record_of(seed: int) -> dict[str, Any]:
+    """Return what run.json tells of the demo."""
+    return {"model": "ResNet-20", "data": "digits", "seed": seed, "target_macs": TARGET_MACS}
+
+
 def run_demo(out: Path, seed: int, say: Say) -> dict[str, Any]:
     """Train, prune, verify and write everything to ``out``; return the report."""
-    run = {"model": "ResNet-20", "data": "digits", "seed": seed, "target_macs": TARGET_MACS}
+    run = record_of(seed)
     data = load_data("digits")
     with open_folder(out, run):
         torch.manual_seed(seed)

@@ -47,6 +47,12 @@ def open_folder(out: Path, run: Mapping[str, Any]) -> Iterator[None]:
             out.rmdir()
 
 
+def is_finished(out: Path, run: Mapping[str, Any]) -> bool:
+    """Say whether ``out`` holds this very run, and it is finished; raises LoadError if its record is damaged."""
+    record = out / RUN
+    return (out / REPORT).is_file() and record.is_file() and not _changes(out, record, run)
+
+
 def _locked(out: Path) -> FileLock:
     """Return the lock of ``out``, held; raises LoadError if another process holds it."""
     lock = FileLock(out / _LOCK)
@@ -67,33 +73,41 @@ def _prepare(out: Path, run: Mapping[str, Any]) -> None:
     record = out / RUN
     if record.is_file():
         if (out / REPORT).is_file():
-            raise LoadError(f"{out} holds a finished run; give another folder with --out")
-        _go_on(out, record, json.loads(json.dumps(run)))
+            raise LoadError(f"{out} holds a finished run, with other options; give another folder with --out")
+        _go_on(out, record, run)
     elif any(path.name != _LOCK for path in out.iterdir()):
         raise LoadError(f"{out} is not empty; give another folder with --out")
     else:
         write_json(record, dict(run))
 
 
-def _go_on(out: Path, record: Path, wanted: Mapping[str, Any]) -> None:
-    """Raise LoadError unless the unfinished run that ``record`` tells of is the one that is wanted."""
+def _changes(out: Path, record: Path, run: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what is another than when the run began that ``record`` tells of: what it was, and what is wanted now."""
+    wanted = json.loads(json.dumps(run))
     try:
         known = json.loads(record.read_text())
     except ValueError as error:
         raise LoadError(f"{record} is damaged; give another folder with --out") from error
     newer = {key: value for key, value in (Settings().shared() | {"norms": Goal.norms}).items() if key in wanted}
     known = {**newer, **known}  # it may be older than some settings
-    changed = [key for key in {**known, **wanted} if known.get(key) != wanted.get(key)]
+    return {
+        key: (known.get(key), wanted.get(key)) for key in {**known, **wanted} if known.get(key) != wanted.get(key)
+    }
+
+
+def _go_on(out: Path, record: Path, run: Mapping[str, Any]) -> None:
+    """Raise LoadError unless the unfinished run that ``record`` tells of is the one that is wanted."""
+    changed = _changes(out, record, run)
     if changed and not any(out.glob("*.pt")):
-        write_json(record, wanted)  # nothing was trained yet: nothing is lost by starting anew
+        write_json(record, dict(run))  # nothing was trained yet: nothing is lost by starting anew
     elif changed:
-        key = changed[0]
+        key, (known, wanted) = next(iter(changed.items()))
         if key.endswith("sha256"):
             raise LoadError(
                 f"{out} holds an unfinished run, and a file of weights has changed since it began; "
                 "put the old one back to go on, or give another --out"
             )
         raise LoadError(
-            f"{out} holds an unfinished run with {key} {known.get(key)}, not {wanted.get(key)}; "
+            f"{out} holds an unfinished run with {key} {known}, not {wanted}; "
             "use the same options to go on, or another --out"
         )

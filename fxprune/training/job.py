@@ -21,12 +21,14 @@ from fxprune import passes
 from fxprune.emission.exports import SOURCE_ONLY, Exports
 from fxprune.files import make_folder
 from fxprune.passes.chains import FINISHING
-from fxprune.pipelines.pipeline import Pipeline, PipelineResult
+from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pipelines.result import PipelineResult
 from fxprune.pruning.old_names import takes_old_names
 from fxprune.run_record import FINETUNING, METRICS, UNPRUNED
+from fxprune.structures.gated_layers import by_kind, counted
 from fxprune.structures.gated_layers import layers as layers_of
 from fxprune.tracing.trace import trace
-from fxprune.training.checks import Prepared, prepared, warnings_of
+from fxprune.training.checks import Prepared, advice, prepared, warnings_of
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
 from fxprune.training.evaluation import evaluate
@@ -145,27 +147,30 @@ class _Work:
         sparse = ready.inserted.graph_module
         unpruned = copy.deepcopy(ready.traced) if self.settings.baseline else None  # before any weight is trained
         before = self.accuracy(ready.traced)
-        self.say(f"traced: {len(layers_of(sparse))} removable layers; held-out top-1 {before:.2%} before pruning")
+        self.say(f"traced: {counted(layers_of(sparse))} can go; held-out top-1 {before:.2%} before pruning")
+        for line in advice(self.settings, goal, self.data.train_count):
+            self.say(line)
         self.accelerator.init_trackers("tensorboard")
         rows = self.train(sparse, self.settings, CHECKPOINT, METRICS, goal.shrink)
         path = epochs(rows)
         trained = self.accuracy(sparse)
         _settle(sparse)
-        candidates = [layer.path for layer in layers_of(sparse)]
+        candidates = layers_of(sparse)
         cut = passes.RemoveLayers(threshold=0.0, target_macs=None if goal.strength is None else goal.targets.macs)
         finishing = FINISHING[goal.norms]
         results = [Pipeline([cut] if self.settings.finetune_epochs else [cut, *finishing])(sparse)]
         removed = results[0].steps[0].result.graph_module
         without = self.accuracy(removed)
         staying = {layer.path for layer in layers_of(removed)}
-        gone = [path for path in candidates if path not in staying]  # with what lay in branches
-        self.say(f"removed {len(gone)} layers: held-out top-1 {trained:.2%} -> {without:.2%}")
+        gone = [layer for layer in candidates if layer.path not in staying]  # with what lay in branches
+        self.say(f"removed {counted(gone)}: held-out top-1 {trained:.2%} -> {without:.2%}")
         if self.settings.finetune_epochs:
             rows += self.finetune(removed)
             results.append(Pipeline(finishing)(removed))
         for result in results:
             self.say(str(result))
-        layers = {"layers_removable": len(candidates), "layers_removed": gone}
+        layers: dict[str, Any] = {"layers_removable": len(candidates), "layers_removed": [one.path for one in gone]}
+        layers |= {"removable": by_kind(candidates), "removed": by_kind(gone)}
         steps = ("accuracy_before", "accuracy_before_removal", "accuracy_after_removal")
         accuracies = dict(zip(steps, (before, trained, without), strict=True))
         if unpruned is not None:

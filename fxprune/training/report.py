@@ -22,7 +22,8 @@ from fxprune.emission.strip import savable
 from fxprune.errors import EmitError, FxpruneWarning
 from fxprune.files import save_with_torch, write_json
 from fxprune.passes.chains import AFTER_TRAINING
-from fxprune.pipelines.pipeline import Pipeline, PipelineResult
+from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pipelines.result import PipelineResult
 from fxprune.render.folder import write_diff
 from fxprune.run_record import REPORT
 from fxprune.training.checks import PICKLED, Prepared

@@ -49,7 +49,7 @@ def test_a_threshold_and_a_target(
 def test_each_gate_is_told_why_it_goes_or_stays() -> None:
     graph, found = gates(*SCALES)
     removal = choose(graph, found, "scale", 0.0, 0.6, 0)
-    assert removal.why(found[0]) == "scale 0 is at most 0"
+    assert removal.why(found[0]) == "its scale is 0"
     assert removal.wanted
     assert f"is among the {len(removal.wanted)} smallest, for target_macs=0.6" in removal.why(removal.wanted[0])
     assert removal.why(found[3]) == "scale 1 is larger than the target needs"

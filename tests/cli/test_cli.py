@@ -134,13 +134,20 @@ def test_prune_from_the_shell_and_its_resuming(
     assert report["max_relative_difference"] < 1e-9
     left = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["layers_left"]
     shares = [f"{1 - report[f'{cost}_after'] / report[f'{cost}_before']:.1%}" for cost in ("macs", "params")]
-    assert f"{23 - left} of 23 removable layers are gone, with {shares[0]} of the MACs and {shares[1]} of" in text
-    assert f"removed {23 - left} layers: held-out" in text
+    removed = {kind: len(paths) for kind, paths in report["removed"].items()}
+    assert sum(removed.values()) == 23 - left
+    assert f"are gone, of 16 convs and 7 branches, with {shares[0]} of the MACs and {shares[1]} of" in text
+    assert f"{removed['branch']} branch" in text
+    assert all(not path.endswith("branch_scale") for path in report["removed"]["branch"])
     assert "removed" in (out / "diff.txt").read_text()
 
-    code, _, err = run(capsys, *prune_command(images, out, *targets))
+    code, text, err = run(capsys, *prune_command(images, out, *targets))
+    assert (code, err) == (0, "")
+    assert text.startswith(f"{out} holds this run, finished: ")
+    assert len(text.splitlines()) == 1
+    code, _, err = run(capsys, *prune_command(images, out, *targets), "--epochs", "7")
     assert code == 1
-    assert "finished run" in err
+    assert "a finished run, with other options" in err
 
     # killed in the second epoch: the same command goes on and ends with the same network
     from fxprune.training.loop import Trainer

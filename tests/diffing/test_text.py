@@ -32,7 +32,7 @@ def test_unified() -> None:
     at = lines.index("@@ block1 @@")
     assert " ".join(lines[at + 1].split()) == "- conv1 Conv2d 3x3, 6 -> 6 20,736 -> 0 MACs, 324 -> 0 params"
     assert lines[at + 2].strip() == "insert-resconv: is now a ResConv with scale 1, shortcut 0"
-    assert lines[at + 3].strip() == "remove-layers: scale 0 is at most 0.01; 1 * x takes its place"
+    assert lines[at + 3].strip() == "remove-layers: its scale is 0; 1 * x takes its place"
     assert lines[at + 4].startswith("- bn1")
     assert lines[at + 5].strip() == "as above"
     assert lines[-2].startswith("11 unchanged, 0 changed, 4 fused, 3 removed")
@@ -69,7 +69,7 @@ def test_the_story_of_a_removed_layer(name: str) -> None:
     assert [line.text for line in story(whole(), name)] == [
         "block1_conv1: Conv2d 3x3, 6 -> 6, 20,736 MACs, 324 parameters",
         "  1. insert-resconv: is now a ResConv with scale 1, shortcut 0",
-        "  2. remove-layers: scale 0 is at most 0.01; 1 * x takes its place",
+        "  2. remove-layers: its scale is 0; 1 * x takes its place",
         "  removed",
     ]
 
@@ -79,7 +79,7 @@ def test_the_story_of_what_stayed_says_why() -> None:
         return [line.text.strip() for line in story(whole(), name) if "left alone" in line.text]
 
     assert reasons("stem.0") == ["left alone by insert-resconv: it changes the channels (3 -> 6)"]
-    assert reasons("block1.conv2") == ["left alone by remove-layers: scale 0.5 is above 0.01"]
+    assert reasons("block1.conv2") == ["left alone by remove-layers: its scale 0.5 is above 0.01"]
     assert reasons("block1.conv1") == []  # it went: no reason to stay is left
 
 

@@ -32,7 +32,7 @@ def test_a_branch_at_zero_goes_with_all_that_is_in_it() -> None:
     one = passes.RemoveLayers(threshold=0.0)
     assert one.contract is Contract.VALUES
     result = assert_rewrites(scaled(0.0, 0.5, 0.0, 1.0, 0.0, 0.7), one, count=2)
-    assert "the branch goes, with 3 nodes" in str(result.rewritten[0])
+    assert "branch block1: its scale is 0, so all of it is removed, with 3 nodes" in str(result.rewritten[0])
     assert "BranchScale" in targets(result.graph_module)
     assert not any(name.startswith("block1.") for name, _ in result.graph_module.named_parameters())
 

@@ -82,7 +82,7 @@ def _prepare(out: Path, run: Mapping[str, Any]) -> None:
 
 
 def _changes(out: Path, record: Path, run: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return what is another than when the run began that ``record`` tells of: what it was, and what is wanted now."""
+    """Return what is another than when the run of ``record`` began: what was, and what is wanted now."""
     wanted = json.loads(json.dumps(run))
     try:
         known = json.loads(record.read_text())
@@ -90,9 +90,8 @@ def _changes(out: Path, record: Path, run: Mapping[str, Any]) -> dict[str, tuple
         raise LoadError(f"{record} is damaged; give another folder with --out") from error
     newer = {key: value for key, value in (Settings().shared() | {"norms": Goal.norms}).items() if key in wanted}
     known = {**newer, **known}  # it may be older than some settings
-    return {
-        key: (known.get(key), wanted.get(key)) for key in {**known, **wanted} if known.get(key) != wanted.get(key)
-    }
+    pairs = {key: (known.get(key), wanted.get(key)) for key in {**known, **wanted}}
+    return {key: (was, now) for key, (was, now) in pairs.items() if was != now}
 
 
 def _go_on(out: Path, record: Path, run: Mapping[str, Any]) -> None:

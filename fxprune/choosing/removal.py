@@ -73,14 +73,10 @@ class Removal:
                 f"{len(cut)} layers were cut for target_macs={self.target_macs:g} though their scales go up to "
                 f"{max(cut):.3g}: expect to retrain, or shrink for longer before removing"
             )
-        if (
-            cut
-            and self.left is not None
-            and self.target_macs is not None
-            and self.target_macs - self.left > _OVERSHOOT
-        ):
+        wanted = self.target_macs or 0.0
+        if cut and self.left is not None and wanted - self.left > _OVERSHOOT:
             yield (
-                f"{self.left:.1%} of the MACs are left where target_macs={self.target_macs:g} was asked for: layers "
+                f"{self.left:.1%} of the MACs are left where target_macs={wanted:g} was asked for: layers "
                 "go as a whole, and of those that meet the target the ones that rank lowest went"
             )
 

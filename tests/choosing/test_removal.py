@@ -52,8 +52,8 @@ def test_each_gate_is_told_why_it_goes_or_stays() -> None:
     assert removal.why(found[0]) == "its scale is 0"
     assert removal.wanted
     assert f"is among the {len(removal.wanted)} smallest, for target_macs=0.6" in removal.why(removal.wanted[0])
-    assert removal.why(found[3]) == "scale 1 is larger than the target needs"
-    assert choose(graph, found, "scale", 0.0, None, 0).why(found[3]) == "scale 1 is above 0"
+    assert removal.why(found[3]) == "its scale 1 is larger than the target needs"
+    assert choose(graph, found, "scale", 0.0, None, 0).why(found[3]) == "its scale 1 is above 0"
 
 
 def test_ranks_by_scale_and_by_what_a_mac_costs() -> None:
@@ -70,7 +70,8 @@ def test_warnings_say_what_was_not_removed_and_what_was_cut_early() -> None:
         "nothing was removed: the smallest of 6 scales is 0.001; train them to zero"
     ]
     early = choose(graph, found, "scale", None, 0.4, 0)
-    (said,) = early.warnings(early.going)
+    said, over = early.warnings(early.going)
+    assert "% of the MACs are left where target_macs=0.4 was asked for: layers go as a whole" in over
     assert said.startswith(f"{len(early.cut)} layers were cut for target_macs=0.4 though their scales go up to")
     assert not list(early.warnings(()))
 

@@ -72,5 +72,5 @@ def write_results(out: Path, ready: Prepared, results: Sequence[PipelineResult],
         emit(pruned, out)
     else:
         save_with_torch(out / PICKLED, savable(pruned))
-    write_diff(out, ready.traced.cpu(), pruned, [ready.inserted, *results])
+    write_diff(out, ready.traced.cpu(), pruned, [ready.inserted, *results], report)
     write_json(out / REPORT, report)

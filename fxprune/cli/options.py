@@ -1,4 +1,7 @@
-"""What several commands share: how a model, its weights and its inputs are named."""
+"""What several commands share: how a model, its weights and its inputs are named.
+
+What takes torch is imported where it is used: help and errors of usage come at once.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,17 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
-from torch import fx
 
 from fxprune.errors import LoadError
-from fxprune.files import write_text
-from fxprune.ir.nodes import EXAMPLE_INPUTS
-from fxprune.sources.models import FORMS, LoadedModel, load_model
-from fxprune.tracing.trace import trace
+from fxprune.sources import FORMS
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from fxprune.sources.models import LoadedModel
 
 MODEL_HELP = f"MODEL: {FORMS}."
 weights_option = click.option(
@@ -81,6 +84,8 @@ def keeping_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def write_page(file: Path, text: str) -> None:
     """Write an HTML page and say so; raises LoadError if that is not possible."""
+    from fxprune.files import write_text
+
     if file.is_dir():
         raise LoadError(f"cannot write {file}: it is a folder; name a file in it")
     write_text(file, text)
@@ -89,6 +94,12 @@ def write_page(file: Path, text: str) -> None:
 
 def load_traced(model: str, given: Given) -> fx.GraphModule:
     """Return the graph of the model that the user names, on random inputs of the given shape."""
+    import torch
+    from torch import fx
+
+    from fxprune.ir.nodes import EXAMPLE_INPUTS
+    from fxprune.sources.models import load_model
+
     torch.manual_seed(0)
     loaded, shape = load_model(model, given.weights, given.classes), given.input_shape
     if isinstance(loaded.model, fx.GraphModule) and EXAMPLE_INPUTS in loaded.model.meta and shape is None:
@@ -100,6 +111,10 @@ def trace_loaded(
     loaded: LoadedModel, input_shape: str | None, usual: tuple[int, ...] = (1, 3, 224, 224)
 ) -> fx.GraphModule:
     """Trace ``loaded`` on random inputs, of the shape ``usual`` if neither the user nor the model says another."""
+    import torch
+
+    from fxprune.tracing.trace import trace
+
     shape = loaded.input_shape or usual if input_shape is None else _parse_shape(input_shape)
     return trace(loaded.model, torch.randn(shape))
 

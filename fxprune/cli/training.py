@@ -1,4 +1,7 @@
-"""``fxprune demo | prune``: networks that are trained."""
+"""``fxprune demo | prune``: networks that are trained.
+
+What takes torch is imported where it is used: help and errors of usage come at once.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,20 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
-import torch
-from torch import nn
 
-from fxprune.choosing.targets import Targets
 from fxprune.cli.options import MODEL_HELP, classes_option, keeping_options, weights_option
-from fxprune.pipelines.chains import Layers
+from fxprune.pipelines import Layers
 from fxprune.run_record import results_text
-from fxprune.sources.models import LoadedModel, load_model
-from fxprune.training.goal import Goal
 from fxprune.training.settings import Precision, Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fxprune.sources.models import LoadedModel
+    from fxprune.training.goal import Goal
 
 _GOAL = ("target_macs", "target_params", "target_memory", "strength", "layers", "keep", "only")
 
@@ -167,6 +171,9 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
     Killed at any moment, the same command goes on from its last checkpoint. On several GPUs or hosts:
     torchrun --nproc-per-node 4 -m fxprune prune MODEL ...
     """
+    import torch
+
+    from fxprune.sources.models import load_model
     from fxprune.training.batches import default_workers
     from fxprune.training.data import load_data
     from fxprune.training.engine import make_accelerator
@@ -215,6 +222,9 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
 
 def _goal(strength: float | None, layers: Layers, **named: Any) -> Goal:
     """Return what is asked for; half of the MACs, where that is nothing."""
+    from fxprune.choosing.targets import Targets
+    from fxprune.training.goal import Goal
+
     kept = {name: list(named.pop(name)) for name in ("keep", "only")}
     targets = Targets(**{name.removeprefix("target_"): share for name, share in named.items()})
     if targets.is_empty and strength is None:

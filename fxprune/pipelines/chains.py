@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import fx
 
@@ -19,10 +18,10 @@ from fxprune.passes import (
     InsertResConv,
     Simplify,
 )
+from fxprune.pipelines import Layers as Layers
 from fxprune.pipelines.pipeline import Pipeline, PipelineResult
 from fxprune.rewriting.contract import Pass
 
-Layers = Literal["all", "convs", "branches"]
 _INSERTIONS: dict[Layers, tuple[type[InsertResConv] | type[InsertBranchScale], ...]] = {
     "all": (InsertResConv, InsertBranchScale),  # in this order: a branch's scale reads its last norm's weight
     "convs": (InsertResConv,),

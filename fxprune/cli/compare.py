@@ -21,6 +21,7 @@ from fxprune.cli.options import (
     trace_loaded,
     write_page,
 )
+from fxprune.cli.progress import progress_line
 from fxprune.diffing.entries import KINDS, Kind
 from fxprune.errors import LoadError, TraceError, did_you_mean
 from fxprune.run_record import run_title
@@ -137,6 +138,7 @@ def _compare(before: str, after: str, given: Given, trust: bool) -> GraphDiff:
     return diff(graphs[0], graphs[1])
 
 
+@progress_line("loading a model")
 def _trace(spec: str, given: Given, like: tuple[int, ...] | None) -> fx.GraphModule:
     import torch
 

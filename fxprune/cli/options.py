@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fxprune.cli.progress import progress_line
 from fxprune.errors import LoadError
 from fxprune.sources import FORMS
 
@@ -92,6 +93,7 @@ def write_page(file: Path, text: str) -> None:
     click.echo(f"written to {file}")
 
 
+@progress_line("loading the model")
 def load_traced(model: str, given: Given) -> fx.GraphModule:
     """Return the graph of the model that the user names, on random inputs of the given shape."""
     import torch

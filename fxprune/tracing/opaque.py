@@ -8,6 +8,7 @@ call), and in its meta how often it is called.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from fxprune.tracing.attempt import RESERVED
 from fxprune.tracing.check import TOLERANCE, run_model, run_once
 from fxprune.tracing.inputs import Call, bind
 
+_LOG = logging.getLogger(__name__)
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
@@ -37,8 +39,9 @@ Run = Callable[[], Any]
 
 @dataclass
 class Calls:
-    """The calls of one module in a run: the largest one's arguments, the elements of it and of all, the results."""
+    """The calls of one module in a run: how many, the largest one's arguments, the elements of it and of all."""
 
+    count: int = 0
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     largest: int = -1
@@ -46,6 +49,11 @@ class Calls:
     outputs: list[Any] = field(default_factory=list)
     overwrites: bool = False
     read_outside: bool = False
+
+    @property
+    def is_only_one(self) -> bool:
+        """Whether a run of the module alone, on these arguments, shows all that happens in it."""
+        return self.count == 1 and not self.overwrites and not self.read_outside
 
 
 def record_calls(
@@ -81,6 +89,7 @@ def _watched_run(run: Run, modules: Iterable[nn.Module], keep_outputs: bool) -> 
         given = tensors_in((args, kwargs))
         versions.append([version_of(tensor) for tensor in given])
         calls, size = found[module], sum(tensor.numel() for tensor in given)
+        calls.count += 1
         calls.elements += size
         if size > calls.largest:
             calls.largest = size
@@ -127,6 +136,16 @@ def _watched_reads(read: Callable[[nn.Module], None]) -> Iterator[None]:
         nn.Module.__getattr__ = original  # type: ignore[method-assign]
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A module inside an opaque one, its path in the user's model, and what is run to see how it is called."""
+
+    path: str
+    module: nn.Module
+    within: nn.Module
+    call: Call
+
+
 def compile_inside(
     opaque: nn.Module,
     path: str,
@@ -134,7 +153,7 @@ def compile_inside(
     call: Call,
     compile_region: Compile,
     flags: Mapping[str, bool],
-) -> None:
+) -> Calls:
     """Put a region in the place of every child of ``opaque`` that is called on the example and can be traced.
 
     Args:
@@ -144,30 +163,85 @@ def compile_inside(
         call: the call of ``root``.
         compile_region: traces a module; raises TraceError if it cannot be.
         flags: the train flag of each module of the user's model, by path.
+
+    Returns:
+        How ``opaque`` itself is called, and what it returns.
     """
-    level = list(_named_children(opaque, path))
-    while level:
-        calls, result = record_calls(root, call, [child for _, child in level])
-        expected = copy_tensors(tensors_in(result))
-        regions: list[tuple[nn.Module, fx.GraphModule]] = []
-        deeper: list[tuple[str, nn.Module]] = []
-        for name, child in level:
-            region = None
-            if child in calls and _is_worthwhile(child):
-                own_flags = {inner: flags.get(_join(name, inner), True) for inner, _ in child.named_modules()}
-                region = _region(child, calls[child], root, compile_region, own_flags)
-            if region is None:
-                deeper += _named_children(child, name)
+    _LOG.info("%s is opaque: looking inside", path or type(opaque).__name__)
+    parts = list(_parts(opaque, path, root, call))
+    calls, result = record_calls(root, call, [opaque, *(part.module for part in parts)], keep_outputs=True)
+    own, expected = calls.pop(opaque, Calls()), copy_tensors(tensors_in(result))
+
+    def region_of(part: _Part, found: Calls) -> fx.GraphModule | None:
+        _LOG.info("tracing %s", part.path)
+        modes = {name: flags.get(_join(part.path, name), True) for name, _ in part.module.named_modules()}
+        return _region(part.module, found, root, compile_region, modes)
+
+    while parts:
+        regions = _regions_in(parts, calls, region_of)
+        _LOG.info("running the model with the graphs of %d of its parts", len(regions))
+        refused = _install(opaque, list(regions.values()), lambda: run_model(root, call), expected)
+        again = [(name, module) for name, (module, _) in regions.items() if module in refused]
+        parts = [part for name, module in again for part in _parts(module, name, root, call)]
+        calls = _calls_of(parts)
+    return own
+
+
+def _regions_in(
+    parts: list[_Part],
+    calls: dict[nn.Module, Calls],
+    region_of: Callable[[_Part, Calls], fx.GraphModule | None],
+) -> dict[str, tuple[nn.Module, fx.GraphModule]]:
+    """Return by path the outermost modules that can be regions, in ``parts`` and in those that cannot, and these."""
+    regions = {}
+    while parts:
+        deeper: list[_Part] = []
+        known: dict[nn.Module, Calls] = {}
+        unknown: list[_Part] = []
+        for part in parts:
+            found = calls.get(part.module)
+            region = region_of(part, found) if found is not None and _is_worthwhile(part.module) else None
+            if region is not None:
+                regions[part.path] = part.module, region
+                continue
+            alone = None if found is None else _alone(part, found)
+            inside = list(_parts(part.module, part.path, part.within, part.call)) if alone is None else alone[0]
+            deeper += inside
+            if alone is None:
+                unknown += inside
             else:
-                regions.append((child, region))
-        refused = _install(opaque, regions, lambda: run_model(root, call), expected)
-        deeper += [entry for name, child in level if child in refused for entry in _named_children(child, name)]
-        level = deeper
+                known |= alone[1]
+        parts, calls = deeper, known | _calls_of(unknown)
+    return regions
 
 
-def _named_children(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+def _alone(part: _Part, calls: Calls) -> tuple[list[_Part], dict[nn.Module, Calls]] | None:
+    """Return what is in ``part`` and how that is called, by a run of it alone; None if that does not show it."""
+    if not calls.is_only_one:
+        return None
+    try:
+        call = bind(part.module, calls.args, calls.kwargs)
+        inside = list(_parts(part.module, part.path, part.module, call))
+        return inside, _calls_of(inside)
+    except Exception:  # it wants more than its arguments
+        return None
+
+
+def _calls_of(parts: Iterable[_Part]) -> dict[nn.Module, Calls]:
+    """Return how ``parts`` are called: a run for each module that they are in, which need not be the whole model."""
+    found: dict[nn.Module, Calls] = {}
+    groups: dict[nn.Module, list[_Part]] = {}
+    for part in parts:
+        groups.setdefault(part.within, []).append(part)
+    for within, members in groups.items():
+        found |= record_calls(within, members[0].call, [part.module for part in members])[0]
+    return found
+
+
+def _parts(module: nn.Module, path: str, within: nn.Module, call: Call) -> Iterator[_Part]:
     if not isinstance(module, fx.GraphModule) and not (is_layer(module) and not isinstance(module, _CONTAINERS)):
-        yield from ((_join(path, name), child) for name, child in module.named_children())
+        for name, child in module.named_children():
+            yield _Part(_join(path, name), child, within, call)
 
 
 def _join(path: str, name: str) -> str:

@@ -291,7 +291,7 @@ class DeeplyOpaque(nn.Module):
         self.head = OpaqueHead()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.head(x)
+        y: torch.Tensor = self.head(x)
         return y if y.sum() > 0 else -y
 
 
@@ -312,7 +312,7 @@ class OpaqueLeaf(nn.Module):
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.conv(x)
+        y: torch.Tensor = self.conv(x)
         return y if y.sum() > 0 else -y
 
 

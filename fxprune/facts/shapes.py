@@ -31,8 +31,6 @@ from fxprune.ops.call import Call
 
 META = "tensor_meta"
 WRITES = "fxprune_writes"  # on a call of foreign code: which of its arguments it was seen to write into
-
-
 UNCHECKED = "fxprune_unchecked_shapes"  # on a graph whose shapes a file told
 
 
@@ -125,10 +123,7 @@ def _explain(node: fx.Node, error: Exception) -> str:
 def propagate_shapes(
     graph_module: fx.GraphModule, inputs: Sequence[Any], *, training: bool = False, returned: Returned = _NOTHING
 ) -> Values:
-    """Write ``meta["tensor_meta"]`` on every node (torch.fx's TensorMetadata) and return the values found.
-
-    They are those that :func:`values_of` returns for the same arguments.
-    """
+    """Write ``meta["tensor_meta"]`` on every node (torch.fx's TensorMetadata); return what :func:`values_of` does."""
     values = values_of(graph_module, inputs, training=training, returned=returned)
     for node in graph_module.graph.nodes:
         node.meta[META] = values.metadata(node)
@@ -143,10 +138,9 @@ def values_of(
     """Return the value of every node, of which shape, dtype and storage are true; the graph stays as it is.
 
     Runs in eval mode, or in train mode, on fake tensors; on real ones where a value's shape depends on data, or a
-    module is opaque and ``returned`` does not tell what it returned in this mode, call by call. What the other mode
-    alone computes has the shapes that it has there; in train mode on inputs of its own if the graph has such. What
-    the graph or its modules update is as before (see :mod:`fxprune.facts.kept_state`). Raises TraceError, naming node
-    and module path, if the inputs do not fit.
+    module is opaque and not in ``returned``, of this mode. What the other mode alone computes has the shapes that it
+    has there; in train mode on inputs of its own if the graph has such. What the graph or its modules update is as
+    before (see :mod:`fxprune.facts.kept_state`). Raises TraceError, naming node and path, if the inputs do not fit.
     """
     values = _values_in_mode(graph_module, inputs, training, returned)
     others = only_in(graph_module.graph, "eval" if training else "train")

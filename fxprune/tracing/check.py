@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.errors import FxpruneError, TraceError
+from fxprune.errors import FxpruneError, TraceError, first_line
 from fxprune.facts.kept_state import keeping_state
 from fxprune.ir.copies import copy_module
 from fxprune.ir.module_tree import evaluating, every_module, every_path
 from fxprune.ir.pytrees import copy_tensors, map_tensors, structure, tensors_in
 from fxprune.rewriting.verify import difference
 from fxprune.tracing.inputs import Call
+from fxprune.tracing.source import line_of_error
 
 TOLERANCE = 1e-3
 """How far a graph in the model's own precision may be from the model, relative to its largest output."""
@@ -53,6 +54,14 @@ class Reference:
             return self._first, Expected(True, _outputs(model, _mirrored(self._call), keeping=False))
         except Exception:
             return self._first, Expected(False, _outputs(model, self._call, keeping=False))
+
+
+def inputs_do_not_fit(model: nn.Module, error: Exception) -> TraceError:
+    """Return the error that says that ``model`` itself fails on the example inputs."""
+    return TraceError(
+        f"the example inputs do not fit the model: {type(model).__name__} fails on them: "
+        f"{line_of_error(error)}: {first_line(error)}; pass inputs of the shape and dtype that it takes"
+    )
 
 
 def _mirrored(call: Call) -> Call:

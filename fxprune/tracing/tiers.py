@@ -31,16 +31,17 @@ from fxprune.ops.layer_classes import CONV_CLASSES
 from fxprune.tracing.attempt import TrainMode, attempt
 from fxprune.tracing.check import (
     Reference,
+    inputs_do_not_fit,
     require_same_function,
     require_same_in_train_mode,
     run_once,
 )
 from fxprune.tracing.inputs import Call, call_of_graph
-from fxprune.tracing.opaque import compile_inside, record_calls
-from fxprune.tracing.source import line_of_error
+from fxprune.tracing.opaque import compile_inside
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.training_flag import in_train_mode
 from fxprune.tracing.values import ValueTracer
+from fxprune.tracing.watched_calls import record_calls
 
 Fresh = Callable[[], nn.Module]
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "_convolution")
@@ -162,8 +163,7 @@ class _Tracing:
         differs = bool(self.train_outputs) and structure(self.train_outputs) != structure(self.outputs)
         tracers = (symbolic, values) if tier == "symbolic" else (values,)
         train_mode = TrainMode(self.train_call, tracers, differs, self._failure_in_train_mode)
-        how = ", the values of the example at hand" if tier == "values" else ""
-        _LOG.info("tracing %s%s", type(self.own).__name__, how)
+        _LOG.info("tracing %s (%s)", type(self.own).__name__, tier)
         graph_module = self._checked(attempt(self._take_own(), self.call, self.flags, tracer, train_mode))
         graph_module.meta.setdefault(TIER, tier)  # a graph that is traced again keeps its own
         return graph_module
@@ -212,7 +212,6 @@ class _Tracing:
         if self.is_region:
             self._require_own_weights(graph_module)
         if self.expected is not None:
-            _LOG.info("comparing the graph of %s with it", type(self.own).__name__)
             graph_call = call_of_graph(graph_module, self.call)
             require_same_function(self.own, graph_module, graph_call, self.expected)
             if has_modes(graph_module.graph):
@@ -263,14 +262,6 @@ def _compiled_convs(module: torch.jit.ScriptModule) -> int:
     """Return how many convolutions are in what torch.jit compiled, if it is a model."""
     graph = getattr(module, "inlined_graph", None)
     return 0 if graph is None else sum(len(graph.findAllNodes(f"aten::{name}")) for name in _CONVOLUTIONS)
-
-
-def inputs_do_not_fit(model: nn.Module, error: Exception) -> TraceError:
-    """Return the error that says that ``model`` itself fails on the example inputs."""
-    return TraceError(
-        f"the example inputs do not fit the model: {type(model).__name__} fails on them: "
-        f"{line_of_error(error)}: {first_line(error)}; pass inputs of the shape and dtype that it takes"
-    )
 
 
 def _compile_region(child: nn.Module, call: Call, flags: Mapping[str, bool]) -> fx.GraphModule:

@@ -29,13 +29,13 @@ from fxprune.ir.nodes import TRACE, TRACED_MACS, called_module, graphs_of
 from fxprune.ir.trace_notes import warn_of_hidden_convs
 from fxprune.ir.wrappers import reaches_inside, uncompiled
 from fxprune.tracing.attempt import TrainMode, attempt
-from fxprune.tracing.check import Reference, require_finite
+from fxprune.tracing.check import Reference, inputs_do_not_fit, require_finite
 from fxprune.tracing.inputs import Call, bind
 from fxprune.tracing.own_modes import copied_in_eval_mode, has_own_modes, keeping_weights, tell_of_own_modes
 from fxprune.tracing.patches import ONE_AT_A_TIME
 from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
-from fxprune.tracing.tiers import Fresh, inputs_do_not_fit, trace_by_tiers
+from fxprune.tracing.tiers import Fresh, trace_by_tiers
 
 _LOG = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from fxprune.ir.nodes import called_module, graphs_of
 from fxprune.ir.pytrees import tensors_in
 from fxprune.ir.trace_notes import opaque_modules
 from fxprune.rewriting.verify import difference
-from fxprune.tracing import check, opaque, tiers
+from fxprune.tracing import check, tiers, watched_calls
 from fxprune.tracing.check import run_once
 
 CHAIN = [passes.RemoveLayers(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
@@ -324,7 +324,7 @@ def test_an_opaque_model_is_run_a_few_times_however_deep_it_is(monkeypatch: pyte
         runs.extend(one for one in model.modules() if isinstance(one, DeeplyOpaque))
         return run_once(model, *args, **options)
 
-    for module in (check, opaque, tiers):
+    for module in (check, watched_calls, tiers):
         monkeypatch.setattr(module, "run_once", counted)
     graph = fxprune.trace(DeeplyOpaque(), torch.randn(2, 3, 8, 8))
     assert sorted(name for name, _ in graphs_of(graph) if name) == ["model.head.inner.0.conv", "model.head.inner.1"]

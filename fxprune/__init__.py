@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from fxprune.errors import FxpruneError, FxpruneWarning
     from fxprune.gates.branch_scale import BranchScale
     from fxprune.gates.resconv import ResConv
-    from fxprune.pipelines.chains import AFTER_TRAINING, insert_scales
+    from fxprune.passes.chains import AFTER_TRAINING, AFTER_TRAINING_KEEPING_NORMS
+    from fxprune.pipelines.chains import insert_scales
     from fxprune.pipelines.pipeline import Pipeline, PipelineResult
     from fxprune.pruning.proximal import ProximalL1
     from fxprune.pruning.prune import prune
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AFTER_TRAINING",
+    "AFTER_TRAINING_KEEPING_NORMS",
     "BranchScale",
     "Contract",
     "FxpruneError",
@@ -70,7 +72,8 @@ _HOMES = {
     "errors": ("FxpruneError", "FxpruneWarning"),
     "gates.branch_scale": ("BranchScale",),
     "gates.resconv": ("ResConv",),
-    "pipelines.chains": ("AFTER_TRAINING", "insert_scales"),
+    "passes.chains": ("AFTER_TRAINING", "AFTER_TRAINING_KEEPING_NORMS"),
+    "pipelines.chains": ("insert_scales",),
     "pipelines.pipeline": ("Pipeline", "PipelineResult"),
     "pruning.proximal": ("ProximalL1",),
     "pruning.prune": ("prune",),

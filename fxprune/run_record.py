@@ -15,9 +15,11 @@ from tabulate import tabulate
 from fxprune.errors import FxpruneWarning, LoadError, first_line
 
 RUN, REPORT = "run.json", "report.json"
-METRICS, FINETUNING = "metrics.jsonl", "finetune.jsonl"
+METRICS, FINETUNING, UNPRUNED = "metrics.jsonl", "finetune.jsonl", "unpruned.jsonl"
 """Files in the folder of a run: how it was started, what came out, and what was measured meanwhile."""
 
+BEFORE = "unpruned, norms folded"
+"""What is timed as the network before."""
 NO_SCALES = "scales were not recorded: nothing shrinks in this run, or an earlier version wrote it"
 _MAX_EPOCHS = 20  # in the printed table
 
@@ -93,6 +95,22 @@ class RunRecord:
             for values in found.values():
                 values.extend(values[-1:] * (len(steps) - len(values)))
         return steps, found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data, with one entry an epoch, and of the scales the last ones."""
+        epochs, finetuning = (
+            [{key: value for key, value in row.items() if key != "scales"} for row in rows if "epoch" in row]
+            for rows in (self.rows, self.finetuning)
+        )
+        return {
+            "folder": str(self.folder),
+            "finished": self.report is not None,
+            "settings": dict(self.settings),
+            "epochs": epochs,
+            "finetuning": finetuning,
+            "scales": {path: values[-1] for path, values in self.scales()[1].items()},
+            "report": self.report and dict(self.report),
+        }
 
     def __str__(self) -> str:
         parts = [self.headline, self._epochs()]
@@ -194,18 +212,31 @@ def read_run(folder: Path) -> RunRecord:
 def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return what a report compares, as text: what, before, after."""
     rows = [(label, format(report[b], form), format(report[a], form)) for label, (b, a, form) in _RESULTS.items()]
+    if "accuracy_baseline" in report:
+        baseline, after = (f"{report[name]:.2%}" for name in ("accuracy_baseline", "accuracy_after"))
+        rows.append(("top-1 with both trained as long", baseline, after))
     if report.keys() >= set(_ACTIVATIONS):
         before, after = (format(report[name], ",") for name in _ACTIVATIONS)
         where = ", opaque parts left out" if report.get("opaque") else ""
         rows.append((f"peak activation bytes{where}", before, after))
     for size, times in report.get("latency_ms", {}).items():
-        rows.append((f"ms at batch {size}", f"{times['before']:.2f}", f"{times['after']:.2f}"))
+        rows.append((f"ms at batch {size} (before: {BEFORE})", f"{times['before']:.2f}", f"{times['after']:.2f}"))
     return rows
 
 
 def run_title(known: Mapping[str, Any]) -> str:
     """Return "MODEL on DATA" of what a run was started with, or what is known of that; "" if nothing is."""
     return " on ".join(str(known[key]) for key in ("model", "data") if known.get(key))
+
+
+def notes_on(report: Mapping[str, Any]) -> list[str]:
+    """Return what a reader of :func:`before_and_after` should know, in sentences."""
+    if "accuracy_baseline" in report:
+        return []
+    return [
+        "before is the network as it was given: no unpruned one was trained as long as the pruned one was "
+        "(fxprune prune --baseline trains it)"
+    ]
 
 
 def results_text(report: Mapping[str, Any]) -> str:
@@ -216,6 +247,7 @@ def results_text(report: Mapping[str, Any]) -> str:
         colalign=("left", "right", "right"),
         disable_numparse=True,
     )
+    table = "\n".join([table, *notes_on(report)])
     if not {"layers_removed", "layers_removable"} <= report.keys():
         return table
     removed = f"{len(report['layers_removed'])} of {report['layers_removable']} removable layers are gone"

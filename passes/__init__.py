@@ -18,6 +18,7 @@ from fxprune.passes.remove_layers import RemoveLayers
 from fxprune.passes.remove_resconvs import RemoveResConvs
 from fxprune.passes.remove_unused_submodules import RemoveUnusedSubmodules
 from fxprune.passes.simplify import Simplify
+from fxprune.passes.split_resconv import SplitResConv
 
 __all__ = [
     "CombineScales",
@@ -38,4 +39,5 @@ __all__ = [
     "RemoveResConvs",
     "RemoveUnusedSubmodules",
     "Simplify",
+    "SplitResConv",
 ]

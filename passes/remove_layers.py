@@ -17,7 +17,9 @@ from typing import ClassVar
 from torch import fx
 
 from fxprune.choosing.keeping import KEPT
-from fxprune.choosing.removal import Rank, Removal, choose, sizes_of_untrained
+from fxprune.choosing.named import known_criteria, made
+from fxprune.choosing.ranking import BY_SCALE
+from fxprune.choosing.removal import Removal, choose, sizes_of_untrained
 from fxprune.costs.macs import warn_of_unknown_macs
 from fxprune.errors import FxpruneValueError, did_you_mean, require_share
 from fxprune.facts.updated_buffers import updated_values
@@ -39,7 +41,9 @@ class RemoveLayers(KeepingPass):
         target_macs: the share of the graph's MACs to leave, between 0 and 1: the layers that rank lowest go first
             until it is met, the last such that it overshoots little
             (:func:`fxprune.structures.gated_layers.enough_for_target`). With a threshold too, both apply.
-        rank: by "scale", the effective scale, or by "scale-per-mac", the same over the MACs that removal saves.
+        rank: by "scale", the effective scale, by "scale-per-mac", the same over the MACs that removal saves, or by a
+            criterion's name, its value over these: "half-gate" is the damage on the graph's example inputs. By
+            default by scale, or, where no scale was trained, by "weight-norm", and a warning says so.
         kinds: the kinds of gates that may go, ("conv",) or ("branch",) say; all by default.
         keep, only: which layers stay, whatever their scale (see :mod:`fxprune.choosing.keeping`).
 
@@ -55,7 +59,7 @@ class RemoveLayers(KeepingPass):
     changes_shapes: ClassVar[bool] = False
     threshold: float | None = None
     target_macs: float | None = None
-    rank: Rank = "scale"
+    rank: str | None = None
     kinds: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -63,6 +67,8 @@ class RemoveLayers(KeepingPass):
         require_share("target_macs", "MACs", self.target_macs)
         if self.threshold is not None and not self.threshold >= 0:
             raise FxpruneValueError(f"threshold must not be negative; got {self.threshold}")
+        if self.rank is not None and self.rank not in BY_SCALE:
+            made(self.rank, known_criteria(), "rank")
         known = sorted(set(known_kinds()))
         unknown = [kind for kind in self.kinds if kind not in known]
         if unknown:

@@ -22,12 +22,13 @@ from fxprune.gates.branch_scale import BranchScale
 from fxprune.gates.resconv import ResConv
 from fxprune.ir.copies import copy_module
 from fxprune.ir.trace_notes import opaque_modules
-from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.passes.chains import AFTER_TRAINING, AFTER_TRAINING_KEEPING_NORMS
 from fxprune.structures.gated_layers import layers
 
 GRAPHS = int(os.environ.get("FXPRUNE_GRAPHS", "40"))
 FIRST = int(os.environ.get("FXPRUNE_SEED", "0"))
 COMPILE = [passes.RemoveLayers(threshold=0.0), *AFTER_TRAINING]
+COMPILE_KEEPING_NORMS = [passes.RemoveLayers(threshold=0.0), *AFTER_TRAINING_KEEPING_NORMS]
 SCALES = (0.0, 0.0, 0.0, 1.0, 0.5, -0.7, 1e-3)
 SHORTCUTS = (0.0, 0.0, 1.0, 1.0, 0.3, -0.4, 2.0)
 
@@ -54,6 +55,8 @@ def check(seed: int) -> None:
     average = AveragedModel(sparse, use_buffers=True)
     set_scales(sparse, chance)
     average.update_parameters(sparse)
+    kept = fxprune.Pipeline(COMPILE_KEEPING_NORMS)(sparse)
+    require_equal_at_all_sizes(sparse, kept.graph_module, seed)
     result = fxprune.Pipeline(COMPILE)(sparse)
     assert not [layer for layer in layers(result.graph_module) if not isinstance(layer.module, ResConv)]
     require_equal_at_all_sizes(sparse, result.graph_module, seed)

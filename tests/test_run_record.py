@@ -49,7 +49,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
         "2 120 0.900 75.00% 2 70.0% 60.0% 3.5",
         "1 fine-tuning 60 0.500 80.00%",
         "held-out top-1 80.00% 75.00%",
-        "ms at batch 1 2.00 1.50",
+        "ms at batch 1 (before: unpruned, norms folded) 2.00 1.50",
         "1 of 3 removable layers are gone",
         "1 of 3 scales are 0 at step 120",
     ):

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from fxprune.choosing.criteria.base import Criterion
 from fxprune.choosing.criteria.half_gate import HalfGate
+from fxprune.choosing.criteria.weight_norm import WeightNorm
 from fxprune.choosing.search.base import Search
 from fxprune.choosing.search.lazy_greedy import LazyGreedy
 from fxprune.errors import FxpruneError, did_you_mean
@@ -19,7 +20,8 @@ _Part = TypeVar("_Part")
 @functools.cache
 def known_criteria() -> dict[str, type[Criterion]]:
     """Return every criterion's class by its name, those of the entry-point group ``fxprune.criteria`` too."""
-    return with_joined({HalfGate.name: HalfGate}, "fxprune.criteria", "criterion")
+    own: dict[str, type[Criterion]] = {one.name: one for one in (HalfGate, WeightNorm)}
+    return with_joined(own, "fxprune.criteria", "criterion")
 
 
 @functools.cache

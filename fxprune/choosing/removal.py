@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 from torch import fx
 
+from fxprune.choosing.ranking import BY_SCALE, Ranking, ranked_by
 from fxprune.facts.input_rms import input_sizes
 from fxprune.structures.gated_layers import Gate, enough_for_target
 
 DEFAULT_THRESHOLD = 1e-2
-Rank = Literal["scale", "scale-per-mac"]
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What goes and what stays, of gates with these ``scales``.
+    """What goes and what stays, of gates with these ``scales``, in this ``ranking``.
 
     ``small`` are at most at the threshold; of the ``others``, the ``wanted`` go too, for the target; all ranked.
     """
 
     scales: dict[fx.Node, float]
+    ranking: Ranking
     small: list[Gate]
     others: list[Gate]
     wanted: list[Gate]
@@ -47,6 +47,8 @@ class Removal:
             rule = f"at most {self.threshold:g}"
         elif gate.node in self.cut:
             rule = f"among the {len(self.cut)} smallest, for target_macs={self.target_macs:g}"
+            if self.ranking.name not in BY_SCALE:
+                return f"{self.ranking.name} per MAC {self.ranking.values[gate.node]:.3g} is {rule}"
         else:
             rule = f"above {self.threshold:g}" if self.target_macs is None else "larger than the target needs"
         return f"scale {scale:.4g} is {rule}"
@@ -57,6 +59,8 @@ class Removal:
             smallest, count = min(self.scales.values()), len(self.scales)
             yield f"nothing was removed: the smallest of {count} scales is {smallest:.3g}; train them to zero"
         cut = [self.scales[node] for node in self.cut if node in taken]
+        if cut and self.ranking.is_guess:
+            yield self.ranking.advice
         if cut and max(cut) > DEFAULT_THRESHOLD:
             yield (
                 f"{len(cut)} layers were cut for target_macs={self.target_macs:g} though their scales go up to "
@@ -67,7 +71,7 @@ class Removal:
 def choose(
     graph_module: fx.GraphModule,
     gates: Sequence[Gate],
-    rank: Rank,
+    rank: str | None,
     threshold: float | None,
     target_macs: float | None,
     kept: int,
@@ -77,7 +81,7 @@ def choose(
     Args:
         graph_module: the whole graph, of whose MACs ``target_macs`` is a share (None: no target).
         gates: those that may go, of the graph and of its regions.
-        rank: by the scale, or by the scale over the MACs that removal saves, the lowest first.
+        rank: by what, the lowest first, see :func:`fxprune.choosing.ranking.ranked_by`.
         threshold: None is DEFAULT_THRESHOLD without a target, 0 with one.
         target_macs: what share of the traced MACs is to be left.
         kept: how many other gates the user keeps, for what is said.
@@ -88,17 +92,16 @@ def choose(
     if threshold is None:
         threshold = DEFAULT_THRESHOLD if target_macs is None else 0.0
     scales = {gate.node: gate.module.effective_scale for gate in gates}
-
-    def key(gate: Gate) -> float:
-        return scales[gate.node] / max(gate.macs, 1) if rank == "scale-per-mac" else scales[gate.node]
-
-    ranked = sorted(gates, key=key)
+    matters = target_macs is not None or rank in BY_SCALE
+    ranking = ranked_by(graph_module, gates, rank if matters else BY_SCALE[0])
+    ranked = sorted(gates, key=lambda gate: ranking.values[gate.node])
     small = [gate for gate in ranked if scales[gate.node] <= threshold]
     others = [gate for gate in ranked if scales[gate.node] > threshold]
     wanted: list[Gate] = []
     if target_macs is not None:
-        wanted = enough_for_target(graph_module, [*small, *others], target_macs, scales, kept)[len(small) :]
-    return Removal(scales, small, others, wanted, threshold, target_macs)
+        missed = scales if ranking.name in BY_SCALE else ranking.values
+        wanted = enough_for_target(graph_module, [*small, *others], target_macs, missed, kept)[len(small) :]
+    return Removal(scales, ranking, small, others, wanted, threshold, target_macs)
 
 
 def sizes_of_untrained(cut: Iterable[Gate]) -> dict[fx.Node, float]:

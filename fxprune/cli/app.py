@@ -14,6 +14,7 @@ import click
 import fxprune
 from fxprune.cli.compare import diff_command
 from fxprune.cli.graphs import inspect, list_passes, run
+from fxprune.cli.predict import predict
 from fxprune.cli.report import report
 from fxprune.cli.training import demo, prune
 from fxprune.errors import FxpruneError, FxpruneWarning
@@ -28,7 +29,7 @@ def cli(debug: bool) -> None:
     """Prune whole layers of CNNs on the torch.fx graph; the result is plain PyTorch."""
 
 
-for command in (demo, inspect, prune, run, diff_command, report, list_passes):
+for command in (demo, inspect, prune, run, diff_command, report, predict, list_passes):
     cli.add_command(command)
 
 

@@ -84,6 +84,7 @@ class View:
 @click.option("--only", multiple=True, type=click.Choice(KINDS), hidden=True)
 @click.option("--why", metavar="NODE", help="The story of one node, or of the nodes of one module.")
 @click.option("--format", "form", type=click.Choice(list(_FORMATS)), help="Print this instead of text.")
+@click.option("--json", "form", flag_value="json", help="As --format json: one JSON object alone.")
 @model_options
 @html_option
 @click.option("--trust", is_flag=True, help="Read .pt2 files, which can run any code.")
@@ -142,10 +143,8 @@ def _compare(before: str, after: str, given: Given, trust: bool) -> GraphDiff:
 def _trace(spec: str, given: Given, like: tuple[int, ...] | None) -> fx.GraphModule:
     import torch
 
-    from fxprune.sources.models import load_model
-
     torch.manual_seed(0)
-    loaded = load_model(spec, given.weights, given.classes)
+    loaded = given.load(spec)
     if like is not None:
         try:
             return trace_loaded(loaded, given.input_shape, like)

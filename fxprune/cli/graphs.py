@@ -5,9 +5,8 @@ What takes torch is imported where it is used: help and errors of usage come at 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,24 +16,35 @@ from tabulate import tabulate
 from fxprune.cli.options import (
     MODEL_HELP,
     Given,
+    collected,
+    export_options,
     html_option,
+    json_option,
     keeping_options,
     load_traced,
     model_options,
+    norms_option,
+    print_json,
     write_page,
 )
-from fxprune.emission.seal import EXPORTS
 from fxprune.errors import LoadError
 
 if TYPE_CHECKING:
+    from torch import fx
+
+    from fxprune.emission.exports import Exports
+    from fxprune.passes.chains import Norms
+    from fxprune.pipelines.pipeline import PipelineResult
     from fxprune.rewriting.contract import Pass
+
+_EXAMPLES = 16
 
 
 @click.command(epilog=MODEL_HELP)
 @click.argument("model")
 @model_options
 @keeping_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option("model, its costs, convs, branches, opaque, assumptions")
 @html_option
 def inspect(
     model: str,
@@ -54,7 +64,73 @@ def inspect(
     if html_file is not None:
         write_page(html_file, graph_page(graph_module, found, title=model))
         return
-    click.echo(json.dumps({"model": model, **found.to_json()}, indent=2) if as_json else str(found))
+    if as_json:
+        print_json({"model": model, **found.to_json()})
+    else:
+        click.echo(str(found))
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of the user's as example inputs."""
+
+    data: str | None
+    image_size: int | None
+
+    def graph_of(self, model: str, given: Given) -> fx.GraphModule:
+        """Return the graph of the model that is so named: on images, or on random inputs where there are none."""
+        if self.data is None:
+            return load_traced(model, given)
+        from fxprune.tracing.trace import trace
+        from fxprune.training.data import load_data, sample_inputs
+
+        if given.input_shape is not None:
+            raise click.UsageError("--data and --input exclude one another: images have their own shape")
+        images = sample_inputs(load_data(self.data, self.image_size), _EXAMPLES)
+        return trace(given.load(model).model, images)
+
+    def ranking(self, passes: Sequence[Pass]) -> list[Pass]:
+        """Return ``passes``, of which those that remove layers for a target rank by damage, if there are images."""
+        from fxprune.choosing.criteria.half_gate import HalfGate
+        from fxprune.passes import RemoveLayers
+
+        if self.data is None:
+            return list(passes)
+        return [
+            replace(one, rank=HalfGate.name) if isinstance(one, RemoveLayers) and one.rank is None else one
+            for one in passes
+        ]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a result is written, and as what."""
+
+    norms: Norms | None
+    out: Path | None
+    exports: Exports
+
+    def require_sense(self) -> None:
+        """Raise an error now, and not after all passes, if the result cannot be written as it is wanted."""
+        from fxprune.emission.exports import require_exporter
+
+        if self.out is not None:
+            _require_empty(self.out)
+        elif self.exports.formats:
+            raise click.UsageError("--format needs --out")
+        require_exporter(self.exports)
+
+    def write(self, model: str, before: fx.GraphModule, result: PipelineResult) -> None:
+        """Write what came out, what was changed, and how images are prepared, if the model's folder says that."""
+        if self.out is not None:
+            from fxprune.emission.emit import emit
+            from fxprune.render.folder import write_diff
+            from fxprune.training.preprocessing import copy_preprocessing
+
+            exports = self.exports
+            emit(result.graph_module, self.out, formats=exports.formats, dynamic=exports.dynamic)
+            write_diff(self.out, before, result.graph_module, [result], {"model": model})
+            copy_preprocessing(Path(model), self.out)
 
 
 @click.command(epilog=MODEL_HELP)
@@ -63,37 +139,46 @@ def inspect(
     "--passes", "spec", required=True, help='For example "insert-resconv{shortcut=1},fuse-resconv,simplify".'
 )
 @model_options
+@click.option("--data", help="Example inputs are images of it, by which layers are ranked: as for fxprune prune.")
+@click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels; 224 for a folder, 32 for CIFAR-10.")
+@collected("images", Images)
 @keeping_options
+@norms_option
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write the result to.")
-@click.option("--format", "formats", multiple=True, type=click.Choice(list(EXPORTS)), help="Write this too.")
+@export_options
+@collected("output", Output)
 @click.option("--no-verify", is_flag=True, help="Do not hold the passes to their contracts.")
+@json_option("model, before, steps, max_relative_difference, warnings, out")
 def run(
     model: str,
     spec: str,
     given: Given,
-    out: Path | None,
-    formats: Sequence[Any],
+    images: Images,
+    output: Output,
     no_verify: bool,
+    as_json: bool,
     **kept: Sequence[str],
 ) -> None:
-    """Apply any chain of passes to MODEL in eval mode, and show what each did."""
-    from fxprune.emission.emit import emit
+    """Apply any chain of passes to MODEL in eval mode, and show what each did.
+
+    With --norms the passes that make a plain network come behind them.
+    """
+    from fxprune.passes.chains import FINISHING
     from fxprune.pipelines.pipeline import Pipeline
     from fxprune.pipelines.registry import parse_passes
-    from fxprune.render.folder import write_diff
 
-    passes = _keeping(parse_passes(spec), **kept)
-    if out is not None and out.exists() and not out.is_dir():
-        raise LoadError(f"{out} is a file; give another folder with --out")
-    if out is not None:
-        _require_empty(out)
-    graph_module = load_traced(model, given).eval()
+    passes = images.ranking(_keeping(parse_passes(spec), **kept))
+    passes += FINISHING[output.norms] if output.norms else ()
+    output.require_sense()
+    graph_module = images.graph_of(model, given).eval()
     result = Pipeline(passes, verify=not no_verify)(graph_module)
-    click.echo(str(result))
-    if out is not None:
-        emit(result.graph_module, out, formats=formats)
-        write_diff(out, graph_module, result.graph_module, [result], {"model": model})
-        click.echo(f"written to {out}")
+    if not as_json:
+        click.echo(str(result))
+    output.write(model, graph_module, result)
+    if as_json:
+        print_json({"model": model, **result.to_json(), "out": output.out and str(output.out)})
+    elif output.out is not None:
+        click.echo(f"written to {output.out}")
 
 
 def _keeping(passes: list[Pass], keep: Sequence[str], only: Sequence[str]) -> list[Pass]:
@@ -109,9 +194,11 @@ def _keeping(passes: list[Pass], keep: Sequence[str], only: Sequence[str]) -> li
 
 
 def _require_empty(out: Path) -> None:
-    """Raise LoadError now, and not after all passes, if ``out`` cannot be written to."""
+    """Raise LoadError if ``out`` cannot be written to, or is not empty."""
     from fxprune.files import make_folder
 
+    if out.exists() and not out.is_dir():
+        raise LoadError(f"{out} is a file; give another folder with --out")
     is_new = not out.exists()
     make_folder(out)
     if any(out.iterdir()):
@@ -121,18 +208,39 @@ def _require_empty(out: Path) -> None:
 
 
 @click.command("passes")
-def list_passes() -> None:
+@json_option("passes, each with name, options and their defaults, contract, help")
+def list_passes(as_json: bool) -> None:
     """List the passes with their contracts and options."""
-    from fxprune.pipelines.registry import known_passes, options_of
-    from fxprune.rewriting.contract import Contract
+    from fxprune.pipelines.registry import known_passes
 
-    rows = []
-    for name, kind in known_passes().items():
-        options = ", ".join(f"{key}={field.default}" for key, field in options_of(kind).items())
-        contract = kind.contract.name.lower() if isinstance(kind.contract, Contract) else "by options"
-        rows.append([name, options, contract, (kind.__doc__ or "").strip().splitlines()[0]])
+    found = [_told(name, kind) for name, kind in known_passes().items()]
+    if as_json:
+        print_json({"passes": found})
+        return
+    rows = [
+        [
+            one["name"],
+            ", ".join(f"{key}={value}" for key, value in one["options"].items()),
+            one["contract"],
+            one["help"],
+        ]
+        for one in found
+    ]
     click.echo(tabulate(rows, headers=["pass", "options", "keeps equal", "what it does"]))
     click.echo(
         "options are given in braces: fxprune run MODEL "
         "--passes 'insert-resconv,insert-branch-scale,remove-layers{target_macs=0.5},fuse-branch-scale,fuse-resconv'"
     )
+
+
+def _told(name: str, kind: type[Pass]) -> dict[str, Any]:
+    """Return what is listed of a pass."""
+    from fxprune.pipelines.registry import options_of
+    from fxprune.rewriting.contract import Contract
+
+    return {
+        "name": name,
+        "options": {key: field.default for key, field in options_of(kind).items()},
+        "contract": kind.contract.name.lower() if isinstance(kind.contract, Contract) else "by options",
+        "help": (kind.__doc__ or "").strip().splitlines()[0],
+    }

@@ -6,7 +6,8 @@ What takes torch is imported where it is used: help and errors of usage come at 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +15,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fxprune.cli.progress import progress_line
+from fxprune.emission.seal import EXPORTS
 from fxprune.errors import LoadError
 from fxprune.sources import FORMS
 
 if TYPE_CHECKING:
     from torch import fx
 
+    from fxprune.emission.exports import Exports
     from fxprune.sources.models import LoadedModel
 
+NORMS = ("fold", "keep")
+"""The values of :data:`fxprune.passes.chains.Norms`, told without torch."""
 MODEL_HELP = f"MODEL: {FORMS}."
 weights_option = click.option(
     "--weights", type=click.Path(path_type=Path), help="State dict to load: .safetensors, .pt, .pth."
+)
+pretrained_option = click.option(
+    "--pretrained", is_flag=True, help="Load the weights that torchvision or timm have for MODEL, by their loaders."
 )
 classes_option = click.option("--classes", type=click.IntRange(min=1), help="Outputs of a torchvision or timm model.")
 _input_option = click.option("--input", "input_shape", metavar="N,C,H,W", help="Shape of the example input.")
@@ -47,11 +55,40 @@ _only_option = click.option(
     metavar="PATTERN",
     help="Layers outside of these modules stay; may be given again.",
 )
+_format_option = click.option(
+    "--format", "formats", multiple=True, type=click.Choice(list(EXPORTS)), help="Write this too."
+)
+_dynamic_option = click.option(
+    "--dynamic", is_flag=True, help="Let --format take images of any height and width; any number of them it does."
+)
+
+
+def json_option(holds: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the option ``--json``: one object of what it ``holds``, alone on stdout."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print one JSON object alone: {holds}.")
+
+
+def print_json(content: Mapping[str, Any]) -> None:
+    """Print one JSON object."""
+    click.echo(json.dumps(content, indent=2))
+
+
+norms_option = click.option(
+    "--norms",
+    type=click.Choice(NORMS),
+    help="Batch norms of the plain network: fold them into the weights, for inference, or keep them, to train on.",
+)
 
 
 def collected(name: str, kind: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command those of its options that are fields of the dataclass ``kind`` as one value, ``name``."""
-    names = [field.name for field in fields(kind)]
+    return _together(name, kind, [field.name for field in fields(kind)])
+
+
+def _together(
+    name: str, kind: Callable[..., Any], names: Sequence[str]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options ``names`` as one value, ``name``, which ``kind`` makes of them."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -66,21 +103,39 @@ def collected(name: str, kind: type[Any]) -> Callable[[Callable[..., Any]], Call
 
 @dataclass(frozen=True)
 class Given:
-    """What is given beside the name of a model: its weights, its classes, and the shape of its input."""
+    """What is given beside the name of a model: where its weights are from, its classes, the shape of its input."""
 
     weights: Path | None
+    pretrained: bool
     classes: int | None
     input_shape: str | None
 
+    def load(self, model: str) -> LoadedModel:
+        """Return the model that is so named, with its weights."""
+        from fxprune.sources.models import load_model
+
+        return load_model(model, self.weights, self.classes, pretrained=self.pretrained)
+
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give ``command`` the options ``--weights``, ``--classes`` and ``--input``, as one value ``given``."""
-    return weights_option(classes_option(_input_option(collected("given", Given)(command))))
+    """Give ``command`` the options of :class:`Given`, as one value ``given``."""
+    return weights_option(pretrained_option(classes_option(_input_option(collected("given", Given)(command)))))
 
 
 def keeping_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give ``command`` the options ``--keep`` and ``--only`` (see :mod:`fxprune.choosing.keeping`)."""
     return _keep_option(_only_option(command))
+
+
+def export_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give ``command`` the options ``--format`` and ``--dynamic``, as one value ``exports``."""
+    return _format_option(_dynamic_option(_together("exports", _exports, ("formats", "dynamic"))(command)))
+
+
+def _exports(**given: Any) -> Exports:
+    from fxprune.emission.exports import Exports
+
+    return Exports(**given)
 
 
 def write_page(file: Path, text: str) -> None:
@@ -100,10 +155,9 @@ def load_traced(model: str, given: Given) -> fx.GraphModule:
     from torch import fx
 
     from fxprune.ir.nodes import EXAMPLE_INPUTS
-    from fxprune.sources.models import load_model
 
     torch.manual_seed(0)
-    loaded, shape = load_model(model, given.weights, given.classes), given.input_shape
+    loaded, shape = given.load(model), given.input_shape
     if isinstance(loaded.model, fx.GraphModule) and EXAMPLE_INPUTS in loaded.model.meta and shape is None:
         return loaded.model
     return trace_loaded(loaded, shape)

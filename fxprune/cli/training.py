@@ -7,40 +7,51 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fxprune.cli.options import MODEL_HELP, classes_option, keeping_options, weights_option
+from fxprune.cli.options import (
+    MODEL_HELP,
+    classes_option,
+    export_options,
+    json_option,
+    keeping_options,
+    norms_option,
+    pretrained_option,
+    weights_option,
+)
+from fxprune.cli.report import show_results
 from fxprune.pipelines import Layers
-from fxprune.run_record import results_text
 from fxprune.training.settings import Precision, Settings
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from fxprune.sources.models import LoadedModel
+    from fxprune.emission.exports import Exports
+    from fxprune.passes.chains import Norms
     from fxprune.training.goal import Goal
 
-_GOAL = ("target_macs", "target_params", "target_memory", "strength", "layers", "keep", "only")
+_GOAL = ("target_macs", "target_params", "target_memory", "strength", "layers", "keep", "only", "norms")
+_REPORTED = "out, and what report.json holds; progress goes to stderr"
 
 
 @click.command()
 @click.option("--seed", default=Settings.seed, help="Of the initial weights and the training.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("fxprune-demo"), help="Folder to write.")
-def demo(seed: int, out: Path) -> None:
+@json_option(_REPORTED)
+def demo(seed: int, out: Path, as_json: bool) -> None:
     """Train ResNet-20 on handwritten digits, prune half of it away, write the result (under 3 minutes)."""
     from fxprune.training.demo import run_demo
 
-    _show_report(run_demo(out, seed, _say), out)
+    show_results(run_demo(out, seed, _say_aside if as_json else _say), out, as_json)
 
 
 @click.command(epilog=MODEL_HELP)
 @click.argument("model")
 @weights_option
+@pretrained_option
 @classes_option
 @click.option("--data", required=True, help="digits, cifar10:DIR or imagefolder:DIR.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write; resumes what is there.")
@@ -71,6 +82,7 @@ def demo(seed: int, out: Path) -> None:
     help="What to prune: convs, branches, or all.",
 )
 @keeping_options
+@norms_option
 @click.option("--epochs", default=Settings.epochs, type=click.IntRange(min=1), help="Epochs of training.")
 @click.option(
     "--finetune-epochs",
@@ -78,6 +90,7 @@ def demo(seed: int, out: Path) -> None:
     type=click.IntRange(min=0),
     help="Epochs after the removal, at lr/10.",
 )
+@click.option("--baseline", is_flag=True, help="Train the unpruned network as long too, for a fair comparison.")
 @click.option("--lr", default=Settings.lr, type=click.FloatRange(0, min_open=True), help="Peak learning rate.")
 @click.option(
     "--batch-size", default=Settings.batch_size, type=click.IntRange(min=1), help="Images a step, over all processes."
@@ -165,14 +178,18 @@ def demo(seed: int, out: Path) -> None:
     type=click.FloatRange(0),
     help="How often to save within an epoch.",
 )
-def prune(model: str, weights: Path | None, classes: int | None, data: str, out: Path, **options: Any) -> None:
+@export_options
+@json_option(_REPORTED)
+def prune(
+    model: str, weights: Path | None, pretrained: bool, classes: int | None, data: str, out: Path, **options: Any
+) -> None:
     """Fine-tune MODEL on your images, prune its layers meanwhile, write the result to a folder.
 
     Killed at any moment, the same command goes on from its last checkpoint. On several GPUs or hosts:
     torchrun --nproc-per-node 4 -m fxprune prune MODEL ...
     """
-    import torch
-
+    from fxprune.cli.teachers import of_random_weights, require_classes, teacher_of
+    from fxprune.emission.exports import require_exporter
     from fxprune.sources.models import load_model
     from fxprune.training.batches import default_workers
     from fxprune.training.data import load_data
@@ -182,27 +199,32 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
 
     images = {name: options.pop(name) for name in ("image_size", "in_memory", "on_bad_image")}
     teacher_weights: tuple[Path, ...] = options.pop("teacher_weights")
+    exports: Exports = options.pop("exports")
+    as_json: bool = options.pop("as_json")
+    require_exporter(exports)
     goal_options = {name: options.pop(name) for name in _GOAL}
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
     settings = Settings(**options)
     _require_use(settings, goal_options["strength"], teacher_weights)
     goal = _goal(**goal_options)
-    torch.manual_seed(settings.seed)
-    loaded = load_model(model, weights, classes)
+    _seed(settings.seed)
+    loaded = load_model(model, weights, classes, pretrained=pretrained)
     accelerator = make_accelerator(settings, out)
-    say = _say if accelerator.is_main_process else say_nothing
+    aloud = _say_aside if as_json else _say
+    say = aloud if accelerator.is_main_process else say_nothing
     untaught = settings.learns_from_teacher and not teacher_weights
-    for line in _of_random_weights(model, weights, loaded, untaught):
+    for line in of_random_weights(model, weights, loaded, untaught):
         say(line)
     known = [load_model(model, path, classes) for path in teacher_weights]
     if settings.distill:
-        _require_classes(dict(zip(teacher_weights, known, strict=True)) or {weights: loaded})
+        require_classes(dict(zip(teacher_weights, known, strict=True)) or {weights: loaded})
     read = load_data(data, **images)
     run = {
         "model": model,
         "weights": weights and str(weights),
         "weights_sha256": weights and _sha256(weights),
+        "pretrained": pretrained or None,
         "teacher_weights": [str(path) for path in teacher_weights],
         "teacher_weights_sha256": [_sha256(path) for path in teacher_weights],
         "data": data,
@@ -214,13 +236,19 @@ def prune(model: str, weights: Path | None, classes: int | None, data: str, out:
         if accelerator.is_main_process:
             held.enter_context(open_folder(out, {**run, **what, **settings.shared()}))
         accelerator.wait_for_everyone()
-        around, teacher = Run(say, run, accelerator), _teacher(known)
+        around, teacher = Run(say, run, accelerator, exports), teacher_of(known)
         report = prune_on_data(loaded.model, read, out, settings, goal=goal, run=around, teacher=teacher)
     if accelerator.is_main_process:
-        _show_report(report, out)
+        show_results(report, out, as_json)
 
 
-def _goal(strength: float | None, layers: Layers, **named: Any) -> Goal:
+def _seed(seed: int) -> None:
+    import torch
+
+    torch.manual_seed(seed)
+
+
+def _goal(strength: float | None, layers: Layers, norms: Norms | None, **named: Any) -> Goal:
     """Return what is asked for; half of the MACs, where that is nothing."""
     from fxprune.choosing.targets import Targets
     from fxprune.training.goal import Goal
@@ -229,7 +257,7 @@ def _goal(strength: float | None, layers: Layers, **named: Any) -> Goal:
     targets = Targets(**{name.removeprefix("target_"): share for name, share in named.items()})
     if targets.is_empty and strength is None:
         targets = Targets(macs=0.5)
-    return Goal(targets, strength, layers, **kept)
+    return Goal(targets, strength, layers, **kept, norms=norms or Goal.norms)
 
 
 def _require_use(settings: Settings, strength: float | None, teacher_weights: Sequence[Path]) -> None:
@@ -248,34 +276,6 @@ def _require_use(settings: Settings, strength: float | None, teacher_weights: Se
         raise click.UsageError("--distill-features learns from one teacher: give --teacher-weights once")
 
 
-def _of_random_weights(model: str, weights: Path | None, loaded: LoadedModel, untaught: bool) -> Iterator[str]:
-    """Yield what to say of weights that are random, also of the teacher's if those are the model's own."""
-    if loaded.is_random:
-        yield f"{model} starts from random weights: --weights FILE loads trained ones"
-    if loaded.is_random and untaught:
-        yield "the teacher has random weights and nothing to teach: --teacher-weights FILE loads trained ones"
-    if loaded.left_random:
-        yield f"{weights} holds another number of classes: {', '.join(loaded.left_random)} start from random weights"
-
-
-def _require_classes(teachers: Mapping[Path | None, LoadedModel]) -> None:
-    """Raise UsageError if a teacher, given by its file of weights, has none for the classes of the model."""
-    for path, one in teachers.items():
-        if one.left_random:
-            raise click.UsageError(
-                f"the teacher's {', '.join(one.left_random)} would be random, since {path} holds another number of "
-                "classes: --teacher-weights FILE of a network that was trained for yours, or no --distill"
-            )
-
-
-def _teacher(known: Sequence[LoadedModel]) -> nn.Module | None:
-    """Return what teaches: the one that was loaded, or all of them together."""
-    from fxprune.training.distillation import Ensemble
-
-    models = [one.model for one in known]
-    return Ensemble(models) if len(models) > 1 else next(iter(models), None)
-
-
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -285,7 +285,5 @@ def _say(message: str) -> None:
     sys.stdout.flush()
 
 
-def _show_report(report: dict[str, Any], out: Path) -> None:
-    click.echo(results_text(report))
-    click.echo(f"verified: largest relative difference {report['max_relative_difference']:.2g} (float64)")
-    click.echo(f"the pruned model, report.json and diff.html are in {out}")
+def _say_aside(message: str) -> None:
+    click.echo(message, err=True)

@@ -10,7 +10,7 @@
 passes and diffs in Python take the graph that :func:`load_emitted` reads.
 
 Where the graph calls functions of torchvision, so does ``model.py``.
-On request also ``model.pt2`` (torch.export) and ``model.onnx``, with a free batch size.
+On request also ``model.pt2`` (torch.export) and ``model.onnx``, with a free batch size, and free heights and widths.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
 
-import torch
-from torch import fx, nn
+from torch import fx
 
-from fxprune.emission.seal import EXPORTS, FILES, GRAPH, SOURCE, WEIGHTS, read_sealed, sealed
-from fxprune.errors import EmitError, LoadError, first_line
+from fxprune.emission.exports import Exports, Format, export
+from fxprune.emission.seal import FILES, GRAPH, SOURCE, WEIGHTS, read_sealed, sealed
+from fxprune.errors import ContractError, EmitError, LoadError, first_line
 from fxprune.facts.shapes import UNCHECKED, require_shapes
 from fxprune.files import make_folder, replacing_all
 from fxprune.ir.arguments import require_arguments
@@ -38,8 +37,9 @@ from fxprune.ir.nodes import (
     require_graph,
 )
 from fxprune.ir.trace_notes import ASSUMPTIONS, Assumption
-
-Format = Literal["pt2", "onnx"]
+from fxprune.passes.chains import FINISHING, Norms
+from fxprune.rewriting.verify import verify
+from fxprune.weights.exact import keep_exact_weights
 
 _LOADER = '''
 
@@ -66,20 +66,32 @@ def load(folder=None):
 '''
 
 
-def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, formats: Sequence[Format] = ()) -> Path:
+def emit(
+    graph_module: fx.GraphModule,
+    folder: str | os.PathLike[str],
+    *,
+    formats: Sequence[Format] = (),
+    norms: Norms | None = None,
+    dynamic: bool = False,
+) -> Path:
     """Write ``graph_module`` to ``folder`` as plain PyTorch and return the folder.
 
     What is to be written is first read back and run, and must compute what the graph computes.
 
     Args:
-        graph_module: a graph without layer scales and opaque modules.
+        graph_module: a graph without opaque modules, and without layer scales unless ``norms`` is given.
         folder: made if it does not exist; existing files of an earlier emit in it are replaced.
         formats: "pt2" for torch.export, "onnx" for ONNX (extra ``onnx``), beside the source.
+        norms: make a plain network of it first, by the passes after training: "fold" puts batch norms into the
+            weights, for inference; "keep" leaves them, to be trained on. Those that were folded before stay folded.
+        dynamic: whether these take images (N, C, H, W) of any height and width, and not only of any number.
 
     Raises:
+        ContractError: the passes after training changed what the graph computes: a fault of ours.
         EmitError: plain PyTorch cannot express the graph, or :func:`load_emitted` could not read it (names node or
-            module), or a file of another origin would be overwritten, or the disk is full or read-only. What was in
-            the folder is still there then.
+            module), or a file of another origin would be overwritten, or the disk is full or read-only, or with
+            ``dynamic`` the network takes images of one size alone (says why). What was in the folder is still there
+            then.
     """
     from safetensors.torch import save  # this, and what follows, is loaded when something is first emitted
 
@@ -87,12 +99,12 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
 
     require_arguments(emit, locals())
     graph_module = require_graph(graph_module, "emit")
+    if norms is not None:
+        graph_module = _finished(graph_module, norms)
     require_shapes(graph_module)
     out = Path(folder)
     _require_no_files_of_others(out)
-    unknown = [name for name in formats if name not in get_args(Format)]
-    if unknown:
-        raise EmitError(f"unknown format {unknown[0]!r}; use {' or '.join(get_args(Format))}")
+    exports = Exports(tuple(formats), dynamic)
     content = content_of(graph_module)
     weights = save(content.state)
     try:
@@ -103,11 +115,23 @@ def emit(graph_module: fx.GraphModule, folder: str | os.PathLike[str], *, format
             (unfinished / SOURCE).write_text(content.source + loader, encoding="utf-8", newline="\n")
             if formats:
                 model = functional_model(graph_module, content)
-                _export(model, example_inputs_of(graph_module), unfinished, formats)
+                export(model, example_inputs_of(graph_module), unfinished, exports)
             (unfinished / GRAPH).write_text(json.dumps(sealed(content.data, unfinished), indent=1) + "\n")
     except LoadError as error:
         raise EmitError(str(error)) from error
     return out
+
+
+def _finished(graph_module: fx.GraphModule, norms: Norms) -> fx.GraphModule:
+    """Return the plain network that the passes after training make, and hold them to what it computed."""
+    finished = graph_module
+    with keep_exact_weights():  # what is compared is the algebra, not the rounding
+        for one in FINISHING[norms]:
+            finished = one(finished).graph_module
+        found = verify(graph_module, finished, example_inputs_of(graph_module))
+    if not found.equal:
+        raise ContractError(f"the passes after training changed what the graph computes: {found}; please report it")
+    return finished
 
 
 def _require_no_files_of_others(out: Path) -> None:
@@ -126,25 +150,6 @@ def source_obstacle(graph_module: fx.GraphModule) -> str | None:
     except EmitError as error:
         return str(error)
     return None
-
-
-def _export(model: nn.Module, examples: tuple[Any, ...], out: Path, formats: Sequence[Format]) -> None:
-    inputs = tuple(x.cpu() if isinstance(x, torch.Tensor) else x for x in examples)
-    inputs = tuple(torch.cat([x, x]) if isinstance(x, torch.Tensor) and len(x) == 1 else x for x in inputs)
-    batch = torch.export.Dim.DYNAMIC
-    shapes = tuple({0: batch} if isinstance(x, torch.Tensor) and x.dim() else None for x in inputs)
-    try:
-        program = torch.export.export(model, inputs, dynamic_shapes=shapes)
-        if "pt2" in formats:
-            torch.export.save(program, out / EXPORTS["pt2"])
-        if "onnx" in formats:
-            exported = torch.onnx.export(program, dynamo=True, verbose=False)
-            assert exported is not None
-            exported.save(str(out / EXPORTS["onnx"]))
-    except ImportError as error:
-        raise EmitError(f"ONNX needs {error.name}; pip install 'fxprune[onnx]'") from error
-    except Exception as error:
-        raise EmitError(f"torch cannot export the model: {first_line(error)}") from error
 
 
 def is_emitted(folder: Path) -> bool:

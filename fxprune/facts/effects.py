@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from functools import lru_cache
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -111,12 +111,12 @@ def in_place_argument(node: fx.Node) -> int | str | None:
 
 def _flag(module: nn.Module, name: str) -> Any:
     """Return an attribute, False where there is none: ``getattr`` takes microseconds to find that out."""
-    value = module.__dict__.get(name)
-    return getattr(module, name) if value is None and _class_has(type(module), name) else value
+    value, kind = module.__dict__.get(name), cast(Any, type(module))
+    return getattr(module, name) if value is None and _class_has(kind, name) else value
 
 
 @lru_cache(maxsize=512)
-def _class_has(kind: type[nn.Module], name: str) -> bool:
+def _class_has(kind: Any, name: str) -> bool:
     return hasattr(kind, name)
 
 

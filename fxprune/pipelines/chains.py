@@ -1,4 +1,4 @@
-"""The chains of passes around training: those that insert layer scales, and those that make a plain network again."""
+"""The chain before training, which inserts layer scales; those after it are data: :mod:`fxprune.passes.chains`."""
 
 from __future__ import annotations
 
@@ -9,32 +9,18 @@ from torch import fx
 from fxprune.errors import FxpruneError
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.trace_notes import hiding_convs
-from fxprune.passes import (
-    FoldBatchNorm,
-    FreezeWeights,
-    FuseBranchScale,
-    FuseResConv,
-    InsertBranchScale,
-    InsertResConv,
-    Simplify,
-)
-from fxprune.pipelines import Layers as Layers
+from fxprune.passes import InsertBranchScale, InsertResConv
+from fxprune.passes.chains import AFTER_TRAINING, AFTER_TRAINING_KEEPING_NORMS
+from fxprune.pipelines import Layers
 from fxprune.pipelines.pipeline import Pipeline, PipelineResult
-from fxprune.rewriting.contract import Pass
+
+__all__ = ["AFTER_TRAINING", "AFTER_TRAINING_KEEPING_NORMS", "Layers", "insert_scales"]
 
 _INSERTIONS: dict[Layers, tuple[type[InsertResConv] | type[InsertBranchScale], ...]] = {
     "all": (InsertResConv, InsertBranchScale),  # in this order: a branch's scale reads its last norm's weight
     "convs": (InsertResConv,),
     "branches": (InsertBranchScale,),
 }
-
-AFTER_TRAINING: tuple[Pass, ...] = (
-    FuseBranchScale(),  # first: it reads weights that the next one makes plain
-    FreezeWeights(),  # before all that fuses and folds into weights
-    FuseResConv(),
-    FoldBatchNorm(),  # after fusing: what follows a ResConv is no norm of its conv any more
-    Simplify(),  # last: factors fold into convs only once no norm stands between
-)
 
 
 def insert_scales(

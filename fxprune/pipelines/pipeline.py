@@ -88,6 +88,20 @@ class PipelineResult(PassResult):
         before = self.steps[0].before if self.steps else self.graph_module
         return diff(before, self.graph_module, results=[self])
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what each pass did and what the graph costs after it, as plain data."""
+        first = self.steps[0].before if self.steps else self.graph_module
+        steps = [
+            {"pass": s.name, "sites": len(s.result.rewritten), "ms": s.milliseconds, **_costs(s.result.graph_module)}
+            for s in self.steps
+        ]
+        return {
+            "before": _costs(first),
+            "steps": steps,
+            "max_relative_difference": self.max_relative,
+            "warnings": list(self.warnings),
+        }
+
     def __str__(self) -> str:
         from tabulate import tabulate
 
@@ -170,6 +184,11 @@ class Pipeline(Pass):
             tuple(steps),
             seen,
         )
+
+
+def _costs(graph: fx.GraphModule) -> dict[str, Any]:
+    macs = {"macs": total_macs(graph), "unknown_macs": list(unknown_places(graph))}
+    return {"nodes": node_count(graph), **macs, "params": total_params(graph)}
 
 
 def _told(macs: int, unknown: tuple[str, ...]) -> int | str:

@@ -14,7 +14,7 @@ from fxprune.errors import TargetError
 from fxprune.ir.module_tree import evaluating
 from fxprune.ir.nodes import origins, place
 from fxprune.passes import RemoveLayers
-from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.structures.gated_layers import Gate, awake, layers, macs_in_turn
 

@@ -16,7 +16,7 @@ from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError, FxpruneWarning
 from fxprune.ir.arguments import require_arguments
 from fxprune.passes import RemoveLayers
-from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline, PipelineResult
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
 from fxprune.pruning.proximal import ProximalL1
@@ -80,7 +80,7 @@ def prune(
     _require_training(shrink)
     sparse.eval()
     require_finite(sparse)
-    return Pipeline([removal, *AFTER_TRAINING], verify=surgery.verify)(sparse)
+    return Pipeline([removal, *FINISHING[surgery.norms]], verify=surgery.verify)(sparse)
 
 
 def _require_sense(targets: Targets, strength: Any, meet_after: int | None) -> None:

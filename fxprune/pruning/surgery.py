@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from fxprune.ir.arguments import option_kinds, require_kind
+from fxprune.passes.chains import Norms
 from fxprune.pipelines.chains import Layers, insert_scales
 
 
@@ -21,6 +22,7 @@ class Surgery:
         only: likewise: layers that none of these matches stay too (see :mod:`fxprune.choosing.keeping`).
         threshold: remove every layer with at most this effective scale: by default 1e-2 if there is no target, none
             but exact zeros if targets are met by steering, and what a target of MACs asks for otherwise.
+        norms: "fold" batch norms into the weights, for inference, or "keep" them, to train on what comes out.
         verify: check in float64 that inserting, fusing and simplifying change nothing.
 
     Raises:
@@ -31,6 +33,7 @@ class Surgery:
     keep: Sequence[str] = ()
     only: Sequence[str] = ()
     threshold: float | None = None
+    norms: Norms = "fold"
     verify: bool = True
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from string import Template
 
 from fxprune.render.html import escaped, static
 from fxprune.render.plots import run_plots
-from fxprune.run_record import NO_SCALES, RunRecord, before_and_after, run_title
+from fxprune.run_record import NO_SCALES, RunRecord, before_and_after, notes_on, run_title
 
 
 def run_page(run: RunRecord) -> str:
@@ -15,6 +15,7 @@ def run_page(run: RunRecord) -> str:
     body = [f"<p>{escaped(run.headline)}</p>"]
     if run.report is not None:
         body += ["<h2>Before and after</h2>", _table(("", "before", "after"), before_and_after(run.report))]
+        body += [f"<p>{escaped(note)}</p>" for note in notes_on(run.report)]
     plots = run_plots(run)
     shown = f'<h2>Over time</h2><div class="plots">{plots}</div>'
     body.append(shown if plots else "<p>Nothing was measured yet.</p>")

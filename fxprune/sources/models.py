@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import logging
 import pickle
 import sys
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ class LoadedModel:
     Attributes:
         model: with its weights.
         input_shape: of its inputs, (N, C, H, W), where the source says so.
-        is_random: whether all its weights are random: a model of a library, without a file of weights.
+        is_random: whether all its weights are random: a model of a library, without weights of its own or a file.
         left_random: names of the tensors that a file of weights holds for another number of classes.
     """
 
@@ -43,19 +44,26 @@ class LoadedModel:
     left_random: tuple[str, ...] = ()
 
 
-def load_model(spec: str, weights: str | Path | None = None, classes: int | None = None) -> LoadedModel:
+def load_model(
+    spec: str, weights: str | Path | None = None, classes: int | None = None, *, pretrained: bool = False
+) -> LoadedModel:
     """Build the model that ``spec`` names, and load ``weights`` into it if given.
 
     Args:
         spec: one of the forms in ``FORMS``. ``torchvision:`` and ``timm:`` models are built with random weights.
         weights: a .safetensors file, or a .pt/.pth/.th state dict (read without executing anything).
-        classes: number of outputs, for torchvision and timm models; with ``weights`` of another number of classes
-            the classifier stays random, and ``left_random`` names it.
+        classes: number of outputs, for torchvision and timm models; with weights of another number of classes the
+            classifier stays random, and ``left_random`` names it.
+        pretrained: load the weights that torchvision or timm have for the model, by their own loaders.
 
     Raises:
-        LoadError: there is no such model, or the weights do not fit it (names the keys).
+        LoadError: there is no such model, the weights do not fit it (names the keys), or they cannot be downloaded.
     """
+    if pretrained and weights is not None:
+        raise LoadError(f"there are two kinds of weights for {spec}: give --pretrained or --weights, not both")
     loaded = _build(spec, classes)
+    if pretrained:
+        return _pretrained(loaded, spec, classes)
     if weights is None:
         return loaded
     left = load_weights(loaded.model, Path(weights), classes=classes)
@@ -83,6 +91,50 @@ def _build(spec: str, classes: int | None) -> LoadedModel:
         raise LoadError(f"no model {spec!r}{hint}")
     _refuse_classes(spec, classes)
     return LoadedModel(unwrapped(_from_factory(source, name)))
+
+
+def _pretrained(loaded: LoadedModel, spec: str, classes: int | None) -> LoadedModel:
+    """Return ``loaded`` with what the library of ``spec`` downloads; a classifier for other classes stays."""
+    library, _, name = spec.partition(":")
+    if library not in _LIBRARIES or not loaded.is_random:
+        raise LoadError(f"--pretrained is for models of torchvision: and timm:, not for {spec}; give --weights FILE")
+    try:
+        model = _from_torchvision(name) if library == "torchvision" else _from_timm(name)
+    except LoadError:
+        raise
+    except Exception as error:  # whatever a network, a proxy or a full disk may cause
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise LoadError(
+            f"cannot get the pretrained weights of {spec}: {why}; offline, give a file of them with --weights"
+        ) from error
+    if classes is None:
+        return replace(loaded, model=model, is_random=False)
+    left = _load_state(loaded.model, model.state_dict(), f"the pretrained {name}", classes)
+    return replace(loaded, is_random=False, left_random=left)
+
+
+def _from_torchvision(name: str) -> nn.Module:
+    import torchvision
+
+    if not list(torchvision.models.get_model_weights(name)):
+        raise LoadError(f"torchvision has no pretrained weights of {name}; give --weights FILE")
+    model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
+    return model
+
+
+def _from_timm(name: str) -> nn.Module:
+    import timm
+
+    if not timm.is_model_pretrained(name):
+        raise LoadError(f"timm has no pretrained weights of {name}; give --weights FILE")
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # it tells of each of ten attempts
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=True)
+        return model
+    finally:
+        hub.setLevel(level)
 
 
 def _is_importable(source: str) -> bool:
@@ -180,20 +232,27 @@ def load_weights(model: nn.Module, path: Path, *, classes: int | None = None) ->
     given, tensors with that many rows, and another number in the file, are left: a classifier for other classes.
     Raises LoadError naming the keys if anything else does not fit; the model is then unchanged.
     """
+    return _load_state(model, _read_state_dict(path), str(path), classes)
+
+
+def _load_state(
+    model: nn.Module, given: Mapping[str, torch.Tensor], source: str, classes: int | None
+) -> tuple[str, ...]:
+    """Do what :func:`load_weights` does with a state dict that was read from ``source``."""
     model = unwrapped(model)  # it shares the tensors
     own = model.state_dict()
-    state = without_prefixes(_read_state_dict(path), own)
+    state = without_prefixes(dict(given), own)
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
     if missing or unexpected:
         parts = [_listed("lacks", missing), _listed("has unknown", unexpected)]
-        raise LoadError(f"{path} does not fit {type(model).__name__}: it {' and '.join(p for p in parts if p)}")
+        raise LoadError(f"{source} does not fit {type(model).__name__}: it {' and '.join(p for p in parts if p)}")
     others = [key for key, value in state.items() if value.shape != own[key].shape]
     for key in others:
         rows, *rest = own[key].shape or (0,)
         if rows != classes or list(state[key].shape[1:]) != rest:
             raise LoadError(
-                f"{path} does not fit {type(model).__name__}: {key} has shape {tuple(state[key].shape)}, "
+                f"{source} does not fit {type(model).__name__}: {key} has shape {tuple(state[key].shape)}, "
                 f"the model's has {tuple(own[key].shape)}"
             )
     model.load_state_dict({key: value for key, value in state.items() if key not in others}, strict=False)

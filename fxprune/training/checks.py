@@ -11,7 +11,10 @@ from torch import fx, nn
 from fxprune.emission.emit import source_obstacle
 from fxprune.emission.strip import savable
 from fxprune.facts.shapes import shape
+from fxprune.ir.nodes import PASSES
 from fxprune.ir.trace_notes import opaque_modules
+from fxprune.ops.call import Call
+from fxprune.passes import FoldBatchNorm, FuseResConv
 from fxprune.pipelines.chains import insert_scales
 from fxprune.pipelines.pipeline import PipelineResult
 from fxprune.pruning.surplus import Surplus
@@ -20,6 +23,7 @@ from fxprune.tracing.trace import trace
 from fxprune.training.evaluation import check_outputs
 from fxprune.training.goal import Goal
 
+_FOLDING = frozenset((FoldBatchNorm.name, FuseResConv.name))
 PICKLED = "model.pt"
 """The file of a network that cannot be written as source: for torch.load, which needs its code."""
 
@@ -59,6 +63,11 @@ def warnings_of(ready: Prepared, goal: Goal, classes: int) -> Iterator[str]:
     outputs = shape(ready.traced.graph.output_node().all_input_nodes[0]) or (0,)
     if outputs[-1] > classes:
         yield f"the model has {outputs[-1]} outputs for {classes} classes: the others only cost time (--classes)"
+    if _has_folded_norms(ready.traced):
+        yield (
+            "the network's batch norms were folded into its weights, and training may diverge without them: write "
+            "it with --norms keep to train on (emit(..., norms='keep')), or give a small --lr"
+        )
     if ready.obstacle is not None:
         needs = "your code and fxprune" if savable(ready.traced) is ready.traced else "your code"
         yield (
@@ -67,3 +76,10 @@ def warnings_of(ready: Prepared, goal: Goal, classes: int) -> Iterator[str]:
         )
     if goal.targets.memory is not None and ready.opaque:
         yield f"the target of memory does not see what {ready.opaque[0]} holds inside, which could not be traced"
+
+
+def _has_folded_norms(graph_module: fx.GraphModule) -> bool:
+    """Say whether norms were folded into any layer, and none is left."""
+    layers = [node for node in graph_module.graph.nodes if node.op == "call_module"]
+    folded = any(not _FOLDING.isdisjoint(node.meta.get(PASSES, ())) for node in layers)
+    return folded and not any(Call(node).kind == "norm" for node in layers)

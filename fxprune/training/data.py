@@ -1,13 +1,13 @@
 """Image classification data sets by name: ``digits``, ``cifar10:DIR``, ``imagefolder:DIR``.
 
 ``imagefolder:DIR`` expects torchvision's layout, DIR/train/CLASS/*.jpg and the same under DIR/val (or test,
-or valid). Decoding, cropping and normalising are torchvision's.
+or valid). How images are prepared is in :mod:`fxprune.training.preprocessing`.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +18,11 @@ from torch.utils.data import Dataset, TensorDataset
 from fxprune.errors import FxpruneError, FxpruneValueError, FxpruneWarning, LoadError
 from fxprune.training.batches import default_workers, loader
 from fxprune.training.in_memory import InMemory
+from fxprune.training.preprocessing import SMALL, Preprocessing, read_image, usual_preprocessing
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _HELD_OUT_DIGITS = 450
-_SMALL = 64  # pixels: what is shifted and mirrored, not cropped at random
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class ImageData:
     """Training and held-out images as (image tensor, label) data sets.
 
     ``plain_train`` holds the training images without augmentation; ``shape`` is one image's (C, H, W).
+    ``preprocessing`` tells how images were prepared, and what classes are called; None where nobody knows.
     """
 
     train: Dataset[Any]
@@ -37,6 +38,7 @@ class ImageData:
     held_out: Dataset[Any]
     classes: int
     shape: tuple[int, int, int]
+    preprocessing: Preprocessing | None = None
 
     @property
     def train_count(self) -> int:
@@ -80,9 +82,9 @@ def load_data(
     if not folder or not root.is_dir():
         raise LoadError(f"{spec}: there is no folder {folder!r}")
     size = image_size or (32 if kind == "cifar10" else 224)
-    if in_memory and size > _SMALL:
+    if in_memory and size > SMALL:
         raise FxpruneValueError(
-            f"images of {size} pixels are not kept in memory, only up to {_SMALL}: set --image-size"
+            f"images of {size} pixels are not kept in memory, only up to {SMALL}: set --image-size"
         )
     data = (
         _cifar10(root, size, in_memory) if kind == "cifar10" else _image_folder(root, size, on_bad_image, in_memory)
@@ -115,7 +117,9 @@ def _digits(size: int) -> ImageData:
     from torchvision.transforms import v2
 
     digits = load_digits()
-    images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 8 - 1
+    prepared = Preprocessing((1, size, size), (0.5,), (0.5,), tuple(map(str, range(10))))
+    pixels = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
+    images = v2.Normalize(prepared.mean, prepared.std)(pixels)
     if size != 8:
         images = v2.functional.resize(images, [size, size])
     labels = torch.tensor(digits.target)
@@ -123,9 +127,8 @@ def _digits(size: int) -> ImageData:
     held_out, train = order[:_HELD_OUT_DIGITS], order[_HELD_OUT_DIGITS:]
     plain = TensorDataset(images[train], labels[train])
     crop = v2.RandomCrop(size, padding=max(1, size // 8), fill=-1)
-    return ImageData(
-        _Augmented(plain, crop), plain, TensorDataset(images[held_out], labels[held_out]), 10, (1, size, size)
-    )
+    other = TensorDataset(images[held_out], labels[held_out])
+    return ImageData(_Augmented(plain, crop), plain, other, 10, prepared.input_size, prepared)
 
 
 class _Augmented(Dataset[Any]):
@@ -147,16 +150,18 @@ def _transforms(size: int, in_memory: bool) -> tuple[Any, Any]:
     """
     from torchvision.transforms import v2
 
-    finish = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-    if size <= _SMALL:
-        same = v2.Resize((size, size))
-        if in_memory:
-            return (v2.Compose([same, v2.ToImage()]),) * 2
-        augment = [same, v2.RandomCrop(size, padding=size // 8), v2.RandomHorizontalFlip()]
-        return v2.Compose([*augment, *finish]), v2.Compose([same, *finish])
-    augment = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]
-    centre = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)]
-    return v2.Compose([*augment, *finish]), v2.Compose([*centre, *finish])
+    prepared = usual_preprocessing(size, IMAGENET_MEAN, IMAGENET_STD)
+    same, finish = prepared.geometry(), prepared.finish()
+    if in_memory:
+        return (v2.Compose([*same, v2.ToImage()]),) * 2
+    shift = [*same, v2.RandomCrop(size, padding=size // 8)]
+    augment = [*(shift if size <= SMALL else [v2.RandomResizedCrop(size)]), v2.RandomHorizontalFlip()]
+    return v2.Compose([*augment, *finish]), v2.Compose([*same, *finish])
+
+
+def _of_photographs(train: Any, plain_train: Any, held_out: Any, size: int, classes: Sequence[str]) -> ImageData:
+    prepared = usual_preprocessing(size, IMAGENET_MEAN, IMAGENET_STD, classes)
+    return ImageData(train, plain_train, held_out, len(classes), prepared.input_size, prepared)
 
 
 def _cifar10(root: Path, size: int, in_memory: bool) -> ImageData:
@@ -170,7 +175,7 @@ def _cifar10(root: Path, size: int, in_memory: bool) -> ImageData:
         )
     except RuntimeError as error:
         raise LoadError(f"cifar10:{root}: no CIFAR-10 batches there, or a damaged one: {error}") from error
-    return ImageData(train, plain_train, held_out, 10, (3, size, size))
+    return _of_photographs(train, plain_train, held_out, size, train.classes)
 
 
 def _image_folder(root: Path, size: int, on_bad_image: str, in_memory: bool) -> ImageData:
@@ -200,10 +205,10 @@ def _image_folder(root: Path, size: int, on_bad_image: str, in_memory: bool) -> 
             f"imagefolder:{root}: class {odd!r} is in {where} only; "
             f"train and {held_out_folder.name} must have the same classes"
         )
-    classes = len(train.classes)
+    classes = train.classes
     if on_bad_image == "skip":
         train, plain_train, held_out = map(_WithoutBadImages, (train, plain_train, held_out))
-    return ImageData(train, plain_train, held_out, classes, (3, size, size))
+    return _of_photographs(train, plain_train, held_out, size, classes)
 
 
 class _WithoutBadImages(Dataset[Any]):
@@ -224,10 +229,8 @@ class _WithoutBadImages(Dataset[Any]):
 
 
 def _open_image(path: str | Path) -> Any:
-    from torchvision.datasets.folder import pil_loader
-
     try:
-        return pil_loader(path)
+        return read_image(path)
     except Exception as error:  # Pillow's decoders raise SyntaxError, ValueError and others of their own
         raise LoadError(f"cannot read image {path}: {error}; --on-bad-image skip leaves such images out") from error
 

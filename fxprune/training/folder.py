@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from fxprune.errors import LoadError
 from fxprune.files import cannot_write, make_folder, remove_unfinished, write_json
 from fxprune.run_record import REPORT, RUN
+from fxprune.training.goal import Goal
 from fxprune.training.settings import Settings
 
 _LOCK = ".lock"
@@ -80,7 +81,7 @@ def _go_on(out: Path, record: Path, wanted: Mapping[str, Any]) -> None:
         known = json.loads(record.read_text())
     except ValueError as error:
         raise LoadError(f"{record} is damaged; give another folder with --out") from error
-    newer = {key: value for key, value in Settings().shared().items() if key in wanted}
+    newer = {key: value for key, value in (Settings().shared() | {"norms": Goal.norms}).items() if key in wanted}
     known = {**newer, **known}  # it may be older than some settings
     changed = [key for key in {**known, **wanted} if known.get(key) != wanted.get(key)]
     if changed and not any(out.glob("*.pt")):

@@ -8,6 +8,7 @@ from typing import Any
 
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError
+from fxprune.passes.chains import Norms
 from fxprune.pipelines.chains import Layers
 
 Shrink = Targets | float | None
@@ -25,6 +26,7 @@ class Goal:
         layers: what to prune: single convs, whole residual branches, or all of both.
         keep: patterns over the paths of modules: what these match gets no scale and stays.
         only: likewise: layers that none of these matches stay too (see :mod:`fxprune.choosing.keeping`).
+        norms: "fold" batch norms into the weights, for inference, or "keep" them, to train on what comes out.
 
     Raises:
         FxpruneError: targets beyond that of MACs are given beside a strength.
@@ -35,6 +37,7 @@ class Goal:
     layers: Layers = "all"
     keep: Sequence[str] = ()
     only: Sequence[str] = ()
+    norms: Norms = "fold"
 
     def __post_init__(self) -> None:
         require_either(replace(self.targets, macs=None), self.strength)
@@ -47,7 +50,13 @@ class Goal:
     def options(self) -> dict[str, Any]:
         """Return each by its name in records of runs, which is that of its option in the shell."""
         kept = {"keep": list(self.keep), "only": list(self.only)}
-        return {**self.targets.options(), "strength": self.strength, "layers": self.layers, **kept}
+        return {
+            **self.targets.options(),
+            "strength": self.strength,
+            "layers": self.layers,
+            **kept,
+            "norms": self.norms,
+        }
 
 
 def require_either(targets: Targets, strength: float | None) -> None:

@@ -1,9 +1,9 @@
 """The main job: a trained network and images in, a folder with the pruned network and its report out.
 
 The folder holds the emitted model (model.py, weights.safetensors, graph.json; where a part of it could not be traced,
-model.pt: the network for torch.load, which needs its code), report.json, what was changed
-(diff.html, diff.txt, diff.json), how it was trained (run.json, metrics.jsonl), and checkpoint.pt, from which the same
-command goes on after a kill.
+model.pt: the network for torch.load, which needs its code), config.json (how images are prepared for it, and its
+classes), report.json, what was changed (diff.html, diff.txt, diff.json), how it was trained (run.json,
+metrics.jsonl), and checkpoint.pt, from which the same command goes on after a kill.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import torch
 from torch import fx, nn
 
 from fxprune import passes
+from fxprune.emission.exports import SOURCE_ONLY, Exports
 from fxprune.files import make_folder
-from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline, PipelineResult
 from fxprune.pruning.old_names import takes_old_names
-from fxprune.run_record import FINETUNING, METRICS
+from fxprune.run_record import FINETUNING, METRICS, UNPRUNED
 from fxprune.structures.gated_layers import layers as layers_of
 from fxprune.tracing.trace import trace
 from fxprune.training.checks import Prepared, prepared, warnings_of
@@ -55,11 +56,13 @@ class Run:
         say: what is told how it goes, a line at a time.
         extra: what the report tells beside its own, of where the network and the images came from.
         accelerator: on what it trains; made from the settings by default. Of several processes, the main one writes.
+        exports: what else is written of the pruned network.
     """
 
     say: Say = say_nothing
     extra: Mapping[str, Any] | None = None
     accelerator: Accelerator | None = None
+    exports: Exports = SOURCE_ONLY
 
 
 _ALONE = Run()
@@ -95,7 +98,7 @@ def prune_on_data(
     outcome = work.prune(ready, goal)
     report = {"schema": REPORT_SCHEMA, **(run.extra or {}), **work.report(ready, outcome, goal)}
     if accelerator.is_main_process:
-        write_results(out, ready, outcome.results, report)
+        write_results(out, ready, outcome.results, report, run.exports)
     accelerator.end_training()
     return report
 
@@ -140,6 +143,7 @@ class _Work:
     def prune(self, ready: Prepared, goal: Goal) -> _Outcome:
         """Train the graph with scales, take the layers out that went to zero, and make a plain network of it."""
         sparse = ready.inserted.graph_module
+        unpruned = copy.deepcopy(ready.traced) if self.settings.baseline else None  # before any weight is trained
         before = self.accuracy(ready.traced)
         self.say(f"traced: {len(layers_of(sparse))} removable layers; held-out top-1 {before:.2%} before pruning")
         self.accelerator.init_trackers("tensorboard")
@@ -149,7 +153,8 @@ class _Work:
         _settle(sparse)
         candidates = [layer.path for layer in layers_of(sparse)]
         cut = passes.RemoveLayers(threshold=0.0, target_macs=None if goal.strength is None else goal.targets.macs)
-        results = [Pipeline([cut] if self.settings.finetune_epochs else [cut, *AFTER_TRAINING])(sparse)]
+        finishing = FINISHING[goal.norms]
+        results = [Pipeline([cut] if self.settings.finetune_epochs else [cut, *finishing])(sparse)]
         removed = results[0].steps[0].result.graph_module
         without = self.accuracy(removed)
         staying = {layer.path for layer in layers_of(removed)}
@@ -157,12 +162,15 @@ class _Work:
         self.say(f"removed {len(gone)} layers: held-out top-1 {trained:.2%} -> {without:.2%}")
         if self.settings.finetune_epochs:
             rows += self.finetune(removed)
-            results.append(Pipeline(AFTER_TRAINING)(removed))
+            results.append(Pipeline(finishing)(removed))
         for result in results:
             self.say(str(result))
         layers = {"layers_removable": len(candidates), "layers_removed": gone}
         steps = ("accuracy_before", "accuracy_before_removal", "accuracy_after_removal")
-        return _Outcome(results, rows, path, layers, dict(zip(steps, (before, trained, without), strict=True)))
+        accuracies = dict(zip(steps, (before, trained, without), strict=True))
+        if unpruned is not None:
+            accuracies["accuracy_baseline"] = self.baseline(unpruned)
+        return _Outcome(results, rows, path, layers, accuracies)
 
     def train(
         self, graph_module: fx.GraphModule, settings: Settings, checkpoint: str, metrics: str, shrink: Shrink = None
@@ -188,14 +196,23 @@ class _Work:
         _settle(removed)
         return rows
 
+    def baseline(self, unpruned: fx.GraphModule) -> float:
+        """Train the unpruned network as long as the other was, in the same way; return its held-out top-1."""
+        self.say("training the unpruned network as long, for comparison")
+        settings = replace(self.settings, epochs=self.settings.epochs + self.settings.finetune_epochs)
+        self.train(unpruned, settings, "unpruned.pt", UNPRUNED)
+        return self.accuracy(unpruned)
+
     def report(self, ready: Prepared, outcome: _Outcome, goal: Goal) -> dict[str, Any]:
         """Measure what came out, beside what went in, and return what the report tells."""
         traced, pruned = ready.traced, outcome.results[-1].graph_module
+        prepared_by = self.data.preprocessing
         for graph_module in (traced, pruned):  # they share weights with graphs that were evaluated elsewhere
             graph_module.cpu()
         return {
             **costs(traced, pruned),
             "opaque": ready.opaque,
+            "preprocessing": prepared_by and prepared_by.to_config(),
             **outcome.layers,
             **outcome.accuracies,
             "accuracy_after": self.accuracy(pruned),

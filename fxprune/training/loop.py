@@ -16,7 +16,7 @@ from torch.nn import functional
 from fxprune.errors import FxpruneError, LoadError
 from fxprune.gates.data_parallel import keep_all_parameters_in_training
 from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
-from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pruning.proximal import ProximalL1, parameter_groups
 from fxprune.pruning.steering import SteeredL1

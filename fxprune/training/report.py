@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +13,49 @@ import torch
 from torch import fx
 
 import fxprune
-from fxprune import passes
 from fxprune.costs.activation_memory import peak_activation_bytes
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.costs.measured_latency import compare_latency
 from fxprune.emission.emit import emit
+from fxprune.emission.exports import SOURCE_ONLY, Exports
 from fxprune.emission.strip import savable
+from fxprune.errors import EmitError, FxpruneWarning
 from fxprune.files import save_with_torch, write_json
-from fxprune.pipelines.chains import AFTER_TRAINING
+from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline, PipelineResult
 from fxprune.render.folder import write_diff
 from fxprune.run_record import REPORT
 from fxprune.training.checks import PICKLED, Prepared
 from fxprune.training.goal import Goal
+from fxprune.training.preprocessing import CONFIG
 from fxprune.training.settings import Settings
 
 REPORT_SCHEMA = 4
 
 
 def costs(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, int]:
-    """Return what both cost; the activations of ``before`` are those of the network that it makes for inference."""
-    folded = Pipeline(AFTER_TRAINING, verify=False)(before).graph_module
+    """Return what both cost; activations are those of the networks that they make for inference."""
+    activations = [peak_activation_bytes(_for_inference(one)) for one in (before, after)]
     return {
         "macs_before": total_macs(before),
         "macs_after": total_macs(after),
         "params_before": total_params(before),
         "params_after": total_params(after),
-        "activation_bytes_before": peak_activation_bytes(folded),
-        "activation_bytes_after": peak_activation_bytes(after),
+        "activation_bytes_before": activations[0],
+        "activation_bytes_after": activations[1],
     }
 
 
+def _for_inference(graph_module: fx.GraphModule) -> fx.GraphModule:
+    return Pipeline(AFTER_TRAINING, verify=False)(graph_module).graph_module
+
+
 def latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[str, float]]:
-    """Return median milliseconds at batch 1 and 64; ``before`` has its norms folded too, to be fair."""
-    folded = Pipeline([passes.FoldBatchNorm(), passes.Simplify()], verify=False)(before).graph_module
+    """Return median milliseconds at batch 1 and 64 of both, with their norms folded, to be fair."""
+    ways = {"before": _for_inference(before), "after": _for_inference(after)}
     measured = {}
     for batch_size in (1, 64):
-        times = compare_latency({"before": folded, "after": after}, batch_size)
+        times = compare_latency(ways, batch_size)
         measured[str(batch_size)] = {**times, "ratio": times["after"] / times["before"]}
     return measured
 
@@ -65,12 +72,28 @@ def options_and_versions(settings: Settings, goal: Goal) -> dict[str, Any]:
     }
 
 
-def write_results(out: Path, ready: Prepared, results: Sequence[PipelineResult], report: dict[str, Any]) -> None:
+def write_results(
+    out: Path, ready: Prepared, results: Sequence[PipelineResult], report: dict[str, Any], exports: Exports
+) -> None:
     """Write what the last of ``results`` made to ``out``, with what all of them changed, and the report."""
     pruned = results[-1].graph_module.cpu()
     if ready.obstacle is None:
-        emit(pruned, out)
+        _emit(pruned, out, exports)
     else:
         save_with_torch(out / PICKLED, savable(pruned))
     write_diff(out, ready.traced.cpu(), pruned, [ready.inserted, *results], report)
+    if report["preprocessing"] is not None:
+        write_json(out / CONFIG, report["preprocessing"])
     write_json(out / REPORT, report)
+
+
+def _emit(pruned: fx.GraphModule, out: Path, exports: Exports) -> None:
+    """Write ``pruned`` with what ``exports`` asks for; what torch cannot export is left out, with a warning."""
+    for wanted in dict.fromkeys((exports, replace(exports, dynamic=False), SOURCE_ONLY)):
+        try:
+            emit(pruned, out, formats=wanted.formats, dynamic=wanted.dynamic)
+            return
+        except EmitError as error:
+            if not wanted.formats:
+                raise
+            warnings.warn(f"not all that was asked for is written: {error}", FxpruneWarning, stacklevel=2)

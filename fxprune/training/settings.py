@@ -35,6 +35,7 @@ class Settings:
         temperature: what both networks' logits are divided by for ``distill``.
         recalibrate: training batches from which batch norms measure their statistics anew after training.
         finetune_epochs: epochs after the removal, with a learning rate that starts at a tenth of ``lr``.
+        baseline: train the unpruned network too, as long and in the same way, for a fair comparison.
         precision: "float32" or "bf16" (autocast).
         seed: of the data order, the augmentation and dropout.
         compile: train with torch.compile; where layers are steered to zero, from when the targets are met, since each
@@ -57,6 +58,7 @@ class Settings:
     temperature: float = 4.0
     recalibrate: int = 0
     finetune_epochs: int = 0
+    baseline: bool = False
     precision: Precision = "float32"
     seed: int = 0
     compile: bool = False

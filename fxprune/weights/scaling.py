@@ -35,6 +35,22 @@ def _scaled_layer(module: nn.Module, factor: float, with_bias: bool) -> nn.Modul
     return with_weights(module, scaled_rows(weight, rows), bias)
 
 
+def scaled_norm(norm: nn.Module, factor: float) -> nn.Module:
+    """Return a shallow copy of a batch norm whose gamma and beta are times ``factor``; it has both then."""
+    if norm._parameters.get("weight") is None:
+        norm = _with_affine(norm)
+    return _scaled_layer(norm, factor, with_bias=True)
+
+
+def _with_affine(norm: nn.Module) -> nn.Module:
+    """Return a shallow copy of a batch norm that has neither gamma nor beta, with those that change nothing."""
+    like = norm.get_buffer("running_mean")
+    duplicate = copy.copy(norm)
+    gamma, beta = nn.Parameter(torch.ones_like(like)), nn.Parameter(torch.zeros_like(like))
+    duplicate.__dict__ = {**vars(norm), "affine": True, "_parameters": {"weight": gamma, "bias": beta}}
+    return duplicate
+
+
 def _scaled_attention(module: nn.MultiheadAttention, factor: float) -> nn.MultiheadAttention:
     """Return a shallow copy of ``module`` with another last projection."""
     last = module.out_proj

@@ -319,3 +319,33 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     import fxprune
 
     assert run(capsys, "--version")[1].split()[-1] == fxprune.__version__
+
+
+def test_layers_of_an_untrained_network_are_ranked_by_images_if_there_are_some(
+    capsys: pytest.CaptureFixture[str], images: Path
+) -> None:
+    chain = "insert-branch-scale,remove-layers{target_macs=0.9}"
+    code, out, err = run(
+        capsys, "run", NET, "--passes", chain, "--data", f"imagefolder:{images}", "--image-size", "16"
+    )
+    assert code == 0, err
+    assert "no scale was trained" not in out
+    code, out, _ = run(capsys, "run", NET, "--passes", chain, "--input", "2,3,16,16")
+    assert code == 0
+    assert "ranked by the norm of their weights per MAC" in out
+    code, _, err = run(
+        capsys, "run", NET, "--passes", chain, "--input", "2,3,16,16", "--data", f"imagefolder:{images}"
+    )
+    assert code == 2
+    assert "exclude one another" in err
+
+
+@pytest.mark.parametrize(("norms", "has_norms"), [("keep", True), ("fold", False)])
+def test_run_makes_a_plain_network(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, norms: str, has_norms: bool
+) -> None:
+    out_folder = tmp_path / "out"
+    chain = ["--passes", "insert-resconv,insert-branch-scale,remove-layers{target_macs=0.7}", "--norms", norms]
+    code, _, err = run(capsys, "run", NET, *chain, "--input", "2,3,16,16", "--out", str(out_folder))
+    assert code == 0, err
+    assert ("bn1.weight" in load_file(out_folder / "weights.safetensors")) == has_norms

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
+
+from fxprune.cli.options import NORMS
+from fxprune.passes.chains import Norms
 
 HEAVY = ("torch", "torchvision", "rich", "networkx", "sklearn", "timm", "matplotlib", "accelerate")
 CODE = f"""
@@ -21,7 +25,7 @@ def shell(*arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("command", ["", "demo", "inspect", "prune", "run", "diff", "report", "passes"])
+@pytest.mark.parametrize("command", ["", "demo", "inspect", "prune", "run", "diff", "report", "predict", "passes"])
 def test_help_loads_no_torch(command: str) -> None:
     code, out, err = shell(*command.split(), "--help")
     assert (code, err) == (0, "")
@@ -50,6 +54,10 @@ def test_errors_of_usage_load_no_torch(arguments: tuple[str, ...], message: str)
     assert message in err
     assert err.count("\n") == 1
     assert out.splitlines()[-1] == "loaded: []"
+
+
+def test_norms_are_those_of_the_chains() -> None:
+    assert get_args(Norms) == NORMS
 
 
 def test_the_version_loads_no_torch() -> None:

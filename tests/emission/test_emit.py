@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 from emit_helpers import rewrite
-from helpers import TinyNet, Wrapped, example, traced, with_scales
+from helpers import TinyNet, Wrapped, example, targets, tiny, traced, with_scales
 from safetensors.torch import load_file, save_file
 from torch import fx, nn
 from torch.nn import functional
 
 import fxprune
 from fxprune import passes
-from fxprune.errors import EmitError, LoadError
+from fxprune.errors import EmitError, FxpruneError, LoadError
 
 WITHOUT_FXPRUNE = """
 import sys
@@ -282,3 +282,35 @@ def test_names_in_a_graph_file_cannot_be_code(tmp_path: Path, op: str, change: d
     rewrite(tmp_path, lambda data: next(entry for entry in data["nodes"] if entry["op"] == op).update(change))
     with pytest.raises(LoadError, match="forbidden name"):
         fxprune.load_emitted(tmp_path)
+
+
+def scaled_and_cut() -> fx.GraphModule:
+    graph = fxprune.insert_scales(tiny()).graph_module
+    for gate in fxprune.gates_of(graph):
+        gate.assign(scale=0.3)
+    next(gate for gate in fxprune.gates_of(graph) if gate.kind == "branch").assign(scale=0.0)
+    return passes.RemoveLayers(threshold=0.0)(graph).graph_module
+
+
+def test_norms_are_kept_for_training_or_folded_for_inference(tmp_path: Path) -> None:
+    graph, x = scaled_and_cut(), example(2, 3, 8, 8)
+    for norms, has_norms in (("keep", True), ("fold", False)):
+        fxprune.emit(graph, tmp_path / norms, norms=norms)  # type: ignore[arg-type]
+        again = fxprune.load_emitted(tmp_path / norms)
+        assert ("BatchNorm2d" in targets(again)) == has_norms
+        torch.testing.assert_close(again(x), graph.eval()(x), rtol=1e-12, atol=1e-12)
+        assert ("BatchNorm2d" in (tmp_path / norms / "model.py").read_text()) == has_norms
+    with pytest.raises(EmitError, match="ResConv"):
+        fxprune.emit(graph, tmp_path / "as it is")
+    with pytest.raises(FxpruneError, match="takes 'fold' or 'keep'"):
+        fxprune.emit(graph, tmp_path / "as it is", norms="keeep")  # type: ignore[arg-type]
+
+
+def test_a_network_with_kept_norms_trains_in_another_process_as_the_graph_does(tmp_path: Path) -> None:
+    fxprune.emit(scaled_and_cut().float(), tmp_path, norms="keep")
+    code = """
+        model = load().train()
+        model(torch.randn(4, 3, 8, 8)).sum().backward()
+        print(all(one.grad is not None for one in model.parameters()))
+    """
+    assert run_without_fxprune(tmp_path, code) == "True\n"

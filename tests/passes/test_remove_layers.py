@@ -66,7 +66,7 @@ def test_a_target_that_what_is_kept_forbids() -> None:
 )
 def test_one_ranking_for_convs_and_branches(rank: str, target: float, gone: str) -> None:
     graph = scaled(0.3, 1.0, 1.0, 1.0, 1.0, 0.4)
-    one = passes.RemoveLayers(target_macs=target, rank=rank)  # type: ignore[arg-type]
+    one = passes.RemoveLayers(target_macs=target, rank=rank)
     result = one(graph)
     assert [site.path for site in result.rewritten] == [gone]
     assert "expect to retrain" in result.warnings[0]

@@ -168,3 +168,13 @@ def test_further_targets_that_are_missed_are_told(steps: int, is_met: bool) -> N
         fxprune.prune(TinyNet(), torch.randn(4, 3, 8, 8), loop, targets=fxprune.Targets(params=0.8), meet_after=steps)
     told = any("(at most 80% of the parameters): fit took 6 steps of the 400" in str(one.message) for one in found)
     assert told is not is_met
+
+
+def test_norms_can_be_kept() -> None:
+    model, surgery = TinyNet(), fxprune.Surgery(norms="keep")
+    result = fxprune.prune(
+        model, torch.randn(4, 3, 8, 8), loop, targets=fxprune.Targets(macs=0.5), meet_after=4, surgery=surgery
+    )
+    left = targets(result.graph_module)
+    assert left.count("BatchNorm2d") == left.count("Conv2d")
+    assert "ResConv" not in left

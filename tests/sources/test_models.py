@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -167,3 +169,47 @@ def test_only_library_models_without_weights_are_random(factory: Path) -> None:
     assert not load_model(f"{factory}:make").is_random
     with pytest.raises(LoadError, match="--classes is for models of torchvision: and timm:"):
         load_model(f"{factory}:make", classes=3)
+
+
+def test_pretrained_weights_come_from_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    theirs = torchvision.models.resnet18(weights=None)
+    urls: list[str] = []
+
+    def download(url: str, **_: Any) -> dict[str, torch.Tensor]:
+        urls.append(url)
+        return dict(theirs.state_dict())
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", download)
+    loaded = load_model("torchvision:resnet18", pretrained=True)
+    assert_state_equal(loaded.model, state_of(theirs))
+    assert (loaded.is_random, loaded.left_random) == (False, ())
+    loaded = load_model("torchvision:resnet18", classes=5, pretrained=True)
+    assert loaded.left_random == ("fc.weight", "fc.bias")
+    assert torch.equal(loaded.model.get_parameter("conv1.weight"), theirs.conv1.weight)
+    assert all("resnet18" in url for url in urls)
+
+
+def test_what_cannot_be_downloaded_is_one_line(monkeypatch: pytest.MonkeyPatch, factory: Path) -> None:
+    import torchvision
+
+    def offline(url: str, **_: Any) -> None:
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", offline)
+    with pytest.raises(LoadError, match=r"Name or service not known.*; offline, give a file of them with --weights"):
+        load_model("torchvision:resnet18", pretrained=True)
+    with pytest.raises(LoadError, match="cannot get the pretrained weights of torchvision:mnasnet1_3"):
+        load_model("torchvision:mnasnet1_3", pretrained=True)
+    with pytest.raises(LoadError, match="is for models of torchvision: and timm:"):
+        load_model(f"{factory}:make", pretrained=True)
+    with pytest.raises(LoadError, match="not both"):
+        load_model("torchvision:resnet18", factory, pretrained=True)
+
+
+def test_timm_has_no_weights_of_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm", reason="the extra timm is not installed")
+    monkeypatch.setattr(timm, "is_model_pretrained", lambda name: False)
+    with pytest.raises(LoadError, match="timm has no pretrained weights of resnet10t"):
+        load_model("timm:resnet10t", pretrained=True)

@@ -122,7 +122,7 @@ def test_images_that_their_decoder_cannot_read_either(tmp_path: Path, monkeypatc
     def broken(path: str) -> None:
         raise SyntaxError("broken PNG file")  # as Pillow does for damaged chunks
 
-    monkeypatch.setattr("torchvision.datasets.folder.pil_loader", broken)
+    monkeypatch.setattr("fxprune.training.data.read_image", broken)
     with pytest.raises(LoadError, match=r"cannot read image .*\.png: broken PNG file; --on-bad-image skip"):
         load_data(f"imagefolder:{tmp_path}", 8).train[0]
     data = load_data(f"imagefolder:{tmp_path}", 8, on_bad_image="skip")

@@ -13,6 +13,7 @@ from torch import nn
 from fxprune.choosing.targets import Targets
 from fxprune.emission.emit import load_emitted
 from fxprune.errors import FxpruneError, LoadError, TargetError
+from fxprune.run_record import results_text
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.goal import Goal
 from fxprune.training.job import Run, prune_on_data
@@ -157,3 +158,37 @@ def test_an_auxiliary_classifier_is_trained_too(data: ImageData, tmp_path: Path)
     trained = load_emitted(tmp_path / "out")
     assert not torch.equal(trained.get_parameter("aux.weight"), model.aux.weight)
     assert [tuple(one.shape) for one in trained.train()(torch.zeros(3, 1, 8, 8))] == [(3, 10), (3, 10)]
+
+
+@pytest.mark.parametrize("finetune_epochs", [0, 1])
+def test_a_network_with_kept_norms_trains_on(data: ImageData, tmp_path: Path, finetune_epochs: int) -> None:
+    torch.manual_seed(0)
+    model, kept, folded = network(nn.BatchNorm2d(4)), tmp_path / "kept", tmp_path / "folded"
+    settings = replace(QUICK, finetune_epochs=finetune_epochs)
+    report = prune_on_data(model, data, kept, settings, goal=Goal(Targets(macs=0.9), norms="keep"))
+    assert report["settings"]["norms"] == "keep"
+    assert "BatchNorm2d" in (kept / "model.py").read_text()
+    for source, out in ((kept, folded), (folded, tmp_path / "again")):
+        said: list[str] = []
+        prune_on_data(load_emitted(source), data, out, QUICK, goal=Goal(Targets(macs=1.0)), run=Run(said.append))
+        assert any("were folded into its weights" in line for line in said) == (source is folded)
+
+
+def test_a_baseline_is_trained_as_long_and_resumed(data: ImageData, tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = replace(QUICK, finetune_epochs=1, baseline=True)
+    options: dict[str, Any] = {"goal": Goal(Targets(macs=0.7)), "run": Run(said.append)}
+    report = prune_on_data(network(nn.ReLU()), data, tmp_path, settings, **options)
+    unpruned = network(nn.ReLU())
+    train(unpruned, data, replace(settings, epochs=2), lambda _: None)
+    images, labels = next(iter(torch.utils.data.DataLoader(data.held_out, 450)))
+    top1 = (unpruned.eval()(images).argmax(1) == labels).double().mean()
+    assert report["accuracy_baseline"] == pytest.approx(float(top1), abs=0.005)
+    assert len((tmp_path / "unpruned.jsonl").read_text().splitlines()) == 2
+    assert "top-1 with both trained as long" in results_text(report)
+    assert prune_on_data(network(nn.ReLU()), data, tmp_path, settings, **options)[
+        "accuracy_baseline"
+    ] == pytest.approx(report["accuracy_baseline"])
+    del report["accuracy_baseline"]
+    assert "no unpruned one was trained as long" in results_text(report)
+    assert "(before: unpruned, norms folded)" in results_text(report)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxprune.weights.scaling import scaled
+from fxprune.weights.scaling import scaled, scaled_norm
 
 LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "conv": (nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 5)),
@@ -64,3 +64,13 @@ def test_a_scaled_parameter_is_another_one_that_trains_as_it_did(trains: bool) -
     assert made.tolist() == [3.0, -6.0]
     assert made.requires_grad is trains
     assert parameter.tolist() == [1.0, -2.0]
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_scaled_batch_norm_has_gamma_and_beta(affine: bool) -> None:
+    norm = nn.BatchNorm2d(3, affine=affine).double().eval()
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    made = scaled_norm(norm, -0.5)
+    torch.testing.assert_close(made(x), -0.5 * norm(x), rtol=1e-12, atol=1e-12)
+    assert {name for name, _ in made.named_parameters()} == {"weight", "bias"}
+    assert len(list(norm.parameters())) == 2 * affine

@@ -44,15 +44,42 @@ class RunRecord:
     finetuning: tuple[Mapping[str, Any], ...]
     report: Mapping[str, Any] | None
 
-    def series(self, name: str) -> tuple[list[int], list[float]]:
-        """Return the steps at which ``name`` was measured while layers shrank, and its values."""
-        return _series(self.rows, name)
+    def series(self, name: str, *, epochs: bool = False) -> tuple[list[int], list[float]]:
+        """Return the steps at which ``name`` was measured while layers shrank, and its values.
 
-    def finetuning_series(self, name: str) -> tuple[list[int], list[float]]:
+        With ``epochs`` only of the rows that end an epoch: their loss is its mean, that of others of one step.
+        """
+        return _series(self.rows, name, epochs)
+
+    def finetuning_series(self, name: str, *, epochs: bool = False) -> tuple[list[int], list[float]]:
         """Return the same of fine-tuning; its steps follow those before."""
         last = self.rows[-1]["step"] if self.rows else 0
-        steps, values = _series(self.finetuning, name)
+        steps, values = _series(self.finetuning, name, epochs)
         return [last + step for step in steps], values
+
+    @property
+    def steps_per_epoch(self) -> float | None:
+        """How many steps an epoch takes; None if none is finished."""
+        ended = (row["step"] / row["epoch"] for row in self.rows if _is_number(row.get("epoch")) and row["epoch"] > 0)
+        return next((each for each in ended if each > 0), None)
+
+    @property
+    def gone_how(self) -> str:
+        """How layers went whose own scale is not 0: a run of fixed strength may cut some at its end."""
+        known = {**self.settings, **(self.report or {}).get("settings", {})}
+        return "with a branch" if known.get("strength") is None else "with a branch, or cut at the end"
+
+    def gone_without_zero(self) -> dict[str, int | None]:
+        """Return the layers that are gone though their own scale is not 0, and after which step each was.
+
+        They lie in a branch that reached zero; or a run of fixed strength cut them at its end. The step is None where
+        the run does not tell: in records from before this was written, and for what was cut.
+        """
+        zero = {path for path, values in self.scales()[1].items() if values[-1] == 0}
+        gone: dict[str, int | None] = dict.fromkeys(_paths((self.report or {}).get("layers_removed")))
+        for row in reversed(self.rows):
+            gone |= dict.fromkeys(_paths(row.get("gone")), row["step"])
+        return {path: step for path, step in gone.items() if path not in zero}
 
     def scales(self) -> tuple[list[int], dict[str, list[float]]]:
         """Return the steps at which scales were measured, and each layer's effective scale at each of them.
@@ -172,7 +199,7 @@ def read_run(folder: Path) -> RunRecord:
     if not any((folder / name).is_file() for name in (METRICS, RUN, REPORT)):
         kind = "is not the folder of a run" if folder.is_dir() else "is not a folder"
         raise LoadError(f"{folder} {kind}: give the one that fxprune prune or fxprune demo writes to")
-    report = _read_json(folder / REPORT)
+    report = read_json(folder / REPORT)
     if report is not None and not all(_is_number(report.get(k)) for b, a, _ in _RESULTS.values() for k in (b, a)):
         raise LoadError(f"{folder / REPORT} is not the report of a run")
     files = (folder / METRICS, folder / FINETUNING)
@@ -180,7 +207,7 @@ def read_run(folder: Path) -> RunRecord:
     for path, (_, damaged) in zip(files, (measured, finetuning), strict=True):
         if damaged:
             warnings.warn(f"{path}: damaged lines are left out ({damaged})", FxpruneWarning, stacklevel=2)
-    settings = _read_json(folder / RUN) or {}
+    settings = read_json(folder / RUN) or {}
     return RunRecord(folder, settings, tuple(measured[0]), tuple(finetuning[0]), report)
 
 
@@ -197,6 +224,11 @@ def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     for size, times in report.get("latency_ms", {}).items():
         rows.append((f"ms at batch {size} (before: {BEFORE})", f"{times['before']:.2f}", f"{times['after']:.2f}"))
     return rows
+
+
+def run_title(known: Mapping[str, Any]) -> str:
+    """Return "MODEL on DATA" of what a run was started with, or what is known of that; "" if nothing is."""
+    return " on ".join(str(known[key]) for key in ("model", "data") if known.get(key))
 
 
 def notes_on(report: Mapping[str, Any]) -> list[str]:
@@ -241,7 +273,8 @@ def results_text(report: Mapping[str, Any]) -> str:
     return f"{table}\n{_gone(report)}, with {macs} of the MACs and {params} of the parameters"
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a file of a run; None if there is no such file. Raises LoadError if it is damaged."""
     if not path.is_file():
         return None
     try:
@@ -253,8 +286,9 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _series(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    measured = [(row["step"], float(row[name])) for row in rows if _is_number(row.get(name))]
+def _series(rows: Sequence[Mapping[str, Any]], name: str, epochs: bool) -> tuple[list[int], list[float]]:
+    counted = (row for row in rows if "epoch" in row or not epochs)
+    measured = [(row["step"], float(row[name])) for row in counted if _is_number(row.get(name))]
     return [step for step, _ in measured], [value for _, value in measured]
 
 
@@ -264,3 +298,7 @@ def _is_number(value: Any) -> bool:
 
 def _formatted(value: Any, form: str) -> str:
     return format(value, form) if _is_number(value) else ""
+
+
+def _paths(value: Any) -> list[str]:
+    return [str(path) for path in value] if isinstance(value, list) else []

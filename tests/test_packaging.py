@@ -11,6 +11,8 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
+import fxprune
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -130,6 +132,33 @@ def test_what_is_seldom_asked_for_is_loaded_then() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "[] fxprune.diffing.graph_diff True True"
+
+
+def test_importing_fxprune_loads_nothing_until_it_is_asked_for() -> None:
+    code = (
+        "import sys, fxprune\n"
+        "loaded = [m for m in sys.modules if m.startswith(('fxprune.', 'torch'))]\n"
+        "names = {name: getattr(fxprune, name) for name in fxprune.__all__}\n"
+        "assert set(fxprune.__all__) <= set(dir(fxprune))\n"
+        "assert fxprune.trace is names['trace']\n"
+        "assert callable(fxprune.pruning.parameter_groups) and fxprune.passes.Simplify\n"
+        "assert not hasattr(fxprune, 'no_such_name') and not hasattr(fxprune, '__main__')\n"
+        "print(loaded)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == "[]"
+
+
+def test_names_that_are_loaded_late_are_those_that_type_checkers_see() -> None:
+    tree = ast.parse((ROOT / "fxprune" / "__init__.py").read_text())
+    told = {
+        alias.name: statement.module
+        for statement in ast.walk(tree)
+        if isinstance(statement, ast.ImportFrom) and str(statement.module).startswith("fxprune.")
+        for alias in statement.names
+    }
+    assert set(told) == set(fxprune.__all__)
+    assert told == fxprune._HOME
 
 
 @pytest.mark.parametrize(

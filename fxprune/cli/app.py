@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import click
@@ -18,7 +18,6 @@ from fxprune.cli.predict import predict
 from fxprune.cli.report import report
 from fxprune.cli.training import demo, prune
 from fxprune.errors import FxpruneError, FxpruneWarning
-from fxprune.rewriting.invariants import checking_invariants
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
@@ -43,11 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     given = ["--debug"] * debug + [a for a in given if a != "--debug"]  # allowed anywhere
     if not debug:  # torch logs the traceback of what fails on fake tensors, though the error is caught
-        logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
+        logging.getLogger("torch._subclasses.fake_tensor").addFilter(_drop)  # a level would go when torch is imported
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", FxpruneWarning)
     try:
-        with checking_invariants() if debug else nullcontext():
+        with _checking_invariants() if debug else nullcontext():
             status = cli(given, standalone_mode=False, prog_name="fxprune")
     except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted; the same command goes on from its last checkpoint, if it has written one", 130)
@@ -82,3 +81,13 @@ def _one_line(error: Exception) -> str:
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, FxpruneWarning):
         click.echo(f"fxprune: warning: {message}", err=True)
+
+
+def _checking_invariants() -> AbstractContextManager[None]:
+    from fxprune.rewriting.invariants import checking_invariants  # it takes torch, which help does not
+
+    return checking_invariants()
+
+
+def _drop(_: logging.LogRecord) -> bool:
+    return False

@@ -1,4 +1,7 @@
-"""``fxprune diff``: two models, or what a run did."""
+"""``fxprune diff``: two models, or what a run did.
+
+What takes torch is imported where it is used: help and errors of usage come at once.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
-from torch import fx
 
 from fxprune.cli.options import (
     Given,
@@ -20,23 +21,22 @@ from fxprune.cli.options import (
     trace_loaded,
     write_page,
 )
-from fxprune.diffing.diff import diff
+from fxprune.cli.progress import progress_line
 from fxprune.diffing.entries import KINDS, Kind
-from fxprune.diffing.graph_diff import GraphDiff
-from fxprune.diffing.text import Line, statistics, story, unified
-from fxprune.emission.emit import is_emitted, load_emitted
 from fxprune.errors import LoadError, TraceError, did_you_mean
-from fxprune.ir.nodes import EXAMPLE_INPUTS
-from fxprune.render.folder import read_diff
-from fxprune.render.html import page
-from fxprune.render.terminal import show
-from fxprune.sources.exported import load_exported
-from fxprune.sources.models import FORMS
+from fxprune.run_record import run_title
+from fxprune.sources import FORMS
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from fxprune.diffing.graph_diff import GraphDiff
+    from fxprune.diffing.text import Line
 
 _FORMATS: dict[str, Callable[[GraphDiff], str]] = {
     "json": lambda found: json.dumps(found.to_json(), indent=1) + "\n",
-    "dot": GraphDiff.to_dot,
-    "graphml": GraphDiff.to_graphml,
+    "dot": lambda found: found.to_dot(),
+    "graphml": lambda found: found.to_graphml(),
 }
 _HELP = f"""BEFORE and AFTER: {FORMS}, or a .pt2 file (with --trust). Reading a folder runs no code of it; a factory
 is code that you name, and it is run. Exit code: 0 the graphs are the same, 1 they differ, 2 trouble."""
@@ -61,12 +61,15 @@ class View:
         if sum((*given, self.html_file is not None)) > 1:
             raise click.UsageError("--stat, --kinds, --why, --format and --html exclude one another")
 
-    def show(self, found: GraphDiff, title: str) -> None:
-        """Print ``found``, or write it to a page of that title."""
+    def show(self, found: GraphDiff, before: str, after: str | None) -> None:
+        """Print ``found``, the diff of two models or, with no ``after``, of a run; or write it to a page."""
+        from fxprune.diffing.text import statistics, unified
+        from fxprune.render.terminal import show
+
         if self.form is not None:
             click.echo(_FORMATS[self.form](found), nl=False)
         elif self.html_file is not None:
-            write_page(self.html_file, page([], found, title=title))
+            _write_page(self.html_file, found, before, after)
         elif self.why is not None:
             show(_story(found, self.why))
         else:
@@ -92,16 +95,30 @@ def diff_command(before: str, after: str | None, view: View, given: Given, trust
     Options on weights, classes and input are for models that are named, not for folders and files.
     """
     view.require_sense()
+    from fxprune.render.folder import read_diff
+
     try:
         found = read_diff(Path(before)) if after is None else _compare(before, after, given, trust)
-        view.show(found, before if after is None else f"{before} and {after}")
+        view.show(found, before, after)
     except Exception as error:
         error.exit_code = 2  # type: ignore[attr-defined]  # read by main: trouble, as of diff(1)
         raise
     return int(found.differs)
 
 
+def _write_page(file: Path, found: GraphDiff, before: str, after: str | None) -> None:
+    from fxprune.render.folder import read_about
+    from fxprune.render.html import page
+    from fxprune.render.measured import measured_in
+
+    about = read_about(Path(before)) if after is None else {}
+    title = run_title(about) or before if after is None else f"{before} and {after}"
+    write_page(file, page([], found, title=title, measured=measured_in(about)))
+
+
 def _story(found: GraphDiff, name: str) -> list[Line]:
+    from fxprune.diffing.text import story
+
     lines = story(found, name) or story(found, name.removesuffix(".branch_scale"))  # as reports name a branch
     if not lines:
         nodes = [node for change in found.changes for node in (*change.before, change.main)]
@@ -114,6 +131,8 @@ def _story(found: GraphDiff, name: str) -> list[Line]:
 
 def _compare(before: str, after: str, given: Given, trust: bool) -> GraphDiff:
     """Read what needs no example inputs first: a model that is named is traced on those of the other."""
+    from fxprune.diffing.diff import diff
+
     read = [_read(spec, trust) for spec in (before, after)]
     like = next((shape for graph in read if (shape := _input_shape(graph)) is not None), None)
     graphs = []
@@ -122,7 +141,10 @@ def _compare(before: str, after: str, given: Given, trust: bool) -> GraphDiff:
     return diff(graphs[0], graphs[1])
 
 
+@progress_line("loading a model")
 def _trace(spec: str, given: Given, like: tuple[int, ...] | None) -> fx.GraphModule:
+    import torch
+
     torch.manual_seed(0)
     loaded = given.load(spec)
     if like is not None:
@@ -136,6 +158,9 @@ def _trace(spec: str, given: Given, like: tuple[int, ...] | None) -> fx.GraphMod
 
 def _read(spec: str, trust: bool) -> fx.GraphModule | None:
     """Return the graph that lies in the file or folder ``spec``; None if it is the name of a model."""
+    from fxprune.emission.emit import is_emitted, load_emitted
+    from fxprune.sources.exported import load_exported
+
     path = Path(spec)
     if path.suffix == ".pt2":
         return load_exported(path, trust=trust)
@@ -148,6 +173,10 @@ def _read(spec: str, trust: bool) -> fx.GraphModule | None:
 
 
 def _input_shape(graph_module: fx.GraphModule | None) -> tuple[int, ...] | None:
+    import torch
+
+    from fxprune.ir.nodes import EXAMPLE_INPUTS
+
     inputs: Any = None if graph_module is None else graph_module.meta.get(EXAMPLE_INPUTS)
     if not inputs:
         return None

@@ -1,19 +1,18 @@
-"""``fxprune inspect | run | passes``: one graph, and what passes do to it."""
+"""``fxprune inspect | run | passes``: one graph, and what passes do to it.
+
+What takes torch is imported where it is used: help and errors of usage come at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from tabulate import tabulate
-from torch import fx
 
-import fxprune
-from fxprune.choosing.criteria.half_gate import HalfGate
-from fxprune.choosing.inspection import inspect_graph
 from fxprune.cli.options import (
     MODEL_HELP,
     Given,
@@ -28,19 +27,15 @@ from fxprune.cli.options import (
     print_json,
     write_page,
 )
-from fxprune.emission.exports import Exports, require_exporter
 from fxprune.errors import LoadError
-from fxprune.files import make_folder
-from fxprune.passes import RemoveLayers
-from fxprune.passes.chains import FINISHING, Norms
-from fxprune.pipelines.pipeline import Pipeline
-from fxprune.pipelines.registry import known_passes, options_of, parse_passes
-from fxprune.pipelines.result import PipelineResult
-from fxprune.render.folder import write_diff
-from fxprune.render.html import graph_page
-from fxprune.rewriting.contract import Pass
-from fxprune.rewriting.keeping_pass import KeepingPass
-from fxprune.training.preprocessing import copy_preprocessing
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from fxprune.emission.exports import Exports
+    from fxprune.passes.chains import Norms
+    from fxprune.pipelines.result import PipelineResult
+    from fxprune.rewriting.contract import Pass
 
 _EXAMPLES = 16
 
@@ -61,6 +56,9 @@ def inspect(
     """List each conv and each residual branch of MODEL: eligible or why not, its MACs and parameters."""
     if as_json and html_file is not None:
         raise click.UsageError("--json and --html exclude one another")
+    from fxprune.choosing.inspection import inspect_graph
+    from fxprune.render.html import graph_page
+
     graph_module = load_traced(model, given)
     found = inspect_graph(graph_module, **kept)
     if html_file is not None:
@@ -83,15 +81,19 @@ class Images:
         """Return the graph of the model that is so named: on images, or on random inputs where there are none."""
         if self.data is None:
             return load_traced(model, given)
+        from fxprune.tracing.trace import trace
         from fxprune.training.data import load_data, sample_inputs
 
         if given.input_shape is not None:
             raise click.UsageError("--data and --input exclude one another: images have their own shape")
         images = sample_inputs(load_data(self.data, self.image_size), _EXAMPLES)
-        return fxprune.trace(given.load(model).model, images)
+        return trace(given.load(model).model, images)
 
     def ranking(self, passes: Sequence[Pass]) -> list[Pass]:
         """Return ``passes``, of which those that remove layers for a target rank by damage, if there are images."""
+        from fxprune.choosing.criteria.half_gate import HalfGate
+        from fxprune.passes import RemoveLayers
+
         if self.data is None:
             return list(passes)
         return [
@@ -110,6 +112,8 @@ class Output:
 
     def require_sense(self) -> None:
         """Raise an error now, and not after all passes, if the result cannot be written as it is wanted."""
+        from fxprune.emission.exports import require_exporter
+
         if self.out is not None:
             _require_empty(self.out)
         elif self.exports.formats:
@@ -119,9 +123,13 @@ class Output:
     def write(self, model: str, before: fx.GraphModule, result: PipelineResult) -> None:
         """Write what came out, what was changed, and how images are prepared, if the model's folder says that."""
         if self.out is not None:
+            from fxprune.emission.emit import emit
+            from fxprune.render.folder import write_diff
+            from fxprune.training.preprocessing import copy_preprocessing
+
             exports = self.exports
-            fxprune.emit(result.graph_module, self.out, formats=exports.formats, dynamic=exports.dynamic)
-            write_diff(self.out, before, result.graph_module, [result])
+            emit(result.graph_module, self.out, formats=exports.formats, dynamic=exports.dynamic)
+            write_diff(self.out, before, result.graph_module, [result], {"model": model})
             copy_preprocessing(Path(model), self.out)
 
 
@@ -155,6 +163,10 @@ def run(
 
     With --norms the passes that make a plain network come behind them.
     """
+    from fxprune.passes.chains import FINISHING
+    from fxprune.pipelines.pipeline import Pipeline
+    from fxprune.pipelines.registry import parse_passes
+
     passes = images.ranking(_keeping(parse_passes(spec), **kept))
     passes += FINISHING[output.norms] if output.norms else ()
     output.require_sense()
@@ -171,6 +183,8 @@ def run(
 
 def _keeping(passes: list[Pass], keep: Sequence[str], only: Sequence[str]) -> list[Pass]:
     """Return ``passes`` with these patterns added to those of each that takes any."""
+    from fxprune.rewriting.keeping_pass import KeepingPass
+
     if (keep or only) and not any(isinstance(one, KeepingPass) for one in passes):
         raise click.UsageError("--keep and --only are for passes that insert or remove layers; --passes has none")
     return [
@@ -181,6 +195,8 @@ def _keeping(passes: list[Pass], keep: Sequence[str], only: Sequence[str]) -> li
 
 def _require_empty(out: Path) -> None:
     """Raise LoadError if ``out`` cannot be written to, or is not empty."""
+    from fxprune.files import make_folder
+
     if out.exists() and not out.is_dir():
         raise LoadError(f"{out} is a file; give another folder with --out")
     is_new = not out.exists()
@@ -195,6 +211,8 @@ def _require_empty(out: Path) -> None:
 @json_option("passes, each with name, options and their defaults, contract, help")
 def list_passes(as_json: bool) -> None:
     """List the passes with their contracts and options."""
+    from fxprune.pipelines.registry import known_passes
+
     found = [_told(name, kind) for name, kind in known_passes().items()]
     if as_json:
         print_json({"passes": found})
@@ -217,9 +235,12 @@ def list_passes(as_json: bool) -> None:
 
 def _told(name: str, kind: type[Pass]) -> dict[str, Any]:
     """Return what is listed of a pass."""
+    from fxprune.pipelines.registry import options_of
+    from fxprune.rewriting.contract import Contract
+
     return {
         "name": name,
         "options": {key: field.default for key, field in options_of(kind).items()},
-        "contract": kind.contract.name.lower() if isinstance(kind.contract, fxprune.Contract) else "by options",
+        "contract": kind.contract.name.lower() if isinstance(kind.contract, Contract) else "by options",
         "help": (kind.__doc__ or "").strip().splitlines()[0],
     }

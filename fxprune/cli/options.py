@@ -1,26 +1,32 @@
-"""What several commands share: how a model, its weights and its inputs are named."""
+"""What several commands share: how a model, its weights and its inputs are named.
+
+What takes torch is imported where it is used: help and errors of usage come at once.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
-from torch import fx
 
-from fxprune.emission.exports import Exports, Format
+from fxprune.cli.progress import progress_line
+from fxprune.emission.seal import EXPORTS
 from fxprune.errors import LoadError
-from fxprune.files import write_text
-from fxprune.ir.nodes import EXAMPLE_INPUTS
-from fxprune.passes.chains import Norms
-from fxprune.sources.models import FORMS, LoadedModel, load_model
-from fxprune.tracing.trace import trace
+from fxprune.sources import FORMS
 
+if TYPE_CHECKING:
+    from torch import fx
+
+    from fxprune.emission.exports import Exports
+    from fxprune.sources.models import LoadedModel
+
+NORMS = ("fold", "keep")
+"""The values of :data:`fxprune.passes.chains.Norms`, told without torch."""
 MODEL_HELP = f"MODEL: {FORMS}."
 weights_option = click.option(
     "--weights", type=click.Path(path_type=Path), help="State dict to load: .safetensors, .pt, .pth."
@@ -50,7 +56,7 @@ _only_option = click.option(
     help="Layers outside of these modules stay; may be given again.",
 )
 _format_option = click.option(
-    "--format", "formats", multiple=True, type=click.Choice(get_args(Format)), help="Write this too."
+    "--format", "formats", multiple=True, type=click.Choice(list(EXPORTS)), help="Write this too."
 )
 _dynamic_option = click.option(
     "--dynamic", is_flag=True, help="Let --format take images of any height and width; any number of them it does."
@@ -69,14 +75,20 @@ def print_json(content: Mapping[str, Any]) -> None:
 
 norms_option = click.option(
     "--norms",
-    type=click.Choice(get_args(Norms)),
+    type=click.Choice(NORMS),
     help="Batch norms of the plain network: fold them into the weights, for inference, or keep them, to train on.",
 )
 
 
 def collected(name: str, kind: type[Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command those of its options that are fields of the dataclass ``kind`` as one value, ``name``."""
-    names = [field.name for field in fields(kind)]
+    return _together(name, kind, [field.name for field in fields(kind)])
+
+
+def _together(
+    name: str, kind: Callable[..., Any], names: Sequence[str]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command the options ``names`` as one value, ``name``, which ``kind`` makes of them."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -100,6 +112,8 @@ class Given:
 
     def load(self, model: str) -> LoadedModel:
         """Return the model that is so named, with its weights."""
+        from fxprune.sources.models import load_model
+
         return load_model(model, self.weights, self.classes, pretrained=self.pretrained)
 
 
@@ -115,19 +129,33 @@ def keeping_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def export_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give ``command`` the options ``--format`` and ``--dynamic``, as one value ``exports``."""
-    return _format_option(_dynamic_option(collected("exports", Exports)(command)))
+    return _format_option(_dynamic_option(_together("exports", _exports, ("formats", "dynamic"))(command)))
+
+
+def _exports(**given: Any) -> Exports:
+    from fxprune.emission.exports import Exports
+
+    return Exports(**given)
 
 
 def write_page(file: Path, text: str) -> None:
     """Write an HTML page and say so; raises LoadError if that is not possible."""
+    from fxprune.files import write_text
+
     if file.is_dir():
         raise LoadError(f"cannot write {file}: it is a folder; name a file in it")
     write_text(file, text)
     click.echo(f"written to {file}")
 
 
+@progress_line("loading the model")
 def load_traced(model: str, given: Given) -> fx.GraphModule:
     """Return the graph of the model that the user names, on random inputs of the given shape."""
+    import torch
+    from torch import fx
+
+    from fxprune.ir.nodes import EXAMPLE_INPUTS
+
     torch.manual_seed(0)
     loaded, shape = given.load(model), given.input_shape
     if isinstance(loaded.model, fx.GraphModule) and EXAMPLE_INPUTS in loaded.model.meta and shape is None:
@@ -139,6 +167,10 @@ def trace_loaded(
     loaded: LoadedModel, input_shape: str | None, usual: tuple[int, ...] = (1, 3, 224, 224)
 ) -> fx.GraphModule:
     """Trace ``loaded`` on random inputs, of the shape ``usual`` if neither the user nor the model says another."""
+    import torch
+
+    from fxprune.tracing.trace import trace
+
     shape = loaded.input_shape or usual if input_shape is None else _parse_shape(input_shape)
     return trace(loaded.model, torch.randn(shape))
 

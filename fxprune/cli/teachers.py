@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from torch import nn
 
-from fxprune.sources.models import LoadedModel
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fxprune.sources.models import LoadedModel
 
 
 def of_random_weights(model: str, weights: Path | None, loaded: LoadedModel, untaught: bool) -> Iterator[str]:

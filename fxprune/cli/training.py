@@ -1,4 +1,7 @@
-"""``fxprune demo | prune``: networks that are trained."""
+"""``fxprune demo | prune``: networks that are trained.
+
+What takes torch is imported where it is used: help and errors of usage come at once.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
-import torch
 
-from fxprune.choosing.targets import Targets
 from fxprune.cli.options import (
     MODEL_HELP,
     classes_option,
@@ -25,12 +26,13 @@ from fxprune.cli.options import (
 )
 from fxprune.cli.report import show_finished, show_results
 from fxprune.cli.teachers import of_random_weights, require_classes, teacher_of
-from fxprune.emission.exports import Exports, require_exporter
-from fxprune.passes.chains import Norms
-from fxprune.pipelines.chains import Layers
-from fxprune.sources.models import load_model
-from fxprune.training.goal import Goal
+from fxprune.pipelines import Layers
 from fxprune.training.settings import Precision, Settings
+
+if TYPE_CHECKING:
+    from fxprune.emission.exports import Exports
+    from fxprune.passes.chains import Norms
+    from fxprune.training.goal import Goal
 
 _GOAL = ("target_macs", "target_params", "target_memory", "strength", "layers", "keep", "only", "norms")
 _REPORTED = "out, and what report.json holds; progress goes to stderr"
@@ -191,6 +193,8 @@ def prune(
     Killed at any moment, the same command goes on from its last checkpoint. On several GPUs or hosts:
     torchrun --nproc-per-node 4 -m fxprune prune MODEL ...
     """
+    from fxprune.emission.exports import require_exporter
+    from fxprune.sources.models import load_model
     from fxprune.training.batches import default_workers
     from fxprune.training.data import load_data
     from fxprune.training.engine import make_accelerator
@@ -208,7 +212,7 @@ def prune(
     settings = Settings(**options)
     _require_use(settings, goal_options["strength"], teacher_weights)
     goal = _goal(**goal_options)
-    torch.manual_seed(settings.seed)
+    _seed(settings.seed)
     loaded = load_model(model, weights, classes, pretrained=pretrained)
     accelerator = make_accelerator(settings, out)
     aloud = _say_aside if as_json else _say
@@ -247,8 +251,17 @@ def prune(
         show_results(report, out, as_json)
 
 
+def _seed(seed: int) -> None:
+    import torch
+
+    torch.manual_seed(seed)
+
+
 def _goal(strength: float | None, layers: Layers, norms: Norms | None, **named: Any) -> Goal:
     """Return what is asked for; half of the MACs, where that is nothing."""
+    from fxprune.choosing.targets import Targets
+    from fxprune.training.goal import Goal
+
     kept = {name: list(named.pop(name)) for name in ("keep", "only")}
     targets = Targets(**{name.removeprefix("target_"): share for name, share in named.items()})
     if targets.is_empty and strength is None:

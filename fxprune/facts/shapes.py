@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,9 +31,12 @@ from fxprune.ops.call import Call
 
 META = "tensor_meta"
 WRITES = "fxprune_writes"  # on a call of foreign code: which of its arguments it was seen to write into
-
-
 UNCHECKED = "fxprune_unchecked_shapes"  # on a graph whose shapes a file told
+
+
+Returned = Mapping[str, Sequence[Any]]
+"""What opaque modules returned in a run, by path, call by call."""
+_NOTHING: Returned = {}
 
 
 class _NeedsData(Exception):
@@ -49,12 +52,14 @@ class _Recorder(Interpreter):
         graph: fx.Graph,
         foreign: Collection[fx.Node],
         mode: FakeTensorMode | None = None,
+        returned: Returned = _NOTHING,
     ) -> None:
         super().__init__(owner, keep=True)
         self.graph = graph
         self.values = Values()
         self._foreign = foreign
         self._mode = mode
+        self._returned = {path: iter(outputs) for path, outputs in returned.items()}
 
     def run_all(self, *args: Any) -> None:
         """Work out the value of every node that the mode of the graph computes; None stands for the others."""
@@ -83,6 +88,9 @@ class _Recorder(Interpreter):
         return value
 
     def _fake_value(self, n: fx.Node) -> Any:
+        if n.op == "call_module" and n.target in self._returned:
+            assert self._mode is not None
+            return map_tensors(next(self._returned[str(n.target)]), self._mode.from_tensor)
         args = fx.map_arg(n.args, self.env.__getitem__)
         kwargs = fx.map_arg(n.kwargs, self.env.__getitem__) if n.kwargs else {}
         return self.values.calls.call(n, args, kwargs, self._compute)
@@ -112,12 +120,11 @@ def _explain(node: fx.Node, error: Exception) -> str:
     return f"the example inputs do not fit the model: at {where}: {first_line(error)}; {advice}"
 
 
-def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any], *, training: bool = False) -> Values:
-    """Write ``meta["tensor_meta"]`` on every node (torch.fx's TensorMetadata) and return the values found.
-
-    They are those that :func:`values_of` returns for the same arguments.
-    """
-    values = values_of(graph_module, inputs, training=training)
+def propagate_shapes(
+    graph_module: fx.GraphModule, inputs: Sequence[Any], *, training: bool = False, returned: Returned = _NOTHING
+) -> Values:
+    """Write ``meta["tensor_meta"]`` on every node (torch.fx's TensorMetadata); return what :func:`values_of` does."""
+    values = values_of(graph_module, inputs, training=training, returned=returned)
     for node in graph_module.graph.nodes:
         node.meta[META] = values.metadata(node)
     for node, written in values.writes.items():
@@ -125,15 +132,17 @@ def propagate_shapes(graph_module: fx.GraphModule, inputs: Sequence[Any], *, tra
     return values
 
 
-def values_of(graph_module: fx.GraphModule, inputs: Sequence[Any], *, training: bool = False) -> Values:
+def values_of(
+    graph_module: fx.GraphModule, inputs: Sequence[Any], *, training: bool = False, returned: Returned = _NOTHING
+) -> Values:
     """Return the value of every node, of which shape, dtype and storage are true; the graph stays as it is.
 
-    Runs in eval mode, or in train mode, on fake tensors; on real ones where a value's shape depends on data or a
-    module is opaque. What the other mode alone computes has the shapes that it has there; in train mode on inputs of
-    its own if the graph has such. What the graph or its modules update is as before (see
-    :mod:`fxprune.facts.kept_state`). Raises TraceError, naming node and module path, if the inputs do not fit.
+    Runs in eval mode, or in train mode, on fake tensors; on real ones where a value's shape depends on data, or a
+    module is opaque and not in ``returned``, of this mode. What the other mode alone computes has the shapes that it
+    has there; in train mode on inputs of its own if the graph has such. What the graph or its modules update is as
+    before (see :mod:`fxprune.facts.kept_state`). Raises TraceError, naming node and path, if the inputs do not fit.
     """
-    values = _values_in_mode(graph_module, inputs, training)
+    values = _values_in_mode(graph_module, inputs, training, returned)
     others = only_in(graph_module.graph, "eval" if training else "train")
     if others:
         others_inputs = inputs if training else graph_module.meta.get(TRAIN_INPUTS, inputs)
@@ -164,11 +173,13 @@ def renew_shapes(graph_module: fx.GraphModule) -> None:
             node.meta.pop(META, None)
 
 
-def _values_in_mode(graph_module: fx.GraphModule, inputs: Sequence[Any], training: bool) -> Values:
+def _values_in_mode(
+    graph_module: fx.GraphModule, inputs: Sequence[Any], training: bool, returned: Returned = _NOTHING
+) -> Values:
     """Return the value of every node that one mode computes."""
     nodes = graph_module.graph.nodes
     foreign = {node for node in nodes if is_foreign(node)}
-    needs_data = any(is_opaque(called_module(node)) for node in foreign)
+    needs_data = any(is_opaque(called_module(node)) and node.target not in returned for node in foreign)
     owner: Any = copy_module(graph_module) if training else graph_module  # norms write to their statistics then
     with keeping_state(owner), evaluating(owner), uncompiled(), autocast_kept():
         set_flags(every_module(owner) if training else (), True)
@@ -176,7 +187,7 @@ def _values_in_mode(graph_module: fx.GraphModule, inputs: Sequence[Any], trainin
             if needs_data:
                 raise _NeedsData
             mode = FakeTensorMode(allow_non_fake_inputs=True)
-            recorder = _Recorder(owner, graph_module.graph, foreign, mode)
+            recorder = _Recorder(owner, graph_module.graph, foreign, mode, returned)
             recorder.run_all(*_fake_inputs(tuple(inputs), mode))
         except (DataDependentOutputException, DynamicOutputShapeException, _NeedsData):
             recorder = _Recorder(owner, graph_module.graph, foreign)

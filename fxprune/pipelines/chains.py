@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import fx
 
@@ -12,12 +11,12 @@ from fxprune.ir.arguments import require_arguments
 from fxprune.ir.trace_notes import hiding_convs
 from fxprune.passes import InsertBranchScale, InsertResConv
 from fxprune.passes.chains import AFTER_TRAINING, AFTER_TRAINING_KEEPING_NORMS
+from fxprune.pipelines import Layers
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
 
 __all__ = ["AFTER_TRAINING", "AFTER_TRAINING_KEEPING_NORMS", "Layers", "insert_scales"]
 
-Layers = Literal["all", "convs", "branches"]
 _INSERTIONS: dict[Layers, tuple[type[InsertResConv] | type[InsertBranchScale], ...]] = {
     "all": (InsertResConv, InsertBranchScale),  # in this order: a branch's scale reads its last norm's weight
     "convs": (InsertResConv,),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import fx
 
@@ -13,21 +14,32 @@ from fxprune.diffing.graph_diff import GraphDiff
 from fxprune.errors import LoadError, first_line
 from fxprune.files import write_text
 from fxprune.render.html import page
+from fxprune.render.measured import measured_in
 from fxprune.rewriting.contract import PassResult
-from fxprune.run_record import RUN
+from fxprune.run_record import REPORT, RUN, read_json, run_title
 
 _TEXT, _DATA, _PAGE = "diff.txt", "diff.json", "diff.html"
+_NOTHING: Mapping[str, Any] = {}
 
 
 def write_diff(
-    folder: Path, before: fx.GraphModule, after: fx.GraphModule, results: Sequence[PassResult]
+    folder: Path,
+    before: fx.GraphModule,
+    after: fx.GraphModule,
+    results: Sequence[PassResult],
+    about: Mapping[str, Any] = _NOTHING,
 ) -> GraphDiff:
-    """Write to ``folder``, which exists, what ``results`` made of ``before``; return the diff."""
+    """Write to ``folder``, which exists, what ``results`` made of ``before``; return the diff.
+
+    ``about`` is the report of the run, or what is known of it: its "model" and "data", and what was measured.
+    """
     found = diff(before, after, results=results)
     write_text(folder / _TEXT, f"{found}\n")
-    write_text(folder / _DATA, json.dumps(found.to_json()) + "\n")
+    known = {key: about[key] for key in ("model", "data") if about.get(key)}
+    write_text(folder / _DATA, json.dumps({**found.to_json(), **known}) + "\n")
     stages = [(step.name, step.diff) for result in results for step in getattr(result, "steps", ())]
-    write_text(folder / _PAGE, page(stages, found, title=folder.resolve().name))
+    title = run_title(about) or type(after).__name__
+    write_text(folder / _PAGE, page(stages, found, title=title, measured=measured_in(about)))
     return found
 
 
@@ -51,3 +63,12 @@ def read_diff(path: Path) -> GraphDiff:
         return GraphDiff.from_json(data)
     except LoadError as error:
         raise LoadError(f"{file}: {error}") from error
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """Return what is known of the run whose diff :func:`read_diff` reads: its report, or else its model and data.
+
+    Raises LoadError if the report is damaged.
+    """
+    file = path / _DATA if path.is_dir() else path
+    return read_json(file.parent / REPORT) or read_json(file) or {}

@@ -24,6 +24,7 @@ from fxprune.diffing.graph_diff import GraphDiff
 from fxprune.diffing.nodes import describe
 from fxprune.ir.module_tree import is_opaque
 from fxprune.ir.nodes import called_module, graphs_of, module_path
+from fxprune.render.measured import Measured, not_measured
 
 _SCRIPTS = ("model.js", "rows.js", "details.js", "view.js", "page.js")
 _MARKS: dict[Kind, str] = {"unchanged": "", "changed": "~", "fused": "*", "removed": "\N{MINUS SIGN}", "added": "+"}
@@ -31,16 +32,19 @@ _VERDICT_MARKS = {"other": "", "eligible": "✓", "kept": "✕", "opaque": "▣"
 _GUESSED = "The graphs share no origin: layers are matched by name, op, shape and neighbourhood, which is a guess."
 
 
-def page(stages: Sequence[tuple[str, GraphDiff]], whole: GraphDiff, *, title: str) -> str:
+def page(
+    stages: Sequence[tuple[str, GraphDiff]], whole: GraphDiff, *, title: str, measured: Sequence[Measured] = ()
+) -> str:
     """Return the HTML page of a diff.
 
     Args:
         stages: the diff of each step of a pipeline with the pass's name, in order; none where two files are compared.
         whole: the diff of the first graph and the last.
         title: what was compared.
+        measured: what is known of both graphs as wholes; what is not is named as not measured.
     """
     table = _Table()
-    shown = [("whole", whole), *stages]
+    shown = [*stages, ("whole", whole)]  # the page opens on the last
     unknown = whole.after.unknown or whole.before.unknown
     notes = [f"MACs: {tell_unknown(unknown)}"] if unknown else []
     data = {
@@ -49,6 +53,7 @@ def page(stages: Sequence[tuple[str, GraphDiff]], whole: GraphDiff, *, title: st
         "focus": {"label": "Changed only", "rest": "unchanged"},
         "stages": [_stage(table, name, one) for name, one in shown],
         "trained": _trained_scales([one for _, one in stages]),
+        "measured": {"rows": [[*vars(one).values()] for one in measured], "missing": not_measured(measured)},
         "notes": [*notes, *([_GUESSED] if whole.matched_by == "guess" else [])],
     }
     return _document(title, {**data, **table.data()})
@@ -89,6 +94,7 @@ def graph_page(graph_module: fx.GraphModule, found: Inspection, *, title: str) -
         "focus": {"label": "Convs and branches only", "rest": "others"},
         "stages": [stage],
         "trained": {},
+        "measured": {"rows": [], "missing": []},
         "notes": found.notes,
     }
     return _document(title, {**data, **table.data()})

@@ -1,9 +1,14 @@
-"""What a training run did over time, as one inline SVG. Needs matplotlib, the extra ``plot``."""
+"""What a training run did over time, as inline SVGs, a plot each. Needs matplotlib, the extra ``plot``.
+
+A plot is as wide as a phone, so that its text can be read there; a page sets several side by side where it has room.
+"""
 
 from __future__ import annotations
 
+import html
 import io
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import FxpruneError
@@ -13,17 +18,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TEXT = "#010203"  # stands for the page's own text colour, light or dark
-_KEPT, _GONE = "#0072b2", "#d55e00"  # of Okabe and Ito's palette; the lines differ in dashes too
+_KEPT, _ZERO, _WITH = "#0072b2", "#d55e00", "#cc79a7"  # of Okabe and Ito's palette; the lines differ in dashes too
+_LOOKS: dict[str, dict[str, Any]] = {
+    "stays": {"color": _KEPT, "linestyle": "-"},
+    "reached zero": {"color": _ZERO, "linestyle": "--"},
+    "gone": {"color": _WITH, "linestyle": ":"},
+}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "fxprune",  # the same run gives the same file
     "font.family": "sans-serif",
-    "font.size": 9,
+    "font.size": 11,
     "text.parse_math": False,
     "axes.edgecolor": _TEXT,
     "axes.labelcolor": _TEXT,
     "axes.titlecolor": _TEXT,
-    "axes.titlesize": 10,
+    "axes.titlesize": 12,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -35,86 +45,113 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": _TEXT,
     "legend.frameon": False,
 }
+_WIDTH, _HEIGHT = 4.4, 2.6  # inches, of 72 units: 317 units are about the pixels of a phone
 
 
 def run_plots(run: RunRecord) -> str:
-    """Return scales, layers and MACs left, and top-1 over the optimizer steps as SVG; "" if nothing was measured.
+    """Return scales, layers and MACs left, loss and top-1 over the training as SVGs; "" if nothing was measured.
 
     Raises FxpruneError if matplotlib is not installed.
     """
     try:
         import matplotlib
-        from matplotlib.figure import Figure
     except ImportError as error:
         raise FxpruneError("plots need matplotlib; pip install 'fxprune[plot]'") from error
-    panels = [draw for measured, draw in _panels(run) if measured]
-    if not panels:
-        return ""
-    heights = [2.2 if draw is _scales else 1.0 for draw in panels]
+    panels = {
+        "effective scale of each layer": (run.scales()[0], _scales),
+        "layers left": (run.series("layers_left")[0], _layers),
+        "MACs left": (run.series("macs_left")[0], _macs),
+        "training loss, mean of each epoch": (run.series("loss", epochs=True)[0], _loss),
+        "held-out top-1": (run.series("top1")[0], _top1),
+    }
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(9.5, 1.75 * sum(heights) + 0.4), layout="constrained")
-        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-        for draw, one in zip(panels, axes, strict=True):
-            draw(one, run)
-        axes[-1].set_xlabel("optimizer step")
-        content = io.StringIO()
-        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = content.getvalue()
-    return svg[svg.index("<svg") :].replace(_TEXT, "currentColor")
+        return "\n".join(_plot(run, title, draw) for title, (measured, draw) in panels.items() if measured)
 
 
-def _panels(run: RunRecord) -> list[tuple[bool, Callable[[Axes, RunRecord], None]]]:
-    def measured(name: str) -> bool:
-        return bool(run.series(name)[0])
+def _plot(run: RunRecord, title: str, draw: Callable[[Axes, RunRecord], None]) -> str:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    return [
-        (bool(run.scales()[0]), _scales),
-        (measured("layers_left"), _layers),
-        (measured("macs_left"), _macs),
-        (measured("top1"), _top1),
-    ]
+    figure = Figure(figsize=(_WIDTH, _HEIGHT * (1.4 if draw is _scales else 1)), layout="constrained")
+    axes = figure.subplots()
+    draw(axes, run)
+    axes.set_title(title)
+    axes.set_xlabel("epoch" if run.steps_per_epoch else "optimizer step")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        figure.legend(loc="outside lower left", ncols=2)  # below the axes: beside no line
+    content = io.StringIO()
+    figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = content.getvalue().replace(_TEXT, "currentColor")
+    return _named(svg[svg.index("<svg") :], title)
+
+
+def _named(svg: str, title: str) -> str:
+    """Return ``svg`` with a name for who cannot see it, and with ids that no other plot of the page has."""
+    prefix = re.sub(r"\W+", "-", title)
+    svg = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
+
+
+def _times(run: RunRecord, steps: Sequence[int]) -> list[float]:
+    """Return ``steps`` in epochs, or as they are where no epoch is finished."""
+    return [step / (run.steps_per_epoch or 1) for step in steps]
 
 
 def _scales(axes: Axes, run: RunRecord) -> None:
     steps, scales = run.scales()
-    labelled: set[bool] = set()
-    for values in scales.values():
-        gone = values[-1] == 0
-        label = None if gone in labelled else ("reached zero" if gone else "stays")
-        labelled.add(gone)
-        look: dict[str, Any] = {"color": _GONE, "linestyle": "--"} if gone else {"color": _KEPT, "linestyle": "-"}
-        axes.plot(steps, values, linewidth=0.9, alpha=0.75, label=label, **look)
-    axes.set_title("effective scale of each layer")
+    gone = run.gone_without_zero()
+    labelled: set[str] = set()
+    for path, values in scales.items():
+        fate = "reached zero" if values[-1] == 0 else "gone" if path in gone else "stays"
+        last = gone.get(path) if fate == "gone" else None
+        known = len(steps) if last is None else sum(step <= last for step in steps)
+        label = None if fate in labelled else f"gone {run.gone_how}" if fate == "gone" else fate
+        labelled.add(fate)
+        times = _times(run, steps[:known])
+        axes.plot(times, values[:known], linewidth=1.0, alpha=0.75, label=label, **_LOOKS[fate])
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    axes.legend(loc="upper right", ncols=2)
 
 
 def _layers(axes: Axes, run: RunRecord) -> None:
-    axes.step(*run.series("layers_left"), where="post", color=_KEPT, linewidth=1.4)
-    axes.set_title("layers left")
+    from matplotlib.ticker import MaxNLocator
+
+    _steps(axes, run, "layers_left")
     axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
 
 
 def _macs(axes: Axes, run: RunRecord) -> None:
-    axes.step(*run.series("macs_left"), where="post", color=_KEPT, linewidth=1.4)
-    axes.set_title("MACs left")
+    _steps(axes, run, "macs_left")
     axes.set_ylim(0, 1.05)
     axes.yaxis.set_major_formatter(_percent)
 
 
+def _steps(axes: Axes, run: RunRecord, name: str) -> None:
+    steps, values = run.series(name)
+    axes.step(_times(run, steps), values, where="post", color=_KEPT, linewidth=1.6)
+
+
+def _loss(axes: Axes, run: RunRecord) -> None:
+    _with_finetuning(axes, run, "loss")
+    axes.set_ylim(bottom=0)
+
+
 def _top1(axes: Axes, run: RunRecord) -> None:
-    axes.plot(
-        *run.series("top1"), color=_KEPT, linewidth=1.4, marker="o", markersize=2.5, label="while layers shrink"
-    )
-    steps, values = run.finetuning_series("top1")
-    if steps:
-        axes.plot(
-            steps, values, color=_GONE, linewidth=1.4, linestyle="--", marker="s", markersize=2.5, label="fine-tuning"
-        )
-        axes.axvline(run.rows[-1]["step"], color=_TEXT, linewidth=0.8, linestyle=":")
-        axes.legend(loc="lower right", ncols=2)
-    axes.set_title("held-out top-1")
+    _with_finetuning(axes, run, "top1")
     axes.yaxis.set_major_formatter(_percent)
+
+
+def _with_finetuning(axes: Axes, run: RunRecord, name: str) -> None:
+    """Plot what is measured once an epoch, while layers shrink and after their removal."""
+    steps, values = run.series(name, epochs=name == "loss")
+    look: dict[str, Any] = {"linewidth": 1.6, "markersize": 3}
+    axes.plot(_times(run, steps), values, color=_KEPT, marker="o", label="while layers shrink", **look)
+    steps, values = run.finetuning_series(name, epochs=name == "loss")
+    if steps:
+        more: dict[str, Any] = {"color": _ZERO, "linestyle": "--", "marker": "s", "label": "fine-tuning"}
+        axes.plot(_times(run, steps), values, **more, **look)
+        axes.axvline(*_times(run, [run.rows[-1]["step"]]), color=_TEXT, linewidth=0.8, linestyle=":")
 
 
 def _percent(value: float, _: float) -> str:

@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from string import Template
 
 from fxprune.render.html import escaped, static
 from fxprune.render.plots import run_plots
-from fxprune.run_record import NO_SCALES, RunRecord, before_and_after, notes_on
+from fxprune.run_record import NO_SCALES, RunRecord, before_and_after, notes_on, run_title
 
 
 def run_page(run: RunRecord) -> str:
     """Return the page of a run, finished or not; raises FxpruneError if matplotlib is not installed."""
-    steps, scales = run.scales()
     body = [f"<p>{escaped(run.headline)}</p>"]
     if run.report is not None:
         body += ["<h2>Before and after</h2>", _table(("", "before", "after"), before_and_after(run.report))]
         body += [f"<p>{escaped(note)}</p>" for note in notes_on(run.report)]
     plots = run_plots(run)
-    body.append(
-        f'<h2>Over time</h2><div class="plots" role="img" aria-label="Plots over time">{plots}</div>'
-        if plots
-        else "<p>Nothing was measured yet.</p>"
-    )
-    if not steps:
-        body.append(f"<p>{escaped(NO_SCALES)}</p>")
+    shown = f'<h2>Over time</h2><div class="plots">{plots}</div>'
+    body.append(shown if plots else "<p>Nothing was measured yet.</p>")
+    rows = list(_layers(run))
+    if rows:
+        body += ["<h2>Layers</h2>", _table(("layer", "scale", "gone from step"), rows)]
     else:
-        rows = []
-        for path, values in sorted(scales.items(), key=lambda item: item[1][-1]):
-            zero = next((step for step, value in zip(steps, values, strict=True) if value == 0), None)
-            rows.append((path, f"{values[-1]:.4g}", "" if zero is None else f"{zero:,}"))
-        body += ["<h2>Layers</h2>", _table(("layer", "scale", "zero from step"), rows)]
+        body.append(f"<p>{escaped(NO_SCALES)}</p>")
+    title = run_title({**run.settings, **(run.report or {})})
     return Template(static("run.html")).substitute(
-        title=escaped(f"{run.folder.resolve().name}: training"),
+        title=escaped(f"{title}: training" if title else "Training run"),
         style=static("theme.css") + static("run.css"),
         body="\n".join(body),
     )
+
+
+def _layers(run: RunRecord) -> Iterator[tuple[str, str, str]]:
+    """Yield the path of each layer, its last scale and from which step on it was gone, those that are gone first."""
+    steps, scales = run.scales()
+    gone = run.gone_without_zero()
+    for path, values in sorted(
+        scales.items(), key=lambda item: (item[0] not in gone and item[1][-1] != 0, item[1][-1])
+    ):
+        zero = next((step for step, value in zip(steps, values, strict=True) if value == 0), None)
+        since = zero if zero is not None else gone.get(path)
+        how = [run.gone_how] if path in gone else []
+        yield path, f"{values[-1]:.4g}", ", ".join([*([] if since is None else [f"{since:,}"]), *how])
 
 
 def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -21,8 +21,8 @@ from fxprune.errors import LoadError, did_you_mean, first_line
 from fxprune.ir.copies import unwrapped
 from fxprune.ir.nodes import EXAMPLE_INPUTS
 from fxprune.ir.wrappers import without_prefixes
+from fxprune.sources import FORMS
 
-FORMS = "torchvision:NAME, timm:NAME, package.module:factory, path/file.py:factory, or a folder that fxprune wrote"
 _LIBRARIES = ("torchvision", "timm")
 _CONTAINER_KEYS = ("state_dict", "model_state_dict", "model")
 

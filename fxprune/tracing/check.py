@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from fxprune.errors import FxpruneError, TraceError
+from fxprune.errors import FxpruneError, TraceError, first_line
 from fxprune.facts.kept_state import keeping_state
 from fxprune.ir.copies import copy_module
 from fxprune.ir.module_tree import evaluating, every_module, every_path
 from fxprune.ir.pytrees import copy_tensors, map_tensors, structure, tensors_in
 from fxprune.rewriting.verify import difference
 from fxprune.tracing.inputs import Call
+from fxprune.tracing.source import line_of_error
 
 TOLERANCE = 1e-3
 """How far a graph in the model's own precision may be from the model, relative to its largest output."""
@@ -30,18 +31,37 @@ class Expected:
     outputs: list[torch.Tensor]
 
 
-def reference_outputs(model: nn.Module, call: Call) -> list[Expected]:
-    """Call a copy of ``model`` twice; return its output tensors.
+class Reference:
+    """What a model returns for its example, and in a second call, which waits until there is a graph to compare.
 
     The second call shows state that tracing lost, and, on the example's mirror image, values of the first call that
     tracing would find again and take for constants. A model that does not take it gets the example again.
+
+    Args:
+        model: a copy of it is called, once at first: what that raises is raised.
+        call: the example.
     """
-    reference = copy_module(model)
-    first = Expected(False, _outputs(reference, call, keeping=False))
-    try:
-        return [first, Expected(True, _outputs(reference, _mirrored(call), keeping=False))]
-    except Exception:
-        return [first, Expected(False, _outputs(reference, call, keeping=False))]
+
+    def __init__(self, model: nn.Module, call: Call) -> None:
+        self._model, self._call = copy_module(model), call
+        self._first = Expected(False, _outputs(self._model, call, keeping=False))
+
+    @cached_property
+    def both(self) -> tuple[Expected, Expected]:
+        """What the two calls return."""
+        model, self._model = self._model, nn.Module()  # which is big
+        try:
+            return self._first, Expected(True, _outputs(model, _mirrored(self._call), keeping=False))
+        except Exception:
+            return self._first, Expected(False, _outputs(model, self._call, keeping=False))
+
+
+def inputs_do_not_fit(model: nn.Module, error: Exception) -> TraceError:
+    """Return the error that says that ``model`` itself fails on the example inputs."""
+    return TraceError(
+        f"the example inputs do not fit the model: {type(model).__name__} fails on them: "
+        f"{line_of_error(error)}: {first_line(error)}; pass inputs of the shape and dtype that it takes"
+    )
 
 
 def _mirrored(call: Call) -> Call:
@@ -54,7 +74,7 @@ def _mirrored(call: Call) -> Call:
 
 
 def run_model(model: nn.Module, call: Call) -> Any:
-    """Call ``model`` as :func:`reference_outputs` does, and leave it as it was."""
+    """Call ``model`` as :class:`Reference` does, and leave it as it was."""
     if isinstance(model, fx.GraphModule):
         with keeping_state(model):
             return run_once(model, call)
@@ -77,11 +97,12 @@ def _outputs(model: nn.Module, call: Call, *, keeping: bool = True) -> list[torc
 
 
 def require_same_function(
-    model: nn.Module, graph_module: fx.GraphModule, graph_call: Call, expected: Sequence[Expected]
+    model: nn.Module, graph_module: fx.GraphModule, graph_call: Call, expected: Reference
 ) -> None:
-    """Raise TraceError if ``graph_module`` returns something else than ``expected`` (:func:`reference_outputs`)."""
+    """Raise TraceError if ``graph_module`` returns something else than ``expected``."""
+    both = expected.both
     with keeping_state(graph_module):
-        for wanted in expected:
+        for wanted in both:
             try:
                 found = _outputs(graph_module, _mirrored(graph_call) if wanted.mirrored else graph_call)
             except Exception:

@@ -8,9 +8,9 @@ call), and in its meta how often it is called.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -18,16 +18,17 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import TraceError
-from fxprune.ir.copies import copy_module
 from fxprune.ir.module_tree import CALLS, has_hooks, is_layer, opaque_children
 from fxprune.ir.nodes import PRESERVED
-from fxprune.ir.pytrees import copy_tensors, tensors_in, version_of
+from fxprune.ir.pytrees import copy_tensors, tensors_in
 from fxprune.ops.layer_classes import WEIGHTED_CLASSES
 from fxprune.rewriting.verify import difference
 from fxprune.tracing.attempt import RESERVED
-from fxprune.tracing.check import TOLERANCE, run_model, run_once
+from fxprune.tracing.check import TOLERANCE, run_model
 from fxprune.tracing.inputs import Call, bind
+from fxprune.tracing.watched_calls import Calls, record_calls
 
+_LOG = logging.getLogger(__name__)
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
@@ -35,96 +36,14 @@ Compile = Callable[[nn.Module, Call, Mapping[str, bool]], fx.GraphModule]
 Run = Callable[[], Any]
 
 
-@dataclass
-class Calls:
-    """The calls of one module in a run: the largest one's arguments, the elements of it and of all, the results."""
+@dataclass(frozen=True)
+class _Part:
+    """A module inside an opaque one, its path in the user's model, and what is run to see how it is called."""
 
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    largest: int = -1
-    elements: int = 0
-    outputs: list[Any] = field(default_factory=list)
-    overwrites: bool = False
-    read_outside: bool = False
-
-
-def record_calls(
-    root: nn.Module,
-    call: Call,
-    modules: Iterable[nn.Module],
-    *,
-    keep_outputs: bool = False,
-    training: bool = False,
-) -> tuple[dict[nn.Module, Calls], Any]:
-    """Run a copy of ``root``; return how each of ``modules`` is called in it, if it is, and what it returns.
-
-    In eval mode, or with ``training`` in the mode that it is in.
-    """
-    copies: dict[int, Any] = {}
-    running = copy_module(root, memo=copies)
-    originals = {copies[id(module)]: module for module in modules if id(module) in copies}
-    calls, result = _watched_run(lambda: run_once(running, call, training=training), originals, keep_outputs)
-    return {originals[module]: found for module, found in calls.items()}, result
-
-
-def _watched_run(run: Run, modules: Iterable[nn.Module], keep_outputs: bool) -> tuple[dict[nn.Module, Calls], Any]:
-    found = {module: Calls() for module in modules}
-    owners: dict[int, list[nn.Module]] = {}
-    for module in found:
-        for inner in module.modules():
-            owners.setdefault(id(inner), []).append(module)
-    active: list[nn.Module] = []
-    versions: list[list[int | None]] = []
-
-    def before(module: nn.Module, args: Any, kwargs: Any) -> None:
-        active.append(module)
-        given = tensors_in((args, kwargs))
-        versions.append([version_of(tensor) for tensor in given])
-        calls, size = found[module], sum(tensor.numel() for tensor in given)
-        calls.elements += size
-        if size > calls.largest:
-            calls.largest = size
-            calls.args, calls.kwargs = copy_tensors(args), copy_tensors(kwargs)
-
-    def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        active.pop()
-        if [version_of(tensor) for tensor in tensors_in((args, kwargs))] != versions.pop():
-            found[module].overwrites = True
-        if keep_outputs:
-            found[module].outputs.append(copy_tensors(output))
-
-    def read(owner: nn.Module) -> None:
-        for module in owners.get(id(owner), ()):
-            if module not in active:
-                found[module].read_outside = True
-
-    handles = [m.register_forward_pre_hook(before, with_kwargs=True, prepend=True) for m in found]
-    handles += [m.register_forward_hook(after, with_kwargs=True) for m in found]
-    try:
-        with _watched_reads(read):
-            result = run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {module: calls for module, calls in found.items() if calls.largest >= 0}, result
-
-
-@contextmanager
-def _watched_reads(read: Callable[[nn.Module], None]) -> Iterator[None]:
-    """Tell ``read`` of which modules a parameter or buffer is read by name."""
-    original = nn.Module.__getattr__
-
-    def watched(self: nn.Module, name: str) -> Any:
-        value = original(self, name)
-        if isinstance(value, torch.Tensor):
-            read(self)
-        return value
-
-    nn.Module.__getattr__ = watched  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.__getattr__ = original  # type: ignore[method-assign]
+    path: str
+    module: nn.Module
+    within: nn.Module
+    call: Call
 
 
 def compile_inside(
@@ -134,7 +53,7 @@ def compile_inside(
     call: Call,
     compile_region: Compile,
     flags: Mapping[str, bool],
-) -> None:
+) -> Calls:
     """Put a region in the place of every child of ``opaque`` that is called on the example and can be traced.
 
     Args:
@@ -144,30 +63,85 @@ def compile_inside(
         call: the call of ``root``.
         compile_region: traces a module; raises TraceError if it cannot be.
         flags: the train flag of each module of the user's model, by path.
+
+    Returns:
+        How ``opaque`` itself is called, and what it returns.
     """
-    level = list(_named_children(opaque, path))
-    while level:
-        calls, result = record_calls(root, call, [child for _, child in level])
-        expected = copy_tensors(tensors_in(result))
-        regions: list[tuple[nn.Module, fx.GraphModule]] = []
-        deeper: list[tuple[str, nn.Module]] = []
-        for name, child in level:
-            region = None
-            if child in calls and _is_worthwhile(child):
-                own_flags = {inner: flags.get(_join(name, inner), True) for inner, _ in child.named_modules()}
-                region = _region(child, calls[child], root, compile_region, own_flags)
-            if region is None:
-                deeper += _named_children(child, name)
+    _LOG.info("%s is opaque: looking inside", path or type(opaque).__name__)
+    parts = list(_parts(opaque, path, root, call))
+    calls, result = record_calls(root, call, [opaque, *(part.module for part in parts)], keep_outputs=True)
+    own, expected = calls.pop(opaque, Calls()), copy_tensors(tensors_in(result))
+
+    def region_of(part: _Part, found: Calls) -> fx.GraphModule | None:
+        _LOG.info("tracing %s", part.path)
+        modes = {name: flags.get(_join(part.path, name), True) for name, _ in part.module.named_modules()}
+        return _region(part.module, found, root, compile_region, modes)
+
+    while parts:
+        regions = _regions_in(parts, calls, region_of)
+        _LOG.info("running the model with the graphs of %d of its parts", len(regions))
+        refused = _install(opaque, list(regions.values()), lambda: run_model(root, call), expected)
+        again = [(name, module) for name, (module, _) in regions.items() if module in refused]
+        parts = [part for name, module in again for part in _parts(module, name, root, call)]
+        calls = _calls_of(parts)
+    return own
+
+
+def _regions_in(
+    parts: list[_Part],
+    calls: dict[nn.Module, Calls],
+    region_of: Callable[[_Part, Calls], fx.GraphModule | None],
+) -> dict[str, tuple[nn.Module, fx.GraphModule]]:
+    """Return by path the outermost modules that can be regions, in ``parts`` and in those that cannot, and these."""
+    regions = {}
+    while parts:
+        deeper: list[_Part] = []
+        known: dict[nn.Module, Calls] = {}
+        unknown: list[_Part] = []
+        for part in parts:
+            found = calls.get(part.module)
+            region = region_of(part, found) if found is not None and _is_worthwhile(part.module) else None
+            if region is not None:
+                regions[part.path] = part.module, region
+                continue
+            alone = None if found is None else _alone(part, found)
+            inside = list(_parts(part.module, part.path, part.within, part.call)) if alone is None else alone[0]
+            deeper += inside
+            if alone is None:
+                unknown += inside
             else:
-                regions.append((child, region))
-        refused = _install(opaque, regions, lambda: run_model(root, call), expected)
-        deeper += [entry for name, child in level if child in refused for entry in _named_children(child, name)]
-        level = deeper
+                known |= alone[1]
+        parts, calls = deeper, known | _calls_of(unknown)
+    return regions
 
 
-def _named_children(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+def _alone(part: _Part, calls: Calls) -> tuple[list[_Part], dict[nn.Module, Calls]] | None:
+    """Return what is in ``part`` and how that is called, by a run of it alone; None if that does not show it."""
+    if not calls.is_only_one:
+        return None
+    try:
+        call = bind(part.module, calls.args, calls.kwargs)
+        inside = list(_parts(part.module, part.path, part.module, call))
+        return inside, _calls_of(inside)
+    except Exception:  # it wants more than its arguments
+        return None
+
+
+def _calls_of(parts: Iterable[_Part]) -> dict[nn.Module, Calls]:
+    """Return how ``parts`` are called: a run for each module that they are in, which need not be the whole model."""
+    found: dict[nn.Module, Calls] = {}
+    groups: dict[nn.Module, list[_Part]] = {}
+    for part in parts:
+        groups.setdefault(part.within, []).append(part)
+    for within, members in groups.items():
+        found |= record_calls(within, members[0].call, [part.module for part in members])[0]
+    return found
+
+
+def _parts(module: nn.Module, path: str, within: nn.Module, call: Call) -> Iterator[_Part]:
     if not isinstance(module, fx.GraphModule) and not (is_layer(module) and not isinstance(module, _CONTAINERS)):
-        yield from ((_join(path, name), child) for name, child in module.named_children())
+        for name, child in module.named_children():
+            yield _Part(_join(path, name), child, within, call)
 
 
 def _join(path: str, name: str) -> str:

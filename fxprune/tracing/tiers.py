@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import logging
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
@@ -29,26 +30,27 @@ from fxprune.ir.trace_notes import ASSUMPTIONS, Opaque, Tier
 from fxprune.ops.layer_classes import CONV_CLASSES
 from fxprune.tracing.attempt import TrainMode, attempt
 from fxprune.tracing.check import (
-    Expected,
-    reference_outputs,
+    Reference,
+    inputs_do_not_fit,
     require_same_function,
     require_same_in_train_mode,
     run_once,
 )
 from fxprune.tracing.inputs import Call, call_of_graph
-from fxprune.tracing.opaque import compile_inside, record_calls
-from fxprune.tracing.source import line_of_error
+from fxprune.tracing.opaque import compile_inside
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.training_flag import in_train_mode
 from fxprune.tracing.values import ValueTracer
+from fxprune.tracing.watched_calls import record_calls
 
 Fresh = Callable[[], nn.Module]
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "_convolution")
+_LOG = logging.getLogger(__name__)
 _WHOLE = "model"  # the name of a model that is opaque itself
 
 
 def trace_by_tiers(
-    fresh: Fresh, call: Call, train_call: Call, flags: Mapping[str, bool], expected: list[Expected] | None
+    fresh: Fresh, call: Call, train_call: Call, flags: Mapping[str, bool], expected: Reference | None
 ) -> fx.GraphModule:
     """Return the graph of a module, which may be one opaque call, with everything traceable inside it compiled.
 
@@ -57,7 +59,7 @@ def trace_by_tiers(
         call: the call that is traced.
         train_call: the call that is traced in train mode, if that differs.
         flags: the train flag of each module, by path.
-        expected: what the model returns (see :func:`reference_outputs`); None to not compare.
+        expected: what the model returns; None to not compare.
 
     Raises:
         TraceError: a GraphModule does not fit its inputs.
@@ -74,7 +76,7 @@ class _Tracing:
         call: Call,
         train_call: Call,
         flags: Mapping[str, bool],
-        expected: list[Expected] | None,
+        expected: Reference | None,
         *,
         is_region: bool,
     ) -> None:
@@ -115,7 +117,8 @@ class _Tracing:
         except TraceError as error:
             if self.is_region or isinstance(self.own, fx.GraphModule):
                 raise
-            self._require_inputs_that_fit()
+            if self.expected is None:  # otherwise the model was run on them
+                self._require_inputs_that_fit()
             self.reasons = {_WHOLE: error}
             mark_opaque(self._take_own())
             graph_module = _whole(self.own, self.call, self.flags)
@@ -160,6 +163,7 @@ class _Tracing:
         differs = bool(self.train_outputs) and structure(self.train_outputs) != structure(self.outputs)
         tracers = (symbolic, values) if tier == "symbolic" else (values,)
         train_mode = TrainMode(self.train_call, tracers, differs, self._failure_in_train_mode)
+        _LOG.info("tracing %s (%s)", type(self.own).__name__, tier)
         graph_module = self._checked(attempt(self._take_own(), self.call, self.flags, tracer, train_mode))
         graph_module.meta.setdefault(TIER, tier)  # a graph that is traced again keeps its own
         return graph_module
@@ -235,6 +239,7 @@ class _Tracing:
         """Compile what is inside the opaque modules, and note what stays hidden."""
         graph_call = call_of_graph(graph_module, self.call)
         notes: list[Opaque] = []
+        returned: dict[str, list[Any]] = {}
         for path, why in self.reasons.items():
             if not any(node.target == path for node in graph_module.graph.nodes):
                 continue
@@ -243,12 +248,14 @@ class _Tracing:
                 notes.append(Opaque(path, why.reason, why.source, _compiled_convs(module)))
                 continue
             place = "" if path == _WHOLE and module is self.own else path
-            compile_inside(module, place, graph_module, graph_call, _compile_region, self.flags)
+            calls = compile_inside(module, place, graph_module, graph_call, _compile_region, self.flags)
+            if not calls.overwrites:
+                returned[path] = calls.outputs
             hidden = sum(isinstance(inner, CONV_CLASSES) for inner in opaque_children(module))
             notes.append(Opaque(path, why.reason, why.source, hidden))
         graph_module.meta[OPAQUE] = tuple(notes)
         graph_module.meta[TIER] = "opaque"
-        propagate_shapes(graph_module, graph_module.meta[EXAMPLE_INPUTS])
+        propagate_shapes(graph_module, graph_module.meta[EXAMPLE_INPUTS], returned=returned)
 
 
 def _compiled_convs(module: torch.jit.ScriptModule) -> int:
@@ -257,17 +264,9 @@ def _compiled_convs(module: torch.jit.ScriptModule) -> int:
     return 0 if graph is None else sum(len(graph.findAllNodes(f"aten::{name}")) for name in _CONVOLUTIONS)
 
 
-def inputs_do_not_fit(model: nn.Module, error: Exception) -> TraceError:
-    """Return the error that says that ``model`` itself fails on the example inputs."""
-    return TraceError(
-        f"the example inputs do not fit the model: {type(model).__name__} fails on them: "
-        f"{line_of_error(error)}: {first_line(error)}; pass inputs of the shape and dtype that it takes"
-    )
-
-
 def _compile_region(child: nn.Module, call: Call, flags: Mapping[str, bool]) -> fx.GraphModule:
     try:
-        expected = reference_outputs(child, call)
+        expected = Reference(child, call)
     except Exception as error:  # hooks, say, that hold what cannot be copied
         raise TraceError(f"{type(child).__name__} cannot be called alone", reason=first_line(error)) from error
     own = partial(copy_module, child, share_weights=True)

@@ -239,11 +239,14 @@ class Trainer:
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = {"lr": self.schedule.at(self.step - 1)}
         if self.shrink is not None:
-            left = len(self.shrink.layers) - len(self.shrink.gone)
+            gone = self.shrink.gone
+            left = len(self.shrink.layers) - len(gone)
             scales = {path: round(layer.effective_scale, 4) for path, layer in self.shrink.layers.items()}
             moved = {path: scale for path, scale in scales.items() if self.metrics.scales.get(path) != scale}
             shares = {"macs_left": self.shrink.left, "params_left": self.shrink.params_left}
             state |= {"layers_left": left, **shares, "scales": moved}
+            if went := [path for path in gone if path not in self.metrics.gone]:
+                state["gone"] = went
         return state
 
     def _note(self, loss: float) -> str:

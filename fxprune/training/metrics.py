@@ -20,6 +20,7 @@ class Metrics:
     """Rows of numbers, appended to a file as JSON lines; each holds the optimizer step after which it was taken.
 
     "scales" holds the effective scales of the layers, by path, that are not what they were in the row before.
+    "gone" holds the paths of those that went since, with a branch around them or by themselves.
 
     Args:
         path: the file; None keeps the rows in memory only.
@@ -30,6 +31,7 @@ class Metrics:
         self.path = path if accelerator.is_main_process else None
         self.rows: list[dict[str, Any]] = []
         self.scales: dict[str, float] = {}  # as the rows so far tell them
+        self.gone: set[str] = set()  # likewise
         self.accelerator = accelerator
         self._name = "metrics" if path is None else path.stem
 
@@ -40,12 +42,14 @@ class Metrics:
         self.rows = [row for row in read_rows(self.path)[0] if row["step"] <= step]
         for row in self.rows:
             self.scales |= row.get("scales", {})
+            self.gone.update(row.get("gone", ()))
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row."""
         self.rows.append(row)
         self.scales |= row.get("scales", {})
+        self.gone.update(row.get("gone", ()))
         if self.path is not None:
             append_line(self.path, json.dumps(row))
         scales = {f"scales/{path}": scale for path, scale in row.get("scales", {}).items()}

@@ -82,7 +82,7 @@ def write_results(
         _emit(pruned, out, exports)
     else:
         save_with_torch(out / PICKLED, savable(pruned))
-    write_diff(out, ready.traced.cpu(), pruned, [ready.inserted, *results])
+    write_diff(out, ready.traced.cpu(), pruned, [ready.inserted, *results], report)
     if report["preprocessing"] is not None:
         write_json(out / CONFIG, report["preprocessing"])
     write_json(out / REPORT, report)

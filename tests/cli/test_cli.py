@@ -93,7 +93,7 @@ def test_diff_writes_a_page(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     code, _, err = run(capsys, "run", NET, *passes)
     assert code == 0, err
     written = (out / "diff.html").read_text()
-    assert "<title>out</title>" in written
+    assert f"<title>{NET}</title>" in written
     assert '"name":"fold-batch-norm"' in written
     code, text, err = run(capsys, "diff", str(out), "--html", str(tmp_path / "diff.html"))
     assert (code, text) == (1, f"written to {tmp_path / 'diff.html'}\n"), err

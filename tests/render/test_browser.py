@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Locator, Page
 from render_helpers import LINES, Open, Stages, lines, press, selected
 
 from fxprune import GraphDiff
 from fxprune.diffing.entries import KINDS
 from fxprune.render.html import page
+from fxprune.render.measured import measured_in
 
 
 @pytest.fixture
@@ -131,6 +132,7 @@ def test_changed_only(tab: Page, pruned: tuple[Stages, GraphDiff]) -> None:
 
 
 def test_the_slider_goes_through_the_steps(tab: Page, pruned: tuple[Stages, GraphDiff]) -> None:
+    """The first step is at its left, all of them together at its right, where the page opens."""
     stages, whole = pruned
 
     def shows(found: GraphDiff, name: str) -> None:
@@ -139,23 +141,131 @@ def test_the_slider_goes_through_the_steps(tab: Page, pruned: tuple[Stages, Grap
         assert all(f"{found.count(kind)} {kind}" in legend for kind in KINDS)
 
     shows(whole, f"all {len(stages)} steps")
-    assert tab.locator("#earlier").is_disabled()
-    for name, one in stages:
-        press(tab, "]")
-        shows(one, name)
     assert tab.locator("#later").is_disabled()
-    press(tab, "]")
-    shows(stages[-1][1], stages[-1][0])
+    for name, one in reversed(stages):
+        press(tab, "[")
+        shows(one, name)
+    assert tab.locator("#earlier").is_disabled()
+    assert "1 of" in tab.locator("#step-name").inner_text()
     press(tab, "[")
-    shows(stages[-2][1], stages[-2][0])
-    tab.locator("#step").fill("3")
+    shows(stages[0][1], stages[0][0])
+    press(tab, "]")
+    shows(stages[1][1], stages[1][0])
+    tab.locator("#step").fill("2")
     shows(stages[2][1], stages[2][0])
-    tab.locator("#later").click()
     tab.locator("#earlier").click()
+    tab.locator("#later").click()
     shows(stages[2][1], stages[2][0])
     tab.locator("#step").focus()
     press(tab, "Home")
+    shows(stages[0][1], stages[0][0])
+    press(tab, "End")
     shows(whole, "all")
+
+
+def names(tab: Page, side: int) -> list[str]:
+    """Return the paths of the nodes of one side, top to bottom."""
+    cells = tab.locator(f"{LINES} .side:nth-child({2 * side + 1}) .name")
+    return [str(title) for title in cells.evaluate_all("names => names.map(name => name.title)")]
+
+
+def heading(tab: Page, side: int, column: str) -> Locator:
+    return tab.locator(f'[role="columnheader"][data-side="{side}"][data-column="{column}"]')
+
+
+@pytest.mark.parametrize("column", ["macs", "params"])
+def test_numbers_sort_from_the_most(tab: Page, pruned: tuple[Stages, GraphDiff], column: str) -> None:
+    in_graph_order, everything = names(tab, 0), lines(tab)
+    nodes = {node.path or node.name: node for change in pruned[1].changes for node in change.before}
+    assert heading(tab, 0, column).get_attribute("aria-sort") == "none"
+    heading(tab, 0, column).get_by_role("button").click()
+    assert heading(tab, 0, column).get_attribute("aria-sort") == "descending"
+    assert tab.locator(".row.group").count() == 0
+    assert lines(tab) == everything
+    found = [getattr(nodes[name], column) for name in names(tab, 0)]
+    assert found == sorted(found, reverse=True)
+    heading(tab, 0, column).get_by_role("button").click()
+    assert heading(tab, 0, column).get_attribute("aria-sort") == "ascending"
+    assert [getattr(nodes[name], column) for name in names(tab, 0)] == found[::-1]
+    heading(tab, 0, column).get_by_role("button").click()
+    assert heading(tab, 0, column).get_attribute("aria-sort") == "none"
+    assert names(tab, 0) == in_graph_order
+    assert tab.locator(".row.group").count() > 0
+
+
+def test_sorting_by_keyboard_and_by_text(tab: Page) -> None:
+    in_graph_order = names(tab, 1)
+    heading(tab, 1, "name").get_by_role("button").focus()
+    press(tab, "Enter")
+    assert heading(tab, 1, "name").get_attribute("aria-sort") == "ascending"
+    known = names(tab, 1)
+    assert known == sorted(known, key=str.lower) != in_graph_order
+    assert tab.locator(LINES).last.locator(".side.none, .into").count() == 1  # what has no node there comes last
+    press(tab, "Space")
+    assert heading(tab, 1, "name").get_attribute("aria-sort") == "descending"
+    assert tab.locator(LINES).last.locator(".side.none, .into").count() == 1
+    heading(tab, 0, "op").get_by_role("button").click()
+    assert heading(tab, 1, "name").get_attribute("aria-sort") == "none"
+    assert heading(tab, 0, "op").get_attribute("aria-sort") == "ascending"
+    tab.locator("#scroller").focus()
+    press(tab, "F", "o")
+    assert names(tab, 1) == in_graph_order
+    assert tab.locator("#unsort").is_hidden()
+    heading(tab, 0, "scale").get_by_role("button").click()
+    assert tab.locator(LINES).first.locator(".side:first-child .scale").inner_text() == "0.5"
+    tab.locator("#unsort").click()
+    assert names(tab, 1) == in_graph_order
+
+
+def test_what_is_sorted_can_be_searched_and_stepped_through(tab: Page, pruned: tuple[Stages, GraphDiff]) -> None:
+    heading(tab, 0, "params").get_by_role("button").click()
+    tab.locator("#search").fill("conv2d")
+    assert lines(tab) == 5
+    press(tab, "Escape")
+    press(tab, "[")
+    assert lines(tab) == sum(max(1, len(change.before)) for change in pruned[0][-1][1].changes)
+    assert heading(tab, 0, "params").get_attribute("aria-sort") == "descending"
+
+
+def test_parameters_have_a_column(tab: Page) -> None:
+    conv = tab.locator(LINES).filter(has=tab.locator('.name[title="block1.conv2"]'))
+    assert conv.locator(".params").first.inner_text() == "324"
+    group = tab.locator(".row.group").filter(has_text="block1").locator(".params").first
+    assert group.inner_text() == "672"
+
+
+def test_what_was_measured_stands_on_top(opened: Open, pruned: tuple[Stages, GraphDiff]) -> None:
+    report = {
+        "accuracy_before": 0.931, "accuracy_after": 0.9295, "activation_bytes_before": 12288,
+        "activation_bytes_after": 9216, "latency_ms": {"1": {"before": 1.24, "after": 0.8}, "64": "damaged"},
+    }  # fmt: skip
+    tab = opened(page(*pruned, title="TinyNet on digits", measured=measured_in(report)))
+    assert tab.locator("#measured > div").all_inner_texts() == [
+        "held-out top-1\n93.10% → 92.95% \N{MINUS SIGN}0.15 points",
+        "batch of 1\n1.24 ms → 0.80 ms \N{MINUS SIGN}35.5%",
+        "peak activation memory\n12.3 kB → 9,216 B \N{MINUS SIGN}25.0%",
+    ]
+    assert tab.locator("#missing").is_hidden()
+
+
+def test_what_was_not_measured_is_said(tab: Page) -> None:
+    assert tab.locator("#missing").inner_text() == "not measured: top-1, ms, memory"
+    assert tab.locator("#measured").is_hidden()
+
+
+def test_a_phone_scrolls_down_only(opened: Open, pruned: tuple[Stages, GraphDiff]) -> None:
+    report = {
+        "accuracy_before": 0.5,
+        "accuracy_after": 0.5,
+        "activation_bytes_before": 1,
+        "activation_bytes_after": 1,
+    }
+    title = "a.module.with.a.rather.long.name:and_a_factory_of_it on imagefolder:/a/long/path/to/images"
+    tab = opened(page(*pruned, title=title, measured=measured_in(report)))
+    tab.set_viewport_size({"width": 360, "height": 740})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    assert tab.evaluate("[document.getElementById('scroller')].every(one => one.scrollWidth <= one.clientWidth)")
+    assert tab.locator("h1").evaluate("one => one.scrollWidth <= one.clientWidth")
 
 
 def test_a_click_opens_all_that_is_known_of_a_layer(tab: Page) -> None:

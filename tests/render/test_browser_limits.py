@@ -88,8 +88,8 @@ def test_hostile_names_are_text(opened: Open) -> None:
     assert "a guess" in tab.locator("#notes").inner_text()
     titles = tab.locator(f"{LINES} .side:first-child .name").evaluate_all("names => names.map(name => name.title)")
     assert sorted(titles) == sorted(HOSTILE)
-    for text in HOSTILE:
-        press(tab, "]")
+    for text in reversed(HOSTILE):
+        press(tab, "[")
         assert text.split("\u2028")[0] in str(tab.locator("#step-name").text_content())
     for row in range(lines(tab)):
         tab.locator(LINES).nth(row).click()

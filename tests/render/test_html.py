@@ -45,8 +45,8 @@ def test_a_node_is_written_once(pruned: tuple[Stages, GraphDiff]) -> None:
     data = embedded(page(stages, whole, title="t"))
     rows = [json.dumps(node) for node in data["nodes"]]
     assert len(set(rows)) == len(rows)
-    assert [stage["name"] for stage in data["stages"]] == ["whole", *(name for name, _ in stages)]
-    for stage, one in zip(data["stages"], (whole, *(one for _, one in stages)), strict=True):
+    assert [stage["name"] for stage in data["stages"]] == [*(name for name, _ in stages), "whole"]
+    for stage, one in zip(data["stages"], (*(one for _, one in stages), whole), strict=True):
         for (kind, before, after, *_), change in zip(stage["changes"], one.changes, strict=True):
             assert data["kinds"][kind]["name"] == change.kind
             names = tuple(data["nodes"][index][0] for index in before)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +52,94 @@ def test_the_page_opens_without_script_or_network(opened: Open) -> None:
         "accuracy_after": 0.25,
     }  # fmt: skip
     tab = opened(run_page(record("top1", "layers_left", "macs_left", "scales", report=report)))
-    assert tab.locator("h1").inner_text() == "run: training"
+    assert tab.locator("h1").inner_text() == "NET<i>: training"
     text = tab.locator("main").inner_text()
     assert "25.00%" in text
-    assert tab.locator("svg").count() == 1
+    assert tab.locator("svg").count() == 4
     cells = tab.locator("table").nth(1).locator("tbody tr").all_inner_texts()
     assert [cell.split("\t") for cell in cells] == [["first", "0", "2"], ["second$x$<b>", "0.8", ""]]
     assert tab.evaluate("document.scripts.length") == 0
+
+
+def test_the_loss_is_plotted_once_an_epoch() -> None:
+    rows = tuple(
+        {"step": step, "loss": 1.0} | ({"epoch": step // 2} if step % 2 == 0 else {}) for step in range(1, 7)
+    )
+    run = RunRecord(Path("r"), {}, rows, ({"step": 2, "epoch": 1, "loss": 0.5},), None)
+    assert run.series("loss", epochs=True) == ([2, 4, 6], [1.0, 1.0, 1.0])
+    assert run.finetuning_series("loss", epochs=True) == ([8], [0.5])
+    assert run.steps_per_epoch == 2
+    svg = run_plots(run)
+    assert ">training loss, mean of each epoch</text>" in svg
+    assert ">fine-tuning</text>" in svg
+    assert ">epoch</text>" in svg
+    assert ">optimizer step</text>" in run_plots(replace(run, rows=({"step": 1, "top1": 0.5},), finetuning=()))
+
+
+def test_axes_of_counts_have_whole_numbers() -> None:
+    svg = run_plots(record("epoch", "layers_left"))
+    ticks = re.findall(r">([\d.]+)</text>", svg)
+    assert len(ticks) > 3
+    assert all(tick.isdigit() for tick in ticks)
+
+
+def in_a_branch(report: dict[str, Any] | None = None, **last: Any) -> RunRecord:
+    """Return a run in which a branch went, and with it a conv whose own scale did not."""
+    scales = {"block.branch_scale": 1.0, "block.conv": 0.5, "stem": 0.9}
+    rows = (
+        {"step": 1, "scales": scales},
+        {"step": 2, "scales": {"block.branch_scale": 0.0}, **last},
+        {"step": 3, "scales": {}},
+    )
+    totals = {f"{name}_{side}": 1 for name in ("macs", "params", "accuracy") for side in ("before", "after")}
+    return RunRecord(Path("r"), {}, rows, (), None if report is None else {**totals, **report})
+
+
+@pytest.mark.parametrize(
+    ("run", "since"),
+    [
+        (in_a_branch(gone=["block.branch_scale", "block.conv"]), "2, with a branch"),
+        (in_a_branch({"layers_removed": ["block.branch_scale", "block.conv"]}), "with a branch"),
+        (in_a_branch({"layers_removed": ["block.conv"], "settings": {"strength": 1e-3}}),
+         "with a branch, or cut at the end"),
+    ],
+)  # fmt: skip
+def test_layers_that_went_with_a_branch_are_gone(run: RunRecord, since: str) -> None:
+    svg = run_plots(run)
+    for label in ("stays", "reached zero", f"gone {since.removeprefix('2, ')}"):
+        assert f">{label}</text>" in svg
+    text = run_page(run)
+    rows = (("block.branch_scale", "0", "2"), ("block.conv", "0.5", since), ("stem", "0.9", ""))
+    assert "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows) in text
+
+
+def test_legends_lie_on_no_line() -> None:
+    """They stand below the axes: the lowest tick of the axis is above them."""
+    svg = run_plots(in_a_branch(gone=["block.conv"]))
+    legend = svg[svg.index("legend_1") :]
+    heights = [float(y) for y in re.findall(r"translate\([\d.]+ ([\d.]+)\)", legend)]
+    heights += [float(y) for y in re.findall(r'<text [^>]*y="([\d.]+)"', legend)]
+    axis = [float(y) for y in re.findall(r'<text [^>]*y="([\d.]+)"', svg[: svg.index("legend_1")])]
+    assert heights
+    assert min(heights) > max(axis)
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_phone_can_read_it(opened: Open, width: int) -> None:
+    report = {
+        "macs_before": 10, "macs_after": 5, "params_before": 4, "params_after": 2, "accuracy_before": 0.5,
+        "accuracy_after": 0.25, "model": "a.module.with.a.rather.long.name:and_a_factory_of_it",
+        "data": "imagefolder:/x",
+    }  # fmt: skip
+    run = record("epoch", "top1", "layers_left", "macs_left", "scales", report=report)
+    tab = opened(run_page(replace(run, folder=Path("a" * 80))))
+    tab.set_viewport_size({"width": width, "height": 800})
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.locator(".scroll").evaluate_all("all => all.every(one => one.scrollWidth <= one.clientWidth)")
+    heights = tab.locator("svg text").evaluate_all("all => all.map(one => one.getBoundingClientRect().height)")
+    assert min(heights) >= 11
+    ids = tab.locator("[id]").evaluate_all("all => all.map(one => one.id)")
+    assert len(set(ids)) == len(ids)
 
 
 def test_a_page_of_a_run_that_has_just_begun() -> None:

@@ -20,6 +20,8 @@ from fxprune.ir.nodes import called_module, graphs_of
 from fxprune.ir.pytrees import tensors_in
 from fxprune.ir.trace_notes import opaque_modules
 from fxprune.rewriting.verify import difference
+from fxprune.tracing import check, tiers, watched_calls
+from fxprune.tracing.check import run_once
 
 CHAIN = [passes.RemoveLayers(), passes.FuseResConv(), passes.FoldBatchNorm(), passes.Simplify()]
 
@@ -279,3 +281,53 @@ def test_opaque_calls_are_known_by_their_node() -> None:
     graph = fxprune.trace(WithOneChoosyBlock(), torch.randn(2, 3, 6, 6))
     (node,) = [n for n in graph.graph.nodes if n.target == "choosy"]
     assert isinstance(called_module(node), Choosy)
+
+
+class DeeplyOpaque(nn.Module):
+    """Branches on data, as what is inside it does, and what is inside that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = OpaqueHead()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(x)
+        return y if y.sum() > 0 else -y
+
+
+class OpaqueHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleList([OpaqueLeaf(), nn.Conv2d(3, 3, 1)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.inner:
+            x = layer(x)
+        return x if x.sum() > 0 else -x
+
+
+class OpaqueLeaf(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.conv(x)
+        return y if y.sum() > 0 else -y
+
+
+def test_an_opaque_model_is_run_a_few_times_however_deep_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the reference, for what opaque parts return (one, then two) in both modes, for their calls, with graphs."""
+    runs: list[nn.Module] = []
+
+    def counted(model: nn.Module, *args: Any, **options: Any) -> Any:
+        runs.extend(one for one in model.modules() if isinstance(one, DeeplyOpaque))
+        return run_once(model, *args, **options)
+
+    for module in (check, watched_calls, tiers):
+        monkeypatch.setattr(module, "run_once", counted)
+    graph = fxprune.trace(DeeplyOpaque(), torch.randn(2, 3, 8, 8))
+    assert sorted(name for name, _ in graphs_of(graph) if name) == ["model.head.inner.0.conv", "model.head.inner.1"]
+    assert len(runs) == 1 + 2 * 2 + 1 + 1
+    called = next(iter(graph.graph.find_nodes(op="call_module")))
+    assert called.meta["tensor_meta"].shape == (2, 3, 8, 8)

@@ -62,9 +62,9 @@ function reasonElements(view, title, reasons, toStage) {
   if (!reasons.length) return [];
   const items = reasons.map(({pass, rule, step}) => {
     const label = pass || "a pass";
-    if (step === null || step + 1 >= view.stageCount || view.stage === step + 1) return el("li", {}, el("code", {}, label), ` ${rule}`);
+    if (step === null || step + 1 >= view.stageCount || view.stage === step) return el("li", {}, el("code", {}, label), ` ${rule}`);
     const link = el("button", {type: "button", class: "link", title: `Show step ${step + 1}`}, label);
-    link.addEventListener("click", () => toStage(step + 1));
+    link.addEventListener("click", () => toStage(step));
     return el("li", {}, link, ` ${rule}`);
   });
   return [el("h3", {}, title), el("ol", {class: "why"}, ...items)];

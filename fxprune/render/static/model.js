@@ -60,12 +60,14 @@ function treeOf(lines, kinds) {
     one.depth = depth;
     one.counts = kinds.map(() => 0);
     one.macs = [0, 0];
+    one.params = [0, 0];
     one.holds = [0, 0]; // nodes
     for (let index = one.first; index < one.last; index += 1) {
       const {change, nodes, into} = lines[index];
       if (into === null) one.counts[change.kind] += 1;
       nodes.forEach((node, side) => {
         one.macs[side] += node?.macs ?? 0;
+        one.params[side] += node?.params ?? 0;
         one.holds[side] += node ? 1 : 0;
       });
     }
@@ -109,6 +111,25 @@ function rowsOf(tree, lines, folded, shows) {
   if (gap) rows.push(gap);
   return rows;
 }
+
+const VALUES = { // what a column is sorted by
+  name: ({path, name}) => path || name, op: ({op, detail}) => `${op} ${detail}`, macs: ({macs}) => macs, params: ({params}) => params,
+};
+const byText = new Intl.Collator("en", {numeric: true}).compare; // conv2 before conv10
+
+/** The lines that are asked for, in the order of a column of one side; those without a value there come last. */
+function sortedRows(lines, shows, {side, column, order}, scaleOf) {
+  const value = column === "scale" ? (node) => scaleOf(node, side) : VALUES[column];
+  const sign = order === "descending" ? -1 : 1;
+  const compare = (a, b) => typeof a === "string" ? byText(a, b) : a - b;
+  const found = lines.map(({nodes}, index) => ({index, value: nodes[side] ? value(nodes[side]) : null})).filter(({index}) => shows(index));
+  found.sort((a, b) => (a.value === null) - (b.value === null)
+    || (a.value === null ? 0 : sign * compare(a.value, b.value)) || a.index - b.index);
+  return found.map(({index}) => ({type: "line", key: `line ${index}`, first: index, last: index + 1, depth: 0}));
+}
+
+/** No wires: what stands beside rows that are not in the order of the graph. */
+const noWires = (rows) => ({pieces: rows.map(() => []), lanes: 0});
 
 /** The wires beside one column: for each row its pieces, and how many lanes there are.
  *  What reads the node right above it is joined by the spine, lane 0; all other reads of one node share one lane. */
@@ -165,3 +186,16 @@ function short(number) {
 
 const exact = (number) => number.toLocaleString("en");
 const scaleText = (scale) => scale === 0 ? "0" : Math.abs(scale) < 0.001 ? scale.toExponential(0) : String(Number(scale.toFixed(3)));
+
+const FORMS = { // how a measured number is written
+  share: (number) => `${(number * 100).toFixed(2)}%`,
+  ms: (number) => `${number.toFixed(2)} ms`,
+  bytes: (number) => `${short(number)}B`.replace(/(\D?B)$/, " $1"),
+};
+/** How much a measured number changed: shares in points, all else in percent. */
+function changeText(form, before, after) {
+  if (FORMS[form](before) === FORMS[form](after)) return "unchanged";
+  const change = form === "share" ? (after - before) * 100 : (after / before - 1) * 100;
+  const digits = form === "share" ? 2 : 1;
+  return `${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(digits)}${form === "share" ? " points" : "%"}`;
+}

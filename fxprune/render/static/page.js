@@ -34,6 +34,7 @@ function foldHere() {
 }
 
 function foldAll() {
+  if (state.sort) return;
   const paths = [];
   const visit = (group) => group.children.forEach((child) => {
     if (typeof child === "object") { paths.push(child.path); visit(child); }
@@ -78,6 +79,26 @@ function setQuery(query) {
   moveTo(query ? Math.max(0, view.rows.findIndex(({type}) => type === "line")) : view.cursor);
 }
 
+/** Sort by a column; the same column again sorts the other way, and a third time not at all. */
+function sortBy(side, column) {
+  const {sort} = state, ways = ["name", "op"].includes(column) ? ["ascending", "descending"] : ["descending", "ascending"];
+  const known = sort?.side === side && sort.column === column ? ways.indexOf(sort.order) : -1;
+  setSort(known === 1 ? null : {side, column, order: ways[known + 1]});
+}
+
+/** Show the lines in another order, from the top; or, for null, in that of the graph, where the cursor is. */
+function setSort(sort) {
+  state.sort = sort;
+  for (const cell of get("columns").querySelectorAll("[data-column]")) {
+    const {side, column} = cell.dataset;
+    cell.setAttribute("aria-sort", sort?.column === column && sort.side === Number(side) ? sort.order : "none");
+  }
+  get("unsort").hidden = sort === null;
+  layout();
+  if (sort) scroller.scrollTop = 0;
+  moveTo(sort ? 0 : view.cursor);
+}
+
 function toStage(stage) {
   if (stage < 0 || stage >= data.stages.length) return;
   const line = view.lines[view.rows[view.cursor]?.first];
@@ -110,11 +131,11 @@ function showTheme() {
 }
 
 function showStep() {
-  const {stage} = state, count = data.stages.length - 1, last = stage === count;
-  get("step-name").textContent = stage === 0 ? `all ${count} steps` : `${stage} of ${count}: ${data.stages[stage].name}`;
+  const {stage} = state;
+  get("step-name").textContent = stage === WHOLE ? `all ${WHOLE} steps` : `${stage + 1} of ${WHOLE}: ${data.stages[stage].name}`;
   get("step").setAttribute("aria-valuetext", get("step-name").textContent);
   get("earlier").disabled = stage === 0;
-  get("later").disabled = last;
+  get("later").disabled = stage === WHOLE;
 }
 
 function showTiles({tiles}) {
@@ -138,13 +159,29 @@ function showLegend() {
 }
 
 function showColumns() {
-  const side = ([label]) => el("div", {class: "side", role: "columnheader"}, el("span", {class: "wires"}),
-    el("span", {class: "name"}, label), el("span", {class: "op"}, "op"), el("span", {class: "macs"}, "MACs"),
-    el("span", {class: "scale"}, "scale"));
-  const sides = data.sides.map(side);
+  const heading = (side, column, label, means) => {
+    const button = el("button", {type: "button", title: `Sort by ${means}`}, label);
+    button.addEventListener("click", () => sortBy(side, column));
+    return el("span", {class: column, role: "columnheader", "aria-sort": "none", "data-side": side, "data-column": column}, button);
+  };
+  const sides = data.sides.map(([label, side]) => el("div", {class: "side", role: "none"}, el("span", {class: "wires"}),
+    heading(side, "name", label, "name"), heading(side, "op", "op", "op"), heading(side, "macs", "MACs", "MACs"),
+    heading(side, "params", "params", "parameters"), heading(side, "scale", "scale", "scale")));
   get("columns").append(...withMark(sides, ""));
   get("columns").querySelector(".mark").setAttribute("role", "columnheader");
   get("columns").querySelector(".mark").setAttribute("aria-label", "mark");
+}
+
+/** What was measured of both graphs as wholes, whatever step is shown; and what was not. */
+function showMeasured({rows, missing}) {
+  get("measured").replaceChildren(...rows.map(([label, form, before, after]) => {
+    const [one, other] = [before, after].map(FORMS[form]);
+    return el("div", {}, el("dt", {}, label),
+      el("dd", {}, one === other ? other : `${one} → ${other}`, " ", el("b", {}, changeText(form, before, after))));
+  }));
+  get("measured").hidden = !rows.length;
+  get("missing").textContent = `not measured: ${missing.join(", ")}`;
+  get("missing").hidden = !missing.length;
 }
 
 // ---- wiring
@@ -161,6 +198,7 @@ const KEYS = {
   ArrowRight: () => { const row = view.rows[view.cursor]; if (row?.type === "group" && row.closed) foldHere(); },
   c: () => setFocused(!state.focused), t: toggleTheme,
   "/": () => { get("search").focus(); get("search").select(); },
+  o: () => setSort(null),
   "[": () => toStage(state.stage - 1), "]": () => toStage(state.stage + 1),
   "?": () => get("keys").showModal(),
   Escape: () => { if (!details.hidden) closeDetails(); else setQuery(""); scroller.focus(); },
@@ -184,6 +222,7 @@ document.addEventListener("keydown", (event) => {
 get("search").addEventListener("input", () => setQuery(get("search").value));
 get("focus").addEventListener("click", () => setFocused(!state.focused));
 get("fold").addEventListener("click", foldAll);
+get("unsort").addEventListener("click", () => { setSort(null); scroller.focus(); });
 get("theme").addEventListener("click", toggleTheme);
 get("help").addEventListener("click", () => get("keys").showModal());
 get("step").addEventListener("input", () => toStage(Number(get("step").value)));
@@ -218,9 +257,10 @@ get("focus").title = `${data.focus.label} (c)`;
 get("notes").textContent = data.notes.join(" ");
 get("notes").hidden = !data.notes.length;
 get("steps").hidden = data.stages.length < 2;
-get("step").max = data.stages.length - 1;
-get("step").value = 0;
+get("step").max = WHOLE;
+get("step").value = WHOLE;
 showColumns();
+showMeasured(data.measured);
 showStep();
 prepareStage();
 layout(null);

@@ -58,30 +58,32 @@ function wiresElement(wires, at, cursor, shape) {
 }
 
 function scaleElement(scale) {
-  if (scale === null || scale === undefined) return el("span", {class: "scale"});
+  if (scale === null || scale === undefined) return el("span", {class: "scale", role: "gridcell"});
   const fill = el("i");
   fill.style.width = `${Math.min(1, Math.abs(scale)) * 100}%`;
-  return el("span", {class: "scale", title: `effective scale ${scale}`}, el("b", {}, fill), scaleText(scale));
+  return el("span", {class: "scale", role: "gridcell", title: `effective scale ${scale}`}, el("b", {}, fill), scaleText(scale));
 }
+
+/** What a node or a module costs; nothing is written for none. */
+const countElement = (kind, count, title) => el("span", {class: kind, role: "gridcell", title}, count ? short(count) : "");
 
 /** One side of a line. ``view`` is what page.js laid out. */
 function sideElement(view, row, at, side) {
   const line = view.lines[row.first], node = line.nodes[side], {change, into} = line;
-  const kind = view.kinds[change.kind].name;
+  const kind = view.kinds[change.kind].name, home = view.sorted ? "" : line.home;
   const wires = wiresElement(view.wires[side], at, view.cursor, node && kind);
   if (!node) {
-    const gone = into && side === 1 ? el("span", {class: "into"}, `↖ part of ${localName(into, line.home)}`) : null;
+    const gone = into && side === 1 ? el("span", {class: "into"}, `↖ part of ${localName(into, home)}`) : null;
     if (gone) gone.style.paddingLeft = `${row.depth * 14}px`;
-    return el("div", {class: gone ? "side" : "side none", role: "gridcell"}, wires, gone);
+    return el("div", {class: gone ? "side" : "side none", role: "gridcell", "aria-colspan": 5}, wires, gone);
   }
-  const name = el("span", {class: "name", title: node.path || node.name}, localName(node, line.home));
+  const name = el("span", {class: "name", role: "gridcell", title: node.path || node.name}, localName(node, home));
   name.style.paddingLeft = `${row.depth * 14}px`;
-  const op = el("span", {class: "op", title: `${node.op} ${node.detail}`}, node.op, " ", el("small", {}, node.detail));
+  const op = el("span", {class: "op", role: "gridcell", title: `${node.op} ${node.detail}`}, node.op, " ", el("small", {}, node.detail));
   if (side === 1) for (const what of change.what) op.append(" ", el("em", {}, what));
   if (view.sides.length === 1 && change.why.length) op.append(" ", el("span", {class: "reason"}, change.why[0].rule));
-  return el("div", {class: "side", role: "gridcell"}, wires, name, op,
-    el("span", {class: "macs", title: `${exact(node.macs)} MACs, ${exact(node.params)} parameters`},
-      node.macs ? short(node.macs) : ""),
+  return el("div", {class: "side", role: "none"}, wires, name, op,
+    countElement("macs", node.macs, `${exact(node.macs)} MACs`), countElement("params", node.params, `${exact(node.params)} parameters`),
     scaleElement(view.scaleOf(node, side)));
 }
 
@@ -94,8 +96,8 @@ function localName(node, home) {
 function groupSideElement(view, row, at, side) {
   const {group, closed} = row;
   const wires = wiresElement(view.wires[side], at, view.cursor, closed && group.holds[side] ? "group" : null);
-  if (!group.holds[side]) return el("div", {class: "side none", role: "gridcell"}, wires);
-  const name = el("span", {class: "name", title: group.path}, el("span", {class: "twist"}, closed ? "▸" : "▾"), group.label);
+  if (!group.holds[side]) return el("div", {class: "side none", role: "gridcell", "aria-colspan": 5}, wires);
+  const name = el("span", {class: "name", role: "gridcell", title: group.path}, el("span", {class: "twist"}, closed ? "▸" : "▾"), group.label);
   name.style.paddingLeft = `${row.depth * 14}px`;
   const counts = el("span", {class: "counts"});
   if (side === view.sides[0][1])
@@ -105,8 +107,8 @@ function groupSideElement(view, row, at, side) {
         counts.append(el("span", {class: `badge ${kindName}`, title: `${count} ${kindName}`}, `${mark}${count}`));
     });
   const nodes = el("small", {}, `${exact(group.holds[side])} ${group.holds[side] === 1 ? "node" : "nodes"}`);
-  return el("div", {class: "side", role: "gridcell"}, wires, name, el("span", {class: "op"}, counts, nodes),
-    el("span", {class: "macs"}, group.macs[side] ? short(group.macs[side]) : ""), el("span", {class: "scale"}));
+  return el("div", {class: "side", role: "none"}, wires, name, el("span", {class: "op", role: "gridcell"}, counts, nodes),
+    countElement("macs", group.macs[side]), countElement("params", group.params[side]), scaleElement(null));
 }
 
 /** The element of row ``at`` of the view. */
@@ -116,7 +118,7 @@ function rowElement(view, at) {
     "aria-selected": at === view.cursor, "data-at": at};
   if (row.type === "gap") {
     const count = row.last - row.first;
-    const sides = view.sides.map(([, side], index) => el("div", {class: "side", role: "gridcell"},
+    const sides = view.sides.map(([, side], index) => el("div", {class: "side", role: "gridcell", "aria-colspan": 5},
       wiresElement(view.wires[side], at, view.cursor, null),
       index === 0 ? el("span", {class: "gap-text"}, `⋯ ${count} ${view.gapWord}`) : null));
     return el("div", {...attributes, class: "row gap"}, ...withMark(sides, ""));

@@ -3,7 +3,8 @@
 const BEYOND = 12; // rows kept above and below those in sight
 const get = (id) => document.getElementById(id);
 const data = decode(JSON.parse(get("data").textContent));
-const state = {stage: 0, query: "", focused: false, folded: new Set(), revealed: new Set()};
+const WHOLE = data.stages.length - 1; // the stage that is all steps at once: the last
+const state = {stage: WHOLE, sort: null, query: "", focused: false, folded: new Set(), revealed: new Set()};
 const scroller = get("scroller"), rowsElement = get("rows"), details = get("details"), overview = get("overview");
 let view = null;
 let drawn = new Map(); // row number -> its element
@@ -23,7 +24,7 @@ function prepareStage() {
       if (known.at(-1) !== node.name) readers[side].set(name, [...known, node.name]);
     }));
   }
-  const scaleOf = (node, side) => node.scale ?? (state.stage === 0 && side === 0 ? data.trained[node.name] : null) ?? null;
+  const scaleOf = (node, side) => node.scale ?? (state.stage === WHOLE && side === 0 ? data.trained[node.name] : null) ?? null;
   view = {lines, readers, scaleOf, tree: treeOf(lines, data.kinds), sides: data.sides, kinds: data.kinds,
     stage: state.stage, stageCount: data.stages.length, rows: [], cursor: 0};
   data.sides.forEach(([, side], index) => scroller.classList.toggle(`scales-${index}`,
@@ -43,10 +44,13 @@ function layout(keep = view.rows[view.cursor]) {
     return (!state.focused || change.kind !== PLAIN) && words.every(matches);
   };
   const everything = !state.focused && !words.length;
-  view.rows = rowsOf(view.tree, view.lines, words.length ? new Set() : state.folded, everything ? () => true : shows);
+  const asked = everything ? () => true : shows;
+  view.sorted = state.sort !== null;
+  view.rows = view.sorted ? sortedRows(view.lines, asked, state.sort, view.scaleOf)
+    : rowsOf(view.tree, view.lines, words.length ? new Set() : state.folded, asked);
   view.gapWord = words.length ? "more" : data.focus.rest;
   view.wires = {};
-  for (const [, side] of data.sides) view.wires[side] = wiresOf(view.rows, view.lines, side);
+  for (const [, side] of data.sides) view.wires[side] = view.sorted ? noWires(view.rows) : wiresOf(view.rows, view.lines, side);
   data.sides.forEach(([, side], index) => scroller.style.setProperty(`--wires-${index}`, `${wiresWidth(view.wires[side])}px`));
   const same = keep ? view.rows.findIndex(({key}) => key === keep.key) : 0;
   const around = keep ? view.rows.findIndex(({first, last}) => first <= keep.first && keep.first < last) : 0;
@@ -57,6 +61,7 @@ function layout(keep = view.rows[view.cursor]) {
   const matched = view.rows.filter(({type}) => type === "line").length;
   get("status").textContent = words.length ? `${matched} layers match` : `${view.rows.length} rows`;
   get("fold").textContent = state.folded.size ? "Unfold all" : "Fold all";
+  get("fold").disabled = view.sorted;
   redraw();
   drawOverview();
 }

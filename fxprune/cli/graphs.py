@@ -24,7 +24,7 @@ from fxprune.cli.options import (
     print_json,
     write_page,
 )
-from fxprune.emission.exports import Exports, require_exporter
+from fxprune.emission.formats import Exports, require_exporter
 from fxprune.errors import LoadError
 from fxprune.files import make_folder
 from fxprune.pipelines.pipeline import Pipeline

@@ -13,7 +13,7 @@ import click
 import torch
 from torch import fx
 
-from fxprune.emission.exports import Exports, Format
+from fxprune.emission.formats import Exports, Format
 from fxprune.errors import LoadError
 from fxprune.files import write_text
 from fxprune.ir.nodes import EXAMPLE_INPUTS

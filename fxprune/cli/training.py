@@ -23,7 +23,7 @@ from fxprune.cli.options import (
     weights_option,
 )
 from fxprune.cli.report import show_results
-from fxprune.emission.exports import Exports, require_exporter
+from fxprune.emission.formats import Exports, require_exporter
 from fxprune.pipelines.chains import Layers
 from fxprune.sources.models import LoadedModel, load_model
 from fxprune.training.goal import Goal

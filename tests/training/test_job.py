@@ -12,7 +12,7 @@ from torch import nn
 
 from fxprune.choosing.targets import Targets
 from fxprune.emission.emit import load_emitted
-from fxprune.emission.exports import Exports
+from fxprune.emission.formats import Exports
 from fxprune.errors import FxpruneError, FxpruneWarning, LoadError, TargetError
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.goal import Goal

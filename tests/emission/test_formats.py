@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import fxprune
-from fxprune.emission.exports import Exports, output_names
+from fxprune.emission.formats import Exports, output_names
 from fxprune.errors import EmitError
 from fxprune.ir.pytrees import tensors_in
 

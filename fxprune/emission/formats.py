@@ -178,7 +178,7 @@ def _save_onnx(program: Any, outputs: Any, axes: Sequence[tuple[int, ...] | None
     assert exported is not None
     graph, names = exported.model.graph, _input_names(program)
     if len(names) == len(graph.inputs):
-        names += output_names(outputs, [*names, *graph.initializers]) or [value.name for value in graph.outputs]
+        names += output_names(outputs, [*names, *graph.initializers]) or [str(value.name) for value in graph.outputs]
         _rename(graph, names)
     exported.save(str(file))
 

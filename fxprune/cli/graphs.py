@@ -32,7 +32,7 @@ from fxprune.errors import LoadError
 if TYPE_CHECKING:
     from torch import fx
 
-    from fxprune.emission.exports import Exports
+    from fxprune.emission.formats import Exports
     from fxprune.passes.chains import Norms
     from fxprune.pipelines.result import PipelineResult
     from fxprune.rewriting.contract import Pass
@@ -112,7 +112,7 @@ class Output:
 
     def require_sense(self) -> None:
         """Raise an error now, and not after all passes, if the result cannot be written as it is wanted."""
-        from fxprune.emission.exports import require_exporter
+        from fxprune.emission.formats import require_exporter
 
         if self.out is not None:
             _require_empty(self.out)

@@ -22,7 +22,7 @@ from fxprune.sources import FORMS
 if TYPE_CHECKING:
     from torch import fx
 
-    from fxprune.emission.exports import Exports
+    from fxprune.emission.formats import Exports
     from fxprune.sources.models import LoadedModel
 
 NORMS = ("fold", "keep")
@@ -133,7 +133,7 @@ def export_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _exports(**given: Any) -> Exports:
-    from fxprune.emission.exports import Exports
+    from fxprune.emission.formats import Exports
 
     return Exports(**given)
 

@@ -30,7 +30,7 @@ from fxprune.pipelines import Layers
 from fxprune.training.settings import Precision, Settings
 
 if TYPE_CHECKING:
-    from fxprune.emission.exports import Exports
+    from fxprune.emission.formats import Exports
     from fxprune.passes.chains import Norms
     from fxprune.training.goal import Goal
 
@@ -193,7 +193,7 @@ def prune(
     Killed at any moment, the same command goes on from its last checkpoint. On several GPUs or hosts:
     torchrun --nproc-per-node 4 -m fxprune prune MODEL ...
     """
-    from fxprune.emission.exports import require_exporter
+    from fxprune.emission.formats import require_exporter
     from fxprune.sources.models import load_model
     from fxprune.training.batches import default_workers
     from fxprune.training.data import load_data

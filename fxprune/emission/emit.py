@@ -23,7 +23,7 @@ from pathlib import Path
 
 from torch import fx
 
-from fxprune.emission.exports import Exports, Format, export
+from fxprune.emission.formats import Exports, Format, export
 from fxprune.emission.seal import FILES, GRAPH, SOURCE, WEIGHTS, read_sealed, sealed
 from fxprune.errors import ContractError, EmitError, LoadError, first_line
 from fxprune.facts.shapes import UNCHECKED, require_shapes

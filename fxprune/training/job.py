@@ -18,7 +18,7 @@ import torch
 from torch import fx, nn
 
 from fxprune import passes
-from fxprune.emission.exports import SOURCE_ONLY, Exports
+from fxprune.emission.formats import SOURCE_ONLY, Exports
 from fxprune.files import make_folder
 from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline

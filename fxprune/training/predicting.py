@@ -72,9 +72,10 @@ class Predictor:
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         example = (self.graph_module.meta.get(EXAMPLE_INPUTS) or (images,))[0]
+        dtype = example.dtype if isinstance(example, torch.Tensor) else images.dtype
         try:
             with torch.no_grad():
-                outputs = self.graph_module(to_device(images.to(example.dtype), self.device))
+                outputs = self.graph_module(to_device(images.to(dtype), self.device))
         except Exception as error:
             size = "x".join(map(str, images.shape[1:]))
             raise FxpruneError(

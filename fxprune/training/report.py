@@ -17,7 +17,7 @@ from fxprune.costs.activation_memory import peak_activation_bytes
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.costs.measured_latency import compare_latency
 from fxprune.emission.emit import emit
-from fxprune.emission.exports import SOURCE_ONLY, Exports
+from fxprune.emission.formats import SOURCE_ONLY, Exports
 from fxprune.emission.strip import savable
 from fxprune.errors import EmitError, FxpruneWarning
 from fxprune.files import save_with_torch, write_json

@@ -12,11 +12,13 @@ from torch import nn
 
 from fxprune.choosing.targets import Targets
 from fxprune.emission.emit import load_emitted
-from fxprune.errors import FxpruneError, LoadError, TargetError
+from fxprune.emission.formats import Exports
+from fxprune.errors import FxpruneError, FxpruneWarning, LoadError, TargetError
 from fxprune.run_record import results_text
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.goal import Goal
 from fxprune.training.job import Run, prune_on_data
+from fxprune.training.preprocessing import read_preprocessing
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
 
@@ -192,3 +194,21 @@ def test_a_baseline_is_trained_as_long_and_resumed(data: ImageData, tmp_path: Pa
     del report["accuracy_baseline"]
     assert "no unpruned one was trained as long" in results_text(report)
     assert "(before: unpruned, norms folded)" in results_text(report)
+
+
+def test_how_digits_are_prepared_is_told_in_the_folder(data: ImageData, tmp_path: Path) -> None:
+    report = prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, goal=Goal(Targets(macs=0.8)))
+    assert read_preprocessing(tmp_path / "out") == data.preprocessing
+    assert data.preprocessing is not None
+    assert report["preprocessing"] == data.preprocessing.to_config()
+    assert report["preprocessing"]["id2label"]["7"] == "7"
+
+
+def test_what_cannot_be_exported_as_asked_is_left_out_with_a_warning(data: ImageData, tmp_path: Path) -> None:
+    unknown = replace(data, preprocessing=None)
+    around = Run(exports=Exports(("pt2",), dynamic=True))
+    with pytest.warns(FxpruneWarning, match="is written: the network takes images of 8x8 alone"):
+        prune_on_data(network(nn.ReLU()), unknown, tmp_path / "out", QUICK, goal=Goal(Targets(macs=0.8)), run=around)
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    assert program(sample_inputs(data, 3)).shape == (3, 10)
+    assert not (tmp_path / "out" / "config.json").exists()

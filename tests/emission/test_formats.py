@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import fxprune
-from fxprune.emission.exports import Exports, output_names
+from fxprune.emission.formats import Exports, output_names
 from fxprune.errors import EmitError
 from fxprune.ir.pytrees import tensors_in
 
@@ -137,10 +137,13 @@ def test_a_size_that_the_graph_takes_for_granted_is_declined(tmp_path: Path) -> 
         fxprune.emit(graph, tmp_path, formats=["pt2"], dynamic=True)
 
 
-def test_what_torch_writes_for_one_size_alone_is_declined(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stride", "size", "pooled"), [(1, 10, 2), (32, 64, 7)])
+def test_what_torch_writes_for_one_size_alone_is_declined(
+    tmp_path: Path, stride: int, size: int, pooled: int
+) -> None:
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten())
-    graph = fxprune.trace(model.eval(), torch.randn(2, 3, 10, 10))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride, padding=1), nn.AdaptiveAvgPool2d(pooled), nn.Flatten())
+    graph = fxprune.trace(model.eval(), torch.randn(2, 3, size, size))
     fxprune.emit(graph, tmp_path, formats=["pt2"], dynamic=True)
     with pytest.raises(EmitError, match="for ONNX computes something else for images of another size"):
         fxprune.emit(graph, tmp_path, formats=["onnx"], dynamic=True)

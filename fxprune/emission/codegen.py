@@ -1,27 +1,32 @@
-"""Write a graph as the source of one plain nn.Module: layers under their own names, a readable forward."""
+"""Write a graph as the source of plain nn.Modules: layers under their own names, blocks as classes."""
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any
 
 from torch import fx
 
-from fxprune.emission.expressions import Expressions, access_tensor, literal
-from fxprune.emission.init_code import init_lines
+from fxprune.emission.block_code import Writer
+from fxprune.emission.blocks import Block, block_tree, home
+from fxprune.emission.calls import statement_lines, unmarked
+from fxprune.emission.classes import returning
+from fxprune.emission.expressions import Expressions, literal
+from fxprune.emission.init_code import NAMED_CONTAINER, closing_lines
 from fxprune.emission.layer_spec import LayerSpec
+from fxprune.emission.methods import Method
 from fxprune.emission.records import Record
-from fxprune.emission.state_layout import StateLayout
-from fxprune.emission.variables import Variables
+from fxprune.emission.state_layout import StateLayout, TensorSpec
 from fxprune.errors import EmitError
-from fxprune.facts.overwriting import is_sum, overwritten
-from fxprune.ir.autocast import ENTER_AUTOCAST, EXIT_AUTOCAST
+from fxprune.facts.overwriting import overwritten
 from fxprune.ir.by_mode import CodeByMode, graph_in_mode, has_modes
-from fxprune.ir.nodes import called_module, module_path, place
+from fxprune.ir.nodes import called_module
 from fxprune.ir.written_calls import Written
 
-_CONTAINER = '''class _Layers(nn.Module):
+_CONTAINER = f'''class {NAMED_CONTAINER}(nn.Module):
     """Layers under names that nn.ModuleDict keeps for itself."""
 
     def __init__(self, layers):
@@ -47,14 +52,38 @@ _WRITTEN = '''def _written(function, position, *arguments):
 '''
 
 
+_RESERVED = {
+    *(
+        "Model",
+        "OrderedDict",
+        "dataclass",
+        "namedtuple",
+        "nn",
+        "torch",
+        "F",
+        "math",
+        "operator",
+        "torchvision",
+        "load",
+    ),
+    *("_written", NAMED_CONTAINER, *dir(builtins)),
+}
 _IN_TRAINING = "_forward_in_training"
 _HIDING = {"forward": "_compute", _IN_TRAINING: "_compute_in_training"}
 
 
-def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: bool = True) -> str:
-    """Return the text of ``model.py``: one class ``Model`` whose state-dict keys are those of the graph of ``name``.
+def python_source(
+    graph: fx.Graph,
+    layout: StateLayout,
+    name: str,
+    *,
+    classes: Mapping[str, str] | None = None,
+    in_place: bool = True,
+) -> str:
+    """Return the text of ``model.py``: a class ``Model`` whose state-dict keys are those of the graph of ``name``.
 
-    ReLUs and sums are ``in_place`` where they can be (see :func:`fxprune.facts.overwriting.overwritten`).
+    ``classes`` are the names of the traced model's own classes by path; blocks are named after them. ReLUs and sums
+    are ``in_place`` where they can be (see :func:`fxprune.facts.overwriting.overwritten`).
     Raises EmitError, naming the node, if plain PyTorch cannot express the graph.
     """
     if type(graph._codegen) not in (fx.graph.CodeGen, CodeByMode):
@@ -64,16 +93,28 @@ def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: 
         )
     graphs = [graph_in_mode(graph, training) for training in (False, True)] if has_modes(graph) else [graph]
     overwriting = _overwritten_in_all(graphs) if in_place else [{} for _ in graphs]
-    methods = [
-        _method(one, own, name)
-        for one, own, name in zip(graphs, overwriting, ("forward", _IN_TRAINING), strict=False)
-    ]
-    forward = _by_mode(graphs, methods)
-    init = init_lines(
-        replace(layout, layers=_relus_in_place(layout.layers, [node for own in overwriting for node in own]))
+    layers = _relus_in_place(layout.layers, [node for own in overwriting for node in own])
+    homes = partial(home, layers=layers)
+    trees = [block_tree(one, homes) for one in graphs]
+    if len(graphs) > 1:
+        barred = _differing(trees, overwriting)
+        trees = [block_tree(one, homes, barred) for one in graphs]
+    found = {node: source for own in overwriting for node, source in own.items()}
+    scales = {one.path: TensorSpec((), str(one.value.dtype), False, False) for one in layout.scales.values()}
+    writer = Writer(
+        replace(layout, layers=layers, tensors=layout.tensors | scales),
+        found,
+        homes,
+        classes or {},
+        _RESERVED | _record_names(graph),
     )
-    helper = _CONTAINER if any("_Layers(" in line for line in init) else ""
-    helper += _WRITTEN if any(isinstance(node.target, Written) for node in graph.nodes) else ""
+    definitions = writer.blocks(trees)
+    methods = [
+        _method(tree, writer, one, own)
+        for tree, one, own in zip(trees, graphs, ("forward", _IN_TRAINING), strict=False)
+    ]
+    init = [line for one in writer.statements(trees[0]) for line in statement_lines(one, {})] + closing_lines(layout)
+    forward = _by_mode(graphs, methods)
     body = "\n".join(
         [
             "class Model(nn.Module):",
@@ -86,41 +127,55 @@ def python_source(graph: fx.Graph, layout: StateLayout, name: str, *, in_place: 
             *(f"    {line}".rstrip() for line in forward),
         ]
     )
-    found = _records([method.expressions for method in methods])
+    helper = _CONTAINER if f"{NAMED_CONTAINER}(" in definitions + body else ""
+    helper += _WRITTEN if any(isinstance(node.target, Written) for node in graph.nodes) else ""
+    return _module(name, writer.expressions, helper + definitions + body)
+
+
+def _module(name: str, expressions: Sequence[Expressions], text: str) -> str:
+    """Return the whole file, given its classes."""
+    found = _records(expressions)
     records = [found[name] for name in sorted(found)]
     imports = {"from torch import nn", *(record.imports for record in records)}
-    imports.update(*(method.expressions.imports for method in methods))
-    if "torch." in body:
+    imports.update(*(one.imports for one in expressions))
+    if "OrderedDict(" in text:
+        imports.add("from collections import OrderedDict")
+    if "torch." in text:
         imports.add("import torch")
-    header = "\n".join(sorted(imports, key=lambda line: (line.startswith("from torch"), line)))
+    ours = sorted((line for line in imports if "torch" in line), key=lambda line: (line.startswith("from"), line))
+    pythons = sorted(imports - set(ours), key=lambda line: (line.startswith("from"), line))
+    header = "\n".join([*pythons, *[""] * bool(pythons), *ours])
     classes = "".join(f"{record.source()}\n\n\n" for record in records)
-    return f'"""{name}, written by fxprune as plain PyTorch."""\n\n{header}\n\n\n{classes}{helper}{body}\n'
+    return f'"""{name}, written by fxprune as plain PyTorch."""\n\n{header}\n\n\n{classes}{text}\n'
 
 
-class _Method(NamedTuple):
-    """The lines of a method, with those that it calls, and what was written in it."""
-
-    lines: list[str]
-    expressions: Expressions
-
-
-def _method(graph: fx.Graph, overwriting: Mapping[fx.Node, fx.Node], name: str) -> _Method:
-    """Return the method ``name`` that computes ``graph``."""
-    expressions = Expressions(Variables(graph, overwriting))
-    lines = _forward(graph, expressions, name)
-    hidden = expressions.needed & {_input_name(node) for node in graph.nodes if node.op == "placeholder"}
-    if hidden:
-        expressions = Expressions(Variables(graph, overwriting))
-        lines = _forward(graph, expressions, name, hidden)
-    return _Method(lines, expressions)
+def _method(tree: Block, writer: Writer, graph: fx.Graph, name: str) -> list[str]:
+    """Return the lines of the method ``name`` that computes ``graph``, and of one that it calls."""
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    lines, expressions = _forward(tree, writer, graph, name, ())
+    hidden = expressions.needed & {_input_name(node) for node in inputs}
+    return _forward(tree, writer, graph, name, hidden)[0] if hidden else lines
 
 
-def _by_mode(graphs: Sequence[fx.Graph], methods: Sequence[_Method]) -> list[str]:
+def _by_mode(graphs: Sequence[fx.Graph], methods: Sequence[list[str]]) -> list[str]:
     """Return the lines of ``forward``, which begins with that of train mode if it has one of its own."""
-    (signature, *body), *others = methods[0].lines, *(method.lines for method in methods[1:])
+    (signature, *body), *others = methods
     inputs = ", ".join(str(node.target) for node in graphs[0].nodes if node.op == "placeholder")
     switch = ["    if self.training:", f"        return self.{_IN_TRAINING}({inputs})"] if others else []
     return [signature, *switch, *body, *(line for lines in others for line in ("", *lines))]
+
+
+def _record_names(graph: fx.Graph) -> set[str]:
+    """Return the names of the classes of values that the graph makes."""
+    found = {node.target.__name__ for node in graph.nodes if isinstance(node.target, type)}
+    waiting: list[Any] = [value for node in graph.nodes for value in (*node.args, *node.kwargs.values())]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, (tuple, list, dict)):
+            waiting += value.values() if isinstance(value, dict) else value
+        if hasattr(type(value), "_fields"):
+            found.add(type(value).__name__)
+    return found
 
 
 def _records(expressions: Sequence[Expressions]) -> dict[str, Record]:
@@ -148,25 +203,55 @@ def _relus_in_place(layers: Mapping[str, LayerSpec], nodes: Collection[fx.Node])
     }
 
 
-def _forward(graph: fx.Graph, expressions: Expressions, name: str, hidden: Collection[str] = ()) -> list[str]:
+def _differing(trees: Sequence[Block], overwriting: Sequence[Mapping[fx.Node, fx.Node]]) -> set[str]:
+    """Return the paths of the blocks that are not the same in the graphs of both modes, though in both."""
+    first, second = (
+        {block.path: _described(block, own) for block in tree.blocks()}
+        for tree, own in zip(trees, overwriting, strict=True)
+    )
+    return {path for path in first.keys() & second.keys() if first[path] != second[path]}
+
+
+def _described(block: Block, overwriting: Mapping[fx.Node, fx.Node]) -> object:
+    """Return all that a block says of itself; nodes of the two graphs have the same names."""
+    nodes = [(n.name, n.op, n.target, repr(n.args), repr(n.kwargs), repr(overwriting.get(n))) for n in block.nodes()]
+    return nodes, repr(block.inputs), repr(block.outputs), block.takes_list
+
+
+def _forward(
+    tree: Block, writer: Writer, graph: fx.Graph, name: str, hidden: Collection[str]
+) -> tuple[list[str], Expressions]:
     """Return the lines of method ``name``, and of one that it calls where inputs have names that the source needs."""
+    output = graph.output_node()
+    items = writer.items(tree)
+    expressions = writer.expressions_of(tree, items, output.all_input_nodes)
     names = expressions.names
-    inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    for node in inputs:
+    for node in tree.inputs:
         names.input(node, f"{_input_name(node)}_" if _input_name(node) in hidden else _input_name(node))
-    lines = _body(graph, expressions)
-    signature = ", ".join(["self", *(_parameter(node, _input_name(node)) for node in inputs)])
+    lines = Method(tree, items, expressions, writer.homes).lines()
+    lines.append(f"    return {expressions.value(output.args[0])}")
+    texts = [constant.text for constant in expressions.constants]
+    lines = returning([unmarked(line, texts) for line in lines])
+    signature = ", ".join(["self", *(_parameter(node, _input_name(node)) for node in tree.inputs)])
     if not hidden:
-        return [f"def {name}({signature}):", *lines]
-    passed = ", ".join(str(node.target) for node in inputs)
-    own = ", ".join(["self", *(_parameter(node, names.of(node)) for node in inputs)])
+        return [f"def {name}({signature}):", *lines], expressions
+    passed = ", ".join(str(node.target) for node in tree.inputs)
+    own = ", ".join(
+        [
+            "self",
+            *(
+                _parameter(node, f"{_input_name(node)}_" if _input_name(node) in hidden else _input_name(node))
+                for node in tree.inputs
+            ),
+        ]
+    )
     return [
         f"def {name}({signature}):",
         f"    return self.{_HIDING[name]}({passed})  # there, no input hides a name that the source needs",
         "",
         f"def {_HIDING[name]}({own}):",
         *lines,
-    ]
+    ], expressions
 
 
 def _input_name(node: fx.Node) -> str:
@@ -176,55 +261,3 @@ def _input_name(node: fx.Node) -> str:
 def _parameter(node: fx.Node, name: str) -> str:
     stars = "*" * str(node.target).count("*")
     return f"{stars}{name}={literal(node.args[0])}" if node.args else f"{stars}{name}"
-
-
-def _body(graph: fx.Graph, expressions: Expressions) -> list[str]:
-    lines: list[str] = []
-    section = None
-    open_blocks: list[fx.Node] = []
-    for node in graph.nodes:
-        indent = "    " * (1 + len(open_blocks))
-        if node.target is ENTER_AUTOCAST:
-            lines.append(f"{indent}with {expressions.autocast(node)}:")
-            open_blocks.append(node)
-            continue
-        if node.target is EXIT_AUTOCAST:
-            if not open_blocks or open_blocks.pop() is not node.args[0]:
-                raise EmitError(f"{place(node)}: it ends an autocast that is not the innermost; it cannot be emitted")
-            lines += [f"{indent}pass"] * lines[-1].endswith(":")
-            continue
-        if node.op == "placeholder":
-            continue
-        if node.op == "get_attr":
-            expressions.names.alias(node, access_tensor(str(node.target)))
-            continue
-        if node.op == "output":
-            lines.append(f"{indent}return {expressions.value(node.args[0])}")
-            continue
-        part = _section(node)
-        if part and part != section:
-            lines += [""] * bool(lines) + [f"{indent}# {part}"]
-            section = part
-        dead = expressions.names.let_go(node)
-        lines += [f"{indent}del {', '.join(dead)}"] * bool(dead)
-        if node in expressions.names.overwriting and is_sum(node):
-            lines.append(f"{indent}{_sum_in_place(node, expressions)}")
-            continue
-        text = expressions.node(node)
-        name = f"{expressions.names.assign(node)} = " if node.users else ""
-        lines.append(f"{indent}{name}{text}")
-    return lines
-
-
-def _sum_in_place(node: fx.Node, expressions: Expressions) -> str:
-    source = expressions.names.overwriting[node]
-    (other,) = (one for one in node.args if one is not source)
-    text = f"{expressions.names.of(source)} += {expressions.value(other)}"
-    expressions.names.take_over(node, source)
-    return text
-
-
-def _section(node: fx.Node) -> str:
-    """Return the block that a node belongs to: its module path without the layer's own name."""
-    path = module_path(node)
-    return path.rpartition(".")[0] if node.op == "call_module" else path

@@ -15,6 +15,7 @@ from fxprune.emission.check import (
     require_equal,
     require_equal_in_train_mode,
 )
+from fxprune.emission.class_names import class_names
 from fxprune.emission.codegen import python_source
 from fxprune.emission.constants import examples_to_data
 from fxprune.emission.graph_data import graph_to_data, tell_values
@@ -45,12 +46,15 @@ def content_of(graph_module: fx.GraphModule) -> Content:
     if train_examples is not None:
         train_examples = as_taken_now(graph_module, train_examples)
     data = graph_to_data(graph_module.graph, layout) | {
+        "classes": class_names(graph_module),
+        "scales": [scale.path for scale in layout.scales.values()],
         "examples": examples_to_data(examples),
         "train_examples": examples_to_data(train_examples),
         "trace": graph_module.meta.get(TRACE),
         "assumptions": [asdict(assumption) for assumption in assumptions_of(graph_module)],
     }
     again, state = read_back(graph_module, data)
+    state |= {scale.path: scale.value for scale in layout.scales.values()}
     model = build_source(source, state)
     if examples is not None:
         require_equal(graph_module, again, model, examples)
@@ -65,7 +69,8 @@ def content_of(graph_module: fx.GraphModule) -> Content:
 
 
 def _source(graph_module: fx.GraphModule, layout: StateLayout, *, in_place: bool = True) -> str:
-    return python_source(graph_module.graph, layout, type(graph_module).__name__, in_place=in_place)
+    name = type(graph_module).__name__
+    return python_source(graph_module.graph, layout, name, classes=class_names(graph_module), in_place=in_place)
 
 
 def functional_model(graph_module: fx.GraphModule, content: Content) -> nn.Module:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxprune.emission.class_names import CLASSES, is_class_name
 from fxprune.emission.constants import decode, encode, metadata_from_data
 from fxprune.emission.layer_spec import LayerSpec, build_layer
 from fxprune.emission.records import Record, record_of
@@ -107,8 +108,13 @@ def graph_from_data(data: Any) -> fx.GraphModule:
 
 
 def give_weights(graph_module: fx.GraphModule, data: Any, state: dict[str, torch.Tensor]) -> None:
-    """Let ``graph_module``, made from ``data``, hold ``state``, if it fits; raises LoadError if they do not."""
+    """Let ``graph_module``, made from ``data``, hold ``state``, if it fits; raises LoadError if they do not.
+
+    Numbers that the source alone reads from the file, the graph has itself.
+    """
     own = graph_module.state_dict()
+    apart = set(data.get("scales", ())) - own.keys()
+    state = {name: tensor for name, tensor in state.items() if name not in apart}
     odd = sorted(own.keys() ^ state.keys())
     odd += [name for name in own if not odd and _form(own[name]) != _form(state[name])]
     if odd:
@@ -179,6 +185,7 @@ def _rebuild(data: dict[str, Any]) -> fx.GraphModule:
         graph.set_codegen(CodeByMode())
     graph.lint()
     made = LazyGraphModule(root, graph, class_name="Model")
+    made.meta[CLASSES] = {path: name for path, name in data.get("classes", {}).items() if is_class_name(name)}
     made.real_recompile()  # now, while an error is one of the file
     return made
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
+from fxprune.emission.expressions import literal
 from fxprune.errors import EmitError
 from fxprune.gates.gate import ScaledLayer
 from fxprune.ir.applied import Applied
@@ -19,6 +21,7 @@ _PLACEMENT = {"self", "device", "dtype"}
 _OLD_SPELLINGS = {"size_average", "reduce", "min_value", "max_value"}  # torch.nn translates these and forgets them
 _REPEATED = ("num_layers", "num_encoder_layers", "num_decoder_layers")
 _MOST_REPEATED = 1000  # a layer makes each of them in Python
+_PLAIN = (bool, int, float, str)
 _MISSING = object()
 
 
@@ -55,6 +58,8 @@ def layer_spec(path: str, module: nn.Module) -> LayerSpec:
             )
         if required:
             positional.append(parameter.name)
+        if parameter.name == "stride" and parameter.default is None and value == arguments.get("kernel_size"):
+            continue  # what a pool takes without it
         if required or (value is not parameter.default and value != parameter.default):
             arguments[parameter.name] = value
     parameters = dict(module.named_parameters())
@@ -105,6 +110,13 @@ def _constructor(kind: type[nn.Module]) -> list[inspect.Parameter]:
         for p in parameters
         if not (p.name in _PLACEMENT or p.name.startswith("_") or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
     ]
+
+
+@lru_cache(maxsize=1 << 8)
+def defaults_of(kind: str) -> dict[str, str]:
+    """Return the arguments of a layer of torch.nn that have plain defaults, with these as source, in order."""
+    known = {p.name: p.default for p in _constructor(getattr(nn, kind)) if p.name not in _OLD_SPELLINGS}
+    return {name: literal(value) for name, value in known.items() if value is None or type(value) in _PLAIN}
 
 
 def _attribute(module: nn.Module, name: str) -> Any:

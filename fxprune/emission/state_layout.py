@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from fxprune.emission.blocks import home
 from fxprune.emission.layer_spec import LayerSpec, layer_spec
+from fxprune.emission.learned import Learned, learned
 from fxprune.errors import EmitError
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import place
@@ -27,11 +31,17 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class StateLayout:
-    """All by dotted path. ``ties`` maps a module or tensor to the earlier name of the same object."""
+    """All by dotted path. ``ties`` maps a module or tensor to the earlier name of the same object.
+
+    ``stateful`` are the layers that hold tensors. ``scales`` are numbers that the source reads from buffers, by the
+    names of nodes; the graph has the numbers themselves.
+    """
 
     layers: dict[str, LayerSpec]
     tensors: dict[str, TensorSpec]
     ties: dict[str, str]
+    stateful: frozenset[str] = frozenset()
+    scales: Mapping[str, Learned] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def state_layout(graph_module: fx.GraphModule) -> StateLayout:
@@ -64,7 +74,12 @@ def state_layout(graph_module: fx.GraphModule) -> StateLayout:
         known = first.setdefault(id(tensor), name)
         if known != name:
             ties[name] = known
-    return StateLayout(layers, tensors, ties)
+    stateful = {path for path in layers if any(_own_tensors(graph_module.get_submodule(path)))}
+    taken = {
+        name for kind in ("parameters", "buffers", "modules") for name, _ in getattr(graph_module, f"named_{kind}")()
+    }
+    scales = learned(graph_module.graph.nodes, partial(home, layers=layers), taken)
+    return StateLayout(layers, tensors, ties, frozenset(stateful | ties.keys()), scales)
 
 
 def _outermost_called(graph_module: fx.GraphModule) -> Iterator[tuple[str, nn.Module]]:
@@ -83,11 +98,12 @@ def _held(
     graph_module: fx.GraphModule, layers: dict[str, LayerSpec], tensors: dict[str, Any]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     for path in layers:
-        layer = graph_module.get_submodule(path)
-        for name, tensor in (
-            *layer.named_parameters(remove_duplicate=False),
-            *layer.named_buffers(remove_duplicate=False),
-        ):
+        for name, tensor in _own_tensors(graph_module.get_submodule(path)):
             yield f"{path}.{name}", tensor
     for target in tensors:
         yield target, attribute(graph_module, target)
+
+
+def _own_tensors(layer: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from layer.named_parameters(remove_duplicate=False)
+    yield from layer.named_buffers(remove_duplicate=False)

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import fx
 
+from fxprune.emission.blocks import Block
 from fxprune.facts.shapes import same_shape, shape
 
 _NAMES = ("x", "y", "z", "u", "v", "w")
 
 
 class Variables:
-    """Hands out names in graph order. Some values overwrite others: :func:`fxprune.facts.overwriting.overwritten`."""
+    """Hands out names as the statements of a block come: nodes, and calls of blocks inside.
 
-    def __init__(self, graph: fx.Graph, overwriting: Mapping[fx.Node, fx.Node]) -> None:
+    Some values overwrite others: :func:`fxprune.facts.overwriting.overwritten`.
+    """
+
+    def __init__(
+        self, items: Sequence[fx.Node | Block], returned: Sequence[fx.Node], overwriting: Mapping[fx.Node, fx.Node]
+    ) -> None:
         self.overwriting = overwriting
         self._names: dict[fx.Node, str] = {}
-        self._last_read: dict[fx.Node, fx.Node] = {}
-        self._order = {node: index for index, node in enumerate(graph.nodes)}
-        for node in graph.nodes:
-            for read in node.all_input_nodes:
-                self._last_read[read] = node
+        self._last_read: dict[fx.Node, int] = dict.fromkeys(returned, len(items))
+        self._order: dict[fx.Node, int] = {}
+        self._reads: dict[int, Sequence[fx.Node]] = {}
+        for at, item in enumerate(items):
+            self._reads[at] = item.inputs if isinstance(item, Block) else item.all_input_nodes
+            for made in item.outputs if isinstance(item, Block) else (item,):
+                self._order[made] = at
+            for read in self._reads[at]:
+                self._last_read[read] = max(at, self._last_read.get(read, at))
         self._live: dict[str, fx.Node] = {}
         self._bound: dict[str, fx.Node] = {}  # also those that are dead, but keep their memory until bound anew
 
@@ -39,23 +49,28 @@ class Variables:
         self._names[node] = name
         self._live[name] = node
 
+    def spare(self) -> str:
+        """Return the first name that is free."""
+        return next(
+            name for name in (*_NAMES, *(f"v{i}" for i in range(1, len(self._live) + 2))) if name not in self._live
+        )
+
     def assign(self, node: fx.Node) -> str:
-        """Return the name for a new value: that of an input of ``node`` which ends here, else the first free one.
+        """Return the name for a new value: that of an input of its statement that ends here, or the first free one.
 
         If it overwrites that input, it has no memory of its own: it gets the name of a dead value as large, if there
         is one, whose memory is free then.
         """
         at = self._order[node]
         self._end_before(at)
-        ended = [self._names[read] for read in node.all_input_nodes if self._last_read[read] is node]
+        ended = [self._names[read] for read in self._reads[at] if read in self._names and self._last_read[read] == at]
         own = [name for name in ended if name.isidentifier() and name not in self._live]
-        spare = (name for name in (*_NAMES, *(f"v{i}" for i in range(1, at + 2))) if name not in self._live)
         source = self.overwriting.get(node)
         dead = []
         if source is not None:
             free = [(name, value) for name, value in self._bound.items() if name not in self._live]
             dead = [name for name, value in free if value is not source and same_shape(value, node)]
-        return self._bind(node, (dead or own or [next(spare)])[0])
+        return self._bind(node, (dead or own or [self.spare()])[0])
 
     def let_go(self, node: fx.Node) -> list[str]:
         """Return the names to delete before ``node`` runs: of dead values that hold as much memory as it will need.
@@ -76,7 +91,7 @@ class Variables:
         return found
 
     def _ends(self, value: fx.Node) -> int:
-        return self._order[self._last_read[value]] if value in self._last_read else self._order[value]
+        return self._last_read.get(value, self._order.get(value, -1))
 
     def _memory(self, value: fx.Node) -> fx.Node:
         while value in self.overwriting:

@@ -79,9 +79,9 @@ def test_the_source_is_what_a_person_would_check_in(tmp_path: Path) -> None:
     source = (tmp_path / "model.py").read_text()
     assert "fxprune." not in source
     assert "import fxprune" not in source
-    assert '"conv2": nn.Conv2d(6, 6, 3, padding=1)' in source
-    assert "self.block1.conv2(x)" in source
-    assert "= self.head(" in source
+    assert "self.conv2 = nn.Conv2d(6, 6, 3, padding=1)" in source
+    assert "x = self.block1(x)" in source
+    assert "return self.head(" in source
 
 
 def test_surviving_layers_keep_their_keys(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_everything_that_a_graph_may_hold(tmp_path: Path) -> None:
         from safetensors.torch import load_file
         model, expected = load(), load_file("expected.safetensors")
         torch.testing.assert_close(model(expected["x"])["out"], expected["y"])
-        assert model.values.weight is model.items["0"].weight
+        assert model.values.weight is model.items[0].weight
         """,
     )
 

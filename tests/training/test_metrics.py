@@ -41,3 +41,14 @@ def test_rows_that_come_again_and_lines_cut_short_go(tmp_path: Path) -> None:
     log.resume(50)
     assert log.rows == read_rows(path)[0] == rows[:1]
     assert log.scales == {"a": 1.0}
+
+
+def test_which_layers_are_gone_is_known_after_a_restart(tmp_path: Path) -> None:
+    accelerator = make_accelerator(Settings(device="cpu"))
+    log = Metrics(tmp_path / "metrics.jsonl", accelerator)
+    log.write({"step": 50, "gone": ["a"]})
+    log.write({"step": 100, "gone": ["b"]})
+    assert log.gone == {"a", "b"}
+    again = Metrics(tmp_path / "metrics.jsonl", accelerator)
+    again.resume(50)
+    assert again.gone == {"a"}

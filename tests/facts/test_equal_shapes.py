@@ -94,6 +94,13 @@ FUNCTIONS: list[Function] = [
     lambda m, x: functional.max_pool2d(m.conv(x), 3, 2, 1),
     lambda m, x: functional.max_pool2d(x, 3, 2, 1, ceil_mode=True),
     lambda m, x: functional.avg_pool2d(x, 2),
+    lambda m, x: functional.avg_pool2d(m.conv(x), 3, 2, 1, ceil_mode=True) + x.mean((2, 3), keepdim=True),
+    lambda m, x: functional.pad(m.conv(x), (1, 0, int(x.shape[2] ** 0.5), 1)).mean((2, 3), keepdim=True) * x,
+    lambda m, x: functional.scaled_dot_product_attention(m.conv(x), m.conv(x)[:, :1], m.conv(x)[:, :1]),
+    lambda m, x: functional.scaled_dot_product_attention(x[:1], x[:, :1], x),
+    lambda m, x: m.conv.weight[m.index].sum(0) + x[:, :1, :1, :1],
+    lambda m, x: m.conv.weight[m.conv.weight[:, 0, 0, 0] > 0].sum(0) + x[:, :1, :1, :1],
+    lambda m, x: x[m.index] * 2,
     lambda m, x: functional.max_pool2d(x, (2, 1), (1, 2), dilation=2),
     lambda m, x: functional.adaptive_avg_pool2d(x, (None, 2)),
     lambda m, x: functional.pad(m.conv(x), (1, x.shape[2] % 2, 2, -1)),
@@ -127,6 +134,7 @@ FUNCTIONS: list[Function] = [
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_of_functions(function: Function) -> None:
     model = Wrapped(function, conv=nn.Conv2d(4, 4, 3, bias=False), up=nn.ConvTranspose2d(4, 4, 3, 1, 0))
+    model.register_buffer("index", torch.tensor([[0, 1], [1, 0]]))
     graph = traced(model, torch.randn(2, 4, 6, 6))
     assert require_true(graph, inputs(3, 4, 5)) > 0
 

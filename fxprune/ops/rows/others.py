@@ -28,7 +28,8 @@ ROWS: tuple[Op, ...] = (
     Op(
         "embedding_bag",
         "lookup",
-        "input; weight, offsets=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, mode='mean'",
+        "input; weight, offsets=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, mode='mean', "
+        "sparse=False, per_sample_weights=None, include_last_offset=False, padding_idx=None",
         (nn.EmbeddingBag,),
         (functional.embedding_bag,),
     ),
@@ -64,7 +65,7 @@ ROWS: tuple[Op, ...] = (
     Op(
         "relative_position_bias",
         "lookup",
-        "table, index; *window",
+        "relative_position_bias_table, relative_position_index; window_size",
         functions=(
             "torchvision.models.swin_transformer._get_relative_position_bias",
             "torchvision.models.video.swin_transformer._get_relative_position_bias",

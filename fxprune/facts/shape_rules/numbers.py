@@ -72,6 +72,9 @@ def of_python(node: fx.Node, first: Any, case: Case) -> Any:
         if not isinstance(first, Shape):
             return None
         return first if name == "shape" else rank_of(first, case) if name == "ndim" else None
+    if node.target is len:
+        is_shape = isinstance(first, Shape) and reads_shape(node.args[0])
+        return rank_of(first, case) if is_shape else None
     if node.target is operator.eq:
         sides = [known_size(one, case) for one in node.args]
         return None if None in sides else ["equal", *sides]

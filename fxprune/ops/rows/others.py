@@ -49,7 +49,7 @@ ROWS: tuple[Op, ...] = (
     _size(name="dim", takes="input;", methods=("dim", "ndimension"), shape="rank"),
     _size(name="getattr", takes="input, name", functions=(getattr,), shape="python"),
     _size(name="numel", takes="input;", functions=(torch.numel,), methods=("numel", "nelement"), shape="none"),
-    _size(name="len", takes="input;", functions=(len,), shape="none"),
+    _size(name="len", takes="input;", functions=(len,), shape="python"),
     _size(name="math", takes="value;", functions=(math.ceil, math.floor, math.sqrt), shape="none"),
     _size(name="extremum", takes="*values", functions=(max, min), shape="none"),
     _size(name="not", takes="value;", functions=(operator.not_,), shape="none"),

@@ -116,6 +116,7 @@ def test_run_writes_a_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     code, out, _ = run(capsys, "inspect", str(out_folder))
     assert code == 0
     assert "16 of 19 convs" in out
+    assert "counted on 2x3x16x16" in out
 
 
 def test_prune_from_the_shell_and_its_resuming(
@@ -315,6 +316,13 @@ def test_a_teacher_whose_classifier_would_be_random(
     assert one_line(err)
     assert "the teacher's fc.weight, fc.bias would be random, since" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_program_alone_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys)
+    assert (code, err) == (0, "")
+    assert out.startswith("Usage: fxprune")
+    assert "predict" in out
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -87,6 +87,7 @@ def test_no_code_of_a_folder_is_run(capsys: pytest.CaptureFixture[str], folder: 
         (["FOLDER", "NEWER"], "schema 99, this fxprune reads 3; update fxprune"),
         (["FOLDER", "SHORT"], "is not a whole emitted folder"),
         (["FOLDER", "--why", "layer9.conv1"], "has a node or a module"),
+        (["FOLDER", "--why", "conv2"], "a module 'conv2'; there is layer1.0.conv2, "),
         (["FOLDER", "--why", "head", "--stat"], "exclude one another"),
         (["FOLDER", "--kinds", "eaten"], "'eaten' is not one of"),
         ([], "Missing argument 'BEFORE'"),

@@ -13,16 +13,13 @@ from typing import Any
 from tabulate import tabulate
 
 from fxprune.errors import FxpruneWarning, LoadError, first_line
-from fxprune.gates.words import told_by_kind
+from fxprune.run_results import RESULTS, results_text
 
 RUN, REPORT = "run.json", "report.json"
 METRICS, FINETUNING, UNPRUNED = "metrics.jsonl", "finetune.jsonl", "unpruned.jsonl"
 """Files in the folder of a run: how it was started, what came out, and what was measured meanwhile."""
 
-BEFORE = "unpruned, norms folded"
-"""What is timed as the network before."""
 NO_SCALES = "scales were not recorded: nothing shrinks in this run, or an earlier version wrote it"
-_OVERSHOOT = 0.02
 _MAX_EPOCHS = 20  # in the printed table
 
 
@@ -165,12 +162,6 @@ _COLUMNS = {
     "parameters": ("params_left", ".1%"),
     "seconds": ("seconds", ".1f"),
 }
-_RESULTS = {
-    "MACs": ("macs_before", "macs_after", ","),
-    "parameters": ("params_before", "params_after", ","),
-    "held-out top-1": ("accuracy_before", "accuracy_after", ".2%"),
-}
-_ACTIVATIONS = ("activation_bytes_before", "activation_bytes_after")  # not in reports before schema 3
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -200,7 +191,7 @@ def read_run(folder: Path) -> RunRecord:
         kind = "is not the folder of a run" if folder.is_dir() else "is not a folder"
         raise LoadError(f"{folder} {kind}: give the one that fxprune prune or fxprune demo writes to")
     report = read_json(folder / REPORT)
-    if report is not None and not all(_is_number(report.get(k)) for b, a, _ in _RESULTS.values() for k in (b, a)):
+    if report is not None and not all(_is_number(report.get(k)) for b, a, _ in RESULTS.values() for k in (b, a)):
         raise LoadError(f"{folder / REPORT} is not the report of a run")
     files = (folder / METRICS, folder / FINETUNING)
     measured, finetuning = map(read_rows, files)
@@ -211,66 +202,9 @@ def read_run(folder: Path) -> RunRecord:
     return RunRecord(folder, settings, tuple(measured[0]), tuple(finetuning[0]), report)
 
 
-def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return what a report compares, as text: what, before, after."""
-    rows = [(label, format(report[b], form), format(report[a], form)) for label, (b, a, form) in _RESULTS.items()]
-    if "accuracy_baseline" in report:
-        baseline, after = (f"{report[name]:.2%}" for name in ("accuracy_baseline", "accuracy_after"))
-        rows.append(("top-1 with both trained as long", baseline, after))
-    if report.keys() >= set(_ACTIVATIONS):
-        before, after = (format(report[name], ",") for name in _ACTIVATIONS)
-        where = ", opaque parts left out" if report.get("opaque") else ""
-        rows.append((f"peak activation bytes{where}", before, after))
-    for size, times in report.get("latency_ms", {}).items():
-        rows.append((f"ms at batch {size} (before: {BEFORE})", f"{times['before']:.2f}", f"{times['after']:.2f}"))
-    return rows
-
-
 def run_title(known: Mapping[str, Any]) -> str:
     """Return "MODEL on DATA" of what a run was started with, or what is known of that; "" if nothing is."""
     return " on ".join(str(known[key]) for key in ("model", "data") if known.get(key))
-
-
-def notes_on(report: Mapping[str, Any]) -> list[str]:
-    """Return what a reader of :func:`before_and_after` should know, in sentences."""
-    notes = []
-    if "accuracy_baseline" not in report:
-        notes.append(
-            "before is the network as it was given: no unpruned one was trained as long as the pruned one was "
-            "(fxprune prune --baseline trains it)"
-        )
-    target, left = report.get("settings", {}).get("target_macs"), report["macs_after"] / report["macs_before"]
-    if target is not None and target - left > _OVERSHOOT:
-        notes.append(
-            f"{left:.1%} of the MACs are left where {target:.1%} were asked for: layers go as a whole, and of those "
-            "that meet the target the ones that are missed least went"
-        )
-    return notes
-
-
-def _gone(report: Mapping[str, Any]) -> str:
-    """Return how many layers went, by kind where the report tells it."""
-    if not {"removed", "removable"} <= report.keys():
-        return f"{len(report['layers_removed'])} of {report['layers_removable']} removable layers are gone"
-    removed, removable = (
-        told_by_kind({kind: len(paths) for kind, paths in report[name].items()}) for name in ("removed", "removable")
-    )
-    return f"{removed} are gone, of {removable}"
-
-
-def results_text(report: Mapping[str, Any]) -> str:
-    """Return the table of :func:`before_and_after`, and how much is gone."""
-    table = tabulate(
-        before_and_after(report),
-        headers=["", "before", "after"],
-        colalign=("left", "right", "right"),
-        disable_numparse=True,
-    )
-    table = "\n".join([table, *notes_on(report)])
-    if not {"layers_removed", "layers_removable"} <= report.keys():
-        return table
-    macs, params = (f"{1 - report[f'{name}_after'] / report[f'{name}_before']:.1%}" for name in ("macs", "params"))
-    return f"{table}\n{_gone(report)}, with {macs} of the MACs and {params} of the parameters"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

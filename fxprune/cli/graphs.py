@@ -90,15 +90,16 @@ class Images:
         return trace(given.load(model).model, images)
 
     def ranking(self, passes: Sequence[Pass]) -> list[Pass]:
-        """Return ``passes``, of which those that remove layers for a target rank by damage, if there are images."""
+        """Return ``passes``, of which those that rank layers do it by damage, if there are images."""
         from fxprune.choosing.criteria.half_gate import HalfGate
-        from fxprune.passes import RemoveLayers
+        from fxprune.pipelines.registry import options_of
 
         if self.data is None:
             return list(passes)
+        given: list[Any] = list(passes)
         return [
-            replace(one, rank=HalfGate.name) if isinstance(one, RemoveLayers) and one.rank is None else one
-            for one in passes
+            replace(one, rank=HalfGate.name) if "rank" in options_of(type(one)) and one.rank is None else one
+            for one in given
         ]
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from fxprune.cli.options import html_option, json_option, print_json, write_page
-from fxprune.run_record import read_run, results_text
+from fxprune.run_record import read_run
+from fxprune.run_results import results_text
 
 
 @click.command()

@@ -224,17 +224,8 @@ def prune(
     if settings.distill:
         require_classes(dict(zip(teacher_weights, known, strict=True)) or {weights: loaded})
     read = load_data(data, **images)
-    run = {
-        "model": model,
-        "weights": weights and str(weights),
-        "weights_sha256": weights and _sha256(weights),
-        "pretrained": pretrained or None,
-        "teacher_weights": [str(path) for path in teacher_weights],
-        "teacher_weights_sha256": [_sha256(path) for path in teacher_weights],
-        "data": data,
-        "image_size": images["image_size"],
-        "in_memory": images["in_memory"],
-    }
+    shown = {name: images[name] for name in ("image_size", "in_memory")}
+    run = {"model": model, **_sources(weights, pretrained, teacher_weights), "data": data, **shown}
     what = {name: value or None for name, value in goal.options().items()}  # older runs have no patterns
     record = {**run, **what, **settings.shared()}
     if is_finished(out, record):
@@ -249,6 +240,17 @@ def prune(
         report = prune_on_data(loaded.model, read, out, settings, goal=goal, run=around, teacher=teacher)
     if accelerator.is_main_process:
         show_results(report, out, as_json)
+
+
+def _sources(weights: Path | None, pretrained: bool, teacher_weights: Sequence[Path]) -> dict[str, Any]:
+    """Return what the record of a run tells of where weights are from."""
+    return {
+        "weights": weights and str(weights),
+        "weights_sha256": weights and _sha256(weights),
+        "pretrained": pretrained or None,
+        "teacher_weights": [str(path) for path in teacher_weights],
+        "teacher_weights_sha256": [_sha256(path) for path in teacher_weights],
+    }
 
 
 def _seed(seed: int) -> None:

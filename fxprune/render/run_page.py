@@ -7,7 +7,8 @@ from string import Template
 
 from fxprune.render.html import escaped, static
 from fxprune.render.plots import run_plots
-from fxprune.run_record import NO_SCALES, RunRecord, before_and_after, notes_on, run_title
+from fxprune.run_record import NO_SCALES, RunRecord, run_title
+from fxprune.run_results import before_and_after, notes_on
 
 
 def run_page(run: RunRecord) -> str:

@@ -90,6 +90,7 @@ class _Merger:
         self._in_eval, self._in_training = list(in_eval.nodes), list(in_training.nodes)
         self.new: dict[fx.Node, fx.Node] = {}
         self._choices: dict[Hashable, fx.Node] = {}
+        self._reads: dict[Any, fx.Node] = {}  # by attribute
         self._flag: fx.Node | None = None
 
     def run(self) -> fx.Graph:
@@ -122,16 +123,33 @@ class _Merger:
             made.meta.update(node.meta, **{MODE: "train"})
 
     def _copy(self, node: fx.Node, mode: Mode) -> None:
+        if node.op == "get_attr" and node.target in self._reads:
+            self._read_by(node, mode)
+            return
         made = self.new[node] = self.graph.node_copy(node, self.new.__getitem__)
         made.meta[MODE] = mode
+        if node.op == "get_attr":
+            self._reads[node.target] = made
+
+    def _read_by(self, node: fx.Node, mode: Mode | None) -> None:
+        """Let ``node`` be the read that there is of its attribute: wherever it stands, it is the same tensor."""
+        made = self.new[node] = self._reads[node.target]
+        if made.meta.get(MODE) != mode:
+            made.meta.pop(MODE, None)
 
     def _pair(self, one: fx.Node, other: fx.Node) -> None:
         """Make one node of two that do the same to values that may differ."""
+        if one.op == "get_attr" and one.target in self._reads:
+            self._read_by(one, None)
+            self._read_by(other, None)
+            return
         args = self._joined(one.args, other.args, one)
         kwargs = self._joined(one.kwargs, other.kwargs, one)
         made = self.graph.create_node(one.op, one.target, args, kwargs, one.name, one.type)
         made.meta.update(one.meta)
         self.new[one] = self.new[other] = made
+        if one.op == "get_attr":
+            self._reads[one.target] = made
 
     def _joined(self, ours: Any, theirs: Any, reader: fx.Node) -> Any:
         """Return the argument that is ``ours`` in eval mode and ``theirs`` in train mode."""

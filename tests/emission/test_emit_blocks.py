@@ -9,13 +9,14 @@ import pytest
 import torch
 from emit_helpers import rewrite
 from helpers import Wrapped, emitted
-from torch import fx, nn
+from torch import nn
 from torch.nn import functional
 
 import fxprune
 from fxprune import passes
 from fxprune.pipelines.chains import AFTER_TRAINING
 from fxprune.structures.gated_layers import layers
+
 
 def source_of(model: nn.Module, folder: Path, *inputs: torch.Tensor) -> str:
     """Emit ``model``, which must compute the same then, and return its source, without what loads it."""

@@ -86,6 +86,17 @@ def inputs(*ranks: int) -> list[tuple[torch.Tensor]]:
     ]
 
 
+def windows(m: Any, x: torch.Tensor) -> torch.Tensor:
+    """Cut x into windows of two by two, and put it together again, as window attention does."""
+    n, c, height, width = x.shape
+    torch._assert(height % 2 == 0, "height")
+    torch._assert(width % 2 == 0, "width")
+    rows, columns = height // 2, width // 2
+    parts = x.view(n, c, rows, 2, columns, 2).permute(0, 2, 4, 1, 3, 5).reshape(-1, c, 4)
+    whole = parts.view(-1, rows, columns, c, 2, 2).permute(0, 3, 1, 4, 2, 5).reshape(-1, c, height, width)
+    return x + whole
+
+
 FUNCTIONS: list[Function] = [
     lambda m, x: functional.conv2d(x, m.conv.weight, stride=2, padding=(1, 0)),
     lambda m, x: functional.conv2d(x, m.conv.weight, None, 1, (x.shape[2] // x.shape[2], 1)),
@@ -94,6 +105,14 @@ FUNCTIONS: list[Function] = [
     lambda m, x: functional.max_pool2d(m.conv(x), 3, 2, 1),
     lambda m, x: functional.max_pool2d(x, 3, 2, 1, ceil_mode=True),
     lambda m, x: functional.avg_pool2d(x, 2),
+    lambda m, x: functional.avg_pool2d(m.conv(x), 3, 2, 1, ceil_mode=True) + x.mean((2, 3), keepdim=True),
+    lambda m, x: functional.pad(m.conv(x), (1, 0, int(x.shape[2] ** 0.5), 1)).mean((2, 3), keepdim=True) * x,
+    lambda m, x: functional.scaled_dot_product_attention(m.conv(x), m.conv(x)[:, :1], m.conv(x)[:, :1]),
+    lambda m, x: functional.scaled_dot_product_attention(x[:1], x[:, :1], x),
+    lambda m, x: m.conv.weight[m.index].sum(0) + x[:, :1, :1, :1],
+    lambda m, x: m.conv.weight[m.conv.weight[:, 0, 0, 0] > 0].sum(0) + x[:, :1, :1, :1],
+    lambda m, x: x[m.index] * 2,
+    windows,
     lambda m, x: functional.max_pool2d(x, (2, 1), (1, 2), dilation=2),
     lambda m, x: functional.adaptive_avg_pool2d(x, (None, 2)),
     lambda m, x: functional.pad(m.conv(x), (1, x.shape[2] % 2, 2, -1)),
@@ -127,6 +146,7 @@ FUNCTIONS: list[Function] = [
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_of_functions(function: Function) -> None:
     model = Wrapped(function, conv=nn.Conv2d(4, 4, 3, bias=False), up=nn.ConvTranspose2d(4, 4, 3, 1, 0))
+    model.register_buffer("index", torch.tensor([[0, 1], [1, 0]]))
     graph = traced(model, torch.randn(2, 4, 6, 6))
     assert require_true(graph, inputs(3, 4, 5)) > 0
 
@@ -213,3 +233,10 @@ def test_values_said_to_have_one_shape_have_it_for_every_image(seed: int) -> Non
     for size in ((3, 4, 129, 143), (1, 4, 134, 116)):
         values = values_of(graph, [example(*size)])
         assert all(values[a].shape == values[b].shape for a, b in pairs)
+
+
+def test_windows_that_are_whole_put_together_have_the_shape_of_what_was_cut() -> None:
+    graph = traced(Wrapped(windows), torch.randn(2, 4, 6, 6))
+    total = next(node for node in graph.graph.nodes if node.name == "add")
+    x, whole = total.args
+    assert EqualShapes(graph).equal(x, whole)

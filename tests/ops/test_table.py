@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from new_ops import NEW
 from op_examples import Example, example, imported, spellings
 from torch import nn
 
+from fxprune.ops.call import _ALIASES
 from fxprune.ops.op import Op
 from fxprune.ops.table import OWN, row_of_target, with_rows
 
@@ -276,6 +278,20 @@ def test_draws_are_random(op: Op, spelling: Any) -> None:
 def test_no_spelling_stands_in_two_rows() -> None:
     found = [spelling for op in OWN for spelling in spellings(op)]
     assert len(found) == len(set(found))
+
+
+def test_a_function_is_known_with_all_that_it_takes() -> None:
+    """A call with an argument that a row does not know is none that the row is claimed of."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    for op in OWN:
+        for function in op.functions if not any(one.variadic for one in op.parameters) else ():
+            try:
+                whole = imported(function) if isinstance(function, str) else function
+                given = inspect.signature(whole).parameters.values()
+            except (TypeError, ValueError):
+                continue  # built in
+            names = {one.name for one in given if one.kind in kinds}
+            assert names <= {*op.places, *_ALIASES.values(), "out"}, (op.name, function)
 
 
 def test_what_a_layer_takes_are_its_attributes() -> None:

@@ -315,3 +315,38 @@ def test_train_mode_that_wants_larger_inputs_leaves_the_first_tier(capfd: pytest
     assert "pool" not in capfd.readouterr().err
     with pytest.raises(AssertionError, match="train mode"):
         graph.train()(images())
+
+
+class ReadsInAnotherOrder(nn.Module):
+    """Reads what both modes need at other places in each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            offset = self.a.sigmoid() * 2
+            y = self.normalised(x) + self.b.sum()
+        else:
+            y = self.normalised(x) * 3 + self.b.sum()
+            offset = self.a.sigmoid()
+        return y + offset.sum()
+
+    def normalised(self, x: torch.Tensor) -> torch.Tensor:
+        norm = self.norm
+        return functional.batch_norm(
+            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, self.training, 0.1, norm.eps
+        )
+
+
+def test_an_attribute_is_read_once_for_both_modes() -> None:
+    torch.manual_seed(0)
+    model, x = ReadsInAnotherOrder().eval(), torch.randn(3, 4, 5, 5)
+    graph = fxprune.trace(model, x)
+    reads = [str(node.target) for node in graph.graph.find_nodes(op="get_attr")]
+    assert len(reads) == len(set(reads))
+    assert not any(node.op == "get_attr" for node in graph.graph.nodes if "running" in str(node.target))
+    for training in (False, True):
+        torch.testing.assert_close(graph.train(training)(x), copy.deepcopy(model).train(training)(x))

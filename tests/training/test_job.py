@@ -14,7 +14,7 @@ from fxprune.choosing.targets import Targets
 from fxprune.emission.emit import load_emitted
 from fxprune.emission.formats import Exports
 from fxprune.errors import FxpruneError, FxpruneWarning, LoadError, TargetError
-from fxprune.run_record import results_text
+from fxprune.run_results import results_text
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.goal import Goal
 from fxprune.training.job import Run, prune_on_data

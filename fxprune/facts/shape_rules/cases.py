@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import fx
 
-from fxprune.facts.shape_rules.sizes import Atom, Product, Size, atom_of, broadcast, replaced, size_of_axis
+from fxprune.facts.shape_rules.sizes import Atom, Product, Size, atom_of, broadcast, product, replaced, size_of_axis
 from fxprune.ops.call import Call
 
 
@@ -36,7 +36,7 @@ class Case:
 
     def __init__(self, ranks: dict[fx.Node, int]) -> None:
         self.ranks = dict(ranks)
-        self.numbers: dict[Atom, int] = {}
+        self.numbers: dict[Atom, Size] = {}
         self._told: dict[Size, Size] = {}
         self._normal: dict[fx.Node, Shape | None] = {}
         self.shapes: dict[fx.Node, Any] = {}
@@ -92,14 +92,17 @@ class Case:
         if isinstance(size, int):
             if size != number:
                 raise Refused
-        elif (atom := atom_of(size)) is not None and number:
+        elif (atom := atom_of(size)) is not None and number == 0 and atom[0] == "mod":
+            self.numbers[("floordiv", *atom[1:])] = product([atom[1], product([atom[2]], -1)])  # type: ignore[list-item]
+            self._told.clear()
+        elif atom is not None and number:
             self.numbers[atom] = number
             self._told.clear()
             if atom[0] == "rank":
                 lead, more = atom[1:]
                 self.ranks[lead] = number - more  # type: ignore[index,operator]
 
-    def restore(self, ranks: dict[fx.Node, int], numbers: dict[Atom, int]) -> None:
+    def restore(self, ranks: dict[fx.Node, int], numbers: dict[Atom, Size]) -> None:
         """Forget what was noted since these were all that was known."""
         self.ranks, self.numbers = ranks, numbers
         self._told.clear()

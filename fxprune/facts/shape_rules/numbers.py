@@ -72,6 +72,9 @@ def of_python(node: fx.Node, first: Any, case: Case) -> Any:
         if not isinstance(first, Shape):
             return None
         return first if name == "shape" else rank_of(first, case) if name == "ndim" else None
+    if node.target is len:
+        is_shape = isinstance(first, Shape) and reads_shape(node.args[0])
+        return rank_of(first, case) if is_shape else None
     if node.target is operator.eq:
         sides = [known_size(one, case) for one in node.args]
         return None if None in sides else ["equal", *sides]
@@ -88,12 +91,23 @@ def of_python(node: fx.Node, first: Any, case: Case) -> Any:
         if isinstance(index, slice):
             return _some_sizes(first, index, case)
         return size_at(node, first, index, case)
-    return _indexed(node, first, index, case)
+    return _gathered(first, index, case) if isinstance(index, fx.Node) else _indexed(node, first, index, case)
 
 
 def _assert_equal(first: Size, second: Size, case: Case) -> None:
     case.require(first, second)
     case.require(second, first)
+
+
+def _gathered(first: Shape, index: fx.Node, case: Case) -> Shape | None:
+    """Return the shape of the rows at the whole numbers that a tensor holds; None if it holds others, or a mask."""
+    places, meta = case.shapes.get(index), index.meta.get("tensor_meta")
+    if not isinstance(places, Shape) or getattr(meta, "dtype", None) not in (torch.int32, torch.int64):
+        return None
+    first, places = case.last(first, 1), case.resolved(places)
+    if first.lead is not None or places.lead is not None:
+        return None
+    return Shape(None, 0, (*places.dims, *first.dims[1:]))
 
 
 def _indexed(node: fx.Node, first: Shape, index: Any, case: Case) -> Shape | None:

@@ -68,10 +68,15 @@ def attention(call: Call, first: Shape, case: Case) -> Shape | None:
     if not isinstance(value, Shape) or not isinstance(key, Shape):
         return None
     first, key, value = case.resolved(first), case.resolved(key), case.resolved(value)
-    same = first.lead is None and value.lead is None and key.lead is None and key.dims[:-2] == first.dims[:-2]
-    if not same or first.dims[:-2] != value.dims[:-2] or len(first.dims) < 2:
+    if any(one.lead is not None or len(one.dims) < 2 for one in (first, key, value)):
         return None
-    return ending(first, value.dims[-1])
+    batch = Shape(None, 0, first.dims[:-2])
+    if not first.dims[:-2] == key.dims[:-2] == value.dims[:-2]:  # these are broadcast, unless groups share a head
+        if call.argument("enable_gqa"):
+            return None
+        for one in (key, value):
+            batch = case.wide(call.node, batch, Shape(None, 0, one.dims[:-2]))
+    return batch._replace(dims=(*batch.dims, first.dims[-2], value.dims[-1]))
 
 
 def heads(call: Call, first: Shape, case: Case) -> list[Any]:

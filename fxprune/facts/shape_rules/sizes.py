@@ -160,8 +160,8 @@ def _is_positive(atom: Atom) -> bool:
     return atom[0] != _SIGNED
 
 
-def replaced(size: Size, known: Mapping[Atom, int]) -> Size:
-    """Return ``size`` with the numbers that are ``known`` in the place of their atoms."""
+def replaced(size: Size, known: Mapping[Atom, Size]) -> Size:
+    """Return ``size`` with the sizes that are ``known`` in the place of their atoms."""
     if isinstance(size, int) or not known:
         return size
     if (only := atom_of(size)) is not None:
@@ -177,7 +177,7 @@ def replaced(size: Size, known: Mapping[Atom, int]) -> Size:
     return Product(size.factor * rest.factor, rest.powers)
 
 
-def _replaced_atom(atom: Atom, known: Mapping[Atom, int]) -> Size:
+def _replaced_atom(atom: Atom, known: Mapping[Atom, Size]) -> Size:
     if atom[0] == "sum":
         total: Size = 0
         for powers, factor in atom[1]:  # type: ignore[attr-defined]

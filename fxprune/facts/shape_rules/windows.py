@@ -75,10 +75,13 @@ def transposed(call: Call, first: Shape, case: Case) -> Shape | None:
 
 
 def pooled(call: Call, first: Shape, case: Case) -> Shape | None:
-    """Return the shape of what pooling returns; None if it returns indices too, or rounds up."""
+    """Return the shape of what pooling returns, with sizes of its own where it rounds up; None of indices too."""
     assert call.op is not None
-    if call.argument("ceil_mode") or call.argument("return_indices"):
+    if call.argument("return_indices"):
         return None
+    if call.argument("ceil_mode"):
+        first = case.last(case.among(first, call.op.axes + 1, call.op.axes + 2), call.op.axes)
+        return ending(first, *case.fresh(call.node, call.op.axes).dims)
     kernel = call.numbers("kernel_size")
     stride = kernel if call.argument("stride") in (None, (), []) else call.numbers("stride")
     padding = call.numbers("padding") if "padding" in call.op.places else (0,) * call.op.axes
@@ -104,15 +107,15 @@ def adaptive(call: Call, first: Shape, case: Case) -> Shape | None:
 
 
 def padded(call: Call, first: Shape, case: Case) -> Shape | None:
-    """Return the shape of what ``functional.pad`` returns."""
+    """Return the shape of what ``functional.pad`` returns, with sizes of its own where amounts are not known."""
     amounts = call.argument("pad")
     if not isinstance(amounts, (tuple, list)) or len(amounts) % 2:
         return None
     more = [known_size(one, case) for one in amounts]
-    if any(one is None for one in more):
-        return None
     count = len(more) // 2
     first = case.last(first, count)
+    if any(one is None for one in more):
+        return ending(first, *case.fresh(call.node, count).dims) if count else None
     sizes = list(first.dims)
     for axis in range(count):
         for amount in more[2 * axis : 2 * axis + 2]:

@@ -28,7 +28,8 @@ ROWS: tuple[Op, ...] = (
     Op(
         "embedding_bag",
         "lookup",
-        "input; weight, offsets=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, mode='mean'",
+        "input; weight, offsets=None, max_norm=None, norm_type=2.0, scale_grad_by_freq=False, mode='mean', "
+        "sparse=False, per_sample_weights=None, include_last_offset=False, padding_idx=None",
         (nn.EmbeddingBag,),
         (functional.embedding_bag,),
     ),
@@ -48,7 +49,7 @@ ROWS: tuple[Op, ...] = (
     _size(name="dim", takes="input;", methods=("dim", "ndimension"), shape="rank"),
     _size(name="getattr", takes="input, name", functions=(getattr,), shape="python"),
     _size(name="numel", takes="input;", functions=(torch.numel,), methods=("numel", "nelement"), shape="none"),
-    _size(name="len", takes="input;", functions=(len,), shape="none"),
+    _size(name="len", takes="input;", functions=(len,), shape="python"),
     _size(name="math", takes="value;", functions=(math.ceil, math.floor, math.sqrt), shape="none"),
     _size(name="extremum", takes="*values", functions=(max, min), shape="none"),
     _size(name="not", takes="value;", functions=(operator.not_,), shape="none"),
@@ -64,7 +65,7 @@ ROWS: tuple[Op, ...] = (
     Op(
         "relative_position_bias",
         "lookup",
-        "table, index; *window",
+        "relative_position_bias_table, relative_position_index; window_size",
         functions=(
             "torchvision.models.swin_transformer._get_relative_position_bias",
             "torchvision.models.video.swin_transformer._get_relative_position_bias",

@@ -24,6 +24,16 @@ _transposed = partial(
 )
 _product = partial(Op, kind="product", fresh=True)
 
+
+def _windows(function: str, scale: str = "") -> Op:
+    """Return the row of torchvision's Swin attention, which pads to whole windows and cuts off again."""
+    takes = (
+        "input; qkv_weight, proj_weight, relative_position_bias, window_size, num_heads, shift_size, "
+        f"attention_dropout=0.0, dropout=0.0, qkv_bias=None, proj_bias=None, {scale}training=True"
+    )
+    return Op("shifted_window_attention", "attention", takes, functions=(function,), shape="same")
+
+
 ROWS: tuple[Op, ...] = (
     _conv(layers=(nn.Conv1d,), functions=(functional.conv1d,), axes=1),
     _conv(layers=(nn.Conv2d,), functions=(functional.conv2d,), axes=2),
@@ -95,20 +105,14 @@ ROWS: tuple[Op, ...] = (
         "multi_head_attention_forward",
         "attention",
         "query, key, value; embed_dim_to_check, num_heads, in_proj_weight, in_proj_bias, bias_k, bias_v, "
-        "add_zero_attn",
+        "add_zero_attn, dropout_p, out_proj_weight, out_proj_bias, training=True, key_padding_mask=None, "
+        "need_weights=True, attn_mask=None, use_separate_proj_weight=False, q_proj_weight=None, k_proj_weight=None, "
+        "v_proj_weight=None, static_k=None, static_v=None, average_attn_weights=True, is_causal=False",
         functions=(functional.multi_head_attention_forward,),
         shape="none",
     ),
-    Op(
-        "shifted_window_attention",
-        "attention",
-        "input; qkv_weight, proj_weight, relative_position_bias, window_size",
-        functions=(
-            "torchvision.models.swin_transformer.shifted_window_attention",
-            "torchvision.models.video.swin_transformer.shifted_window_attention_3d",
-        ),
-        shape="same",
-    ),
+    _windows("torchvision.models.swin_transformer.shifted_window_attention", "logit_scale=None, "),
+    _windows("torchvision.models.video.swin_transformer.shifted_window_attention_3d"),
     Op("rnn", "recurrent", "input, hx=None", (nn.RNN, nn.RNNCell)),
     Op("gru", "recurrent", "input, hx=None", (nn.GRU, nn.GRUCell)),
     Op("lstm", "recurrent", "input, hx=None", (nn.LSTM, nn.LSTMCell)),

@@ -1,0 +1,77 @@
+"""What came of a run, as text: its report's table, and what its reader should know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tabulate import tabulate
+
+from fxprune.gates.words import told_by_kind
+
+BEFORE = "unpruned, norms folded"
+"""What is timed as the network before."""
+_OVERSHOOT = 0.02
+RESULTS = {
+    "MACs": ("macs_before", "macs_after", ","),
+    "parameters": ("params_before", "params_after", ","),
+    "held-out top-1": ("accuracy_before", "accuracy_after", ".2%"),
+}
+_ACTIVATIONS = ("activation_bytes_before", "activation_bytes_after")  # not in reports before schema 3
+
+
+def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what a report compares, as text: what, before, after."""
+    rows = [(label, format(report[b], form), format(report[a], form)) for label, (b, a, form) in RESULTS.items()]
+    if "accuracy_baseline" in report:
+        baseline, after = (f"{report[name]:.2%}" for name in ("accuracy_baseline", "accuracy_after"))
+        rows.append(("top-1 with both trained as long", baseline, after))
+    if report.keys() >= set(_ACTIVATIONS):
+        before, after = (format(report[name], ",") for name in _ACTIVATIONS)
+        where = ", opaque parts left out" if report.get("opaque") else ""
+        rows.append((f"peak activation bytes{where}", before, after))
+    for size, times in report.get("latency_ms", {}).items():
+        rows.append((f"ms at batch {size} (before: {BEFORE})", f"{times['before']:.2f}", f"{times['after']:.2f}"))
+    return rows
+
+
+def notes_on(report: Mapping[str, Any]) -> list[str]:
+    """Return what a reader of :func:`before_and_after` should know, in sentences."""
+    notes = []
+    if "accuracy_baseline" not in report:
+        notes.append(
+            "before is the network as it was given: no unpruned one was trained as long as the pruned one was "
+            "(fxprune prune --baseline trains it)"
+        )
+    target, left = report.get("settings", {}).get("target_macs"), report["macs_after"] / report["macs_before"]
+    if target is not None and target - left > _OVERSHOOT:
+        notes.append(
+            f"{left:.1%} of the MACs are left where {target:.1%} were asked for: layers go as a whole, and of those "
+            "that meet the target the ones that are missed least went"
+        )
+    return notes
+
+
+def _gone(report: Mapping[str, Any]) -> str:
+    """Return how many layers went, by kind where the report tells it."""
+    if not {"removed", "removable"} <= report.keys():
+        return f"{len(report['layers_removed'])} of {report['layers_removable']} removable layers are gone"
+    removed, removable = (
+        told_by_kind({kind: len(paths) for kind, paths in report[name].items()}) for name in ("removed", "removable")
+    )
+    return f"{removed} are gone, of {removable}"
+
+
+def results_text(report: Mapping[str, Any]) -> str:
+    """Return the table of :func:`before_and_after`, and how much is gone."""
+    table = tabulate(
+        before_and_after(report),
+        headers=["", "before", "after"],
+        colalign=("left", "right", "right"),
+        disable_numparse=True,
+    )
+    table = "\n".join([table, *notes_on(report)])
+    if not {"layers_removed", "layers_removable"} <= report.keys():
+        return table
+    macs, params = (f"{1 - report[f'{name}_after'] / report[f'{name}_before']:.1%}" for name in ("macs", "params"))
+    return f"{table}\n{_gone(report)}, with {macs} of the MACs and {params} of the parameters"

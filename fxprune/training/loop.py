@@ -253,5 +253,5 @@ class Trainer:
         note = f"loss {loss:.3f}" + ("" if self.top1 is None else f", top-1 {self.top1:.2%}")
         if self.shrink is not None:
             left = len(self.shrink.layers) - len(self.shrink.gone)
-            note += f", {left} of {len(self.shrink.layers)} layers left, {self.shrink.left:.1%} of the MACs"
+            note += f", {self.shrink.left:.1%} of the MACs and {left} of {len(self.shrink.layers)} layers left"
         return note

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from fxprune.files import append_line, write_text
 from fxprune.run_record import read_rows
@@ -65,13 +66,17 @@ def epochs(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def progress_bar(shown: bool) -> Progress:
-    """Return the bar that training shows; ``note`` is its field for loss, accuracy and what is left."""
+    """Return the bar that training shows; ``note`` is its field for loss, accuracy and what is left.
+
+    Where the terminal is narrow the note is cut off, and not the time that is left.
+    """
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
+        expand=True,
         transient=True,
         disable=not shown,
     )

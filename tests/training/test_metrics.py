@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fxprune.run_record import read_rows
 from fxprune.training.engine import make_accelerator
-from fxprune.training.metrics import Metrics
+from fxprune.training.metrics import Metrics, progress_bar
 from fxprune.training.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("fresh_engine")
@@ -52,3 +54,14 @@ def test_which_layers_are_gone_is_known_after_a_restart(tmp_path: Path) -> None:
     again = Metrics(tmp_path / "metrics.jsonl", accelerator)
     again.resume(50)
     assert again.gone == {"a"}
+
+
+@pytest.mark.parametrize("width", [80, 70])
+def test_the_time_left_fits_into_a_narrow_terminal(width: int) -> None:
+    bar, console = progress_bar(True), Console(width=width, file=io.StringIO())
+    note = "loss 0.345, top-1 98.76%, 100.0% of the MACs and 113 of 113 layers left"
+    bar.add_task("comparing layer 112/113", total=15640, completed=7820, note=note)
+    console.print(bar.get_renderable())
+    (line,) = console.file.getvalue().strip().splitlines()  # type: ignore[attr-defined]
+    assert "7820/15640 -:--:-- loss" in line
+    assert len(line) <= width

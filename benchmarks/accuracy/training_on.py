@@ -2,8 +2,9 @@
 
     python -m benchmarks.accuracy.training_on resnet56 --data imagefolder:DIR --weights resnet56.th
 
-README's loop prunes the network to half of its MACs; both forms are emitted, loaded by their own model.py, and
-trained on in plain PyTorch: SGD with momentum 0.9, without a warm-up. Writes results/training_on_NETWORK.json.
+The loop of docs/own-training-loop.md prunes the network to half of its MACs; both forms are emitted, loaded by their
+own model.py, and trained on in plain PyTorch: SGD with momentum 0.9, without a warm-up. Writes
+results/training_on_NETWORK.json.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def pruned(traced: fx.GraphModule, data: ImageData, budget: Budget) -> fx.GraphModule:
-    """Return the graph after README's loop: half of the MACs at zero after half of the steps."""
+    """Return the graph after that loop: half of the MACs at zero after half of the steps."""
     sparse = fxprune.insert_scales(traced).graph_module.train()
     groups = fxprune.pruning.parameter_groups(sparse, weight_decay=1e-4)
     optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9)

@@ -204,11 +204,11 @@ def test_every_simplification_is_a_pass_of_its_own() -> None:
     assert operator.mul(1, len(rules)) == len({rule.name for rule in rules})
 
 
-def test_the_pass_of_the_readme_runs_as_printed() -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_pass_of_the_documentation_runs_as_printed() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "write-a-pass.md").read_text()
     (code,) = [part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "class DropTanh" in part]
-    module = types.ModuleType("of_the_readme")
-    exec(compile(code, "README.md", "exec", dont_inherit=True), module.__dict__)
+    module = types.ModuleType("of_the_documentation")
+    exec(compile(code, "write-a-pass.md", "exec", dont_inherit=True), module.__dict__)
     model = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
     traced = fxprune.trace(model.eval(), torch.randn(2, 3))
     result = fxprune.Pipeline([module.DropTanh()])(traced)

@@ -199,7 +199,7 @@ class _Storages:
         for node in nodes:
             same = _surely_the_same(node, writes)
             self._first[node] = node if same is None else self._first[same]
-            if _may_be_view(node):
+            if node not in writes and _may_be_view(node):  # what was written into is what is returned
                 self._join(*(key for one in (node, *node.all_input_nodes) for key in self._keys[one]))
         for node in nodes:
             for key in dict.fromkeys(self._find(key) for key in self._keys[node]):

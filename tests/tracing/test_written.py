@@ -110,3 +110,31 @@ def test_it_is_emitted_and_read_back(tmp_path: Path) -> None:
     fxprune.emit(graph, tmp_path / "out")
     assert "def _written(" in (tmp_path / "out" / "model.py").read_text()
     assert torch.equal(fxprune.load_emitted(tmp_path / "out")(x), model(x))
+
+
+def test_what_is_only_read_may_be_read_later() -> None:
+    class ReadsBoth(Calls):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y, shift = self.conv(x), self.last(x)
+            z = add_into_and_return(y, shift)
+            y: torch.Tensor = self.attention(x, (2, 4, 4))[0]
+            return y
+
+    graph = fxprune.trace(ReadsBoth(add_into_and_return, True).eval(), torch.randn(2, 4, 5, 5))
+    assert (tier_of(graph), opaque_modules(graph)) == ("symbolic", [])
+
+
+def test_attention_that_adds_positions_and_queries_in_place_is_looked_into() -> None:
+    ones, threes = [1, 1, 1], [3, 3, 3]
+    attention = mvit.MultiscaleAttention([2, 4, 4], 8, 8, 2, threes, threes, ones, ones, True, False, True)
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.attention(x, (2, 4, 4))[0]  # type: ignore[no-any-return]
+
+    graph = fxprune.trace(Whole().eval(), torch.randn(1, 33, 8))
+    assert not opaque_modules(graph)

@@ -79,7 +79,8 @@ def _require_plain(path: str, module: nn.Module) -> None:
     kind = type(module)
     own = f"{kind.__module__}.{kind.__name__}"
     if isinstance(module, ScaledLayer):
-        raise EmitError(f"{path} is still a {kind.__name__}; apply passes.{module.fused_by} before emitting")
+        advice = f"apply passes.{module.fused_by} before emitting, or give norms='fold' or 'keep'"
+        raise EmitError(f"{path} is still a {kind.__name__}; {advice}")
     if is_opaque(module):
         raise EmitError(
             f"{path} is an opaque call of a {own}, whose code could not be traced, so that source cannot hold it; "

@@ -22,7 +22,6 @@ class CallSites:
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self._calls: Counter[int] = Counter()
         self._reads: Counter[int] = Counter()
-        self._alive: list[object] = []
         self._updated = updated_storages(graph_module)
         seen: set[int] = set()
         for node in graph_module.graph.nodes:
@@ -37,16 +36,6 @@ class CallSites:
                                 self._reads[id(parameter)] += 1
             elif node.op == "get_attr":
                 self._reads[id(attribute(graph_module, node.target))] += max(uses(node), 1)
-
-    def replaced(self, old: nn.Module | nn.Parameter, new: nn.Module | nn.Parameter) -> None:
-        """Take note that ``new`` now stands wherever ``old`` did; parameters that only ``new`` has are its own."""
-        self._alive.append(new)  # lest another object gets its id
-        if isinstance(new, nn.Parameter):
-            self._reads[id(new)] = self._reads[id(old)]
-            return
-        self._calls[id(new)] = self._calls[id(old)]
-        for parameter in new.parameters():
-            self._reads.setdefault(id(parameter), 1)
 
     def calls(self, module: nn.Module) -> int:
         """Return at how many call sites ``module`` stands, under whatever names."""

@@ -157,7 +157,7 @@ def _obstacle(addition: fx.Node, exit_node: fx.Node, inside: set[fx.Node], flow:
         return "train mode alone computes it"
     if uses(exit_node) != 1 and any(flow.live.needed(user) and user is not addition for user in exit_node.users):
         return f"its output {exit_node.name} is read by others too"
-    for node in inside:
+    for node in sorted(inside, key=flow.position.__getitem__):  # the first one is told
         if flow.live.has_effect(node):
             return f"{node.name} inside it {'is opaque, and may change' if is_foreign(node) else 'changes'} state"
         outside = flow.reader_outside(node, inside, addition if node is exit_node else None)

@@ -101,17 +101,3 @@ def test_what_forward_writes_to() -> None:
     sites = CallSites(graph)
     assert sites.updated_tensor(module_at(graph, "norm")) == "running_var"
     assert sites.updated_tensor(module_at(graph, "conv")) is None
-
-
-def test_what_stands_in_for_a_layer_takes_over_its_counts() -> None:
-    graph = graph_of(lambda m, x: m.conv(m.conv(m.tied(x))))
-    sites, conv = CallSites(graph), module_at(graph, "conv")
-    new: Any = nn.Conv2d(4, 4, 1)
-    new.weight = conv.weight
-    sites.replaced(conv, new)
-    assert sites.calls(new) == 2
-    assert sites.shared_parameter(new) == "weight"
-    assert sites.reads(new.bias) == 1  # its own
-    weight = nn.Parameter(conv.weight.detach().clone())
-    sites.replaced(conv.weight, weight)
-    assert sites.reads(weight) == 2

@@ -118,6 +118,10 @@ FUNCTIONS: list[Function] = [
     lambda m, x: functional.pad(m.conv(x), (1, x.shape[2] % 2, 2, -1)),
     lambda m, x: functional.interpolate(m.conv(x), size=x.shape[-2:]) + x.mean((2, 3), keepdim=True),
     lambda m, x: functional.interpolate(x, scale_factor=2),
+    lambda m, x: functional.interpolate(m.conv(x), scale_factor=1.5) + x.mean((2, 3), keepdim=True),
+    lambda m, x: (
+        functional.interpolate(functional.max_pool2d(x, 2), scale_factor=2.0)[..., : x.shape[2], :1] + x[..., :1, :1]
+    ),
     lambda m, x: x.flatten(2).transpose(1, 2) @ x.flatten(2),
     lambda m, x: x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, x.shape[1]),
     lambda m, x: x.view(x.size(0), 2, -1, *x.shape[2:]).transpose(1, 2).reshape(x.shape),

@@ -123,9 +123,22 @@ def padded(call: Call, first: Shape, case: Case) -> Shape | None:
     return first._replace(dims=tuple(sizes))
 
 
+def _scaled(call: Call, first: Shape, case: Case) -> Shape | None:
+    """Return the shape of an image that is a whole number of times as large; of other factors the rank alone."""
+    factor, first = call.argument("scale_factor"), case.resolved(first)
+    if first.lead is not None or not 3 <= len(first.dims) <= 5:
+        return None
+    axes = len(first.dims) - 2
+    if isinstance(factor, (int, float)) and factor == int(factor) and factor > 0:
+        return ending(first, *(product((size, int(factor))) for size in first.dims[-axes:]))
+    return ending(first, *case.fresh(call.node, axes).dims)
+
+
 def resized(call: Call, first: Shape, case: Case) -> Shape | None:
-    """Return the shape of what interpolation to given sizes returns."""
+    """Return the shape of what interpolation returns: of given sizes, or so many times as large."""
     wanted = call.argument("size")
+    if wanted is None:
+        return _scaled(call, first, case)
     wanted = case.shapes.get(wanted) if isinstance(wanted, fx.Node) else wanted
     if not isinstance(wanted, (tuple, list)) or isinstance(wanted, Shape):
         return None

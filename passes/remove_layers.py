@@ -17,7 +17,7 @@ from typing import ClassVar
 from torch import fx
 
 from fxprune.choosing.keeping import KEPT
-from fxprune.choosing.named import known_criteria, made
+from fxprune.choosing.named import known_criteria
 from fxprune.choosing.ranking import BY_SCALE
 from fxprune.choosing.removal import Removal, choose, sizes_of_untrained
 from fxprune.costs.macs import warn_of_unknown_macs
@@ -67,8 +67,10 @@ class RemoveLayers(KeepingPass):
         require_share("target_macs", "MACs", self.target_macs)
         if self.threshold is not None and not self.threshold >= 0:
             raise FxpruneValueError(f"threshold must not be negative; got {self.threshold}")
-        if self.rank is not None and self.rank not in BY_SCALE:
-            made(self.rank, known_criteria(), "rank")
+        ranks = (*BY_SCALE, *known_criteria())
+        if self.rank is not None and self.rank not in ranks:
+            hint = did_you_mean(self.rank, ranks)
+            raise FxpruneValueError(f"unknown rank {self.rank!r}{hint}; known: {', '.join(ranks)}")
         known = sorted(set(known_kinds()))
         unknown = [kind for kind in self.kinds if kind not in known]
         if unknown:

@@ -11,7 +11,7 @@ from fxprune.choosing.criteria.half_gate import HalfGate
 from fxprune.choosing.criteria.weight_norm import WeightNorm
 from fxprune.choosing.search.base import Search
 from fxprune.choosing.search.lazy_greedy import LazyGreedy
-from fxprune.errors import FxpruneError, did_you_mean
+from fxprune.errors import FxpruneValueError, did_you_mean
 from fxprune.joined import with_joined
 
 _Part = TypeVar("_Part")
@@ -35,5 +35,5 @@ def made(part: str | _Part, known: Mapping[str, type[_Part]], kind: str) -> _Par
     if not isinstance(part, str):
         return part
     if part not in known:
-        raise FxpruneError(f"unknown {kind} {part!r}{did_you_mean(part, known)}; known: {', '.join(known)}")
+        raise FxpruneValueError(f"unknown {kind} {part!r}{did_you_mean(part, known)}; known: {', '.join(known)}")
     return known[part]()

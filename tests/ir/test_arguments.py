@@ -151,7 +151,10 @@ any_passes: Any = passes
             lambda graph: any_passes.RemoveLayers(threshold="0.1"),
             "RemoveLayers takes a number or None for threshold, got str '0.1'",
         ),
-        (lambda graph: any_passes.RemoveLayers(rank="foo"), "for rank, got str 'foo'"),
+        (
+            lambda graph: any_passes.RemoveLayers(rank="foo"),
+            "unknown rank 'foo'; known: scale, scale-per-mac, half-gate, weight-norm",
+        ),
         (
             lambda graph: anything.SteeredL1(graph, targets=fxprune.Targets(macs=0.5), meet_after=1.5),
             "SteeredL1 takes a whole number for meet_after, got float 1.5",

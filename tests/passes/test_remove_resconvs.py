@@ -48,8 +48,8 @@ def test_target_takes_the_smallest_first_and_warns_of_large_ones() -> None:
 
 def test_a_layer_cut_for_the_target_keeps_the_size_of_the_signal() -> None:
     graph = passes.InsertResConv()(tiny()).graph_module
-    ((_, layer), *_) = resconvs(graph)
     result = passes.RemoveLayers(target_macs=0.85, kinds=("conv",))(graph)
+    layer = next(module for node, module in resconvs(graph) if node.target == result.rewritten[0].path)
     (factor,) = [
         n.args[1] for n in result.graph_module.graph.nodes if n.target is torch.ops.aten.mul or n.name == "mul"
     ]

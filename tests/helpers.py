@@ -127,15 +127,20 @@ def example(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def emitted(graph: fx.GraphModule, folder: Path, *inputs: Any) -> tuple[Any, Any]:
-    """Emit ``graph``; return the model of model.py and the graph read back, both equal to it on ``inputs``."""
-    fxprune.emit(graph, folder)
+def load_source(folder: Path) -> Any:
+    """Return what load() of the folder's model.py gives."""
     spec = importlib.util.spec_from_file_location("emitted_model", folder / "model.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    models = (module.load(), fxprune.load_emitted(folder))
+    return module.load()
+
+
+def emitted(graph: fx.GraphModule, folder: Path, *inputs: Any) -> tuple[Any, Any]:
+    """Emit ``graph``; return the model of model.py and the graph read back, both equal to it on ``inputs``."""
+    fxprune.emit(graph, folder)
+    models = (load_source(folder), fxprune.load_emitted(folder))
     for model in models if inputs else ():
         expected, found = tensors_in(graph(*inputs)), tensors_in(model(*inputs))
         assert [t.dtype for t in found] == [t.dtype for t in expected]

@@ -10,7 +10,6 @@ results/training_on_NETWORK.json.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from benchmarks import RESULTS, networks
 from benchmarks.provenance import provenance
 from fxprune.files import write_json
 from fxprune.passes import RemoveLayers
-from fxprune.sources.models import load_weights
+from fxprune.sources.models import load_model, load_weights
 from fxprune.training.batches import Seeded, loader, step_batches
 from fxprune.training.data import ImageData, load_data, sample_inputs
 from fxprune.training.evaluation import evaluate
@@ -83,7 +82,8 @@ def pruned(traced: fx.GraphModule, data: ImageData, budget: Budget) -> fx.GraphM
 def trained_on(cut: fx.GraphModule, norms: Any, data: ImageData, budget: Budget) -> dict[str, Any]:
     """Emit one form, load it without fxprune's help, train it on, and return what it came to."""
     with tempfile.TemporaryDirectory() as folder:
-        model = loaded(fxprune.emit(cut, folder, norms=norms))
+        source = fxprune.emit(cut, folder, norms=norms) / "model.py"
+        model = load_model(f"{source}:load").model
     before, losses = top1(model, data, budget), []
     optimizer = torch.optim.SGD(model.train().parameters(), lr=budget.lr, momentum=0.9)
     for images, labels in batches(data, budget, budget.steps, seed=1):
@@ -92,17 +92,6 @@ def trained_on(cut: fx.GraphModule, norms: Any, data: ImageData, budget: Budget)
     row |= {"first_loss": losses[0], "last_loss": losses[-1] if math.isfinite(losses[-1]) else None}
     print(row, flush=True)
     return row
-
-
-def loaded(folder: Path) -> nn.Module:
-    """Return what load() of the folder's model.py returns."""
-    spec = importlib.util.spec_from_file_location("emitted_model", folder / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model: nn.Module = module.load()
-    return model
 
 
 def batches(data: ImageData, budget: Budget, steps: int, seed: int) -> Iterator[Any]:

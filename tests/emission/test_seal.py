@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import os
 import random
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from emit_helpers import rewrite
+from helpers import load_source
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import fx, nn
@@ -37,17 +37,6 @@ def network(kind: str) -> fx.GraphModule:
     torch.manual_seed(len(kind))
     activation = nn.Tanh() if kind == "old" else nn.ReLU()
     return fxprune.trace(nn.Sequential(nn.Linear(4, 4), activation, nn.Linear(4, 4)).eval(), X)
-
-
-def load_source(folder: Path) -> nn.Module:
-    """Return what load() of model.py gives."""
-    spec = importlib.util.spec_from_file_location("emitted_model", folder / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    model: nn.Module = module.load()
-    return model
 
 
 def require_one_of(folder: Path, expected: list[torch.Tensor]) -> int:

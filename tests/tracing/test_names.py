@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import Wrapped, example
+from helpers import Wrapped, example, load_source
 from torch import fx, nn
 from torch.nn import functional
 
@@ -82,12 +81,7 @@ def test_any_name_goes_all_the_way(tmp_path: Path, name: str, kind: str, inner: 
     model = Named(name, kind, inner).double().eval()
     fxprune.emit(compiled(model), tmp_path)
     torch.testing.assert_close(fxprune.load_emitted(tmp_path)(X), model(X))
-    spec = importlib.util.spec_from_file_location("emitted_model", tmp_path / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    torch.testing.assert_close(module.load()(X), model(X))
+    torch.testing.assert_close(load_source(tmp_path)(X), model(X))
 
 
 @pytest.mark.parametrize("kind", ["_modules", "_parameters", "_buffers"])

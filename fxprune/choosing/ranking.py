@@ -19,11 +19,17 @@ BY_SCALE = ("scale", "scale-per-mac")
 
 
 class Ranking(NamedTuple):
-    """By what gates are ranked, the lowest first to go; ``is_guess`` if their scales say nothing."""
+    """By what gates with these ``scales`` are ranked, the lowest first to go; ``is_guess`` if scales say nothing."""
 
     name: str
+    scales: Mapping[fx.Node, float]
     values: Mapping[fx.Node, float]
     is_guess: bool = False
+
+    @property
+    def missed(self) -> Mapping[fx.Node, float]:
+        """How much each is missed, whatever removing it saves: its scale, if that ranks; else what ranks it."""
+        return self.scales if self.name in BY_SCALE else self.values
 
     @property
     def advice(self) -> str:
@@ -44,9 +50,9 @@ def ranked_by(graph_module: fx.GraphModule, gates: Sequence[Gate], rank: str | N
     untrained = bool(scales) and all(abs(scale - 1) < 1e-6 for scale in scales.values())
     name = rank or (WeightNorm.name if untrained else BY_SCALE[0])
     if name == "scale":
-        return Ranking(name, scales)
+        return Ranking(name, scales, scales)
     missed = scales if name in BY_SCALE else _missed(graph_module, gates, name)
-    return Ranking(name, {gate.node: missed[gate.node] / max(gate.macs, 1) for gate in gates}, rank is None)
+    return Ranking(name, scales, {gate.node: missed[gate.node] / max(gate.macs, 1) for gate in gates}, rank is None)
 
 
 def _missed(graph_module: fx.GraphModule, gates: Sequence[Gate], name: str) -> dict[fx.Node, float]:

@@ -20,12 +20,11 @@ _OVERSHOOT = 0.02
 
 @dataclass(frozen=True)
 class Removal:
-    """What goes and what stays, of gates with these ``scales``, in this ``ranking``.
+    """What goes and what stays, of gates in this ``ranking``.
 
     ``small`` are at most at the threshold; of the ``others``, the ``wanted`` go too, for the target; all ranked.
     """
 
-    scales: dict[fx.Node, float]
     ranking: Ranking
     small: list[Gate]
     others: list[Gate]
@@ -47,7 +46,7 @@ class Removal:
 
     def why(self, gate: Gate) -> str:
         """Return why ``gate`` goes, or stays."""
-        scale = self.scales[gate.node]
+        scale = self.ranking.scales[gate.node]
         if scale == 0:
             return "its scale is 0"
         if scale <= self.threshold:
@@ -62,10 +61,11 @@ class Removal:
 
     def warnings(self, taken: Collection[fx.Node]) -> Iterator[str]:
         """Yield what the user should know once those at ``taken`` are out, and the others went with them."""
-        if self.scales and not taken and self.target_macs is None:
-            smallest, count = min(self.scales.values()), len(self.scales)
+        scales = self.ranking.scales
+        if scales and not taken and self.target_macs is None:
+            smallest, count = min(scales.values()), len(scales)
             yield f"nothing was removed: the smallest of {count} scales is {smallest:.3g}; train them to zero"
-        cut = [self.scales[node] for node in self.cut if node in taken]
+        cut = [scales[node] for node in self.cut if node in taken]
         if cut and self.ranking.is_guess:
             yield self.ranking.advice
         if cut and max(cut) > DEFAULT_THRESHOLD:
@@ -104,20 +104,18 @@ def choose(
     """
     if threshold is None:
         threshold = DEFAULT_THRESHOLD if target_macs is None else 0.0
-    scales = {gate.node: gate.module.effective_scale for gate in gates}
     matters = target_macs is not None or rank in BY_SCALE
     ranking = ranked_by(graph_module, gates, rank if matters else BY_SCALE[0])
-    ranked = sorted(gates, key=lambda gate: ranking.values[gate.node])
+    scales, ranked = ranking.scales, sorted(gates, key=lambda gate: ranking.values[gate.node])
     small = [gate for gate in ranked if scales[gate.node] <= threshold]
     others = [gate for gate in ranked if scales[gate.node] > threshold]
     wanted: list[Gate] = []
     left: float | None = None
     if target_macs is not None:
-        missed = scales if ranking.name in BY_SCALE else ranking.values
-        wanted = enough_for_target(graph_module, [*small, *others], target_macs, missed, kept)[len(small) :]
+        wanted = enough_for_target(graph_module, [*small, *others], target_macs, ranking.missed, kept)[len(small) :]
         total = total_macs(graph_module)
         left = (total - sum(macs_in_turn([*small, *wanted]))) / graph_module.meta.get(TRACED_MACS, total)
-    return Removal(scales, ranking, small, others, wanted, threshold, target_macs, left)
+    return Removal(ranking, small, others, wanted, threshold, target_macs, left)
 
 
 def sizes_of_untrained(cut: Iterable[Gate]) -> dict[fx.Node, float]:

@@ -9,11 +9,14 @@ from fxprune.passes.fold_batch_norm import FoldBatchNorm
 from fxprune.passes.fold_scale import FoldScale
 from fxprune.passes.freeze_weights import FreezeWeights
 from fxprune.passes.fuse_branch_scale import FuseBranchScale
+from fxprune.passes.fuse_channel_gate import FuseChannelGate
 from fxprune.passes.fuse_resconv import FuseResConv
 from fxprune.passes.insert_branch_scale import InsertBranchScale
+from fxprune.passes.insert_channel_gate import InsertChannelGate
 from fxprune.passes.insert_resconv import InsertResConv
 from fxprune.passes.propagate_zeros import PropagateZeros
 from fxprune.passes.remove_branches import RemoveBranches
+from fxprune.passes.remove_channels import RemoveChannels
 from fxprune.passes.remove_layers import RemoveLayers
 from fxprune.passes.remove_resconvs import RemoveResConvs
 from fxprune.passes.remove_unused_submodules import RemoveUnusedSubmodules
@@ -30,11 +33,14 @@ __all__ = [
     "FoldScale",
     "FreezeWeights",
     "FuseBranchScale",
+    "FuseChannelGate",
     "FuseResConv",
     "InsertBranchScale",
+    "InsertChannelGate",
     "InsertResConv",
     "PropagateZeros",
     "RemoveBranches",
+    "RemoveChannels",
     "RemoveLayers",
     "RemoveResConvs",
     "RemoveUnusedSubmodules",

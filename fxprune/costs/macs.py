@@ -19,7 +19,7 @@ from torch import fx, nn
 from fxprune.costs.mac_rules import UnknownMacs, macs_of_call
 from fxprune.errors import FxpruneWarning
 from fxprune.facts.shapes import is_size, require_shapes, shape
-from fxprune.gates.gate import ScaledLayer
+from fxprune.gates.base import Gated
 from fxprune.ir.by_mode import MODE
 from fxprune.ir.module_tree import CALLS, PER_SAMPLE, every_module, is_opaque, opaque_children, regions_in
 from fxprune.ir.node_targets import attribute
@@ -63,7 +63,7 @@ def _macs(node: fx.Node) -> int:
 
 
 def _without_row(node: fx.Node, module: nn.Module | None) -> int:
-    if isinstance(module, ScaledLayer):
+    if isinstance(module, Gated):
         return sum(_of_part(node, part) for part in module._modules.values() if part is not None)
     if module is not None and is_opaque(module):
         return sum(int(_all_nodes(region) * region.meta[CALLS]) for _, region in regions_in(module))
@@ -166,7 +166,7 @@ def _node_parameters(node: fx.Node) -> dict[int, nn.Parameter]:
     module = called_module(node)
     if module is None:
         return {}
-    layers = (m for m in every_module(module) if not isinstance(m, ScaledLayer))
+    layers = (m for m in every_module(module) if not isinstance(m, Gated))
     return {id(p): p for m in layers for p in m._parameters.values() if p is not None}
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from fxprune.emission.expressions import literal
 from fxprune.errors import EmitError
-from fxprune.gates.gate import ScaledLayer
+from fxprune.gates.base import Gated
 from fxprune.ir.applied import Applied
 from fxprune.ir.module_tree import has_hooks, is_opaque
 
@@ -78,7 +78,7 @@ def _require_plain(path: str, module: nn.Module) -> None:
     """Raise EmitError for a module that is more than an instance of a class that torch.nn exports."""
     kind = type(module)
     own = f"{kind.__module__}.{kind.__name__}"
-    if isinstance(module, ScaledLayer):
+    if isinstance(module, Gated):
         advice = f"apply passes.{module.fused_by} before emitting, or give norms='fold' or 'keep'"
         raise EmitError(f"{path} is still a {kind.__name__}; {advice}")
     if is_opaque(module):

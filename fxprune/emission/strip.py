@@ -27,7 +27,7 @@ from torch.overrides import get_overridable_functions
 
 from fxprune.errors import EmitError, first_line
 from fxprune.facts.shapes import META
-from fxprune.gates.gate import ScaledLayer
+from fxprune.gates.base import Gated
 from fxprune.ir.applied import Applied
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graphs
@@ -63,7 +63,7 @@ def strip(graph_module: fx.GraphModule) -> fx.GraphModule:
     for path, module in every_path(outermost).items():
         if isinstance(module, Applied):
             set_attribute(outermost, path, _plainly_applied(module))
-        if isinstance(module, ScaledLayer):
+        if isinstance(module, Gated):
             raise EmitError(f"{path} is still a {type(module).__name__}; apply fxprune.AFTER_TRAINING first")
     for _, graph in reversed(graphs):  # those inside others first
         plain = _plain(graph)

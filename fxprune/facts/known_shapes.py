@@ -64,7 +64,7 @@ def worked_out(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 def _behind_gate(gate: ScaledLayer, args: tuple[Any, ...]) -> FakeTensor | None:
     """Return what a ResConv or a BranchScale returns, under autocast too; None if its inputs are no fake tensors."""
     layer, inputs, scale = gate.wrapped, args[: gate.operands], gate.trained_scale
-    if not all(type(x) is FakeTensor for x in inputs) or len(inputs) != gate.operands:
+    if not inputs or not all(type(x) is FakeTensor for x in inputs) or len(inputs) != gate.operands:
         return None
     y: Any = inputs[-1]
     if layer is not None and not gate.closed:

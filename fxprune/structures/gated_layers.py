@@ -206,9 +206,8 @@ def _gates(graph_module: fx.GraphModule, region: str) -> Iterator[Gate]:
     for node in graph_module.graph.nodes:
         module = called_module(node)
         if isinstance(module, ScaledLayer):
-            source = node.args[0]
-            assert isinstance(source, fx.Node)
-            nodes = live.dead_once_passed_by(node, source) if module.removable else ()
+            source = node.args[0] if node.args else None
+            nodes = live.dead_once_passed_by(node, source) if module.removable and isinstance(source, fx.Node) else ()
             path = f"{region}.{node.target}" if region else str(node.target)
             yield Gate(node, module, region, path, frozenset(nodes))
 

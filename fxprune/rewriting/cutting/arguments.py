@@ -1,0 +1,293 @@
+"""The arguments of calls once channels are gone: sizes, parts and indices are counted anew.
+
+A number is judged where it is used. As a size it becomes what is foretold: it stays if it computes that by itself
+then, or is a size of an axis of unknown length; else it is written out, unless batch or resolution is in it. As a
+value (``C ** -0.5``) it keeps the number that it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.facts.shapes import META, metadata_in
+from fxprune.ops.call import Call
+from fxprune.rewriting.cutting.kept import Kept, Mask
+from fxprune.rewriting.cutting.numbers import Numbers
+from fxprune.structures.channels.values import Value
+
+
+class Fault(Exception):
+    """A call that cannot be written for what is kept: ``node``, and why."""
+
+    def __init__(self, node: fx.Node, why: str) -> None:
+        super().__init__(why)
+        self.node = node
+        self.why = why
+
+
+class Arguments:
+    """Writes the calls of a graph, whose values keep what ``kept`` says, anew: ``edits`` are those that change."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.kept = kept
+        self.numbers = Numbers(kept)
+
+    def rewritten(self, node: fx.Node) -> tuple[Any, Any, dict[str, Any]] | None:
+        """Return target, arguments and named arguments of ``node`` if they change; None if they do not.
+
+        Raises Fault.
+        """
+        if node.op in ("placeholder", "get_attr"):
+            return None
+        if not metadata_in(node.meta.get(META)) and node.op != "output" and Call(node).kind != "check":
+            return None  # a number: judged where it is used
+        call = Call(node)
+        op = call.exact
+        rule = None if op is None or call.module is not None else _RULES.get(op.name)
+        target, args, kwargs = node.target, node.args, dict(node.kwargs)
+        if rule is not None:
+            target, args, kwargs = rule(self, call)
+        handled = rule is not None and op is not None and op.name in _SIZES
+        args, kwargs = fx.map_arg((args, kwargs), lambda one: one if handled else self.as_value(node, one))
+        return None if (target, args, kwargs) == (node.target, node.args, node.kwargs) else (target, args, kwargs)
+
+    def as_value(self, user: fx.Node, number: fx.Node) -> Any:
+        """Return what stands for a number that is used as a value: itself, or what it was."""
+        if metadata_in(number.meta.get(META)) or not self.numbers.changes(number):
+            return number
+        if self._any_free(number):
+            raise Fault(user, f"computes with {number.name}, in which are both channels and batch or resolution")
+        return number.meta[META]
+
+    def _any_free(self, number: fx.Node) -> bool:
+        free = self.numbers.is_free(number)
+        return any(free) if isinstance(free, tuple) else bool(free)
+
+    def mask(self, value: Any, axis: int) -> Mask:
+        """Return which places of an axis stay."""
+        found = self.kept.along(value, axis)
+        return np.ones(value.shape[axis], dtype=bool) if found is None else found
+
+    def sizes(self, node: fx.Node, given: tuple[Any, ...], before: tuple[int, ...], after: tuple[int, ...]) -> Any:
+        """Return sizes, written as ``given`` for ``before``, as they are for ``after``."""
+        if len(given) != len(before):
+            raise Fault(node, "its sizes are not written out")
+        found = [self._size(one, a, b) for one, a, b in zip(given, before, after, strict=True)]
+        unknown = [place for place, one in enumerate(found) if one is None]
+        if unknown:
+            if len(unknown) > 1 or any(type(one) is int and one == -1 for one in found):
+                raise Fault(node, "several of its sizes hold both channels and batch or resolution")
+            found[unknown[0]] = -1
+        return tuple(found)
+
+    def _size(self, given: Any, before: int, after: int) -> Any:
+        """Return how one size is written; None if it cannot be told."""
+        if not isinstance(given, fx.Node):
+            return given if given == -1 or before == after else after
+        natural = self.numbers.after(given)
+        if natural == after:
+            return given
+        return None if self._any_free(given) else after
+
+    def place(self, node: fx.Node, one: Any, x: Value, axis: int) -> Any:
+        """Return a slice or a number in an index, of the same channels, counted anew."""
+        mask = self.kept.along(x, axis)
+        number = self.kept.walk.number
+        if mask is None:
+            return fx.map_arg(one, lambda read: self.as_value(node, read))
+        before = np.concatenate(([0], np.cumsum(mask)))
+        if not isinstance(one, slice):
+            return int(before[number(one) % len(mask)])
+        if one == slice(None):
+            return one
+        start, stop, step = slice(*(number(part) for part in (one.start, one.stop, one.step))).indices(len(mask))
+        if step != 1:
+            raise Fault(node, "takes every so many channels")
+        left = None if one.start is None else int(before[start])
+        right = None if one.stop is None else int(before[stop])
+        return slice(left, right, None)
+
+
+def _flat(call: Call, name: str) -> tuple[tuple[Any, ...], Callable[[Any], tuple[Any, ...]]]:
+    """Return the sizes that a call is given, spread out or as one tuple, and what makes arguments of new ones."""
+    node = call.node
+    first = node.args[0]
+    rest = node.args[1:]
+    if name in node.kwargs:
+        given: Any = node.kwargs[name]
+        return tuple(given), lambda sizes: (first, sizes)
+    if len(rest) == 1 and isinstance(rest[0], (tuple, list)):
+        return tuple(rest[0]), lambda sizes: (first, sizes)
+    return tuple(rest), lambda sizes: (first, *sizes)
+
+
+def _sized(name: str) -> Any:
+    def rule(self: Arguments, call: Call) -> Any:
+        node = call.node
+        value = self.kept.walk.value(node)
+        after = self.kept.shape(value)
+        given, made = _flat(call, name)
+        if len(given) == 1 and isinstance(given[0], fx.Node) and isinstance(given[0].meta.get(META), tuple):
+            if self.numbers.after(given[0]) == torch.Size(after):
+                return node.target, node.args, dict(node.kwargs)
+            raise Fault(node, "its sizes are one tuple")
+        sizes = self.sizes(node, given, value.shape, after)
+        if sizes == given:
+            return node.target, node.args, dict(node.kwargs)
+        kwargs = {key: one for key, one in node.kwargs.items() if key != name}
+        return node.target, made(sizes), kwargs
+
+    return rule
+
+
+def _created(self: Arguments, call: Call) -> Any:
+    """zeros, ones: all arguments are sizes."""
+    node = call.node
+    value = self.kept.walk.value(node)
+    after = self.kept.shape(value)
+    rest: Any = node.args
+    tupled = len(rest) == 1 and isinstance(rest[0], (tuple, list))
+    given = tuple(rest[0]) if tupled else tuple(rest)
+    sizes = self.sizes(node, given, value.shape, after)
+    return node.target, ((sizes,) if tupled else sizes), dict(node.kwargs)
+
+
+def _parts(self: Arguments, call: Call) -> Any:
+    """chunk, split: the parts that are left, which may have come to differ in size."""
+    node = call.node
+    x, parts = self.kept.walk.value(call.input), self.kept.walk.value(node)
+    axis = int(self.kept.walk.number(call.argument("dim"))) % len(x.shape)
+    after = [self.kept.shape(one)[axis] for one in parts]
+    total = self.kept.shape(x)[axis]
+    if self.kept.along(x, axis) is None:
+        return node.target, node.args, dict(node.kwargs)
+    name = "chunks" if call.op is not None and call.op.name == "chunk" else call.op.parameters[1].name  # type: ignore[union-attr]
+    given = call.argument(name)
+    now = self.numbers.after(given) if isinstance(given, fx.Node) else given
+    if isinstance(given, (tuple, list)):
+        now = [self.numbers.after(one) if isinstance(one, fx.Node) else one for one in given]
+    natural: Any = torch.empty(total, device="meta")
+    split = (
+        natural.chunk(now)
+        if name == "chunks"
+        else natural.split(now)
+        if not isinstance(now, list) or sum(now) == total
+        else ()
+    )
+    if [len(one) for one in split] == after:
+        return node.target, node.args, dict(node.kwargs)
+    target = "split" if node.op == "call_method" else torch.split
+    return target, (call.input, after, axis), {}
+
+
+def _index(self: Arguments, call: Call) -> Any:
+    """Slices and numbers in an index: the same channels, counted anew."""
+    node = call.node
+    x = self.kept.walk.value(node.args[0])
+    if not isinstance(x, Value):
+        return node.target, node.args, dict(node.kwargs)
+    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    number = self.kept.walk.number
+    if not all(one is None or one is Ellipsis or isinstance(one, slice) or type(number(one)) is int for one in index):
+        return node.target, node.args, dict(node.kwargs)
+    taking = len([one for one in index if one is not None and one is not Ellipsis])
+    axis, found = 0, []
+    for one in index:
+        if one is Ellipsis:
+            axis += len(x.shape) - taking
+        if one is None or one is Ellipsis:
+            found.append(one)
+            continue
+        found.append(self.place(node, one, x, axis))
+        axis += 1
+    made = tuple(found) if isinstance(node.args[1], tuple) else found[0]
+    return node.target, (node.args[0], made), {}
+
+
+def _narrow(self: Arguments, call: Call) -> Any:
+    node = call.node
+    x = self.kept.walk.value(call.input)
+    axis, start, length = (int(self.kept.walk.number(call.argument(one))) for one in ("dim", "start", "length"))
+    mask = self.kept.along(x, axis % len(x.shape))
+    if mask is None:
+        return node.target, node.args, dict(node.kwargs)
+    before = np.concatenate(([0], np.cumsum(mask)))
+    start = start % len(mask)
+    return node.target, (call.input, axis, int(before[start]), int(before[start + length] - before[start])), {}
+
+
+def _pad(self: Arguments, call: Call) -> Any:
+    """As many new elements as are left of them."""
+    node = call.node
+    out = self.kept.walk.value(node)
+    sides = list(call.argument("pad"))
+    changed = False
+    for place in range(len(sides) // 2):
+        axis = len(out.shape) - 1 - place
+        mask = self.kept.along(out, axis)
+        if mask is None:
+            continue
+        left, right = (self.kept.walk.number(one) for one in sides[2 * place : 2 * place + 2])
+        if left < 0 or right < 0:
+            raise Fault(node, "cuts channels off")
+        sides[2 * place] = int(mask[:left].sum())
+        sides[2 * place + 1] = int(mask[len(mask) - right :].sum())
+        changed = True
+    if not changed:
+        return node.target, node.args, dict(node.kwargs)
+    kwargs = {key: one for key, one in node.kwargs.items() if key != "pad"}
+    return node.target, (node.args[0], tuple(sides), *node.args[2:]), kwargs
+
+
+def _attention(self: Arguments, call: Call) -> Any:
+    """Its default scale is 1 / sqrt(E), of the head size that there was."""
+    node = call.node
+    q = self.kept.walk.value(call.argument("query"))
+    if self.kept.along(q, len(q.shape) - 1) is None or call.argument("scale") is not None:
+        return node.target, node.args, dict(node.kwargs)
+    return node.target, node.args, {**node.kwargs, "scale": q.shape[-1] ** -0.5}
+
+
+def _groups(self: Arguments, call: Call) -> Any:
+    """F.conv2d and the like: as many groups as are left."""
+    node = call.node
+    x = self.kept.walk.value(call.operand(0))
+    groups = self.kept.walk.number(call.argument("groups"))
+    axis = len(x.shape) - 1 - (call.op.axes if call.op is not None else 0)
+    left = groups_left(self.kept, x.along(axis), groups)
+    if left == groups:
+        return node.target, node.args, dict(node.kwargs)
+    place = call.op.places["groups"]  # type: ignore[union-attr]
+    if len(node.args) > place:
+        return node.target, (*node.args[:place], left, *node.args[place + 1 :]), dict(node.kwargs)
+    return node.target, node.args, {**node.kwargs, "groups": left}
+
+
+def groups_left(kept: Kept, vectors: Any, groups: int) -> int:
+    """Return how many groups are left where whole ones go, or the same of each."""
+    if groups == 1:
+        return 1
+    mask = kept.of_vectors(vectors)
+    if mask is None:
+        return groups
+    return int(mask.reshape(groups, -1).any(axis=1).sum())
+
+
+_RULES: Mapping[str, Any] = {
+    "reshape": _sized("shape"),
+    "expand": _sized("size"),
+    **dict.fromkeys(("zeros", "ones"), _created),
+    **dict.fromkeys(("chunk", "split"), _parts),
+    "getitem": _index,
+    "narrow": _narrow,
+    "pad": _pad,
+    "scaled_dot_product_attention": _attention,
+    "conv": _groups,
+    "conv_transpose": _groups,
+}
+_SIZES = ("reshape", "expand", "zeros", "ones", "chunk", "split", "getitem", "narrow", "pad")

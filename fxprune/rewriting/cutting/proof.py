@@ -1,0 +1,125 @@
+"""The proof that shapes cannot give: every call, as it is written for what is kept, returns what was kept.
+
+The walk is done once more, over the calls as they will be, from the labels that are left of each tensor. Whatever it
+would join must be together already, and each value must have the labels that were foretold, element for element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from fxprune.ops.call import Call
+from fxprune.rewriting.cutting.arguments import Fault
+from fxprune.rewriting.cutting.kept import Kept
+from fxprune.rewriting.cutting.layers import counts
+from fxprune.rewriting.cutting.numbers import Numbers
+from fxprune.structures.channels.labels import Array, Labels, Reason
+from fxprune.structures.channels.rules.table import rule
+from fxprune.structures.channels.tensors import Record, Records
+from fxprune.structures.channels.values import Layer, Value, map_values, values_in
+from fxprune.structures.channels.walk import Walk
+
+
+class _Settled(Labels):
+    """Labels of which all that go together are known: what would join others is a fault."""
+
+    def __init__(self, known: Labels, pinned: set[int]) -> None:
+        super().__init__()
+        self._known = known
+        self._pinned = pinned
+
+    def find(self, labels: Array) -> Array:
+        return self._known.find(labels)
+
+    def join(self, first: Array, second: Array, reason: Reason) -> None:
+        if first is second:
+            return
+        if len(first) != len(second):
+            raise Fault(reason.node, "would join other numbers of channels")
+        one, two = self.find(first), self.find(second)
+        differ = one != two
+        if not self._pinned.issuperset({*one[differ].tolist(), *two[differ].tolist()}):
+            raise Fault(reason.node, "would join channels that are apart")
+
+    def pin(self, labels: Array, reason: Reason) -> None:
+        if labels.size and not self._pinned.issuperset(np.unique(self.find(labels)).tolist()):
+            raise Fault(reason.node, f"{reason.why}, once the others are gone")
+
+
+class _Proof(Walk):
+    """The walk over what is kept."""
+
+    def __init__(self, kept: Kept) -> None:
+        before = kept.walk
+        super().__init__(before.graph_module, whole=before.whole, approximate=before.approximate)
+        self._kept, self._numbers = kept, Numbers(kept)
+        self.labels = _Settled(before.labels, {0, *before.labels.reasons()})
+        self.records = Records(self.labels)
+        for record in before.records:
+            self.records.add(self._left_of(record))
+
+    def _left_of(self, record: Record) -> Record:
+        left = Record(record.tensor, self.labels)
+        shape = list(record.shape)
+        for axis, vectors in record.axes.items():
+            mask = self._kept.of_vectors(vectors)
+            left.axes[axis] = vectors if mask is None else tuple(one[mask] for one in vectors)
+            shape[axis] = shape[axis] if mask is None else int(mask.sum())
+        left.shape = tuple(shape)
+        return left
+
+    def bare(self, node: fx.Node) -> Any:
+        foretold = self._kept.of(node) if node in self._kept.walk.values else super().bare(node)
+        return map_values(lambda one: Value(one.shape), foretold)
+
+    def number(self, given: Any) -> Any:
+        return fx.map_arg(given, lambda one: self._numbers.after(one))
+
+    def fresh(self, node: fx.Node, key: Any, count: int) -> Array:
+        known = self._kept.walk.made[node, key]
+        mask = self._kept.of_vectors((known,))
+        found = known if mask is None else known[mask]
+        if len(found) != count:
+            raise Fault(node, "makes another number of channels")
+        return found
+
+    def count(self, call: Call, name: str) -> int:
+        if call.module is None:
+            return int(self.number(call.argument(name)))
+        return int(counts(call, self._kept, {})[name])
+
+    def _value_of(self, node: fx.Node, rules: Any) -> Any:
+        try:
+            found = super()._value_of(node, rules)
+        except ValueError as error:  # groups of unequal size
+            raise Fault(node, "its groups come to differ") from error
+        foretold = self._kept.of(node)
+        pairs = zip(values_in(found), values_in(foretold), strict=True)
+        if not all(self._agree(one, other) for one, other in pairs):
+            raise Fault(node, "would have other channels in its places than are foretold")
+        return found
+
+    def _agree(self, found: Value, foretold: Value) -> bool:
+        if found.shape != foretold.shape or len(found.layers) != len(foretold.layers):
+            return False
+        return all(map(self._layers_agree, found.layers, foretold.layers))
+
+    def _layers_agree(self, one: Layer, other: Layer) -> bool:
+        return one.axes == other.axes and np.array_equal(self.labels.find(one.labels), self.labels.find(other.labels))
+
+
+def require_proof(kept: Kept, edits: Mapping[fx.Node, Any]) -> None:
+    """Raise Fault where a call, written as ``edits`` say, would not return what is kept of its value."""
+    before = {node: (node.target, node.args, node.kwargs) for node in edits}
+    proof = _Proof(kept)
+    try:
+        for node, edit in edits.items():
+            node.target, node.args, node.kwargs = edit
+        proof.run(rule)
+    finally:
+        for node, old in before.items():
+            node.target, node.args, node.kwargs = old

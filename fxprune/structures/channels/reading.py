@@ -1,0 +1,73 @@
+"""Which channels are read: by what stands in the columns of weights, and in the gates before them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from fxprune.gates.channel_gate import ChannelScale, ScaledAxis, ScaledColumns
+from fxprune.ir.nodes import called_module
+from fxprune.structures.channels.groups import Channels
+from fxprune.structures.channels.walk import Reader
+
+Flags = NDArray[np.bool_]
+
+
+def unread(channels: Channels) -> set[int]:
+    """Return the classes that can go and of which nothing reaches anybody: all columns that read them are zero."""
+    read = np.zeros(len(channels.labels), dtype=bool)
+    known = dict[fx.Node, Flags]()
+    for reader in channels.walk.readers:
+        alive = _alive(channels, reader, known)
+        for vector in reader.vectors:
+            read[channels.class_of[vector[alive]]] = True
+    free = {one for group in channels.groups for one in group.free}
+    return {one for one in free if not read[one]}
+
+
+def _alive(channels: Channels, reader: Reader, known: dict[fx.Node, Flags]) -> Flags:
+    """Return which columns of a reader are not zero, NaN included."""
+    alive = np.ones(len(reader.vectors[0]), dtype=bool)
+    if reader.weight is not None:
+        weight = reader.weight.detach()
+        others = [axis for axis in range(weight.dim()) if axis != reader.axis]
+        columns = (weight != 0).any(dim=others) if others else weight != 0
+        alive &= columns.cpu().numpy()
+    for node in (reader.node, *reader.node.all_input_nodes):
+        module = called_module(node)
+        is_operand = isinstance(module, ScaledAxis) and node is not reader.node
+        if isinstance(module, ScaledColumns) and node is reader.node:
+            alive &= factor_at(node) != 0
+        elif is_operand and reader.weight is None:
+            alive &= ~_zero_at(channels, node)[channels.class_of[reader.vectors[0]]]
+        elif is_operand and channels.walk.value(node.args[0]).shape == tuple(reader.weight.shape):  # type: ignore[union-attr]
+            alive &= factor_at(node) != 0
+    return alive
+
+
+def _zero_at(channels: Channels, node: fx.Node) -> Flags:
+    """Return, by class, what a gate before a product makes zero."""
+    flags = np.zeros(len(channels.labels), dtype=bool)
+    module = called_module(node)
+    assert isinstance(module, ScaledAxis)
+    for vector in channels.walk.along(channels.walk.value(node), module.axis):
+        flags[channels.class_of[vector[factor_at(node) == 0]]] = True
+    return flags
+
+
+def factor_at(node: fx.Node) -> NDArray[np.float64]:
+    """Return the factor of each column of what ``node`` calls, a module that multiplies by scales."""
+    module = called_module(node)
+    assert isinstance(module, (ScaledColumns, ScaledAxis))
+    with torch.no_grad():
+        factor = module.factor(1 + module.axis, scales_of(node)).flatten()
+    found: NDArray[np.float64] = factor.detach().double().cpu().numpy()
+    return found
+
+
+def scales_of(node: fx.Node) -> list[torch.Tensor]:
+    """Return the scales that ``node`` multiplies by, as they are."""
+    modules = [called_module(one) for one in node.args[1:]]
+    return [one().detach() for one in modules if isinstance(one, ChannelScale)]

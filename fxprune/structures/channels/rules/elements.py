@@ -1,0 +1,72 @@
+"""What keeps labels in their places, joins those that meet, or mixes all along an axis."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxprune.ops.call import Call
+from fxprune.structures.channels.moving import without
+from fxprune.structures.channels.values import Layer, Value
+from fxprune.structures.channels.walk import Walk
+
+
+def same(walk: Walk, call: Call) -> Any:
+    """Each element is made from the one at its place."""
+    return walk.value(call.input)
+
+
+def arithmetic(walk: Walk, call: Call) -> Any:
+    """Of several tensors, broadcast: what stands at one place goes together."""
+    given = [walk.value(one) for one in (*call.node.args, *call.node.kwargs.values())]
+    values = [one for one in given if isinstance(one, Value)]
+    shape = walk.bare(call.node).shape
+    return walk.broadcast(values, shape, walk.because(call.node, "meets what has no channels there"))
+
+
+def mixed_along(walk: Walk, call: Call) -> Any:
+    """Softmax and the like: each element is made from all along an axis."""
+    x = walk.value(call.input)
+    axis = walk.number(call.argument("dim"))
+    if not isinstance(axis, int):
+        return walk.barrier_of(call, "its axis is not written out")
+    return walk.mixed(x, [axis % len(x.shape)], walk.because(call.node, "mixes all channels"))
+
+
+def reduced(walk: Walk, call: Call) -> Any:
+    """Sums and means: the axes that they are over are mixed, and gone."""
+    x, dims = walk.value(call.input), walk.number(call.argument("dim"))
+    rank = len(x.shape)
+    every = dims is None or dims in ((), [])
+    axes = range(rank) if every else [one % rank for one in (dims if isinstance(dims, (tuple, list)) else (dims,))]
+    x = walk.mixed(x, axes, walk.because(call.node, "mixes all channels"))
+    keeps = bool(walk.number(call.argument("keepdim")))
+    if keeps:
+        return Value(tuple(1 if axis in axes else size for axis, size in enumerate(x.shape)), x.layers)
+    return without(x, list(axes))
+
+
+def over_space(walk: Walk, call: Call) -> Any:
+    """Pools and resizing: the axes behind the channels are mixed."""
+    out = walk.bare(call.node)
+    if not isinstance(out, Value):
+        return walk.barrier_of(call, "it returns several tensors")
+    x = walk.value(call.input)
+    count = call.op.axes if call.op is not None and call.op.axes else len(x.shape) - 2
+    reason = walk.because(call.node, "slides over the axis that they are on")
+    x = walk.mixed(x, range(len(x.shape) - count, len(x.shape)), reason)
+    return Value(out.shape, x.layers)
+
+
+def made(walk: Walk, call: Call) -> Any:
+    """Tensors of one number: they have as many elements as is asked for, along each axis."""
+    if call.op is not None and call.op.shape == "same":
+        return walk.value(call.input)
+    return uniform(walk, call, walk.bare(call.node))
+
+
+def uniform(walk: Walk, call: Call, value: Value, key: str = "") -> Value:
+    """Return a value whose elements are all the same, with new labels along all its axes."""
+    layers = [
+        Layer((axis,), walk.fresh(call.node, (key, axis), size)) for axis, size in enumerate(value.shape) if size > 1
+    ]
+    return value.with_layers(layers)

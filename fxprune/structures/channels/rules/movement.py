@@ -1,0 +1,295 @@
+"""Ops that move elements, as what they do to labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from fxprune.ops.call import Call
+from fxprune.structures.channels.moving import concatenated, inserted, permuted, reshaped, taken, without
+from fxprune.structures.channels.values import Layer, Value
+from fxprune.structures.channels.walk import Walk
+
+
+def reshape(walk: Walk, call: Call) -> Any:
+    """View, reshape, flatten, unflatten: the same elements in the same order."""
+    if len(call.node.args) == 2 and isinstance(call.node.args[1], type(None)):
+        return walk.barrier_of(call, "views its memory as another type")
+    x, out = walk.value(call.input), walk.bare(call.node)
+    if math.prod(x.shape) != math.prod(out.shape):
+        return walk.barrier_of(call, "views its memory as another type")
+    return reshaped(x, out.shape)
+
+
+def _dims(walk: Walk, call: Call, name: str) -> list[int]:
+    given = walk.number(call.argument(name))
+    flat = given[0] if isinstance(given, (tuple, list)) and given and isinstance(given[0], (tuple, list)) else given
+    return list(flat) if isinstance(flat, (tuple, list)) else [flat]
+
+
+def permute(walk: Walk, call: Call) -> Any:
+    """Axes in another order."""
+    x = walk.value(call.input)
+    return permuted(x, [one % len(x.shape) for one in _dims(walk, call, "dims")])
+
+
+def transpose(walk: Walk, call: Call) -> Any:
+    """Two axes exchanged."""
+    x = walk.value(call.input)
+    axes = list(range(len(x.shape)))
+    first, second = (int(walk.number(call.argument(name))) for name in ("dim0", "dim1"))
+    axes[first], axes[second] = axes[second], axes[first]
+    return permuted(x, axes)
+
+
+def squeeze(walk: Walk, call: Call) -> Any:
+    """Axes of size 1 gone: they have no labels."""
+    return reshaped(walk.value(call.input), walk.bare(call.node).shape)
+
+
+def chunk(walk: Walk, call: Call) -> Any:
+    """Chunk and split: parts that follow each other."""
+    x, parts = walk.value(call.input), walk.bare(call.node)
+    axis = int(walk.number(call.argument("dim"))) % len(x.shape)
+    ends = np.cumsum([0, *(part.shape[axis] for part in parts)])
+    return tuple(taken(x, axis, slice(int(a), int(b))) for a, b in pairwise(ends))
+
+
+def unbind(walk: Walk, call: Call) -> Any:
+    """Each place of an axis alone."""
+    x = walk.value(call.input)
+    axis = int(walk.number(call.argument("dim"))) % len(x.shape)
+    return tuple(selected(walk, call, x, axis, index) for index in range(x.shape[axis]))
+
+
+def selected(walk: Walk, call: Call, x: Value, axis: int, index: int) -> Value:
+    """Return one place of an axis, which then is none; labels that vary along it alone stay."""
+    for one in x.along(axis):
+        walk.labels.pin(one, walk.because(call.node, "takes one of the channels"))
+    if any(axis in one.axes and len(one.axes) > 1 for one in x.layers):
+        walk.fixed.append((x, axis))
+    return without(taken(x, axis, slice(index, index + 1)), [axis])
+
+
+def getitem(walk: Walk, call: Call) -> Any:
+    """Parts of a tuple, and slices, numbers, None and ... in a tensor's index."""
+    x, index = walk.value(call.node.args[0]), walk.number(call.node.args[1])
+    if isinstance(x, tuple) and not isinstance(x, Value):
+        return x[index]
+    if isinstance(x, dict):
+        return x[index]
+    index = index if isinstance(index, tuple) else (index,)
+    if not all(one is None or one is Ellipsis or isinstance(one, slice) or type(one) is int for one in index):
+        return _by_tensor(walk, call, x, index)
+    return _indexed(walk, call, x, index)
+
+
+def _indexed(walk: Walk, call: Call, x: Value, index: tuple[Any, ...]) -> Value:
+    taking = len([one for one in index if one is not None and one is not Ellipsis])
+    rest = (slice(None),) * (len(x.shape) - taking)
+    if Ellipsis not in index:
+        index = (*index, Ellipsis)
+    place = index.index(Ellipsis)
+    axis = 0
+    for one in (*index[:place], *rest, *index[place + 1 :]):
+        if one is None:
+            x = inserted(x, axis)
+        elif isinstance(one, slice):
+            x = x if one == slice(None) else taken(x, axis, one)
+        else:
+            x = selected(walk, call, x, axis, one % x.shape[axis])
+            axis -= 1
+        axis += 1
+    return x
+
+
+def _by_tensor(walk: Walk, call: Call, x: Value, index: tuple[Any, ...]) -> Any:
+    """Rows looked up by a tensor of indices: the axis that it is of stays."""
+    others = [one for one in index[:-1] if one != slice(None)]
+    looked_up = walk.value(call.node.args[1] if not isinstance(call.node.args[1], tuple) else call.node.args[1][-1])
+    if others or not isinstance(looked_up, Value) or looked_up.layers:
+        return walk.barrier_of(call, "is indexed in a way that is not known")
+    axis = len(index) - 1
+    x = walk.mixed(x, [axis], walk.because(call.node, "is indexed along the axis that they are on"))
+    more = len(looked_up.shape) - 1
+    layers = [Layer(tuple(a + more if a > axis else a for a in one.axes), one.labels) for one in x.layers]
+    return Value(walk.bare(call.node).shape, tuple(one for one in layers))
+
+
+def narrow(walk: Walk, call: Call) -> Any:
+    """A part of an axis."""
+    x = walk.value(call.input)
+    axis, start, length = (int(walk.number(call.argument(name))) for name in ("dim", "start", "length"))
+    return taken(x, axis % len(x.shape), slice(start, start + length))
+
+
+def expand(walk: Walk, call: Call) -> Any:
+    """Axes of size 1 repeated: new labels, of equal elements."""
+    x, out = walk.value(call.input), walk.bare(call.node)
+    ahead = len(out.shape) - len(x.shape)
+    layers = [Layer(tuple(axis + ahead for axis in one.axes), one.labels) for one in x.layers]
+    for axis, size in enumerate(out.shape):
+        if size > 1 and (axis < ahead or x.shape[axis - ahead] == 1):
+            layers.append(Layer((axis,), walk.fresh(call.node, axis, size)))
+    return Value(out.shape, tuple(layers))
+
+
+def expand_as(walk: Walk, call: Call) -> Any:
+    """Likewise, to the shape of another tensor; view_as is a reshape."""
+    x, out = walk.value(call.input), walk.bare(call.node)
+    other = walk.value(call.node.args[1])
+    if call.node.target != "expand_as":
+        return reshaped(x, out.shape)
+    wide = expand(walk, call)
+    return walk.broadcast(
+        [wide, other], out.shape, walk.because(call.node, "takes the shape of what has no channels")
+    )
+
+
+def repeat(walk: Walk, call: Call) -> Any:
+    """Copies one after the other."""
+    x, out = walk.value(call.input), walk.bare(call.node)
+    ahead = len(out.shape) - len(x.shape)
+    for _ in range(ahead):
+        x = inserted(x, 0)
+    layers = []
+    for layer in x.layers:
+        times = [out.shape[axis] // x.shape[axis] for axis in layer.axes]
+        layers.append(Layer(layer.axes, np.tile(layer.labels, times)))
+    return Value(out.shape, tuple(layers))
+
+
+def flip(walk: Walk, call: Call) -> Any:
+    """Axes backwards."""
+    x = walk.value(call.input)
+    for one in _dims(walk, call, "dims"):
+        x = taken(x, one % len(x.shape), slice(None, None, -1))
+    return x
+
+
+def roll(walk: Walk, call: Call) -> Any:
+    """Axes turned: where they have labels these stay, as the shift is a number."""
+    x = walk.value(call.input)
+    if call.argument("dims") is None:
+        return walk.barrier_of(call, "is rolled over all axes")
+    axes = [one % len(x.shape) for one in _dims(walk, call, "dims")]
+    return walk.mixed(x, axes, walk.because(call.node, "is rolled along the axis that they are on"))
+
+
+def pixel_shuffle(walk: Walk, call: Call) -> Any:
+    """Channels become pixels: those that become one block of pixels go together."""
+    x, out = walk.value(call.input), walk.bare(call.node)
+    *batch, channels, height, width = x.shape
+    factor = int(walk.number(call.argument("upscale_factor")))
+    blocks = reshaped(x, (*batch, channels // factor**2, factor, factor, height, width))
+    axis = len(batch)
+    blocks = walk.mixed(blocks, (axis + 1, axis + 2), walk.because(call.node, "makes pixels of them"))
+    layers = [one for one in blocks.layers if max(one.axes) <= axis]
+    walk.pin(blocks.with_layers(one for one in blocks.layers if max(one.axes) > axis), "makes pixels of them")
+    return Value(out.shape, tuple(layers))
+
+
+def pixel_unshuffle(walk: Walk, call: Call) -> Any:
+    """Pixels become channels: those of one block go together."""
+    x, out = walk.value(call.input), walk.bare(call.node)
+    axis = len(x.shape) - 3
+    factor = int(walk.number(call.argument("downscale_factor")))
+    x = walk.mixed(x, (axis + 1, axis + 2), walk.because(call.node, "makes channels of pixels"))
+    x = walk.settled(x, axis)
+    layers = [
+        Layer(one.axes, np.repeat(one.labels, factor**2) if one.axes == (axis,) else one.labels) for one in x.layers
+    ]
+    return Value(out.shape, tuple(layers))
+
+
+def channel_shuffle(walk: Walk, call: Call) -> Any:
+    """The same channel of all groups, group by group: the same channel of each goes, or whole groups."""
+    x = walk.value(call.input)
+    groups = int(walk.number(call.argument("groups")))
+    hidden = reshaped(x, (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
+    walk.hidden.append(hidden)
+    order = [0, 2, 1, *range(3, len(hidden.shape))]
+    return reshaped(permuted(hidden, order), x.shape)
+
+
+def cat(walk: Walk, call: Call) -> Any:
+    """Tensors put together along an axis; along the others they are joined."""
+    tensors = call.argument("tensors")
+    parts = walk.value(tensors)
+    axis = walk.number(call.argument("dim"))
+    return joined(walk, call, list(parts), axis % len(walk.bare(call.node).shape))
+
+
+def stack(walk: Walk, call: Call) -> Any:
+    """Tensors put together along a new axis."""
+    parts = walk.value(call.argument("tensors"))
+    axis = walk.number(call.argument("dim")) % len(walk.bare(call.node).shape)
+    return joined(walk, call, [inserted(one, axis) for one in parts], axis)
+
+
+def joined(walk: Walk, call: Call, parts: Sequence[Value], axis: int) -> Value:
+    """Return ``parts`` put together along ``axis``."""
+    out: Value = walk.bare(call.node)
+    parts = [one for one in parts if one.shape != (0,)]
+    kinds = {tuple(layer.axes for layer in one.layers) for one in parts}
+    if all(one.shape[axis] == 1 for one in parts) and len(kinds) == 1:
+        return _stacked(parts, axis, out.shape)
+    parts = [walk.settled(one, axis) for one in parts]
+    reason = walk.because(call.node, "is put together with what has no channels")
+    vectors = concatenated([one.along(axis) for one in parts], [one.shape[axis] for one in parts])
+    if vectors is None:
+        walk.pin(tuple(parts), "is put together in a way that is not known")
+        return out
+    others = [one.with_layers(layer for layer in one.layers if axis not in layer.axes) for one in parts]
+    flat = [Value((*one.shape[:axis], 1, *one.shape[axis + 1 :]), one.layers) for one in others]
+    kept = walk.broadcast(flat, (*out.shape[:axis], 1, *out.shape[axis + 1 :]), reason)
+    return Value(out.shape, (*kept.layers, *(Layer((axis,), one) for one in vectors)))
+
+
+def _stacked(parts: Sequence[Value], axis: int, shape: tuple[int, ...]) -> Value:
+    """Return parts of size 1 put together: each keeps labels of its own."""
+    layers = []
+    for index, layer in enumerate(parts[0].layers):
+        labels = [one.layers[index].labels for one in parts]
+        if all(one is labels[0] for one in labels):
+            layers.append(layer)
+        else:
+            layers.append(Layer((axis, *layer.axes), np.stack(labels)))
+    return Value(shape, tuple(layers))
+
+
+def pad(walk: Walk, call: Call) -> Any:
+    """Elements of one number beside the others: where the axis has labels, new ones."""
+    x, out = walk.value(call.input), walk.bare(call.node)
+    name = "pad" if call.op is not None and call.op.name == "pad" else "padding"
+    given = walk.number(call.argument(name))
+    rank = len(x.shape)
+    sides = [given] * (2 * (rank - 2)) if isinstance(given, int) else list(given)
+    if name == "pad":
+        constant = walk.number(call.argument("mode")) == "constant"
+    else:
+        constant = call.op is not None and call.op.name in ("zero_pad", "constant_pad")
+    for place in range(len(sides) // 2):
+        axis, (left, right) = rank - 1 - place, sides[2 * place : 2 * place + 2]
+        if left == 0 == right:
+            continue
+        if not constant:
+            x = walk.mixed(x, [axis], walk.because(call.node, "is padded with its own elements"))
+            continue
+        x = _padded(walk, call, walk.settled(x, axis), axis, left, right)
+    return Value(out.shape, x.layers)
+
+
+def _padded(walk: Walk, call: Call, x: Value, axis: int, left: int, right: int) -> Value:
+    ends = [walk.fresh(call.node, (axis, side), max(count, 0)) for side, count in (("l", left), ("r", right))]
+    layers = []
+    for layer in x.layers:
+        if layer.axes == (axis,):
+            middle = layer.labels[max(-left, 0) : len(layer.labels) - max(-right, 0)]
+            layer = Layer(layer.axes, np.concatenate((ends[0], middle, ends[1])))
+        layers.append(layer)
+    return x.with_layers(layers)

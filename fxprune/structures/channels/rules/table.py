@@ -1,0 +1,75 @@
+"""Which rule an op has: by its name, or else by its kind; an op without one is a barrier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fxprune.facts.shapes import META, metadata_in
+from fxprune.gates.channel_gate import ScaledAxis, ScaledColumns
+from fxprune.ops.call import Call
+from fxprune.structures.channels.rules import elements, movement, products, weights
+from fxprune.structures.channels.walk import Walk
+
+Rule = Callable[[Walk, Call], Any]
+_BY_KIND: dict[str, Rule] = {
+    **dict.fromkeys(("elementwise", "identity", "cast", "dropout"), elements.same),
+    "arithmetic": elements.arithmetic,
+    "axis": elements.mixed_along,
+    "reduction": elements.reduced,
+    **dict.fromkeys(("window", "adaptive pool", "resize"), elements.over_space),
+    **dict.fromkeys(("conv", "transposed conv"), weights.conv),
+    "linear": weights.linear,
+    "pad": movement.pad,
+}
+_BY_NAME: dict[str, Rule] = {
+    "prelu": weights.prelu,
+    **dict.fromkeys(("batch_norm", "instance_norm"), weights.norm_of_channels),
+    "group_norm": weights.group_norm,
+    **dict.fromkeys(("layer_norm", "rms_norm"), weights.norm_of_last_axes),
+    "embedding": weights.embedding,
+    **dict.fromkeys(("flatten", "reshape", "unflatten"), movement.reshape),
+    **dict.fromkeys(("squeeze", "unsqueeze"), movement.squeeze),
+    "permute": movement.permute,
+    "transpose": movement.transpose,
+    **dict.fromkeys(("chunk", "split"), movement.chunk),
+    "unbind": movement.unbind,
+    "getitem": movement.getitem,
+    "narrow": movement.narrow,
+    "expand": movement.expand,
+    "expand_as": movement.expand_as,
+    "repeat": movement.repeat,
+    "flip": movement.flip,
+    "roll": movement.roll,
+    "pixel_shuffle": movement.pixel_shuffle,
+    "pixel_unshuffle": movement.pixel_unshuffle,
+    "channel_shuffle": movement.channel_shuffle,
+    "cat": movement.cat,
+    "stack": movement.stack,
+    **dict.fromkeys(("zeros", "ones", "zeros_like", "ones_like", "full_like"), elements.made),
+    **dict.fromkeys(("matmul", "bmm", "mm"), products.matmul),
+    "einsum": products.einsum,
+    "scaled_dot_product_attention": products.attention,
+}
+
+
+def rule(walk: Walk, call: Call) -> Any:
+    """Return what ``call`` makes of the labels that it reads."""
+    if isinstance(call.module, ScaledColumns):
+        call = Call(call.node, call.module.layer)
+    elif isinstance(call.module, ScaledAxis):
+        return walk.value(call.node.args[0])
+    op = call.exact
+    found = None if op is None else _BY_NAME.get(op.name) or _BY_KIND.get(op.kind)
+    if found is None:
+        return walk.barrier_of(call, _why(call))
+    if not any(metadata_in(one.meta.get(META)) for one in call.node.all_input_nodes):
+        return walk.bare(call.node)
+    return found(walk, call)
+
+
+def _why(call: Call) -> str:
+    if call.module is not None:
+        name = type(call.module).__name__
+        return f"{name} is not known to channels" if call.op is None else f"{name} computes more than its row says"
+    return f"{call.node.target} is not known to channels"

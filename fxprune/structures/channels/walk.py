@@ -1,0 +1,290 @@
+"""One walk over a graph: where the labels of every value are, and which of them go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.facts.shapes import META, metadata_in
+from fxprune.gates.channel_gate import ScaledAxis
+from fxprune.ir.by_mode import is_by_mode
+from fxprune.ir.node_targets import attribute
+from fxprune.ir.nodes import called_module
+from fxprune.ops.call import Call
+from fxprune.structures.channels.labels import Array, Labels, Reason
+from fxprune.structures.channels.moving import TooLarge
+from fxprune.structures.channels.tensors import Record, Records, Vectors, meet
+from fxprune.structures.channels.values import Layer, Value, values_in, varying
+
+
+class Reader(NamedTuple):
+    """Columns that read channels: at ``node``, ``axis`` of its weight, with the labels of each column.
+
+    ``weight`` is None where two activations are multiplied: then ``axis`` is that of the first one.
+    """
+
+    node: fx.Node
+    weight: torch.Tensor | None
+    axis: int
+    vectors: Vectors
+
+
+class Walk:
+    """The labels of one graph. ``whole``: whole groups and heads go, not the same channel of each of them."""
+
+    def __init__(self, graph_module: fx.GraphModule, *, whole: bool = False, approximate: bool = False) -> None:
+        self.graph_module = graph_module
+        self.whole = whole
+        self.approximate = approximate
+        self.labels = Labels()
+        self.records = Records(self.labels)
+        self.readers: list[Reader] = []
+        self.values: dict[fx.Node, Any] = {}
+        self.hidden: list[Value] = []
+        self.fixed: list[tuple[Value, int]] = []
+        self.made: dict[tuple[fx.Node, Any], Array] = {}
+        self.foreign: list[tuple[torch.Tensor, Reason]] = []
+
+    # what rules ask
+
+    def because(self, node: fx.Node, why: str) -> Reason:
+        """Return a reason at ``node``."""
+        return Reason(node, why)
+
+    def value(self, given: Any) -> Any:
+        """Return the labels of an argument: a Value, a nest of them, or None."""
+        if isinstance(given, fx.Node):
+            found = self.values.get(given)
+            if found is None and given.op == "get_attr":
+                found = self.values[given] = self._value_of_tensor(given)
+            return found
+        return tuple(self.value(one) for one in given) if isinstance(given, (tuple, list)) else None
+
+    def number(self, given: Any) -> Any:
+        """Return an argument with the numbers of the example in the place of nodes."""
+        return fx.map_arg(given, lambda node: node.meta.get(META))
+
+    def count(self, call: Call, name: str) -> int:
+        """Return an argument that is a number of groups."""
+        return int(self.number(call.argument(name)))
+
+    def fresh(self, node: fx.Node, key: Any, count: int) -> Array:
+        """Return new labels that ``node`` makes."""
+        found = self.made[node, key] = self.labels.fresh(count)
+        return found
+
+    def record(self, call: Call, name: str) -> Record | None:
+        """Return the record of a parameter that a call is given, or that its layer has; None if it has none."""
+        if call.module is not None and name in (*call.module._parameters, *call.module._buffers):
+            tensor = getattr(call.module, name)
+            return None if tensor is None else self.records.of(tensor)
+        given = call.argument(name)
+        if isinstance(called_module(given), ScaledAxis):
+            given = given.args[0]
+        if isinstance(given, fx.Node) and given.op == "get_attr":
+            tensor = attribute(self.graph_module, str(given.target))
+            if isinstance(tensor, torch.Tensor):
+                return self.records.of(tensor)
+        return None
+
+    def settled(self, value: Value, axis: int) -> Value:
+        """Return ``value`` with no layer that varies along ``axis`` and others too: one of them is chosen."""
+        if all(len(one.axes) == 1 or axis not in one.axes for one in value.layers):
+            return value
+        return value.with_layers(
+            one if len(one.axes) == 1 or axis not in one.axes else self.chosen(one, value) for one in value.layers
+        )
+
+    def chosen(self, layer: Layer, value: Value) -> Layer:
+        """Return ``layer`` along one of its axes: all that is at one place of it goes together."""
+        reason = self.because(self._node, "cut at the same place everywhere")
+        kept = 0 if self.whole else len(layer.axes) - 1
+        labels = layer.labels
+        for place in reversed(range(len(layer.axes))):
+            if place != kept:
+                labels = self.labels.join_along(labels, place, reason)
+        return Layer((layer.axes[kept],), labels)
+
+    def along(self, value: Value, axis: int) -> Vectors:
+        """Return the labels along ``axis`` of all layers, once all is settled: of several axes one was chosen."""
+        found = [self._along(layer, axis) for layer in value.layers if axis in layer.axes]
+        return tuple(one for one in found if one is not None)
+
+    def _along(self, layer: Layer, axis: int) -> Array | None:
+        if len(layer.axes) == 1:
+            return layer.labels
+        place = layer.axes.index(axis)
+        rows = self.labels.find(np.moveaxis(layer.labels, place, 0).reshape(layer.labels.shape[place], -1))
+        return rows[:, 0] if (rows == rows[:, :1]).all() else None
+
+    def mixed(self, value: Value, axes: Iterable[int], reason: Reason) -> Value:
+        """Return ``value`` with the labels along ``axes`` joined; those of a layer without other axes stay."""
+        axes = set(axes)
+        if all(axes.isdisjoint(one.axes) for one in value.layers):
+            return value
+        found = []
+        for layer in value.layers:
+            rest = layer
+            for axis in sorted(axes.intersection(layer.axes)):
+                place = rest.axes.index(axis)
+                joined = self.labels.join_along(rest.labels, place, reason)
+                rest = Layer(rest.axes[:place] + rest.axes[place + 1 :], joined)
+            if rest.axes:
+                found.append(rest)
+            else:
+                self.labels.pin(rest.labels.reshape(1), reason)
+        return value.with_layers(found)
+
+    def broadcast(self, values: Sequence[Value], shape: Sequence[int], reason: Reason) -> Value:
+        """Return what is made of several values, broadcast to ``shape``: labels at one place are joined."""
+        rank = len(shape)
+        aligned = [_aligned(one, rank) for one in values]
+        labelled = [one for one in aligned if one.layers]
+        if not labelled:
+            return Value(tuple(shape))
+        if len(aligned) == 1:
+            return Value(tuple(shape), labelled[0].layers)
+        aligned = [self._undivided(one, aligned, shape) for one in aligned]
+        found: list[Layer] = []
+        for axes in dict.fromkeys(layer.axes for one in aligned for layer in one.layers):
+            wide = [one for one in aligned if any(one.shape[a] > 1 for a in axes)]
+            vectors = [tuple(layer.labels for layer in one.layers if layer.axes == axes) for one in wide]
+            first = vectors[0] or next(one for one in vectors if one)
+            for other in vectors:
+                meet(self.labels, first, other, reason)
+            found += [Layer(axes, one) for one in first]
+        return Value(tuple(shape), tuple(found))
+
+    def _undivided(self, value: Value, others: Sequence[Value], shape: Sequence[int]) -> Value:
+        """Return ``value`` with its layers along several axes chosen where others do not have them likewise."""
+        layers = []
+        for layer in value.layers:
+            wide = [one for one in others if len(layer.axes) > 1 and any(one.shape[a] > 1 for a in layer.axes)]
+            same = all(any(each.axes == layer.axes for each in one.layers) for one in wide)
+            layers.append(layer if same else self.chosen(layer, value))
+        return value.with_layers(layers)
+
+    def pin(self, value: Any, why: str) -> None:
+        """Have all that a value holds stay."""
+        reason = self.because(self._node, why)
+        for one in values_in(value):
+            for layer in one.layers:
+                self.labels.pin(layer.labels.ravel(), reason)
+
+    def bare(self, node: fx.Node) -> Any:
+        """Return what ``node`` computes, with no labels."""
+        return _bare(node.meta.get(META))
+
+    # the walk
+
+    def run(self, rules: Callable[[Walk, Call], Any]) -> None:
+        """Walk over all nodes; ``rules`` says what each call makes of the labels that it reads."""
+        for node in self.graph_module.graph.nodes:
+            self._node = node
+            if node.op == "placeholder":
+                self.values[node] = self.bare(node)
+            elif node.op == "output":
+                self.pin(self.value(node.args), "an output of the network")
+            elif node.op != "get_attr":
+                self.values[node] = self._value_of(node, rules)
+
+    def _value_of(self, node: fx.Node, rules: Callable[[Walk, Call], Any]) -> Any:
+        meta = node.meta.get(META)
+        if not metadata_in(meta):
+            return None
+        if is_by_mode(node) and meta is not None:
+            both = [one for one in map(self.value, node.args[1:]) if isinstance(one, Value)]
+            return self.broadcast(both, meta.shape, self.because(node, "differs between training and evaluation"))
+        try:
+            return rules(self, Call(node))
+        except TooLarge:
+            return self.barrier(node, "its labels are too many")
+
+    def barrier(self, node: fx.Node, why: str) -> Any:
+        """Have all that ``node`` reads stay, its layer's own tensors too; return what it computes, without labels."""
+        for given in (*node.args, *node.kwargs.values()):
+            self.pin(self.value(given), why)
+        module = called_module(node)
+        if module is not None:
+            reason = self.because(node, why)
+            self.foreign += [(one, reason) for one in (*module.parameters(), *module.buffers())]
+        return self.bare(node)
+
+    def barrier_of(self, call: Call, why: str) -> Any:
+        """Likewise of a call."""
+        return self.barrier(call.node, why)
+
+    def _value_of_tensor(self, node: fx.Node) -> Any:
+        tensor = attribute(self.graph_module, str(node.target))
+        if not isinstance(tensor, torch.Tensor):
+            return None
+        if not tensor.is_floating_point():
+            return Value(tuple(tensor.shape))
+        record = self.records.of(tensor)
+        shape = record.shape
+        layers = [Layer((axis,), one) for axis in range(len(shape)) for one in record.along(axis)]
+        return Value(shape, tuple(layers))
+
+    # what is left to choose
+
+    def settle_all(self) -> None:
+        """Choose an axis for each layer that still varies along several, until none does."""
+        values = [one for nest in self.values.values() for one in values_in(nest)] + self.hidden
+        open_ones = [one for one in values if any(len(layer.axes) > 1 for layer in one.layers)]
+        changed = True
+        while changed:
+            changed = sum(self._settle(one) for one in open_ones) > 0
+        for tensor, reason in self.foreign:
+            self.records.of(tensor).pin(reason)
+
+    def _settle(self, value: Value) -> bool:
+        changed = False
+        forbidden = {axis for one, axis in self.fixed if one is value}
+        for layer in value.layers:
+            now = varying(layer.axes, self.labels.find(layer.labels))
+            if now is None or (len(now.axes) == 1 and not forbidden.intersection(now.axes)):
+                continue
+            changed = True
+            options = [axis for axis in now.axes if axis not in forbidden]
+            self._settle_layer(now, options)
+        return changed
+
+    def _settle_layer(self, layer: Layer, options: Sequence[int]) -> None:
+        reason = self.because(self._node, "cut at the same place everywhere")
+        if not options:
+            self.labels.pin(layer.labels.ravel(), reason)
+            for place in reversed(range(len(layer.axes))):
+                layer = Layer((), self.labels.join_along(layer.labels, place, reason))
+            return
+        kept = max(options, key=lambda axis: self._preference(layer, axis))
+        labels = layer.labels
+        for place in reversed(range(len(layer.axes))):
+            if layer.axes[place] != kept:
+                labels = self.labels.join_along(labels, place, reason)
+
+    def _preference(self, layer: Layer, axis: int) -> tuple[int, int]:
+        """Return how much is left if ``layer`` is cut along ``axis``: classes, and then what was asked for."""
+        place = layer.axes.index(axis)
+        left = self.labels.classes_along(layer.labels, place)
+        return left, -place if self.whole else place
+
+
+def _aligned(value: Value, rank: int) -> Value:
+    """Return ``value`` with axes of size 1 in front."""
+    ahead = rank - len(value.shape)
+    if ahead == 0:
+        return value
+    layers = (Layer(tuple(axis + ahead for axis in one.axes), one.labels) for one in value.layers)
+    return Value((1,) * ahead + value.shape, tuple(layers))
+
+
+def _bare(meta: Any) -> Any:
+    if hasattr(meta, "shape") and hasattr(meta, "dtype"):
+        return Value(tuple(meta.shape))
+    if isinstance(meta, (tuple, list)):
+        return tuple(_bare(part) for part in meta)
+    return {key: _bare(part) for key, part in meta.items()} if isinstance(meta, dict) else None

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
+from fxprune.facts.shapes import note_shape
 from fxprune.gates.channel_gate import ChannelScale, ScaledAxis, ScaledColumns
 from fxprune.ir.node_targets import attribute, free_target
 from fxprune.ir.nodes import called_module, input_at, only_user
@@ -39,11 +40,13 @@ class FuseChannelGate(Pass):
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Fuse all gates, and take them out."""
         rewriter = Rewriter(graph_module, log, self.name)
-        fused: dict[int, nn.Module] = {}
         modules = {node: called_module(node) for node in graph_module.graph.find_nodes(op="call_module")}
+        fused: dict[int, nn.Module] = {}
+        weights: dict[tuple[int, int, bytes], nn.Parameter] = {}  # tied ones stay tied
         for node, module in modules.items():
             if isinstance(module, ScaledColumns):
-                layer = fused.setdefault(id(module), scaled_layer(node, module))
+                layer = fused.get(id(module)) or _plain(node, module, weights)
+                fused[id(module)] = layer
                 rewriter.log.rewrote(node, "the scales of its channels are in its columns")
                 rewriter.set_layer(node, layer)
                 node.args = node.args[:1]
@@ -55,19 +58,17 @@ class FuseChannelGate(Pass):
                 rewriter.erase([node])
 
 
-@keeping_exact
-def scaled_layer(node: fx.Node, module: ScaledColumns) -> nn.Module:
+def _plain(node: fx.Node, module: ScaledColumns, known: dict[tuple[int, int, bytes], nn.Parameter]) -> nn.Module:
     """Return the layer with its columns times the scales that ``node`` reads."""
-    weight = module.layer.weight
+    weight, factor = module.layer.weight, factor_at(node)
     assert isinstance(weight, nn.Parameter)
+    if (factor == 1).all():
+        return module.layer
+    key = (id(weight), module.axis, factor.tobytes())
     shape = [1] * weight.dim()
     shape[module.axis] = -1
-    factor = torch.from_numpy(factor_at(node)).to(weight.device).view(shape)
-    if bool((factor == 1).all()):
-        return module.layer
-    return with_tensors(
-        module.layer, {"weight": make_parameter(exact(weight) * factor, weight, weight.requires_grad)}
-    )
+    known[key] = known[key] if key in known else scaled_tensor(weight, torch.from_numpy(factor).view(shape))
+    return with_tensors(module.layer, {"weight": known[key]})
 
 
 def _fuse_axis(node: fx.Node, module: ScaledAxis, rewriter: Rewriter) -> None:
@@ -85,9 +86,10 @@ def _fuse_axis(node: fx.Node, module: ScaledAxis, rewriter: Rewriter) -> None:
         rewriter.set_layer(operand, scaled_tensor(attribute(graph_module, str(operand.target)), scale))
         rewriter.replace(node, operand)
         return
-    like = scales_of(node)[0]
-    target = rewriter.put(free_target(graph_module, f"{operand.name}_scale"), scale.to(like))
+    buffer = scale.to(scales_of(node)[0].device, operand.meta["tensor_meta"].dtype)
+    target = rewriter.put(free_target(graph_module, f"{operand.name}_scale"), buffer)
     read = rewriter.insert("get_attr", target, (), before=node, of=[node])
+    note_shape(read, buffer)
     rewriter.replace(node, rewriter.insert("call_function", operator.mul, (operand, read), before=node, of=[node]))
 
 

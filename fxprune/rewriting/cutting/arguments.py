@@ -268,6 +268,15 @@ def _groups(self: Arguments, call: Call) -> Any:
     return node.target, node.args, {**node.kwargs, "groups": left}
 
 
+def _shuffled(self: Arguments, call: Call) -> Any:
+    """channel_shuffle: as many groups as are left, where whole ones go."""
+    node = call.node
+    hidden = self.kept.walk.hidden.get(node)
+    if hidden is None or self.kept.along(hidden, 1) is None:
+        return node.target, node.args, dict(node.kwargs)
+    return node.target, (node.args[0], self.kept.shape(hidden)[1]), {}
+
+
 def groups_left(kept: Kept, vectors: Any, groups: int) -> int:
     """Return how many groups are left where whole ones go, or the same of each."""
     if groups == 1:
@@ -287,6 +296,7 @@ _RULES: Mapping[str, Any] = {
     "narrow": _narrow,
     "pad": _pad,
     "scaled_dot_product_attention": _attention,
+    "channel_shuffle": _shuffled,
     "conv": _groups,
     "conv_transpose": _groups,
 }

@@ -45,6 +45,8 @@ def counts(call: Call, kept: Kept, new: Mapping[str, torch.Tensor]) -> dict[str,
     if name in ("layer_norm", "rms_norm"):
         count = len(layer.normalized_shape)
         return {"normalized_shape": kept.shape(x)[len(x.shape) - count :]}
+    if name == "channel_shuffle" and call.node in kept.walk.hidden:
+        return {"groups": kept.shape(kept.walk.hidden[call.node])[1]}
     if name == "prelu" and layer.num_parameters > 1:
         return {"num_parameters": kept.shape(x)[1]}
     if name == "embedding":

@@ -87,7 +87,7 @@ class Channels:
     def axes(self) -> list[tuple[fx.Node, Array]]:
         """The classes along each axis that has labels, and who computes it: of every one some must stay."""
         found: dict[int, tuple[fx.Node, Array]] = {}
-        for node, nest in self.walk.values.items():
+        for node, nest in (*self.walk.values.items(), *self.walk.hidden.items()):
             for value in values_in(nest):
                 for layer in value.layers:
                     found.setdefault(id(layer.labels), (node, layer.labels))
@@ -112,7 +112,7 @@ class Channels:
     def spared(self, gone: Collection[int], worth: Array | np.ndarray) -> set[int]:
         """Return ``gone`` without those of which an axis would have too few left: what is worth most stays."""
         found = set(gone)
-        for _, classes in self.axes:
+        for _, classes in sorted(self.axes, key=lambda one: len(one[1])):  # parts first: they serve the whole too
             going = [one for one in classes.tolist() if one in found]
             missing = LEAST - (len(classes) - len(going))
             if missing > 0:

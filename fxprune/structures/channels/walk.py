@@ -44,7 +44,7 @@ class Walk:
         self.records = Records(self.labels)
         self.readers: list[Reader] = []
         self.values: dict[fx.Node, Any] = {}
-        self.hidden: list[Value] = []
+        self.hidden: dict[fx.Node, Value] = {}
         self.fixed: list[tuple[Value, int]] = []
         self.made: dict[tuple[fx.Node, Any], Array] = {}
         self.foreign: list[tuple[torch.Tensor, Reason]] = []
@@ -188,7 +188,7 @@ class Walk:
             if node.op == "placeholder":
                 self.values[node] = self.bare(node)
             elif node.op == "output":
-                self.pin(self.value(node.args), "an output of the network")
+                self.pin(tuple(map(self.value, node.all_input_nodes)), "an output of the network")
             elif node.op != "get_attr":
                 self.values[node] = self._value_of(node, rules)
 
@@ -206,8 +206,7 @@ class Walk:
 
     def barrier(self, node: fx.Node, why: str) -> Any:
         """Have all that ``node`` reads stay, its layer's own tensors too; return what it computes, without labels."""
-        for given in (*node.args, *node.kwargs.values()):
-            self.pin(self.value(given), why)
+        self.pin(tuple(map(self.value, node.all_input_nodes)), why)
         module = called_module(node)
         if module is not None:
             reason = self.because(node, why)
@@ -233,7 +232,8 @@ class Walk:
 
     def settle_all(self) -> None:
         """Choose an axis for each layer that still varies along several, until none does."""
-        values = [one for nest in self.values.values() for one in values_in(nest)] + self.hidden
+        values = [one for nest in self.values.values() for one in values_in(nest)]
+        values += self.hidden.values()
         open_ones = [one for one in values if any(len(layer.axes) > 1 for layer in one.layers)]
         changed = True
         while changed:

@@ -209,9 +209,9 @@ def pixel_unshuffle(walk: Walk, call: Call) -> Any:
 def channel_shuffle(walk: Walk, call: Call) -> Any:
     """The same channel of all groups, group by group: the same channel of each goes, or whole groups."""
     x = walk.value(call.input)
-    groups = int(walk.number(call.argument("groups")))
+    groups = walk.count(call, "groups")
     hidden = reshaped(x, (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:]))
-    walk.hidden.append(hidden)
+    walk.hidden[call.node] = hidden
     order = [0, 2, 1, *range(3, len(hidden.shape))]
     return reshaped(permuted(hidden, order), x.shape)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from fxprune.rewriting.verify import difference
 from fxprune.tracing.inputs import Call
 from fxprune.tracing.source import line_of_error
 
+_LOG = logging.getLogger(__name__)
 TOLERANCE = 1e-3
 """How far a graph in the model's own precision may be from the model, relative to its largest output."""
 
@@ -31,29 +33,46 @@ class Expected:
     outputs: list[torch.Tensor]
 
 
+class ModelFails(Exception):
+    """The model itself fails on the example; ``error`` is what it raised."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(first_line(error))
+        self.error = error
+
+
 class Reference:
-    """What a model returns for its example, and in a second call, which waits until there is a graph to compare.
+    """What a model returns for its example, and in a second call; it is called when there is a graph to compare.
 
     The second call shows state that tracing lost, and, on the example's mirror image, values of the first call that
     tracing would find again and take for constants. A model that does not take it gets the example again.
 
     Args:
-        model: a copy of it is called, once at first: what that raises is raised.
+        model: a copy of it is called.
         call: the example.
+        seen: a copy that has had its first call, and what it returned, where there is one.
     """
 
-    def __init__(self, model: nn.Module, call: Call) -> None:
-        self._model, self._call = copy_module(model), call
-        self._first = Expected(False, _outputs(self._model, call, keeping=False))
+    def __init__(self, model: nn.Module, call: Call, seen: tuple[nn.Module, Any] | None = None) -> None:
+        self.call, self._model, self._seen = call, model, seen
 
     @cached_property
     def both(self) -> tuple[Expected, Expected]:
-        """What the two calls return."""
-        model, self._model = self._model, nn.Module()  # which is big
+        """What the two calls return; raises ModelFails."""
+        _LOG.info("running %s on the example inputs", type(self._model).__name__)
         try:
-            return self._first, Expected(True, _outputs(model, _mirrored(self._call), keeping=False))
-        except Exception:
-            return self._first, Expected(False, _outputs(model, self._call, keeping=False))
+            model, returned = self._seen or self._first_call()
+            self._seen = None  # which is big
+            first = Expected(False, tensors_in(returned))
+            with suppress(Exception):
+                return first, Expected(True, _outputs(model, _mirrored(self.call), keeping=False))
+            return first, Expected(False, _outputs(model, self.call, keeping=False))
+        except Exception as error:  # hooks, say, that hold what cannot be copied
+            raise ModelFails(error) from error
+
+    def _first_call(self) -> tuple[nn.Module, Any]:
+        model = copy_module(self._model)
+        return model, _outputs(model, self.call, keeping=False)
 
 
 def inputs_do_not_fit(model: nn.Module, error: Exception) -> TraceError:

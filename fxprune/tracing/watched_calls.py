@@ -13,7 +13,7 @@ from torch import nn
 
 from fxprune.ir.copies import copy_module
 from fxprune.ir.pytrees import copy_tensors, tensors_in, version_of
-from fxprune.tracing.check import ModelFails, Reference, run_once
+from fxprune.tracing.check import Reference, blaming_the_model, run_once
 from fxprune.tracing.inputs import Call
 
 Run = Callable[[], Any]
@@ -21,7 +21,7 @@ Run = Callable[[], Any]
 
 @dataclass
 class Calls:
-    """The calls of one module in a run: how many, the largest one's arguments, the elements of it and of all.
+    """The calls of one module in a run: how many, the largest one and its arguments, the elements of it and of all.
 
     ``ran`` is the copy of the module that was called.
     """
@@ -31,11 +31,11 @@ class Calls:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     largest: int = -1
+    largest_at: int = 0
     elements: int = 0
     outputs: list[Any] = field(default_factory=list)
     overwrites: bool = False
     read_outside: bool = False
-    draws: bool = False
 
     @property
     def is_only_one(self) -> bool:
@@ -43,9 +43,9 @@ class Calls:
         return self.count == 1 and not self.overwrites and not self.read_outside
 
     def reference(self, module: nn.Module, call: Call) -> Reference:
-        """Return what ``module`` returns for ``call``, its largest, of this run if a run alone returned the same."""
-        shows = self.is_only_one and not self.draws  # random numbers are others in a run alone
-        return Reference(module, call, (self.ran, self.outputs[0]) if shows else None)
+        """Return what ``module`` returns for ``call``, the largest one."""
+        all_returned = len(self.outputs) == self.count
+        return Reference(module, call, (self.ran, self.outputs[self.largest_at]) if all_returned else None)
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,9 @@ def record_calls(
     copies: dict[int, Any] = {}
     running = copy_module(root, memo=copies)
     watched = {path: copies[id(module)] for path, module in modules.items() if id(module) in copies}
-    try:
+    with blaming_the_model():
         run = partial(run_once, running, call, training=training, keeping=False)
         found, result = _watched_run(run, watched.values())
-    except Exception as error:
-        raise ModelFails(error) from error
     calls = {path: found[module] for path, module in watched.items() if found[module].count}
     return WatchedRun(frozenset(watched), calls, copy_tensors(result))
 
@@ -84,26 +82,22 @@ def _watched_run(run: Run, modules: Iterable[nn.Module]) -> tuple[dict[nn.Module
             owners.setdefault(id(inner), []).append(module)
     active: list[nn.Module] = []
     versions: list[list[int | None]] = []
-    drawn: list[list[torch.Tensor]] = []
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> None:
         active.append(module)
         given = tensors_in((args, kwargs))
         versions.append([version_of(tensor) for tensor in given])
-        drawn.append(_random_states())
         calls, size = found[module], sum(tensor.numel() for tensor in given)
         calls.count += 1
         calls.elements += size
         if size > calls.largest:
-            calls.largest = size
+            calls.largest, calls.largest_at = size, calls.count - 1
             calls.args, calls.kwargs = copy_tensors(args), copy_tensors(kwargs)
 
     def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         active.pop()
         if [version_of(tensor) for tensor in tensors_in((args, kwargs))] != versions.pop():
             found[module].overwrites = True
-        if not all(map(torch.equal, drawn.pop(), _random_states())):
-            found[module].draws = True
         found[module].outputs.append(copy_tensors(output))
 
     def read(owner: nn.Module) -> None:
@@ -120,10 +114,6 @@ def _watched_run(run: Run, modules: Iterable[nn.Module]) -> tuple[dict[nn.Module
         for handle in handles:
             handle.remove()
     return found, result
-
-
-def _random_states() -> list[torch.Tensor]:
-    return [one.get_state() for one in (torch.default_generator, *torch.cuda.default_generators)]
 
 
 @contextmanager

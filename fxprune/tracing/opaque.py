@@ -72,7 +72,7 @@ def compile_inside(
     _LOG.info("%s is opaque: looking inside", path or type(opaque).__name__)
     parts = list(_parts(opaque, path, root, call))
     wanted = {path: opaque} | {part.path: part.module for part in parts}
-    if seen is None or not seen.watched >= wanted.keys():
+    if seen is None or not seen.calls.keys() >= wanted.keys():
         seen = record_calls(root, call, wanted)
     calls, expected = seen.calls, tensors_in(seen.result)
     own = calls.get(path, Calls(opaque))
@@ -111,12 +111,12 @@ def _regions_in(
         known: dict[str, Calls] = {}
         unknown: list[_Part] = []
         for part in parts:
-            found = calls.get(part.path)
-            region = region_of(part, found) if found is not None and _is_worthwhile(part.module) else None
+            found = calls.get(part.path, Calls(part.module))
+            region = region_of(part, found) if found.count and _is_worthwhile(part.module) else None
             if region is not None:
                 regions[part.path] = part.module, region
                 continue
-            alone = None if found is None else _alone(part, found)
+            alone = _alone(part, found)
             inside = list(_parts(part.module, part.path, part.within, part.call)) if alone is None else alone[0]
             deeper += inside
             if alone is None:

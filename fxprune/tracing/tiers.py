@@ -167,32 +167,31 @@ class _Tracing:
         if not self.reasons:
             return
         own = self._take_own()
-        self._is_used = False  # a copy runs
+        self._is_used = False  # copies run
         _LOG.info("running %s on the example inputs", type(own).__name__)
         modules = modules_inside(own, self.reasons, self.call)
-        if self.seen is None or not self.seen.watched >= modules.keys():
+        if self.seen is None or not self.seen.calls.keys() >= modules.keys():
             self.seen = record_calls(own, self.call, modules)
-        calls = {path: self.seen.calls[path] for path in self.reasons if path in self.seen.calls}
+        calls = {path: found for path, found in self.seen.calls.items() if path in self.reasons and found.count}
         for path, found in calls.items():
             if found.overwrites:
                 outer = path.rpartition(".")[0]
                 reason = f"{path} cannot be traced ({self.reasons[path].reason}) and overwrites its input"
                 raise TraceError(reason, path=outer, reason=reason)
         self.outputs = {path: found.outputs for path, found in calls.items()}
-        self.train_outputs = self._outputs_in_train_mode(self.outputs)
+        self.train_outputs = self._outputs_in_train_mode(own, self.outputs)
 
-    def _outputs_in_train_mode(self, paths: Collection[str]) -> dict[str, list[Any]]:
+    def _outputs_in_train_mode(self, own: nn.Module, paths: Collection[str]) -> dict[str, list[Any]]:
         """Return what the opaque modules at ``paths`` return in a run in train mode; nothing if that fails."""
         if not paths:
             return {}
-        own = self.fresh()
         modules = {path: own.get_submodule(path) for path in paths}
         try:
             with in_train_mode(own, self.flags):
                 run = record_calls(own, self.train_call, modules, training=True)
         except ModelFails:  # it may want other inputs then
             return {}
-        return {path: calls.outputs for path, calls in run.calls.items()}
+        return {path: found.outputs for path, found in run.calls.items() if found.count}
 
     def _failure_in_train_mode(self) -> str | None:
         """Return why the module does not take the call in train mode; None if it does."""

@@ -50,9 +50,8 @@ class Calls:
 
 @dataclass(frozen=True)
 class WatchedRun:
-    """A run: what was watched, by path, how that was called, if it was, and what the whole returned."""
+    """A run: how what was watched was called, by path, and what the whole returned."""
 
-    watched: frozenset[str]
     calls: dict[str, Calls]
     result: Any
 
@@ -70,8 +69,7 @@ def record_calls(
     with blaming_the_model():
         run = partial(run_once, running, call, training=training, keeping=False)
         found, result = _watched_run(run, watched.values())
-    calls = {path: found[module] for path, module in watched.items() if found[module].count}
-    return WatchedRun(frozenset(watched), calls, copy_tensors(result))
+    return WatchedRun({path: found[module] for path, module in watched.items()}, copy_tensors(result))
 
 
 def _watched_run(run: Run, modules: Iterable[nn.Module]) -> tuple[dict[nn.Module, Calls], Any]:

@@ -168,9 +168,9 @@ class _Tracing:
             return
         own = self._take_own()
         self._is_used = False  # copies run
-        _LOG.info("running %s on the example inputs", type(own).__name__)
         modules = modules_inside(own, self.reasons, self.call)
         if self.seen is None or not self.seen.calls.keys() >= modules.keys():
+            _LOG.info("running %s on the example inputs", type(own).__name__)
             self.seen = record_calls(own, self.call, modules)
         calls = {path: found for path, found in self.seen.calls.items() if path in self.reasons and found.count}
         for path, found in calls.items():

@@ -30,7 +30,7 @@ from fxprune.tracing.watched_calls import Calls, WatchedRun, record_calls
 
 _LOG = logging.getLogger(__name__)
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+_LISTS = (nn.ModuleList, nn.ModuleDict)
 
 Compile = Callable[[nn.Module, Reference, Mapping[str, bool]], fx.GraphModule]
 Run = Callable[[], Any]
@@ -93,10 +93,11 @@ def compile_inside(
 
 
 def modules_inside(model: nn.Module, paths: Iterable[str], call: Call) -> dict[str, nn.Module]:
-    """Return by path what a run must show to compile inside ``model`` and its modules at ``paths``."""
-    outer = {"": model} | {path: model.get_submodule(path) for path in paths}
-    inner = {part.path: part.module for path, module in outer.items() for part in _parts(module, path, model, call)}
-    return {path: one for path, one in (outer | inner).items() if not isinstance(one, torch.jit.ScriptModule)}
+    """Return by path what a run should show to compile inside ``model`` and its modules at ``paths``: two levels."""
+    found = {"": model} | {path: model.get_submodule(path) for path in paths}
+    for _ in range(2):
+        found |= {part.path: part.module for path, one in found.items() for part in _parts(one, path, model, call)}
+    return {path: one for path, one in found.items() if not isinstance(one, torch.jit.ScriptModule)}
 
 
 def _regions_in(
@@ -116,14 +117,16 @@ def _regions_in(
             if region is not None:
                 regions[part.path] = part.module, region
                 continue
-            alone = _alone(part, found)
-            inside = list(_parts(part.module, part.path, part.within, part.call)) if alone is None else alone[0]
-            deeper += inside
-            if alone is None:
-                unknown += inside
-            else:
+            inside = list(_parts(part.module, part.path, part.within, part.call))
+            if calls.keys() >= {one.path for one in inside}:
+                deeper += inside
+            elif (alone := _alone(part, found)) is not None:
+                deeper += alone[0]
                 known |= alone[1]
-        parts, calls = deeper, known | _calls_of(unknown)
+            else:
+                deeper += inside
+                unknown += inside
+        parts, calls = deeper, {**calls, **known, **_calls_of(unknown)}
     return regions
 
 
@@ -151,9 +154,13 @@ def _calls_of(parts: Iterable[_Part]) -> dict[str, Calls]:
 
 
 def _parts(module: nn.Module, path: str, within: nn.Module, call: Call) -> Iterator[_Part]:
-    if not isinstance(module, fx.GraphModule) and not (is_layer(module) and not isinstance(module, _CONTAINERS)):
+    """Yield what is just inside ``module``; lists are looked through, since nothing calls them."""
+    if not isinstance(module, fx.GraphModule) and not (is_layer(module) and type(module) not in _LISTS):
         for name, child in module.named_children():
-            yield _Part(_join(path, name), child, within, call)
+            if type(child) in _LISTS:
+                yield from _parts(child, _join(path, name), within, call)
+            else:
+                yield _Part(_join(path, name), child, within, call)
 
 
 def _join(path: str, name: str) -> str:

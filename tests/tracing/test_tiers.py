@@ -317,7 +317,7 @@ class OpaqueLeaf(nn.Module):
 
 
 def test_an_opaque_model_is_run_a_few_times_however_deep_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For how parts are called, for what opaque ones (one, then two) return in train mode, and with the graphs inside."""
+    """For how parts are called, for what opaque ones return in train mode (one, then two), and with the graphs."""
     runs: list[nn.Module] = []
 
     def counted(model: nn.Module, *args: Any, **options: Any) -> Any:

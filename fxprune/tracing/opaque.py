@@ -20,19 +20,19 @@ from torch import fx, nn
 from fxprune.errors import TraceError
 from fxprune.ir.module_tree import CALLS, has_hooks, is_layer, opaque_children
 from fxprune.ir.nodes import PRESERVED
-from fxprune.ir.pytrees import copy_tensors, tensors_in
+from fxprune.ir.pytrees import tensors_in
 from fxprune.ops.layer_classes import WEIGHTED_CLASSES
 from fxprune.rewriting.verify import difference
 from fxprune.tracing.attempt import RESERVED
-from fxprune.tracing.check import TOLERANCE, run_model
+from fxprune.tracing.check import TOLERANCE, Reference, run_model
 from fxprune.tracing.inputs import Call, bind
-from fxprune.tracing.watched_calls import Calls, record_calls
+from fxprune.tracing.watched_calls import Calls, WatchedRun, record_calls
 
 _LOG = logging.getLogger(__name__)
 _PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+_LISTS = (nn.ModuleList, nn.ModuleDict)
 
-Compile = Callable[[nn.Module, Call, Mapping[str, bool]], fx.GraphModule]
+Compile = Callable[[nn.Module, Reference, Mapping[str, bool]], fx.GraphModule]
 Run = Callable[[], Any]
 
 
@@ -53,6 +53,7 @@ def compile_inside(
     call: Call,
     compile_region: Compile,
     flags: Mapping[str, bool],
+    seen: WatchedRun | None = None,
 ) -> Calls:
     """Put a region in the place of every child of ``opaque`` that is called on the example and can be traced.
 
@@ -63,14 +64,18 @@ def compile_inside(
         call: the call of ``root``.
         compile_region: traces a module; raises TraceError if it cannot be.
         flags: the train flag of each module of the user's model, by path.
+        seen: a run of the model itself, which computes what ``root`` does.
 
     Returns:
         How ``opaque`` itself is called, and what it returns.
     """
     _LOG.info("%s is opaque: looking inside", path or type(opaque).__name__)
     parts = list(_parts(opaque, path, root, call))
-    calls, result = record_calls(root, call, [opaque, *(part.module for part in parts)], keep_outputs=True)
-    own, expected = calls.pop(opaque, Calls()), copy_tensors(tensors_in(result))
+    wanted = {path: opaque} | {part.path: part.module for part in parts}
+    if seen is None or not seen.calls.keys() >= wanted.keys():
+        seen = record_calls(root, call, wanted)
+    calls, expected = seen.calls, tensors_in(seen.result)
+    own = calls.get(path, Calls(opaque))
 
     def region_of(part: _Part, found: Calls) -> fx.GraphModule | None:
         _LOG.info("tracing %s", part.path)
@@ -87,35 +92,45 @@ def compile_inside(
     return own
 
 
+def modules_inside(model: nn.Module, paths: Iterable[str], call: Call) -> dict[str, nn.Module]:
+    """Return by path what a run should show to compile inside ``model`` and its modules at ``paths``: two levels."""
+    found = {"": model} | {path: model.get_submodule(path) for path in paths}
+    for _ in range(2):
+        found |= {part.path: part.module for path, one in found.items() for part in _parts(one, path, model, call)}
+    return {path: one for path, one in found.items() if not isinstance(one, torch.jit.ScriptModule)}
+
+
 def _regions_in(
     parts: list[_Part],
-    calls: dict[nn.Module, Calls],
+    calls: Mapping[str, Calls],
     region_of: Callable[[_Part, Calls], fx.GraphModule | None],
 ) -> dict[str, tuple[nn.Module, fx.GraphModule]]:
     """Return by path the outermost modules that can be regions, in ``parts`` and in those that cannot, and these."""
     regions = {}
     while parts:
         deeper: list[_Part] = []
-        known: dict[nn.Module, Calls] = {}
+        known: dict[str, Calls] = {}
         unknown: list[_Part] = []
         for part in parts:
-            found = calls.get(part.module)
-            region = region_of(part, found) if found is not None and _is_worthwhile(part.module) else None
+            found = calls.get(part.path, Calls(part.module))
+            region = region_of(part, found) if found.count and _is_worthwhile(part.module) else None
             if region is not None:
                 regions[part.path] = part.module, region
                 continue
-            alone = None if found is None else _alone(part, found)
-            inside = list(_parts(part.module, part.path, part.within, part.call)) if alone is None else alone[0]
-            deeper += inside
-            if alone is None:
-                unknown += inside
-            else:
+            inside = list(_parts(part.module, part.path, part.within, part.call))
+            if calls.keys() >= {one.path for one in inside}:
+                deeper += inside
+            elif (alone := _alone(part, found)) is not None:
+                deeper += alone[0]
                 known |= alone[1]
-        parts, calls = deeper, known | _calls_of(unknown)
+            else:
+                deeper += inside
+                unknown += inside
+        parts, calls = deeper, {**calls, **known, **_calls_of(unknown)}
     return regions
 
 
-def _alone(part: _Part, calls: Calls) -> tuple[list[_Part], dict[nn.Module, Calls]] | None:
+def _alone(part: _Part, calls: Calls) -> tuple[list[_Part], dict[str, Calls]] | None:
     """Return what is in ``part`` and how that is called, by a run of it alone; None if that does not show it."""
     if not calls.is_only_one:
         return None
@@ -127,21 +142,25 @@ def _alone(part: _Part, calls: Calls) -> tuple[list[_Part], dict[nn.Module, Call
         return None
 
 
-def _calls_of(parts: Iterable[_Part]) -> dict[nn.Module, Calls]:
+def _calls_of(parts: Iterable[_Part]) -> dict[str, Calls]:
     """Return how ``parts`` are called: a run for each module that they are in, which need not be the whole model."""
-    found: dict[nn.Module, Calls] = {}
+    found: dict[str, Calls] = {}
     groups: dict[nn.Module, list[_Part]] = {}
     for part in parts:
         groups.setdefault(part.within, []).append(part)
     for within, members in groups.items():
-        found |= record_calls(within, members[0].call, [part.module for part in members])[0]
+        found |= record_calls(within, members[0].call, {part.path: part.module for part in members}).calls
     return found
 
 
 def _parts(module: nn.Module, path: str, within: nn.Module, call: Call) -> Iterator[_Part]:
-    if not isinstance(module, fx.GraphModule) and not (is_layer(module) and not isinstance(module, _CONTAINERS)):
+    """Yield what is just inside ``module``; lists are looked through, since nothing calls them."""
+    if not isinstance(module, fx.GraphModule) and not (is_layer(module) and type(module) not in _LISTS):
         for name, child in module.named_children():
-            yield _Part(_join(path, name), child, within, call)
+            if type(child) in _LISTS:
+                yield from _parts(child, _join(path, name), within, call)
+            else:
+                yield _Part(_join(path, name), child, within, call)
 
 
 def _join(path: str, name: str) -> str:
@@ -163,7 +182,8 @@ def _region(
     if tied or calls.read_outside or calls.overwrites:
         return None
     try:
-        region = compile_region(child, bind(child, calls.args, calls.kwargs), flags)
+        reference = calls.reference(child, bind(child, calls.args, calls.kwargs))
+        region = compile_region(child, reference, flags)
     except TraceError:
         return None
     plain = {name: v for name, v in child.__dict__.items() if name not in RESERVED and _is_plain(name, v)}

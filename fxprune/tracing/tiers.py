@@ -30,18 +30,18 @@ from fxprune.ir.trace_notes import ASSUMPTIONS, Opaque, Tier
 from fxprune.ops.layer_classes import CONV_CLASSES
 from fxprune.tracing.attempt import TrainMode, attempt
 from fxprune.tracing.check import (
+    ModelFails,
     Reference,
-    inputs_do_not_fit,
     require_same_function,
     require_same_in_train_mode,
     run_once,
 )
 from fxprune.tracing.inputs import Call, call_of_graph
-from fxprune.tracing.opaque import compile_inside
+from fxprune.tracing.opaque import compile_inside, modules_inside
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.training_flag import in_train_mode
 from fxprune.tracing.values import ValueTracer
-from fxprune.tracing.watched_calls import record_calls
+from fxprune.tracing.watched_calls import WatchedRun, record_calls
 
 Fresh = Callable[[], nn.Module]
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "_convolution")
@@ -63,6 +63,7 @@ def trace_by_tiers(
 
     Raises:
         TraceError: a GraphModule does not fit its inputs.
+        ModelFails: the module itself fails on them.
     """
     return _Tracing(fresh, call, train_call, flags, expected, is_region=False).run()
 
@@ -83,6 +84,7 @@ class _Tracing:
         self.fresh, self.call, self.flags, self.expected, self.is_region = fresh, call, flags, expected, is_region
         self.train_call = train_call
         self.reasons: dict[str, TraceError] = {}
+        self.seen: WatchedRun | None = None
         self.outputs: dict[str, list[Any]] = {}
         self.train_outputs: dict[str, list[Any]] = {}
         self.own = own = fresh()
@@ -117,8 +119,6 @@ class _Tracing:
         except TraceError as error:
             if self.is_region or isinstance(self.own, fx.GraphModule):
                 raise
-            if self.expected is None:  # otherwise the model was run on them
-                self._require_inputs_that_fit()
             self.reasons = {_WHOLE: error}
             mark_opaque(self._take_own())
             graph_module = _whole(self.own, self.call, self.flags)
@@ -132,7 +132,7 @@ class _Tracing:
             try:
                 if "" in self.reasons:
                     raise self.reasons[""]
-                self._record_outputs()
+                self._run()
                 return self._tiers_1_and_2()
             except TraceError as error:
                 path = error.path
@@ -142,12 +142,6 @@ class _Tracing:
                 if path not in every_path(self.own):
                     raise  # of a module that its first call adds
                 self.reasons[path] = error
-
-    def _require_inputs_that_fit(self) -> None:
-        try:
-            run_once(self._take_own(), self.call)
-        except Exception as error:
-            raise inputs_do_not_fit(self.own, error) from error
 
     def _tiers_1_and_2(self) -> fx.GraphModule:
         try:
@@ -168,35 +162,36 @@ class _Tracing:
         graph_module.meta.setdefault(TIER, tier)  # a graph that is traced again keeps its own
         return graph_module
 
-    def _record_outputs(self) -> None:
+    def _run(self) -> None:
         """Keep what the opaque modules return in a run; raises TraceError for one that writes to its input."""
         if not self.reasons:
             return
         own = self._take_own()
-        opaque = ((own.get_submodule(path), path) for path in self.reasons)
-        modules = {one: path for one, path in opaque if not isinstance(one, torch.jit.ScriptModule)}  # takes no hooks
-        calls, _ = record_calls(own, self.call, modules, keep_outputs=True)
-        self._is_used = False  # a copy ran
-        for module, path in modules.items():
-            if module in calls and calls[module].overwrites:
+        self._is_used = False  # copies run
+        modules = modules_inside(own, self.reasons, self.call)
+        if self.seen is None or not self.seen.calls.keys() >= modules.keys():
+            _LOG.info("running %s on the example inputs", type(own).__name__)
+            self.seen = record_calls(own, self.call, modules)
+        calls = {path: found for path, found in self.seen.calls.items() if path in self.reasons and found.count}
+        for path, found in calls.items():
+            if found.overwrites:
                 outer = path.rpartition(".")[0]
                 reason = f"{path} cannot be traced ({self.reasons[path].reason}) and overwrites its input"
                 raise TraceError(reason, path=outer, reason=reason)
-        self.outputs = {path: calls[module].outputs for module, path in modules.items() if module in calls}
-        self.train_outputs = self._outputs_in_train_mode(self.outputs)
+        self.outputs = {path: found.outputs for path, found in calls.items()}
+        self.train_outputs = self._outputs_in_train_mode(own, self.outputs)
 
-    def _outputs_in_train_mode(self, paths: Collection[str]) -> dict[str, list[Any]]:
+    def _outputs_in_train_mode(self, own: nn.Module, paths: Collection[str]) -> dict[str, list[Any]]:
         """Return what the opaque modules at ``paths`` return in a run in train mode; nothing if that fails."""
         if not paths:
             return {}
-        own = self.fresh()
-        modules = {own.get_submodule(path): path for path in paths}
+        modules = {path: own.get_submodule(path) for path in paths}
         try:
             with in_train_mode(own, self.flags):
-                calls, _ = record_calls(own, self.train_call, modules, keep_outputs=True, training=True)
-        except Exception:  # it may want other inputs then
+                run = record_calls(own, self.train_call, modules, training=True)
+        except ModelFails:  # it may want other inputs then
             return {}
-        return {path: calls[module].outputs for module, path in modules.items() if module in calls}
+        return {path: found.outputs for path, found in run.calls.items() if found.count}
 
     def _failure_in_train_mode(self) -> str | None:
         """Return why the module does not take the call in train mode; None if it does."""
@@ -247,8 +242,10 @@ class _Tracing:
             if isinstance(module, torch.jit.ScriptModule):
                 notes.append(Opaque(path, why.reason, why.source, _compiled_convs(module)))
                 continue
-            place = "" if path == _WHOLE and module is self.own else path
-            calls = compile_inside(module, place, graph_module, graph_call, _compile_region, self.flags)
+            is_whole = path == _WHOLE and module is self.own
+            place = "" if is_whole else path
+            seen = self.seen if is_whole or self.expected is not None else None  # otherwise the graph may differ
+            calls = compile_inside(module, place, graph_module, graph_call, _compile_region, self.flags, seen)
             if not calls.overwrites:
                 returned[path] = calls.outputs
             hidden = sum(isinstance(inner, CONV_CLASSES) for inner in opaque_children(module))
@@ -264,13 +261,12 @@ def _compiled_convs(module: torch.jit.ScriptModule) -> int:
     return 0 if graph is None else sum(len(graph.findAllNodes(f"aten::{name}")) for name in _CONVOLUTIONS)
 
 
-def _compile_region(child: nn.Module, call: Call, flags: Mapping[str, bool]) -> fx.GraphModule:
+def _compile_region(child: nn.Module, expected: Reference, flags: Mapping[str, bool]) -> fx.GraphModule:
+    own, call = partial(copy_module, child, share_weights=True), expected.call
     try:
-        expected = Reference(child, call)
-    except Exception as error:  # hooks, say, that hold what cannot be copied
-        raise TraceError(f"{type(child).__name__} cannot be called alone", reason=first_line(error)) from error
-    own = partial(copy_module, child, share_weights=True)
-    return _Tracing(own, call, call, flags, expected, is_region=True).run()
+        return _Tracing(own, call, call, flags, expected, is_region=True).run()
+    except ModelFails as failure:
+        raise TraceError(f"{type(child).__name__} cannot be called alone: {failure}") from failure
 
 
 def _whole(own: nn.Module, call: Call, flags: Mapping[str, bool]) -> fx.GraphModule:

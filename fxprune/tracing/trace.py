@@ -11,7 +11,6 @@ a read of ``self.training``; where it differs by more, both are merged into one 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from fractions import Fraction
@@ -29,15 +28,13 @@ from fxprune.ir.nodes import TRACE, TRACED_MACS, called_module, graphs_of
 from fxprune.ir.trace_notes import warn_of_hidden_convs
 from fxprune.ir.wrappers import reaches_inside, uncompiled
 from fxprune.tracing.attempt import TrainMode, attempt
-from fxprune.tracing.check import Reference, inputs_do_not_fit, require_finite
+from fxprune.tracing.check import ModelFails, Reference, inputs_do_not_fit, require_finite
 from fxprune.tracing.inputs import Call, bind
 from fxprune.tracing.own_modes import copied_in_eval_mode, has_own_modes, keeping_weights, tell_of_own_modes
 from fxprune.tracing.patches import ONE_AT_A_TIME
 from fxprune.tracing.source import line_of_error
 from fxprune.tracing.symbolic import SymbolicTracer
 from fxprune.tracing.tiers import Fresh, trace_by_tiers
-
-_LOG = logging.getLogger(__name__)
 
 
 def trace(
@@ -112,8 +109,11 @@ def _traced(
     with ONE_AT_A_TIME, outside_inference_mode(), kept, uncompiled(tracing=True):
         if has_own:
             tell_of_own_modes(model, share_weights=share_weights)
-        expected = _expected(fresh() if has_own else model, fresh, calls[0], flags) if check else None
-        return trace_by_tiers(fresh, *calls, flags, expected)
+        expected = Reference(fresh() if has_own else model, calls[0]) if check else None
+        try:
+            return trace_by_tiers(fresh, *calls, flags, expected)
+        except ModelFails as failure:
+            raise _refusal(model, failure.error, fresh, calls[0], flags) from failure.error
 
 
 def _note_structure(graph_module: fx.GraphModule) -> None:
@@ -158,21 +158,16 @@ def _count_calls_per_sample(graph_module: fx.GraphModule, batch: Fraction) -> No
             _count_calls_per_sample(region, region.meta[PER_SAMPLE])
 
 
-def _expected(model: nn.Module, fresh: Fresh, call: Call, flags: Mapping[str, bool]) -> Reference:
-    """Return what ``model`` returns; raises TraceError if it does not take the inputs, naming the node if it can."""
+def _refusal(model: nn.Module, error: Exception, fresh: Fresh, call: Call, flags: Mapping[str, bool]) -> TraceError:
+    """Return what says that ``model`` does not take the inputs, on which it raised ``error``: the node if it can."""
+    if reaches_inside(error):
+        return TraceError(
+            f"{line_of_error(error)}: {first_line(error)}: wrappers (DataParallel, torch.compile) are looked "
+            "through while a model is traced; call what is wrapped without asking for it, or take the wrapper off"
+        )
     try:
-        _LOG.info("running %s on the example inputs", type(model).__name__)
-        return Reference(model, call)
-    except Exception as error:
-        if reaches_inside(error):
-            raise TraceError(
-                f"{line_of_error(error)}: {first_line(error)}: wrappers (DataParallel, torch.compile) are looked "
-                "through while a model is traced; call what is wrapped without asking for it, or take the wrapper off"
-            ) from error
-        refusal, own = inputs_do_not_fit(model, error), fresh()
-        try:
-            attempt(own, call, flags, SymbolicTracer(call), TrainMode(call, (lambda: SymbolicTracer(call),)))
-        except TraceError as better:
-            if "do not fit" in str(better):
-                refusal = better
-        raise refusal from error
+        attempt(fresh(), call, flags, SymbolicTracer(call), TrainMode(call, (lambda: SymbolicTracer(call),)))
+    except TraceError as better:
+        if "do not fit" in str(better):
+            return better
+    return inputs_do_not_fit(model, error)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 
 from fxprune.ir.copies import copy_module
 from fxprune.ir.pytrees import copy_tensors, tensors_in, version_of
-from fxprune.tracing.check import run_once
+from fxprune.tracing.check import Reference, blaming_the_model, run_once
 from fxprune.tracing.inputs import Call
 
 Run = Callable[[], Any]
@@ -20,12 +21,17 @@ Run = Callable[[], Any]
 
 @dataclass
 class Calls:
-    """The calls of one module in a run: how many, the largest one's arguments, the elements of it and of all."""
+    """The calls of one module in a run: how many, the largest one and its arguments, the elements of it and of all.
 
+    ``ran`` is the copy of the module that was called.
+    """
+
+    ran: nn.Module
     count: int = 0
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     largest: int = -1
+    largest_at: int = 0
     elements: int = 0
     outputs: list[Any] = field(default_factory=list)
     overwrites: bool = False
@@ -36,28 +42,38 @@ class Calls:
         """Whether a run of the module alone, on these arguments, shows all that happens in it."""
         return self.count == 1 and not self.overwrites and not self.read_outside
 
+    def reference(self, module: nn.Module, call: Call) -> Reference:
+        """Return what ``module`` returns for ``call``, the largest one."""
+        all_returned = len(self.outputs) == self.count
+        return Reference(module, call, (self.ran, self.outputs[self.largest_at]) if all_returned else None)
+
+
+@dataclass(frozen=True)
+class WatchedRun:
+    """A run: how what was watched was called, by path, and what the whole returned."""
+
+    calls: dict[str, Calls]
+    result: Any
+
 
 def record_calls(
-    root: nn.Module,
-    call: Call,
-    modules: Iterable[nn.Module],
-    *,
-    keep_outputs: bool = False,
-    training: bool = False,
-) -> tuple[dict[nn.Module, Calls], Any]:
-    """Run a copy of ``root``; return how each of ``modules`` is called in it, if it is, and what it returns.
+    root: nn.Module, call: Call, modules: Mapping[str, nn.Module], *, training: bool = False
+) -> WatchedRun:
+    """Run a copy of ``root`` and watch ``modules`` of it, by path.
 
-    In eval mode, or with ``training`` in the mode that it is in.
+    In eval mode, or with ``training`` in the mode that it is in. Raises ModelFails if ``root`` does.
     """
     copies: dict[int, Any] = {}
     running = copy_module(root, memo=copies)
-    originals = {copies[id(module)]: module for module in modules if id(module) in copies}
-    calls, result = _watched_run(lambda: run_once(running, call, training=training), originals, keep_outputs)
-    return {originals[module]: found for module, found in calls.items()}, result
+    watched = {path: copies[id(module)] for path, module in modules.items() if id(module) in copies}
+    with blaming_the_model():
+        run = partial(run_once, running, call, training=training, keeping=False)
+        found, result = _watched_run(run, watched.values())
+    return WatchedRun({path: found[module] for path, module in watched.items()}, copy_tensors(result))
 
 
-def _watched_run(run: Run, modules: Iterable[nn.Module], keep_outputs: bool) -> tuple[dict[nn.Module, Calls], Any]:
-    found = {module: Calls() for module in modules}
+def _watched_run(run: Run, modules: Iterable[nn.Module]) -> tuple[dict[nn.Module, Calls], Any]:
+    found = {module: Calls(module) for module in modules}
     owners: dict[int, list[nn.Module]] = {}
     for module in found:
         for inner in module.modules():
@@ -73,15 +89,14 @@ def _watched_run(run: Run, modules: Iterable[nn.Module], keep_outputs: bool) -> 
         calls.count += 1
         calls.elements += size
         if size > calls.largest:
-            calls.largest = size
+            calls.largest, calls.largest_at = size, calls.count - 1
             calls.args, calls.kwargs = copy_tensors(args), copy_tensors(kwargs)
 
     def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         active.pop()
         if [version_of(tensor) for tensor in tensors_in((args, kwargs))] != versions.pop():
             found[module].overwrites = True
-        if keep_outputs:
-            found[module].outputs.append(copy_tensors(output))
+        found[module].outputs.append(copy_tensors(output))
 
     def read(owner: nn.Module) -> None:
         for module in owners.get(id(owner), ()):
@@ -96,7 +111,7 @@ def _watched_run(run: Run, modules: Iterable[nn.Module], keep_outputs: bool) -> 
     finally:
         for handle in handles:
             handle.remove()
-    return {module: calls for module, calls in found.items() if calls.largest >= 0}, result
+    return found, result
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def test_inspect_tells_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0
     assert "of 19 convs are eligible" in out
     shown = terminal.getvalue()
-    steps = ["loading the model", "running CifarResNet on the example inputs", "tracing CifarResNet"]
+    steps = ["loading the model", "tracing CifarResNet", "running CifarResNet on the example inputs"]
     assert [shown.index(step) for step in steps] == sorted(shown.index(step) for step in steps)
     assert shown.rstrip("\x1b[?25h").endswith("\x1b[2K")  # the line is erased
 

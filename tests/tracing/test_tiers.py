@@ -317,7 +317,7 @@ class OpaqueLeaf(nn.Module):
 
 
 def test_an_opaque_model_is_run_a_few_times_however_deep_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the reference, for what opaque parts return (one, then two) in both modes, for their calls, with graphs."""
+    """For how parts are called, for what opaque ones return in train mode (one, then two), and with the graphs."""
     runs: list[nn.Module] = []
 
     def counted(model: nn.Module, *args: Any, **options: Any) -> Any:
@@ -328,6 +328,51 @@ def test_an_opaque_model_is_run_a_few_times_however_deep_it_is(monkeypatch: pyte
         monkeypatch.setattr(module, "run_once", counted)
     graph = fxprune.trace(DeeplyOpaque(), torch.randn(2, 3, 8, 8))
     assert sorted(name for name, _ in graphs_of(graph) if name) == ["model.head.inner.0.conv", "model.head.inner.1"]
-    assert len(runs) == 1 + 2 * 2 + 1 + 1
+    assert len(runs) == 1 + 2 + 1
     called = next(iter(graph.graph.find_nodes(op="call_module")))
     assert called.meta["tensor_meta"].shape == (2, 3, 8, 8)
+
+
+def test_what_a_part_returned_in_the_run_of_the_whole_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[nn.Module] = []
+
+    def counted(model: nn.Module, *args: Any, **options: Any) -> Any:
+        runs.append(model)
+        return run_once(model, *args, **options)
+
+    monkeypatch.setattr(check, "run_once", counted)
+    fxprune.trace(DeeplyOpaque(), torch.randn(2, 3, 8, 8))
+    assert sum(type(one) is nn.Conv2d for one in runs) == 2  # on the mirror image, each of two
+
+
+class Drawing(nn.Module):
+    """Draws in every mode, and what is inside it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noisy = Noisy()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.noisy(x + torch.rand(1))
+        return x if x.sum() > 0 else -x
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.conv(x), 0.5, training=True)
+
+
+def test_a_part_that_draws_other_numbers_in_a_whole_than_alone_is_compiled() -> None:
+    graph = fxprune.trace(Drawing(), torch.randn(2, 3, 8, 8))
+    assert [name for name, _ in graphs_of(graph)] == ["", "model.noisy"]
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("model", [DeeplyOpaque(), nn.Sequential(DeeplyOpaque()), Choosy()])
+def test_inputs_that_do_not_fit_are_told_of_whatever_is_opaque(model: nn.Module, checked: bool) -> None:
+    with pytest.raises(fxprune.errors.TraceError, match=r"do not fit the model: .* to have . channels, but got 5"):
+        fxprune.trace(model, torch.randn(2, 5, 8, 8), check=checked)

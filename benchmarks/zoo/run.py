@@ -4,6 +4,7 @@
     python -m benchmarks.zoo.run --jobs 2                       # goes on where it stopped; rows in results/zoo/
     python -m benchmarks.zoo.run --retry                        # again, those whose last row is no success
     python -m benchmarks.zoo.run --only 'timm:resnet*'          # some of them
+    python -m benchmarks.zoo.run --what channels                # half of the channels, and of the layers too
     python -m benchmarks.zoo.run --peer torch-pruning           # Torch-Pruning on the same models
     python -m benchmarks.zoo.run --summarize                    # results/zoo.json, from the rows
     python -m benchmarks.zoo.run --subset ci --jobs 2           # a few models, from the start; exits 1 if one fails
@@ -34,7 +35,11 @@ from benchmarks.zoo.row import read_rows
 from benchmarks.zoo.summary import summarize
 from benchmarks.zoo.worker import work
 
-WORKERS = {"fxprune": "benchmarks.zoo.fxprune_steps", "torch-pruning": "benchmarks.zoo.torch_pruning_steps"}
+WORKERS = {
+    "fxprune": "benchmarks.zoo.fxprune_steps",
+    "channels": "benchmarks.zoo.channel_steps",
+    "torch-pruning": "benchmarks.zoo.torch_pruning_steps",
+}
 _FORKS = multiprocessing.get_context("forkserver")
 
 Row = dict[str, Any]
@@ -46,6 +51,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="PATTERN", default="*", help="of model names, as timm:resnet*")
     parser.add_argument("--subset", choices=["ci"], help="a fixed few; rows are not kept")
     parser.add_argument("--peer", choices=["torch-pruning"], help="run this package instead of fxprune")
+    parser.add_argument("--what", choices=["layers", "channels"], default="layers", help="what fxprune takes out")
     parser.add_argument("--retry", action="store_true", help="run those again that did not succeed")
     parser.add_argument("--summarize", action="store_true", help="only write the summary")
     parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each")
@@ -53,7 +59,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=RESULTS / "zoo")
     arguments = parser.parse_args()
 
-    worker = arguments.peer or "fxprune"
+    worker = arguments.peer or {"layers": "fxprune"}.get(arguments.what, arguments.what)
     os.environ["OMP_NUM_THREADS"] = "1"
     _FORKS.set_forkserver_preload(["torch", "torchvision", "timm"])
     rows_file = arguments.runs / f"{worker}.jsonl"

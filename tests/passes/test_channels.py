@@ -1,4 +1,4 @@
-"""Channels from end to end, on networks of every structure: what is cut computes what its gates had left, in float64."""
+"""Channels from end to end, on networks of every structure: a cut computes what its gates had left, in float64."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 import fxprune
 from fxprune import passes
-from tests.channel_nets import NETS
+from channel_nets import NETS
 
 FIXED = ("FlattenToLinear", "ViewToLinear", "Attention", "Mixer")  # of one resolution, or number of tokens
 

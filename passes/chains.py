@@ -7,12 +7,14 @@ from typing import Literal
 from fxprune.passes.fold_batch_norm import FoldBatchNorm
 from fxprune.passes.freeze_weights import FreezeWeights
 from fxprune.passes.fuse_branch_scale import FuseBranchScale
+from fxprune.passes.fuse_channel_gate import FuseChannelGate
 from fxprune.passes.fuse_resconv import FuseResConv
 from fxprune.passes.simplify import Simplify
 from fxprune.passes.split_resconv import SplitResConv
 from fxprune.rewriting.contract import Pass
 
 AFTER_TRAINING: tuple[Pass, ...] = (
+    FuseChannelGate(),
     FuseBranchScale(),  # first: it reads weights that the next one makes plain
     FreezeWeights(),  # before all that fuses and folds into weights
     FuseResConv(),
@@ -22,6 +24,7 @@ AFTER_TRAINING: tuple[Pass, ...] = (
 """For inference: batch norms are folded into the weights."""
 
 AFTER_TRAINING_KEEPING_NORMS: tuple[Pass, ...] = (
+    FuseChannelGate(),
     FuseBranchScale(),
     FreezeWeights(),
     SplitResConv(),

@@ -38,7 +38,8 @@ class Net(nn.Module):
         self.head = conv(out or width, 5, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.body(self.stem(x)))
+        y: torch.Tensor = self.head(self.body(self.stem(x)))
+        return y
 
     def body(self, x: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
@@ -50,7 +51,7 @@ class SqueezeExcite(Net):
         super().__init__()
         self.down, self.up = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         return x * torch.sigmoid(self.up(F.relu(self.down(x.mean((2, 3), keepdim=True)))))
 
 
@@ -60,7 +61,7 @@ class SqueezeExciteLinear(Net):
         super().__init__()
         self.down, self.up = nn.Linear(8, 4), nn.Linear(4, 8)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         b, c, _, _ = x.shape
         y = F.adaptive_avg_pool2d(x, 1).view(b, c)
         return x * torch.sigmoid(self.up(F.relu(self.down(y)))).view(b, c, 1, 1).expand_as(x)
@@ -73,7 +74,7 @@ class EfficientChannelAttention(Net):
         self.mix = nn.Conv1d(1, 1, 3, padding=1, bias=False)
         self.after = conv(8, 8)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         y = x.mean((2, 3)).unsqueeze(1)
         return self.after(x * torch.sigmoid(self.mix(y)).transpose(1, 2).unsqueeze(-1))
 
@@ -85,7 +86,7 @@ class SelectiveKernel(Net):
         self.one, self.two = conv(8, 8), conv(8, 8, 5)
         self.squeeze, self.choose = nn.Conv2d(8, 6, 1), nn.Conv2d(6, 16, 1)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         both = torch.stack([self.one(x), self.two(x)], dim=1)
         weights = self.choose(F.relu(self.squeeze(both.sum(1).mean((2, 3), keepdim=True))))
         b = x.size(0)
@@ -100,7 +101,7 @@ class Cbam(Net):
         self.mlp = nn.Sequential(nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 1))
         self.space = conv(2, 1, 7)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         x = x * torch.sigmoid(self.mlp(F.adaptive_avg_pool2d(x, 1)) + self.mlp(F.adaptive_max_pool2d(x, 1)))
         maps = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
         return x * torch.sigmoid(self.space(maps))
@@ -112,7 +113,7 @@ class SpatialMask(Net):
         super().__init__()
         self.mask = conv(8, 1)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         return x * torch.sigmoid(self.mask(x))
 
 
@@ -122,7 +123,7 @@ class GroupNorms(Net):
         super().__init__(16)
         self.layers = nn.Sequential(conv(16, 16), nn.GroupNorm(4, 16), nn.SiLU(), conv(16, 16), nn.GroupNorm(1, 16))
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         return self.layers(x)
 
 
@@ -134,7 +135,7 @@ class InstanceNorms(Net):
             conv(8, 12), nn.InstanceNorm2d(12, affine=True), nn.LeakyReLU(0.1), conv(12, 8), nn.InstanceNorm2d(8)
         )
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         return self.layers(x)
 
 
@@ -146,7 +147,7 @@ class ConvNextBlock(Net):
         self.up, self.down = nn.Linear(8, 24), nn.Linear(24, 8)
         self.scale = nn.Parameter(torch.randn(8, 1, 1))
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         return x + self.down(F.gelu(self.up(y))).permute(0, 3, 1, 2) * self.scale
 
@@ -157,7 +158,7 @@ class Depthwise(Net):
         super().__init__(out=16)
         self.layers = nn.Sequential(conv(8, 8, groups=8), nn.BatchNorm2d(8), nn.ReLU6(), conv(8, 16, groups=8))
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         return self.layers(x)
 
 
@@ -167,7 +168,7 @@ class Grouped(Net):
         super().__init__(16)
         self.layers = nn.Sequential(conv(16, 24, groups=4), nn.ReLU(), conv(24, 16, groups=2))
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         return self.layers(x)
 
 
@@ -177,7 +178,7 @@ class Shuffle(Net):
         super().__init__(16)
         self.one, self.two = conv(16, 16, groups=2), conv(16, 16, groups=4)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         b, c, h, w = x.size()
         x = self.one(x).view(b, 2, c // 2, h, w).transpose(1, 2).contiguous().view(b, c, h, w)
         return self.two(F.channel_shuffle(x, 4))
@@ -189,7 +190,7 @@ class SplitShuffle(Net):
         super().__init__(16)
         self.branch = nn.Sequential(conv(8, 8), nn.ReLU())
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         b, c, h, w = x.shape
         first, second = x.chunk(2, 1)
         x = torch.cat((first, self.branch(second)), 1)
@@ -203,7 +204,7 @@ class CrossStagePartial(Net):
         self.cv1, self.cv2 = conv(8, 16, 1), conv(32, 8, 1)
         self.m = nn.ModuleList(nn.Sequential(conv(8, 8), nn.SiLU()) for _ in range(2))
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         y = list(self.cv1(x).chunk(2, 1))
         y.extend(m(y[-1]) for m in self.m)
         return self.cv2(torch.cat(y, 1))
@@ -216,7 +217,7 @@ class Dense(Net):
         self.norms = nn.ModuleList(nn.BatchNorm2d(8 + 4 * i) for i in range(3))
         self.convs = nn.ModuleList(conv(8 + 4 * i, 4) for i in range(3))
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         features = [x]
         for norm, layer in zip(self.norms, self.convs, strict=True):
             features.append(layer(F.relu(norm(torch.cat(features, 1)))))
@@ -230,7 +231,7 @@ class UNet(Net):
         self.down, self.bottom = conv(8, 12), conv(12, 12)
         self.up = nn.ConvTranspose2d(12, 8, 2, stride=2)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         y = F.max_pool2d(F.relu(self.down(x)), 2)
         return torch.cat([x, self.up(F.relu(self.bottom(y)))], dim=1)
 
@@ -242,7 +243,7 @@ class TransposedGroups(Net):
         self.up = nn.ConvTranspose2d(12, 12, 2, stride=2, groups=3)
         self.depthwise = nn.ConvTranspose2d(12, 12, 3, padding=1, groups=12)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         return self.depthwise(self.up(x))
 
 
@@ -252,7 +253,7 @@ class PixelShuffle(Net):
         super().__init__(out=6)
         self.expand = conv(8, 24)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         return F.pixel_shuffle(self.expand(x), 2)
 
 
@@ -261,7 +262,7 @@ class PixelUnshuffle(Net):
     def __init__(self) -> None:
         super().__init__(out=32)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         return F.pixel_unshuffle(x, 2)
 
 
@@ -271,7 +272,7 @@ class ParametricRelu(Net):
         super().__init__()
         self.layers = nn.Sequential(conv(8, 12), nn.PReLU(12), conv(12, 8), nn.PReLU())
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         return self.layers(x)
 
 
@@ -281,7 +282,7 @@ class FlattenToLinear(nn.Module):
         super().__init__()
         self.conv, self.fc1, self.fc2 = conv(3, 8), nn.Linear(8 * 16, 12), nn.Linear(12, 5)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         x = F.max_pool2d(F.relu(self.conv(x)), 2)
         return self.fc2(F.relu(self.fc1(torch.flatten(x, 1))))
 
@@ -292,7 +293,7 @@ class ViewToLinear(nn.Module):
         super().__init__()
         self.conv, self.fc = conv(3, 8), nn.Linear(8 * 64, 5)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.fc(self.conv(x).view(-1, 8 * 64))
 
 
@@ -307,7 +308,7 @@ class Attention(nn.Module):
         self.bias = nn.Parameter(torch.randn(4, 6, 6))
         self.fc1, self.fc2 = nn.Linear(16, 32), nn.Linear(32, 5)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         b, n, c = x.shape
         x = self.embed(x)
         q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
@@ -324,7 +325,7 @@ class FusedAttention(nn.Module):
         super().__init__()
         self.q, self.k, self.v, self.proj = (nn.Linear(16, 16) for _ in range(4))
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         b, n, _ = x.shape
         q, k, v = (one(x).view(b, n, 4, -1).transpose(1, 2) for one in (self.q, self.k, self.v))
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, -1))
@@ -336,7 +337,7 @@ class NonLocal(Net):
         super().__init__()
         self.theta, self.phi, self.g, self.out = conv(8, 6, 1), conv(8, 6, 1), conv(8, 4, 1), conv(4, 8, 1)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         b, _, h, w = x.shape
         theta, phi, g = (one(x).flatten(2) for one in (self.theta, self.phi, self.g))
         attention = torch.einsum("bcn,bcm->bnm", theta, phi).softmax(-1)
@@ -351,7 +352,7 @@ class Mixer(nn.Module):
         self.channels1, self.channels2 = nn.Linear(12, 20), nn.Linear(20, 12)
         self.head = nn.Linear(12, 5)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         x = x + self.tokens2(F.gelu(self.tokens1(x.transpose(1, 2)))).transpose(1, 2)
         x = x + self.channels2(F.gelu(self.channels1(x)))
         return self.head(x.mean(1))
@@ -371,7 +372,7 @@ class OneDimension(nn.Module):
         )
         self.fc = nn.Linear(6, 5)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.fc(self.layers(x).squeeze(-1))
 
 
@@ -384,7 +385,7 @@ class ThreeDimensions(nn.Module):
         )
         self.fc = nn.Linear(6, 5)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return self.fc(self.layers(x).flatten(1))
 
 
@@ -394,7 +395,7 @@ class Shared(Net):
         super().__init__()
         self.layer = conv(8, 8)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         return self.layer(F.relu(self.layer(x)))
 
 
@@ -405,7 +406,7 @@ class Tied(Net):
         self.one, self.two = conv(8, 8), conv(8, 8)
         self.two.weight = self.one.weight
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         return self.two(F.relu(self.one(x)))
 
 
@@ -416,7 +417,7 @@ class TiedEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.randn(7, 10))
         self.hidden = nn.Linear(10, 10)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         return F.linear(self.hidden(F.relu(x @ self.weight)), self.weight)
 
 
@@ -426,7 +427,7 @@ class PaddedShortcut(Net):
         super().__init__(out=16)
         self.one, self.two = nn.Conv2d(8, 16, 3, 2, 1), conv(16, 16)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
         return F.relu(shortcut + self.two(F.relu(self.one(x))))
 
@@ -437,7 +438,7 @@ class ZerosShortcut(Net):
         super().__init__(out=16)
         self.one = conv(8, 16)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         b, _, h, w = x.shape
         more = torch.zeros(b, 8, h, w, dtype=x.dtype)
         return torch.cat((x, more), 1) + self.one(x)
@@ -449,7 +450,7 @@ class TwoInputsDictOut(nn.Module):
         super().__init__()
         self.a, self.b, self.c, self.d = conv(3, 8), conv(4, 8), conv(16, 6), conv(6, 5)
 
-    def forward(self, x, y):
+    def forward(self, x: Any, y: Any) -> Any:
         z = self.c(torch.cat([self.a(x), self.b(y)], 1))
         return {"features": z, "out": self.d(F.relu(z)), "list": [self.a(x).mean((1, 2, 3))]}
 
@@ -460,10 +461,12 @@ class Functional(nn.Module):
         super().__init__()
         self.w1, self.b1 = nn.Parameter(torch.randn(8, 3, 3, 3)), nn.Parameter(torch.randn(8))
         self.w2, self.w3 = nn.Parameter(torch.randn(8, 1, 3, 3)), nn.Parameter(torch.randn(5, 8, 1, 1))
+        self.mean: torch.Tensor
+        self.var: torch.Tensor
         self.register_buffer("mean", torch.randn(8))
         self.register_buffer("var", torch.rand(8) + 0.5)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         x = F.conv2d(x, self.w1, self.b1, padding=1)
         x = F.relu(F.batch_norm(x, self.mean, self.var))
         return F.conv2d(F.conv2d(x, self.w2, None, 1, 1, 1, 8), self.w3)
@@ -475,7 +478,7 @@ class SizesAsNumbers(Net):
         super().__init__()
         self.layer = conv(8, 8)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         y = self.layer(x)
         return y / math.sqrt(y.shape[1]) + x.sum((2, 3), keepdim=True) * (x.size(1) ** -0.5)
 
@@ -486,7 +489,7 @@ class Slices(Net):
         super().__init__(16, out=14)
         self.layer = conv(6, 6)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         x = torch.cat([self.layer(x[:, :6]), x[:, 6:-2].flip(1)], 1)
         return x
 
@@ -497,7 +500,7 @@ class SplitSizes(Net):
         super().__init__(16)
         self.one, self.two = conv(5, 5), conv(11, 11)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         a, b = torch.split(x, [5, 11], dim=1)
         return torch.cat([self.two(b), self.one(a)], 1)
 
@@ -508,7 +511,7 @@ class BilinearPool(nn.Module):
         super().__init__()
         self.conv, self.fc = conv(3, 6), nn.Linear(36, 5)
 
-    def forward(self, x):
+    def forward(self, x: Any) -> Any:
         x = self.conv(x).flatten(2)
         return self.fc((x @ x.transpose(1, 2)).flatten(1))
 
@@ -519,7 +522,7 @@ class SelectedChannel(Net):
         super().__init__()
         self.layer = conv(8, 8)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         return self.layer(x) * x[:, 3:4] + x[:, 2].unsqueeze(1)
 
 
@@ -528,5 +531,5 @@ class UnreadChannels(Net):
     def __init__(self) -> None:
         super().__init__(16, out=8)
 
-    def body(self, x):
+    def body(self, x: Any) -> Any:
         return x[:, :8]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import pytest
 import torch
+from channel_nets import NETS
 from torch import fx
 from torch.utils._pytree import tree_leaves
 
 import fxprune
 from fxprune import passes
-from channel_nets import NETS
 
+Groups = Literal["within", "whole"]
 FIXED = ("FlattenToLinear", "ViewToLinear", "Attention", "Mixer")  # of one resolution, or number of tokens
 
 
@@ -27,7 +31,10 @@ def masks(width: int, share: str) -> torch.Tensor:
     return scale.masked_fill(gone, 0)
 
 
-def gated(name: str, share: str, groups: str, seed: int = 0) -> tuple[fx.GraphModule, fx.GraphModule, tuple]:
+def gated(
+    name: str, share: str, groups: Groups, seed: int = 0
+) -> tuple[fx.GraphModule, fx.GraphModule, tuple[torch.Tensor, ...]]:
+    """Return the traced graph, the same with gates of which some are zero, and inputs."""
     torch.manual_seed(seed)
     model, inputs = NETS[name]()
     inputs = tuple(x.double() if x.is_floating_point() else x for x in inputs)
@@ -62,7 +69,7 @@ def test_whole_groups_and_heads_likewise(name: str) -> None:
     check(name, "half", "whole")
 
 
-def check(name: str, share: str, groups: str) -> None:
+def check(name: str, share: str, groups: Groups) -> None:
     traced, graph, inputs = gated(name, share, groups)
     cut = passes.RemoveChannels(groups=groups)(graph)
     plain = passes.FuseChannelGate()(cut.graph_module).graph_module
@@ -76,7 +83,7 @@ def check(name: str, share: str, groups: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["SelectiveKernel", "SplitShuffle", "Attention", "PaddedShortcut", "Functional"])
-def test_a_pipeline_verifies_it_and_it_is_emitted(name: str, tmp_path) -> None:
+def test_a_pipeline_verifies_it_and_it_is_emitted(name: str, tmp_path: Path) -> None:
     _, graph, inputs = gated(name, "half", "within")
     result = fxprune.Pipeline([passes.RemoveChannels(), passes.FuseChannelGate()], verify=True)(graph)
     fxprune.emit(result.graph_module, tmp_path / "out")

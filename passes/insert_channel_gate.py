@@ -56,11 +56,11 @@ class InsertChannelGate(KeepingPass):
             log.decline(node, KEPT)
         insertion = _Insertion(channels, Rewriter(graph_module, log, self.name))
         for group in channels.groups:
-            classes = [one for one in group.free if one not in kept]
+            classes = [one for one in group.free.tolist() if one not in kept]
             if classes:
                 insertion.add(group, classes)
-            elif group.pinned:
-                reason = next(iter(group.pinned.values()))
+            elif not len(group.free):
+                reason = channels.reasons[int(group.classes[0])]
                 log.decline(reason.node, f"the channels of {group.name} stay: it {reason.why}")
         insertion.insert_all()
 

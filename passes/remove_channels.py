@@ -92,7 +92,7 @@ class RemoveChannels(KeepingPass):
                 less = gone - channels.classes_at(fault.node)
                 if less == gone:
                     raise
-                gone = channels.spared(less, channels.magnitudes())
+                gone = channels.spared(less, channels.magnitudes)
                 continue
             for node, told in cut.apply().items():
                 log.rewrote(node, told)
@@ -114,7 +114,7 @@ class RemoveChannels(KeepingPass):
         if self.indices:
             require_left(channels, gone)
             return gone
-        return channels.spared(gone, channels.magnitudes())
+        return channels.spared(gone, channels.magnitudes)
 
 
 def _tell(channels: Channels, gone: Collection[int], silent: Collection[int], log: Log) -> None:

@@ -18,7 +18,7 @@ Criterion = Callable[[Channels, int], Worth]
 
 
 def _l1(channels: Channels, seed: int) -> Worth:
-    worth = channels.magnitudes()
+    worth = channels.magnitudes
     if np.isnan(worth).any():
         name = channels.name_of(int(np.flatnonzero(np.isnan(worth))[0]))
         raise FxpruneValueError(f"the weights of {name} hold NaN: no criterion can rank its channels; train it anew")
@@ -35,10 +35,13 @@ CRITERIA: Mapping[str, Criterion] = {"l1": _l1, "random": _random}
 
 def by_ratio(channels: Channels, ratio: float, worth: Worth, kept: Collection[int]) -> set[int]:
     """Return the share ``ratio`` of each group, those that are worth least; never what is ``kept`` or pinned."""
-    gone: set[int] = set()
+    stays = channels.stays.copy()
+    stays[list(kept)] = True
+    gone: list[int] = []
     for group in channels.groups:
-        free = [one for one in group.free if one not in kept]
-        gone.update(sorted(free, key=lambda one: worth[one])[: int(ratio * group.width)])
+        free = group.free[~stays[group.free]]
+        order = np.argsort(worth[free], kind="stable")
+        gone += free[order][: int(ratio * group.width)].tolist()
     return channels.spared(gone, worth)
 
 

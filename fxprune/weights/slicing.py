@@ -6,24 +6,22 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from fxprune.weights.exact import exact, is_unrounded, keeping_exact
 
-Masks = Mapping[int, NDArray[np.bool_]]
-"""Which places of an axis stay, by axis."""
+Places = Mapping[int, torch.Tensor]
+"""The places of an axis that stay, by axis."""
 
 
 @keeping_exact
-def narrowed(tensor: torch.Tensor, masks: Masks) -> torch.Tensor:
+def narrowed(tensor: torch.Tensor, places: Places) -> torch.Tensor:
     """Return what stays of ``tensor``, a parameter if that is one, with its dtype, device and memory layout."""
     with torch.no_grad():
         found = exact(tensor) if is_unrounded() and tensor.is_floating_point() else tensor.detach()
-        for axis, mask in masks.items():
-            found = found.index_select(axis, torch.from_numpy(np.flatnonzero(mask)).to(found.device))
+        for axis, index in places.items():
+            found = found.index_select(axis, index.to(found.device))
         if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
             found = found.contiguous(memory_format=torch.channels_last)
     if isinstance(tensor, nn.Parameter):

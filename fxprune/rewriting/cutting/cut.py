@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
@@ -58,9 +59,15 @@ class Cut:
     def _tensors(self) -> dict[int, torch.Tensor]:
         """Return what is left of the tensors that lose something, by the identity of what they were."""
         found = {}
+        places: dict[int, torch.Tensor] = {}
         for record in self.walk.records:
-            masks = {axis: self.kept.of_vectors(vectors) for axis, vectors in record.axes.items()}
-            cut = {axis: mask for axis, mask in masks.items() if mask is not None}
+            cut = {}
+            for axis, vectors in record.axes.items():
+                mask = self.kept.of_vectors(vectors)
+                if mask is not None:
+                    if id(mask) not in places:
+                        places[id(mask)] = torch.from_numpy(np.flatnonzero(mask))
+                    cut[axis] = places[id(mask)]
             if cut:
                 found[id(record.tensor)] = narrowed(record.tensor, cut)
         return found

@@ -29,11 +29,12 @@ class _Settled(Labels):
 
     def __init__(self, known: Labels, pinned: set[int]) -> None:
         super().__init__()
-        self._known = known
+        self._classes = known.find(np.arange(len(known), dtype=np.int64))
         self._pinned = pinned
 
     def find(self, labels: Array) -> Array:
-        return self._known.find(labels)
+        found: Array = self._classes[labels]
+        return found
 
     def join(self, first: Array, second: Array, reason: Reason) -> None:
         if first is second:
@@ -67,7 +68,7 @@ class _Proof(Walk):
         shape = list(record.shape)
         for axis, vectors in record.axes.items():
             mask = self._kept.of_vectors(vectors)
-            left.axes[axis] = vectors if mask is None else tuple(one[mask] for one in vectors)
+            left.axes[axis] = tuple(self._kept.labels_left(one, mask) for one in vectors)
             shape[axis] = shape[axis] if mask is None else int(mask.sum())
         left.shape = tuple(shape)
         return left
@@ -82,7 +83,7 @@ class _Proof(Walk):
     def fresh(self, node: fx.Node, key: Any, count: int) -> Array:
         known = self._kept.walk.made[node, key]
         mask = self._kept.of_vectors((known,))
-        found = known if mask is None else known[mask]
+        found = self._kept.labels_left(known, mask)
         if len(found) != count:
             raise Fault(node, "makes another number of channels")
         return found
@@ -109,7 +110,10 @@ class _Proof(Walk):
         return all(map(self._layers_agree, found.layers, foretold.layers))
 
     def _layers_agree(self, one: Layer, other: Layer) -> bool:
-        return one.axes == other.axes and np.array_equal(self.labels.find(one.labels), self.labels.find(other.labels))
+        if one.axes != other.axes:
+            return False
+        same = one.labels is other.labels
+        return same or np.array_equal(self.labels.find(one.labels), self.labels.find(other.labels))
 
 
 def require_proof(kept: Kept, edits: Mapping[fx.Node, Any]) -> None:

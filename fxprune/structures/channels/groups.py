@@ -10,12 +10,13 @@ is the classes of one axis: the 64 outputs of a conv and all that is joined with
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
 from fxprune.structures.channels.labels import NONE, Array, Labels, Reason
@@ -27,29 +28,24 @@ LEAST = 2
 """How many classes of an axis stay at least: an axis of size 1 would be broadcast."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Classes that are alternatives to each other.
 
     Attributes:
         name: the path of the layer that makes them, the first one in the graph.
         classes: all of them, each by its smallest label, in the order of the channels.
-        pinned: why some of them stay, by class.
+        free: those that can go.
     """
 
     name: str
-    classes: tuple[int, ...]
-    pinned: Mapping[int, Reason]
+    classes: Array
+    free: Array
 
     @property
     def width(self) -> int:
         """How many classes there are."""
         return len(self.classes)
-
-    @cached_property
-    def free(self) -> tuple[int, ...]:
-        """The classes that can go."""
-        return tuple(one for one in self.classes if one not in self.pinned)
 
 
 class Channels:
@@ -109,15 +105,16 @@ class Channels:
             if len(classes) <= LEAST:
                 self.labels.pin(classes[classes != NONE], Reason(node, "has no more than two channels"))
 
-    def spared(self, gone: Collection[int], worth: Array | np.ndarray) -> set[int]:
+    def spared(self, gone: Collection[int], worth: NDArray[np.float64]) -> set[int]:
         """Return ``gone`` without those of which an axis would have too few left: what is worth most stays."""
-        found = set(gone)
+        goes = np.zeros(len(self.labels), dtype=bool)
+        goes[list(gone)] = True
         for _, classes in sorted(self.axes, key=lambda one: len(one[1])):  # parts first: they serve the whole too
-            going = [one for one in classes.tolist() if one in found]
+            going = classes[goes[classes]]
             missing = LEAST - (len(classes) - len(going))
             if missing > 0:
-                found.difference_update(sorted(going, key=lambda one: -worth[one])[:missing])
-        return found
+                goes[going[np.argsort(-worth[going], kind="stable")[:missing]]] = False
+        return set(np.flatnonzero(goes).tolist())
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -128,31 +125,40 @@ class Channels:
         for first, end in self.labels.ranges:
             classes = self.class_of[first:end]
             components.join(classes[:-1], classes[1:], reason)
-        return tuple(self._groups_of(components))
-
-    def _groups_of(self, components: Labels) -> Iterator[Group]:
-        names = self._names
-        members: dict[int, list[int]] = {}
         classes = np.unique(self.class_of[1:])
-        for component, one in zip(components.find(classes).tolist(), classes.tolist(), strict=True):
-            members.setdefault(component, []).append(one)
-        for together in members.values():
-            named = next((names[one] for one in together if one in names), None)
-            if named is not None:
-                pinned = {one: self.reasons[one] for one in together if one in self.reasons}
-                yield Group(named, tuple(together), pinned)
+        _, firsts, member = np.unique(components.find(classes), return_index=True, return_inverse=True)
+        order = np.argsort(member, kind="stable")
+        together = np.split(classes[order], np.cumsum(np.bincount(member))[:-1]) if len(classes) else []
+        return tuple(one for index in np.argsort(firsts) for one in self._group_of(together[index]))
+
+    def _group_of(self, classes: Array) -> Iterator[Group]:
+        """Yield the group of ``classes``, if a layer makes any of them."""
+        makers = self._makers[classes]
+        if (makers >= 0).any():
+            path = self._paths[int(makers[makers >= 0][0])]
+            yield Group(path, classes, classes[~self.stays[classes]])
 
     @cached_property
-    def _names(self) -> dict[int, str]:
-        """The layer that makes each class, by the path of its weight."""
-        paths = {id(one): name for name, one in self.graph_module.named_parameters()}
-        found: dict[int, str] = {}
-        for tensor, axis in self.rows:
-            path = paths.get(id(tensor), "").rpartition(".")[0]
-            for one in self.walk.records.of(tensor).axes.get(axis, ()):
-                for each in self.class_of[one].tolist():
-                    found.setdefault(each, path)
+    def stays(self) -> NDArray[np.bool_]:
+        """Which classes stay, by class."""
+        found = np.zeros(len(self.labels), dtype=bool)
+        found[list(self.reasons)] = True
         return found
+
+    @cached_property
+    def _makers(self) -> Array:
+        """Which of :attr:`rows` is the first that makes a class, by class; -1 if none does."""
+        found = np.full(len(self.labels), -1, dtype=np.int64)
+        for index, (tensor, axis) in reversed(list(enumerate(self.rows))):
+            for one in self.walk.records.of(tensor).axes[axis]:
+                found[self.class_of[one]] = index
+        return found
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        """The path of the layer of each of :attr:`rows`."""
+        paths = {id(one): name.rpartition(".")[0] for name, one in self.graph_module.named_parameters()}
+        return [paths.get(id(tensor), "") for tensor, _ in self.rows]
 
     def classes_at(self, node: fx.Node) -> set[int]:
         """Return the classes of all that ``node`` reads and computes."""
@@ -160,19 +166,18 @@ class Channels:
         labels = [layer.labels.ravel() for value in values for layer in value.layers]
         return set(self.class_of[np.concatenate(labels)].tolist()) if labels else set()
 
-    def name_of(self, label: int) -> str:
+    def name_of(self, one: int) -> str:
         """Return the path of the layer that makes a class; "" if none does."""
-        return self._names.get(int(self.class_of[label]), "")
+        maker = int(self._makers[one])
+        return self._paths[maker] if maker >= 0 else ""
 
     @cached_property
     def outputs(self) -> dict[str, Array]:
         """The classes of each layer's output channels, by its path."""
-        paths = {id(one): name.rpartition(".")[0] for name, one in self.graph_module.named_parameters()}
         return {
-            paths[id(tensor)]: self.class_of[vectors[0]]
-            for tensor, axis in self.rows
-            for vectors in [self.walk.records.of(tensor).axes[axis]]
-            if id(tensor) in paths
+            path: self.class_of[self.walk.records.of(tensor).axes[axis][0]]
+            for path, (tensor, axis) in zip(self._paths, self.rows, strict=True)
+            if path
         }
 
     @cached_property
@@ -187,12 +192,13 @@ class Channels:
             if vectors and (id(record.tensor), axis) not in columns
         ]
 
-    def magnitudes(self) -> np.ndarray:
-        """Return the L1 norm of the rows of each class, by label; 0 where it has none."""
+    @cached_property
+    def magnitudes(self) -> NDArray[np.float64]:
+        """The L1 norm of all rows of each class, by class; 0 where it has none."""
         found = np.zeros(len(self.labels))
         for tensor, axis in self.rows:
-            sums = tensor.detach().double().abs().flatten(1) if axis == 0 else tensor.detach().double().abs()
-            total = sums.sum(1) if axis == 0 else sums.movedim(axis, 0).flatten(1).sum(1)
+            others = [one for one in range(tensor.dim()) if one != axis]
+            sizes = torch.linalg.vector_norm(tensor.detach(), 1, dim=others).double().cpu().numpy()
             for one in self.walk.records.of(tensor).axes[axis]:
-                np.add.at(found, self.class_of[one], total.cpu().numpy())
+                np.add.at(found, self.class_of[one], sizes)
         return found

@@ -23,18 +23,14 @@ def unread(channels: Channels) -> set[int]:
         alive = _alive(channels, reader, known)
         for vector in reader.vectors:
             read[channels.class_of[vector[alive]]] = True
-    free = {one for group in channels.groups for one in group.free}
-    return {one for one in free if not read[one]}
+    return {one for group in channels.groups for one in group.free[~read[group.free]].tolist()}
 
 
 def _alive(channels: Channels, reader: Reader, known: dict[fx.Node, Flags]) -> Flags:
     """Return which columns of a reader are not zero, NaN included."""
     alive = np.ones(len(reader.vectors[0]), dtype=bool)
     if reader.weight is not None:
-        weight = reader.weight.detach()
-        others = [axis for axis in range(weight.dim()) if axis != reader.axis]
-        columns = (weight != 0).any(dim=others) if others else weight != 0
-        alive &= columns.cpu().numpy()
+        alive &= _nonzero(reader.weight.detach(), reader.axis)
     for node in (reader.node, *reader.node.all_input_nodes):
         module = called_module(node)
         is_operand = isinstance(module, ScaledAxis) and node is not reader.node
@@ -44,6 +40,19 @@ def _alive(channels: Channels, reader: Reader, known: dict[fx.Node, Flags]) -> F
             alive &= ~_zero_at(channels, node)[channels.class_of[reader.vectors[0]]]
         elif is_operand and channels.walk.value(node.args[0]).shape == tuple(reader.weight.shape):  # type: ignore[union-attr]
             alive &= factor_at(node) != 0
+    return alive
+
+
+def _nonzero(weight: torch.Tensor, axis: int) -> Flags:
+    """Return which columns, along ``axis``, hold anything but zeros; most are told by one row."""
+    others = [one for one in range(weight.dim()) if one != axis]
+    row = weight.narrow(others[0], 0, 1)
+    found = (row != 0).sum(others).cpu().numpy() > 0
+    quiet = np.flatnonzero(~found)
+    if len(quiet):
+        rest = weight.index_select(axis, torch.from_numpy(quiet).to(weight.device))
+        found[quiet] = (rest != 0).sum(others).cpu().numpy() > 0
+    alive: Flags = found
     return alive
 
 

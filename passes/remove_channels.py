@@ -5,6 +5,7 @@ W2 relu(norm(W1 x))   ->   W2[:, kept] relu(norm'(W1[kept] x))      exact where 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -84,6 +85,8 @@ class RemoveChannels(KeepingPass):
         silent = unread(channels) - kept
         gone = self._chosen(channels, kept, log) | silent
         gone = self._without_short_axes(channels, gone)
+        if not gone:
+            log.warn(self._why_nothing(channels, kept))
         while gone:
             try:
                 cut = Cut(channels.walk, gone)
@@ -109,6 +112,22 @@ class RemoveChannels(KeepingPass):
             else:
                 gone.add(one)
         return gone
+
+    def _why_nothing(self, channels: Channels, kept: Collection[int]) -> str:
+        """Return why no channel goes."""
+        free = {one for group in channels.groups for one in group.free.tolist()}
+        if not free:
+            reasons = Counter(one.why for one in channels.reasons.values())
+            most = f": {reasons.most_common(1)[0][0]}" if reasons else ""
+            return f"no channel can go{most}; fxprune inspect --channels tells why each stays"
+        if free <= set(kept):
+            return f"no channel can go: all {len(free):,} that could are {KEPT}"
+        if self.ratio is not None:
+            return f"ratio={self.ratio:g} is less than one channel of each group"
+        return (
+            "every channel is read: close gates of InsertChannelGate first, or give a ratio, or indices of those that "
+            "shall go"
+        )
 
     def _without_short_axes(self, channels: Channels, gone: set[int]) -> set[int]:
         if self.indices:

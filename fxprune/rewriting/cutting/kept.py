@@ -26,6 +26,7 @@ class Kept:
         self.gone = np.isin(classes, np.fromiter(gone, dtype=np.int64))
         self.gone[NONE] = False
         self._masks: dict[tuple[int, ...], tuple[tuple[Array, ...], Mask | None]] = {}
+        self._of: dict[fx.Node, Any] = {}
         self._left: dict[tuple[int, int], tuple[Array, Mask, Array]] = {}
 
     def along(self, value: Value, axis: int) -> Mask | None:
@@ -55,6 +56,8 @@ class Kept:
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """Return the shape of what is left of a value."""
+        if not value.layers:
+            return value.shape
         sizes = list(value.shape)
         for axis in {axis for layer in value.layers for axis in layer.axes}:
             mask = self.along(value, axis)
@@ -80,4 +83,6 @@ class Kept:
 
     def of(self, node: fx.Node) -> Any:
         """Return what is left of what ``node`` computes: a Value, a nest of them, None."""
-        return map_values(self.value, self.walk.value(node))
+        if node not in self._of:
+            self._of[node] = map_values(self.value, self.walk.value(node))
+        return self._of[node]

@@ -79,9 +79,11 @@ class Walk:
 
     def record(self, call: Call, name: str) -> Record | None:
         """Return the record of a parameter that a call is given, or that its layer has; None if it has none."""
-        if call.module is not None and name in (*call.module._parameters, *call.module._buffers):
-            tensor = getattr(call.module, name)
-            return None if tensor is None else self.records.of(tensor)
+        if call.module is not None:
+            tensors = call.module._parameters if name in call.module._parameters else call.module._buffers
+            if name in tensors:
+                own = tensors[name]
+                return None if own is None else self.records.of(own)
         given = call.argument(name)
         if isinstance(called_module(given), ScaledAxis):
             given = given.args[0]
@@ -111,6 +113,8 @@ class Walk:
 
     def along(self, value: Value, axis: int) -> Vectors:
         """Return the labels along ``axis`` of all layers, once all is settled: of several axes one was chosen."""
+        if len(value.layers) == 1 and value.layers[0].axes == (axis,):
+            return (value.layers[0].labels,)
         found = [self._along(layer, axis) for layer in value.layers if axis in layer.axes]
         return tuple(one for one in found if one is not None)
 

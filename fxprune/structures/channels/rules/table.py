@@ -69,7 +69,17 @@ def rule(walk: Walk, call: Call) -> Any:
 
 
 def _why(call: Call) -> str:
-    if call.module is not None:
-        name = type(call.module).__name__
-        return f"{name} is not known to channels" if call.op is None else f"{name} computes more than its row says"
-    return f"{call.node.target} is not known to channels"
+    """Return why a call is a barrier, and what would make it none."""
+    node = call.node
+    if call.module is None:
+        called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    else:
+        called = type(call.module).__name__
+    if call.op is None:
+        return (
+            f"no row of the table of ops says what {called} does with channels: add Op({called!r}, 'elementwise', "
+            "'input;', ...), or of the kind that it is, by the entry point fxprune.ops"
+        )
+    if call.exact is None:
+        return f"{called} is called in a way that its row does not know, or has hooks"
+    return f"{called} has no rule for channels"

@@ -265,6 +265,8 @@ def _kind(value: Any) -> Hashable:
         return kind, value
     if kind is tuple or (isinstance(value, list) and kind in (list, immutable_list)):
         return (kind is not tuple, *[_kind(part) for part in value])
+    if kind is slice:
+        return slice, _kind(value.start), _kind(value.stop), _kind(value.step)
     if isinstance(value, FakeTensor):
         if value.constant is not None or value.storage_offset() or value.is_conj() or value.is_neg():
             raise _Unknown

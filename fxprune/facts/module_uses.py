@@ -10,7 +10,7 @@ from torch import fx, nn
 from fxprune.facts.updated_buffers import updated_storages, updated_tensor
 from fxprune.ir.module_tree import every_module
 from fxprune.ir.node_targets import attribute
-from fxprune.ir.nodes import called_module, uses
+from fxprune.ir.nodes import called_modules, uses
 
 
 class CallSites:
@@ -23,17 +23,15 @@ class CallSites:
         self._calls: defaultdict[int, int] = defaultdict(int)  # a Counter takes twice the time
         self._reads: defaultdict[int, int] = defaultdict(int)
         self._updated = updated_storages(graph_module)
-        for node in graph_module.graph.nodes:
-            module = called_module(node)
-            if module is not None:
-                self._calls[id(module)] += 1
-                if self._calls[id(module)] == 1:
-                    for part in every_module(module) if module._modules else (module,):
-                        for parameter in part._parameters.values():
-                            if parameter is not None:
-                                self._reads[id(parameter)] += 1
-            elif node.op == "get_attr":
-                self._reads[id(attribute(graph_module, node.target))] += max(uses(node), 1)
+        for module in called_modules(graph_module).values():
+            self._calls[id(module)] += 1
+            if self._calls[id(module)] == 1:
+                for part in every_module(module) if module._modules else (module,):
+                    for parameter in part._parameters.values():
+                        if parameter is not None:
+                            self._reads[id(parameter)] += 1
+        for node in graph_module.graph.find_nodes(op="get_attr", sort=False):
+            self._reads[id(attribute(graph_module, str(node.target)))] += max(uses(node), 1)
 
     def calls(self, module: nn.Module) -> int:
         """Return at how many call sites ``module`` stands, under whatever names."""

@@ -225,17 +225,17 @@ def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
                 _deepcopy_module(one, memo)
         return copy.deepcopy(module, memo)
     duplicate = memo[id(module)] = kind.__new__(kind)
-    state = dict(how[2])  # what the module's own __getstate__ leaves of it
-    for name, value in how[2].items():
+    state: dict[str, Any] = {}
+    for name, value in how[2].items():  # what the module's own __getstate__ leaves of it
         sort = type(value)
         if sort in PLAIN or (sort is tuple and PLAIN.issuperset(map(type, value))):
-            continue
-        if not value and name in _TABLES and sort in (dict, OrderedDict, set):
-            value = sort()
+            pass
         elif name == "_modules":
             value = sort(
                 (key, None if child is None else _deepcopy_module(child, memo)) for key, child in value.items()
             )
+        elif name in _TABLES and sort in (dict, OrderedDict, set) and not value:
+            value = sort()
         elif name in ("_parameters", "_buffers") and sort is dict:
             value = {
                 key: memo[id(tensor)] if id(tensor) in memo else copy.deepcopy(tensor, memo)
@@ -245,8 +245,7 @@ def _deepcopy_module(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
             value = memo.setdefault(id(value), value.detach().clone())
         elif (original := original_of(value)) is not value:
             if getattr(original, "__self__", None) is module and original.__func__ is getattr(kind, name, None):
-                del state[name]  # a method of its class: the copy has it too
-                continue
+                continue  # a method of its class: the copy has it too
             value = copy.deepcopy(original, memo)
         else:
             value = copy.deepcopy(value, memo)

@@ -132,7 +132,7 @@ class _MakeLayer:
 def _may_freeze(node: fx.Node) -> bool:
     module = called_module(node)
     if module is not None:
-        return any(map(computed_weights, every_module(module)))
+        return any(map(computed_weights, every_module(module) if module._modules else (module,)))
     if node.op == "get_attr" and node.graph.owning_module is not None:
         return isinstance(attribute(node.graph.owning_module, str(node.target)), torch.Tensor)
     return _is_linear(node) or (node.op == "call_function" and is_conv(node))

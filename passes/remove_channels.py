@@ -125,8 +125,8 @@ class RemoveChannels(KeepingPass):
         if self.ratio is not None:
             return f"ratio={self.ratio:g} is less than one channel of each group"
         return (
-            "every channel is read: close gates of InsertChannelGate first, or give a ratio, or indices of those that "
-            "shall go"
+            "every channel is read: close gates of InsertChannelGate first, or give a ratio, or indices of those "
+            "that shall go"
         )
 
     def _without_short_axes(self, channels: Channels, gone: set[int]) -> set[int]:

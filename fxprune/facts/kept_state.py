@@ -21,7 +21,7 @@ from fxprune.facts.effects import is_foreign, is_in_place, rescaled_weight, resc
 from fxprune.ir.copies import copy_module, not_copied
 from fxprune.ir.module_tree import is_opaque, mark_opaque, runs_own_code
 from fxprune.ir.node_targets import attribute
-from fxprune.ir.nodes import called_module
+from fxprune.ir.nodes import called_modules
 from fxprune.ir.pytrees import version_of
 
 
@@ -96,8 +96,8 @@ def _may_be_written(graph_module: fx.GraphModule) -> list[torch.Tensor]:
     """
     nodes = graph_module.graph.nodes
     reads = graph_module.graph.find_nodes(op="get_attr", sort=False)
-    layers = map(called_module, graph_module.graph.find_nodes(op="call_module", sort=False))
-    values: list[Any] = [layer.weight for layer in layers if layer is not None and rescales(layer)]
+    layers = called_modules(graph_module).values()
+    values: list[Any] = [layer.weight for layer in layers if rescales(layer)]
     if reads and any(is_in_place(node) or is_foreign(node) or rescaled_weight(node) for node in nodes):
         values += [attribute(graph_module, str(node.target)) for node in reads]
     return list({id(value): value for value in values if isinstance(value, torch.Tensor)}.values())

@@ -13,12 +13,12 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
+from torch.fx.passes.shape_prop import TensorMetadata
 
 from fxprune.errors import LoadError, TraceError, first_line
 from fxprune.facts.effects import is_foreign
 from fxprune.facts.kept_state import keeping_state
-from fxprune.facts.shape_cache import Values
+from fxprune.facts.shape_cache import Values, metadata_of
 from fxprune.ir.autocast import ENTER_AUTOCAST, autocast_kept
 from fxprune.ir.by_mode import TRAIN_INPUTS, only_in
 from fxprune.ir.copies import copy_module
@@ -155,7 +155,7 @@ def values_of(
 
 def note_shape(node: fx.Node, value: torch.Tensor) -> None:
     """Write on ``node``, a new one, that it computes tensors like ``value``."""
-    node.meta[META] = _extract_tensor_metadata(value)
+    node.meta[META] = metadata_of(value)
 
 
 def renew_shapes(graph_module: fx.GraphModule) -> None:

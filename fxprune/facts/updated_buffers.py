@@ -11,7 +11,7 @@ from torch import fx, nn
 from fxprune.facts.effects import is_in_place, rescaled_weight, rescales
 from fxprune.ir.module_tree import is_opaque
 from fxprune.ir.node_targets import attribute
-from fxprune.ir.nodes import called_module
+from fxprune.ir.nodes import called_modules
 from fxprune.ops.call import Call
 from fxprune.ops.table import row_of_target
 
@@ -29,9 +29,8 @@ def updated_storages(graph_module: fx.GraphModule) -> frozenset[int]:
     """
     found: set[int] = set()
     graph = graph_module.graph
-    for node in graph.find_nodes(op="call_module", sort=False):
-        module = called_module(node)
-        if module is not None and (is_opaque(module) or rescales(module)):
+    for module in called_modules(graph_module).values():
+        if is_opaque(module) or rescales(module):
             found |= {storage_of(tensor) for tensor in (*module.parameters(), *module.buffers())}
     for node in graph.nodes if _reads_of_tensors(graph_module) else ():
         for read in _reads_behind(written) if (written := _written(node)) else ():

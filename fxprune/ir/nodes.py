@@ -35,9 +35,8 @@ def graphs_of(graph_module: fx.GraphModule) -> list[tuple[str, fx.GraphModule]]:
     """Return ``graph_module`` (its path is "") and every region in its opaque modules, with paths, recursively."""
     found = [("", graph_module)]
     seen: set[int] = set()
-    for node in graph_module.graph.nodes:
-        module = called_module(node)
-        if module is None or not is_opaque(module) or id(module) in seen:
+    for node, module in called_modules(graph_module).items():
+        if not is_opaque(module) or id(module) in seen:
             continue
         seen.add(id(module))
         for path, region in regions_in(module):
@@ -267,6 +266,26 @@ def called_module(node: Any) -> nn.Module | None:
     for atom in _atoms(node.target):
         module = module._modules[atom]  # several times as fast as get_submodule, and every pass asks for every node
     return module  # type: ignore[no-any-return]
+
+
+def called_modules(graph_module: fx.GraphModule) -> dict[fx.Node, nn.Module]:
+    """Return the module that each node calls, by node, in graph order; those that call none are left out.
+
+    It finds each container once, and so takes less time than to ask :func:`called_module` for every node.
+    """
+    tables: dict[str, dict[str, nn.Module | None]] = {"": graph_module._modules}
+    found: dict[fx.Node, nn.Module] = {}
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module":
+            path, _, name = node.target.rpartition(".")
+            table = tables.get(path)
+            if table is None:
+                owner: Any = graph_module
+                for atom in path.split("."):
+                    owner = owner._modules[atom]
+                table = tables[path] = owner._modules
+            found[node] = table[name]  # type: ignore[assignment]
+    return found
 
 
 @lru_cache(maxsize=1 << 14)

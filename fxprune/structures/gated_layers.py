@@ -21,7 +21,7 @@ from fxprune.gates.gate import ScaledLayer
 from fxprune.gates.words import told_by_kind
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.node_targets import attribute
-from fxprune.ir.nodes import TRACED_MACS, called_module, graphs_of, require_graph
+from fxprune.ir.nodes import TRACED_MACS, called_module, called_modules, graphs_of, require_graph
 from fxprune.structures.missing_scales import why_no_scales
 
 
@@ -203,8 +203,7 @@ def layers_of_graph(graph_module: fx.GraphModule, region: str = "") -> list[Gate
 
 def _gates(graph_module: fx.GraphModule, region: str) -> Iterator[Gate]:
     live = Liveness(graph_module.graph)
-    for node in graph_module.graph.nodes:
-        module = called_module(node)
+    for node, module in called_modules(graph_module).items():
         if isinstance(module, ScaledLayer):
             source = node.args[0] if node.args else None
             nodes = live.dead_once_passed_by(node, source) if module.removable and isinstance(source, fx.Node) else ()

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from fxprune.errors import TraceError, first_line
 from fxprune.facts.shapes import shape
 from fxprune.ir.applied import LAYER, Applied
-from fxprune.ir.nodes import called_module
+from fxprune.ir.nodes import called_modules
 from fxprune.tracing.recorded_grad_mode import RecordedGradMode
 from fxprune.tracing.recording import RecordingTracer
 from fxprune.tracing.source import current_line
@@ -108,8 +108,7 @@ def _holds_stand_in(values: tuple[Any, ...]) -> bool:
 def hold_to_shapes(graph_module: fx.GraphModule) -> None:
     """Have the functions that kept the shape of what they were given, in all calls, keep it for every input."""
     calls: dict[Applied, list[bool]] = {}
-    for node in graph_module.graph.find_nodes(op="call_module", sort=False):
-        module = called_module(node)
+    for node, module in called_modules(graph_module).items():
         if isinstance(module, Applied):
             source = node.args[0] if node.args else None
             kept = isinstance(source, fx.Node) and shape(node) is not None and shape(node) == shape(source)

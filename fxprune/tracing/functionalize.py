@@ -10,7 +10,7 @@ sound on the result, and no activation can overwrite a shortcut.
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ def functionalize(graph_module: fx.GraphModule, values: Values) -> None:
     mutating = [node for node in nodes if node in writes or is_in_place(node)]
     if not mutating:
         return
-    storages = _Storages(nodes, values, writes)
+    storages = _Storages(nodes, values, writes, frozenset(mutating))
     runner = Interpreter(graph_module, keep=True)
     for node in mutating:
         target = writes.get(node) or _mutated(node)
@@ -179,25 +179,31 @@ def _may_be_view(node: fx.Node) -> bool:
     return name in _MAYBE_VIEWS or "dropout" in name or is_foreign(node)
 
 
-def _surely_the_same(node: fx.Node, writes: Mapping[fx.Node, fx.Node]) -> fx.Node | None:
-    """Return the tensor that ``node`` returns itself, whatever the inputs, or None."""
+def _passed_on(node: fx.Node) -> fx.Node | None:
+    """Return the input that ``node`` returns itself, whatever it is, or None."""
     module = called_module(node)
     if type(module) is nn.Identity and module is not None and not has_hooks(module):
         return node.args[0] if isinstance(node.args[0], fx.Node) else None
-    return writes.get(node) or (_mutated(node) if is_in_place(node) else None)
+    return None
 
 
 class _Storages:
     """Which nodes may share memory: equal storages in the recorded run, and ops that may return views."""
 
-    def __init__(self, nodes: list[fx.Node], values: Values, writes: Mapping[fx.Node, fx.Node]) -> None:
+    def __init__(
+        self,
+        nodes: list[fx.Node],
+        values: Values,
+        writes: Mapping[fx.Node, fx.Node],
+        mutating: Collection[fx.Node],
+    ) -> None:
         self._root: dict[Hashable, Hashable] = {}
         self._members: dict[Hashable, list[fx.Node]] = {}
         self._first: dict[fx.Node, fx.Node] = {}  # the node that made the very tensor
         # the output only reads; what it holds together is not one storage
         self._keys = {node: values.storages(node) if node.op != "output" else [] for node in nodes}
         for node in nodes:
-            same = _surely_the_same(node, writes)
+            same = writes.get(node) or (_mutated(node) if node in mutating else _passed_on(node))
             self._first[node] = node if same is None else self._first[same]
             if node not in writes and _may_be_view(node):  # what was written into is what is returned
                 self._join(*(key for one in (node, *node.all_input_nodes) for key in self._keys[one]))

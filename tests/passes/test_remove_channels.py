@@ -137,8 +137,8 @@ def test_nothing_is_silently_nothing() -> None:
     found = passes.RemoveChannels()(traced())
     assert not found.modified
     assert found.warnings == (
-        "every channel is read: close gates of InsertChannelGate first, or give a ratio, or indices of those that "
-        "shall go",
+        "every channel is read: close gates of InsertChannelGate first, or give a ratio, or indices of those "
+        "that shall go",
     )
     only = fxprune.trace(nn.Conv2d(3, 8, 1).eval(), torch.randn(2, 3, 4, 4))
     (warning,) = passes.RemoveChannels(ratio=0.5)(only).warnings

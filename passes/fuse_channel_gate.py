@@ -29,7 +29,6 @@ class FuseChannelGate(Pass):
     """Multiply the scales of channels into the weights that read them."""
 
     name: ClassVar[str] = "fuse-channel-gate"
-    after: ClassVar[tuple[str, ...]] = ("insert-channel-gate", "remove-channels")
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
 

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 import torch
 from channel_nets import NETS
-from torch import fx
+from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
 import fxprune
@@ -89,3 +89,22 @@ def test_a_pipeline_verifies_it_and_it_is_emitted(name: str, tmp_path: Path) -> 
     fxprune.emit(result.graph_module, tmp_path / "out")
     loaded = fxprune.load_emitted(tmp_path / "out")
     assert_same(graph, loaded, inputs)
+
+
+def test_a_gate_that_one_mode_reads_first_is_there_in_both() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.aux, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1), nn.Conv2d(8, 5, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+            x = self.stem(x)
+            aux = self.aux(x) if self.training else None
+            y: torch.Tensor = self.head(x)
+            return (y, aux) if aux is not None else y
+
+    traced = fxprune.trace(Net().eval(), torch.randn(2, 3, 8, 8))
+    result = fxprune.Pipeline([passes.InsertChannelGate(), passes.RemoveChannels(ratio=0.5)], verify=True)(traced)
+    x = torch.randn(2, 3, 8, 8)
+    assert result.graph_module(x).shape == (2, 5, 6, 6)
+    assert len(result.graph_module.train()(x)) == 2

@@ -1,0 +1,56 @@
+"""Channels and layers in one pipeline: what both leave computes what was asked for, in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import fx
+
+import fxprune
+from fxprune import passes
+from fxprune.errors import FxpruneWarning
+
+
+def traced(name: str = "resnet18") -> fx.GraphModule:
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None).double().eval()
+    return fxprune.trace(model, torch.randn(2, 3, 64, 64).double())
+
+
+def sparse(graph: fx.GraphModule) -> fx.GraphModule:
+    """Return the graph with layer gates, every second of which is zero."""
+    inserted = fxprune.Pipeline([passes.InsertResConv(), passes.InsertBranchScale()])(graph).graph_module
+    for index, gate in enumerate(one for one in fxprune.gates_of(inserted) if one.removable):
+        gate.assign(scale=float(index % 2))
+    return inserted
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_layers_first_and_then_channels(name: str) -> None:
+    steps = [passes.RemoveLayers(threshold=0), *fxprune.AFTER_TRAINING, passes.InsertChannelGate()]
+    gated = fxprune.Pipeline(steps, verify=True)(sparse(traced(name))).graph_module
+    torch.manual_seed(1)
+    for gate in fxprune.gates_of(gated):
+        gate.assign(scale=(torch.rand(gate.width) > 0.5).double())
+    result = fxprune.Pipeline([passes.RemoveChannels(), passes.FuseChannelGate()], verify=True)(gated)
+    x = torch.randn(3, 3, 96, 64).double()
+    torch.testing.assert_close(result.graph_module(x), gated(x), rtol=1e-9, atol=1e-9)
+
+
+def test_one_pipeline_for_both() -> None:
+    steps = [passes.RemoveLayers(threshold=0), *fxprune.AFTER_TRAINING, passes.RemoveChannels(ratio=0.5)]
+    result = fxprune.Pipeline(steps)(sparse(traced()))
+    assert result.steps[-1].result.modified
+    assert result.graph_module(torch.randn(1, 3, 64, 64).double()).shape == (1, 1000)
+
+
+def test_channels_before_the_layers_are_fused_is_the_wrong_order() -> None:
+    steps = [passes.RemoveChannels(ratio=0.5), *fxprune.AFTER_TRAINING]
+    with pytest.warns(FxpruneWarning, match="remove-channels"):
+        fxprune.Pipeline(steps)(sparse(traced()))
+
+
+def test_what_layer_gates_hold_stays_and_says_so() -> None:
+    found = passes.InsertChannelGate()(sparse(traced()))
+    assert found.warnings == ("the graph has gates already: channels get none beside them",)

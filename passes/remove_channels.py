@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import numpy as np
 from torch import fx
 
 from fxprune.choosing.channel_choice import CRITERIA, by_indices, by_ratio, kept_classes, require_left
@@ -23,6 +24,7 @@ from fxprune.rewriting.keeping_pass import KeepingPass
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.reading import unread
 
+_SHOWN = 8
 _INDICES = Mapping[str, Sequence[int]]
 
 
@@ -97,10 +99,25 @@ class RemoveChannels(KeepingPass):
                     raise
                 gone = channels.spared(less, channels.magnitudes)
                 continue
+            which = self._which(channels, gone, silent)
             for node, told in cut.apply().items():
-                log.rewrote(node, told)
-            _tell(channels, gone, silent, log)
+                log.rewrote(node, told + which.get(str(node.target), ""))
+            _tell(gone, silent, log)
             return
+
+    def _which(self, channels: Channels, gone: Collection[int], silent: Collection[int]) -> dict[str, str]:
+        """Return which output channels of each layer go, and why, by its path."""
+        found = {}
+        chosen = "named" if self.indices else f"worth least by {self.criterion}"
+        for path, classes in channels.outputs.items():
+            parts = []
+            for group, why in ((silent, "which nobody reads"), (set(gone) - set(silent), chosen)):
+                places = np.flatnonzero(np.isin(classes, list(group))).tolist()
+                more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+                parts += [f"{', '.join(map(str, places[:_SHOWN]))}{more}, {why}"] if places else []
+            if parts:
+                found[path] = f"; without {'; '.join(parts)}"
+        return found
 
     def _chosen(self, channels: Channels, kept: Collection[int], log: Log) -> set[int]:
         gone: set[int] = set()
@@ -136,7 +153,7 @@ class RemoveChannels(KeepingPass):
         return channels.spared(gone, channels.magnitudes)
 
 
-def _tell(channels: Channels, gone: Collection[int], silent: Collection[int], log: Log) -> None:
+def _tell(gone: Collection[int], silent: Collection[int], log: Log) -> None:
     """Warn of what was cut though something read it."""
     others = len(set(gone) - set(silent))
     if others:

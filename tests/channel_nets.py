@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 NETS: dict[str, Callable[[], tuple[nn.Module, tuple[torch.Tensor, ...]]]] = {}
 WIDTH = 8
@@ -533,3 +534,37 @@ class UnreadChannels(Net):
 
     def body(self, x: Any) -> Any:
         return x[:, :8]
+
+
+@net()
+class FrozenNorms(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(conv(8, 12, bias=False), FrozenBatchNorm2d(12), nn.ReLU(), conv(12, 8))
+
+    def body(self, x: Any) -> Any:
+        return self.layers(x)
+
+
+@net()
+class SharedNorm(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.norm = conv(8, 8), conv(8, 8), nn.BatchNorm2d(8)
+
+    def body(self, x: Any) -> Any:
+        return self.norm(self.one(x)) + self.norm(self.two(x))
+
+
+@net()
+class NestedOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([conv(3, 8), conv(8, 8), conv(8, 6)])
+
+    def forward(self, x: Any) -> Any:
+        found = []
+        for layer in self.layers:
+            x = F.relu(layer(x))
+            found.append(x.mean((1, 2, 3)))
+        return found, {"last": (x, None)}

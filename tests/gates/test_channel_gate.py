@@ -66,7 +66,7 @@ def test_insertion_changes_nothing_and_training_moves_gates() -> None:
     traced, graph, inputs = gated()
     torch.testing.assert_close(graph(*inputs), traced(*inputs))
     graph.train()
-    functional.mse_loss(graph(*inputs), torch.zeros(2, 5, 8, 8)).backward()
+    functional.mse_loss(graph(*inputs), torch.zeros(2, 5, 8, 8)).backward()  # type: ignore[no-untyped-call]
     scales = [module for module in graph.modules() if isinstance(module, ChannelScale)]
     assert all(one.gate.grad is not None and bool((one.gate.grad != 0).any()) for one in scales)
 

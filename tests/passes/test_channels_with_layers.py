@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
-from torch import fx
+from torch import fx, nn
+from torch.nn import functional
 
 import fxprune
 from fxprune import passes
@@ -54,3 +55,33 @@ def test_channels_before_the_layers_are_fused_is_the_wrong_order() -> None:
 def test_what_layer_gates_hold_stays_and_says_so() -> None:
     found = passes.InsertChannelGate()(sparse(traced()))
     assert found.warnings == ("the graph has gates already: channels get none beside them",)
+
+
+class Standardized(nn.Conv2d):
+    """A conv whose weight is standardised in forward."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return functional.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias, padding=1)
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "standardised"])
+def test_computed_weights_are_cut_once_they_are_plain(kind: str) -> None:
+    def layer(ins: int, outs: int) -> nn.Module:
+        if kind == "standardised":
+            return Standardized(ins, outs, 3)
+        made: nn.Module = nn.utils.parametrizations.weight_norm(nn.Conv2d(ins, outs, 3, padding=1))
+        return made
+
+    torch.manual_seed(0)
+    model = nn.Sequential(layer(3, 8), nn.ReLU(), layer(8, 8), nn.ReLU(), nn.Conv2d(8, 4, 1)).double().eval()
+    graph = fxprune.trace(model, torch.randn(2, 3, 8, 8).double())
+    before = passes.RemoveChannels(ratio=0.5)(graph)
+    assert not before.modified or sum(p.numel() for p in before.graph_module.parameters()) > 300
+    steps = [passes.FreezeWeights(), passes.InsertChannelGate()]
+    gated = fxprune.Pipeline(steps, verify=True)(graph).graph_module
+    assert [gate.width for gate in fxprune.gates_of(gated)] == [8, 8]
+    for gate in fxprune.gates_of(gated):
+        gate.assign(scale=torch.tensor([0.0, 1.0] * 4).double())
+    result = fxprune.Pipeline([passes.RemoveChannels(), passes.FuseChannelGate()], verify=True)(gated)
+    assert sum(p.numel() for p in result.graph_module.parameters()) < 300

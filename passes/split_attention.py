@@ -1,6 +1,7 @@
 """Write attention layers as linear layers, products and a softmax, whose heads and head sizes can be cut.
 
 nn.MultiheadAttention(q, k, v)   ->   out_proj(softmax(q_proj(q) k_proj(k)' / sqrt(d)) v_proj(v)), head by head
+shifted_window_attention(x)      ->   likewise in each window of x, see :mod:`fxprune.rewriting.windows`
 
 The three projections are layers of their own, so that values may come to be narrower than queries and keys.
 """
@@ -11,77 +12,121 @@ import operator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
 from fxprune.facts.module_uses import CallSites
-from fxprune.ir.nodes import called_module, graphs_of
-from fxprune.rewriting.contract import Contract
+from fxprune.ir.nodes import graphs_of
+from fxprune.ops.call import is_a
+from fxprune.rewriting.contract import Contract, Log, Pass
 from fxprune.rewriting.rewriter import Facts, Rewriter
-from fxprune.rewriting.rules import LAYERS, RulePass
+from fxprune.rewriting.rules import LAYERS, apply_rules
+from fxprune.rewriting.windows import WindowWriter
+from fxprune.rewriting.writer import Writer
 from fxprune.structures.attention_calls import AttentionCall, attention_arguments, attention_call
-from fxprune.weights.slicing import narrowed
+from fxprune.structures.window_calls import WindowCall, bias_table, window_call
+from fxprune.weights.projections import output_projection, projections
 
 
 @dataclass(frozen=True)
-class SplitAttention(RulePass):
+class SplitAttention(Pass):
     """Write attention layers as linear layers, products and a softmax, so that heads and their sizes can be cut."""
 
     name: ClassVar[str] = "split-attention"
+    after: ClassVar[tuple[str, ...]] = ("freeze-weights",)
     contract: ClassVar[Contract] = Contract.VALUES
-    ops: ClassVar[tuple[str, ...]] = LAYERS
 
     def may_apply(self, graph_module: fx.GraphModule) -> bool:
-        """Say whether there is an attention layer."""
+        """Say whether there is any attention."""
         nodes = (node for _, graph in graphs_of(graph_module) for node in graph.graph.nodes)
-        return any(isinstance(called_module(node), nn.MultiheadAttention) for node in nodes)
+        return any(is_a(node, "multihead_attention", "shifted_window_attention") for node in nodes)
+
+    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
+        """Write out every attention layer."""
+        apply_rules((_SplitLayer(self.name), _SplitWindows(self.name), _LookUpBias(self.name)), graph_module, log)
+
+
+@dataclass(frozen=True)
+class _SplitLayer:
+    """Write out an nn.MultiheadAttention of which only the output is read; its ``out_proj`` keeps its name."""
+
+    name: str
+    ops = LAYERS
 
     def check(self, node: fx.Node, facts: Facts) -> AttentionCall | str | None:
-        """Find an attention layer of which only the output is read, or what is in the way."""
         return attention_call(node, facts(CallSites))
 
     def rewrite_at(self, node: fx.Node, found: AttentionCall, rewriter: Rewriter) -> None:
-        """Write out what the layer computes; its ``out_proj`` keeps its name."""
         rewriter.log.rewrote(node, "is four linear layers, products and a softmax now", found.reads)
-        output = _Writer(node, found, rewriter).write()
+        output = _LayerWriter(node, found, rewriter).write()
         for read in found.reads:
             rewriter.replace(read, output)
         rewriter.erase({node, *found.others})
 
 
-class _Writer:
+@dataclass(frozen=True)
+class _SplitWindows:
+    """Write out torchvision's attention in windows."""
+
+    name: str
+    ops = ("call_function",)
+
+    def check(self, node: fx.Node, facts: Facts) -> WindowCall | str | None:
+        return window_call(node, facts(CallSites))
+
+    def rewrite_at(self, node: fx.Node, found: WindowCall, rewriter: Rewriter) -> None:
+        rewriter.log.rewrote(node, "is four linear layers, products and a softmax in windows now")
+        rewriter.replace_computation(node, WindowWriter(node, found, rewriter).write())
+
+
+@dataclass(frozen=True)
+class _LookUpBias:
+    """Write out how the biases of relative positions are looked up: (1, heads, tokens, tokens)."""
+
+    name: str
+    ops = ("call_function",)
+
+    def check(self, node: fx.Node, facts: Facts) -> tuple[fx.Node, fx.Node, int] | None:
+        return bias_table(node)
+
+    def rewrite_at(self, node: fx.Node, found: tuple[fx.Node, fx.Node, int], rewriter: Rewriter) -> None:
+        rewriter.log.rewrote(node, "is written out")
+        table, index, tokens = found
+        writer = Writer(node, rewriter)
+        rows = writer.method("reshape", writer.call(operator.getitem, table, index), tokens, tokens, -1)
+        rewriter.replace(node, writer.method("unsqueeze", writer.method("permute", rows, 2, 0, 1), 0))
+
+
+class _LayerWriter(Writer):
     """Writes one attention layer in front of the node that calls it."""
 
     def __init__(self, node: fx.Node, found: AttentionCall, rewriter: Rewriter) -> None:
-        self._node, self._found, self._rewriter = node, found, rewriter
-        self._sizes: dict[tuple[fx.Node, int], fx.Node] = {}
+        super().__init__(node, rewriter)
+        self._found = found
 
     def write(self) -> fx.Node:
         """Return the node that computes the output."""
-        module, given = self._found.module, attention_arguments(self._node)
-        container = nn.Module().train(module.training)
-        self._rewriter.put(str(self._node.target), container)
-        layers = projections(module)
+        module, path = self._found.module, str(self.node.target)
+        given = attention_arguments(self.node)
+        self.rewriter.put(path, nn.Module().train(module.training))  # which holds the new layers
         q, k, v = (
-            self._heads(given[name], self._layer(f"{name[0]}_proj", layer, given[name]))
-            for name, layer in zip(("query", "key", "value"), layers, strict=True)
+            self._heads(given[name], self.layer(f"{path}.{name[0]}_proj", layer, given[name]))
+            for name, layer in zip(("query", "key", "value"), projections(module), strict=True)
         )
         options = self._options()
-        attended = self._call(functional.scaled_dot_product_attention, q, k, v)
-        attended.kwargs = options
-        first = self._method("transpose", attended, 1, 2) if module.batch_first else None
-        tokens = first or self._method("permute", attended, 2, 0, 1, 3)
-        joined = self._method("flatten", tokens, 2)
-        return self._layer("out_proj", output_projection(module), joined, *self._found.reads)
+        heads = self.call(functional.scaled_dot_product_attention, q, k, v, **options)
+        first = module.batch_first
+        tokens = self.method("transpose", heads, 1, 2) if first else self.method("permute", heads, 2, 0, 1, 3)
+        joined = self.method("flatten", tokens, 2)
+        return self.layer(f"{path}.out_proj", output_projection(module), joined, self._found.reads)
 
     def _options(self) -> dict[str, Any]:
-        mask = self._mask()
+        mask, dropout = self._mask(), self._found.module.dropout
         options: dict[str, Any] = {} if mask is None else {"attn_mask": mask}
-        if self._found.module.dropout:
-            flag = self._rewriter.insert("get_attr", "training", before=self._node, of=[self._node])
-            options["dropout_p"] = self._call(operator.mul, self._found.module.dropout, flag)
+        if dropout:
+            flag = self.rewriter.insert("get_attr", "training", before=self.node, of=[self.node])
+            options["dropout_p"] = self.call(operator.mul, dropout, flag)
         return {**options, "is_causal": True} if self._found.is_causal else options
 
     def _mask(self) -> fx.Node | None:
@@ -89,62 +134,16 @@ class _Writer:
         mask, padding = self._found.masks
         is_bool = self._found.masks_are_bool
         if padding is not None:
-            padding = self._call(operator.getitem, padding, (slice(None), None, None))
+            padding = self.call(operator.getitem, padding, (slice(None), None, None))
             both = operator.or_ if is_bool else operator.add
-            mask = padding if mask is None else self._call(both, mask, padding)
-        return self._call(torch.logical_not, mask) if mask is not None and is_bool else mask
+            mask = padding if mask is None else self.call(both, mask, padding)
+        return self.call(torch.logical_not, mask) if mask is not None and is_bool else mask
 
     def _heads(self, source: fx.Node, projected: fx.Node) -> fx.Node:
         """Return ``projected`` as (batch, heads, tokens, head size); ``source`` has as many tokens."""
         module = self._found.module
-        sizes = (self._size(source, 0), self._size(source, 1), module.num_heads, module.head_dim)
-        parts = self._method("reshape", projected, *sizes)
+        sizes = (self.size(source, 0), self.size(source, 1), module.num_heads, module.head_dim)
+        parts = self.method("reshape", projected, *sizes)
         if module.batch_first:
-            return self._method("transpose", parts, 1, 2)
-        return self._method("permute", parts, 1, 2, 0, 3)
-
-    def _size(self, source: fx.Node, axis: int) -> fx.Node:
-        if (source, axis) not in self._sizes:
-            self._sizes[source, axis] = self._method("size", source, axis)
-        return self._sizes[source, axis]
-
-    def _layer(self, name: str, layer: nn.Linear, source: fx.Node, *others: fx.Node) -> fx.Node:
-        target = self._rewriter.put(f"{self._node.target}.{name}", layer)
-        return self._rewriter.insert("call_module", target, (source,), before=self._node, of=[self._node, *others])
-
-    def _call(self, function: Any, *args: Any) -> fx.Node:
-        return self._rewriter.insert("call_function", function, args, before=self._node, of=[self._node])
-
-    def _method(self, name: str, *args: Any) -> fx.Node:
-        return self._rewriter.insert("call_method", name, args, before=self._node, of=[self._node])
-
-
-def projections(module: nn.MultiheadAttention) -> list[nn.Linear]:
-    """Return the layers that make queries, keys and values, with parameters of their own."""
-    biases = _thirds(module.in_proj_bias)
-    if module.in_proj_weight is not None:
-        weights = _thirds(module.in_proj_weight)
-    else:
-        weights = [module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
-    return [linear(weight, bias, module.training) for weight, bias in zip(weights, biases, strict=True)]
-
-
-def output_projection(module: nn.MultiheadAttention) -> nn.Linear:
-    """Return its ``out_proj`` as a plain linear layer with the same parameters."""
-    return linear(module.out_proj.weight, module.out_proj.bias, module.training)
-
-
-def linear(weight: torch.Tensor, bias: torch.Tensor | None, training: bool) -> nn.Linear:
-    """Return a linear layer that holds these parameters, ``bias`` or none."""
-    rows, columns = weight.shape
-    layer = nn.Linear(columns, rows, bias=bias is not None, device="meta")
-    layer.weight, layer.bias = weight, bias  # type: ignore[assignment]  # they are parameters, the bias or none
-    return layer.train(training)
-
-
-def _thirds(stacked: nn.Parameter | None) -> list[Any]:
-    """Return what of a parameter is for queries, keys and values, each a parameter of its own."""
-    if stacked is None:
-        return [None] * 3
-    thirds = np.eye(3, dtype=bool).repeat(len(stacked) // 3, axis=1)
-    return [narrowed(stacked, {0: mask}) for mask in thirds]
+            return self.method("transpose", parts, 1, 2)
+        return self.method("permute", parts, 1, 2, 0, 3)

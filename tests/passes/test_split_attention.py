@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from helpers import Wrapped, assert_rewrites, emitted, example, targets, traced
 from torch import fx, nn
+from torchvision.models import VisionTransformer
 
 import fxprune
 from fxprune import passes
@@ -217,3 +219,38 @@ def test_layers_inside_of_opaque_parts_are_split_too() -> None:
 
     graph = fxprune.trace(nn.Sequential(Gated(), nn.ReLU()).double().eval(), example(2, 5, 8))
     assert_rewrites(graph, SPLIT, count=1)
+
+
+@cache
+def vit() -> fx.GraphModule:
+    torch.manual_seed(0)
+    model = VisionTransformer(
+        image_size=16, patch_size=8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=48, num_classes=5
+    )
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.normal_(parameter, std=0.3)
+    return fxprune.trace(model.double().eval(), example(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize(("groups", "rows", "heads"), [("within", 16, 4), ("whole", 16, 2)])
+def test_heads_of_a_transformer_are_cut(groups: Literal["within", "whole"], rows: int, heads: int) -> None:
+    split = assert_rewrites(vit(), SPLIT, count=2).graph_module
+    gated = passes.InsertChannelGate(groups=groups)(split).graph_module
+    for gate in fxprune.gates_of(gated):
+        gate.assign(scale=torch.arange(gate.width).remainder(2).double())
+    cut = fxprune.Pipeline([passes.RemoveChannels(groups=groups), passes.FuseChannelGate()])(gated).graph_module
+    path = "encoder.layers.encoder_layer_1"
+    assert cut.get_submodule(f"{path}.self_attention.v_proj").weight.shape == (rows, 32)
+    assert cut.get_submodule(f"{path}.mlp.0").weight.shape == (24, 32)
+    assert {node.args[3] for node in cut.graph.find_nodes(op="call_method", target="reshape")[1:]} == {heads}
+    x = example(5, 3, 16, 16, seed=2)
+    torch.testing.assert_close(cut(x), gated(x), rtol=1e-11, atol=1e-11)
+
+
+def test_values_come_to_be_narrower_than_queries_and_keys() -> None:
+    path = "encoder.layers.encoder_layer_0.self_attention"
+    cut = passes.RemoveChannels(indices={f"{path}.v_proj": [0, 3]})(SPLIT(vit()).graph_module).graph_module
+    assert cut.get_submodule(f"{path}.v_proj").weight.shape == (24, 32)
+    assert cut.get_submodule(f"{path}.q_proj").weight.shape == (32, 32)
+    assert cut(example(3, 3, 16, 16)).shape == (3, 5)

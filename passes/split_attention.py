@@ -34,7 +34,6 @@ class SplitAttention(Pass):
     """Write attention layers as linear layers, products and a softmax, so that heads and their sizes can be cut."""
 
     name: ClassVar[str] = "split-attention"
-    after: ClassVar[tuple[str, ...]] = ("freeze-weights",)
     contract: ClassVar[Contract] = Contract.VALUES
 
     def may_apply(self, graph_module: fx.GraphModule) -> bool:

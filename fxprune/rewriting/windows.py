@@ -41,7 +41,7 @@ class WindowWriter(Writer):
         shifts = self._shifts(padded)
         windows = self._parted(self._rolled(padded, [self.call(operator.neg, one) for one in shifts]))
         tokens = self._tokens(windows)
-        attended = self._attended(tokens, windows, self._mask(padded, windows, shifts))
+        attended = self._attended(tokens, self._mask(padded, windows, shifts))
         merged = self._rolled(self._merged(attended, windows), shifts)
         own = (slice(None), *(slice(None, self.size(self._image, axis)) for axis in (1, 2)))
         return self.method("contiguous", self.call(operator.getitem, merged, own))
@@ -90,33 +90,39 @@ class WindowWriter(Writer):
         in_order = self.method("permute", parts, 0, 1, 3, 2, 4, 5)
         return self.method("flatten", self.method("flatten", in_order, 3, 4), 1, 2)
 
-    def _attended(self, tokens: fx.Node, windows: fx.Node, mask: fx.Node) -> fx.Node:
-        weights, training = self._found.weights, self.rewriter.graph_module.training
-        biases = thirds(weights.get("qkv_bias"))
-        scale = self._call.argument("logit_scale")
-        if scale is not None:
-            biases[1] = None  # V2 takes that of the keys for 0
-        rows = zip("qkv", thirds(weights["qkv_weight"]), biases, strict=True)
-        read = self._reads("qkv_weight", "qkv_bias")
-        q, k, v = (
-            self._heads(self.layer(self._target(f"{name}_proj"), linear(weight, bias, training), tokens, read))
-            for name, weight, bias in rows
-        )
+    def _attended(self, tokens: fx.Node, mask: fx.Node) -> fx.Node:
+        """Return what tokens take from those of their window, (batch, windows, tokens of a window, channels)."""
+        q, k, v = self._projected(tokens)
         options: dict[str, Any] = {"attn_mask": mask}
+        scale = self._call.argument("logit_scale")
         if scale is not None:  # cosines, times a scale a head: at most 100
             factor = self.method("exp", self.call(torch.clamp, scale, None, math.log(100.0)))
             q = self.call(operator.mul, self.call(functional.normalize, q, 2.0, -1), factor)
             k = self.call(functional.normalize, k, 2.0, -1)
             options["scale"] = 1.0
-        first, second = self._found.dropouts
+        of_scores, of_output = self._found.dropouts
         flag = self._call.argument("training")
-        if first:
-            options["dropout_p"] = self.call(operator.mul, first, flag)
+        if of_scores:
+            options["dropout_p"] = self.call(operator.mul, of_scores, flag)
         heads = self.call(functional.scaled_dot_product_attention, q, k, v, **options)
         joined = self.method("flatten", self.method("transpose", heads, 2, 3), 3)
+        weights, training = self._found.weights, self.rewriter.graph_module.training
         layer = linear(weights["proj_weight"], weights.get("proj_bias"), training)
-        out = self.layer(self._output_target(), layer, joined, self._reads("proj_weight", "proj_bias"))
-        return self.call(functional.dropout, out, second, flag) if second else out
+        out = self.layer(self._output_target(), layer, joined, self._reads("proj"))
+        return self.call(functional.dropout, out, of_output, flag) if of_output else out
+
+    def _projected(self, tokens: fx.Node) -> list[fx.Node]:
+        """Return queries, keys and values, each by a layer of its own."""
+        stacked = self._found.weights
+        biases = thirds(stacked.get("qkv_bias"))
+        if self._call.argument("logit_scale") is not None:
+            biases[1] = None  # V2 takes that of the keys for 0
+        parts = zip("qkv", thirds(stacked["qkv_weight"]), biases, strict=True)
+        training, read = self.rewriter.graph_module.training, self._reads("qkv")
+        return [
+            self._heads(self.layer(self._target(f"{name}_proj"), linear(weight, bias, training), tokens, read))
+            for name, weight, bias in parts
+        ]
 
     def _heads(self, projected: fx.Node) -> fx.Node:
         """Return (batch, windows, heads, tokens of a window, head size)."""
@@ -145,8 +151,9 @@ class WindowWriter(Writer):
         apart = self.call(operator.mul, self.method("to", differ, dtype), -100)
         return self.call(operator.add, bias, self.method("unsqueeze", apart, 1))
 
-    def _reads(self, *names: str) -> list[fx.Node]:
-        return [read for name in names if (read := self._call.argument(name)) is not None]
+    def _reads(self, name: str) -> list[fx.Node]:
+        reads = (self._call.argument(f"{name}_{kind}") for kind in ("weight", "bias"))
+        return [one for one in reads if one is not None]
 
     def _target(self, name: str) -> str:
         """Return a free name beside the stacked weights."""
@@ -155,7 +162,7 @@ class WindowWriter(Writer):
 
     def _output_target(self) -> str:
         """Return the name of the layer whose weights are read behind the attention, if it holds nothing else."""
-        reads = self._reads("proj_weight", "proj_bias")
+        reads = self._reads("proj")
         owners = {str(one.target).rpartition(".")[0] for one in reads}
         path = owners.pop() if len(owners) == 1 else ""
         nodes = self.rewriter.graph_module.graph.nodes

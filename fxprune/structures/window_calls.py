@@ -57,7 +57,7 @@ def window_call(node: fx.Node, sites: CallSites) -> WindowCall | str | None:
     if not isinstance(call.argument("relative_position_bias"), fx.Node) or len(getattr(meta, "shape", ())) != 4:
         return "what it reads has no known shape"
     active = call.argument("training") is not False
-    return WindowCall(window, shift, heads, weights, dropouts if active else (0.0, 0.0))  # type: ignore[arg-type]
+    return WindowCall(window, shift, heads, weights, dropouts if active else (0.0, 0.0))
 
 
 def _weights(call: Call, sites: CallSites) -> dict[str, nn.Parameter] | str:

@@ -50,7 +50,7 @@ def to_others(m: Any, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> Any:
     return output
 
 
-WAYS = {
+WAYS: dict[str, tuple[Any, Any, Any]] = {
     "self": ((), {}, to_itself),
     "tokens first": ((), {"batch_first": False}, to_itself),
     "no bias": ((), {"bias": False}, to_itself),
@@ -134,8 +134,8 @@ def test_in_train_mode_it_computes_the_same_and_has_the_same_gradients() -> None
     for one in (graph, split):
         one(x).square().sum().backward()
     torch.testing.assert_close(split(x), graph(x), rtol=1e-12, atol=1e-12)
-    stacked = [split.get_parameter(f"attention.{one}_proj.weight").grad for one in "qkv"]
-    expected = graph.get_parameter("attention.in_proj_weight").grad
+    stacked: Any = [split.get_parameter(f"attention.{one}_proj.weight").grad for one in "qkv"]
+    expected: Any = graph.get_parameter("attention.in_proj_weight").grad
     torch.testing.assert_close(torch.cat(stacked), expected, rtol=1e-12, atol=1e-12)
 
 

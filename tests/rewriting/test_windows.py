@@ -46,7 +46,7 @@ def test_values_stay_at_every_size(kind: Any, shift: tuple[int, int]) -> None:
     "options", [{"qkv_bias": False}, {"proj_bias": False}, {"qkv_bias": False, "proj_bias": False}]
 )
 @pytest.mark.parametrize("kind", [V1, V2])
-def test_biases_may_lack(kind: Any, options: dict[str, bool]) -> None:
+def test_biases_may_lack(kind: Any, options: Any) -> None:
     assert_rewrites(windows(kind, (1, 1), **options), SPLIT, count=2)
 
 
@@ -74,7 +74,8 @@ def test_keys_of_version_two_have_no_bias() -> None:
 
 @pytest.mark.parametrize("which", ["attention_dropout", "dropout"])
 def test_dropout_follows_the_train_flag(which: str) -> None:
-    graph = windows(V1, (1, 1), **{which: 0.5})
+    options: Any = {which: 0.5}
+    graph = windows(V1, (1, 1), **options)
     split = assert_rewrites(graph, SPLIT, count=2).graph_module
     x = example(2, 8, 8, 8)
     assert torch.equal(split(x), split(x))

@@ -3,7 +3,8 @@
 nn.MultiheadAttention(q, k, v)   ->   out_proj(softmax(q_proj(q) k_proj(k)' / sqrt(d)) v_proj(v)), head by head
 shifted_window_attention(x)      ->   likewise in each window of x, see :mod:`fxprune.rewriting.windows`
 
-The three projections are layers of their own, so that values may come to be narrower than queries and keys.
+The three projections are layers of their own, so that values may come to be narrower than queries and keys. A query
+from which a mask hides all keys gets what F.scaled_dot_product_attention gives it, where the layer may return NaN.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def test_what_is_declined(why: str) -> None:
     assert all(why in site.why or "tied" in site.why for site in declined), declined
 
 
-def test_hooks_and_subclasses_are_declined() -> None:
+def test_hooks_are_declined() -> None:
     graph = attending(example(2, 5, 8), call=to_itself)
     graph.get_submodule("attention").register_forward_hook(lambda *_: None)
     assert "hooks" in SPLIT(graph).declined[0].why
@@ -199,6 +199,15 @@ def test_other_networks_are_not_looked_at() -> None:
     graph = traced(nn.Linear(3, 3), example(2, 3))
     assert not SPLIT(graph).declined
     assert SPLIT(graph).graph_module is graph
+
+
+def test_weights_that_were_rounded_before_are_split_as_they_were() -> None:
+    torch.manual_seed(0)
+    model = Wrapped(lambda m, x: x + m.attention(x, x, x)[0], attention=nn.MultiheadAttention(8, 2, batch_first=True))
+    graph = passes.InsertBranchScale()(fxprune.trace(model.eval(), example(2, 5, 8).float())).graph_module
+    fxprune.gates_of(graph)[0].assign(scale=0.3)
+    result = fxprune.Pipeline([passes.FuseBranchScale(), SPLIT])(graph)
+    assert [step.name for step in result.steps if step.result.modified] == ["fuse-branch-scale", "split-attention"]
 
 
 def test_it_is_emitted_and_read_back(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def window_call(node: fx.Node, sites: CallSites) -> WindowCall | str | None:
     if node.op != "call_function" or call.op is None or call.op.name != "shifted_window_attention":
         return None
     if call.exact is None or getattr(node.target, "__module__", "") != HOME:
-        return "its windows are over time too"
+        return "its windows are over time too, and shrink to short clips: those of images alone are written out"
     weights = _weights(call, sites)
     if isinstance(weights, str):
         return weights

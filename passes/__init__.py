@@ -21,6 +21,7 @@ from fxprune.passes.remove_layers import RemoveLayers
 from fxprune.passes.remove_resconvs import RemoveResConvs
 from fxprune.passes.remove_unused_submodules import RemoveUnusedSubmodules
 from fxprune.passes.simplify import Simplify
+from fxprune.passes.split_attention import SplitAttention
 from fxprune.passes.split_resconv import SplitResConv
 
 __all__ = [
@@ -45,5 +46,6 @@ __all__ = [
     "RemoveResConvs",
     "RemoveUnusedSubmodules",
     "Simplify",
+    "SplitAttention",
     "SplitResConv",
 ]

@@ -41,7 +41,9 @@ class InsertChannelGate(KeepingPass):
     """
 
     name: ClassVar[str] = "insert-channel-gate"
-    after: ClassVar[tuple[str, ...]] = ("fuse-resconv", "split-resconv", "fuse-branch-scale", "freeze-weights")
+    after: ClassVar[tuple[str, ...]] = (
+        *("fuse-resconv", "split-resconv", "fuse-branch-scale", "freeze-weights", "split-attention"),
+    )
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
     groups: Literal["within", "whole"] = "within"
@@ -147,7 +149,7 @@ class _Insertion:
         module = ScaledAxis(index.to(next(graph_module.parameters()).device), reader.axis % len(value.shape))
         target = self._rewriter.put(free_target(graph_module, f"{operand.name}_scaled"), module)
         new = self._rewriter.insert("call_module", target, (operand, *scales), before=node, of=[operand])
-        self._rewriter.replace_input(node, operand, new)
+        _read_once(node, operand, new)
 
     def _operand(self, reader: Reader) -> Any:
         """Return the operand that is multiplied: the weight of a function, or the first of a product."""
@@ -158,3 +160,17 @@ class _Insertion:
         owner = self._rewriter.graph_module
         reads = [one for one in node.all_input_nodes if one.op == "get_attr"]
         return next(one for one in reads if attribute(owner, str(one.target)) is reader.weight)
+
+
+def _read_once(node: fx.Node, old: fx.Node, new: fx.Node) -> None:
+    """Have ``node`` read ``new`` where it first reads ``old``: of x times x one side is multiplied, never both."""
+    done = False
+
+    def change(one: fx.Node) -> fx.Node:
+        nonlocal done
+        if one is not old or done:
+            return one
+        done = True
+        return new
+
+    node.args, node.kwargs = fx.map_arg((node.args, node.kwargs), change)

@@ -52,6 +52,7 @@ class RemoveChannels(KeepingPass):
     name: ClassVar[str] = "remove-channels"
     after: ClassVar[tuple[str, ...]] = (
         *("insert-channel-gate", "fuse-resconv", "split-resconv", "fuse-branch-scale", "freeze-weights"),
+        "split-attention",
     )
     changes_shapes: ClassVar[bool] = True
     ratio: float | None = None

@@ -568,3 +568,48 @@ class NestedOutputs(nn.Module):
             x = F.relu(layer(x))
             found.append(x.mean((1, 2, 3)))
         return found, {"last": (x, None)}
+
+
+@net((2, 6, 16))
+class Gram(nn.Module):
+    """One value on both sides of a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(16, 12), nn.Linear(6, 5)
+
+    def forward(self, x: Any) -> Any:
+        y = self.embed(x)
+        return self.head(torch.einsum("bnc,bmc->bnm", y, y) + torch.matmul(y, other=y.transpose(1, 2)))
+
+
+@net((2, 9, 16))
+class RelativeBias(nn.Module):
+    """Attention whose bias is looked up in a table, by a buffer of indices."""
+
+    index: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(16, 48), nn.Linear(16, 16)
+        self.table = nn.Parameter(torch.randn(25, 4))
+        self.register_buffer("index", torch.randint(25, (9, 9)))
+
+    def forward(self, x: Any) -> Any:
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, 4, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = self.table[self.index.view(-1)].view(n, n, -1).permute(2, 0, 1)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.unsqueeze(0))
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+
+@net()
+class ByMode(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = conv(8, 12)
+        self.last = conv(12, 8)
+
+    def body(self, x: Any) -> Any:
+        y = self.layer(x)
+        return self.last(F.relu(y) if self.training else torch.sigmoid(y))

@@ -28,6 +28,7 @@ TRACED_MACS = "fxprune_traced_macs"
 TRACE = "fxprune_trace"  # of a whole graph: what origins are names in, see fxprune.trace
 OPAQUE = "fxprune_opaque"
 TIER = "fxprune_tier"
+_WRAPPED = "is_wrapped"  # torch.fx's own key: the function is one that it does not look into, and code says so
 PRESERVED = "_user_preserved_attributes"  # torch.fx's own key: attributes that copies keep
 
 
@@ -226,6 +227,8 @@ def inherit(new: fx.Node, *old: fx.Node, made_by: str) -> fx.Node:
     names = dict.fromkeys(name for node in old for name in origins(node))
     makers = dict.fromkeys((*(maker for node in old for maker in node.meta.get(PASSES, ())), made_by))
     meta = {**old[-1].meta, ORIGIN: tuple(names), PASSES: tuple(makers)}
+    if _WRAPPED in meta and new.target is not old[-1].target:
+        del meta[_WRAPPED]  # else the code of the graph would wrap the new one's function for good
     new.meta.clear()  # in place: torch.fx looks a node up anew whenever an attribute of it is set
     new.meta.update(meta)
     return new

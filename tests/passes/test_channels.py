@@ -15,7 +15,14 @@ import fxprune
 from fxprune import passes
 
 Groups = Literal["within", "whole"]
-FIXED = ("FlattenToLinear", "ViewToLinear", "Attention", "Mixer")  # of one resolution, or number of tokens
+FIXED = (
+    "FlattenToLinear",
+    "ViewToLinear",
+    "Attention",
+    "Mixer",
+    "RelativeBias",
+    "Gram",
+)  # of one resolution, or number of tokens
 
 
 def masks(width: int, share: str) -> torch.Tensor:

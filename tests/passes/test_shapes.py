@@ -196,7 +196,8 @@ def stages() -> list[fx.GraphModule]:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", known_passes())
 def test_shapes_in_meta_are_true_after_each_pass(name: str, stages: list[fx.GraphModule]) -> None:
-    assert not known_passes()[name].changes_shapes  # our own see to it themselves
+    # our own see to it themselves, but where most shapes change
+    assert known_passes()[name].changes_shapes == (name in ("remove-channels", "split-attention"))
     for graph in stages:
         assert_true_shapes(known_passes()[name]()(graph).graph_module)
 

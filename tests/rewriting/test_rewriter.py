@@ -149,3 +149,11 @@ def test_facts_are_worked_out_once_a_version(edit: str) -> None:
     assert made.facts is not facts
     assert made.facts(count) == len(made.graph_module.graph.nodes)
     assert len(asked) == 2
+
+
+def test_what_takes_the_place_of_a_wrapped_function_is_not_wrapped() -> None:
+    made, nodes = rewriter()
+    nodes["relu"].meta["is_wrapped"] = True
+    new = made.insert("call_function", torch.tanh, nodes["relu"].args, before=nodes["relu"], of=[nodes["relu"]])
+    same = made.insert("call_function", torch.relu, nodes["relu"].args, before=nodes["relu"], of=[nodes["relu"]])
+    assert ("is_wrapped" in new.meta, "is_wrapped" in same.meta) == (False, True)

@@ -202,7 +202,9 @@ class Walk:
             return None
         if is_by_mode(node) and meta is not None:
             both = [one for one in map(self.value, node.args[1:]) if isinstance(one, Value)]
-            return self.broadcast(both, meta.shape, self.because(node, "differs between training and evaluation"))
+            return self.broadcast(
+                both, self.bare(node).shape, self.because(node, "differs between training and evaluation")
+            )
         try:
             return rules(self, Call(node))
         except TooLarge:

@@ -82,7 +82,7 @@ def getitem(walk: Walk, call: Call) -> Any:
         return x[index]
     if isinstance(x, dict):
         return x[index]
-    index = index if isinstance(index, tuple) else (index,)
+    index = index if isinstance(call.node.args[1], tuple) else (index,)
     if not all(one is None or one is Ellipsis or isinstance(one, slice) or type(one) is int for one in index):
         return _by_tensor(walk, call, x, index)
     return _indexed(walk, call, x, index)

@@ -13,11 +13,10 @@ from fxprune.structures.channels.walk import Reader, Walk
 
 def matmul(walk: Walk, call: Call) -> Any:
     """(..., n, k) times (..., k, m)."""
-    a, b = (walk.value(one) for one in call.node.args[:2])
+    a, b = walk.value(call.operand(0)), walk.value(call.operand(1))
     if len(a.shape) < 2 or len(b.shape) < 2:
         return walk.barrier_of(call, "multiplies by a vector")
     letters = "abcdefghijklmnopqrstuvw"
-    first = letters[: len(a.shape) - 2][::-1][::-1]
     batch = max(len(a.shape), len(b.shape)) - 2
     names = letters[:batch]
     first, second = (names[batch - (len(one.shape) - 2) :] for one in (a, b))
@@ -26,10 +25,8 @@ def matmul(walk: Walk, call: Call) -> Any:
 
 def einsum(walk: Walk, call: Call) -> Any:
     """What an equation says."""
-    equation = call.node.args[0]
-    values = [walk.value(one) for one in call.node.args[1:]]
-    if len(values) == 1 and isinstance(values[0], tuple) and not isinstance(values[0], Value):
-        values = list(values[0])
+    equation, given = call.argument("equation"), call.argument("operands")
+    values = [walk.value(one) for one in (given if isinstance(given, (tuple, list)) else (given,))]
     if not isinstance(equation, str) or "." in equation or "->" not in equation or len(values) != 2:
         return walk.barrier_of(call, "is a product that is not known")
     inputs, output = equation.replace(" ", "").split("->")

@@ -42,6 +42,9 @@ def run(spec: str, row: Row, clean: CleanProcess) -> None:
     with row.step("trace"):
         traced = fxprune.trace(model, inputs)
         row |= {"tier": tier_of(traced), "macs": total_macs(traced), "params": total_params(traced)}
+        plain = fxprune.Pipeline([passes.SplitAttention()])(traced)
+        traced = plain.graph_module
+        row["attention_split"] = len(plain.steps[0].result.rewritten)
         row["symbolic_trace"] = _symbolic_trace(model)
     with row.step("analyse"):
         row |= _analysed(traced)

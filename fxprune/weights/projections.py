@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -23,8 +22,7 @@ def thirds(stacked: torch.Tensor | None) -> list[Any]:
     """Return the rows of a parameter for queries, keys and values, each a parameter of its own; or no three."""
     if stacked is None:
         return [None] * 3
-    masks = np.eye(3, dtype=bool).repeat(len(stacked) // 3, axis=1)
-    return [narrowed(stacked, {0: mask}) for mask in masks]
+    return [narrowed(stacked, {0: rows}) for rows in torch.arange(len(stacked)).chunk(3)]
 
 
 def projections(module: nn.MultiheadAttention) -> list[nn.Linear]:

@@ -105,7 +105,7 @@ def _analysed(traced: fx.GraphModule) -> dict[str, Any]:
             reasons[why.why] = reasons.get(why.why, 0) + 1
     most = dict(sorted(reasons.items(), key=lambda one: -one[1])[:6])
     seconds = min(_seconds(lambda: [Channels(one) for one in graphs]) for _ in range(2))
-    groups = sum(bool(group.free) for one in found for group in one.groups)
+    groups = sum(len(group.free) > 0 for one in found for group in one.groups)
     return {"outputs": rows, "free_outputs": free, "groups": groups, "reasons": most, "analysis": seconds}
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fxprune.pruning.prune import prune
     from fxprune.pruning.steering import SteeredL1
     from fxprune.pruning.surgery import Surgery
+    from fxprune.pruning.write_back import write_back
     from fxprune.rewriting.contract import Contract, Pass, PassResult
     from fxprune.rewriting.verify import Verification, verify
     from fxprune.structures.gated_layers import gates_of
@@ -61,6 +62,7 @@ __all__ = [
     "strip",
     "trace",
     "verify",
+    "write_back",
 ]
 
 _HOMES = {
@@ -81,6 +83,7 @@ _HOMES = {
     "pruning.prune": ("prune",),
     "pruning.steering": ("SteeredL1",),
     "pruning.surgery": ("Surgery",),
+    "pruning.write_back": ("write_back",),
     "rewriting.contract": ("Contract", "Pass", "PassResult"),
     "rewriting.verify": ("Verification", "verify"),
     "structures.gated_layers": ("gates_of",),

@@ -17,7 +17,6 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.errors import first_line
-from fxprune.ir.copies import copy_module
 from fxprune.ir.module_tree import is_opaque
 from fxprune.ir.nodes import (
     PASSES,
@@ -30,8 +29,8 @@ from fxprune.ir.nodes import (
     origins,
     place,
 )
-from fxprune.pruning.model_runs import Returned, arranged, input_names, run_model_float64, watch
-from fxprune.rewriting.float64 import run_float64
+from fxprune.pruning.model_runs import Returned, arranged, input_names, run_graph_float64, run_model_float64
+from fxprune.pruning.placing import whole_call
 from fxprune.rewriting.verify import TOLERANCE, difference
 from fxprune.tracing.source import line_of_error
 from fxprune.tracing.trace import trace
@@ -109,23 +108,29 @@ def _line_of(node: fx.Node, region: str) -> str:
 
 def _first_module(written: nn.Module, graph_module: fx.GraphModule, inputs: Sequence[Any]) -> str:
     """Name the first layer, in the order of its calls, that does not return what it does in the graph."""
-    copied = copy_module(graph_module)
-    assert isinstance(copied, fx.GraphModule)
-    paths = [f"{at}.{node.target}" if at else str(node.target) for at, graph in graphs_of(graph_module)
-             for node in graph.graph.find_nodes(op="call_module") if not is_opaque(called_module(node))]  # fmt: skip
-    known = [path for path in dict.fromkeys(paths) if is_there(written, path)]
-    seen = watch(copied, known)
-    run_float64(copied, inputs)
+    names = _layer_names(graph_module, whole=whole_call(written, graph_module) is not None)
+    known = {path: name for path, name in names.items() if is_there(written, name)}
     wanted: dict[str, list[Returned]] = defaultdict(list)
-    for one in seen:
+    for one in run_graph_float64(graph_module, inputs, known):
         wanted[one.path].append(one)
-    last = "its inputs"
-    for found in run_model_float64(written, graph_module, inputs, known)[1]:
+    last, new = "its inputs", _new_op(graph_module)
+    for found in run_model_float64(written, graph_module, inputs, known.values())[1]:
         twin = wanted[found.path].pop(0) if wanted[found.path] else None
         if twin is None or not _same(twin, found):
-            return f"{found.path}, called in {found.line}, {_told(twin, found)}"
+            return f"{found.path}, called in {found.line}, {_told(twin, found)}{new}"
         last = found.path
-    return f"it computes something else than the graph after {last}{_new_ops(graph_module)}"
+    return f"it computes something else than the graph after {last}{new}"
+
+
+def _layer_names(graph_module: fx.GraphModule, *, whole: bool) -> dict[str, str]:
+    """Return, by the paths of the layers that a graph and its regions call, those that they have in the model."""
+    found: dict[str, str] = {}
+    for at, graph in graphs_of(graph_module):
+        for node in graph.graph.find_nodes(op="call_module"):
+            path = f"{at}.{node.target}" if at else str(node.target)
+            if not is_opaque(called_module(node)):
+                found[path] = path.partition(".")[2] if whole else path
+    return found
 
 
 def _same(one: Returned, other: Returned) -> bool:
@@ -144,11 +149,11 @@ def _shapes(one: Returned) -> str:
     return ", ".join(map(str, one.shapes))
 
 
-def _new_ops(graph_module: fx.GraphModule) -> str:
+def _new_op(graph_module: fx.GraphModule) -> str:
     """Name what passes put beside a layer, and no forward has: a product with a constant."""
     known: set[str] = set()
     for node in graph_module.graph.nodes:
         if node.op == "call_function" and node.meta.get(PASSES) and origins(node)[-1] in known:
-            return f", which has come to have {place(node)}"
+            return f"; the graph has come to have {place(node)}, which no forward computes"
         known.add(origins(node)[-1])
     return ""

@@ -4,8 +4,8 @@
                                       ->            conv1' -> Identity -> relu -> conv2'
 
 A layer of the same class stays the very object that it is, with its hooks and attributes, and gets the graph's
-tensors and widths; another one is replaced wherever it stands. What the model calls and the graph does not becomes an
-Identity: the outermost module of which the graph has nothing.
+tensors and widths; another one is replaced wherever it stands. What has weights and is called by the model, but not
+by the graph, becomes an Identity: the outermost module of which the graph has nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fxprune.errors import FxpruneError
 from fxprune.ir.copies import copy_module
-from fxprune.ir.module_tree import every_module, every_path, is_opaque, regions_in, set_flags
+from fxprune.ir.module_tree import every_module, every_path, every_tensor, is_opaque, regions_in, set_flags
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module, graphs_of, innermost_module, is_there, place
 from fxprune.ir.pytrees import PLAIN
@@ -48,10 +48,23 @@ def place_layers(model: nn.Module, graph_module: fx.GraphModule, called: Collect
         FxpruneError: the graph has a layer or a tensor that the model has no place for (names it).
     """
     placing = _Placing(model, called)
+    whole = whole_call(model, graph_module)
     for path, graph in graphs_of(graph_module):
-        placing.place(path, graph)
+        if whole is None:
+            placing.place(path, graph)
+        elif path:
+            placing.place(path.partition(".")[2], graph)
+        else:
+            placing.place_inside("", whole)
     placing.finish()
     return placing.removed
+
+
+def whole_call(model: nn.Module, graph_module: fx.GraphModule) -> nn.Module | None:
+    """Return what ``graph_module`` calls if ``model`` is opaque as a whole, and its graph one call; else None."""
+    calls = graph_module.graph.find_nodes(op="call_module")
+    module = called_module(calls[0]) if len(calls) == 1 else None
+    return module if is_opaque(module) and type(module) is type(model) else None
 
 
 class _Placing:
@@ -99,10 +112,13 @@ class _Placing:
                         tensors[name] = self._tensors[id(tensor)][1]
 
     def _at(self, path: str) -> nn.Module:
-        return self._model.get_submodule(path)
+        try:
+            return self._model.get_submodule(path)
+        except AttributeError as error:
+            raise self._refusal(f"it has no {path}; give the model that was traced") from error
 
     def _path_of(self, node: fx.Node, prefix: str) -> str:
-        """Return where the model has what ``node`` calls: tracing renames what is inside norms, or no name in code."""
+        """Return where the model has what ``node`` calls; tracing renames what is inside norms."""
         path, traced = (_join(prefix, one) for one in (str(node.target), innermost_module(node)))
         if _is_module(self._model, path):
             return path
@@ -121,15 +137,15 @@ class _Placing:
         if self._placed.setdefault(id(own), layer) is not layer:
             raise self._refusal(f"its {path} has several names, and the graph other layers under each")
         if is_opaque(layer):
-            self._place_inside(path, layer)
+            self.place_inside(path, layer)
         elif _is_alike(own, layer) or not is_whole:
             self._update(own, layer)
         else:
             new = self._new[id(own)] = copy_module(layer, memo=self._copies)
             set_flags(every_module(new), own.training)
 
-    def _place_inside(self, path: str, opaque: nn.Module) -> None:
-        """Place the tensors of an opaque module, whose regions are graphs of their own."""
+    def place_inside(self, path: str, opaque: nn.Module) -> None:
+        """Place the tensors of an opaque module at ``path``, whose regions are graphs of their own."""
         regions = {id(part) for _, region in regions_in(opaque) for part in every_module(region)}
         for inner, part in every_path(opaque).items():
             if id(part) not in regions and not isinstance(part, torch.jit.ScriptModule):
@@ -181,7 +197,7 @@ class _Placing:
                 if isinstance(child, _BatchNorm) and id(child) in self._called:  # timm's has an activation inside
                     self._new[id(child)] = nn.Sequential(OrderedDict(child.named_children()))
                     self.removed.append(here)
-            elif id(child) in self._called:
+            elif id(child) in self._called and every_tensor(child, *_TABLES):
                 self._new[id(child)] = nn.Identity()
                 self.removed.append(here)
 

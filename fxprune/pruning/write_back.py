@@ -24,7 +24,7 @@ from fxprune.ir.nodes import example_inputs_of, graphs_of, require_graph
 from fxprune.ir.pytrees import map_tensors
 from fxprune.ir.wrappers import holds_wrappers
 from fxprune.pruning.differing import place_of_difference
-from fxprune.pruning.model_runs import run_model_float64
+from fxprune.pruning.model_runs import run_model_float64, train_error
 from fxprune.pruning.placing import place_layers
 from fxprune.rewriting.contract import PassResult
 from fxprune.rewriting.float64 import run_float64
@@ -46,7 +46,7 @@ def write_back(model: _Model, result: fx.GraphModule | PassResult, *, in_place: 
 
     Returns:
         A model that returns what the graph returns, to 1e-9 in float64, on the graph's example inputs, and on one
-        sample more.
+        sample more; where train mode has code of its own, that was run too.
 
     Raises:
         FxpruneTypeError: an argument is of another kind.
@@ -61,9 +61,15 @@ def write_back(model: _Model, result: fx.GraphModule | PassResult, *, in_place: 
     if in_place and holds_wrappers(model):
         raise FxpruneError("write_back cannot change a wrapped model in place; give the module inside the wrapper")
     written = copy_module(model)
-    called = _called_paths(written, graph_module)
+    called, count = _called_paths(written, graph_module)
     removed = place_layers(written, graph_module, called)
-    _require_same(written, graph_module, model, removed)
+    where = _difference(written, graph_module, model, count)
+    if where is not None:
+        gone = f"; removed: {_listed(removed)}" if removed else ""
+        raise FxpruneError(
+            f"{type(written).__name__} cannot be written back: {where}{gone}; take the graph itself: "
+            "fxprune.emit(graph_module, folder) writes its source"
+        )
     if not in_place:
         return written  # type: ignore[return-value]  # what is inside a wrapper
     place_layers(model, graph_module, called)
@@ -80,42 +86,40 @@ def _require_no_gates(graph_module: fx.GraphModule) -> None:
                 )
 
 
-def _called_paths(model: nn.Module, graph_module: fx.GraphModule) -> list[str]:
-    """Return the paths of the modules that ``model`` calls in eval mode."""
+def _called_paths(model: nn.Module, graph_module: fx.GraphModule) -> tuple[list[str], int]:
+    """Return the paths of the modules that ``model`` calls in eval mode, and how many tensors it returns."""
     first: dict[int, str] = {}
     for path, module in every_path(model).items():
         first.setdefault(id(module), path)
     try:
-        seen = run_model_float64(model, graph_module, example_inputs_of(graph_module), first.values())[1]
+        outputs, seen = run_model_float64(model, graph_module, example_inputs_of(graph_module), first.values())
     except Exception as error:
         cause = error.__cause__ or error
         raise FxpruneError(
             f"write_back cannot run {type(model).__name__} on the graph's example inputs, in float64: "
             f"{line_of_error(cause)}: {first_line(cause)}; give the model that was traced"
         ) from error
-    return list(dict.fromkeys(one.path for one in seen))
+    return list(dict.fromkeys(one.path for one in seen)), len(outputs)
 
 
-def _require_same(written: nn.Module, graph_module: fx.GraphModule, model: nn.Module, removed: Sequence[str]) -> None:
-    """Raise FxpruneError, naming the place, if ``written`` is another function than the graph."""
+def _difference(written: nn.Module, graph_module: fx.GraphModule, model: nn.Module, count: int) -> str | None:
+    """Say where ``written``, of ``count`` outputs, is another function than the graph; None if it is the same.
+
+    ``model`` is what it was before.
+    """
     for inputs in _examples(graph_module):
         try:
-            expected = run_float64(graph_module, inputs)
+            expected = run_float64(graph_module, inputs)[:count]  # those of regions come after them
         except Exception:  # the graph takes no other batch size
             continue
-        error, found = None, list[torch.Tensor]()
         try:
             found = run_model_float64(written, graph_module, inputs)[0]
-        except Exception as raised:
-            error = raised.__cause__ or raised
-        if error is None and difference(expected[: len(found)], found)[1] <= TOLERANCE:
-            continue
-        where = place_of_difference(written, graph_module, model, inputs, error)
-        gone = f"; removed: {_listed(removed)}" if removed else ""
-        raise FxpruneError(
-            f"{type(written).__name__} cannot be written back: {where}{gone}; take the graph itself: "
-            "fxprune.emit(graph_module, folder) writes its source"
-        ) from error
+        except Exception as error:
+            return place_of_difference(written, graph_module, model, inputs, error.__cause__ or error)
+        if difference(expected, found)[1] > TOLERANCE:
+            return place_of_difference(written, graph_module, model, inputs, None)
+    error = train_error(written, graph_module)
+    return None if error is None else f"in train mode it fails in {line_of_error(error)}: {first_line(error)}"
 
 
 def _examples(graph_module: fx.GraphModule) -> Iterator[tuple[Any, ...]]:

@@ -25,7 +25,7 @@ from fxprune.ir.module_tree import every_module, every_path, every_tensor, is_op
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module, graphs_of, innermost_module, is_there, place
 from fxprune.ir.pytrees import PLAIN
-from fxprune.ops.layer_classes import CONV_CLASSES
+from fxprune.ops.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES
 
 _TABLES = ("_parameters", "_buffers")
 _OWN = frozenset(("training", "inplace"))  # attributes that stay the model's
@@ -120,13 +120,12 @@ class _Placing:
     def _path_of(self, node: fx.Node, prefix: str) -> str:
         """Return where the model has what ``node`` calls; tracing renames what is inside norms."""
         path, traced = (_join(prefix, one) for one in (str(node.target), innermost_module(node)))
-        if _is_module(self._model, path):
+        if is_there(self._model, path) and isinstance(attribute(self._model, path), nn.Module):
             return path
-        if not _is_module(self._model, traced):
-            raise self._refusal(f"it has no {path}, which the graph calls; give the model that was traced")
-        if type(self._at(traced)) is not type(called_module(node)):
-            raise self._refusal(f"it has no place for {place(node)}, a layer that the graph has come to have")
-        return traced
+        if is_there(self._model, traced) and type(attribute(self._model, traced)) is type(called_module(node)):
+            return traced
+        why = "passes made that layer, or another model was traced"
+        raise self._refusal(f"it has no place for {place(node)}, which the graph calls: {why}")
 
     def _refusal(self, why: str) -> FxpruneError:
         return FxpruneError(f"write_back cannot change {type(self._model).__name__}: {why}")
@@ -180,7 +179,9 @@ class _Placing:
         if not isinstance(value, torch.Tensor) or name.startswith(_CONSTANT):
             return
         if not is_there(self._model, path):
-            raise self._refusal(f"it has no {path}, a tensor that the graph reads")
+            raise self._refusal(
+                f"it has no {path}, a tensor that the graph reads: passes made it, or another model was traced"
+            )
         module = self._new.get(id(self._at(owner)), self._at(owner))
         table = next((getattr(module, one) for one in _TABLES if name in getattr(module, one)), vars(module))
         self._put(table, name, value)
@@ -212,6 +213,8 @@ def recount(layer: nn.Module) -> None:
         if own.groups == own.in_channels:  # depthwise
             own.groups = weight.shape[0] * own.groups // own.out_channels
         own.out_channels, own.in_channels = weight.shape[0], weight.shape[1] * own.groups
+    elif isinstance(layer, TRANSPOSED_CLASSES):
+        own.in_channels, own.out_channels = weight.shape[0], weight.shape[1] * own.groups
     elif isinstance(layer, nn.Linear):
         own.out_features, own.in_features = weight.shape
     elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
@@ -241,15 +244,6 @@ def _around(node: fx.Node) -> Iterator[str]:
     if node.op == "get_attr":
         atoms = str(node.target).split(".")
         yield from (".".join(atoms[:end]) for end in range(1, len(atoms)))
-
-
-def _is_module(model: nn.Module, path: str) -> bool:
-    owner: Any = model
-    for atom in path.split("."):
-        owner = owner._modules.get(atom)
-        if owner is None:
-            return False
-    return True
 
 
 def _join(prefix: str, path: str) -> str:

@@ -31,10 +31,10 @@ from fxprune.rewriting.float64 import run_float64
 from fxprune.rewriting.verify import TOLERANCE, difference
 from fxprune.tracing.source import line_of_error
 
-_Model = TypeVar("_Model", bound=nn.Module)
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
-def write_back(model: _Model, result: fx.GraphModule | PassResult, *, in_place: bool = False) -> _Model:
+def write_back(model: _Module, result: fx.GraphModule | PassResult, *, in_place: bool = False) -> _Module:
     """Return ``model`` with the layers that passes made of its graph: narrower ones, nn.Identity for removed ones.
 
     Classes, names, hooks, train flags and ties are those of ``model``. Layers and tensors are copies of the graph's.
@@ -118,8 +118,8 @@ def _difference(written: nn.Module, graph_module: fx.GraphModule, model: nn.Modu
             return place_of_difference(written, graph_module, model, inputs, error.__cause__ or error)
         if difference(expected, found)[1] > TOLERANCE:
             return place_of_difference(written, graph_module, model, inputs, None)
-    error = train_error(written, graph_module)
-    return None if error is None else f"in train mode it fails in {line_of_error(error)}: {first_line(error)}"
+    failed = train_error(written, graph_module)
+    return None if failed is None else f"in train mode it fails in {line_of_error(failed)}: {first_line(failed)}"
 
 
 def _examples(graph_module: fx.GraphModule) -> Iterator[tuple[Any, ...]]:

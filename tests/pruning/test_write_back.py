@@ -59,7 +59,7 @@ def refusal(model: nn.Module, x: torch.Tensor, *chain: Pass) -> str:
     return str(caught.value)
 
 
-def without(zero: Sequence[str], *, shortcut: float | None = None) -> tuple[Pass, ...]:
+def without(zero: Sequence[str], *, shortcut: float | None = None) -> tuple[Any, ...]:
     """Return the passes that remove the layers with gates at ``zero``."""
     return (_Gated(tuple(zero), shortcut), passes.RemoveLayers(threshold=1e-3), *fxprune.AFTER_TRAINING_KEEPING_NORMS)
 
@@ -85,7 +85,7 @@ class Block(nn.Module):
         super().__init__()
         self.conv, self.bn = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         return torch.relu(x + self.bn(self.conv(x)))
 
 
@@ -102,7 +102,7 @@ class Net(nn.Module):
         self.drop = nn.Dropout(0.1)
         self.names = ["a", "b"]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
@@ -138,7 +138,9 @@ def train_a_step(model: nn.Module, x: torch.Tensor) -> None:
     model.eval()
 
 
-@pytest.mark.parametrize("chain", [(HALF,), (*fxprune.AFTER_TRAINING, HALF)], ids=["channels", "folded"])
+@pytest.mark.parametrize(
+    "chain", [(HALF,), (HALF, passes.FoldBatchNorm(), passes.Simplify())], ids=["channels", "folded"]
+)
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_torchvision(name: str, chain: tuple[Pass, ...]) -> None:
     models = pytest.importorskip("torchvision.models")
@@ -241,7 +243,7 @@ class Counting(nn.Module):
         self.kind = kind
         self.first, self.second = nn.Conv2d(3, 16, 1), nn.Conv1d(16, 4, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         x = self.first(x)
         if self.kind == "fails later":
             return self.second(x.view(-1, 16, 64))
@@ -268,7 +270,7 @@ class Splitting(nn.Module):
         super().__init__()
         self.first, self.left, self.right = nn.Conv2d(3, 8, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         left, right = self.first(x).split(4, 1)
         return self.left(left) + self.right(right)
 
@@ -285,7 +287,7 @@ class Auxiliary(nn.Module):
         super().__init__()
         self.stem, self.head, self.aux = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), nn.Conv1d(8, 2, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         x = self.stem(x)
         if self.training:
             return self.head(x) + self.aux(x.view(-1, 8, 64)).sum()
@@ -321,7 +323,7 @@ class TwoBranches(nn.Module):
         super().__init__()
         self.stem, self.a, self.b = (nn.Conv2d(n, 8, 3, padding=1) for n in (3, 8, 8))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         x = self.stem(x).tanh()
         x = (x + self.a(x)).tanh()
         return x + self.b(x)
@@ -372,7 +374,7 @@ class Tied(nn.Module):
         self.spare = nn.Linear(8, 16, bias=False)  # never called
         self.spare.weight = self.up.weight
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         x = self.again(self.conv(self.stem(x))).mean((2, 3))
         return (self.up(x) * self.down(x)).sum(1)
 
@@ -393,7 +395,7 @@ class Weighted(nn.Module):
         self.a = parametrizations.weight_norm(nn.Conv2d(3, 8, 1))
         self.b = nn.Conv2d(8, 4, 1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         return self.b(torch.relu(self.a(x)))
 
 
@@ -408,7 +410,7 @@ def test_parametrized_layers_become_plain_where_the_graph_has_plain_ones() -> No
 class Own(nn.Conv2d):
     """A conv that pads by itself."""
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> Any:
         padded = nn.functional.pad(input, (1, 1, 1, 1))
         return nn.functional.conv2d(padded, self.weight, self.bias, groups=self.groups)
 
@@ -420,7 +422,7 @@ class ActivatedNorm(nn.BatchNorm2d):
         super().__init__(width)
         self.act = nn.ReLU()
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> Any:
         tensors = self.running_mean, self.running_var, self.weight, self.bias
         return self.act(nn.functional.batch_norm(input, *tensors, self.training, self.momentum or 0.0, self.eps))
 
@@ -455,7 +457,7 @@ class Branching(nn.Module):
         self.inner = nn.Sequential(nn.Conv2d(8, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 1))
         self.factor = nn.Parameter(torch.ones(1))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> Any:
         return x if float(x.sum()) > 1e9 else self.inner(x) * self.factor
 
 
@@ -481,7 +483,7 @@ def test_what_a_wrapper_holds() -> None:
     model, x = net(), image()
     wrapped = nn.DataParallel(model)
     result = HALF(fxprune.trace(wrapped, x))
-    small = fxprune.write_back(wrapped, result)
+    small: Any = fxprune.write_back(wrapped, result)
     assert type(small) is Net
     with pytest.raises(FxpruneError, match="cannot change a wrapped model in place; give the module inside"):
         fxprune.write_back(wrapped, result, in_place=True)
@@ -520,6 +522,21 @@ def test_another_model_is_refused() -> None:
         fxprune.write_back(net(), net())  # type: ignore[arg-type]
 
 
+def test_a_layer_of_functions_is_refused() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.head = nn.Parameter(torch.randn(8, 3, 1, 1)), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.head(torch.relu(nn.functional.conv2d(x, self.weight)))
+
+    small: Any = written(Functional(), image(), HALF)
+    assert small.weight.shape == (4, 3, 1, 1)
+    said = refusal(Functional(), image(), passes.FreezeWeights())
+    assert "has no place for conv2d_1 (conv2d), which the graph calls: passes made that layer, or" in said
+
+
 def test_a_layer_that_the_graph_has_come_to_have_is_refused() -> None:
     model, x = net(), image()
     graph = copy.deepcopy(fxprune.trace(model, x))
@@ -527,5 +544,5 @@ def test_a_layer_that_the_graph_has_come_to_have_is_refused() -> None:
     graph.add_module("stranger", nn.Linear(8, 8))
     node.target = "stranger"
     graph.recompile()
-    with pytest.raises(FxpruneError, match=r"has no place for .*a layer that the graph has come to have"):
+    with pytest.raises(FxpruneError, match=r"has no place for .*, which the graph calls: passes made that layer"):
         fxprune.write_back(model, graph)

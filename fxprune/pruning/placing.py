@@ -23,7 +23,7 @@ from fxprune.errors import FxpruneError
 from fxprune.ir.copies import copy_module
 from fxprune.ir.module_tree import every_module, every_path, every_tensor, is_opaque, regions_in, set_flags
 from fxprune.ir.node_targets import attribute
-from fxprune.ir.nodes import called_module, graphs_of, innermost_module, is_there, place
+from fxprune.ir.nodes import PASSES, called_module, graphs_of, innermost_module, is_there, place
 from fxprune.ir.pytrees import PLAIN
 from fxprune.ops.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES
 
@@ -124,11 +124,10 @@ class _Placing:
             return path
         if is_there(self._model, traced) and type(attribute(self._model, traced)) is type(called_module(node)):
             return traced
-        why = "passes made that layer, or another model was traced"
-        raise self._refusal(f"it has no place for {place(node)}, which the graph calls: {why}")
+        raise self._refusal(f"it has no place for {place(node)}, which the graph calls: {_why_new(node)}")
 
     def _refusal(self, why: str) -> FxpruneError:
-        return FxpruneError(f"write_back cannot change {type(self._model).__name__}: {why}")
+        return FxpruneError(f"{type(self._model).__name__} cannot be written back: {why}")
 
     def _place_layer(self, path: str, layer: nn.Module, *, is_whole: bool) -> None:
         """Place ``layer``; ``is_whole`` says that nothing else in the graph is of the module at ``path``."""
@@ -179,9 +178,7 @@ class _Placing:
         if not isinstance(value, torch.Tensor) or name.startswith(_CONSTANT):
             return
         if not is_there(self._model, path):
-            raise self._refusal(
-                f"it has no {path}, a tensor that the graph reads: passes made it, or another model was traced"
-            )
+            raise self._refusal(f"it has no {path}, a tensor that the graph reads: {_why_new(node)}")
         module = self._new.get(id(self._at(owner)), self._at(owner))
         table = next((getattr(module, one) for one in _TABLES if name in getattr(module, one)), vars(module))
         self._put(table, name, value)
@@ -244,6 +241,16 @@ def _around(node: fx.Node) -> Iterator[str]:
     if node.op == "get_attr":
         atoms = str(node.target).split(".")
         yield from (".".join(atoms[:end]) for end in range(1, len(atoms)))
+
+
+def _why_new(node: fx.Node) -> str:
+    made_by = node.meta.get(PASSES, ())
+    told = (
+        f"{' or '.join(made_by)} made it (leave that out, or take the graph itself: fxprune.emit), or "
+        if made_by
+        else ""
+    )
+    return f"{told}another model was traced"
 
 
 def _join(prefix: str, path: str) -> str:

@@ -214,6 +214,30 @@ def test_in_place() -> None:
     assert_is_the_graph(model, result.graph_module, x)
 
 
+def test_in_place_keeps_the_parameters_that_are_shared_with_the_graph() -> None:
+    model, x = net(), image()
+    first, wide = model.stem[0].weight, model.wide.weight
+    result = passes.RemoveChannels(indices={"wide": [0]})(fxprune.trace(model, x, share_weights=True))
+    fxprune.write_back(model, result, in_place=True)
+    assert model.stem[0].weight is first
+    assert model.wide.weight is not wide
+
+
+def test_a_frozen_value_is_refused_by_the_pass_that_made_it() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.gamma, self.head = nn.Conv2d(3, 8, 1), nn.Parameter(torch.rand(8)), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.head(self.conv(x) * self.gamma.view(1, -1, 1, 1))
+
+    small: Any = written(Scaled(), image(), HALF)
+    assert small.gamma.shape == (4,)
+    said = refusal(Scaled(), image(), passes.FreezeWeights())
+    assert "it has no gamma_1, a tensor that the graph reads: freeze-weights made it (leave that out, " in said
+
+
 def test_copies_and_files_of_it() -> None:
     model, x = net(), image()
     small = written(model, x, HALF).eval()
@@ -534,7 +558,7 @@ def test_a_layer_of_functions_is_refused() -> None:
     small: Any = written(Functional(), image(), HALF)
     assert small.weight.shape == (4, 3, 1, 1)
     said = refusal(Functional(), image(), passes.FreezeWeights())
-    assert "has no place for conv2d_1 (conv2d), which the graph calls: passes made that layer, or" in said
+    assert "has no place for conv2d_1 (conv2d), which the graph calls: freeze-weights made it (leave that out" in said
 
 
 def test_a_layer_that_the_graph_has_come_to_have_is_refused() -> None:
@@ -544,5 +568,5 @@ def test_a_layer_that_the_graph_has_come_to_have_is_refused() -> None:
     graph.add_module("stranger", nn.Linear(8, 8))
     node.target = "stranger"
     graph.recompile()
-    with pytest.raises(FxpruneError, match=r"has no place for .*, which the graph calls: passes made that layer"):
+    with pytest.raises(FxpruneError, match=r"has no place for .*, which the graph calls: another model was traced"):
         fxprune.write_back(model, graph)

@@ -52,7 +52,7 @@ def place_of_difference(
         counts = _counted_line(model, graph_module)
     if error is not None:
         shown = f"{line_of_error(error)}: {first_line(error)}"
-        return f"{counts}; it fails in {shown}" if counts else f"it fails in {shown}"
+        return f"{counts}; it fails: {shown}" if counts else f"it fails: {shown}"
     return counts or _first_module(written, graph_module, inputs)
 
 

@@ -119,7 +119,7 @@ def _difference(written: nn.Module, graph_module: fx.GraphModule, model: nn.Modu
         if difference(expected, found)[1] > TOLERANCE:
             return place_of_difference(written, graph_module, model, inputs, None)
     failed = train_error(written, graph_module)
-    return None if failed is None else f"in train mode it fails in {line_of_error(failed)}: {first_line(failed)}"
+    return None if failed is None else f"in train mode it fails: {line_of_error(failed)}: {first_line(failed)}"
 
 
 def _examples(graph_module: fx.GraphModule) -> Iterator[tuple[Any, ...]]:

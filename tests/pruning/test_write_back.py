@@ -320,7 +320,7 @@ class Auxiliary(nn.Module):
 
 def test_a_width_in_train_mode_is_refused() -> None:
     said = refusal(Auxiliary(), image(), HALF)
-    assert "in train mode it fails in" in said
+    assert "in train mode it fails: " in said
     assert "`return self.head(x) + self.aux(x.view(-1, 8, 64)).sum()`" in said
 
 

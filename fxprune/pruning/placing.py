@@ -101,10 +101,10 @@ class _Placing:
 
     def finish(self) -> None:
         """Have every path of a module that was replaced, and every name of a tensor, mean what it is now."""
-        for owner in every_module(self._model):
+        for owner in _open_modules(self._model):
             for name, child in owner._modules.items():
                 owner._modules[name] = self._new.get(id(child), child)
-        for owner in every_module(self._model):
+        for owner in _open_modules(self._model):
             for table in _TABLES:
                 tensors = getattr(owner, table)
                 for name, tensor in tensors.items():
@@ -241,6 +241,11 @@ def _around(node: fx.Node) -> Iterator[str]:
     if node.op == "get_attr":
         atoms = str(node.target).split(".")
         yield from (".".join(atoms[:end]) for end in range(1, len(atoms)))
+
+
+def _open_modules(model: nn.Module) -> list[nn.Module]:
+    """Return the modules of ``model`` but for those that torch.jit compiled, which nothing is put into."""
+    return [module for module in every_module(model) if not isinstance(module, torch.jit.ScriptModule)]
 
 
 def _why_new(node: fx.Node) -> str:

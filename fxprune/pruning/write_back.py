@@ -90,7 +90,8 @@ def _called_paths(model: nn.Module, graph_module: fx.GraphModule) -> tuple[list[
     """Return the paths of the modules that ``model`` calls in eval mode, and how many tensors it returns."""
     first: dict[int, str] = {}
     for path, module in every_path(model).items():
-        first.setdefault(id(module), path)
+        if not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks, and stays as it is
+            first.setdefault(id(module), path)
     try:
         outputs, seen = run_model_float64(model, graph_module, example_inputs_of(graph_module), first.values())
     except Exception as error:

@@ -54,7 +54,7 @@ class Spare(nn.Module):
 
 
 def test_what_is_never_called_stays_and_what_nobody_reads_is_an_identity() -> None:
-    model = Spare()
+    model: Any = Spare()
     graph = passes.EliminateDeadCode()(fxprune.trace(model, torch.randn(2, 3, 4, 4))).graph_module
     assert whole_call(model, graph) is None
     assert place_layers(model, graph, ["", "first", "dropped", "last"]) == ["dropped"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -492,6 +493,17 @@ def test_layers_inside_opaque_modules(inside: bool) -> None:
     small = small[1] if inside else small
     assert small.inner[0].out_channels == 8
     assert type(small.inner[1]) is nn.Identity
+
+
+def test_what_torch_jit_compiled_stays() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of its own function
+        compiled = torch.jit.script(nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU()))
+        model = nn.Sequential(compiled, nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+        result = HALF(fxprune.trace(model, image(2, 8, 4, 4)))
+        small = fxprune.write_back(model, result)
+    assert isinstance(small[0], torch.jit.ScriptModule)
+    assert [one.out_channels for one in small if isinstance(one, nn.Conv2d)] == [4, 2]
 
 
 def test_weights_are_those_of_the_graph() -> None:

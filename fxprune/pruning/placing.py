@@ -81,6 +81,7 @@ class _Placing:
         self._called = {id(paths[path]) for path in called}
         self._placed: dict[int, nn.Module] = {}  # by what the model has: the graph's layer
         self._new: dict[int, nn.Module] = {}
+        self._read: set[int] = set()  # modules whose tensors the graph reads by name
         self._tensors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # the model's, and what it is now
         self._copies: dict[int, Any] = {}
 
@@ -182,6 +183,7 @@ class _Placing:
         module = self._new.get(id(self._at(owner)), self._at(owner))
         table = next((getattr(module, one) for one in _TABLES if name in getattr(module, one)), vars(module))
         self._put(table, name, value)
+        self._read.add(id(module))
         recount(module)
 
     def _remove_unused(self, path: str, module: nn.Module, used: Collection[int]) -> None:
@@ -192,12 +194,16 @@ class _Placing:
             here = _join(path, name)
             if id(child) in used or _only_holds(child):
                 self._remove_unused(here, child, used)
-                if isinstance(child, _BatchNorm) and id(child) in self._called:  # timm's has an activation inside
+                if self._was_folded(child):
                     self._new[id(child)] = nn.Sequential(OrderedDict(child.named_children()))
                     self.removed.append(here)
             elif id(child) in self._called and every_tensor(child, *_TABLES):
                 self._new[id(child)] = nn.Identity()
                 self.removed.append(here)
+
+    def _was_folded(self, module: nn.Module) -> bool:
+        """Say whether ``module`` is a norm, as timm's, of which the graph has only the activation that is inside."""
+        return isinstance(module, _BatchNorm) and id(module) in self._called and id(module) not in self._read
 
 
 def recount(layer: nn.Module) -> None:
@@ -207,7 +213,7 @@ def recount(layer: nn.Module) -> None:
     if weight is None:
         return
     if isinstance(layer, CONV_CLASSES):
-        if own.groups == own.in_channels:  # depthwise
+        if own.groups == own.in_channels > 1:  # depthwise
             own.groups = weight.shape[0] * own.groups // own.out_channels
         own.out_channels, own.in_channels = weight.shape[0], weight.shape[1] * own.groups
     elif isinstance(layer, TRANSPOSED_CLASSES):

@@ -28,6 +28,8 @@ def test_attributes_count_the_weight() -> None:
     assert (grouped.in_channels, grouped.out_channels, grouped.groups) == (6, 4, 2)
     depthwise = shrunk(nn.Conv2d(8, 16, 3, groups=8), 6, 1, 3, 3)
     assert (depthwise.in_channels, depthwise.out_channels, depthwise.groups) == (3, 6, 3)
+    gray = shrunk(nn.Conv2d(1, 16, 3), 4, 1, 3, 3)
+    assert (gray.in_channels, gray.out_channels, gray.groups) == (1, 4, 1)
     transposed = shrunk(nn.ConvTranspose2d(8, 16, 3, groups=2), 6, 4, 3, 3)
     assert (transposed.in_channels, transposed.out_channels) == (6, 8)
     linear = shrunk(nn.Linear(8, 16), 4, 5)

@@ -474,6 +474,14 @@ def test_what_is_inside_a_norm_that_was_folded_stays() -> None:
     assert type(small[1].act) is nn.ReLU
 
 
+def test_a_norm_that_is_traced_as_a_function_stays() -> None:
+    model: Any = nn.Sequential(nn.Conv2d(3, 8, 3), ActivatedNorm(8), nn.Conv2d(8, 2, 1))
+    model[1].momentum = None
+    small: Any = written(randomize(model).float(), image(), HALF)
+    assert type(small[1]) is ActivatedNorm
+    assert small[1].num_features == 4
+
+
 class Branching(nn.Module):
     """Asks for a value: it stays one call, and what is in it is a graph of its own."""
 

@@ -41,9 +41,7 @@ class InsertChannelGate(KeepingPass):
     """
 
     name: ClassVar[str] = "insert-channel-gate"
-    after: ClassVar[tuple[str, ...]] = (
-        *("fuse-resconv", "split-resconv", "fuse-branch-scale", "freeze-weights", "split-attention"),
-    )
+    after: ClassVar[tuple[str, ...]] = ("split-attention",)
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
     groups: Literal["within", "whole"] = "within"

@@ -23,6 +23,7 @@ from fxprune.rewriting.cutting.cut import Cut
 from fxprune.rewriting.keeping_pass import KeepingPass
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.reading import unread
+from fxprune.structures.gated_layers import layers_of_graph
 
 _SHOWN = 8
 _INDICES = Mapping[str, Sequence[int]]
@@ -50,10 +51,7 @@ class RemoveChannels(KeepingPass):
     """
 
     name: ClassVar[str] = "remove-channels"
-    after: ClassVar[tuple[str, ...]] = (
-        *("insert-channel-gate", "fuse-resconv", "split-resconv", "fuse-branch-scale", "freeze-weights"),
-        "split-attention",
-    )
+    after: ClassVar[tuple[str, ...]] = ("insert-channel-gate", "split-attention")
     changes_shapes: ClassVar[bool] = True
     ratio: float | None = None
     criterion: str = "l1"
@@ -82,6 +80,8 @@ class RemoveChannels(KeepingPass):
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Take the chosen channels out."""
         channels = Channels(graph_module, whole=self.groups == "whole", approximate=self.statistics == "approximate")
+        if layers_of_graph(graph_module):
+            log.warn("the channels of layers with a gate stay: remove and fuse these first (fxprune.AFTER_TRAINING)")
         kept, held = kept_classes(channels, self.kept, log.region)
         for node in held:
             log.decline(node, KEPT)

@@ -2,8 +2,8 @@
 
     conv(x; W), 64 rows, 32 columns   ->   1 - (1 - 16/64) (1 - 8/32) of it goes with 16 rows and 8 columns
 
-What lies in a row and in a column that go counts once. The columns of one group lie in the rows of others, so what the
-groups hold adds up to more than what all of them hold together. That some channels must stay is left out.
+What lies in a row and in a column that go counts once. The columns of one group lie in the rows of others, so what
+the groups hold adds up to more than what all of them hold together. That some channels must stay is left out.
 """
 
 from __future__ import annotations

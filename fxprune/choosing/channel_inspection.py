@@ -3,8 +3,8 @@
     found = inspect_channels(graph_module)
     print(found)
 
-Channels that can only go together are one choice, and choices that are alternatives to each other a group: the outputs
-of a conv, with all that is summed with them (see :mod:`fxprune.structures.channels.groups`).
+Channels that can only go together are one choice, and choices that are alternatives to each other a group: the
+outputs of a conv, with all that is summed with them (see :mod:`fxprune.structures.channels.groups`).
 """
 
 from __future__ import annotations
@@ -48,11 +48,10 @@ def inspect_channels(
     kept = Kept(keep, only)
     kept.require_sense(graphs_of(graph_module))
     graphs = [_Graph(graph, region, kept) for region, graph in graphs_of(graph_module)]
-    classes = [made for one in graphs for made in one.made]
     return ChannelInspection(
         groups=tuple(group for one in graphs for group in one.groups()),
-        outputs=sum(len(one) for one, _ in classes),
-        removable_outputs=sum(int(free.sum()) for _, free in classes),
+        outputs=sum(one.outputs[0] for one in graphs),
+        removable_outputs=sum(one.outputs[1] for one in graphs),
         macs=total_macs(graph_module),
         removable_macs=int(sum(one.held[0][ALL] for one in graphs)),
         closed=tuple(stay for one in graphs for stay in one.closed()),
@@ -100,10 +99,10 @@ class _Graph:
         return layers_by_group(self.channels, self.owner)
 
     @cached_property
-    def made(self) -> list[tuple[Array, Array]]:
-        """Of each layer that makes channels, and each group of them, their classes, and which of these can go."""
-        every = (classes for one in self.layers.values() for classes in one.makers.values())
-        return [(one, self.free[one] > 0) for one in every]
+    def outputs(self) -> tuple[int, int]:
+        """How many output channels the layers that make channels have, and how many of them can go."""
+        made = [classes for one in self.layers.values() for classes in one.makers.values()]
+        return sum(map(len, made)), sum(int(np.count_nonzero(self.free[one])) for one in made)
 
     @cached_property
     def approximate(self) -> Mapping[str, int]:
@@ -126,7 +125,7 @@ class _Graph:
 
     def _group(self, number: int, group: Group, layers: Layers, free: int) -> ChannelGroup:
         makers = layers.makers or layers.parameters
-        sizes = [(len(one), int((self.free[one] > 0).sum()), path) for path, one in makers.items()]
+        sizes = [(len(one), int(np.count_nonzero(self.free[one])), path) for path, one in makers.items()]
         wide, removable, widest = max(sizes, key=lambda one: one[0], default=(0, 0, ""))
         width, removable = (wide, removable) if wide >= group.width else (group.width, free)
         stays = tuple(self._stays(group))

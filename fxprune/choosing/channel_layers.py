@@ -93,8 +93,10 @@ class _Collection:
     def _add_carriers(self) -> None:
         for record in self._channels.walk.records:
             path = self._paths.get(id(record.tensor))
+            if path is None:
+                continue
             for vector in (one for vectors in record.axes.values() for one in vectors):
-                for group in self._groups(vector) if path is not None else ():
+                for group in self._groups(vector):
                     layers = self.found[group]
                     if path not in layers.makers and path not in layers.readers:
                         layers.carriers[path] = None
@@ -102,7 +104,7 @@ class _Collection:
     def _add_ties(self) -> None:
         """Name the nodes at which the channels of one layer, or several that are tied, meet those of others."""
         ties: Any = nx.utils.UnionFind()
-        layers = {one: True for one in self._ranges_of_layers}  # by the representative of what is tied
+        layers = dict.fromkeys(self._ranges_of_layers, True)  # by the representative of what is tied
         for first, second, reason in self._channels.labels.joins:
             pairs = np.unique(np.stack((self._ranges(first), self._ranges(second))), axis=1).T.tolist()
             for one, other in pairs:

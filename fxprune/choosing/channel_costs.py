@@ -20,7 +20,7 @@ from fxprune.gates.channel_gate import ScaledColumns
 from fxprune.ops.call import Call
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import Array
-from fxprune.structures.channels.tensors import Vectors
+from fxprune.structures.channels.tensors import Record, Vectors
 from fxprune.structures.channels.values import Value
 
 ALL = 0
@@ -94,8 +94,14 @@ def _macs(channels: Channels) -> Iterator[Term]:
     for node in channels.graph_module.graph.nodes:
         macs = float(node_macs(node) / batch)
         if macs:
-            for share, axes in _multiplied(channels, _call(node), summed[node]):
+            for share, axes in _multiplied(channels, node, summed[node]):
                 yield macs * share, axes
+
+
+def weight_of(channels: Channels, node: fx.Node) -> Record | None:
+    """Return the labels of the weight that ``node`` multiplies by; None if it is no conv or linear layer."""
+    call = _call(node)
+    return channels.walk.record(call, "weight") if call.kind in _WEIGHTED else None
 
 
 def _call(node: fx.Node) -> Call:
@@ -104,15 +110,13 @@ def _call(node: fx.Node) -> Call:
     return Call(node, call.module.layer) if isinstance(call.module, ScaledColumns) else call
 
 
-def _multiplied(channels: Channels, call: Call, summed: list[Vectors]) -> Iterator[Term]:
-    """Yield the axes over which ``call`` multiplies, with what share of its MACs: those of a weight, or of values."""
-    walk = channels.walk
-    if call.kind in _WEIGHTED:
-        weight = walk.record(call, "weight")
-        if weight is not None:
-            yield 1, list(weight.axes.values())
+def _multiplied(channels: Channels, node: fx.Node, summed: list[Vectors]) -> Iterator[Term]:
+    """Yield the axes over which ``node`` multiplies, with what share of its MACs: those of a weight, or of values."""
+    walk, call, weight = channels.walk, _call(node), weight_of(channels, node)
+    if weight is not None:
+        yield 1, list(weight.axes.values())
         return
-    out = walk.value(call.node)
+    out = walk.value(node)
     if not isinstance(out, Value):
         return
     axes = [walk.along(out, axis) for axis in range(len(out.shape))]

@@ -24,12 +24,14 @@ from fxprune.choosing.channel_report import ChannelGroup, ChannelInspection, Sta
 from fxprune.choosing.keeping import KEPT, Kept
 from fxprune.costs.macs import total_macs
 from fxprune.facts.shapes import require_shapes
+from fxprune.gates.base import ungated
 from fxprune.ir.module_tree import is_opaque
 from fxprune.ir.nodes import called_module, graphs_of, place
 from fxprune.ops.call import is_a
 from fxprune.ops.free_ops import op_name
 from fxprune.structures.channels.groups import Channels, Group
 from fxprune.structures.channels.labels import Array, Reason
+from fxprune.structures.computed_weights import computed_weights
 
 _NORMS = ("layer_norm", "rms_norm", "group_norm")
 _ATTENTION = ("multihead_attention", "shifted_window_attention")
@@ -80,7 +82,7 @@ class _Graph:
         """The number of the group of each label."""
         owner = np.zeros(len(self.channels.labels), dtype=np.int64)
         for number, group in enumerate(self.channels.groups, start=1):
-            owner[list(group.classes)] = number
+            owner[group.classes] = number
         return owner[self.channels.class_of]
 
     @cached_property
@@ -119,7 +121,7 @@ class _Graph:
     def groups(self) -> Iterator[ChannelGroup]:
         for number, group in enumerate(self.channels.groups, start=1):
             layers = self.layers.get(number)
-            free = sum(one not in self.reasons for one in group.classes)
+            free = sum(one not in self.reasons for one in group.classes.tolist())
             if layers is not None and (free or layers.makers):
                 yield self._group(number, group, layers, free)
 
@@ -149,7 +151,7 @@ class _Graph:
         )
 
     def _stays(self, group: Group) -> Iterator[Stay]:
-        counts = Counter(self.reasons[one] for one in group.classes if one in self.reasons)
+        counts = Counter(self.reasons[one] for one in group.classes.tolist() if one in self.reasons)
         for reason, count in counts.items():
             yield self._stay(reason, count)
 
@@ -187,4 +189,6 @@ def _freed_by(reason: Reason) -> str:
         return "other patterns of keep and only"
     if is_a(reason.node, *_ATTENTION):
         return "SplitAttention"
-    return "FreezeWeights" if "FreezeWeights" in reason.why else ""
+    module = called_module(reason.node)
+    is_computed = "FreezeWeights" in reason.why or (module is not None and bool(computed_weights(ungated(module))))
+    return "FreezeWeights" if is_computed else ""

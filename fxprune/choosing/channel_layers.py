@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import fx
 
+from fxprune.choosing.channel_costs import weight_of
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import NONE, Array
 
@@ -50,7 +51,10 @@ class _Collection:
         self._channels = channels
         self._owner = owner
         self._paths = _paths(channels.graph_module)
-        self._alone = {id(one) for name, one in _tensors(channels.graph_module) if self._paths[id(one)] == name}
+        weights = [weight_of(channels, node) for node in channels.graph_module.graph.nodes]
+        known = {id(one.tensor) for one in weights if one is not None}
+        alone = {id(one) for name, one in _tensors(channels.graph_module) if self._paths[id(one)] == name}
+        self._alone = alone - known
         self._starts = np.array([first for first, _ in channels.labels.ranges], dtype=np.int64)
         self._ranges_of_layers: set[int] = set()
         self.found: defaultdict[int, Layers] = defaultdict(Layers)

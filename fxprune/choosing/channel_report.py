@@ -32,7 +32,7 @@ class Stay:
     freed_by: str
 
     def __str__(self) -> str:
-        return f"{self.at}: {self.why}" + (f" ({self.freed_by} frees them)" if self.freed_by else "")
+        return f"{self.at}: {self.why}" + (f"; freed by {self.freed_by}" if self.freed_by else "")
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class ChannelInspection:
         for one in self.closed:
             found[one.why, one.freed_by].append(one.at)
         return [
-            f"not looked into: {_some(paths)}: {why}" + (f" ({freed_by} writes them out)" if freed_by else "")
+            f"not looked into: {_some(paths)}: {why}" + (f"; freed by {freed_by}" if freed_by else "")
             for (why, freed_by), paths in found.items()
         ]
 

@@ -123,7 +123,9 @@ class ChannelInspection:
             "removable_channel_outputs": self.removable_outputs,
             "removable_macs_in_channels": self.removable_macs,
             "channels": [one.to_json() for one in self.groups],
-            "closed_to_channels": [{"path": one.at, "op": one.op, "freed_by": one.freed_by} for one in self.closed],
+            "closed_to_channels": [
+                {"path": one.at, "op": one.op, "why": one.why, "freed_by": one.freed_by} for one in self.closed
+            ],
         }
 
     @property

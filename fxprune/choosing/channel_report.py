@@ -74,7 +74,7 @@ class ChannelGroup:
 
     def told(self, total: int) -> str:
         """Return in a sentence what can go and what it holds of ``total`` MACs."""
-        text = f"{self.removable:,} of the {self.width:,} channels of {self.name} can go"
+        text = f"{self.removable:,} of the {self.width:,} channels of the group {self.name} can go"
         if self.removable:
             text += f", with {_share(self.macs, total)} of the MACs and {self.params:,} parameters"
         if self.choices < self.width:
@@ -191,9 +191,9 @@ class ChannelInspection:
     @cached_property
     def _of_layer(self) -> dict[str, list[tuple[str, ChannelGroup]]]:
         found: defaultdict[str, list[tuple[str, ChannelGroup]]] = defaultdict(list)
-        for group in self.groups:
-            for role, paths in (("makes", group.made_by), ("reads", group.read_by), ("carries", group.carried_by)):
-                for path in paths:
+        for role, field in (("makes", "made_by"), ("reads", "read_by"), ("carries", "carried_by")):
+            for group in self.groups:
+                for path in getattr(group, field):
                     found[path].append((role, group))
         return dict(found)
 

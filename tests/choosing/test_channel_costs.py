@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_the_products_of_attention_are_over_heads_queries_and_values() -> None:
             self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
             self.out = nn.Linear(8, 3)
 
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: Any) -> Any:
             q, k, v = (one(x).view(*x.shape[:2], 2, 4).transpose(1, 2) for one in (self.q, self.k, self.v))
             y = nn.functional.scaled_dot_product_attention(q, k, v)
             return self.out(y.transpose(1, 2).flatten(2))

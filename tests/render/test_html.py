@@ -155,6 +155,7 @@ def test_a_click_shows_what_is_known_of_channels(opened: Open) -> None:
     tab = opened(graph_page(graph, inspect_graph(graph), channels, title="TinyNet"))
     tab.locator(".row.eligible").first.click()
     assert channels.marks("block1.conv1")[0] in tab.locator("#details").inner_text()
+    assert tab.locator(".row.other .reason").count() == 0  # of what has no mark the details alone tell
     titles = [tile.get_attribute("title") for tile in tab.locator("#tiles > div").all()]
     assert f"{channels.removable_outputs:,} of {channels.outputs:,}" in titles
 

@@ -6,7 +6,7 @@ What takes torch is imported where it is used: help and errors of usage come at 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, Field, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,7 +233,11 @@ def _told(name: str, kind: type[Pass]) -> dict[str, Any]:
 
     return {
         "name": name,
-        "options": {key: field.default for key, field in options_of(kind).items()},
+        "options": {key: _default(field) for key, field in options_of(kind).items()},
         "contract": kind.contract.name.lower() if isinstance(kind.contract, Contract) else "by options",
         "help": (kind.__doc__ or "").strip().splitlines()[0],
     }
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()

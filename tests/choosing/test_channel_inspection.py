@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import fxprune
+from fxprune import passes
 from fxprune.choosing.channel_inspection import inspect_channels
 from fxprune.choosing.channel_report import ChannelGroup
 from fxprune.costs.macs import total_macs
@@ -109,12 +111,16 @@ def test_layers_of_attention_are_not_looked_into() -> None:
             y = self.a(x)
             return self.b(self.attention(y, y, y, need_weights=False)[0])
 
-    found = inspect_channels(fxprune.trace(Attending().eval(), torch.randn(2, 4, 6)))
+    graph = fxprune.trace(Attending().eval(), torch.randn(2, 4, 6))
+    found = inspect_channels(graph)
     assert [(one.at, one.op, one.freed_by) for one in found.closed] == [
         ("attention", "MultiheadAttention", "SplitAttention")
     ]
     assert "not looked into: attention: MultiheadAttention " in str(found)
     assert found.groups[0].freed_by == ("SplitAttention",)
+    split = inspect_channels(passes.SplitAttention()(graph).graph_module)
+    assert split.closed == ()
+    assert split.groups[0].removable == 8
 
 
 def test_a_function_is_named_and_not_where_it_lies_in_memory() -> None:
@@ -164,7 +170,19 @@ def test_groups_are_those_that_are_cut(name: str) -> None:
         assert one.made_by
         assert bool(one.stays) == (one.removable < one.width)
         assert 0 <= one.macs <= found.removable_macs <= found.macs
-    assert 0 < found.removable_outputs < found.outputs or name == "TiedEmbedding"
+    assert 0 <= found.removable_outputs <= found.outputs
+    assert bool(found.removable_outputs) == any(one.removable for one in found.groups)
+
+
+@pytest.mark.parametrize("name", ["SqueezeExcite", "SplitShuffle", "Attention", "Functional"])
+def test_gates_change_nothing(name: str) -> None:
+    model, inputs = NETS[name]()
+    graph = fxprune.trace(model.eval(), inputs)
+    gated = passes.InsertChannelGate()(graph).graph_module
+    plain, scaled = ([asdict(one) for one in inspect_channels(each).groups] for each in (graph, gated))
+    for one in (*plain, *scaled):
+        del one["tied_at"], one["read_by"]  # by the names of nodes
+    assert plain == scaled
 
 
 def test_positions_and_biases_that_stay_are_left_out() -> None:

@@ -6,13 +6,14 @@ What takes torch is imported where it is used: help and errors of usage come at 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, Field, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from tabulate import tabulate
 
+from fxprune.cli.inspecting import Shown
 from fxprune.cli.options import (
     MODEL_HELP,
     Given,
@@ -25,7 +26,6 @@ from fxprune.cli.options import (
     model_options,
     norms_option,
     print_json,
-    write_page,
 )
 from fxprune.errors import LoadError
 
@@ -44,30 +44,22 @@ _EXAMPLES = 16
 @click.argument("model")
 @model_options
 @keeping_options
-@json_option("model, its costs, convs, branches, opaque, assumptions")
+@click.option("--channels", is_flag=True, help="List the groups of channels too.")
+@click.option("--why", metavar="PATH", help="All that is known of one layer, or of those of one module.")
+@json_option("model, its costs, convs, branches, opaque, assumptions, channels")
 @html_option
-def inspect(
-    model: str,
-    given: Given,
-    as_json: bool,
-    html_file: Path | None,
-    **kept: Sequence[str],
-) -> None:
-    """List each conv and each residual branch of MODEL: eligible or why not, its MACs and parameters."""
-    if as_json and html_file is not None:
-        raise click.UsageError("--json and --html exclude one another")
+@collected("shown", Shown)
+def inspect(model: str, given: Given, shown: Shown, **kept: Sequence[str]) -> None:
+    """List each conv and each residual branch of MODEL: eligible or why not, its MACs and parameters.
+
+    Of channels it says how many can go.
+    """
+    shown.require_sense()
+    from fxprune.choosing.channel_inspection import inspect_channels
     from fxprune.choosing.inspection import inspect_graph
-    from fxprune.render.html import graph_page
 
     graph_module = load_traced(model, given)
-    found = inspect_graph(graph_module, **kept)
-    if html_file is not None:
-        write_page(html_file, graph_page(graph_module, found, title=model))
-        return
-    if as_json:
-        print_json({"model": model, **found.to_json()})
-    else:
-        click.echo(str(found))
+    shown.show(model, graph_module, inspect_graph(graph_module, **kept), inspect_channels(graph_module, **kept))
 
 
 @dataclass(frozen=True)
@@ -241,7 +233,11 @@ def _told(name: str, kind: type[Pass]) -> dict[str, Any]:
 
     return {
         "name": name,
-        "options": {key: field.default for key, field in options_of(kind).items()},
+        "options": {key: _default(field) for key, field in options_of(kind).items()},
         "contract": kind.contract.name.lower() if isinstance(kind.contract, Contract) else "by options",
         "help": (kind.__doc__ or "").strip().splitlines()[0],
     }
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import fx
 
+from fxprune.choosing.channel_report import ChannelInspection
 from fxprune.choosing.inspection import Inspection
 from fxprune.costs.macs import tell_unknown
 from fxprune.diffing.entries import KINDS, Change, Kind, NodeInfo, Reason
@@ -59,12 +60,16 @@ def page(
     return _document(title, {**data, **table.data()})
 
 
-def graph_page(graph_module: fx.GraphModule, found: Inspection, *, title: str) -> str:
+def graph_page(
+    graph_module: fx.GraphModule, found: Inspection, channels: ChannelInspection | None = None, *, title: str
+) -> str:
     """Return the HTML page of one graph: what can be pruned in it and why the rest cannot, and what is opaque.
 
     Args:
         graph_module: the graph; its regions are shown after it.
         found: what :func:`fxprune.choosing.inspection.inspect_graph` says of it.
+        channels: what :func:`fxprune.choosing.channel_inspection.inspect_channels` does: each layer tells of those
+            that it makes, reads or carries.
         title: the model's name.
     """
     table = _Table()
@@ -75,6 +80,7 @@ def graph_page(graph_module: fx.GraphModule, found: Inspection, *, title: str) -
             verdict = verdicts.get(node, {})
             kind = next((kind for kind in ("opaque", "eligible", "kept") if kind in verdict), "other")
             why = [table.reason(reason) for kind in verdict for reason in verdict[kind]]
+            why += [table.reason(reason) for reason in _of_channels(channels, node, region)]
             changes.append([list(_VERDICT_MARKS).index(kind), [], table.node(info), [], why])
     convs, branches = (sum(one.eligible for _, one in sites) for sites in (found.convs, found.branches))
     tiles = [
@@ -83,6 +89,8 @@ def graph_page(graph_module: fx.GraphModule, found: Inspection, *, title: str) -
         ("removable branches", len(found.branches), branches),
         ("parameters", None, found.params),
     ]
+    if channels is not None:
+        tiles.insert(3, ("removable output channels", channels.outputs, channels.removable_outputs))
     stage = {
         "name": "graph",
         "changes": changes,
@@ -123,6 +131,14 @@ def _verdicts(graph_module: fx.GraphModule, found: Inspection) -> dict[fx.Node, 
         verdict = f"can be removed, with {holds}" if branch.eligible else f"stays: {branch.reason}"
         add(branch.addition, "eligible" if branch.eligible else "kept", "branch", f"{path} {verdict}")
     return verdicts
+
+
+def _of_channels(channels: ChannelInspection | None, node: fx.Node, region: str) -> list[Reason]:
+    """Return what is known of the channels of ``node``."""
+    if channels is None:
+        return []
+    own = node.name if node.op.startswith("call_") and node.op != "call_module" else str(node.target)
+    return [Reason("channels", text, None) for text in channels.marks(f"{region}.{own}" if region else own)]
 
 
 class _Table:

@@ -25,6 +25,7 @@ def test_passes_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     by_name = {one["name"]: one for one in printed(capsys, "passes")["passes"]}
     assert by_name["insert-resconv"]["options"]["shortcut"] == 0.0
     assert by_name["simplify"]["contract"] == "values"
+    assert by_name["remove-channels"]["options"]["indices"] == {}
     text = run(capsys, "passes")[1]
     assert all(name in text and one["help"] in text for name, one in by_name.items())
 

@@ -16,6 +16,7 @@ from torch import fx, nn
 
 import fxprune
 from fxprune import GraphDiff
+from fxprune.choosing.channel_inspection import inspect_channels
 from fxprune.choosing.inspection import inspect_graph
 from fxprune.render.html import graph_page, page
 
@@ -127,6 +128,36 @@ def test_the_page_of_one_graph(opened: Open) -> None:
     tab.locator(".row.eligible").nth(2).click()
     details = tab.locator("#details").inner_text()
     assert "block1 [conv1 ... bn2] can be removed" in details
+
+
+def test_the_page_of_one_graph_tells_of_channels() -> None:
+    graph = fxprune.trace(nn.Sequential(nn.Conv2d(3, 3, 1), Choosing()), example(2, 3, 8, 8).float())
+    found, channels = inspect_graph(graph), inspect_channels(graph)
+    data = embedded(graph_page(graph, found, channels, title="t"))
+    whys = {
+        data["nodes"][after][0]: [data["reasons"][index] for index in why]
+        for _, _, after, _, why in data["stages"][0]["changes"]
+    }
+    told = [rule for label, rule, _ in whys["1.net.block1_conv1"] if label == "channels"]
+    assert [one.partition(":")[0] for one in told] == ["makes", "reads"]
+    assert told == channels.marks("1.net.block1.conv1")
+    assert [rule.partition(":")[0] for label, rule, _ in whys["1.net.block1_bn1"]] == ["carries"]
+    tiles = {tile["label"]: (tile["part"], tile["whole"]) for tile in data["stages"][0]["tiles"]}
+    assert tiles["removable output channels"] == (channels.removable_outputs, channels.outputs)
+    assert kinds_of(graph) == {  # the marks are those of layers
+        data["nodes"][after][0]: data["kinds"][kind]["name"] for kind, _, after, *_ in data["stages"][0]["changes"]
+    }
+
+
+def test_a_click_shows_what_is_known_of_channels(opened: Open) -> None:
+    graph = tiny()
+    channels = inspect_channels(graph)
+    tab = opened(graph_page(graph, inspect_graph(graph), channels, title="TinyNet"))
+    tab.locator(".row.eligible").first.click()
+    assert channels.marks("block1.conv1")[0] in tab.locator("#details").inner_text()
+    assert tab.locator(".row.other .reason").count() == 0  # of what has no mark the details alone tell
+    titles = [tile.get_attribute("title") for tile in tab.locator("#tiles > div").all()]
+    assert f"{channels.removable_outputs:,} of {channels.outputs:,}" in titles
 
 
 @pytest.mark.parametrize(

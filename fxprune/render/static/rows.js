@@ -81,7 +81,7 @@ function sideElement(view, row, at, side) {
   name.style.paddingLeft = `${row.depth * 14}px`;
   const op = el("span", {class: "op", role: "gridcell", title: `${node.op} ${node.detail}`}, node.op, " ", el("small", {}, node.detail));
   if (side === 1) for (const what of change.what) op.append(" ", el("em", {}, what));
-  if (view.sides.length === 1 && change.why.length) op.append(" ", el("span", {class: "reason"}, change.why[0].rule));
+  if (view.sides.length === 1 && change.kind !== PLAIN && change.why.length) op.append(" ", el("span", {class: "reason"}, change.why[0].rule));
   return el("div", {class: "side", role: "none"}, wires, name, op,
     countElement("macs", node.macs, `${exact(node.macs)} MACs`), countElement("params", node.params, `${exact(node.params)} parameters`),
     scaleElement(view.scaleOf(node, side)));

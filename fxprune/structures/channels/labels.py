@@ -39,6 +39,7 @@ class Labels:
         self._parents = np.arange(1024, dtype=np.int64)
         self._count = 1
         self.ranges: list[tuple[int, int]] = []
+        self.joins: list[tuple[Array, Array, Reason]] = []  # of what did not go together before
         self._pins: list[tuple[Array, Reason]] = []
 
     def __len__(self) -> int:
@@ -80,6 +81,7 @@ class Labels:
             if not differ.any():
                 return
             one, two = one[differ], two[differ]
+            self.joins.append((one, two, reason))
             self._parents[np.maximum(one, two)] = np.minimum(one, two)
 
     def join_along(self, labels: Array, axis: int, reason: Reason) -> Array:

@@ -18,7 +18,9 @@ from fxprune.ops.call import Call
 from fxprune.structures.channels.labels import Array, Labels, Reason
 from fxprune.structures.channels.moving import TooLarge
 from fxprune.structures.channels.tensors import Record, Records, Vectors, meet
-from fxprune.structures.channels.values import Layer, Value, values_in, varying
+from fxprune.structures.channels.values import Layer, Value, map_values, values_in, varying
+
+_UNFORESEEN = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class Reader(NamedTuple):
@@ -200,9 +202,14 @@ class Walk:
             both = [one for one in map(self.value, node.args[1:]) if isinstance(one, Value)]
             return self.broadcast(both, meta.shape, self.because(node, "differs between training and evaluation"))
         try:
-            return rules(self, Call(node))
+            found = rules(self, Call(node))
         except TooLarge:
             return self.barrier(node, "its labels are too many")
+        except _UNFORESEEN:
+            return self.barrier(node, "is called in a way that channels do not know")
+        if map_values(_shape, found) != map_values(_shape, self.bare(node)):
+            return self.barrier(node, "is called in a way that channels do not know")
+        return found
 
     def barrier(self, node: fx.Node, why: str) -> Any:
         """Have all that ``node`` reads stay, its layer's own tensors too; return what it computes, without labels."""
@@ -271,6 +278,10 @@ class Walk:
         place = layer.axes.index(axis)
         left = self.labels.classes_along(layer.labels, place)
         return left, -place if self.whole else place
+
+
+def _shape(value: Value) -> list[int]:
+    return list(value.shape)
 
 
 def _aligned(value: Value, rank: int) -> Value:

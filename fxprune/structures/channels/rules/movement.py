@@ -124,7 +124,9 @@ def narrow(walk: Walk, call: Call) -> Any:
     """A part of an axis."""
     x = walk.value(call.input)
     axis, start, length = (int(walk.number(call.argument(name))) for name in ("dim", "start", "length"))
-    return taken(x, axis % len(x.shape), slice(start, start + length))
+    axis = axis % len(x.shape)
+    start = start + x.shape[axis] if start < 0 else start
+    return taken(x, axis, slice(start, start + length))
 
 
 def expand(walk: Walk, call: Call) -> Any:
@@ -139,12 +141,10 @@ def expand(walk: Walk, call: Call) -> Any:
 
 
 def expand_as(walk: Walk, call: Call) -> Any:
-    """Likewise, to the shape of another tensor; view_as is a reshape."""
+    """Likewise, to the shape of another tensor, whose channels go along; view_as is a reshape."""
     x, out = walk.value(call.input), walk.bare(call.node)
     other = walk.value(call.node.args[1])
-    if call.node.target != "expand_as":
-        return reshaped(x, out.shape)
-    wide = expand(walk, call)
+    wide = expand(walk, call) if call.node.target == "expand_as" else reshaped(x, out.shape)
     return walk.broadcast(
         [wide, other], out.shape, walk.because(call.node, "takes the shape of what has no channels")
     )

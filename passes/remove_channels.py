@@ -90,9 +90,7 @@ class RemoveChannels(KeepingPass):
             except Fault as fault:
                 log.decline(fault.node, fault.why)
                 less = gone - channels.classes_at(fault.node)
-                if less == gone:
-                    raise
-                gone = channels.spared(less, channels.magnitudes())
+                gone = channels.spared(less, channels.magnitudes()) if less < gone else set()
                 continue
             for node, told in cut.apply().items():
                 log.rewrote(node, told)

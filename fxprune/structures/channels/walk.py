@@ -50,6 +50,7 @@ class Walk:
         self.fixed: list[tuple[Value, int]] = []
         self.made: dict[tuple[fx.Node, Any], Array] = {}
         self.foreign: list[tuple[torch.Tensor, Reason]] = []
+        self.unknown: set[fx.Node] = set()
 
     # what rules ask
 
@@ -206,10 +207,14 @@ class Walk:
         except TooLarge:
             return self.barrier(node, "its labels are too many")
         except _UNFORESEEN:
-            return self.barrier(node, "is called in a way that channels do not know")
-        if map_values(_shape, found) != map_values(_shape, self.bare(node)):
-            return self.barrier(node, "is called in a way that channels do not know")
-        return found
+            return self.unforeseen(node)
+        as_run = map_values(_shape, found) == map_values(_shape, self.bare(node))
+        return found if as_run else self.unforeseen(node)
+
+    def unforeseen(self, node: fx.Node) -> Any:
+        """Have what a rule had not foreseen be a barrier."""
+        self.unknown.add(node)
+        return self.barrier(node, "is called in a way that channels do not know")
 
     def barrier(self, node: fx.Node, why: str) -> Any:
         """Have all that ``node`` reads stay, its layer's own tensors too; return what it computes, without labels."""

@@ -34,7 +34,7 @@ class Net(nn.Module):
         self.down, self.up = nn.Conv2d(8, 8, 3, 2, 1), nn.ConvTranspose2d(8, 8, 3, 2, 1)
         self.head, self.linear, self.rows = nn.Conv2d(8, 5, 1), nn.Linear(8, 5), nn.Linear(8, 8)
         self.instance, self.slopes = nn.InstanceNorm1d(8), nn.Parameter(torch.rand(8))
-        self.square = nn.Parameter(torch.randn(8, 8))
+        self.table, self.square = nn.Embedding(7, 8), nn.Parameter(torch.randn(8, 8))
         self.register_buffer("places", torch.rand(64, 8) > 0.3)
         self.register_buffer("first", torch.randn(8, 3, 3, 3))
         self.register_buffer("second", torch.randn(5, 8, 1, 1))
@@ -119,6 +119,17 @@ def groups_of_a_function(net, x):
 @call
 def a_weight_that_a_function_reads_too(net, x):
     return net.linear(net.one(x).mean((2, 3))) + F.linear(net.two(x).amax((2, 3)), net.linear.weight)
+
+
+@call
+def rows_that_a_function_reads_too(net, x):
+    y = net.table((x[:, 0, 0].abs() * 3).long().clamp(max=6))
+    return F.linear(net.rows(y), net.table.weight)
+
+
+@call
+def one_of_a_parameter(net, x):
+    return net.head(net.one(x) * torch.cat([net.slopes[1:], net.slopes[:1]]).view(8, 1, 1))
 
 
 @call

@@ -35,6 +35,7 @@ class Net(nn.Module):
         self.head, self.linear, self.rows = nn.Conv2d(8, 5, 1), nn.Linear(8, 5), nn.Linear(8, 8)
         self.instance, self.slopes = nn.InstanceNorm1d(8), nn.Parameter(torch.rand(8))
         self.table, self.square = nn.Embedding(7, 8), nn.Parameter(torch.randn(8, 8))
+        self.grouped = nn.Parameter(torch.randn(8, 2, 3, 3))
         self.register_buffer("places", torch.rand(64, 8) > 0.3)
         self.register_buffer("first", torch.randn(8, 3, 3, 3))
         self.register_buffer("second", torch.randn(5, 8, 1, 1))
@@ -133,6 +134,18 @@ def one_of_a_parameter(net, x):
 
 
 @call
+def a_product_that_loses_all_gates(net, x):
+    y = net.one(x).flatten(2)
+    return net.head((y @ y.transpose(1, 2) @ y).view(x.shape[0], 8, 8, 8)) + y[:, 3:4, 0, None], y[:, 4:]
+
+
+@call
+def a_gram_matrix_of_groups(net, x):
+    y = F.conv2d(net.one(x), net.grouped, padding=1, groups=4).flatten(2)
+    return net.head((y @ y.transpose(1, 2) @ y).view(x.shape[0], 8, 8, 8))
+
+
+@call
 def weights_that_are_buffers(net, x):
     return F.conv2d(F.conv2d(x, net.first, padding=1).relu(), net.second)
 
@@ -178,3 +191,11 @@ def test_a_share_of_it_goes_and_it_runs(name: str, statistics: str) -> None:
     cut = passes.RemoveChannels(ratio=0.5, statistics=statistics)(graph).graph_module
     shapes = [[getattr(one, "shape", one) for one in tree_leaves(each(x))] for each in (graph, cut)]
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("groups", ["within", "whole"])
+@pytest.mark.parametrize("name", ["a_gram_matrix_of_groups", "groups_of_a_function"])
+def test_gates_of_other_groups_than_those_that_go(name: str, groups: str) -> None:
+    graph, x = gated(name, groups, seed=0)
+    cut = passes.RemoveChannels(groups="whole" if groups == "within" else "within")(graph).graph_module
+    assert_same(graph, cut, x)

@@ -72,7 +72,10 @@ class Cut:
         told: dict[fx.Node, str] = {}
         for node in gates.readers:
             new = gates.reader(node, tensors)
-            if new is not None:
+            if isinstance(new, torch.nn.Identity):
+                node.replace_all_uses_with(node.args[0], propagate_meta=False)
+                node.graph.erase_node(node)
+            elif new is not None:
                 told[node] = "multiplies the columns that are left"
                 set_attribute(self.walk.graph_module, str(node.target), new)
                 node.args = gates.reads(node) if isinstance(new, Gated) else node.args[:1]

@@ -136,7 +136,14 @@ def one_of_a_parameter(net, x):
 @call
 def a_product_that_loses_all_gates(net, x):
     y = net.one(x).flatten(2)
-    return net.head((y @ y.transpose(1, 2) @ y).view(x.shape[0], 8, 8, 8)) + y[:, 3:4, 0, None], y[:, 4:]
+    return net.head((y @ y.transpose(1, 2) @ y).view(x.shape[0], 8, 8, 8)), y[:, 4:]
+
+
+@call
+def channels_among_zeros(net, x):
+    first, second = torch.split(net.one(x), [1, 7], 1)
+    y = torch.cat([second, first], 1).view(x.shape[0], 2, 4, 8, 8).transpose(1, 2)
+    return net.head(y.reshape(x.shape[0], 8, 8, 8))
 
 
 @call

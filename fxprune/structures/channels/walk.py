@@ -258,6 +258,9 @@ class Walk:
         forbidden = {axis for one, axis in self.fixed if one is value}
         for layer in value.layers:
             now = varying(layer.axes, self.labels.find(layer.labels))
+            if now is not None and not now.labels.all():
+                self.labels.pin(now.labels.ravel(), self.because(self._node, "stands among what has no channels"))
+                continue
             if now is None or (len(now.axes) == 1 and not forbidden.intersection(now.axes)):
                 continue
             changed = True

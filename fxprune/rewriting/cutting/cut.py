@@ -91,8 +91,8 @@ class Cut:
         graph_module = self.walk.graph_module
         made: dict[int, Any] = {}
         told: dict[fx.Node, str] = {}
-        for node in graph_module.graph.nodes:
-            module = called_module(node)
+        modules = {node: called_module(node) for node in graph_module.graph.nodes}  # several may call the same
+        for node, module in modules.items():
             if module is None or isinstance(module, Gated):
                 continue
             if id(module) not in made:

@@ -19,6 +19,7 @@ from fxprune.choosing.keeping import KEPT
 from fxprune.facts.shapes import note_shape
 from fxprune.gates.base import Gated
 from fxprune.gates.channel_gate import ChannelScale, ScaledAxis, ScaledColumns
+from fxprune.ir.by_mode import MODE
 from fxprune.ir.node_targets import attribute, free_target
 from fxprune.ir.nodes import called_module
 from fxprune.rewriting.contract import Contract, Log
@@ -110,6 +111,7 @@ class _Insertion:
         target = self._rewriter.put(free_target(graph_module, f"{group.name}_channels"), scale)
         node = self._rewriter.insert("call_module", target, (), before=before, of=[before])
         note_shape(node, scale.gate)
+        node.meta.pop(MODE, None)  # both modes read it, whichever its first reader is of
         self._rewriter.log.rewrote(node, f"{width} of {group.width} channels of {group.name} now have a scale of 1")
         return node
 

@@ -81,4 +81,4 @@ def _why(call: Call) -> str:
     if call.module is not None:
         name = type(call.module).__name__
         return f"{name} is not known to channels" if call.op is None else f"{name} computes more than its row says"
-    return f"{call.node.target} is not known to channels"
+    return f"{getattr(call.node.target, '__name__', call.node.target)} is not known to channels"

@@ -189,5 +189,7 @@ def embedding(walk: Walk, call: Call) -> Any:
     if weight is None or not isinstance(index, Value):
         return walk.barrier_of(call, _COMPUTED)
     weight.meet(0, (), walk.because(call.node, "rows are looked up by index"))
+    if walk.number(call.argument("max_norm")) is not None:
+        weight.meet(1, (), walk.because(call.node, "its rows are held to a norm of all channels"))
     shape = (*index.shape, weight.shape[1])
     return value_along(shape, len(shape) - 1, weight.along(1))

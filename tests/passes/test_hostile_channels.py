@@ -35,6 +35,7 @@ class Net(nn.Module):
         self.head, self.linear, self.rows = nn.Conv2d(8, 5, 1), nn.Linear(8, 5), nn.Linear(8, 8)
         self.instance, self.slopes = nn.InstanceNorm1d(8), nn.Parameter(torch.rand(8))
         self.table, self.square = nn.Embedding(7, 8), nn.Parameter(torch.randn(8, 8))
+        self.depthwise, self.bounded = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Embedding(20, 8, max_norm=0.5)
         self.grouped = nn.Parameter(torch.randn(8, 2, 3, 3))
         self.register_buffer("places", torch.rand(64, 8) > 0.3)
         self.register_buffer("first", torch.randn(8, 3, 3, 3))
@@ -153,6 +154,16 @@ def a_gram_matrix_of_groups(net, x):
 
 
 @call
+def a_depthwise_layer_called_twice(net, x):
+    return net.head(net.depthwise(net.depthwise(net.one(x)).relu()))
+
+
+@call
+def rows_held_to_a_norm(net, x):
+    return net.linear(net.bounded((x[:, 0].abs() * 4).long().clamp(max=19)))
+
+
+@call
 def weights_that_are_buffers(net, x):
     return F.conv2d(F.conv2d(x, net.first, padding=1).relu(), net.second)
 
@@ -206,3 +217,20 @@ def test_gates_of_other_groups_than_those_that_go(name: str, groups: str) -> Non
     graph, x = gated(name, groups, seed=0)
     cut = passes.RemoveChannels(groups="whole" if groups == "within" else "within")(graph).graph_module
     assert_same(graph, cut, x)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_a_layer_that_one_mode_calls_first_is_gated_in_both(train: bool) -> None:
+    class Modes(Net):
+        def forward(self, x: torch.Tensor) -> Any:
+            y = self.one(x)
+            y = self.down(y) if self.training else self.up(y)
+            return self.head(y) + self.head(self.one(x)).mean((2, 3), keepdim=True)
+
+    x = torch.randn(2, 3, 8, 8).double()
+    graph = passes.InsertChannelGate()(fxprune.trace(Modes("").double().train(train), x)).graph_module
+    for gate in fxprune.gates_of(graph):
+        gate.assign(scale=torch.tensor([0.0, 1, 0.5, 0, 1, 1, 0.3, 1]))
+    cut = passes.RemoveChannels()(graph).graph_module
+    assert_same(graph.eval(), cut.eval(), x)
+    cut.train()(x)

@@ -245,7 +245,7 @@ def spatial_mask(b: Builder, place: int, width: int) -> Made:
 def squeeze_excite(b: Builder, place: int, width: int) -> Made:
     down, up = b.part(nn.Linear(width, 4)), b.part(nn.Linear(4, width))
 
-    def run(net: RandomNet, x: Tensor) -> Tensor:
+    def run(net: RandomNet, x: Tensor) -> Any:
         n, c = x.shape[:2]
         return x * torch.sigmoid(net.parts[up](net.parts[down](x.mean((2, 3))).relu())).view(n, c, 1, 1)
 
@@ -257,7 +257,7 @@ def attention(b: Builder, place: int, width: int) -> Made:
     part, heads = b.part(nn.Conv2d(width, 24, 1)), b.draw.choice([2, 4])
     layout = b.draw.choice([(3, heads), (heads, 3)])
 
-    def run(net: RandomNet, x: Tensor) -> Tensor:
+    def run(net: RandomNet, x: Tensor) -> Any:
         n, _, h, w = x.shape
         y = net.parts[part](x).reshape(n, *layout, 8 // heads, h * w)
         q, k, v = (y if layout[0] == 3 else y.transpose(1, 2)).unbind(1)
@@ -269,7 +269,7 @@ def attention(b: Builder, place: int, width: int) -> Made:
 
 @step()
 def gram(b: Builder, place: int, width: int) -> Made:
-    def run(net: RandomNet, x: Tensor) -> Tensor:
+    def run(net: RandomNet, x: Tensor) -> Any:
         y = x.flatten(2)
         return (y @ y.transpose(1, 2) @ y).view(x.shape) / SIZE**2
 
@@ -296,7 +296,7 @@ def halves(b: Builder, place: int, width: int) -> Made:
 def uneven(b: Builder, place: int, width: int) -> Made:
     cut = b.draw.randrange(1, width)
 
-    def run(net: RandomNet, x: Tensor) -> Tensor:
+    def run(net: RandomNet, x: Tensor) -> Any:
         first, second = torch.split(x, [cut, width - cut], 1)
         return torch.cat([second, first.relu()], 1)
 
@@ -308,7 +308,7 @@ def gated_half(b: Builder, place: int, width: int) -> Made:
     if width % 2:
         return None
 
-    def run(net: RandomNet, x: Tensor) -> Tensor:
+    def run(net: RandomNet, x: Tensor) -> Any:
         first, second = x.chunk(2, 1)
         return first * second.sigmoid()
 
@@ -326,7 +326,7 @@ def part_of(b: Builder, place: int, width: int) -> Made:
 def shuffled(b: Builder, place: int, width: int) -> Made:
     groups = b.divisor(width)
 
-    def run(net: RandomNet, x: Tensor) -> Tensor:
+    def run(net: RandomNet, x: Tensor) -> Any:
         n, c, h, w = x.shape
         return x.view(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
 
@@ -338,7 +338,7 @@ def folded(b: Builder, place: int, width: int) -> Made:
     groups, first = b.divisor(width), b.draw.random() < 0.5
     out = width // groups if first else groups
 
-    def run(net: RandomNet, x: Tensor) -> Tensor:
+    def run(net: RandomNet, x: Tensor) -> Any:
         return x.view(x.shape[0], groups, -1, *x.shape[2:]).amax(1 if first else 2)
 
     return out, on(place, run)
@@ -350,7 +350,7 @@ def into_the_batch(b: Builder, place: int, width: int) -> Made:
         return None
     part = b.part(nn.Conv2d(width // 2, 3, 1))
 
-    def run(net: RandomNet, x: Tensor) -> Tensor:
+    def run(net: RandomNet, x: Tensor) -> Any:
         n, c, h, w = x.shape
         return net.parts[part](x.reshape(n * 2, c // 2, h, w)).reshape(n, -1, h, w)
 
@@ -361,7 +361,7 @@ def into_the_batch(b: Builder, place: int, width: int) -> Made:
 def all_in_the_batch(b: Builder, place: int, width: int) -> Made:
     part = b.part(nn.Conv2d(1, 1, 3, padding=1))
 
-    def run(net: RandomNet, x: Tensor) -> Tensor:
+    def run(net: RandomNet, x: Tensor) -> Any:
         y = net.parts[part](x.reshape(x.shape[0] * x.shape[1], 1, *x.shape[2:]))
         return y.view(x.size(0), -1, x.size(2), x.size(3))
 

@@ -62,7 +62,7 @@ def test_a_cut_computes_what_its_gates_had_left(seed: int) -> None:
     torch.manual_seed(seed)
     draw = random.Random(seed)
     model, x = RandomNet(seed).double().eval(), torch.randn(2, 3, 8, 8).double()
-    groups = draw.choice(["within", "whole"])
+    groups: Any = draw.choice(["within", "whole"])
     graph = gated(model, x, groups, draw)
     cut = passes.RemoveChannels(groups=groups)(graph).graph_module
     first = draw.random() < 0.5

@@ -10,7 +10,7 @@ from torch import fx
 
 from fxprune.gates.base import Gated
 from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
-from fxprune.ir.nodes import called_module
+from fxprune.ir.nodes import called_module, input_at
 from fxprune.ops.call import Call
 from fxprune.rewriting.cutting.arguments import Arguments
 from fxprune.rewriting.cutting.gates import NarrowerGates
@@ -73,7 +73,7 @@ class Cut:
         for node in gates.readers:
             new = gates.reader(node, tensors)
             if isinstance(new, torch.nn.Identity):
-                node.replace_all_uses_with(node.args[0], propagate_meta=False)
+                node.replace_all_uses_with(input_at(node), propagate_meta=False)
                 node.graph.erase_node(node)
             elif new is not None:
                 told[node] = "multiplies the columns that are left"

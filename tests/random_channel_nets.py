@@ -45,7 +45,7 @@ class RandomNet(nn.Module):
     def forward(self, x: Tensor) -> Any:
         maps = [x]
         for one in self.steps:
-            maps.append(one(self, maps))
+            maps.append(one(self, maps).contiguous())
         return [one(self, maps) for one in self.outputs]
 
 

@@ -82,7 +82,10 @@ def _fuse_axis(node: fx.Node, module: ScaledAxis, rewriter: Rewriter) -> None:
     scale = torch.from_numpy(factor).view(shape)
     owner = only_user(operand)
     if operand.op == "get_attr" and owner is node:
-        rewriter.set_layer(operand, scaled_tensor(attribute(graph_module, str(operand.target)), scale))
+        weight = attribute(graph_module, str(operand.target))
+        if _is_read_elsewhere(operand, graph_module):
+            operand.target = free_target(graph_module, f"{operand.target}_scaled")
+        rewriter.set_layer(operand, scaled_tensor(weight, scale))
         rewriter.replace(node, operand)
         return
     buffer = scale.to(scales_of(node)[0].device, operand.meta["tensor_meta"].dtype)
@@ -90,6 +93,15 @@ def _fuse_axis(node: fx.Node, module: ScaledAxis, rewriter: Rewriter) -> None:
     read = rewriter.insert("get_attr", target, (), before=node, of=[node])
     note_shape(read, buffer)
     rewriter.replace(node, rewriter.insert("call_function", operator.mul, (operand, read), before=node, of=[node]))
+
+
+def _is_read_elsewhere(weight: fx.Node, graph_module: fx.GraphModule) -> bool:
+    """Say whether another node reads what ``weight`` reads, or calls the layer that it is of."""
+    layer = graph_module.get_submodule(str(weight.target).rpartition(".")[0])
+    reads = weight.graph.find_nodes(op="get_attr")
+    return any(one is not weight and one.target == weight.target for one in reads) or any(
+        called_module(one) is layer for one in weight.graph.find_nodes(op="call_module")
+    )
 
 
 @keeping_exact

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fxprune.choosing.channel_choice import kept_classes
 from fxprune.choosing.keeping import KEPT
@@ -106,8 +106,7 @@ class _Insertion:
     def _insert_gate(self, gate: int, before: fx.Node) -> fx.Node:
         group, width = self._gates[gate - 1]
         graph_module = self._rewriter.graph_module
-        like = next(graph_module.parameters())
-        scale = ChannelScale(width, like)
+        scale = ChannelScale(width, _any_float(graph_module))
         scale.training = graph_module.training
         target = self._rewriter.put(free_target(graph_module, f"{group.name}_channels"), scale)
         node = self._rewriter.insert("call_module", target, (), before=before, of=[before])
@@ -136,15 +135,17 @@ class _Insertion:
             node.args = (*node.args, *scales)
             return
         if layer is not None:
-            index = index.to(next(layer.parameters()).device)
+            index = index.to(_any_float(layer).device)
             wrapper = ScaledColumns(layer, index, reader.axis)
             wrapper.training = layer.training
+            if any(str(one.target).startswith(f"{node.target}.") for one in node.graph.find_nodes(op="get_attr")):
+                node.target = free_target(graph_module, f"{node.target}_scaled")
             self._rewriter.set_layer(node, wrapper)
             node.args = (*node.args, *scales)
             return
         operand = self._operand(reader)
         value = operand.meta["tensor_meta"]
-        module = ScaledAxis(index.to(next(graph_module.parameters()).device), reader.axis % len(value.shape))
+        module = ScaledAxis(index.to(_any_float(graph_module).device), reader.axis % len(value.shape))
         target = self._rewriter.put(free_target(graph_module, f"{operand.name}_scaled"), module)
         new = self._rewriter.insert("call_module", target, (operand, *scales), before=node, of=[operand])
         _read_once(node, operand, new)
@@ -172,3 +173,8 @@ def _read_once(node: fx.Node, old: fx.Node, new: fx.Node) -> None:
         return new
 
     node.args, node.kwargs = fx.map_arg((node.args, node.kwargs), change)
+
+
+def _any_float(module: nn.Module) -> torch.Tensor:
+    """Return a parameter or a buffer of ``module`` that holds floating-point numbers."""
+    return next(one for one in (*module.parameters(), *module.buffers()) if one.is_floating_point())

@@ -96,9 +96,7 @@ class RemoveChannels(KeepingPass):
             except Fault as fault:
                 log.decline(fault.node, fault.why)
                 less = gone - channels.classes_at(fault.node)
-                if less == gone:
-                    raise
-                gone = channels.spared(less, channels.magnitudes)
+                gone = channels.spared(less, channels.magnitudes) if less < gone else set()
                 continue
             which = self._which(channels, gone, silent)
             for node, told in cut.apply().items():

@@ -217,7 +217,7 @@ def _narrow(self: Arguments, call: Call) -> Any:
     if mask is None:
         return node.target, node.args, dict(node.kwargs)
     before = np.concatenate(([0], np.cumsum(mask)))
-    start = start % len(mask)
+    start = start + len(mask) if start < 0 else start
     return node.target, (call.input, axis, int(before[start]), int(before[start + length] - before[start])), {}
 
 
@@ -259,13 +259,32 @@ def _groups(self: Arguments, call: Call) -> Any:
     x = self.kept.walk.value(call.operand(0))
     groups = self.kept.walk.number(call.argument("groups"))
     axis = len(x.shape) - 1 - (call.op.axes if call.op is not None else 0)
-    left = groups_left(self.kept, x.along(axis), groups)
-    if left == groups:
-        return node.target, node.args, dict(node.kwargs)
-    place = call.op.places["groups"]  # type: ignore[union-attr]
+    left = groups_left(self.kept.along(x, axis), groups)
+    return (node.target, node.args, dict(node.kwargs)) if left == groups else _with(call, "groups", left)
+
+
+def _norm_groups(self: Arguments, call: Call) -> Any:
+    """F.group_norm: as many groups as are left."""
+    node = call.node
+    groups = self.kept.walk.number(call.argument("num_groups"))
+    left = groups_left(self.kept.along(self.kept.walk.value(call.operand(0)), 1), groups)
+    return (node.target, node.args, dict(node.kwargs)) if left == groups else _with(call, "num_groups", left)
+
+
+def _normalized(self: Arguments, call: Call) -> Any:
+    """F.layer_norm and the like: the sizes that its last axes have then."""
+    node = call.node
+    x = self.kept.walk.value(call.operand(0))
+    before, after = (shape[len(x.shape) - 1 :] for shape in (x.shape, self.kept.shape(x)))
+    return (node.target, node.args, dict(node.kwargs)) if before == after else _with(call, "normalized_shape", after)
+
+
+def _with(call: Call, name: str, value: Any) -> Any:
+    """Return the call with another argument."""
+    node, place = call.node, call.op.places[name]  # type: ignore[union-attr]
     if len(node.args) > place:
-        return node.target, (*node.args[:place], left, *node.args[place + 1 :]), dict(node.kwargs)
-    return node.target, node.args, {**node.kwargs, "groups": left}
+        return node.target, (*node.args[:place], value, *node.args[place + 1 :]), dict(node.kwargs)
+    return node.target, node.args, {**node.kwargs, name: value}
 
 
 def _shuffled(self: Arguments, call: Call) -> Any:
@@ -277,11 +296,10 @@ def _shuffled(self: Arguments, call: Call) -> Any:
     return node.target, (node.args[0], self.kept.shape(hidden)[1]), {}
 
 
-def groups_left(kept: Kept, vectors: Any, groups: int) -> int:
+def groups_left(mask: Mask | None, groups: int) -> int:
     """Return how many groups are left where whole ones go, or the same of each."""
     if groups == 1:
         return 1
-    mask = kept.of_vectors(vectors)
     if mask is None:
         return groups
     return int(mask.reshape(groups, -1).any(axis=1).sum())
@@ -297,6 +315,8 @@ _RULES: Mapping[str, Any] = {
     "pad": _pad,
     "scaled_dot_product_attention": _attention,
     "channel_shuffle": _shuffled,
+    "group_norm": _norm_groups,
+    **dict.fromkeys(("layer_norm", "rms_norm"), _normalized),
     "conv": _groups,
     "conv_transpose": _groups,
 }

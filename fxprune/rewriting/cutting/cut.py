@@ -11,7 +11,7 @@ from torch import fx
 
 from fxprune.gates.base import Gated
 from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
-from fxprune.ir.nodes import called_module
+from fxprune.ir.nodes import called_module, input_at
 from fxprune.ops.call import Call
 from fxprune.rewriting.cutting.arguments import Arguments
 from fxprune.rewriting.cutting.gates import NarrowerGates
@@ -79,7 +79,10 @@ class Cut:
         told: dict[fx.Node, str] = {}
         for node in gates.readers:
             new = gates.reader(node, tensors)
-            if new is not None:
+            if isinstance(new, torch.nn.Identity):
+                node.replace_all_uses_with(input_at(node), propagate_meta=False)
+                node.graph.erase_node(node)
+            elif new is not None:
                 told[node] = "multiplies the columns that are left"
                 set_attribute(self.walk.graph_module, str(node.target), new)
                 node.args = gates.reads(node) if isinstance(new, Gated) else node.args[:1]
@@ -95,8 +98,8 @@ class Cut:
         graph_module = self.walk.graph_module
         made: dict[int, Any] = {}
         told: dict[fx.Node, str] = {}
-        for node in graph_module.graph.nodes:
-            module = called_module(node)
+        modules = {node: called_module(node) for node in graph_module.graph.nodes}  # several may call the same
+        for node, module in modules.items():
             if module is None or isinstance(module, Gated):
                 continue
             if id(module) not in made:

@@ -29,20 +29,21 @@ class NarrowerGates:
         modules = {node: called_module(node) for node in graph_module.graph.find_nodes(op="call_module")}
         self._scales = {node: one for node, one in modules.items() if isinstance(one, ChannelScale)}
         self.readers: dict[fx.Node, Reading] = {n: one for n, one in modules.items() if isinstance(one, Reading)}
-        self._left = {node: np.ones(one.width, dtype=bool) for node, one in self._scales.items()}
-        for node, module in self.readers.items():
-            self._mark(node, module)
+        before, after = self._read(cut=False), self._read(cut=True)
+        self._left = {node: after[node] | ~before[node] for node in self._scales}
 
-    def _mark(self, node: fx.Node, module: Reading) -> None:
-        """Note which scales of those that ``node`` reads are gone."""
-        going = [self._kept.gone[one] for one in self._vectors(node, module)]
-        first = 1
-        for read in node.args[1:]:
-            left = self._left[read]
-            for places, gone in zip(module.index.cpu().numpy(), going, strict=True):
-                mine = places[gone] - first
-                left[mine[(mine >= 0) & (mine < len(left))]] = False
-            first += len(left)
+    def _read(self, *, cut: bool) -> dict[fx.Node, NDArray[np.bool_]]:
+        """Return which scales a column is multiplied with: any, or one that is left by the ``cut``."""
+        found = {node: np.zeros(one.width, dtype=bool) for node, one in self._scales.items()}
+        for node, module in self.readers.items():
+            mask = self._kept.of_vectors(self._vectors(node, module)) if cut else None
+            index, first = module.index.cpu().numpy(), 1
+            places = index if mask is None else index[:, mask]
+            for read in node.args[1:]:
+                mine = places - first
+                found[read][mine[(mine >= 0) & (mine < len(found[read]))]] = True
+                first += len(found[read])
+        return found
 
     def _vectors(self, node: fx.Node, module: Reading) -> Vectors:
         if isinstance(module, ScaledColumns):
@@ -67,10 +68,11 @@ class NarrowerGates:
         if layer is None and all(self._left[one].all() for one in reads):
             return None
         index = torch.from_numpy(self._index(node, module, reads)).to(module.index.device)
+        has_scales = any(self._left[one].any() for one in reads)
         if isinstance(module, ScaledAxis):
-            return ScaledAxis(index, module.axis)
+            return ScaledAxis(index, module.axis) if has_scales else nn.Identity()
         plain = layer or module.layer
-        if not any(self._left[one].any() for one in reads):
+        if not has_scales:
             return plain
         made = ScaledColumns(plain, index, module.axis)
         made.training = module.training

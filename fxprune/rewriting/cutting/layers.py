@@ -32,7 +32,7 @@ def counts(call: Call, kept: Kept, new: Mapping[str, torch.Tensor]) -> dict[str,
     weight = new.get("weight", getattr(layer, "weight", None))
     if kind in ("conv", "transposed conv"):
         assert call.op is not None
-        groups = groups_left(kept, x.along(len(x.shape) - 1 - call.op.axes), layer.groups)
+        groups = groups_left(kept.along(x, len(x.shape) - 1 - call.op.axes), layer.groups)
         first, second = (weight.shape[0], weight.shape[1] * groups)  # type: ignore[union-attr]
         ins, outs = (first, second) if kind == "transposed conv" else (second, first)
         return {"in_channels": ins, "out_channels": outs, "groups": groups}
@@ -41,7 +41,7 @@ def counts(call: Call, kept: Kept, new: Mapping[str, torch.Tensor]) -> dict[str,
     if name in ("batch_norm", "instance_norm"):
         return {"num_features": kept.shape(x)[1]}
     if name == "group_norm":
-        return {"num_channels": kept.shape(x)[1], "num_groups": groups_left(kept, x.along(1), layer.num_groups)}
+        return {"num_channels": kept.shape(x)[1], "num_groups": groups_left(kept.along(x, 1), layer.num_groups)}
     if name in ("layer_norm", "rms_norm"):
         count = len(layer.normalized_shape)
         return {"normalized_shape": kept.shape(x)[len(x.shape) - count :]}

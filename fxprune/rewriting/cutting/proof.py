@@ -93,11 +93,13 @@ class _Proof(Walk):
             return int(self.number(call.argument(name)))
         return int(counts(call, self._kept, {})[name])
 
+    def unforeseen(self, node: fx.Node) -> Any:
+        if node in self._kept.walk.unknown:
+            return super().unforeseen(node)
+        raise Fault(node, "would be called with sizes that do not fit")
+
     def _value_of(self, node: fx.Node, rules: Any) -> Any:
-        try:
-            found = super()._value_of(node, rules)
-        except ValueError as error:  # groups of unequal size
-            raise Fault(node, "its groups come to differ") from error
+        found = super()._value_of(node, rules)
         foretold = self._kept.of(node)
         pairs = zip(values_in(found), values_in(foretold), strict=True)
         if not all(self._agree(one, other) for one, other in pairs):

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
+from fxprune.facts.shapes import META, metadata_in
 from fxprune.structures.channels.labels import NONE, Array, Labels, Reason
 from fxprune.structures.channels.rules.table import rule
 from fxprune.structures.channels.values import values_in
@@ -161,8 +162,12 @@ class Channels:
         return [paths.get(id(tensor), "") for tensor, _ in self.rows]
 
     def classes_at(self, node: fx.Node) -> set[int]:
-        """Return the classes of all that ``node`` reads and computes."""
-        values = [one for each in (node, *node.all_input_nodes) for one in values_in(self.walk.values.get(each))]
+        """Return the classes of all that ``node`` reads and computes, of what its numbers were read from too."""
+        nodes = [node, *node.all_input_nodes]
+        for one in nodes:
+            if one is not node and not metadata_in(one.meta.get(META)):
+                nodes += [source for source in one.all_input_nodes if source not in nodes]
+        values = [one for each in nodes for one in values_in(self.walk.values.get(each))]
         labels = [layer.labels.ravel() for value in values for layer in value.layers]
         return set(self.class_of[np.concatenate(labels)].tolist()) if labels else set()
 

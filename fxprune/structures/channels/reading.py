@@ -57,12 +57,15 @@ def _nonzero(weight: torch.Tensor, axis: int) -> Flags:
 
 
 def _zero_at(channels: Channels, node: fx.Node) -> Flags:
-    """Return, by class, what a gate before a product makes zero."""
+    """Return, by class, what a gate before a product makes zero: all that is of the class."""
     flags = np.zeros(len(channels.labels), dtype=bool)
     module = called_module(node)
     assert isinstance(module, ScaledAxis)
-    for vector in channels.walk.along(channels.walk.value(node), module.axis):
-        flags[channels.class_of[vector[factor_at(node) == 0]]] = True
+    vectors, zero = channels.walk.along(channels.walk.value(node), module.axis), factor_at(node) == 0
+    for vector in vectors:
+        flags[channels.class_of[vector[zero]]] = True
+    for vector in vectors:
+        flags[channels.class_of[vector[~zero]]] = False
     return flags
 
 

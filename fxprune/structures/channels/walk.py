@@ -18,7 +18,9 @@ from fxprune.ops.call import Call
 from fxprune.structures.channels.labels import Array, Labels, Reason
 from fxprune.structures.channels.moving import TooLarge
 from fxprune.structures.channels.tensors import Record, Records, Vectors, meet
-from fxprune.structures.channels.values import Layer, Value, values_in, varying
+from fxprune.structures.channels.values import Layer, Value, map_values, values_in, varying
+
+_UNFORESEEN = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class Reader(NamedTuple):
@@ -48,6 +50,7 @@ class Walk:
         self.fixed: list[tuple[Value, int]] = []
         self.made: dict[tuple[fx.Node, Any], Array] = {}
         self.foreign: list[tuple[torch.Tensor, Reason]] = []
+        self.unknown: set[fx.Node] = set()
 
     # what rules ask
 
@@ -206,9 +209,18 @@ class Walk:
                 both, self.bare(node).shape, self.because(node, "differs between training and evaluation")
             )
         try:
-            return rules(self, Call(node))
+            found = rules(self, Call(node))
         except TooLarge:
             return self.barrier(node, "its labels are too many")
+        except _UNFORESEEN:
+            return self.unforeseen(node)
+        as_run = map_values(_shape, found) == map_values(_shape, self.bare(node))
+        return found if as_run else self.unforeseen(node)
+
+    def unforeseen(self, node: fx.Node) -> Any:
+        """Have what a rule had not foreseen be a barrier."""
+        self.unknown.add(node)
+        return self.barrier(node, "is called in a way that channels do not know")
 
     def barrier(self, node: fx.Node, why: str) -> Any:
         """Have all that ``node`` reads stay, its layer's own tensors too; return what it computes, without labels."""
@@ -252,6 +264,9 @@ class Walk:
         forbidden = {axis for one, axis in self.fixed if one is value}
         for layer in value.layers:
             now = varying(layer.axes, self.labels.find(layer.labels))
+            if now is not None and not now.labels.all():
+                self.labels.pin(now.labels.ravel(), self.because(self._node, "stands among what has no channels"))
+                continue
             if now is None or (len(now.axes) == 1 and not forbidden.intersection(now.axes)):
                 continue
             changed = True
@@ -277,6 +292,10 @@ class Walk:
         place = layer.axes.index(axis)
         left = self.labels.classes_along(layer.labels, place)
         return left, -place if self.whole else place
+
+
+def _shape(value: Value) -> list[int]:
+    return list(value.shape)
 
 
 def _aligned(value: Value, rank: int) -> Value:

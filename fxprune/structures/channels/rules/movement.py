@@ -56,7 +56,16 @@ def chunk(walk: Walk, call: Call) -> Any:
     x, parts = walk.value(call.input), walk.bare(call.node)
     axis = int(walk.number(call.argument("dim"))) % len(x.shape)
     ends = np.cumsum([0, *(part.shape[axis] for part in parts)])
-    return tuple(taken(x, axis, slice(int(a), int(b))) for a, b in pairwise(ends))
+    return tuple(part(walk, call, x, axis, slice(int(a), int(b))) for a, b in pairwise(ends))
+
+
+def part(walk: Walk, call: Call, x: Value, axis: int, index: slice) -> Value:
+    """Return a slice of an axis; what is one place of it has no labels there, and stays."""
+    found = taken(x, axis, index)
+    if found.shape[axis] == 1 < x.shape[axis]:
+        for one in x.along(axis):
+            walk.labels.pin(one[index], walk.because(call.node, "takes one of the channels"))
+    return found
 
 
 def unbind(walk: Walk, call: Call) -> Any:
@@ -67,9 +76,9 @@ def unbind(walk: Walk, call: Call) -> Any:
 
 
 def selected(walk: Walk, call: Call, x: Value, axis: int, index: int) -> Value:
-    """Return one place of an axis, which then is none; labels that vary along it alone stay."""
+    """Return one place of an axis, which then is none; what stands there along it alone stays."""
     for one in x.along(axis):
-        walk.labels.pin(one, walk.because(call.node, "takes one of the channels"))
+        walk.labels.pin(one[index : index + 1], walk.because(call.node, "takes one of the channels"))
     if any(axis in one.axes and len(one.axes) > 1 for one in x.layers):
         walk.fixed.append((x, axis))
     return without(taken(x, axis, slice(index, index + 1)), [axis])
@@ -99,7 +108,7 @@ def _indexed(walk: Walk, call: Call, x: Value, index: tuple[Any, ...]) -> Value:
         if one is None:
             x = inserted(x, axis)
         elif isinstance(one, slice):
-            x = x if one == slice(None) else taken(x, axis, one)
+            x = x if one == slice(None) else part(walk, call, x, axis, one)
         else:
             x = selected(walk, call, x, axis, one % x.shape[axis])
             axis -= 1
@@ -124,7 +133,9 @@ def narrow(walk: Walk, call: Call) -> Any:
     """A part of an axis."""
     x = walk.value(call.input)
     axis, start, length = (int(walk.number(call.argument(name))) for name in ("dim", "start", "length"))
-    return taken(x, axis % len(x.shape), slice(start, start + length))
+    axis = axis % len(x.shape)
+    start = start + x.shape[axis] if start < 0 else start
+    return part(walk, call, x, axis, slice(start, start + length))
 
 
 def expand(walk: Walk, call: Call) -> Any:
@@ -139,12 +150,10 @@ def expand(walk: Walk, call: Call) -> Any:
 
 
 def expand_as(walk: Walk, call: Call) -> Any:
-    """Likewise, to the shape of another tensor; view_as is a reshape."""
+    """Likewise, to the shape of another tensor, whose channels go along; view_as is a reshape."""
     x, out = walk.value(call.input), walk.bare(call.node)
     other = walk.value(call.node.args[1])
-    if call.node.target != "expand_as":
-        return reshaped(x, out.shape)
-    wide = expand(walk, call)
+    wide = expand(walk, call) if call.node.target == "expand_as" else reshaped(x, out.shape)
     return walk.broadcast(
         [wide, other], out.shape, walk.because(call.node, "takes the shape of what has no channels")
     )

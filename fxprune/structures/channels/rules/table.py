@@ -7,14 +7,15 @@ from typing import Any
 
 from fxprune.facts.shapes import META, metadata_in
 from fxprune.gates.channel_gate import ScaledAxis, ScaledColumns
+from fxprune.ir.nodes import called_module
 from fxprune.ops.call import Call
 from fxprune.structures.channels.rules import elements, movement, products, weights
 from fxprune.structures.channels.walk import Walk
 
 Rule = Callable[[Walk, Call], Any]
 _BY_KIND: dict[str, Rule] = {
-    **dict.fromkeys(("elementwise", "identity", "cast", "dropout"), elements.same),
-    "arithmetic": elements.arithmetic,
+    **dict.fromkeys(("identity", "cast", "dropout"), elements.same),
+    **dict.fromkeys(("elementwise", "arithmetic"), elements.arithmetic),  # the bounds of clamp may be tensors
     "axis": elements.mixed_along,
     "reduction": elements.reduced,
     **dict.fromkeys(("window", "adaptive pool", "resize"), elements.over_space),
@@ -63,9 +64,17 @@ def rule(walk: Walk, call: Call) -> Any:
     found = None if op is None else _BY_NAME.get(op.name) or _BY_KIND.get(op.kind)
     if found is None:
         return walk.barrier_of(call, _why(call))
+    if call.module is not None and _extra(call):
+        return walk.barrier_of(call, "is called with more than its input")
     if not any(metadata_in(one.meta.get(META)) for one in call.node.all_input_nodes):
         return walk.bare(call.node)
     return found(walk, call)
+
+
+def _extra(call: Call) -> bool:
+    """Say whether a layer is called with what its row does not know: an ``output_size``; scales do not count."""
+    given = call.node.args[:1] if isinstance(called_module(call.node), ScaledColumns) else call.node.args
+    return len(given) + len(call.node.kwargs) > call.op.inputs  # type: ignore[union-attr]
 
 
 def _why(call: Call) -> str:

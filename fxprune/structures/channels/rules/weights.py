@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fxprune.ops.call import Call
 from fxprune.structures.channels.labels import Reason
@@ -114,11 +115,15 @@ def _transposed_groups(walk: Walk, call: Call, weight: Record, read: Vectors, gr
 
 
 _PARAMETERS = ("weight", "bias", "running_mean", "running_var")
+_UNBATCHED = {nn.InstanceNorm1d: 2, nn.InstanceNorm2d: 3, nn.InstanceNorm3d: 4}
 
 
 def norm_of_channels(walk: Walk, call: Call) -> Any:
     """Norms with statistics of each channel: batch and instance norm."""
-    x = walk.settled(walk.value(call.operand(0)), 1)
+    x = walk.value(call.operand(0))
+    if len(x.shape) == _UNBATCHED.get(type(call.module)):
+        return walk.barrier_of(call, "has no axis of batches")
+    x = walk.settled(x, 1)
     others = [axis for axis in range(len(x.shape)) if axis != 1]
     x = walk.mixed(x, others, walk.because(call.node, "has one mean along the axis that they are on"))
     _share(walk, call, x.along(1), *_PARAMETERS)
@@ -126,18 +131,17 @@ def norm_of_channels(walk: Walk, call: Call) -> Any:
 
 
 def group_norm(walk: Walk, call: Call) -> Any:
-    """Whole groups of the norm go: all channels of one share its mean."""
+    """Whole groups of the norm go: all channels of one share its mean; the same of each, if that may change."""
     x = walk.settled(walk.value(call.operand(0)), 1)
     groups = walk.count(call, "num_groups")
     why = walk.because(call.node, "all channels share its statistics" if groups == 1 else "a group has one mean")
     x = walk.mixed(x, range(2, len(x.shape)), why)
     _share(walk, call, x.along(1), "weight", "bias")
-    if walk.approximate:
-        groups = x.shape[1]
+    within = walk.approximate and groups < x.shape[1] and (groups == 1 or not walk.whole)
     for one in x.along(1):
-        if groups == 1:
+        if groups == 1 and not within:
             walk.labels.pin(one, why)
-        walk.labels.join_along(one.reshape(groups, -1), 1, why)
+        walk.labels.join_along(one.reshape(groups, -1), 0 if within else 1, why)
     return x
 
 
@@ -157,6 +161,8 @@ def norm_of_last_axes(walk: Walk, call: Call) -> Any:
         if record is not None:
             for axis in range(record.tensor.dim()):
                 record.meet(axis, (), why)
+        else:
+            walk.pin(walk.value(call.argument(name)), why.why)
     return kept
 
 
@@ -183,5 +189,7 @@ def embedding(walk: Walk, call: Call) -> Any:
     if weight is None or not isinstance(index, Value):
         return walk.barrier_of(call, _COMPUTED)
     weight.meet(0, (), walk.because(call.node, "rows are looked up by index"))
+    if walk.number(call.argument("max_norm")) is not None:
+        weight.meet(1, (), walk.because(call.node, "its rows are held to a norm of all channels"))
     shape = (*index.shape, weight.shape[1])
     return value_along(shape, len(shape) - 1, weight.along(1))

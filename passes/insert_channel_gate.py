@@ -62,7 +62,7 @@ class InsertChannelGate(KeepingPass):
                 insertion.add(group, classes)
             elif not len(group.free):
                 reason = channels.reasons[int(group.classes[0])]
-                log.decline(reason.node, f"the channels of {group.name} stay: it {reason.why}")
+                log.decline(reason.node, f"the channels of {group.name or 'parameters'} stay: {reason.why}")
         insertion.insert_all()
 
 

@@ -18,8 +18,8 @@ from fxprune.choosing.keeping import KEPT
 from fxprune.errors import FxpruneValueError, did_you_mean
 from fxprune.ir.arguments import require_kind
 from fxprune.rewriting.contract import Contract, Log
-from fxprune.rewriting.cutting.arguments import Fault
 from fxprune.rewriting.cutting.cut import Cut
+from fxprune.rewriting.cutting.sizes import Fault
 from fxprune.rewriting.keeping_pass import KeepingPass
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.reading import unread

@@ -613,3 +613,18 @@ class ByMode(Net):
     def body(self, x: Any) -> Any:
         y = self.layer(x)
         return self.last(F.relu(y) if self.training else torch.sigmoid(y))
+
+
+@net()
+class MadeOfOthers(Net):
+    """A mask a sample, and a shortcut padded by zeros, both made of the dtype and device of another tensor."""
+
+    def __init__(self) -> None:
+        super().__init__(out=12)
+        self.layer, self.wide = conv(8, 8), conv(8, 12)
+
+    def body(self, x: Any) -> Any:
+        mask = x.new_ones((x.shape[0], 1, 1, 1)) * 0.5
+        y = x + self.layer(x) * mask
+        b, _, h, w = y.shape
+        return torch.cat([y, y.new_zeros(b, 4, h, w)], 1) + self.wide(y)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fxprune.ops.call import Call
-from fxprune.rewriting.cutting.arguments import groups_left
+from fxprune.rewriting.cutting.argument_rules import groups_left
 from fxprune.rewriting.cutting.kept import Kept
 from fxprune.weights.slicing import with_tensors
 

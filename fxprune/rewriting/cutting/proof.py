@@ -13,10 +13,10 @@ import numpy as np
 from torch import fx
 
 from fxprune.ops.call import Call
-from fxprune.rewriting.cutting.arguments import Fault
 from fxprune.rewriting.cutting.kept import Kept
 from fxprune.rewriting.cutting.layers import counts
 from fxprune.rewriting.cutting.numbers import Numbers
+from fxprune.rewriting.cutting.sizes import Fault
 from fxprune.structures.channels.labels import Array, Labels, Reason
 from fxprune.structures.channels.rules.table import rule
 from fxprune.structures.channels.tensors import Record, Records

@@ -22,6 +22,7 @@ from torch import fx
 from fxprune.facts.shapes import META, metadata_in
 from fxprune.structures.channels.labels import NONE, Array, Labels, Reason
 from fxprune.structures.channels.rules.table import rule
+from fxprune.structures.channels.settling import settle_all
 from fxprune.structures.channels.values import values_in
 from fxprune.structures.channels.walk import Walk
 
@@ -62,7 +63,7 @@ class Channels:
         self.graph_module = graph_module
         self.walk = Walk(graph_module, whole=whole, approximate=approximate)
         self.walk.run(rule)
-        self.walk.settle_all()
+        settle_all(self.walk)
         self._pin_short_axes()
 
     @property

@@ -18,7 +18,7 @@ from fxprune.ops.call import Call
 from fxprune.structures.channels.labels import Array, Labels, Reason
 from fxprune.structures.channels.moving import TooLarge
 from fxprune.structures.channels.tensors import Record, Records, Vectors, meet
-from fxprune.structures.channels.values import Layer, Value, map_values, values_in, varying
+from fxprune.structures.channels.values import Layer, Value, map_values, values_in
 
 _UNFORESEEN = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -245,53 +245,6 @@ class Walk:
         shape = record.shape
         layers = [Layer((axis,), one) for axis in range(len(shape)) for one in record.along(axis)]
         return Value(shape, tuple(layers))
-
-    # what is left to choose
-
-    def settle_all(self) -> None:
-        """Choose an axis for each layer that still varies along several, until none does."""
-        values = [one for nest in self.values.values() for one in values_in(nest)]
-        values += self.hidden.values()
-        open_ones = [one for one in values if any(len(layer.axes) > 1 for layer in one.layers)]
-        changed = True
-        while changed:
-            changed = sum(self._settle(one) for one in open_ones) > 0
-        for tensor, reason in self.foreign:
-            self.records.of(tensor).pin(reason)
-
-    def _settle(self, value: Value) -> bool:
-        changed = False
-        forbidden = {axis for one, axis in self.fixed if one is value}
-        for layer in value.layers:
-            now = varying(layer.axes, self.labels.find(layer.labels))
-            if now is not None and not now.labels.all():
-                self.labels.pin(now.labels.ravel(), self.because(self._node, "stands among what has no channels"))
-                continue
-            if now is None or (len(now.axes) == 1 and not forbidden.intersection(now.axes)):
-                continue
-            changed = True
-            options = [axis for axis in now.axes if axis not in forbidden]
-            self._settle_layer(now, options)
-        return changed
-
-    def _settle_layer(self, layer: Layer, options: Sequence[int]) -> None:
-        reason = self.because(self._node, "cut at the same place everywhere")
-        if not options:
-            self.labels.pin(layer.labels.ravel(), reason)
-            for place in reversed(range(len(layer.axes))):
-                layer = Layer((), self.labels.join_along(layer.labels, place, reason))
-            return
-        kept = max(options, key=lambda axis: self._preference(layer, axis))
-        labels = layer.labels
-        for place in reversed(range(len(layer.axes))):
-            if layer.axes[place] != kept:
-                labels = self.labels.join_along(labels, place, reason)
-
-    def _preference(self, layer: Layer, axis: int) -> tuple[int, int]:
-        """Return how much is left if ``layer`` is cut along ``axis``: classes, and then what was asked for."""
-        place = layer.axes.index(axis)
-        left = self.labels.classes_along(layer.labels, place)
-        return left, -place if self.whole else place
 
 
 def _shape(value: Value) -> list[int]:

@@ -64,6 +64,13 @@ def made(walk: Walk, call: Call) -> Any:
     return uniform(walk, call, walk.bare(call.node))
 
 
+def made_like(walk: Walk, call: Call) -> Any:
+    """new_zeros and the like: of a tensor they take dtype and device alone."""
+    if call.node.target == "new_empty":
+        return walk.bare(call.node)
+    return uniform(walk, call, walk.bare(call.node))
+
+
 def uniform(walk: Walk, call: Call, value: Value, key: str = "") -> Value:
     """Return a value whose elements are all the same, with new labels along all its axes."""
     layers = [

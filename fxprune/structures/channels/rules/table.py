@@ -9,7 +9,7 @@ from fxprune.facts.shapes import META, metadata_in
 from fxprune.gates.channel_gate import ScaledAxis, ScaledColumns
 from fxprune.ir.nodes import called_module
 from fxprune.ops.call import Call
-from fxprune.structures.channels.rules import elements, movement, products, weights
+from fxprune.structures.channels.rules import elements, joining, movement, products, weights
 from fxprune.structures.channels.walk import Walk
 
 Rule = Callable[[Walk, Call], Any]
@@ -21,7 +21,7 @@ _BY_KIND: dict[str, Rule] = {
     **dict.fromkeys(("window", "adaptive pool", "resize"), elements.over_space),
     **dict.fromkeys(("conv", "transposed conv"), weights.conv),
     "linear": weights.linear,
-    "pad": movement.pad,
+    "pad": joining.pad,
 }
 _BY_NAME: dict[str, Rule] = {
     "prelu": weights.prelu,
@@ -45,9 +45,11 @@ _BY_NAME: dict[str, Rule] = {
     "pixel_shuffle": movement.pixel_shuffle,
     "pixel_unshuffle": movement.pixel_unshuffle,
     "channel_shuffle": movement.channel_shuffle,
-    "cat": movement.cat,
-    "stack": movement.stack,
+    "cat": joining.cat,
+    "stack": joining.stack,
     **dict.fromkeys(("zeros", "ones", "zeros_like", "ones_like", "full_like"), elements.made),
+    "new_tensor": elements.made_like,
+    "normalize": elements.mixed_along,
     **dict.fromkeys(("matmul", "bmm", "mm"), products.matmul),
     "einsum": products.einsum,
     "scaled_dot_product_attention": products.attention,
@@ -66,7 +68,7 @@ def rule(walk: Walk, call: Call) -> Any:
         return walk.barrier_of(call, _why(call))
     if call.module is not None and _extra(call):
         return walk.barrier_of(call, "is called with more than its input")
-    if not any(metadata_in(one.meta.get(META)) for one in call.node.all_input_nodes):
+    if call.kind != "new" and not any(metadata_in(one.meta.get(META)) for one in call.node.all_input_nodes):
         return walk.bare(call.node)
     return found(walk, call)
 

@@ -1,0 +1,227 @@
+"""The arguments of each op that counts channels, once some are gone: a rule an op, by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from fxprune.facts.shapes import META
+from fxprune.ops.call import Call
+from fxprune.rewriting.cutting.kept import Mask
+from fxprune.rewriting.cutting.sizes import Fault, Sizes
+from fxprune.structures.channels.values import Value
+
+
+def _flat(call: Call, name: str) -> tuple[tuple[Any, ...], Callable[[Any], tuple[Any, ...]]]:
+    """Return the sizes that a call is given, spread out or as one tuple, and what makes arguments of new ones."""
+    node = call.node
+    first = node.args[0]
+    rest = node.args[1:]
+    if name in node.kwargs:
+        given: Any = node.kwargs[name]
+        return tuple(given), lambda sizes: (first, sizes)
+    if len(rest) == 1 and isinstance(rest[0], (tuple, list)):
+        return tuple(rest[0]), lambda sizes: (first, sizes)
+    return tuple(rest), lambda sizes: (first, *sizes)
+
+
+def _sized(name: str) -> Any:
+    def rule(self: Sizes, call: Call) -> Any:
+        node = call.node
+        value = self.kept.walk.value(node)
+        after = self.kept.shape(value)
+        given, made = _flat(call, name)
+        if len(given) == 1 and isinstance(given[0], fx.Node) and isinstance(given[0].meta.get(META), tuple):
+            if self.numbers.after(given[0]) == torch.Size(after):
+                return node.target, node.args, dict(node.kwargs)
+            raise Fault(node, "its sizes are one tuple")
+        sizes = self.sizes(node, given, value.shape, after)
+        if sizes == given:
+            return node.target, node.args, dict(node.kwargs)
+        kwargs = {key: one for key, one in node.kwargs.items() if key != name}
+        return node.target, made(sizes), kwargs
+
+    return rule
+
+
+def _created(self: Sizes, call: Call) -> Any:
+    """zeros, ones: all arguments are sizes."""
+    node = call.node
+    value = self.kept.walk.value(node)
+    after = self.kept.shape(value)
+    rest: Any = node.args
+    tupled = len(rest) == 1 and isinstance(rest[0], (tuple, list))
+    given = tuple(rest[0]) if tupled else tuple(rest)
+    sizes = self.sizes(node, given, value.shape, after)
+    return node.target, ((sizes,) if tupled else sizes), dict(node.kwargs)
+
+
+def _parts(self: Sizes, call: Call) -> Any:
+    """chunk, split: the parts that are left, which may have come to differ in size."""
+    node = call.node
+    x, parts = self.kept.walk.value(call.input), self.kept.walk.value(node)
+    axis = int(self.kept.walk.number(call.argument("dim"))) % len(x.shape)
+    after = [self.kept.shape(one)[axis] for one in parts]
+    total = self.kept.shape(x)[axis]
+    if self.kept.along(x, axis) is None:
+        return node.target, node.args, dict(node.kwargs)
+    name = "chunks" if call.op is not None and call.op.name == "chunk" else call.op.parameters[1].name  # type: ignore[union-attr]
+    given = call.argument(name)
+    now = self.numbers.after(given) if isinstance(given, fx.Node) else given
+    if isinstance(given, (tuple, list)):
+        now = [self.numbers.after(one) if isinstance(one, fx.Node) else one for one in given]
+    natural: Any = torch.empty(total, device="meta")
+    split = (
+        natural.chunk(now)
+        if name == "chunks"
+        else natural.split(now)
+        if not isinstance(now, list) or sum(now) == total
+        else ()
+    )
+    if [len(one) for one in split] == after:
+        return node.target, node.args, dict(node.kwargs)
+    target = "split" if node.op == "call_method" else torch.split
+    return target, (call.input, after, axis), {}
+
+
+def _index(self: Sizes, call: Call) -> Any:
+    """Slices and numbers in an index: the same channels, counted anew."""
+    node = call.node
+    x = self.kept.walk.value(node.args[0])
+    if not isinstance(x, Value):
+        return node.target, node.args, dict(node.kwargs)
+    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    number = self.kept.walk.number
+    if not all(one is None or one is Ellipsis or isinstance(one, slice) or type(number(one)) is int for one in index):
+        return node.target, node.args, dict(node.kwargs)
+    taking = len([one for one in index if one is not None and one is not Ellipsis])
+    axis, found = 0, []
+    for one in index:
+        if one is Ellipsis:
+            axis += len(x.shape) - taking
+        if one is None or one is Ellipsis:
+            found.append(one)
+            continue
+        found.append(self.place(node, one, x, axis))
+        axis += 1
+    made = tuple(found) if isinstance(node.args[1], tuple) else found[0]
+    return node.target, (node.args[0], made), {}
+
+
+def _narrow(self: Sizes, call: Call) -> Any:
+    node = call.node
+    x = self.kept.walk.value(call.input)
+    axis, start, length = (int(self.kept.walk.number(call.argument(one))) for one in ("dim", "start", "length"))
+    mask = self.kept.along(x, axis % len(x.shape))
+    if mask is None:
+        return node.target, node.args, dict(node.kwargs)
+    before = np.concatenate(([0], np.cumsum(mask)))
+    start = start + len(mask) if start < 0 else start
+    return node.target, (call.input, axis, int(before[start]), int(before[start + length] - before[start])), {}
+
+
+def _pad(self: Sizes, call: Call) -> Any:
+    """As many new elements as are left of them."""
+    node = call.node
+    out = self.kept.walk.value(node)
+    sides = list(call.argument("pad"))
+    changed = False
+    for place in range(len(sides) // 2):
+        axis = len(out.shape) - 1 - place
+        mask = self.kept.along(out, axis)
+        if mask is None:
+            continue
+        left, right = (self.kept.walk.number(one) for one in sides[2 * place : 2 * place + 2])
+        if left < 0 or right < 0:
+            raise Fault(node, "cuts channels off")
+        sides[2 * place] = int(mask[:left].sum())
+        sides[2 * place + 1] = int(mask[len(mask) - right :].sum())
+        changed = True
+    if not changed:
+        return node.target, node.args, dict(node.kwargs)
+    kwargs = {key: one for key, one in node.kwargs.items() if key != "pad"}
+    return node.target, (node.args[0], tuple(sides), *node.args[2:]), kwargs
+
+
+def _attention(self: Sizes, call: Call) -> Any:
+    """Its default scale is 1 / sqrt(E), of the head size that there was."""
+    node = call.node
+    q = self.kept.walk.value(call.argument("query"))
+    if self.kept.along(q, len(q.shape) - 1) is None or call.argument("scale") is not None:
+        return node.target, node.args, dict(node.kwargs)
+    return node.target, node.args, {**node.kwargs, "scale": q.shape[-1] ** -0.5}
+
+
+def _groups(self: Sizes, call: Call) -> Any:
+    """F.conv2d and the like: as many groups as are left."""
+    node = call.node
+    x = self.kept.walk.value(call.operand(0))
+    groups = self.kept.walk.number(call.argument("groups"))
+    axis = len(x.shape) - 1 - (call.op.axes if call.op is not None else 0)
+    left = groups_left(self.kept.along(x, axis), groups)
+    return (node.target, node.args, dict(node.kwargs)) if left == groups else _with(call, "groups", left)
+
+
+def _norm_groups(self: Sizes, call: Call) -> Any:
+    """F.group_norm: as many groups as are left."""
+    node = call.node
+    groups = self.kept.walk.number(call.argument("num_groups"))
+    left = groups_left(self.kept.along(self.kept.walk.value(call.operand(0)), 1), groups)
+    return (node.target, node.args, dict(node.kwargs)) if left == groups else _with(call, "num_groups", left)
+
+
+def _normalized(self: Sizes, call: Call) -> Any:
+    """F.layer_norm and the like: the sizes that its last axes have then."""
+    node = call.node
+    x = self.kept.walk.value(call.operand(0))
+    before, after = (shape[len(x.shape) - 1 :] for shape in (x.shape, self.kept.shape(x)))
+    return (node.target, node.args, dict(node.kwargs)) if before == after else _with(call, "normalized_shape", after)
+
+
+def _with(call: Call, name: str, value: Any) -> Any:
+    """Return the call with another argument."""
+    node, place = call.node, call.op.places[name]  # type: ignore[union-attr]
+    if len(node.args) > place:
+        return node.target, (*node.args[:place], value, *node.args[place + 1 :]), dict(node.kwargs)
+    return node.target, node.args, {**node.kwargs, name: value}
+
+
+def _shuffled(self: Sizes, call: Call) -> Any:
+    """channel_shuffle: as many groups as are left, where whole ones go."""
+    node = call.node
+    hidden = self.kept.walk.hidden.get(node)
+    if hidden is None or self.kept.along(hidden, 1) is None:
+        return node.target, node.args, dict(node.kwargs)
+    return node.target, (node.args[0], self.kept.shape(hidden)[1]), {}
+
+
+def groups_left(mask: Mask | None, groups: int) -> int:
+    """Return how many groups are left where whole ones go, or the same of each."""
+    if groups == 1:
+        return 1
+    if mask is None:
+        return groups
+    return int(mask.reshape(groups, -1).any(axis=1).sum())
+
+
+RULES: Mapping[str, Any] = {
+    "reshape": _sized("shape"),
+    "expand": _sized("size"),
+    "new_tensor": _sized("size"),
+    **dict.fromkeys(("zeros", "ones"), _created),
+    **dict.fromkeys(("chunk", "split"), _parts),
+    "getitem": _index,
+    "narrow": _narrow,
+    "pad": _pad,
+    "scaled_dot_product_attention": _attention,
+    "channel_shuffle": _shuffled,
+    "group_norm": _norm_groups,
+    **dict.fromkeys(("layer_norm", "rms_norm"), _normalized),
+    "conv": _groups,
+    "conv_transpose": _groups,
+}
+SIZED = ("reshape", "expand", "zeros", "ones", "new_tensor", "chunk", "split", "getitem", "narrow", "pad")

@@ -52,10 +52,20 @@ def squeeze(walk: Walk, call: Call) -> Any:
 
 def chunk(walk: Walk, call: Call) -> Any:
     """Chunk and split: parts that follow each other."""
-    x, parts = walk.value(call.input), walk.bare(call.node)
+    x = walk.value(call.input)
     axis = int(walk.number(call.argument("dim"))) % len(x.shape)
-    ends = np.cumsum([0, *(part.shape[axis] for part in parts)])
+    ends = np.cumsum([0, *_parts(walk, call, x.shape[axis])])
     return tuple(part(walk, call, x, axis, slice(int(a), int(b))) for a, b in pairwise(ends))
+
+
+def _parts(walk: Walk, call: Call, size: int) -> list[int]:
+    """Return the sizes of the parts of an axis."""
+    assert call.op is not None
+    given = walk.number(call.argument(call.op.parameters[1].name))
+    if isinstance(given, (tuple, list)):
+        return [int(one) for one in given]
+    step = -(-size // given) if call.op.name == "chunk" else int(given)
+    return [min(step, size - start) for start in range(0, size, step)]
 
 
 def part(walk: Walk, call: Call, x: Value, axis: int, index: slice) -> Value:

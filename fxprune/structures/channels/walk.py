@@ -54,10 +54,6 @@ class Walk:
 
     # what rules ask
 
-    def because(self, node: fx.Node, why: str) -> Reason:
-        """Return a reason at ``node``."""
-        return Reason(node, why)
-
     def value(self, given: Any) -> Any:
         """Return the labels of an argument: a Value, a nest of them, or None."""
         if isinstance(given, fx.Node):
@@ -101,12 +97,12 @@ class Walk:
         if all(len(one.axes) == 1 or axis not in one.axes for one in value.layers):
             return value
         return value.with_layers(
-            one if len(one.axes) == 1 or axis not in one.axes else self.chosen(one, value) for one in value.layers
+            one if len(one.axes) == 1 or axis not in one.axes else self.chosen(one) for one in value.layers
         )
 
-    def chosen(self, layer: Layer, value: Value) -> Layer:
+    def chosen(self, layer: Layer) -> Layer:
         """Return ``layer`` along one of its axes: all that is at one place of it goes together."""
-        reason = self.because(self._node, "cut at the same place everywhere")
+        reason = Reason(self._node, "cut at the same place everywhere")
         kept = 0 if self.whole else len(layer.axes) - 1
         labels = layer.labels
         for place in reversed(range(len(layer.axes))):
@@ -172,12 +168,12 @@ class Walk:
         for layer in value.layers:
             wide = [one for one in others if len(layer.axes) > 1 and any(one.shape[a] > 1 for a in layer.axes)]
             same = all(any(each.axes == layer.axes for each in one.layers) for one in wide)
-            layers.append(layer if same else self.chosen(layer, value))
+            layers.append(layer if same else self.chosen(layer))
         return value.with_layers(layers)
 
     def pin(self, value: Any, why: str) -> None:
         """Have all that a value holds stay."""
-        reason = self.because(self._node, why)
+        reason = Reason(self._node, why)
         for one in values_in(value):
             for layer in one.layers:
                 self.labels.pin(layer.labels.ravel(), reason)
@@ -206,7 +202,7 @@ class Walk:
         if is_by_mode(node) and meta is not None:
             both = [one for one in map(self.value, node.args[1:]) if isinstance(one, Value)]
             return self.broadcast(
-                both, self.bare(node).shape, self.because(node, "differs between training and evaluation")
+                both, self.bare(node).shape, Reason(node, "differs between training and evaluation")
             )
         try:
             found = rules(self, Call(node))
@@ -227,13 +223,9 @@ class Walk:
         self.pin(tuple(map(self.value, node.all_input_nodes)), why)
         module = called_module(node)
         if module is not None:
-            reason = self.because(node, why)
+            reason = Reason(node, why)
             self.foreign += [(one, reason) for one in (*module.parameters(), *module.buffers())]
         return self.bare(node)
-
-    def barrier_of(self, call: Call, why: str) -> Any:
-        """Likewise of a call."""
-        return self.barrier(call.node, why)
 
     def _value_of_tensor(self, node: fx.Node) -> Any:
         tensor = attribute(self.graph_module, str(node.target))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fxprune.ops.call import Call
+from fxprune.structures.channels.labels import Reason
 from fxprune.structures.channels.moving import without
 from fxprune.structures.channels.values import Layer, Value
 from fxprune.structures.channels.walk import Walk
@@ -20,7 +21,7 @@ def arithmetic(walk: Walk, call: Call) -> Any:
     given = [walk.value(one) for one in (*call.node.args, *call.node.kwargs.values())]
     values = [one for one in given if isinstance(one, Value)]
     shape = walk.bare(call.node).shape
-    return walk.broadcast(values, shape, walk.because(call.node, "meets what has no channels there"))
+    return walk.broadcast(values, shape, Reason(call.node, "meets what has no channels there"))
 
 
 def mixed_along(walk: Walk, call: Call) -> Any:
@@ -28,8 +29,8 @@ def mixed_along(walk: Walk, call: Call) -> Any:
     x = walk.value(call.input)
     axis = walk.number(call.argument("dim"))
     if not isinstance(axis, int):
-        return walk.barrier_of(call, "its axis is not written out")
-    return walk.mixed(x, [axis % len(x.shape)], walk.because(call.node, "mixes all channels"))
+        return walk.barrier(call.node, "its axis is not written out")
+    return walk.mixed(x, [axis % len(x.shape)], Reason(call.node, "mixes all channels"))
 
 
 def reduced(walk: Walk, call: Call) -> Any:
@@ -38,7 +39,7 @@ def reduced(walk: Walk, call: Call) -> Any:
     rank = len(x.shape)
     every = dims is None or dims in ((), [])
     axes = range(rank) if every else [one % rank for one in (dims if isinstance(dims, (tuple, list)) else (dims,))]
-    x = walk.mixed(x, axes, walk.because(call.node, "mixes all channels"))
+    x = walk.mixed(x, axes, Reason(call.node, "mixes all channels"))
     keeps = bool(walk.number(call.argument("keepdim")))
     if keeps:
         return Value(tuple(1 if axis in axes else size for axis, size in enumerate(x.shape)), x.layers)
@@ -49,10 +50,10 @@ def over_space(walk: Walk, call: Call) -> Any:
     """Pools and resizing: the axes behind the channels are mixed."""
     out = walk.bare(call.node)
     if not isinstance(out, Value):
-        return walk.barrier_of(call, "it returns several tensors")
+        return walk.barrier(call.node, "it returns several tensors")
     x = walk.value(call.input)
     count = call.op.axes if call.op is not None and call.op.axes else len(x.shape) - 2
-    reason = walk.because(call.node, "slides over the axis that they are on")
+    reason = Reason(call.node, "slides over the axis that they are on")
     x = walk.mixed(x, range(len(x.shape) - count, len(x.shape)), reason)
     return Value(out.shape, x.layers)
 
@@ -71,9 +72,7 @@ def made_like(walk: Walk, call: Call) -> Any:
     return uniform(walk, call, walk.bare(call.node))
 
 
-def uniform(walk: Walk, call: Call, value: Value, key: str = "") -> Value:
+def uniform(walk: Walk, call: Call, value: Value) -> Value:
     """Return a value whose elements are all the same, with new labels along all its axes."""
-    layers = [
-        Layer((axis,), walk.fresh(call.node, (key, axis), size)) for axis, size in enumerate(value.shape) if size > 1
-    ]
+    layers = [Layer((axis,), walk.fresh(call.node, axis, size)) for axis, size in enumerate(value.shape) if size > 1]
     return value.with_layers(layers)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fxprune.ops.call import Call
+from fxprune.structures.channels.labels import Reason
 from fxprune.structures.channels.moving import concatenated, inserted
 from fxprune.structures.channels.values import Layer, Value
 from fxprune.structures.channels.walk import Walk
@@ -36,7 +37,7 @@ def joined(walk: Walk, call: Call, parts: Sequence[Value], axis: int) -> Value:
     if all(one.shape[axis] == 1 for one in parts) and len(kinds) == 1:
         return _stacked(parts, axis, out.shape)
     parts = [walk.settled(one, axis) for one in parts]
-    reason = walk.because(call.node, "is put together with what has no channels")
+    reason = Reason(call.node, "is put together with what has no channels")
     vectors = concatenated([one.along(axis) for one in parts], [one.shape[axis] for one in parts])
     if vectors is None:
         walk.pin(tuple(parts), "is put together in a way that is not known")
@@ -75,7 +76,7 @@ def pad(walk: Walk, call: Call) -> Any:
         if left == 0 == right:
             continue
         if not constant:
-            x = walk.mixed(x, [axis], walk.because(call.node, "is padded with its own elements"))
+            x = walk.mixed(x, [axis], Reason(call.node, "is padded with its own elements"))
             continue
         x = _padded(walk, call, walk.settled(x, axis), axis, left, right)
     return Value(out.shape, x.layers)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fxprune.ops.call import Call
+from fxprune.structures.channels.labels import Reason
 from fxprune.structures.channels.moving import inserted, permuted, reshaped, taken, without
 from fxprune.structures.channels.values import Layer, Value
 from fxprune.structures.channels.walk import Walk
@@ -17,10 +18,10 @@ from fxprune.structures.channels.walk import Walk
 def reshape(walk: Walk, call: Call) -> Any:
     """View, reshape, flatten, unflatten: the same elements in the same order."""
     if len(call.node.args) == 2 and isinstance(call.node.args[1], type(None)):
-        return walk.barrier_of(call, "views its memory as another type")
+        return walk.barrier(call.node, "views its memory as another type")
     x, out = walk.value(call.input), walk.bare(call.node)
     if math.prod(x.shape) != math.prod(out.shape):
-        return walk.barrier_of(call, "views its memory as another type")
+        return walk.barrier(call.node, "views its memory as another type")
     return reshaped(x, out.shape)
 
 
@@ -73,7 +74,7 @@ def part(walk: Walk, call: Call, x: Value, axis: int, index: slice) -> Value:
     found = taken(x, axis, index)
     if found.shape[axis] == 1 < x.shape[axis]:
         for one in x.along(axis):
-            walk.labels.pin(one[index], walk.because(call.node, "takes one of the channels"))
+            walk.labels.pin(one[index], Reason(call.node, "takes one of the channels"))
     return found
 
 
@@ -87,7 +88,7 @@ def unbind(walk: Walk, call: Call) -> Any:
 def selected(walk: Walk, call: Call, x: Value, axis: int, index: int) -> Value:
     """Return one place of an axis, which then is none; what stands there along it alone stays."""
     for one in x.along(axis):
-        walk.labels.pin(one[index : index + 1], walk.because(call.node, "takes one of the channels"))
+        walk.labels.pin(one[index : index + 1], Reason(call.node, "takes one of the channels"))
     if any(axis in one.axes and len(one.axes) > 1 for one in x.layers):
         walk.fixed.append((x, axis))
     return without(taken(x, axis, slice(index, index + 1)), [axis])
@@ -130,9 +131,9 @@ def _by_tensor(walk: Walk, call: Call, x: Value, index: tuple[Any, ...]) -> Any:
     others = [one for one in index[:-1] if one != slice(None)]
     looked_up = walk.value(call.node.args[1] if not isinstance(call.node.args[1], tuple) else call.node.args[1][-1])
     if others or not isinstance(looked_up, Value) or looked_up.layers:
-        return walk.barrier_of(call, "is indexed in a way that is not known")
+        return walk.barrier(call.node, "is indexed in a way that is not known")
     axis = len(index) - 1
-    x = walk.mixed(x, [axis], walk.because(call.node, "is indexed along the axis that they are on"))
+    x = walk.mixed(x, [axis], Reason(call.node, "is indexed along the axis that they are on"))
     more = len(looked_up.shape) - 1
     layers = [Layer(tuple(a + more if a > axis else a for a in one.axes), one.labels) for one in x.layers]
     return Value(walk.bare(call.node).shape, tuple(one for one in layers))
@@ -163,9 +164,7 @@ def expand_as(walk: Walk, call: Call) -> Any:
     x, out = walk.value(call.input), walk.bare(call.node)
     other = walk.value(call.node.args[1])
     wide = expand(walk, call) if call.node.target == "expand_as" else reshaped(x, out.shape)
-    return walk.broadcast(
-        [wide, other], out.shape, walk.because(call.node, "takes the shape of what has no channels")
-    )
+    return walk.broadcast([wide, other], out.shape, Reason(call.node, "takes the shape of what has no channels"))
 
 
 def repeat(walk: Walk, call: Call) -> Any:
@@ -193,9 +192,9 @@ def roll(walk: Walk, call: Call) -> Any:
     """Axes turned: where they have labels these stay, as the shift is a number."""
     x = walk.value(call.input)
     if call.argument("dims") is None:
-        return walk.barrier_of(call, "is rolled over all axes")
+        return walk.barrier(call.node, "is rolled over all axes")
     axes = [one % len(x.shape) for one in _dims(walk, call, "dims")]
-    return walk.mixed(x, axes, walk.because(call.node, "is rolled along the axis that they are on"))
+    return walk.mixed(x, axes, Reason(call.node, "is rolled along the axis that they are on"))
 
 
 def pixel_shuffle(walk: Walk, call: Call) -> Any:
@@ -205,7 +204,7 @@ def pixel_shuffle(walk: Walk, call: Call) -> Any:
     factor = int(walk.number(call.argument("upscale_factor")))
     blocks = reshaped(x, (*batch, channels // factor**2, factor, factor, height, width))
     axis = len(batch)
-    blocks = walk.mixed(blocks, (axis + 1, axis + 2), walk.because(call.node, "makes pixels of them"))
+    blocks = walk.mixed(blocks, (axis + 1, axis + 2), Reason(call.node, "makes pixels of them"))
     layers = [one for one in blocks.layers if max(one.axes) <= axis]
     walk.pin(blocks.with_layers(one for one in blocks.layers if max(one.axes) > axis), "makes pixels of them")
     return Value(out.shape, tuple(layers))
@@ -216,7 +215,7 @@ def pixel_unshuffle(walk: Walk, call: Call) -> Any:
     x, out = walk.value(call.input), walk.bare(call.node)
     axis = len(x.shape) - 3
     factor = int(walk.number(call.argument("downscale_factor")))
-    x = walk.mixed(x, (axis + 1, axis + 2), walk.because(call.node, "makes channels of pixels"))
+    x = walk.mixed(x, (axis + 1, axis + 2), Reason(call.node, "makes channels of pixels"))
     x = walk.settled(x, axis)
     layers = [
         Layer(one.axes, np.repeat(one.labels, factor**2) if one.axes == (axis,) else one.labels) for one in x.layers

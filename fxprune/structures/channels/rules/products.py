@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fxprune.ops.call import Call
+from fxprune.structures.channels.labels import Reason
 from fxprune.structures.channels.tensors import meet
 from fxprune.structures.channels.values import Layer, Value
 from fxprune.structures.channels.walk import Reader, Walk
@@ -15,7 +16,7 @@ def matmul(walk: Walk, call: Call) -> Any:
     """(..., n, k) times (..., k, m)."""
     a, b = walk.value(call.operand(0)), walk.value(call.operand(1))
     if len(a.shape) < 2 or len(b.shape) < 2:
-        return walk.barrier_of(call, "multiplies by a vector")
+        return walk.barrier(call.node, "multiplies by a vector")
     letters = "abcdefghijklmnopqrstuvw"
     batch = max(len(a.shape), len(b.shape)) - 2
     names = letters[:batch]
@@ -28,11 +29,11 @@ def einsum(walk: Walk, call: Call) -> Any:
     equation, given = call.argument("equation"), call.argument("operands")
     values = [walk.value(one) for one in (given if isinstance(given, (tuple, list)) else (given,))]
     if not isinstance(equation, str) or "." in equation or "->" not in equation or len(values) != 2:
-        return walk.barrier_of(call, "is a product that is not known")
+        return walk.barrier(call.node, "is a product that is not known")
     inputs, output = equation.replace(" ", "").split("->")
     terms = inputs.split(",")
     if any(len(set(one)) != len(one) for one in (*terms, output)):
-        return walk.barrier_of(call, "takes a diagonal")
+        return walk.barrier(call.node, "takes a diagonal")
     return contract(walk, call, values, terms, output)
 
 
@@ -41,14 +42,14 @@ def attention(walk: Walk, call: Call) -> Any:
     q, k, v = (walk.value(call.argument(name)) for name in ("query", "key", "value"))
     mask = walk.value(call.argument("attn_mask"))
     if walk.number(call.argument("enable_gqa")) or len({len(one.shape) for one in (q, k, v)}) > 1:
-        return walk.barrier_of(call, "shares its heads")
+        return walk.barrier(call.node, "shares its heads")
     rank = len(q.shape)
     batch = "abcdefgh"[: rank - 2]
     scores = contract(walk, call, [q, k], [f"{batch}lx", f"{batch}sx"], f"{batch}ls")
-    scores = walk.mixed(scores, [rank - 1], walk.because(call.node, "mixes all keys"))
+    scores = walk.mixed(scores, [rank - 1], Reason(call.node, "mixes all keys"))
     if isinstance(mask, Value):
-        both = walk.broadcast([scores, mask], scores.shape, walk.because(call.node, "its mask has no channels"))
-        scores = walk.mixed(both, [rank - 1], walk.because(call.node, "mixes all keys"))
+        both = walk.broadcast([scores, mask], scores.shape, Reason(call.node, "its mask has no channels"))
+        scores = walk.mixed(both, [rank - 1], Reason(call.node, "mixes all keys"))
     return contract(walk, call, [scores, v], [f"{batch}ls", f"{batch}sx"], f"{batch}lx")
 
 
@@ -59,7 +60,7 @@ def contract(walk: Walk, call: Call, values: Sequence[Value], terms: Sequence[st
         for name, size in zip(term, value.shape, strict=True):
             sizes[name] = max(size, sizes.get(name, 1))
     found = [_named(walk, value, term) for value, term in zip(values, terms, strict=True)]
-    reason = walk.because(call.node, "multiplies what has no channels there")
+    reason = Reason(call.node, "multiplies what has no channels there")
     layers: list[Layer] = []
     for name in sizes:
         sides = [
@@ -76,7 +77,7 @@ def contract(walk: Walk, call: Call, values: Sequence[Value], terms: Sequence[st
             walk.readers.append(Reader(call.node, None, terms[0].index(name), vectors))
         else:
             for one in vectors:
-                walk.labels.pin(one, walk.because(call.node, "sums over them"))
+                walk.labels.pin(one, Reason(call.node, "sums over them"))
     return Value(tuple(sizes[name] for name in output), tuple(layers))
 
 

@@ -65,9 +65,9 @@ def rule(walk: Walk, call: Call) -> Any:
     op = call.exact
     found = None if op is None else _BY_NAME.get(op.name) or _BY_KIND.get(op.kind)
     if found is None:
-        return walk.barrier_of(call, _why(call))
+        return walk.barrier(call.node, _why(call))
     if call.module is not None and _extra(call):
-        return walk.barrier_of(call, "is called with more than its input")
+        return walk.barrier(call.node, "is called with more than its input")
     if call.kind != "new" and not any(metadata_in(one.meta.get(META)) for one in call.node.all_input_nodes):
         return walk.bare(call.node)
     return found(walk, call)

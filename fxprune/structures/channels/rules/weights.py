@@ -21,7 +21,7 @@ def linear(walk: Walk, call: Call) -> Any:
     """y = x W': the last axis of x is read, the others stay."""
     x, weight = walk.value(call.operand(0)), walk.record(call, "weight")
     if weight is None:
-        return walk.barrier_of(call, _COMPUTED)
+        return walk.barrier(call.node, _COMPUTED)
     axis = len(x.shape) - 1
     x = walk.settled(x, axis)
     _read(walk, call, weight, 1, x.along(axis))
@@ -33,7 +33,7 @@ def linear(walk: Walk, call: Call) -> Any:
 
 def _read(walk: Walk, call: Call, weight: Record, axis: int, vectors: Vectors) -> None:
     """Note that columns, along ``axis`` of ``weight``, read channels."""
-    columns = weight.meet(axis, vectors, walk.because(call.node, "its weight reads what has no channels elsewhere"))
+    columns = weight.meet(axis, vectors, Reason(call.node, "its weight reads what has no channels elsewhere"))
     if columns:
         walk.readers.append(Reader(call.node, weight.tensor, axis, columns))
 
@@ -50,25 +50,25 @@ def _share(walk: Walk, call: Call, vectors: Vectors, *names: str) -> None:
     for name in names:
         record = walk.record(call, name)
         if record is not None and record.tensor.dim() == 1:
-            record.meet(0, vectors, walk.because(call.node, f"its {name} is shared with other channels"))
+            record.meet(0, vectors, Reason(call.node, f"its {name} is shared with other channels"))
         elif record is None and walk.value(call.argument(name)) is not None:
             given = walk.value(call.argument(name))
-            walk.broadcast([given, value_along(given.shape, 0, vectors)], given.shape, walk.because(call.node, name))
+            walk.broadcast([given, value_along(given.shape, 0, vectors)], given.shape, Reason(call.node, name))
 
 
 def conv(walk: Walk, call: Call) -> Any:
     """Convolutions of all kinds: with groups, the same channel of each group goes, or whole groups."""
     x, weight = walk.value(call.operand(0)), walk.record(call, "weight")
     if weight is None:
-        return walk.barrier_of(call, _COMPUTED)
+        return walk.barrier(call.node, _COMPUTED)
     assert call.op is not None
     axis = len(x.shape) - 1 - call.op.axes
     x = walk.settled(x, axis)
-    x = walk.mixed(x, range(axis + 1, len(x.shape)), walk.because(call.node, "slides over the axis that they are on"))
+    x = walk.mixed(x, range(axis + 1, len(x.shape)), Reason(call.node, "slides over the axis that they are on"))
     transposed = call.kind == "transposed conv"
     groups = walk.count(call, "groups")
     for place in range(2, len(weight.shape)):
-        weight.meet(place, (), walk.because(call.node, "is an axis of its kernel"))
+        weight.meet(place, (), Reason(call.node, "is an axis of its kernel"))
     vectors = _of_groups(walk, call, weight, x.along(axis), groups, transposed)
     out = walk.bare(call.node)
     kept = [one for one in x.layers if axis not in one.axes]
@@ -84,7 +84,7 @@ def _of_groups(walk: Walk, call: Call, weight: Record, read: Vectors, groups: in
         _read(walk, call, weight, 0 if transposed else 1, read)
         return weight.along(1 if transposed else 0)
     ins, outs = (shape[0], shape[1] * groups) if transposed else (shape[1] * groups, shape[0])
-    reason = walk.because(call.node, "its groups go together")
+    reason = Reason(call.node, "its groups go together")
     if ins == groups and not (transposed and outs > ins):
         return weight.meet(0, tuple(np.repeat(one, outs // groups) for one in read), reason)
     if transposed:
@@ -107,7 +107,7 @@ def _whole_groups(walk: Walk, weight: Record, read: Vectors, groups: int, reason
 
 
 def _transposed_groups(walk: Walk, call: Call, weight: Record, read: Vectors, groups: int) -> Vectors:
-    reason = walk.because(call.node, "its groups go together")
+    reason = Reason(call.node, "its groups go together")
     for one in read:
         walk.labels.join_along(one.reshape(groups, -1), 0, reason)
     _read(walk, call, weight, 0, read)
@@ -122,10 +122,10 @@ def norm_of_channels(walk: Walk, call: Call) -> Any:
     """Norms with statistics of each channel: batch and instance norm."""
     x = walk.value(call.operand(0))
     if len(x.shape) == _UNBATCHED.get(type(call.module)):
-        return walk.barrier_of(call, "has no axis of batches")
+        return walk.barrier(call.node, "has no axis of batches")
     x = walk.settled(x, 1)
     others = [axis for axis in range(len(x.shape)) if axis != 1]
-    x = walk.mixed(x, others, walk.because(call.node, "has one mean along the axis that they are on"))
+    x = walk.mixed(x, others, Reason(call.node, "has one mean along the axis that they are on"))
     _share(walk, call, x.along(1), *_PARAMETERS)
     return x
 
@@ -134,7 +134,7 @@ def group_norm(walk: Walk, call: Call) -> Any:
     """Whole groups of the norm go: all channels of one share its mean; the same of each, if that may change."""
     x = walk.settled(walk.value(call.operand(0)), 1)
     groups = walk.count(call, "num_groups")
-    why = walk.because(call.node, "all channels share its statistics" if groups == 1 else "a group has one mean")
+    why = Reason(call.node, "all channels share its statistics" if groups == 1 else "a group has one mean")
     x = walk.mixed(x, range(2, len(x.shape)), why)
     _share(walk, call, x.along(1), "weight", "bias")
     within = walk.approximate and groups < x.shape[1] and (groups == 1 or not walk.whole)
@@ -154,7 +154,7 @@ def norm_of_last_axes(walk: Walk, call: Call) -> Any:
         x = walk.settled(x, axes[0])
         _share(walk, call, x.along(axes[0]), "weight", "bias")
         return x
-    why = walk.because(call.node, "its statistics are of all channels: statistics='approximate' lets them change")
+    why = Reason(call.node, "its statistics are of all channels: statistics='approximate' lets them change")
     kept = walk.mixed(x, axes, why)
     for name in ("weight", "bias"):
         record = walk.record(call, name)
@@ -174,7 +174,7 @@ def prelu(walk: Walk, call: Call) -> Any:
     """A slope a channel, or one for all."""
     x, weight = walk.value(call.operand(0)), walk.record(call, "weight")
     if weight is None:
-        return walk.barrier_of(call, _COMPUTED)
+        return walk.barrier(call.node, _COMPUTED)
     if weight.tensor.numel() == 1:
         return x
     x = walk.settled(x, 1)
@@ -187,9 +187,9 @@ def embedding(walk: Walk, call: Call) -> Any:
     weight = walk.record(call, "weight")
     index = walk.value(call.operand(0))
     if weight is None or not isinstance(index, Value):
-        return walk.barrier_of(call, _COMPUTED)
-    weight.meet(0, (), walk.because(call.node, "rows are looked up by index"))
+        return walk.barrier(call.node, _COMPUTED)
+    weight.meet(0, (), Reason(call.node, "rows are looked up by index"))
     if walk.number(call.argument("max_norm")) is not None:
-        weight.meet(1, (), walk.because(call.node, "its rows are held to a norm of all channels"))
+        weight.meet(1, (), Reason(call.node, "its rows are held to a norm of all channels"))
     shape = (*index.shape, weight.shape[1])
     return value_along(shape, len(shape) - 1, weight.along(1))

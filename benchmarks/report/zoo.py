@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from tabulate import tabulate
@@ -24,6 +25,10 @@ _HEADERS = (
     *("", "models", "end to end", "every conv visible", "not emitted", "declined", "failed", "silently different"),
     *("largest difference", "removable MACs (median)", "needless nodes left", "seconds (median)"),
 )
+_HEADERS_OF_CHANNELS = (
+    *("", "models", "right", "declined", "failed", "silently different", "largest difference"),
+    *("outputs that can go (median)", "MACs (median)", "seconds (median)"),
+)
 _PEER_STATUSES = {
     "ok": "right",
     "wrong": "wrong",
@@ -37,7 +42,7 @@ _PEER_STATUSES = {
 def page() -> Page:
     """Return the page."""
     summary = read_record("zoo")
-    return Page("zoo", "The zoo", [*_end_to_end(summary), *_removable(), *_peer(summary)])
+    return Page("zoo", "The zoo", [*_end_to_end(summary), *_removable(), *_channels(), *_peer(summary)])
 
 
 def _end_to_end(summary: Record) -> list[str]:
@@ -80,6 +85,42 @@ def _removable() -> list[str]:
         "MACs that are gone once every removable layer and branch is, for images of 64 x 64 (for larger ones the "
         "classifier and the like weigh less):",
         table(lines, ["torchvision", "of the MACs"]),
+    ]
+
+
+def _channels() -> list[str]:
+    """Return what became of the channels of the models that were run; nothing if none was."""
+    rows = list(read_rows(RESULTS / "zoo" / "channels.jsonl").values())
+    lines = [
+        [GROUPS[name], *_cells_of_channels([row for row in rows if row["kind"] == name])]
+        for name in GROUPS
+        if any(row["kind"] == name for row in rows)
+    ]
+    if not lines:
+        return []
+    return [
+        f"Channels, at {len(rows)} of the models: gates on all that can go, half of each group's at zero, removal, "
+        "fusing; and once more after half of the layers were removed. Cut and masked are compared in float64, on the "
+        "example, another batch and image size; the cut network is emitted and reloaded without fxprune. The shares "
+        "are those of output channels, and of MACs, that can go. Command: `python -m benchmarks.zoo.run --what "
+        "channels`.",
+        table(lines, _HEADERS_OF_CHANNELS),
+    ]
+
+
+def _cells_of_channels(rows: list[Record]) -> list[Any]:
+    good = [row for row in rows if row["status"] == "ok"]
+    counts = [sum(row["status"] == status for row in rows) for status in ("ok", "declined", "failed", "different")]
+    compared = ("difference", "other_batch", "other_size", "difference_with_layers")
+    found = [row[name] for row in good for name in compared if not isinstance(row[name], str)]
+    shares = [median(row["free_outputs"] / max(row["outputs"], 1) for row in good) if good else None]
+    shares += [median(row["macs_share"] for row in good) if good else None]
+    seconds = median(row["seconds"]["total"] for row in good) if good else None
+    return [
+        *(len(rows), *counts),
+        _formatted(max(found, default=None), ".1g"),
+        *(_formatted(share, ".0%") for share in shares),
+        _formatted(seconds, ".0f"),
     ]
 
 

@@ -42,7 +42,7 @@ def run(spec: str, row: Row, clean: CleanProcess) -> None:
     with row.step("trace"):
         traced = fxprune.trace(model, inputs)
         row |= {"tier": tier_of(traced), "macs": total_macs(traced), "params": total_params(traced)}
-        plain = fxprune.Pipeline([passes.SplitAttention()])(traced)
+        plain = fxprune.Pipeline([passes.SplitAttention(), passes.FreezeWeights()])(traced)
         traced = plain.graph_module
         row["attention_split"] = len(plain.steps[0].result.rewritten)
         row["symbolic_trace"] = _symbolic_trace(model)

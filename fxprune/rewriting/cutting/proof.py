@@ -6,7 +6,7 @@ would join must be together already, and each value must have the labels that we
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,10 +54,10 @@ class _Settled(Labels):
 class _Proof(Walk):
     """The walk over what is kept."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, kept: Kept, edited: Collection[fx.Node]) -> None:
         before = kept.walk
         super().__init__(before.graph_module, whole=before.whole, approximate=before.approximate)
-        self._kept, self._numbers = kept, Numbers(kept)
+        self._kept, self._numbers, self._edited = kept, Numbers(kept), edited
         self.labels = _Settled(before.labels, {0, *before.labels.reasons()})
         self.records = Records(self.labels)
         for record in before.records:
@@ -99,6 +99,8 @@ class _Proof(Walk):
         raise Fault(node, "would be called with sizes that do not fit")
 
     def _value_of(self, node: fx.Node, rules: Any) -> Any:
+        if node not in self._edited and _moves_nothing(Call(node)):
+            return self._kept.of(node)
         found = super()._value_of(node, rules)
         foretold = self._kept.of(node)
         pairs = zip(values_in(found), values_in(foretold), strict=True)
@@ -118,10 +120,20 @@ class _Proof(Walk):
         return same or np.array_equal(self.labels.find(one.labels), self.labels.find(other.labels))
 
 
+_IN_PLACE = ("elementwise", "identity", "dropout", "conv", "linear", "norm", "window", "adaptive pool")
+
+
+def _moves_nothing(call: Call) -> bool:
+    """Say whether a call leaves channels where they are: then they are those of the tensors that were cut for it."""
+    if call.module is None or call.kind not in _IN_PLACE:
+        return False
+    return call.kind != "conv" or call.module.groups == 1
+
+
 def require_proof(kept: Kept, edits: Mapping[fx.Node, Any]) -> None:
     """Raise Fault where a call, written as ``edits`` say, would not return what is kept of its value."""
     before = {node: (node.target, node.args, node.kwargs) for node in edits}
-    proof = _Proof(kept)
+    proof = _Proof(kept, edits)
     try:
         for node, edit in edits.items():
             node.target, node.args, node.kwargs = edit

@@ -628,3 +628,12 @@ class MadeOfOthers(Net):
         y = x + self.layer(x) * mask
         b, _, h, w = y.shape
         return torch.cat([y, y.new_zeros(b, 4, h, w)], 1) + self.wide(y)
+
+
+@net()
+class OverlappingParts(Net):
+    def __init__(self) -> None:
+        super().__init__(out=7)
+
+    def body(self, x: Any) -> Any:
+        return torch.cat([x.narrow(1, 2, 4), torch.narrow(x, 1, 0, 3)], 1)

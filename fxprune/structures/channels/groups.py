@@ -116,7 +116,19 @@ class Channels:
             missing = LEAST - (len(classes) - len(going))
             if missing > 0:
                 goes[going[np.argsort(-worth[going], kind="stable")[:missing]]] = False
+        self._let_go(goes, [one for one in gone if not goes[one]], worth)
         return set(np.flatnonzero(goes).tolist())
+
+    def _let_go(self, goes: NDArray[np.bool_], spared: Collection[int], worth: NDArray[np.float64]) -> None:
+        """Have those of ``spared`` go that no axis needs: parts that overlap may each have spared their own."""
+        if not spared:
+            return
+        chosen = np.fromiter(spared, dtype=np.int64)
+        axes = [classes for _, classes in self.axes if np.isin(classes, chosen).any()]
+        for one in chosen[np.argsort(worth[chosen], kind="stable")]:
+            mine = [classes for classes in axes if one in classes]
+            if all(np.count_nonzero(~goes[classes]) > LEAST for classes in mine):
+                goes[one] = True
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:

@@ -15,13 +15,13 @@ import torch
 from torch import fx, nn
 
 import fxprune
-from benchmarks.zoo.fxprune_steps import SilentDifference, _compare_elsewhere, _other_size, _reload, _require_equal
+from benchmarks.zoo.fxprune_steps import compare_elsewhere, judge, other_size, reload, require_equal
 from benchmarks.zoo.models import build, make_inputs, randomize, smallest_inputs
 from benchmarks.zoo.row import Row
 from benchmarks.zoo.worker import CleanProcess
 from fxprune import passes
 from fxprune.costs.macs import total_macs, total_params
-from fxprune.errors import EmitError, FxpruneError
+from fxprune.errors import EmitError
 from fxprune.ir.nodes import graphs_of
 from fxprune.ir.trace_notes import tier_of
 from fxprune.passes.chains import AFTER_TRAINING
@@ -57,19 +57,19 @@ def run(spec: str, row: Row, clean: CleanProcess) -> None:
             cut = _cut(gated)
             row |= {"macs_after": total_macs(cut), "params_after": total_params(cut)}
         with row.step("compare"):
-            row["difference"] = _require_equal(gated, cut, inputs)
+            row["difference"] = require_equal(gated, cut, inputs)
         with row.step("other batch"):
             other = make_inputs(spec, 3, size, _SEED + 1)
-            row["other_batch"] = _compare_elsewhere(model, traced, gated, cut, other)
+            row["other_batch"] = compare_elsewhere(model, traced, gated, cut, other)
         with row.step("other size"):
-            other = make_inputs(spec, 2, _other_size(size), _SEED + 2)
-            row["other_size"] = _compare_elsewhere(model, traced, gated, cut, other)
+            other = make_inputs(spec, 2, other_size(size), _SEED + 2)
+            row["other_size"] = compare_elsewhere(model, traced, gated, cut, other)
         with row.step("layers too"):
             row["difference_with_layers"] = _with_layers(traced, inputs)
     with row.step("emit"), tempfile.TemporaryDirectory() as folder:
         try:
             fxprune.emit(cut, folder)
-            row["reload_difference"] = _reload(clean, Path(folder), cut, inputs)
+            row["reload_difference"] = reload(clean, Path(folder), cut, inputs)
         except EmitError as error:
             if row["tier"] != "opaque":
                 raise
@@ -136,16 +136,9 @@ def _with_layers(traced: fx.GraphModule, inputs: tuple[Any, ...]) -> float:
     plain = fxprune.Pipeline(removal, verify=False)(sparse).graph_module
     row: dict[str, Any] = {}
     gated = _gated(plain, row)  # type: ignore[arg-type]
-    return _require_equal(gated, _cut(gated), inputs)
+    return require_equal(gated, _cut(gated), inputs)
 
 
 def run_and_judge(spec: str, row: Row, clean: CleanProcess) -> None:
     """Run the steps; where one raises, say in the row what that means."""
-    try:
-        run(spec, row, clean)
-    except SilentDifference:
-        row["status"] = "different"
-        raise
-    except FxpruneError:
-        row["status"] = "declined" if row["step"] in ("trace", "emit") else "failed"
-        raise
+    judge(run, spec, row, clean)

@@ -77,17 +77,17 @@ def run(spec: str, row: Row, clean: CleanProcess) -> None:
             row |= {"params_after": total_params(pruned), "nodes_after": node_count(pruned)}
             row["needless"] = needless(pruned)
         with row.step("compare"):
-            row["difference"] = _require_equal(sparse, pruned, inputs)
+            row["difference"] = require_equal(sparse, pruned, inputs)
         with row.step("other batch"):
             other = make_inputs(spec, 3, size, _SEED + 1)
-            row["other_batch"] = _compare_elsewhere(model, traced, sparse, pruned, other)
+            row["other_batch"] = compare_elsewhere(model, traced, sparse, pruned, other)
         with row.step("other size"):
-            other = make_inputs(spec, 2, _other_size(size), _SEED + 2)
-            row["other_size"] = _compare_elsewhere(model, traced, sparse, pruned, other)
+            other = make_inputs(spec, 2, other_size(size), _SEED + 2)
+            row["other_size"] = compare_elsewhere(model, traced, sparse, pruned, other)
     with row.step("emit"), tempfile.TemporaryDirectory() as folder:
         try:
             fxprune.emit(pruned, folder)
-            row["reload_difference"] = _reload(clean, Path(folder), pruned, inputs)
+            row["reload_difference"] = reload(clean, Path(folder), pruned, inputs)
         except EmitError as error:
             if row["tier"] != "opaque":  # what could not be traced has no source to write
                 raise
@@ -95,7 +95,7 @@ def run(spec: str, row: Row, clean: CleanProcess) -> None:
     row["status"] = "ok"
 
 
-def _other_size(size: Size) -> Size:
+def other_size(size: Size) -> Size:
     return (*size[:-2], size[-2] + 32, size[-1] + 64)
 
 
@@ -141,14 +141,14 @@ def _scale(sparse: fx.GraphModule) -> int:
     return len(zeros)
 
 
-def _require_equal(a: fx.GraphModule, b: fx.GraphModule, inputs: tuple[Any, ...]) -> float:
+def require_equal(a: fx.GraphModule, b: fx.GraphModule, inputs: tuple[Any, ...]) -> float:
     found = fxprune.verify(a, b, inputs)
     if not found.equal:
         raise SilentDifference(str(found))
     return found.max_relative
 
 
-def _compare_elsewhere(
+def compare_elsewhere(
     model: nn.Module, traced: fx.GraphModule, sparse: fx.GraphModule, pruned: fx.GraphModule, inputs: tuple[Any, ...]
 ) -> float | str:
     """Compare on inputs of another shape: the traced graph with the model, the pruned graph with the scaled one."""
@@ -159,12 +159,12 @@ def _compare_elsewhere(
             gap = difference(list(tensors_in(model(*inputs))), list(tensors_in(traced.eval()(*inputs))))[1]
         if not gap <= ROUNDING:
             raise SilentDifference(f"the traced graph is not the model on this shape: {gap:.2g} (relative, float32)")
-        return _require_equal(sparse, pruned, inputs)
+        return require_equal(sparse, pruned, inputs)
     except AssertionError:
         return "asserts"
 
 
-def _reload(clean: CleanProcess, folder: Path, pruned: fx.GraphModule, inputs: tuple[Any, ...]) -> float:
+def reload(clean: CleanProcess, folder: Path, pruned: fx.GraphModule, inputs: tuple[Any, ...]) -> float:
     """Run the emitted model where fxprune cannot be imported; both in float32, with the same rounded weights."""
     found = clean.outputs(folder, inputs)
     with torch.no_grad():
@@ -242,8 +242,13 @@ _NEEDLESS: dict[str, Callable[[fx.Node], bool]] = {
 
 def run_and_judge(spec: str, row: Row, clean: CleanProcess) -> None:
     """Run the steps; where one raises, say in the row what that means."""
+    judge(run, spec, row, clean)
+
+
+def judge(steps: Callable[[str, Row, CleanProcess], None], spec: str, row: Row, clean: CleanProcess) -> None:
+    """Run ``steps``; where one raises, say in the row what that means."""
     try:
-        run(spec, row, clean)
+        steps(spec, row, clean)
     except SilentDifference:
         row["status"] = "different"
         raise

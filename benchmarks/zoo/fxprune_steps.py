@@ -96,6 +96,7 @@ def run(spec: str, row: Row, clean: CleanProcess) -> None:
 
 
 def other_size(size: Size) -> Size:
+    """Return another resolution, of another shape."""
     return (*size[:-2], size[-2] + 32, size[-1] + 64)
 
 
@@ -142,6 +143,7 @@ def _scale(sparse: fx.GraphModule) -> int:
 
 
 def require_equal(a: fx.GraphModule, b: fx.GraphModule, inputs: tuple[Any, ...]) -> float:
+    """Return by how much two graphs differ, relatively; raises SilentDifference if that is too much."""
     found = fxprune.verify(a, b, inputs)
     if not found.equal:
         raise SilentDifference(str(found))

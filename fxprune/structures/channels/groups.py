@@ -94,12 +94,12 @@ class Channels:
     def _along_axes(self, labels: Array) -> Iterator[Array]:
         classes = self.labels.find(labels)
         if classes.ndim == 1:
-            yield np.unique(classes)
+            yield _distinct(classes)
             return
         for place in range(classes.ndim):
             rows = np.moveaxis(classes, place, 0).reshape(classes.shape[place], -1)
             if (rows == rows[:, :1]).all():
-                yield np.unique(rows[:, 0])
+                yield _distinct(rows[:, 0])
 
     def _pin_short_axes(self) -> None:
         """Have what is one of two classes of an axis, or the only one, stay."""
@@ -220,3 +220,8 @@ class Channels:
             for one in self.walk.records.of(tensor).axes[axis]:
                 np.add.at(found, self.class_of[one], sizes)
         return found
+
+
+def _distinct(classes: Array) -> Array:
+    """Return the classes in order, each once: mostly as they are."""
+    return classes if bool((classes[1:] > classes[:-1]).all()) else np.unique(classes)

@@ -108,10 +108,12 @@ class RemoveChannels(KeepingPass):
         """Return which output channels of each layer go, and why, by its path."""
         found = {}
         chosen = "named" if self.indices else f"worth least by {self.criterion}"
+        reasons = [(set(gone) & set(silent), "which nobody reads"), (set(gone) - set(silent), chosen)]
+        flags = [(channels.flagged(classes), why) for classes, why in reasons]
         for path, classes in channels.outputs.items():
             parts = []
-            for group, why in ((silent, "which nobody reads"), (set(gone) - set(silent), chosen)):
-                places = np.flatnonzero(np.isin(classes, list(group))).tolist()
+            for goes, why in flags:
+                places = np.flatnonzero(goes[classes]).tolist()
                 more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
                 parts += [f"{', '.join(map(str, places[:_SHOWN]))}{more}, {why}"] if places else []
             if parts:

@@ -120,12 +120,13 @@ class _Proof(Walk):
         return same or np.array_equal(self.labels.find(one.labels), self.labels.find(other.labels))
 
 
-_IN_PLACE = ("elementwise", "identity", "dropout", "conv", "linear", "norm", "window", "adaptive pool")
+_OF_EACH = ("elementwise", "identity", "dropout", "arithmetic")
+_IN_PLACE = (*_OF_EACH, "conv", "linear", "norm", "window", "adaptive pool")
 
 
 def _moves_nothing(call: Call) -> bool:
     """Say whether a call leaves channels where they are: then they are those of the tensors that were cut for it."""
-    if call.module is None or call.kind not in _IN_PLACE:
+    if call.exact is None or call.kind not in (_IN_PLACE if call.module is not None else _OF_EACH):
         return False
     return call.kind != "conv" or call.module.groups == 1
 

@@ -107,10 +107,15 @@ class Channels:
             if len(classes) <= LEAST:
                 self.labels.pin(classes[classes != NONE], Reason(node, "has no more than two channels"))
 
+    def flagged(self, classes: Collection[int]) -> NDArray[np.bool_]:
+        """Return, by class, whether it is one of ``classes``."""
+        found = np.zeros(len(self.labels), dtype=bool)
+        found[list(classes)] = True
+        return found
+
     def spared(self, gone: Collection[int], worth: NDArray[np.float64]) -> set[int]:
         """Return ``gone`` without those of which an axis would have too few left: what is worth most stays."""
-        goes = np.zeros(len(self.labels), dtype=bool)
-        goes[list(gone)] = True
+        goes = self.flagged(gone)
         for _, classes in sorted(self.axes, key=lambda one: len(one[1])):  # parts first: they serve the whole too
             going = classes[goes[classes]]
             missing = LEAST - (len(classes) - len(going))

@@ -118,7 +118,7 @@ class Call:
         assert self.op is not None
         axes = self.op.axes
         kept = None if self.module is None else self.module.__dict__.get(name)
-        if type(kept) is tuple and len(kept) == axes:
+        if type(kept) is tuple and len(kept) == axes and None not in kept:
             return kept  # as torch's own layers keep them
         value = self.argument(name)
         numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,)

@@ -131,3 +131,7 @@ def test_operands_of_a_sum(function: Function, expected: float | None) -> None:
     found = operands(node, "add")
     assert (found and found[1]) == expected
     assert is_a(node, "add") == (found is not None or "alpha" in node.kwargs)
+
+
+def test_a_size_that_is_left_open_is_no_number() -> None:
+    assert call_of(lambda m, x: m.pool(x), pool=nn.AdaptiveAvgPool2d((None, 3))).numbers("output_size") is None

@@ -16,7 +16,6 @@ from torch import fx
 from fxprune.choosing.channel_choice import CRITERIA, by_indices, by_ratio, kept_classes, require_left
 from fxprune.choosing.keeping import KEPT
 from fxprune.errors import FxpruneValueError, did_you_mean
-from fxprune.ir.arguments import require_kind
 from fxprune.rewriting.contract import Contract, Log
 from fxprune.rewriting.cutting.cut import Cut
 from fxprune.rewriting.cutting.sizes import Fault
@@ -26,7 +25,6 @@ from fxprune.structures.channels.reading import unread
 from fxprune.structures.gated_layers import layers_of_graph
 
 _SHOWN = 8
-_INDICES = Mapping[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,6 @@ class RemoveChannels(KeepingPass):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_kind(self.indices, _INDICES, type(self).__name__, "indices")
         if self.ratio is not None and not 0 < self.ratio < 1:
             raise FxpruneValueError(
                 f"ratio is a share above 0 and below 1 of each group's channels; got {self.ratio}"

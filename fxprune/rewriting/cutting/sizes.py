@@ -13,7 +13,7 @@ import numpy as np
 from torch import fx
 
 from fxprune.facts.shapes import META, metadata_in
-from fxprune.rewriting.cutting.kept import Kept, Mask
+from fxprune.rewriting.cutting.kept import Kept
 from fxprune.rewriting.cutting.numbers import Numbers
 from fxprune.structures.channels.values import Value
 
@@ -45,11 +45,6 @@ class Sizes:
     def _any_free(self, number: fx.Node) -> bool:
         free = self.numbers.is_free(number)
         return any(free) if isinstance(free, tuple) else bool(free)
-
-    def mask(self, value: Any, axis: int) -> Mask:
-        """Return which places of an axis stay."""
-        found = self.kept.along(value, axis)
-        return np.ones(value.shape[axis], dtype=bool) if found is None else found
 
     def sizes(self, node: fx.Node, given: tuple[Any, ...], before: tuple[int, ...], after: tuple[int, ...]) -> Any:
         """Return sizes, written as ``given`` for ``before``, as they are for ``after``."""

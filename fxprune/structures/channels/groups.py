@@ -160,9 +160,7 @@ class Channels:
     @cached_property
     def stays(self) -> NDArray[np.bool_]:
         """Which classes stay, by class."""
-        found = np.zeros(len(self.labels), dtype=bool)
-        found[list(self.reasons)] = True
-        return found
+        return self.flagged(self.reasons)
 
     @cached_property
     def _makers(self) -> Array:

@@ -18,15 +18,14 @@ Flags = NDArray[np.bool_]
 def unread(channels: Channels) -> set[int]:
     """Return the classes that can go and of which nothing reaches anybody: all columns that read them are zero."""
     read = np.zeros(len(channels.labels), dtype=bool)
-    known = dict[fx.Node, Flags]()
     for reader in channels.walk.readers:
-        alive = _alive(channels, reader, known)
+        alive = _alive(channels, reader)
         for vector in reader.vectors:
             read[channels.class_of[vector[alive]]] = True
     return {one for group in channels.groups for one in group.free[~read[group.free]].tolist()}
 
 
-def _alive(channels: Channels, reader: Reader, known: dict[fx.Node, Flags]) -> Flags:
+def _alive(channels: Channels, reader: Reader) -> Flags:
     """Return which columns of a reader are not zero, NaN included."""
     alive = np.ones(len(reader.vectors[0]), dtype=bool)
     if reader.weight is not None:

@@ -97,9 +97,7 @@ def selected(walk: Walk, call: Call, x: Value, axis: int, index: int) -> Value:
 def getitem(walk: Walk, call: Call) -> Any:
     """Parts of a tuple, and slices, numbers, None and ... in a tensor's index."""
     x, index = walk.value(call.node.args[0]), walk.number(call.node.args[1])
-    if isinstance(x, tuple) and not isinstance(x, Value):
-        return x[index]
-    if isinstance(x, dict):
+    if isinstance(x, (tuple, dict)) and not isinstance(x, Value):
         return x[index]
     index = index if isinstance(call.node.args[1], tuple) else (index,)
     if not all(one is None or one is Ellipsis or isinstance(one, slice) or type(one) is int for one in index):

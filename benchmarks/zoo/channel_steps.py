@@ -6,22 +6,19 @@ size and on another resolution; the cut network is emitted and run where fxprune
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
 
 import fxprune
-from benchmarks.zoo.fxprune_steps import compare_elsewhere, judge, other_size, reload, require_equal
-from benchmarks.zoo.models import build, make_inputs, randomize, smallest_inputs
+from benchmarks.zoo.fxprune_steps import compare_other_shapes, emit, judge, require_equal
+from benchmarks.zoo.models import build, randomize, smallest_inputs
 from benchmarks.zoo.row import Row
 from benchmarks.zoo.worker import CleanProcess
 from fxprune import passes
 from fxprune.costs.macs import total_macs, total_params
-from fxprune.errors import EmitError
 from fxprune.ir.nodes import graphs_of
 from fxprune.ir.trace_notes import tier_of
 from fxprune.passes.chains import AFTER_TRAINING
@@ -58,22 +55,10 @@ def run(spec: str, row: Row, clean: CleanProcess) -> None:
             row |= {"macs_after": total_macs(cut), "params_after": total_params(cut)}
         with row.step("compare"):
             row["difference"] = require_equal(gated, cut, inputs)
-        with row.step("other batch"):
-            other = make_inputs(spec, 3, size, _SEED + 1)
-            row["other_batch"] = compare_elsewhere(model, traced, gated, cut, other)
-        with row.step("other size"):
-            other = make_inputs(spec, 2, other_size(size), _SEED + 2)
-            row["other_size"] = compare_elsewhere(model, traced, gated, cut, other)
+        compare_other_shapes(spec, row, size, (model, traced, gated, cut))
         with row.step("layers too"):
             row["difference_with_layers"] = _with_layers(traced, inputs)
-    with row.step("emit"), tempfile.TemporaryDirectory() as folder:
-        try:
-            fxprune.emit(cut, folder)
-            row["reload_difference"] = reload(clean, Path(folder), cut, inputs)
-        except EmitError as error:
-            if row["tier"] != "opaque":
-                raise
-            row["not_emitted"] = str(error)[:400]
+    emit(row, clean, cut, inputs)
     row["status"] = "ok"
 
 

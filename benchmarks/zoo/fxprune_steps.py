@@ -78,12 +78,23 @@ def run(spec: str, row: Row, clean: CleanProcess) -> None:
             row["needless"] = needless(pruned)
         with row.step("compare"):
             row["difference"] = require_equal(sparse, pruned, inputs)
-        with row.step("other batch"):
-            other = make_inputs(spec, 3, size, _SEED + 1)
-            row["other_batch"] = compare_elsewhere(model, traced, sparse, pruned, other)
-        with row.step("other size"):
-            other = make_inputs(spec, 2, other_size(size), _SEED + 2)
-            row["other_size"] = compare_elsewhere(model, traced, sparse, pruned, other)
+        compare_other_shapes(spec, row, size, (model, traced, sparse, pruned))
+    emit(row, clean, pruned, inputs)
+    row["status"] = "ok"
+
+
+def compare_other_shapes(
+    spec: str, row: Row, size: Size, graphs: tuple[nn.Module, fx.GraphModule, fx.GraphModule, fx.GraphModule]
+) -> None:
+    """Compare model, traced, masked and cut graph on another batch size, and on another resolution."""
+    with row.step("other batch"):
+        row["other_batch"] = compare_elsewhere(*graphs, make_inputs(spec, 3, size, _SEED + 1))
+    with row.step("other size"):
+        row["other_size"] = compare_elsewhere(*graphs, make_inputs(spec, 2, other_size(size), _SEED + 2))
+
+
+def emit(row: Row, clean: CleanProcess, pruned: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
+    """Emit a graph, and run it where fxprune cannot be imported; one with opaque parts has no source."""
     with row.step("emit"), tempfile.TemporaryDirectory() as folder:
         try:
             fxprune.emit(pruned, folder)
@@ -92,7 +103,6 @@ def run(spec: str, row: Row, clean: CleanProcess) -> None:
             if row["tier"] != "opaque":  # what could not be traced has no source to write
                 raise
             row["not_emitted"] = str(error)[:400]
-    row["status"] = "ok"
 
 
 def other_size(size: Size) -> Size:

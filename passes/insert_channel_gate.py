@@ -34,6 +34,9 @@ from fxprune.structures.channels.walk import Reader
 class InsertChannelGate(KeepingPass):
     """Put a scale on every channel that can go, in the columns of the weights that read it.
 
+    Gates of layers, if there are to be any, come before: what a ResConv reads is multiplied in front of it, for its
+    shortcut reads it too.
+
     Args:
         groups: of grouped convs, of norms and of heads the same channels "within" each have one
             scale, or "whole" ones do.
@@ -41,17 +44,17 @@ class InsertChannelGate(KeepingPass):
     """
 
     name: ClassVar[str] = "insert-channel-gate"
-    after: ClassVar[tuple[str, ...]] = ("split-attention",)
+    after: ClassVar[tuple[str, ...]] = ("split-attention", "insert-resconv", "insert-branch-scale")
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
     groups: Literal["within", "whole"] = "within"
 
     def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
         """Insert a gate for every group with channels that can go."""
-        if any(isinstance(called_module(node), Gated) for node in graph_module.graph.nodes):
-            log.warn("the graph has gates already: channels get none beside them")
+        if any(isinstance(called_module(node), ChannelScale) for node in graph_module.graph.nodes):
+            log.warn("the graph has gates of channels already")
             return
-        channels = Channels(graph_module, whole=self.groups == "whole")
+        channels = Channels(graph_module, whole=self.groups == "whole", gated=True)
         kept, held = kept_classes(channels, self.kept, log.region)
         for node in held:
             log.decline(node, KEPT)
@@ -131,6 +134,11 @@ class _Insertion:
         index = self._index(reader.vectors, gates)
         scales = [nodes[gate] for gate in gates]
         layer = called_module(node)
+        if isinstance(layer, Gated) and not isinstance(layer, ScaledColumns):  # of a layer: its shortcut reads too
+            axis = 1
+            x = self._channels.walk.value(node.args[0])
+            self._multiply(node, node.args[0], axis, self._index(self._channels.walk.along(x, axis), gates), scales)
+            return
         if isinstance(layer, ScaledColumns):  # called before
             node.args = (*node.args, *scales)
             return
@@ -143,9 +151,13 @@ class _Insertion:
             self._rewriter.set_layer(node, wrapper)
             node.args = (*node.args, *scales)
             return
-        operand = self._operand(reader)
+        self._multiply(node, self._operand(reader), reader.axis, index, scales)
+
+    def _multiply(self, node: fx.Node, operand: Any, axis: int, index: torch.Tensor, scales: list[fx.Node]) -> None:
+        """Have ``node`` read ``operand`` times ``scales`` along ``axis``."""
+        graph_module = self._rewriter.graph_module
         value = operand.meta["tensor_meta"]
-        module = ScaledAxis(index.to(_any_float(graph_module).device), reader.axis % len(value.shape))
+        module = ScaledAxis(index.to(_any_float(graph_module).device), axis % len(value.shape))
         target = self._rewriter.put(free_target(graph_module, f"{operand.name}_scaled"), module)
         new = self._rewriter.insert("call_module", target, (operand, *scales), before=node, of=[operand])
         _read_once(node, operand, new)

@@ -20,6 +20,8 @@ from torch.nn import functional
 from fxprune.gates.base import Gated
 from fxprune.gates.gate import CLOSED, OPEN, RESTING, ScaledLayer
 
+_CLOSED = -(2.0**40)
+_LEAST = -(2.0**20)
 _TRANSPOSED: dict[Any, Any] = {
     nn.ConvTranspose1d: functional.conv_transpose1d,
     nn.ConvTranspose2d: functional.conv_transpose2d,
@@ -29,6 +31,9 @@ _TRANSPOSED: dict[Any, Any] = {
 
 class ChannelScale(ScaledLayer):
     """The scales of one group of channels; a call returns them, and takes nothing.
+
+    A class that is closed for good has -2^40 in its place in the gate, which is read as 0: so it is closed in averages
+    of copies too (an EMA of the parameters), from the first one on.
 
     Args:
         width: how many classes the group has.
@@ -97,6 +102,27 @@ class ChannelScale(ScaledLayer):
         self._enter(CLOSED)
         self.train_scale(False)
 
+    @property
+    def closed_classes(self) -> torch.Tensor:
+        """Which classes are closed for good; (width,), bool."""
+        return self.gate.detach() < _LEAST
+
+    @torch.no_grad()
+    def close_classes(self, places: Sequence[int]) -> None:
+        """Set the scales of the classes at ``places`` to zero for good."""
+        if places:
+            self.gate[list(places)] = _CLOSED
+
+    @torch.no_grad()
+    def shrink(self, amount: float) -> None:
+        """Move all scales that are not closed towards zero, and not beyond."""
+        self.gate.copy_(torch.where(self.closed_classes, self.gate, (self.gate - amount).clamp(0, 1)))
+
+    def penalty(self) -> torch.Tensor:
+        """Return the L1 norm of the scales, differentiable; a scalar."""
+        scales: torch.Tensor = self()
+        return scales.sum()
+
     def with_classes(self, kept: torch.Tensor) -> ChannelScale:
         """Return the gate of the classes at the places ``kept``."""
         made = ChannelScale(len(kept), self.gate)
@@ -112,7 +138,9 @@ class ChannelScale(ScaledLayer):
         state = self._standing()[1]
         if state == CLOSED:
             return torch.zeros_like(self.gate)
-        return torch.ones_like(self.gate) if state == RESTING else self.gate
+        if state == RESTING:
+            return torch.ones_like(self.gate)
+        return self.gate.masked_fill(self.gate < _LEAST, 0.0)
 
     def extra_repr(self) -> str:
         """Return what ``print`` shows."""

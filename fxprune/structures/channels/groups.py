@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fxprune.facts.shapes import META, metadata_in
+from fxprune.gates.base import Gated
 from fxprune.structures.channels.labels import NONE, Array, Labels, Reason
 from fxprune.structures.channels.rules.table import rule
 from fxprune.structures.channels.settling import settle_all
@@ -57,11 +58,15 @@ class Channels:
         graph_module: a traced graph, or a region.
         whole: of grouped convs, norms and heads whole groups go, and not the same channels of each.
         approximate: layer norms may lose channels: their statistics are of the others then.
+        gated: of a graph with gates of layers the channels are asked for that there are without these, for gates of
+            their own and what they cost; nothing can be cut of such a graph.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, *, whole: bool = False, approximate: bool = False) -> None:
+    def __init__(
+        self, graph_module: fx.GraphModule, *, whole: bool = False, approximate: bool = False, gated: bool = False
+    ) -> None:
         self.graph_module = graph_module
-        self.walk = Walk(graph_module, whole=whole, approximate=approximate)
+        self.walk = Walk(graph_module, whole=whole, approximate=approximate, gated=gated)
         self.walk.run(rule)
         settle_all(self.walk)
         self._pin_short_axes()
@@ -174,7 +179,13 @@ class Channels:
     @cached_property
     def _paths(self) -> list[str]:
         """The path of the layer of each of :attr:`rows`."""
-        paths = {id(one): name.rpartition(".")[0] for name, one in self.graph_module.named_parameters()}
+        paths: dict[int, str] = {}
+        inside: dict[str, str] = {}  # what a gate wraps has the path of the gate
+        for path, module in self.graph_module.named_modules():
+            owner = inside.get(path, path)
+            if isinstance(module, Gated):
+                inside |= {f"{path}.{name}": owner for name in module._modules}
+            paths |= {id(one): owner for one in module._parameters.values() if one is not None}
         return [paths.get(id(tensor), "") for tensor, _ in self.rows]
 
     def classes_at(self, node: fx.Node) -> set[int]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fxprune.gates.channel_gate import ChannelScale, ScaledAxis, ScaledColumns
+from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.walk import Reader
@@ -35,11 +36,19 @@ def _alive(channels: Channels, reader: Reader) -> Flags:
         is_operand = isinstance(module, ScaledAxis) and node is not reader.node
         if isinstance(module, ScaledColumns) and node is reader.node:
             alive &= factor_at(node) != 0
-        elif is_operand and reader.weight is None:
-            alive &= ~_zero_at(channels, node)[channels.class_of[reader.vectors[0]]]
-        elif is_operand and channels.walk.value(node.args[0]).shape == tuple(reader.weight.shape):  # type: ignore[union-attr]
+        elif is_operand and _is_weight(node, reader):
             alive &= factor_at(node) != 0
+        elif is_operand:
+            alive &= ~_zero_at(channels, node)[channels.class_of[reader.vectors[0]]]
     return alive
+
+
+def _is_weight(node: fx.Node, reader: Reader) -> bool:
+    """Say whether ``node`` multiplies the weight of ``reader``, and not an activation."""
+    owner, read = node.graph.owning_module, node.args[0]
+    assert isinstance(owner, fx.GraphModule)
+    assert isinstance(read, fx.Node)
+    return read.op == "get_attr" and attribute(owner, str(read.target)) is reader.weight
 
 
 def _nonzero(weight: torch.Tensor, axis: int) -> Flags:

@@ -36,12 +36,19 @@ class Reader(NamedTuple):
 
 
 class Walk:
-    """The labels of one graph. ``whole``: whole groups and heads go, not the same channel of each of them."""
+    """The labels of one graph.
 
-    def __init__(self, graph_module: fx.GraphModule, *, whole: bool = False, approximate: bool = False) -> None:
+    ``whole``: whole groups and heads go, not the same channel of each of them. ``gated``: gates of layers are what
+    they gate; a barrier otherwise.
+    """
+
+    def __init__(
+        self, graph_module: fx.GraphModule, *, whole: bool = False, approximate: bool = False, gated: bool = False
+    ) -> None:
         self.graph_module = graph_module
         self.whole = whole
         self.approximate = approximate
+        self.gated = gated
         self.labels = Labels()
         self.records = Records(self.labels)
         self.readers: list[Reader] = []

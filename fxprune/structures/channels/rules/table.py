@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fxprune.facts.shapes import META, metadata_in
+from fxprune.gates.base import Gated
 from fxprune.gates.channel_gate import ScaledAxis, ScaledColumns
 from fxprune.ir.nodes import called_module
 from fxprune.ops.call import Call
@@ -62,6 +63,8 @@ def rule(walk: Walk, call: Call) -> Any:
         call = Call(call.node, call.module.layer)
     elif isinstance(call.module, ScaledAxis):
         return walk.value(call.node.args[0])
+    elif isinstance(call.module, Gated) and walk.gated:
+        return weights.gated(walk, call)
     op = call.exact
     found = None if op is None else _BY_NAME.get(op.name) or _BY_KIND.get(op.kind)
     if found is None:

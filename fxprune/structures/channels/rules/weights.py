@@ -130,6 +130,21 @@ def norm_of_channels(walk: Walk, call: Call) -> Any:
     return x
 
 
+def gated(walk: Walk, call: Call) -> Any:
+    """A gate of a layer: what it wraps, and the norm behind that; of several operands it is the sum."""
+    gate, node = call.module, call.node
+    if gate.wraps is None:
+        reason = Reason(node, "meets what has no channels there")
+        return walk.broadcast([walk.value(one) for one in node.args[: gate.operands]], walk.bare(node).shape, reason)
+    layer, *norms = (Call(node, one) for one in gate._modules.values() if one is not None)
+    if any(one.exact is None for one in (layer, *norms)):
+        return walk.barrier(node, _COMPUTED)
+    y = conv(walk, layer)
+    for norm in norms if isinstance(y, Value) else ():
+        _share(walk, norm, y.along(1), *_PARAMETERS)
+    return y
+
+
 def group_norm(walk: Walk, call: Call) -> Any:
     """Whole groups of the norm go: all channels of one share its mean; the same of each, if that may change."""
     x = walk.settled(walk.value(call.operand(0)), 1)

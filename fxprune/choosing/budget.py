@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import ClassVar
 
-from fxprune.structures.gated_layers import Gate
+from fxprune.choosing.remaining import Site
 
 
 class Budget(ABC):
@@ -17,11 +17,11 @@ class Budget(ABC):
     """
 
     @abstractmethod
-    def excess(self, removed: Sequence[Gate]) -> float:
-        """Return by how much the graph without these layers costs too much; 0 or less where it does not."""
+    def excess(self, removed: Sequence[Site]) -> float:
+        """Return by how much the graph without these sites costs too much; 0 or less where it does not."""
 
-    def is_met(self, removed: Sequence[Gate]) -> bool:
-        """Say whether the graph without these layers costs no more than it may."""
+    def is_met(self, removed: Sequence[Site]) -> bool:
+        """Say whether the graph without these sites costs no more than it may."""
         return self.excess(removed) <= 0
 
     def macs_to_meet_it(self) -> int:
@@ -30,7 +30,7 @@ class Budget(ABC):
 
 
 class SumBudget(Budget):
-    """A budget of a cost that is a sum over the graph: what a layer saves of it can be told a layer at a time.
+    """A budget of a cost that is a sum over the graph: what a site saves of it can be told one at a time.
 
     Attributes:
         unit: the least that counts as missing, so that a layer still has a share once the target is met.
@@ -39,11 +39,11 @@ class SumBudget(Budget):
     unit: ClassVar[float] = 0.0
 
     @abstractmethod
-    def left(self, removed: Sequence[Gate]) -> float:
-        """Return what the graph without these layers costs."""
+    def left(self, removed: Sequence[Site]) -> float:
+        """Return what the graph without these sites costs."""
 
     @abstractmethod
-    def saved(self, candidates: Collection[Gate], removed: Sequence[Gate]) -> dict[str, float]:
+    def saved(self, candidates: Collection[Site], removed: Sequence[Site]) -> dict[str, float]:
         """Return by path what the removal of each candidate saves beside what is removed already."""
 
     @cached_property
@@ -51,6 +51,6 @@ class SumBudget(Budget):
         """What has to be saved in all."""
         return self.excess(())
 
-    def missing(self, removed: Sequence[Gate]) -> float:
+    def missing(self, removed: Sequence[Site]) -> float:
         """Return what is still to be saved, a unit at least."""
         return max(self.excess(removed), self.unit)

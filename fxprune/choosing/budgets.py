@@ -1,4 +1,4 @@
-"""How far a graph without some of its layers is from a share of its MACs, or of its parameters."""
+"""How far a graph without some of its layers and channels is from a share of its MACs, or of its parameters."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Collection, Sequence
 from torch import fx
 
 from fxprune.choosing.budget import SumBudget
+from fxprune.choosing.remaining import Remaining, Site
 from fxprune.costs.macs import total_macs, total_params
-from fxprune.costs.parameter_holders import Holders
 from fxprune.errors import TargetError
 from fxprune.ir.nodes import TRACED_MACS
-from fxprune.structures.gated_layers import Gate, count_for_target, layers, macs_in_turn
+from fxprune.structures.channels.groups import LEAST
+from fxprune.structures.gated_layers import count_for_target, layers
 
 
 class MacsBudget(SumBudget):
@@ -19,58 +20,65 @@ class MacsBudget(SumBudget):
 
     unit = 1.0
 
-    def __init__(self, graph_module: fx.GraphModule, share: float, least: int = 0) -> None:
-        count_for_target(graph_module, layers(graph_module), share)  # raises
+    def __init__(
+        self, graph_module: fx.GraphModule, share: float, least: int = 0, remaining: Remaining | None = None
+    ) -> None:
+        self._remaining = remaining or Remaining(graph_module)
+        if not self._remaining.channels:
+            count_for_target(graph_module, layers(graph_module), share)  # raises
         self._total = total_macs(graph_module)
-        self._most: float = share * graph_module.meta.get(TRACED_MACS, self._total)
+        traced = graph_module.meta.get(TRACED_MACS, self._total)
+        self._most: float = share * traced
         self._to_save: float = max(self._total - self._most, least)
+        if self._remaining.channels:
+            _require("target_macs", share, self.left(self._remaining.all_but(LEAST)) / max(traced, 1), "MACs")
 
-    def left(self, removed: Sequence[Gate]) -> int:
-        """Return the MACs of the graph without these layers."""
-        return self._total - sum(macs_in_turn(removed))
+    def left(self, removed: Sequence[Site]) -> float:
+        """Return the MACs of the graph without these sites."""
+        return self._remaining.left(removed).macs
 
-    def excess(self, removed: Sequence[Gate]) -> float:
+    def excess(self, removed: Sequence[Site]) -> float:
         """Return the MACs that are above the target, or have to go."""
-        return self._to_save - sum(macs_in_turn(removed))
+        return self._to_save - (self._total - self.left(removed))
 
-    def is_met(self, removed: Sequence[Gate]) -> bool:
+    def is_met(self, removed: Sequence[Site]) -> bool:
         """Say whether the target is met, whatever else has to go."""
-        return self.left(removed) <= self._most
+        return self.left(removed) <= self._most + 1e-6
 
-    def saved(self, candidates: Collection[Gate], removed: Sequence[Gate]) -> dict[str, float]:
-        """Return the MACs of the nodes that go with each."""
-        gone = _nodes(removed)
-        return {layer.path: layer.macs_beside(gone) for layer in candidates}
+    def saved(self, candidates: Collection[Site], removed: Sequence[Site]) -> dict[str, float]:
+        """Return the MACs that go with each."""
+        return {path: cost.macs for path, cost in self._remaining.saved(candidates, removed).items()}
 
 
 class ParamsBudget(SumBudget):
     """The share to leave of the parameters that a graph holds, those of scales left out."""
 
-    def __init__(self, graph_module: fx.GraphModule, share: float, holders: Holders | None = None) -> None:
-        self._holders = holders or Holders(graph_module)
+    def __init__(self, graph_module: fx.GraphModule, share: float, remaining: Remaining | None = None) -> None:
+        self._remaining = remaining or Remaining(graph_module)
         self._total = total_params(graph_module)
         self._most = share * self._total
-        everything = layers(graph_module)
-        if self.excess(everything) > 0:
-            least = 1 - self._holders.only_by(_nodes(everything)) / self._total
-            raise TargetError(
-                f"target_params={share:g} cannot be met: without all {len(everything)} removable layers "
-                f"{least:.3f} of the parameters are left; ask for at least {least + 5e-4:.3f}"
-            )
+        least = self.left(self._remaining.all_but(LEAST)) / max(self._total, 1)
+        count = None if self._remaining.channels else len(self._remaining.layers)
+        _require("target_params", share, least, "parameters", count)
 
-    def left(self, removed: Sequence[Gate]) -> int:
-        """Return the parameters of the graph without these layers."""
-        return self._total - self._holders.only_by(_nodes(removed))
+    def left(self, removed: Sequence[Site]) -> float:
+        """Return the parameters of the graph without these sites."""
+        return self._remaining.left(removed).params
 
-    def excess(self, removed: Sequence[Gate]) -> float:
+    def excess(self, removed: Sequence[Site]) -> float:
         """Return the parameters that are above the target."""
         return self.left(removed) - self._most
 
-    def saved(self, candidates: Collection[Gate], removed: Sequence[Gate]) -> dict[str, float]:
-        """Return the parameters that no node holds but those that go."""
-        gone = _nodes(removed)
-        return {layer.path: self._holders.only_by(layer.nodes, gone) for layer in candidates}
+    def saved(self, candidates: Collection[Site], removed: Sequence[Site]) -> dict[str, float]:
+        """Return the parameters that go with each."""
+        return {path: cost.params for path, cost in self._remaining.saved(candidates, removed).items()}
 
 
-def _nodes(removed: Collection[Gate]) -> frozenset[fx.Node]:
-    return frozenset().union(*(layer.nodes for layer in removed))
+def _require(name: str, share: float, least: float, of: str, count: int | None = None) -> None:
+    """Raise TargetError if more than ``share`` is left where all has gone that can."""
+    if least > share:
+        what = "all that can go" if count is None else f"all {count} removable layers"
+        raise TargetError(
+            f"{name}={share:g} cannot be met: without {what} {least:.3f} of the {of} are left; ask for at least "
+            f"{least + 5e-4:.3f}"
+        )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from fxprune.costs.macs import batch_size, node_macs
-from fxprune.gates.channel_gate import ScaledColumns
+from fxprune.gates.base import ungated
 from fxprune.ops.call import Call
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import Array
@@ -42,7 +42,8 @@ def held(channels: Channels, owner: Array, count: int) -> tuple[Amounts, Amounts
     """
     shares = _Shares(owner)
     found = np.zeros(count + 1), np.zeros(count + 1)
-    for amounts, terms in zip(found, (_macs(channels), _params(channels)), strict=True):
+    macs = ((amount, axes) for _, amount, axes in macs_by_node(channels))
+    for amounts, terms in zip(found, (macs, _params(channels)), strict=True):
         for amount, axes in terms:
             for group, share in shares.of(axes).items():
                 amounts[group] += amount * share
@@ -85,7 +86,11 @@ def _params(channels: Channels) -> Iterator[Term]:
             yield record.tensor.numel(), list(record.axes.values())
 
 
-def _macs(channels: Channels) -> Iterator[Term]:
+def macs_by_node(channels: Channels) -> Iterator[tuple[fx.Node, float, Sequence[Vectors]]]:
+    """Yield the MACs for one sample of each node that has any, with the labels along the axes of what it multiplies.
+
+    What goes of an axis goes of them: of several axes the product of what is kept is left.
+    """
     batch = batch_size(channels.graph_module)
     summed: defaultdict[fx.Node, list[Vectors]] = defaultdict(list)
     for reader in channels.walk.readers:
@@ -95,7 +100,7 @@ def _macs(channels: Channels) -> Iterator[Term]:
         macs = float(node_macs(node) / batch)
         if macs:
             for share, axes in _multiplied(channels, node, summed[node]):
-                yield macs * share, axes
+                yield node, macs * share, axes
 
 
 def weight_of(channels: Channels, node: fx.Node) -> Record | None:
@@ -105,9 +110,9 @@ def weight_of(channels: Channels, node: fx.Node) -> Record | None:
 
 
 def _call(node: fx.Node) -> Call:
-    """Return what ``node`` computes, without the scales of its channels."""
+    """Return what ``node`` computes, without its gate."""
     call = Call(node)
-    return Call(node, call.module.layer) if isinstance(call.module, ScaledColumns) else call
+    return call if call.module is None else Call(node, ungated(call.module))
 
 
 def _multiplied(channels: Channels, node: fx.Node, summed: list[Vectors]) -> Iterator[Term]:

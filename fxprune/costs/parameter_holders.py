@@ -40,6 +40,11 @@ class Holders:
                 found.setdefault(key, set()).add(node)
         return found
 
+    def held(self, graph: fx.GraphModule) -> dict[int, tuple[nn.Parameter, frozenset[fx.Node]]]:
+        """Return the parameters that nodes of ``graph``, the graph or a region, hold: each, by id, with its holders."""
+        own = {key: one for node in graph.graph.nodes for key, one in self._params.get(node, {}).items()}
+        return {key: (one, frozenset(self._nodes[key])) for key, one in own.items()}
+
     def only_by(self, nodes: Collection[fx.Node], gone: Collection[fx.Node] = ()) -> int:
         """Return how many parameters no other nodes than these hold, once the nodes ``gone`` are removed already."""
         params: dict[int, nn.Parameter] = {}

@@ -17,70 +17,82 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 
+from fxprune.choosing.remaining import Remaining, Site
 from fxprune.costs.macs import total_macs, total_params
-from fxprune.costs.parameter_holders import Holders
 from fxprune.errors import FxpruneError, FxpruneValueError
 from fxprune.facts.input_rms import input_sizes
+from fxprune.gates.channel_gate import ChannelScale
 from fxprune.gates.data_parallel import is_distributed, keep_all_parameters_in_training
 from fxprune.gates.gate import ScaledLayer, follow_together
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.module_tree import every_module
 from fxprune.ir.nodes import TRACED_MACS, called_module, graphs_of, require_graph
-from fxprune.structures.gated_layers import layers, macs_in_turn
+from fxprune.structures.channels.groups import LEAST
+from fxprune.structures.gated_layers import Gate, gates_of
 from fxprune.structures.missing_scales import why_no_scales
 
 
 class _Left(NamedTuple):
-    """What follows from the layers that are closed: those that go with them, and shares of what is left."""
+    """What follows from the sites that are closed: the layers that go with them, and shares of what is left."""
 
-    closed: list[str]
+    closed: tuple[list[str], dict[str, list[int]]]
     gone: list[str]
     macs: float
     params: float
 
 
 class ProximalL1:
-    """The proximal step of an L1 penalty on the layer scales, with a strength that the user fixes.
+    """The proximal step of an L1 penalty on the scales of layers and channels, with a strength that the user fixes.
 
     In several processes (DistributedDataParallel) make it once the process group is there; wrap the graph before or
     after, without any option.
 
     Args:
-        graph_module: a graph with ResConvs, BranchScales, or both; not a module around it.
-        strength: the penalty's weight, one number or one a layer (by path, see :func:`macs_weighted`);
-            a gate falls by ``lr * strength`` a step, against what the loss's gradient does.
+        graph_module: a graph with ResConvs, BranchScales, gates of channels, or several; not a module around it.
+        strength: the penalty's weight, one number or one a gate (by path, see :func:`macs_weighted`);
+            a scale falls by ``lr * strength`` a step, against what the loss's gradient does.
+
+    Attributes:
+        layers: the gates of layers, by path.
+        channels: those of groups of channels, by path, with a scale a class.
 
     Raises:
-        FxpruneError: the graph has no such layers, or a strength names none.
+        FxpruneError: the graph has no gates, or a strength names none.
     """
 
     def __init__(self, graph_module: fx.GraphModule, strength: float | Mapping[str, float] = 1e-3) -> None:
         require_arguments(ProximalL1.__init__, locals())
         self.graph_module = graph_module = require_graph(graph_module, type(self).__name__)
-        self._found = {layer.path: layer for layer in layers(graph_module)}
+        self._remaining = Remaining(graph_module)
+        self._found, self._groups = self._remaining.layers, self._remaining.channels
         self.layers = {path: layer.module for path, layer in self._found.items()}
-        if not self.layers:
+        self.channels = {path: _scales(gate) for path, gate in self._groups.items()}
+        if not self.layers and not self.channels:
             raise FxpruneError(f"the graph has no layer with a scale to shrink; {why_no_scales(graph_module)}")
-        for layer in self._found.values():
-            layer.module.follow()
-            if layer.module.resting:  # since a SteeredL1
-                layer.wake()
+        for gate in (*self._found.values(), *self._groups.values()):
+            gate.module.follow()
+            if gate.module.resting:  # since a SteeredL1
+                gate.wake()
         _train_in_processes(graph_module)
         self._measure()
         if isinstance(strength, Mapping):
-            unknown = sorted(set(strength) - set(self.layers))
+            unknown = sorted(set(strength) - set(self._modules))
             if unknown:
                 raise FxpruneValueError(
                     f"strength names {unknown[0]}, which is no scaled layer; see fxprune.pruning.report(graph)"
                 )
-            self.strength = {path: float(strength.get(path, 0.0)) for path in self.layers}
+            self.strength = {path: float(strength.get(path, 0.0)) for path in self._modules}
         else:
-            self.strength = dict.fromkeys(self.layers, float(strength))
+            self.strength = dict.fromkeys(self._modules, float(strength))
         if any(not one >= 0 for one in self.strength.values()):
             raise FxpruneValueError("the strength of an L1 penalty must not be negative")
         self.steps_done = 0
         self._known: _Left | None = None
-        self._holders = Holders(graph_module)
+
+    @property
+    def _modules(self) -> dict[str, ScaledLayer]:
+        """The gates of layers and of channels."""
+        return {**self.layers, **self.channels}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._story()})"
@@ -92,8 +104,10 @@ class ProximalL1:
         return f"strength {told}, step {self.steps_done}: {self._left_now()}"
 
     def _left_now(self) -> str:
+        total = len(self.layers) + sum(one.width for one in self.channels.values())
+        zeros = len(self.zeros) + sum(int((one.effective_scales == 0).sum()) for one in self.channels.values())
         return (
-            f"{len(self.zeros)} of {len(self.layers)} scales are 0, {self.left:.1%} of the MACs and "
+            f"{zeros} of {total} scales are 0, {self.left:.1%} of the MACs and "
             f"{self.params_left:.1%} of the parameters are left"
         )
 
@@ -102,10 +116,10 @@ class ProximalL1:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """Shrink every open layer by ``lr`` times its strength; call it after the optimizer's step."""
+        """Shrink all that is open by ``lr`` times its strength; call it after the optimizer's step."""
         require_arguments(ProximalL1.step, locals())
         self.steps_done += 1
-        for path, layer in self.layers.items():
+        for path, layer in self._modules.items():
             if layer.closed:
                 layer.close()  # momentum may have moved it
             else:
@@ -122,41 +136,55 @@ class ProximalL1:
         return [path for path, layer in self.layers.items() if layer.closed]
 
     @property
+    def closed_channels(self) -> dict[str, list[int]]:
+        """The places of the classes that were closed, zero for good, by the path of their group's gate."""
+        return _places({path: one.closed_classes for path, one in self.channels.items()})
+
+    @property
     def gone(self) -> list[str]:
         """The paths of the layers that go with the closed ones: these, and what lies in closed branches."""
         return self._without_closed().gone
 
     @property
     def left(self) -> float:
-        """The share of the traced graph's MACs that is left without the closed layers."""
+        """The share of the traced graph's MACs that is left without the closed layers and channels."""
         return self._without_closed().macs
 
     @property
     def params_left(self) -> float:
-        """The share of the graph's parameters, those of scales left out, that is left without the closed layers."""
+        """The share of the graph's parameters, those of scales left out, that is left likewise."""
         return self._without_closed().params
 
     def _without_closed(self) -> _Left:
         """Return what follows, worked out anew only once another layer was closed: every step asks."""
-        closed = self.closed
+        closed = self.closed, self.closed_channels
         if self._known is not None and self._known.closed == closed:
             return self._known
         macs, params = total_macs(self.graph_module), total_params(self.graph_module)
-        shut = [self._found[path] for path in closed]
+        shut: list[Site] = [self._found[path] for path in closed[0]]
         nodes: set[fx.Node] = set().union(*(layer.nodes for layer in shut))
         gone = [path for path, layer in self._found.items() if layer.node in nodes]
-        left = float((macs - sum(macs_in_turn(shut))) / self.graph_module.meta.get(TRACED_MACS, macs))
-        self._known = _Left(closed, gone, left, 1 - self._holders.only_by(nodes) / max(1, params))
+        left = self._remaining.left([*shut, *(self._remaining.chunk(*one) for one in closed[1].items())])
+        share = left.macs / self.graph_module.meta.get(TRACED_MACS, macs)
+        self._known = _Left(closed, gone, share, left.params / max(1, params))
         return self._known
 
     def close_zeros(self) -> None:
-        """Close the layers whose scale is exactly zero: they stay so, and need not be computed any more."""
+        """Close the layers and channels whose scale is exactly zero: they stay so, and need not be computed any more.
+
+        Two channels of each group stay open: an axis of one would be broadcast.
+        """
         still_open = [layer for layer in self.layers.values() if not layer.closed]
         if still_open:
             scales = torch.stack([layer.trained_scale.detach() for layer in still_open]).tolist()  # one read for all
             for layer, scale in zip(still_open, scales, strict=True):
                 if scale == 0:
                     layer.close()
+        zeros = _places({path: one.gate.detach() == 0 for path, one in self.channels.items()})
+        closed = self.closed_channels if zeros else {}
+        for path, places in zeros.items():
+            spared = max(0, LEAST + len(places) + len(closed.get(path, ())) - self.channels[path].width)
+            self.channels[path].close_classes(places[spared:])
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the graph's own state."""
@@ -182,6 +210,32 @@ def _follow_first_process(graph_module: nn.Module, inputs: Any) -> None:
         follow_together([module for module in every_module(graph_module) if isinstance(module, ScaledLayer)])
 
 
+def _scales(gate: Gate) -> ChannelScale:
+    assert isinstance(gate.module, ChannelScale)
+    return gate.module
+
+
+def _places(masks: Mapping[str, torch.Tensor]) -> dict[str, list[int]]:
+    """Return where each mask holds, of those that hold anywhere: one read for all."""
+    if not masks:
+        return {}
+    sizes = [len(mask) for mask in masks.values()]
+    found = torch.cat([*masks.values()]).nonzero().flatten().cpu()
+    parts = {}
+    first = 0
+    for path, size in zip(masks, sizes, strict=True):
+        mine = found[(found >= first) & (found < first + size)] - first
+        if len(mine):
+            parts[path] = mine.tolist()
+        first += size
+    return parts
+
+
+def _shrinkable(graph_module: fx.GraphModule) -> list[Gate]:
+    """Return the gates that shrinking acts on, in graph order: those of layers that can be removed, and of channels."""
+    return [gate for gate in gates_of(graph_module) if gate.removable or isinstance(gate.module, ChannelScale)]
+
+
 def measure_inputs(graph_module: fx.GraphModule) -> None:
     """Give every ResConv whose shortcut is still zero the unit of its shortcut: the size of what it reads.
 
@@ -200,19 +254,23 @@ def measure_inputs(graph_module: fx.GraphModule) -> None:
 def l1_term(graph_module: fx.GraphModule) -> torch.Tensor:
     """Return the sum of all gates ("gain-gate") or |scales| ("free"), differentiable, to add to a loss.
 
+    Those of channels too.
+
     A plain L1 term never makes a scale exactly zero; :class:`ProximalL1` does.
     """
     require_arguments(l1_term, locals())
     graph_module = require_graph(graph_module, "l1_term")
-    terms = [layer.module.penalty() for layer in layers(graph_module)]
+    terms = [gate.module.penalty() for gate in _shrinkable(graph_module)]
     return torch.stack(terms).sum() if terms else torch.zeros(())
 
 
 def macs_weighted(graph_module: fx.GraphModule, strength: float) -> dict[str, float]:
-    """Return a strength per layer, proportional to its MACs, with mean ``strength``."""
+    """Return a strength per gate, proportional to the MACs that go with a scale of it, with mean ``strength``."""
     require_arguments(macs_weighted, locals())
     graph_module = require_graph(graph_module, "macs_weighted")
-    macs = {layer.path: layer.macs for layer in layers(graph_module)}
+    remaining = Remaining(graph_module)
+    ones = [*remaining.layers.values(), *(remaining.chunk(path, [0]) for path in remaining.channels)]
+    macs = {path: cost.macs for path, cost in remaining.saved(ones, ()).items()}
     mean = sum(macs.values()) / max(len(macs), 1)
     return {path: strength * count / mean for path, count in macs.items()}
 
@@ -232,10 +290,16 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def report(graph_module: fx.GraphModule) -> str:
-    """Return a table of the layers: effective scale, shortcut (of a branch: 1), MACs a sample that it holds."""
+    """Return a table of the gates: effective scale, shortcut (of a branch: 1), MACs a sample that it holds.
+
+    Of channels the mean of their scales, and the MACs that go with all of them but two.
+    """
     from tabulate import tabulate
 
     require_arguments(report, locals())
     graph_module = require_graph(graph_module, "report")
-    rows = [[one.path, one.module.effective_scale, one.coefficients()[1], one.macs] for one in layers(graph_module)]
+    remaining = Remaining(graph_module)
+    macs = {path: round(cost.macs) for path, cost in remaining.saved(remaining.all_but(LEAST), ()).items()}
+    gates = _shrinkable(graph_module)
+    rows = [[one.path, one.module.effective_scale, one.coefficients()[1], macs.get(one.path, 0)] for one in gates]
     return tabulate(rows, headers=["layer", "scale", "shortcut", "MACs"], floatfmt=".4f", intfmt=",")

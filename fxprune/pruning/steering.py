@@ -1,4 +1,4 @@
-"""Shrinking layer scales so that targets are met: which layer next, how fast, until enough of them are zero.
+"""Shrinking scales so that targets are met: which layer or channels next, how fast, until enough of them are zero.
 
 shrink = fxprune.SteeredL1(sparse, targets=fxprune.Targets(macs=0.5), meet_after=4000)
 for ...:
@@ -8,15 +8,17 @@ for ...:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import distributed, fx
 
+from fxprune.choosing.chunks import Chunks, worth_of_channels
 from fxprune.choosing.named import known_criteria, known_searches, made
 from fxprune.choosing.plan import Plan
+from fxprune.choosing.remaining import Site
 from fxprune.choosing.schedule import Schedule
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError, TargetError
@@ -26,6 +28,7 @@ from fxprune.ir.nodes import example_inputs_of
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.surplus import Surplus
+from fxprune.structures.chunks import Chunk
 from fxprune.structures.gated_layers import Gate
 
 _USUAL = Plan()
@@ -46,12 +49,18 @@ class SteeredL1(ProximalL1):
     falls evenly, by the schedule alone (:class:`fxprune.choosing.schedule.Schedule`): weights are trained, gates are
     not. A layer that reached zero is closed. Under torch.distributed, the first process chooses for all.
 
+    Channels go in chunks: of each group of them those that are worth least at that moment
+    (:mod:`fxprune.choosing.chunks`), an eighth of it. A chunk is compared as a layer is; of its kind are left as many
+    as its group has chunks left, so that groups get narrower together. A conv's removal would tie the channels that it
+    reads to those that it makes: where one goes, channels of neither do, and the other way round.
+
     With a target of memory the layers whose removal lowers the peak of activation memory go first, in the same order
     among themselves, until that target is met. With one of parameters a layer is weighed by the mean of what it saves
     of the two, in shares of what is to be saved; until it is met, parameters are nothing that had better stay.
 
     Args:
-        graph_module: a graph with BranchScales, or ResConvs in the "gain-gate" parametrisation, or both.
+        graph_module: a graph with BranchScales, ResConvs in the "gain-gate" parametrisation, gates of channels, or
+            several of these.
         targets: the shares of the graph's costs to leave; one at least.
         meet_after: after how many steps the targets are met: a quarter of the training, say. A training that ends
             before has fewer zeros than the targets need; ``left`` tells.
@@ -59,6 +68,8 @@ class SteeredL1(ProximalL1):
         plan: by which criterion layers are compared, how the next is searched, and how fast it closes.
 
     Attributes:
+        order: what was chosen, in turn: the paths of layers, and the keys of ``chunks``.
+        chunks: the places, in the gate of their group, of the channels that were chosen together.
         comparing: called before a layer is compared, with how many were before it and how many may be; the first step
             compares all.
 
@@ -92,6 +103,7 @@ class SteeredL1(ProximalL1):
         self.criterion = made(plan.criterion, known_criteria(), "criterion")
         self.search = made(plan.search, known_searches(), "search")
         self.order: list[str] = []
+        self.chunks: dict[str, list[int]] = {}
         self.comparing: Callable[[int, int], None] = _say_nothing
         self._damages: dict[str, float] = {}
         self._no_relief: set[str] = set()
@@ -99,12 +111,21 @@ class SteeredL1(ProximalL1):
             layer.module.train_scale(False)
             if float(layer.module.gate.detach()) == 1 and abs(layer.coefficient() - 1) < 1e-6:
                 layer.module.rest()
+        for group in self._groups.values():
+            group.module.train_scale(False)
+            if bool((group.module.gate.detach() == 1).all()):
+                group.module.rest()
         self._gates = self._gates_now()
+        self._shut_before = super().closed_channels
+        self._scales = self._scales_now()
+        self._chunks = Chunks(self._remaining, plan.chunk, plan.multiple_of)
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
-        self._surplus = Surplus(graph_module, targets, self._holders)
-        self._params = {path: max(1, self._holders.only_by(one.nodes)) for path, one in self._found.items()}
-        self._enough_chosen = self._surplus.is_met(())
-        self._schedule = Schedule(meet_after, plan.window, self._surplus.shares(self._found.values(), ()).values())
+        self._surplus = Surplus(graph_module, targets, self._remaining)
+        sites = [*self._found.values(), *self._chunks.first()]
+        saved = self._remaining.saved(sites, ())
+        self._params = {path: max(1.0, cost.params) for path, cost in saved.items()}
+        self._enough_chosen = self._surplus.is_met(self._chosen())
+        self._schedule = Schedule(meet_after, plan.window, self._surplus.shares(sites, ()).values())
 
     def _story(self) -> str:
         return f"{self.targets} after {self.meet_after} steps, step {self.steps_done}: {self._left_now()}"
@@ -115,7 +136,9 @@ class SteeredL1(ProximalL1):
     @property
     def is_met(self) -> bool:
         """Whether the graph without its closed layers meets all targets."""
-        return self._enough_chosen and all(self.layers[path].closed for path in self.order)
+        return self._enough_chosen and all(
+            self._is_shut(key) if key in self.chunks else self.layers[key].closed for key in self.order
+        )
 
     @torch.no_grad()
     def step(self, lr: float | None = None) -> None:
@@ -129,6 +152,9 @@ class SteeredL1(ProximalL1):
         for path, layer in self.layers.items():
             if path not in self.order and not layer.closed and (not layer.resting or layer.gate.requires_grad):
                 layer.gate.fill_(self._gates[path])  # before the choice, which compares layers as they are
+        for path, scales in self._scales.items():
+            if not self.channels[path].resting:
+                self.channels[path].gate.copy_(scales)
         while self._schedule.wants_another(self.steps_done) and not self._enough_chosen:
             self._choose()
         for path, layer in self.layers.items():
@@ -136,18 +162,28 @@ class SteeredL1(ProximalL1):
                 layer.close()  # momentum may have moved it
             elif path in self.order:
                 self._lower(path)
+        for key in self.chunks:
+            self._lower_chunk(key)
 
     def _choose(self) -> None:
         for path, layer in self.layers.items():
             if layer.resting:  # an optimizer may have moved its gate, which costs nothing till now
                 layer.gate.fill_(self._gates[path])
-        path, share = self._next_layer()
-        self.order.append(path)
+        for path, group in self.channels.items():
+            if group.resting:
+                group.gate.copy_(self._scales[path])
+        site, share = self._next_site()
+        gate = site.gate if isinstance(site, Chunk) else site
+        key = site.path
+        if isinstance(site, Chunk):
+            key = f"{site.path}[{sum(one.startswith(f'{site.path}[') for one in self.chunks)}]"
+            self.chunks[key] = list(site.places)
+        self.order.append(key)
         self._schedule.shares.append(share)
         self._enough_chosen = self._surplus.is_met(self._chosen())
-        if self.layers[path].resting:
-            self._found[path].wake()
-            self.layers[path].train_scale(False)
+        if gate.module.resting:
+            gate.wake()
+            gate.module.train_scale(False)
 
     def _lower(self, path: str) -> None:
         """Lower a chosen gate to where the schedule has it now."""
@@ -159,57 +195,112 @@ class SteeredL1(ProximalL1):
         self._gates[path] = min(self._gates[path], highest)
         layer.gate.fill_(self._gates[path])
 
-    def _chosen(self) -> list[Gate]:
-        return [self._found[path] for path in self.order]
+    def _lower_chunk(self, key: str) -> None:
+        """Lower the scales of chosen channels to where the schedule has them now."""
+        path, places = _group_of(key), self.chunks[key]
+        scales, group = self._scales[path], self.channels[path]
+        highest = self._schedule.gate(self.order.index(key), self.steps_done)
+        if not highest and not self._is_shut(key):
+            group.close_classes(places)
+            scales.copy_(group.gate.detach())
+        elif highest:
+            scales[places] = scales[places].clamp(max=highest)
+            group.gate.copy_(scales)
 
-    def _next_layer(self) -> tuple[str, float]:
-        """Return the layer that is missed least for what it saves, and its share of all that is to be saved."""
+    def _is_shut(self, key: str) -> bool:
+        return float(self._scales[_group_of(key)][self.chunks[key][0]]) < 0
+
+    def _chosen(self) -> list[Site]:
+        """Return what was chosen, and what was closed before."""
+        chosen: list[Site] = [self._remaining.chunk(*one) for one in self._shut_before.items()]
+        for key in self.order:
+            chunk = self.chunks.get(key)
+            chosen.append(self._found[key] if chunk is None else self._remaining.chunk(_group_of(key), chunk))
+        return chosen
+
+    def _next_site(self) -> tuple[Site, float]:
+        """Return what is missed least for what it saves, and its share of all that is to be saved."""
         left = self._left_beside(self._chosen())
-        shares = self._surplus.shares(left, self._chosen())
-        with self.criterion.measuring(self.graph_module, self._found.values(), self._probe) as missed:
-            path = self._searched(left, self._weights(left, shares), missed)
-        path = self._agreed(path)
-        return path, shares[path]
+        shares = self._surplus.shares(left.values(), self._chosen())
+        gates = [*self._found.values(), *self._groups.values()]
+        with self.criterion.measuring(self.graph_module, gates, self._probe) as missed:
+            path = self._searched(left, self._weights(left.values(), shares), missed)
+        site = self._agreed(left[path])
+        return site, shares[site.path]
 
-    def _left_beside(self, chosen: Sequence[Gate]) -> list[Gate]:
-        """Return the layers that may still go: those that lie in a chosen branch go with it."""
-        gone: set[fx.Node] = set().union(*(layer.nodes for layer in chosen))
-        left = [layer for path, layer in self._found.items() if layer.node not in gone and path not in self.order]
+    def _left_beside(self, chosen: Sequence[Site]) -> dict[str, Site]:
+        """Return by path what may still go: layers in a chosen branch go with it, and of each group a chunk is next."""
+        gone: set[fx.Node] = set().union(*(one.nodes for one in chosen))
+        layers = [layer for path, layer in self._found.items() if layer.node not in gone and path not in self.order]
+        chunks: list[Chunk] = []
+        if self._groups:
+            worth = worth_of_channels(self.graph_module, self._remaining, self._probe)
+            closed: dict[str, list[int]] = {}
+            for one in chosen:
+                if isinstance(one, Chunk):
+                    closed.setdefault(one.path, []).extend(one.places)
+            chunks = self._chunks.after(closed, worth)
+        left = {one.path: one for one in self._compatible([*layers, *chunks], chosen)}
         if not left:
             raise TargetError(f"the targets cannot be met, {self.targets}: no layer is left to remove; ask for more")
         return left
 
-    def _searched(self, left: Sequence[Gate], weights: Mapping[str, float], missed: Callable[[Gate], float]) -> str:
+    def _compatible(self, sites: Sequence[Site], chosen: Sequence[Site]) -> list[Site]:
+        """Return those of ``sites`` that can go beside what was chosen: a conv's removal ties channels together."""
+        if not self._groups or not self._found:
+            return list(sites)
+        tied: frozenset[int] = frozenset().union(
+            *(self._remaining.joined_without(one) for one in chosen if isinstance(one, Gate))
+        )
+        cut = {int(label) for one in chosen if isinstance(one, Chunk) for label in one.classes}
+        return [
+            one
+            for one in sites
+            if (tied.isdisjoint(one.classes.tolist()) if isinstance(one, Chunk) else self._ties_none(one, cut))
+        ]
+
+    def _ties_none(self, layer: Gate, cut: Collection[int]) -> bool:
+        return self._remaining.joined_without(layer).isdisjoint(cut)
+
+    def _searched(
+        self, left: Mapping[str, Site], weights: Mapping[str, float], missed: Callable[[Any], float]
+    ) -> str:
         """Return the path of the next: of those that relieve the memory, if that is asked for."""
-        damage = cache(lambda path: missed(self._found[path]))
+        damage = cache(lambda path: missed(left[path]))
 
         def search(weights: Mapping[str, float], may_go: Callable[[str], bool] = _is_candidate) -> str | None:
             return self.search.next_layer(weights, self._damages, damage, may_go, self.comparing)
 
-        chosen, relieves = self._chosen(), self._relief()
+        chosen, relieves = self._chosen(), self._relief(left)
         path = search(weights, relieves or _is_candidate)
         if path is None:
             self._no_relief.clear()  # it takes more than one of them
             path = search(weights)
         assert path is not None
-        if relieves is None and self._surplus.is_met([*chosen, self._found[path]]):
-            beyond = self._surplus.overshoots(left, chosen)
+        if relieves is None and self._surplus.is_met([*chosen, left[path]]):
+            beyond = self._surplus.overshoots(left.values(), chosen)
             path = search({one: weights[one] * beyond[one] for one in beyond}) or path
         return path
 
-    def _weights(self, left: Sequence[Gate], shares: Mapping[str, float]) -> dict[str, float]:
-        """Return by path what a layer's damage counts times: the less it saves and can be learnt again, the more."""
+    def _weights(self, left: Collection[Site], shares: Mapping[str, float]) -> dict[str, float]:
+        """Return by path what a site's damage counts times: the less it saves and can be learnt again, the more."""
         params = self._surplus.params
         params_must_go = params is not None and params.excess(self._chosen()) > 0
-        alike = Counter(shape(layer.node) for layer in left)
+        alike = Counter(shape(one.node) for one in left if isinstance(one, Gate))
         weights = {}
-        for layer in left:
-            share = max(shares[layer.path], 1e-9)
-            kept = 1.0 if params_must_go else (self._params[layer.path] / share) ** 0.5
-            weights[layer.path] = kept / share / alike[shape(layer.node)]
+        for one in left:
+            share = max(shares[one.path], 1e-9)
+            kept = 1.0 if params_must_go else (self._params[one.path] / share) ** 0.5
+            weights[one.path] = kept / share / (alike[shape(one.node)] if isinstance(one, Gate) else self._many(one))
         return weights
 
-    def _relief(self) -> Callable[[str], bool] | None:
+    def _many(self, chunk: Chunk) -> float:
+        """Return how many chunks are left of a group."""
+        path = chunk.path
+        gone = sum(len(places) for key, places in self.chunks.items() if _group_of(key) == path)
+        return (self.channels[path].width - gone) / len(chunk.places)
+
+    def _relief(self, left: Mapping[str, Site]) -> Callable[[str], bool] | None:
         """Return what says of a layer whether its removal brings memory nearer to its target; None if that is met."""
         if self._surplus.memory is None:
             return None
@@ -217,32 +308,51 @@ class SteeredL1(ProximalL1):
         excess = memory.excess(chosen)
 
         def relieves(path: str) -> bool:
-            if path not in self._no_relief and memory.excess([*chosen, self._found[path]]) >= excess:
+            if path not in self._no_relief and memory.excess([*chosen, left[path]]) >= excess:
                 self._no_relief.add(path)  # the less is left, the less likely it will
             return path not in self._no_relief
 
         return relieves if excess else None
 
-    def _agreed(self, choice: str) -> str:
+    def _agreed(self, site: Site) -> Site:
         """Return the first process's choice, and take over its units: each process has statistics of its own."""
         if not (distributed.is_available() and distributed.is_initialized()):
-            return choice
+            return site
         resconvs = {path: layer for path, layer in self.layers.items() if layer.has_shortcut}
-        known: list[Any] = [choice, {path: float(layer.unit("input_rms")) for path, layer in resconvs.items()}]
+        places = site.places if isinstance(site, Chunk) else None
+        known: list[Any] = [
+            site.path,
+            {path: float(layer.unit("input_rms")) for path, layer in resconvs.items()},
+            places,
+        ]
         distributed.broadcast_object_list(known, src=0)
         for path, layer in resconvs.items():
             layer.set_units(input_rms=known[1][path])
-        agreed: str = known[0]
-        return agreed
+        return self._found[known[0]] if known[2] is None else self._remaining.chunk(known[0], known[2])
 
     def _gates_now(self) -> dict[str, float]:
         return {path: float(layer.trained_scale.detach()) for path, layer in self.layers.items()}
+
+    def _scales_now(self) -> dict[str, torch.Tensor]:
+        return {path: group.gate.detach().cpu().clone() for path, group in self.channels.items()}
+
+    @property
+    def closed_channels(self) -> dict[str, list[int]]:
+        """The places of the classes that were closed, zero for good, by the path of their group's gate."""
+        known = dict(self._shut_before)
+        for key, places in self.chunks.items():
+            if self._is_shut(key):
+                known[_group_of(key)] = sorted([*known.get(_group_of(key), ()), *places])
+        return known
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the graph's own state."""
         return {
             **super().state_dict(),
             "order": list(self.order),
+            "chunks": {key: list(places) for key, places in self.chunks.items()},
+            "shut_before": dict(self._shut_before),
+            "channel_scales": {path: scales.clone() for path, scales in self._scales.items()},
             "shares": list(self._schedule.shares),
             "damages": dict(self._damages),
             "no_relief": sorted(self._no_relief),
@@ -253,6 +363,13 @@ class SteeredL1(ProximalL1):
         """Go on from ``state``; load the graph's own state too, before or afterwards."""
         super().load_state_dict(state)
         self.order = list(state["order"])
+        self.chunks = {key: list(places) for key, places in state.get("chunks", {}).items()}
+        self._shut_before = dict(state.get("shut_before", {}))
+        for path, scales in state.get("channel_scales", {}).items():
+            self._scales[path].copy_(scales)
+            if self.channels[path].resting and any(_group_of(key) == path for key in self.chunks):
+                self._groups[path].wake()
+            self.channels[path].train_scale(False)
         self._schedule.shares = list(state["shares"])
         self._damages = dict(state["damages"])
         self._no_relief = set(state.get("no_relief", ()))
@@ -262,6 +379,11 @@ class SteeredL1(ProximalL1):
             layer.train_scale(False)
         self._gates = {**self._gates_now(), **state.get("gates", {})}
         self._enough_chosen = self._surplus.is_met(self._chosen())
+
+
+def _group_of(key: str) -> str:
+    """Return the path of the gate that a chunk is of."""
+    return key.rpartition("[")[0]
 
 
 def _is_candidate(path: str) -> bool:

@@ -8,52 +8,52 @@ from torch import fx
 
 from fxprune.choosing.budget import Budget, SumBudget
 from fxprune.choosing.budgets import MacsBudget, ParamsBudget
+from fxprune.choosing.remaining import Remaining, Site
 from fxprune.choosing.targets import Targets
 from fxprune.costs.macs import warn_of_unknown_macs
-from fxprune.costs.parameter_holders import Holders
 from fxprune.pruning.memory_budget import MemoryBudget
-from fxprune.structures.gated_layers import Gate
 
 
 class Surplus:
     """What a graph has beyond all of its targets: a budget for each.
 
     Args:
-        graph_module: a graph with layer scales.
+        graph_module: a graph with gates.
         targets: the shares to leave.
-        holders: who holds which parameter of the graph, where somebody asked already.
+        remaining: what the graph costs without some of its sites, where somebody asked already.
 
     Attributes:
-        sums: the budgets of costs that add up over layers: of MACs, and of parameters if they have a target.
+        sums: the budgets of costs that add up: of MACs, and of parameters if they have a target.
         params: that of parameters, if they have one.
-        memory: that of the memory, likewise: of a peak, which layers lower together or not at all.
+        memory: that of the memory, likewise: of a peak, which sites lower together or not at all.
 
     Raises:
-        TargetError: a target cannot be met without all layers; says what can.
+        TargetError: a target cannot be met without all sites; says what can.
 
     Warns:
         FxpruneWarning: the graph has ops whose MACs nobody knows; a target counts the others.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, targets: Targets, holders: Holders | None = None) -> None:
+    def __init__(self, graph_module: fx.GraphModule, targets: Targets, remaining: Remaining | None = None) -> None:
         if targets.macs is not None:
             warn_of_unknown_macs(graph_module, stacklevel=3)
+        remaining = remaining or Remaining(graph_module)
         self.memory: Budget | None = None
         least = 0
         if targets.memory is not None:
             self.memory = MemoryBudget(graph_module, targets.memory)
             least = self.memory.macs_to_meet_it()
-        self.sums: list[SumBudget] = [MacsBudget(graph_module, targets.macs or 1.0, least)]
-        self.params = None if targets.params is None else ParamsBudget(graph_module, targets.params, holders)
+        self.sums: list[SumBudget] = [MacsBudget(graph_module, targets.macs or 1.0, least, remaining)]
+        self.params = None if targets.params is None else ParamsBudget(graph_module, targets.params, remaining)
         if self.params is not None:
             self.sums.append(self.params)
 
-    def is_met(self, removed: Sequence[Gate]) -> bool:
-        """Say whether the graph without these layers meets all targets."""
+    def is_met(self, removed: Sequence[Site]) -> bool:
+        """Say whether the graph without these sites meets all targets."""
         met = all(budget.is_met(removed) for budget in self.sums)
         return met and (self.memory is None or self.memory.is_met(removed))
 
-    def shares(self, candidates: Collection[Gate], removed: Sequence[Gate]) -> dict[str, float]:
+    def shares(self, candidates: Collection[Site], removed: Sequence[Site]) -> dict[str, float]:
         """Return by path which share of all that must be saved each candidate saves beside what is removed already.
 
         Of MACs and parameters the mean, if both are to be saved. What is saved beyond a target counts as nothing.
@@ -63,11 +63,11 @@ class Surplus:
             missing, whole = budget.missing(removed), max(budget.surplus, budget.unit)
             saved = budget.saved(candidates, removed)
             parts.append({path: min(amount, missing) / whole for path, amount in saved.items()})
-        return {layer.path: sum(part[layer.path] for part in parts) / len(parts) for layer in candidates}
+        return {one.path: sum(part[one.path] for part in parts) / len(parts) for one in candidates}
 
-    def overshoots(self, candidates: Collection[Gate], removed: Sequence[Gate]) -> dict[str, float]:
+    def overshoots(self, candidates: Collection[Site], removed: Sequence[Site]) -> dict[str, float]:
         """Return by path, of candidates that each save all that is missing, what they save over what they leave."""
-        found = dict.fromkeys((layer.path for layer in candidates), 0.0)
+        found = dict.fromkeys((one.path for one in candidates), 0.0)
         for budget in self._counted():
             missing, left = budget.excess(removed), budget.left(removed)
             for path, amount in budget.saved(candidates, removed).items():

@@ -45,7 +45,7 @@ class Gate:
 
     @property
     def kind(self) -> str:
-        """What it gates: "conv", "branch"."""
+        """What it gates: "conv", "branch", "channels"."""
         return self.module.kind
 
     @property
@@ -137,6 +137,14 @@ class Gate:
     def coefficient(self) -> float:
         """Return the factor of what is gated."""
         return self.coefficients()[0]
+
+    @contextmanager
+    @torch.no_grad()
+    def lowered(self, factor: float) -> Iterator[None]:
+        """Inside, the gate is open, and ``factor`` times what it was."""
+        with awake(self):
+            self.module.gate.mul_(factor)
+            yield
 
     def wake(self) -> None:
         """Open a gate that rests, in units of the weights as they are now."""

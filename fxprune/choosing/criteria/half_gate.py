@@ -17,7 +17,7 @@ from fxprune.gates.gate import ScaledLayer
 from fxprune.ir.module_tree import evaluating
 from fxprune.ir.nodes import as_taken_now, example_inputs_of, graphs_of
 from fxprune.ir.pytrees import tensors_in
-from fxprune.structures.gated_layers import Gate, awake
+from fxprune.structures.gated_layers import Gate
 
 
 class HalfGate(Criterion):
@@ -43,8 +43,7 @@ class HalfGate(Criterion):
             if layer.region not in references:
                 with _measuring_inputs(one for one in layers if one.region == layer.region):
                     references[layer.region] = _outputs(graph, inputs)
-            with awake(layer):
-                layer.module.gate.div_(2)
+            with layer.lowered(0.5):
                 return _relative_difference(references[layer.region], _outputs(graph, inputs))
 
         with evaluating(graph_module), torch.no_grad():

@@ -59,7 +59,11 @@ def _gone(report: Mapping[str, Any]) -> str:
     removed, removable = (
         told_by_kind({kind: len(paths) for kind, paths in report[name].items()}) for name in ("removed", "removable")
     )
-    return f"{removed} are gone, of {removable}"
+    told = f"{removed} are gone, of {removable}" if any(report["removable"].values()) else ""
+    if "channels_removed" in report:
+        channels = f"{report['channels_removed']:,} of {report['channels_removable']:,} channels are gone"
+        told = f"{told}; {channels}" if told else channels
+    return told
 
 
 def results_text(report: Mapping[str, Any]) -> str:

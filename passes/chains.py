@@ -14,21 +14,21 @@ from fxprune.passes.split_resconv import SplitResConv
 from fxprune.rewriting.contract import Pass
 
 AFTER_TRAINING: tuple[Pass, ...] = (
-    FuseChannelGate(),
     FuseBranchScale(),  # first: it reads weights that the next one makes plain
     FreezeWeights(),  # before all that fuses and folds into weights
     FuseResConv(),
+    FuseChannelGate(),  # once plain convs read what the scales multiply
     FoldBatchNorm(),  # after fusing: what follows a ResConv is no norm of its conv any more
     Simplify(),  # last: factors fold into convs only once no norm stands between
 )
 """For inference: batch norms are folded into the weights."""
 
 AFTER_TRAINING_KEEPING_NORMS: tuple[Pass, ...] = (
-    FuseChannelGate(),
     FuseBranchScale(),
     FreezeWeights(),
     SplitResConv(),
     FuseResConv(),  # those that have a shortcut
+    FuseChannelGate(),
     Simplify(),
 )
 """To be trained on: batch norms stay, but for those of convs that have come to have a shortcut of their own."""

@@ -1,6 +1,7 @@
 """Multiply the scales of channels into the weights that read them.
 
 conv(x; W * g[columns])   ->   conv(x; W'),    W' = W * g[columns]
+conv(x * g; W)            ->   conv(x; W')
 (x * g) @ y               ->   (x * c) @ y,    c: a constant; nothing where all of g is 1
 """
 
@@ -13,10 +14,12 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
-from fxprune.facts.shapes import note_shape
+from fxprune.facts.module_uses import CallSites
+from fxprune.facts.shapes import note_shape, shape
 from fxprune.gates.channel_gate import ChannelScale, ScaledAxis, ScaledColumns
 from fxprune.ir.node_targets import attribute, free_target
 from fxprune.ir.nodes import called_module, input_at, only_user
+from fxprune.ops.call import Call
 from fxprune.rewriting.contract import Contract, Log, Pass
 from fxprune.rewriting.rewriter import Rewriter
 from fxprune.structures.channels.reading import factor_at, scales_of
@@ -29,6 +32,7 @@ class FuseChannelGate(Pass):
     """Multiply the scales of channels into the weights that read them."""
 
     name: ClassVar[str] = "fuse-channel-gate"
+    after: ClassVar[tuple[str, ...]] = ("fuse-resconv", "split-resconv")  # what these make reads the scales then
     contract: ClassVar[Contract] = Contract.VALUES
     changes_shapes: ClassVar[bool] = False
 
@@ -72,10 +76,18 @@ def _plain(node: fx.Node, module: ScaledColumns, known: dict[tuple[int, int, byt
 
 def _fuse_axis(node: fx.Node, module: ScaledAxis, rewriter: Rewriter) -> None:
     operand, factor = input_at(node), factor_at(node)
-    rewriter.log.rewrote(node, "the scales of its channels are constants")
     if (factor == 1).all():
+        rewriter.log.rewrote(node, "the scales of its channels are all 1")
         rewriter.replace(node, operand)
         return
+    reader = only_user(node)
+    layer = None if reader is None else _with_scaled_columns(reader, node, module.axis, torch.from_numpy(factor))
+    if reader is not None and layer is not None:
+        rewriter.log.rewrote(node, f"the scales of its channels are in the columns of {reader.target}")
+        rewriter.set_layer(reader, layer)
+        rewriter.replace(node, operand)
+        return
+    rewriter.log.rewrote(node, "the scales of its channels are constants")
     shape = [1] * len(operand.meta["tensor_meta"].shape)
     shape[module.axis] = -1
     graph_module = rewriter.graph_module
@@ -93,6 +105,32 @@ def _fuse_axis(node: fx.Node, module: ScaledAxis, rewriter: Rewriter) -> None:
     read = rewriter.insert("get_attr", target, (), before=node, of=[node])
     note_shape(read, buffer)
     rewriter.replace(node, rewriter.insert("call_function", operator.mul, (operand, read), before=node, of=[node]))
+
+
+def _with_scaled_columns(reader: fx.Node, x: fx.Node, axis: int, factor: torch.Tensor) -> nn.Module | None:
+    """Return the layer that ``reader`` calls on ``x`` with its columns times ``factor``, of the channels on ``axis``.
+
+    None if that is no plain conv or linear layer, or others read ``x`` or call it.
+    """
+    call, sites = Call(reader), CallSites(x.graph.owning_module)  # type: ignore[arg-type]  # it has one
+    layer, rank = call.module, len(shape(x) or ())
+    if layer is None or call.exact is None or call.input is not x:
+        return None
+    if sites.calls(layer) != 1 or sites.shared_parameter(layer) is not None:
+        return None
+    weight = layer._parameters.get("weight")
+    if call.kind == "linear" and weight is not None and axis == rank - 1:
+        scale = factor
+    elif call.kind in ("conv", "transposed conv") and weight is not None and axis == 1 and rank == weight.dim():
+        ones = [1] * (rank - 2)
+        if call.kind == "transposed conv":
+            scale = factor.view(-1, 1, *ones)
+        else:
+            rows = factor.view(layer.groups, 1, -1).expand(-1, weight.shape[0] // layer.groups, -1)
+            scale = rows.reshape(weight.shape[0], weight.shape[1], *ones)
+    else:
+        return None
+    return with_tensors(layer, {"weight": scaled_tensor(weight, scale)})
 
 
 def _is_read_elsewhere(weight: fx.Node, graph_module: fx.GraphModule) -> bool:

@@ -24,11 +24,12 @@ from fxprune.costs.macs import warn_of_unknown_macs
 from fxprune.errors import FxpruneValueError, did_you_mean, require_share
 from fxprune.facts.updated_buffers import updated_values
 from fxprune.gates.base import known_kinds
+from fxprune.gates.channel_gate import ChannelScale
 from fxprune.ir.nodes import input_at
 from fxprune.rewriting.contract import Contract, Log
 from fxprune.rewriting.keeping_pass import KeepingPass
 from fxprune.rewriting.rewriter import Rewriter
-from fxprune.structures.gated_layers import Gate, layers_of_graph
+from fxprune.structures.gated_layers import Gate, gates_of, layers_of_graph
 from fxprune.structures.missing_scales import why_no_scales
 
 
@@ -98,6 +99,8 @@ class RemoveLayers(KeepingPass):
         if self.target_macs is not None:
             warn_of_unknown_macs(graphs[0][1], stacklevel=3)
         taken = _take_out(removal, {region: Rewriter(graph, log, self.name) for region, graph in graphs}, log)
+        if any(gate.kind == ChannelScale.kind for gate in gates_of(graphs[0][1])):
+            return  # it need not be layers that were trained to zero
         if not found:
             log.warn(f"nothing can be removed: the graph has no layer with a scale; {why_no_scales(graphs[0][1])}")
         log.warnings += removal.warnings(taken)

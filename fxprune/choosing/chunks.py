@@ -96,9 +96,7 @@ def _watching(
 class _Watch:
     """Adds up what a reader reads, when it is called."""
 
-    def __init__(
-        self, node: fx.Node, gates: Mapping[fx.Node, str], worth: Mapping[str, NDArray[np.float64]]
-    ) -> None:
+    def __init__(self, node: fx.Node, gates: Mapping[fx.Node, str], worth: Mapping[str, NDArray[np.float64]]) -> None:
         self._paths = [gates[read] for read in node.args[1:] if isinstance(read, fx.Node)]
         self._worth = worth
 

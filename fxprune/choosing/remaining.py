@@ -1,6 +1,6 @@
 """What is left of a graph's MACs and parameters without some of its layers and channels.
 
-    conv(x; W), 16 of 64 rows and 8 of 32 columns gone   ->   (1 - 16/64) (1 - 8/32) of its MACs and parameters
+conv(x; W), 16 of 64 rows and 8 of 32 columns gone   ->   (1 - 16/64) (1 - 8/32) of its MACs and parameters
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class _Terms:
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> NDArray[np.int64]:
         """Return the numbers of axes of each term, (terms, axes); in free places that of one that loses nothing."""
-        width = max(map(len, rows), default=0)
+        width = max([1, *map(len, rows)])
         return np.array([[*row, *[-1] * (width - len(row))] for row in rows], dtype=np.int64).reshape(-1, width)
 
     def left(self, classes: Collection[int], gone: Nodes) -> Cost:

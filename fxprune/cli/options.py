@@ -10,13 +10,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from fxprune.cli.progress import progress_line
 from fxprune.emission.seal import EXPORTS
 from fxprune.errors import LoadError
+from fxprune.pipelines import SITES, Layers
 from fxprune.sources import FORMS
 
 if TYPE_CHECKING:
@@ -120,6 +121,19 @@ class Given:
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give ``command`` the options of :class:`Given`, as one value ``given``."""
     return weights_option(pretrained_option(classes_option(_input_option(collected("given", Given)(command)))))
+
+
+def what_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give ``command`` the option ``--what``, and its old name ``--layers``."""
+    what = click.option(
+        "--what",
+        metavar="SITES",
+        help=f"What to prune: some of {', '.join(SITES)}, as convs,branches (the default), or all of the three.",
+    )
+    old = click.option(
+        "--layers", type=click.Choice(get_args(Layers)), help="The old name of --what: all are convs and branches."
+    )
+    return what(old(command))
 
 
 def keeping_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,10 +23,10 @@ from fxprune.cli.options import (
     norms_option,
     pretrained_option,
     weights_option,
+    what_option,
 )
 from fxprune.cli.report import show_finished, show_results
 from fxprune.cli.teachers import of_random_weights, require_classes, teacher_of
-from fxprune.pipelines import Layers
 from fxprune.training.settings import Precision, Settings
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fxprune.passes.chains import Norms
     from fxprune.training.goal import Goal
 
-_GOAL = ("target_macs", "target_params", "target_memory", "strength", "layers", "keep", "only", "norms")
+_GOAL = ("target_macs", "target_params", "target_memory", "strength", "layers", "what", "keep", "only", "norms")
 _REPORTED = "out, and what report.json holds; progress goes to stderr"
 
 
@@ -80,12 +80,7 @@ def demo(seed: int, out: Path, as_json: bool) -> None:
     type=click.FloatRange(0, min_open=True),
     help="Shrink by an L1 of this fixed strength, instead of steering to the target.",
 )
-@click.option(
-    "--layers",
-    type=click.Choice(get_args(Layers)),
-    default="all",
-    help="What to prune: convs, branches, or all.",
-)
+@what_option
 @keeping_options
 @norms_option
 @click.option("--epochs", default=Settings.epochs, type=click.IntRange(min=1), help="Epochs of training.")
@@ -188,7 +183,7 @@ def demo(seed: int, out: Path, as_json: bool) -> None:
 def prune(
     model: str, weights: Path | None, pretrained: bool, classes: int | None, data: str, out: Path, **options: Any
 ) -> None:
-    """Fine-tune MODEL on your images, prune its layers meanwhile, write the result to a folder.
+    """Fine-tune MODEL on your images, prune its layers or channels meanwhile, write the result to a folder.
 
     Killed at any moment, the same command goes on from its last checkpoint. On several GPUs or hosts:
     torchrun --nproc-per-node 4 -m fxprune prune MODEL ...
@@ -259,16 +254,17 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _goal(strength: float | None, layers: Layers, norms: Norms | None, **named: Any) -> Goal:
+def _goal(strength: float | None, norms: Norms | None, **named: Any) -> Goal:
     """Return what is asked for; half of the MACs, where that is nothing."""
     from fxprune.choosing.targets import Targets
     from fxprune.training.goal import Goal
 
     kept = {name: list(named.pop(name)) for name in ("keep", "only")}
+    sites = {name: named.pop(name) for name in ("layers", "what")}
     targets = Targets(**{name.removeprefix("target_"): share for name, share in named.items()})
     if targets.is_empty and strength is None:
         targets = Targets(macs=0.5)
-    return Goal(targets, strength, layers, **kept, norms=norms or Goal.norms)
+    return Goal(targets, strength, **sites, **kept, norms=norms or Goal.norms)
 
 
 def _require_use(settings: Settings, strength: float | None, teacher_weights: Sequence[Path]) -> None:

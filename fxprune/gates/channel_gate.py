@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from fxprune.gates.base import Gated
 from fxprune.gates.gate import CLOSED, OPEN, RESTING, ScaledLayer
+from fxprune.weights.slicing import note_slice
 
 _CLOSED = -(2.0**40)
 _LEAST = -(2.0**20)
@@ -131,6 +132,7 @@ class ChannelScale(ScaledLayer):
             made.gate.copy_(self.gate[kept])
         made.train(self.training).follow()
         made.gate.requires_grad_(self.gate.requires_grad)
+        note_slice(self.gate, made.gate, {0: kept})
         return made
 
     def forward(self) -> torch.Tensor:

@@ -169,6 +169,23 @@ class ProximalL1:
         self._known = _Left(closed, gone, share, left.params / max(1, params))
         return self._known
 
+    def standing(self) -> tuple[int, ...]:
+        """Return how many gates are open, how many are closed, and how many channels are: another once one changes."""
+        gates = self._modules.values()
+        closed = sum(map(len, self.closed_channels.values()))
+        return sum(not one.resting for one in gates), sum(one.closed for one in gates), closed
+
+    @property
+    def sites_left(self) -> dict[str, tuple[int, int]]:
+        """How many layers and channels with a gate are left beside what was closed, and how many there were."""
+        widths = sum(one.width for one in self.channels.values())
+        closed = sum(map(len, self.closed_channels.values()))
+        left = {
+            "layers": (len(self.layers) - len(self.gone), len(self.layers)),
+            "channels": (widths - closed, widths),
+        }
+        return {kind: counts for kind, counts in left.items() if counts[1]}
+
     def close_zeros(self) -> None:
         """Close the layers and channels whose scale is exactly zero: they stay so, and need not be computed any more.
 

@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError, FxpruneWarning
 from fxprune.ir.arguments import require_arguments
-from fxprune.passes import RemoveLayers
+from fxprune.passes import RemoveChannels, RemoveLayers
 from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
@@ -41,7 +41,7 @@ def prune(
     meet_after: int | None = None,
     surgery: Surgery = _USUAL,
 ) -> PipelineResult:
-    """Prune whole layers of ``model`` while ``fit`` trains it.
+    """Prune whole layers of ``model``, or channels, while ``fit`` trains it.
 
     Args:
         model: any traceable nn.Module; it is never changed.
@@ -55,7 +55,7 @@ def prune(
         strength: of the proximal L1 (:class:`fxprune.ProximalL1`), without ``meet_after``; 1e-3 by default.
         meet_after: number of optimizer steps after which the targets shall be met by exact zeros
             (:class:`fxprune.SteeredL1`); a quarter of the training is a good choice.
-        surgery: which layers may go, below which scale one does without a target, whether passes are verified.
+        surgery: what may go, of convs, branches and channels, below which scale one does without a target, whether passes are verified.
 
     Returns:
         The result of the passes; its ``graph_module``, in eval mode, is the pruned network.
@@ -66,11 +66,11 @@ def prune(
         TargetError: the target cannot be met; says what can.
     """
     require_arguments(prune, locals())
-    _require_sense(targets, strength, meet_after)
+    _require_sense(targets, strength, meet_after, surgery)
     sparse = surgery.inserted(trace(model, example_inputs))
     steered = meet_after is not None
     threshold = 0.0 if steered and surgery.threshold is None else surgery.threshold
-    removal = RemoveLayers(threshold=threshold, target_macs=targets.macs)
+    removal = RemoveLayers(threshold=threshold, target_macs=None if surgery.cuts_channels else targets.macs)
     removal(sparse)  # before any training: raises if the target cannot be met
     shrink: ProximalL1
     if meet_after is not None:
@@ -81,14 +81,17 @@ def prune(
     _require_training(shrink)
     sparse.eval()
     require_finite(sparse)
-    return Pipeline([removal, *FINISHING[surgery.norms]], verify=surgery.verify)(sparse)
+    channels = [RemoveChannels()] if surgery.cuts_channels else []
+    return Pipeline([removal, *FINISHING[surgery.norms], *channels], verify=surgery.verify)(sparse)
 
 
-def _require_sense(targets: Targets, strength: Any, meet_after: int | None) -> None:
+def _require_sense(targets: Targets, strength: Any, meet_after: int | None, surgery: Surgery) -> None:
     """Raise FxpruneError where what is asked for is of steering and of a fixed strength at once."""
     further = replace(targets, macs=None)
     if meet_after is None and not further.is_empty:
         raise FxpruneError(f"{further}: that is for layers that are steered to zero; give meet_after too")
+    if meet_after is None and surgery.cuts_channels and not targets.is_empty:
+        raise FxpruneError(f"{targets}: channels are steered to zero for that; give meet_after too")
     if meet_after is not None and targets.is_empty:
         raise FxpruneError("meet_after is for targets: give some in Targets too, or a strength instead")
     if meet_after is not None and strength is not None:
@@ -97,7 +100,7 @@ def _require_sense(targets: Targets, strength: Any, meet_after: int | None) -> N
 
 def _require_training(shrink: ProximalL1) -> None:
     """Raise FxpruneError if ``fit`` trained nothing; warn if it ended before further targets were met."""
-    untouched = all(layer.effective_scale == 1 for layer in shrink.layers.values())
+    untouched = all(one.effective_scale == 1 for one in (*shrink.layers.values(), *shrink.channels.values()))
     if shrink.steps_done == 0 and untouched:
         raise FxpruneError(
             "fit took no step: train the graph that it is given, with an optimizer made from its parameters"
@@ -130,7 +133,7 @@ def _fit(fit: Callable[..., Any], sparse: fx.GraphModule, shrink: ProximalL1) ->
         else:
             fit(sparse, shrink)
         return
-    scales = {id(layer.trained_scale) for layer in shrink.layers.values()}
+    scales = {id(one.trained_scale) for one in (*shrink.layers.values(), *shrink.channels.values())}
     own = {id(parameter) for parameter in sparse.parameters()}
     followed: list[torch.optim.Optimizer] = []
 

@@ -345,6 +345,13 @@ class SteeredL1(ProximalL1):
                 known[_group_of(key)] = sorted([*known.get(_group_of(key), ()), *places])
         return known
 
+    @property
+    def candidates(self) -> str:
+        """How many layers and groups of channels are compared at first, in words."""
+        counts = {"layer": len(self._found), "group of channels": len(self._groups)}
+        plural = {"layer": "layers", "group of channels": "groups of channels"}
+        return " and ".join(f"{n} {kind if n == 1 else plural[kind]}" for kind, n in counts.items() if n)
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the graph's own state."""
         return {

@@ -53,7 +53,7 @@ def prepared(model: nn.Module, examples: torch.Tensor, goal: Goal) -> Prepared:
     require_finite(model)
     check_outputs(model, examples[:2])
     traced = trace(model, examples)
-    inserted = insert_scales(traced, goal.layers, keep=goal.keep, only=goal.only)
+    inserted = insert_scales(traced, what=goal.sites, keep=goal.keep, only=goal.only)
     for step in inserted.steps:
         step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
     Surplus(inserted.graph_module, goal.targets)  # raises if a target cannot be met

@@ -9,7 +9,7 @@ from typing import Any
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError
 from fxprune.passes.chains import Norms
-from fxprune.pipelines.chains import Layers
+from fxprune.pipelines import LAYERS, Layers, What, sites_named
 
 Shrink = Targets | float | None
 """How scales shrink in a training: steered, until targets are met, or by an L1 of a fixed strength."""
@@ -23,10 +23,12 @@ class Goal:
         targets: the shares of its costs to leave.
         strength: of a proximal L1 that shrinks the scales, which are not steered then; zeros are removed, and what a
             target of MACs, the only one then, asks for beyond them is cut at the end.
-        layers: what to prune: single convs, whole residual branches, or all of both.
+        layers: the old name of ``what``: "convs", "branches", or "all" of both.
         keep: patterns over the paths of modules: what these match gets no scale and stays.
         only: likewise: layers that none of these matches stay too (see :mod:`fxprune.choosing.keeping`).
         norms: "fold" batch norms into the weights, for inference, or "keep" them, to train on what comes out.
+        what: what to prune: some of "convs", "branches" and "channels", or "all" of the three; convs and branches by
+            default.
 
     Raises:
         FxpruneError: targets beyond that of MACs are given beside a strength.
@@ -34,13 +36,20 @@ class Goal:
 
     targets: Targets
     strength: float | None = None
-    layers: Layers = "all"
+    layers: Layers | None = None
     keep: Sequence[str] = ()
     only: Sequence[str] = ()
     norms: Norms = "fold"
+    what: What | None = None
 
     def __post_init__(self) -> None:
         require_either(replace(self.targets, macs=None), self.strength)
+        sites_named(self.what, self.layers)  # raises
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """What may go, of convs, branches and channels."""
+        return sites_named(self.what, self.layers)
 
     @property
     def shrink(self) -> Shrink:
@@ -53,10 +62,15 @@ class Goal:
         return {
             **self.targets.options(),
             "strength": self.strength,
-            "layers": self.layers,
+            "layers": _told(self.sites),
             **kept,
             "norms": self.norms,
         }
+
+
+def _told(sites: tuple[str, ...]) -> str:
+    """Return what may go, as records have it: as "all" where that is convs and branches, as in older ones."""
+    return "all" if sites == LAYERS else ",".join(sites)
 
 
 def require_either(targets: Targets, strength: float | None) -> None:

@@ -20,12 +20,14 @@ from torch import fx, nn
 from fxprune import passes
 from fxprune.emission.formats import SOURCE_ONLY, Exports
 from fxprune.files import make_folder
+from fxprune.gates.channel_gate import ChannelScale
 from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
 from fxprune.pruning.old_names import takes_old_names
 from fxprune.run_record import FINETUNING, METRICS, UNPRUNED
-from fxprune.structures.gated_layers import by_kind, counted
+from fxprune.rewriting.contract import Pass
+from fxprune.structures.gated_layers import by_kind, counted, gates_of
 from fxprune.structures.gated_layers import layers as layers_of
 from fxprune.tracing.trace import trace
 from fxprune.training.checks import Prepared, advice, prepared, warnings_of
@@ -145,25 +147,35 @@ class _Work:
     def prune(self, ready: Prepared, goal: Goal) -> _Outcome:
         """Train the graph with scales, take the layers out that went to zero, and make a plain network of it."""
         sparse = ready.inserted.graph_module
+        groups = channels_of(sparse)
         unpruned = copy.deepcopy(ready.traced) if self.settings.baseline else None  # before any weight is trained
         before = self.accuracy(ready.traced)
-        self.say(f"traced: {counted(layers_of(sparse))} can go; held-out top-1 {before:.2%} before pruning")
+        sites = [counted(layers_of(sparse))] if layers_of(sparse) or not groups else []
+        sites += [f"{sum(groups.values()):,} channels"] if groups else []
+        self.say(f"traced: {' and '.join(sites)} can go; held-out top-1 {before:.2%} before pruning")
         for line in advice(self.settings, goal, self.data.train_count):
             self.say(line)
         self.accelerator.init_trackers("tensorboard")
         rows = self.train(sparse, self.settings, CHECKPOINT, METRICS, goal.shrink)
         path = epochs(rows)
         trained = self.accuracy(sparse)
+        closed = sum(groups.values()) - sum(
+            int((gate.scale > 0).sum()) for gate in gates_of(sparse) if gate.path in groups
+        )
         _settle(sparse)
         candidates = layers_of(sparse)
-        cut = passes.RemoveLayers(threshold=0.0, target_macs=None if goal.strength is None else goal.targets.macs)
-        finishing = FINISHING[goal.norms]
-        results = [Pipeline([cut] if self.settings.finetune_epochs else [cut, *finishing])(sparse)]
-        removed = results[0].steps[0].result.graph_module
+        cut: list[Pass] = [
+            passes.RemoveLayers(threshold=0.0, target_macs=None if goal.strength is None else goal.targets.macs)
+        ]
+        finishing: list[Pass] = [*FINISHING[goal.norms]]
+        if groups:  # where layers have gates channels go once these are in the weights
+            (finishing if candidates else cut).append(passes.RemoveChannels())
+        results = [Pipeline(cut if self.settings.finetune_epochs else [*cut, *finishing])(sparse)]
+        removed = results[0].steps[len(cut) - 1].result.graph_module
         without = self.accuracy(removed)
         staying = {layer.path for layer in layers_of(removed)}
         gone = [layer for layer in candidates if layer.path not in staying]  # with what lay in branches
-        self.say(f"removed {counted(gone)}: held-out top-1 {trained:.2%} -> {without:.2%}")
+        self.say(f"removed {counted(gone) if gone else 'channels'}: held-out top-1 {trained:.2%} -> {without:.2%}")
         if self.settings.finetune_epochs:
             rows += self.finetune(removed)
             results.append(Pipeline(finishing)(removed))
@@ -171,6 +183,8 @@ class _Work:
             self.say(str(result))
         layers: dict[str, Any] = {"layers_removable": len(candidates), "layers_removed": [one.path for one in gone]}
         layers |= {"removable": by_kind(candidates), "removed": by_kind(gone)}
+        if groups:
+            layers |= {"channels_removable": sum(groups.values()), "channels_removed": closed}
         steps = ("accuracy_before", "accuracy_before_removal", "accuracy_after_removal")
         accuracies = dict(zip(steps, (before, trained, without), strict=True))
         if unpruned is not None:
@@ -228,6 +242,11 @@ class _Work:
             "hardware": hardware(self.accelerator),
             "seconds": round(sum(epoch["seconds"] for epoch in epochs(outcome.rows)), 1),
         }
+
+
+def channels_of(graph_module: fx.GraphModule) -> dict[str, int]:
+    """Return how many channels each gate of channels has, by its path."""
+    return {gate.path: gate.width for gate in gates_of(graph_module) if gate.kind == ChannelScale.kind}
 
 
 def _settle(graph_module: fx.GraphModule) -> None:

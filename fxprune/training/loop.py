@@ -15,11 +15,12 @@ from torch.nn import functional
 
 from fxprune.errors import FxpruneError, LoadError
 from fxprune.gates.data_parallel import keep_all_parameters_in_training
-from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
+from fxprune.passes import RemoveChannels, RemoveLayers, RemoveUnusedSubmodules
 from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pruning.proximal import ProximalL1, parameter_groups
 from fxprune.pruning.steering import SteeredL1
+from fxprune.rewriting.contract import Pass
 from fxprune.training import engine
 from fxprune.training.batches import Seeded, loader, step_batches, steps_per_epoch
 from fxprune.training.cuda_graphs import CudaGraphs, separate_gradients
@@ -28,6 +29,8 @@ from fxprune.training.distillation import distillation, feature_distance, stage_
 from fxprune.training.evaluation import check_labels, evaluate, require_logits, to_device
 from fxprune.training.metrics import Metrics
 from fxprune.training.settings import Schedule, Settings
+from fxprune.training.sliced import Slices
+from fxprune.weights.slicing import noting_slices
 
 _STEPS_A_ROW = 50
 
@@ -37,8 +40,9 @@ _AUXILIARY = 0.3  # the weight of an auxiliary classifier's loss, as in GoogLeNe
 class Trainer:
     """Trains ``model`` in place, step by step; where it stands is ``step``, and all else follows from the settings.
 
-    What is computed is the model without its closed layers: a copy that shares every weight with it, made anew when
-    a layer closes. So training gets cheaper as layers go.
+    What is computed is the model without its closed layers and channels: a copy that shares the weights of what is
+    whole with it, and has parts of the others (:mod:`fxprune.training.sliced`), made anew when something closes. So
+    training gets cheaper as layers and channels go. Where feature maps are learned all channels are computed.
 
     Args:
         model: what to train; on the device of the metrics' accelerator, which trains it.
@@ -72,7 +76,8 @@ class Trainer:
         self._computed = model
         self._network = model
         self._called: Callable[[torch.Tensor], Any] = model
-        self._prepared: tuple[int, int] | None = None  # for so many chosen and closed layers
+        self._slices = Slices(())
+        self._prepared: tuple[int, ...] | None = None  # for so many chosen and closed layers, and closed channels
         self._readers: list[str] = []  # of the feature maps to learn
         self.teacher = None if teacher is None else self._teacher(teacher)
 
@@ -123,6 +128,7 @@ class Trainer:
                 note=self._note(value),
             )
         self._share_buffers()
+        self._slices.pull()
         with accelerator.autocast():
             self.top1 = evaluate(
                 self._computed, self.data.held_out, workers=settings.workers, accelerator=accelerator
@@ -134,16 +140,16 @@ class Trainer:
 
     def prepare(self) -> None:
         """Make anew what is computed, in a DDP or autocast module, if a gate has opened or closed since."""
-        layers = [] if self.shrink is None else self.shrink.layers.values()
-        state = sum(not layer.resting for layer in layers), sum(layer.closed for layer in layers)
+        state = (0,) if self.shrink is None else self.shrink.standing()
         if state == self._prepared:
             return
         self.finish()
         self._prepared = state
         self._computed = self.model
         if isinstance(self.model, fx.GraphModule):
-            passes = [RemoveLayers(threshold=0.0), RemoveUnusedSubmodules()]
-            self._computed = Pipeline(passes, verify=False)(self.model).graph_module
+            with noting_slices() as noted:
+                self._computed = Pipeline(self._shortening(), verify=False)(self.model).graph_module
+            self._slices = Slices(noted)
         network = self._computed
         if self._readers:
             assert isinstance(network, fx.GraphModule)
@@ -156,6 +162,13 @@ class Trainer:
             self._called = CudaGraphs(self._network)
         elif self.settings.compile and (not isinstance(self.shrink, SteeredL1) or self.shrink.is_met):
             self._called = torch.compile(self._network, backend=engine.COMPILER)  # takes too long for every change
+
+    def _shortening(self) -> list[Pass]:
+        """Return the passes that take out what is closed; channels where no layer has a gate that cuts need gone."""
+        cuts = self.shrink is not None and self.shrink.closed_channels and not self._readers
+        layers_left = self.shrink is not None and set(self.shrink.layers) - set(self.shrink.gone)
+        channels: list[Pass] = [RemoveChannels()] if cuts and not layers_left else []
+        return [RemoveLayers(threshold=0.0), *channels, RemoveUnusedSubmodules()]
 
     def finish(self) -> None:
         """Take off what accelerate put around the model, and let go of what was recorded."""
@@ -175,12 +188,14 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
+        self._slices.pull()
         total = torch.zeros((), device=accelerator.device)
         parts = list(zip(images.chunk(settings.accumulate), labels.chunk(settings.accumulate), strict=True))
         for number, (part, part_labels) in enumerate(parts, start=1):
             is_last = number == len(parts)
             with nullcontext() if is_last else accelerator.no_sync(self._network):
                 total += self._backward(part, part_labels, len(images))
+        self._slices.push()
         value = float(accelerator.reduce(total, "mean"))
         if not math.isfinite(value):
             raise FxpruneError(
@@ -188,7 +203,7 @@ class Trainer:
                 "run again with a lower learning rate, in another folder"
             )
         if settings.cuda_graphs:
-            separate_gradients(self._network.parameters())
+            separate_gradients(self.model.parameters())
         self.optimizer.step()
         self.step += 1
         if self.shrink is not None:
@@ -240,11 +255,12 @@ class Trainer:
         state: dict[str, Any] = {"lr": self.schedule.at(self.step - 1)}
         if self.shrink is not None:
             gone = self.shrink.gone
-            left = len(self.shrink.layers) - len(gone)
-            scales = {path: round(layer.effective_scale, 4) for path, layer in self.shrink.layers.items()}
+            left = {f"{kind}_left": counts[0] for kind, counts in self.shrink.sites_left.items()}
+            gates = {**self.shrink.layers, **self.shrink.channels}
+            scales = {path: round(one.effective_scale, 4) for path, one in gates.items()}
             moved = {path: scale for path, scale in scales.items() if self.metrics.scales.get(path) != scale}
             shares = {"macs_left": self.shrink.left, "params_left": self.shrink.params_left}
-            state |= {"layers_left": left, **shares, "scales": moved}
+            state |= {**left, **shares, "scales": moved}
             if went := [path for path in gone if path not in self.metrics.gone]:
                 state["gone"] = went
         return state
@@ -252,6 +268,6 @@ class Trainer:
     def _note(self, loss: float) -> str:
         note = f"loss {loss:.3f}" + ("" if self.top1 is None else f", top-1 {self.top1:.2%}")
         if self.shrink is not None:
-            left = len(self.shrink.layers) - len(self.shrink.gone)
-            note += f", {self.shrink.left:.1%} of the MACs and {left} of {len(self.shrink.layers)} layers left"
+            left = [f"{now} of {before} {kind}" for kind, (now, before) in self.shrink.sites_left.items()]
+            note += f", {self.shrink.left:.1%} of the MACs and {' and '.join(left)} left"
         return note

@@ -100,7 +100,7 @@ def train(
     _require_one_step(trainer)
     if isinstance(trainer.shrink, SteeredL1) and not trainer.shrink.order:
         say(
-            f"the first step compares the {len(trainer.shrink.layers)} layers that may go, on {_probe_count(data)} "
+            f"the first step compares all that may go, {trainer.shrink.candidates} of them, on {_probe_count(data)} "
             "images each: it takes longer than the others"
         )
     _run(trainer, checkpoints, say)
@@ -139,7 +139,7 @@ def _run(trainer: Trainer, checkpoints: _Checkpoints, say: Say) -> None:
         task = progress.add_task("training", total=total, completed=trainer.step, note="")
 
         def show_comparing(done: int, of: int) -> None:
-            progress.update(task, description=f"comparing layer {done + 1}/{of}", refresh=True)
+            progress.update(task, description=f"comparing {done + 1}/{of}", refresh=True)
 
         if isinstance(shrink, SteeredL1):
             shrink.comparing = show_comparing
@@ -252,7 +252,8 @@ def _load_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
 
 def _left(row: Mapping[str, Any]) -> str:
     macs, params = f"{row['macs_left']:.1%} of the MACs", f"{row['params_left']:.1%} of the parameters"
-    return f", {row['layers_left']} layers, {macs} and {params} left"
+    counts = "".join(f" {row[f'{kind}_left']} {kind}," for kind in ("layers", "channels") if f"{kind}_left" in row)
+    return f",{counts} {macs} and {params} left"
 
 
 def _where(trainer: Trainer) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,6 +15,36 @@ from fxprune.weights.exact import exact, is_unrounded, keeping_exact
 
 Places = Mapping[int, torch.Tensor]
 """The places of an axis that stay, by axis."""
+
+
+class Slice(NamedTuple):
+    """A tensor, what stays of it, and its places."""
+
+    whole: torch.Tensor
+    part: torch.Tensor
+    places: dict[int, torch.Tensor]
+
+
+_NOTED: ContextVar[list[Slice] | None] = ContextVar("slices", default=None)
+
+
+@contextmanager
+def noting_slices() -> Iterator[list[Slice]]:
+    """Note what :func:`narrowed` makes of which tensors, inside."""
+    noted: list[Slice] = []
+    token = _NOTED.set(noted)
+    try:
+        yield noted
+    finally:
+        _NOTED.reset(token)
+
+
+def note_slice(whole: torch.Tensor, part: torch.Tensor, places: Places) -> torch.Tensor:
+    """Return ``part``, noted as what stays of ``whole`` inside of :func:`noting_slices`."""
+    noted = _NOTED.get()
+    if noted is not None:
+        noted.append(Slice(whole, part, dict(places)))
+    return part
 
 
 @keeping_exact
@@ -25,8 +57,8 @@ def narrowed(tensor: torch.Tensor, places: Places) -> torch.Tensor:
         if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
             found = found.contiguous(memory_format=torch.channels_last)
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(found, requires_grad=tensor.requires_grad)
-    return found
+        found = nn.Parameter(found, requires_grad=tensor.requires_grad)
+    return note_slice(tensor, found, places)
 
 
 def with_tensors(layer: nn.Module, tensors: Mapping[str, torch.Tensor], **attributes: Any) -> nn.Module:

@@ -1,6 +1,6 @@
 """Which channels of a group would close next while a network trains: those that are read least.
 
-    worth of a channel = sum over the layers that read it of rms(x)^2 |W|^2 / the sum of that over all of their columns
+    worth of a channel = sum over the layers that read it of rms(x)^2 |W|^2 / the sum of that over all their columns
 
 x is what arrives in the channel on the probe, W the columns that read it, with the scales as they are: the share of
 the channel in what each reader computes, were channels independent. It is to whole channels what |W| |x| is to single

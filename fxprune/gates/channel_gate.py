@@ -33,8 +33,8 @@ _TRANSPOSED: dict[Any, Any] = {
 class ChannelScale(ScaledLayer):
     """The scales of one group of channels; a call returns them, and takes nothing.
 
-    A class that is closed for good has -2^40 in its place in the gate, which is read as 0: so it is closed in averages
-    of copies too (an EMA of the parameters), from the first one on.
+    A class that is closed for good has -2^40 in its place in the gate, which is read as 0: so it is closed in
+    averages of copies too (an EMA of the parameters), from the first one on.
 
     Args:
         width: how many classes the group has.

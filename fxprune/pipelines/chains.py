@@ -71,6 +71,5 @@ def insert_scales(
         f"{paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''}: {r}" for r, paths in reasons.items()
     )
     hidden = "".join(f"; {one}" for one in hiding_convs(graph_module)[:1])
-    raise FxpruneError(
-        f"the model has no removable {' or '.join(_KINDS[one] for one in sites)}: {why or 'it has no convs at all'}{hidden}"
-    )
+    kinds = " or ".join(_KINDS[one] for one in sites)
+    raise FxpruneError(f"the model has no removable {kinds}: {why or 'it has no convs at all'}{hidden}")

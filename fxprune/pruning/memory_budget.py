@@ -1,24 +1,28 @@
-"""How far a graph with layer scales is from a target for the memory of a forward pass, once some of them are gone."""
+"""How far a graph with gates is from a target for the memory of a forward pass, once some of them are gone."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 
 import torch
 from torch import fx
 
 from fxprune.choosing.budget import Budget
+from fxprune.choosing.remaining import Remaining, Site
 from fxprune.costs.activation_memory import activation_bytes
 from fxprune.errors import TargetError
 from fxprune.ir.module_tree import evaluating
 from fxprune.ir.nodes import origins, place
-from fxprune.passes import RemoveLayers
+from fxprune.passes import RemoveChannels, RemoveLayers
 from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
-from fxprune.structures.gated_layers import Gate, awake, layers, macs_in_turn
+from fxprune.structures.channels.groups import LEAST
+from fxprune.structures.chunks import Chunk
+from fxprune.structures.gated_layers import Gate, awake
 
 _COMPILE = Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING], verify=False)
+_COMPILE_CHANNELS = Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING, RemoveChannels()], verify=False)
 _NO_UNIT = 0.7  # for shortcuts, in the place of units that are measured later
 
 
@@ -34,11 +38,12 @@ class MemoryBudget(Budget):
         TargetError: even without any layer more is held; says how much.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, share: float) -> None:
+    def __init__(self, graph_module: fx.GraphModule, share: float, remaining: Remaining | None = None) -> None:
         self.graph_module = graph_module
-        everything = layers(graph_module)
+        self._remaining = remaining or Remaining(graph_module)
+        everything = self._remaining.all_but(LEAST)
         with ExitStack() as opened:
-            for layer in everything:
+            for layer in self._remaining.layers.values():
                 if layer.module.closed:
                     opened.enter_context(awake(layer))
                     _set_gate(layer, 1.0)
@@ -52,45 +57,61 @@ class MemoryBudget(Budget):
             if least > 0.9995:
                 advice = f"no removal lowers that, which is the most at {place(peak)}: leave target_memory out"
             raise TargetError(
-                f"target_memory={share:g} cannot be met: without all {len(everything)} removable layers a forward "
-                f"pass still holds {least:.3f} of the memory; {advice}"
+                f"target_memory={share:g} cannot be met: without {self._all()} a forward pass still holds "
+                f"{least:.3f} of the memory; {advice}"
             )
 
-    def excess(self, removed: Sequence[Gate]) -> float:
+    def _all(self) -> str:
+        if self._remaining.channels:
+            return "all that can go"
+        return f"all {len(self._remaining.layers)} removable layers"
+
+    def excess(self, removed: Sequence[Site]) -> float:
         """Return by how many bytes the network without ``removed`` is above the limit, summed over its nodes."""
         return sum(max(0.0, held - self.limit) for held in self._bytes_without(removed).values())
 
     def macs_to_meet_it(self) -> int:
-        """Return the MACs of one sample of layers that meet it when they go: the largest ones that hold a peak.
+        """Return the MACs of one sample of what meets it when it goes: the largest ones that hold a peak.
 
-        A peak is a node at which more than the limit is held. Each turn compiles once, and takes layers until every
-        peak lies in one of them; where none lies in any, as many of the largest as were taken before.
+        A peak is a node at which more than the limit is held. Each turn compiles once, and takes sites until every
+        peak lies in one of them; where none lies in any, as many of the largest as were taken before. Of channels
+        eighths of a group are taken.
         """
-        largest = sorted(layers(self.graph_module), key=lambda layer: -layer.macs)
-        left, chosen = largest, list[Gate]()
+        layers = sorted(self._remaining.layers.values(), key=lambda layer: -layer.macs)
+        largest: list[Site] = [*layers, *self._eighths()]
+        left, chosen = largest, list[Site]()
         while left and (peaks := self._peaks_without(chosen)):
             chosen += _holding(left, peaks) or left[: max(1, len(chosen))]
-            gone = frozenset().union(*(layer.nodes for layer in chosen))
-            left = [layer for layer in largest if layer.node not in gone]
-        return sum(macs_in_turn(chosen))
+            gone = frozenset().union(*(site.nodes for site in chosen))
+            left = [one for one in largest if one not in chosen and (isinstance(one, Chunk) or one.node not in gone)]
+        return int(self._remaining.left(()).macs - self._remaining.left(chosen).macs)
 
-    def _peaks_without(self, removed: Sequence[Gate]) -> set[str]:
+    def _eighths(self) -> Iterator[Chunk]:
+        for path, gate in self._remaining.channels.items():
+            size = max(1, gate.width // 8)
+            for first in range(0, gate.width - LEAST - size + 1, size):
+                yield self._remaining.chunk(path, range(first, first + size))
+
+    def _peaks_without(self, removed: Sequence[Site]) -> set[str]:
         """Return the traced nodes whose compiled ones hold too much in the network without ``removed``."""
         held = self._bytes_without(removed)
         return {name for node, count in held.items() if count > self.limit for name in origins(node)}
 
-    def _bytes_without(self, removed: Collection[Gate]) -> dict[fx.Node, int]:
+    def _bytes_without(self, removed: Collection[Site]) -> dict[fx.Node, int]:
         with evaluating(self.graph_module), ExitStack() as closed:
-            for layer in removed:
-                closed.enter_context(awake(layer))
-                _set_gate(layer, 0.0)
-            compiled = _COMPILE(self.graph_module).graph_module
+            for site in removed:
+                if isinstance(site, Chunk):
+                    closed.enter_context(site.lowered(0.0))
+                else:
+                    closed.enter_context(awake(site))
+                    _set_gate(site, 0.0)
+            compiled = (_COMPILE_CHANNELS if self._remaining.channels else _COMPILE)(self.graph_module).graph_module
         return activation_bytes(compiled)
 
 
-def _holding(ranked: Sequence[Gate], peaks: set[str]) -> list[Gate]:
+def _holding(ranked: Sequence[Site], peaks: set[str]) -> list[Site]:
     """Return the first of ``ranked`` that together hold all of ``peaks`` that any of them holds."""
-    found = []
+    found: list[Site] = []
     for layer in ranked:
         inside = set() if layer.region else {name for node in layer.nodes for name in origins(node)}
         if not peaks.isdisjoint(inside):

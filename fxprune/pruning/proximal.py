@@ -170,7 +170,7 @@ class ProximalL1:
         return self._known
 
     def standing(self) -> tuple[int, ...]:
-        """Return how many gates are open, how many are closed, and how many channels are: another once one changes."""
+        """Return how many gates are open, how many are closed, and how many channels are."""
         gates = self._modules.values()
         closed = sum(map(len, self.closed_channels.values()))
         return sum(not one.resting for one in gates), sum(one.closed for one in gates), closed
@@ -249,7 +249,7 @@ def _places(masks: Mapping[str, torch.Tensor]) -> dict[str, list[int]]:
 
 
 def _shrinkable(graph_module: fx.GraphModule) -> list[Gate]:
-    """Return the gates that shrinking acts on, in graph order: those of layers that can be removed, and of channels."""
+    """Return the gates that shrinking acts on, in graph order: of layers that can go, and of channels."""
     return [gate for gate in gates_of(graph_module) if gate.removable or isinstance(gate.module, ChannelScale)]
 
 

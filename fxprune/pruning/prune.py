@@ -55,7 +55,8 @@ def prune(
         strength: of the proximal L1 (:class:`fxprune.ProximalL1`), without ``meet_after``; 1e-3 by default.
         meet_after: number of optimizer steps after which the targets shall be met by exact zeros
             (:class:`fxprune.SteeredL1`); a quarter of the training is a good choice.
-        surgery: what may go, of convs, branches and channels, below which scale one does without a target, whether passes are verified.
+        surgery: what may go, of convs, branches and channels, below which scale a layer does without a target,
+            whether passes are verified.
 
     Returns:
         The result of the passes; its ``graph_module``, in eval mode, is the pruned network.

@@ -51,8 +51,8 @@ class SteeredL1(ProximalL1):
 
     Channels go in chunks: of each group of them those that are worth least at that moment
     (:mod:`fxprune.choosing.chunks`), an eighth of it. A chunk is compared as a layer is; of its kind are left as many
-    as its group has chunks left, so that groups get narrower together. A conv's removal would tie the channels that it
-    reads to those that it makes: where one goes, channels of neither do, and the other way round.
+    as its group has chunks left, so that groups get narrower together. A conv's removal would tie the channels that
+    it reads to those that it makes: where one goes, channels of neither do, and the other way round.
 
     With a target of memory the layers whose removal lowers the peak of activation memory go first, in the same order
     among themselves, until that target is met. With one of parameters a layer is weighed by the mean of what it saves
@@ -229,7 +229,7 @@ class SteeredL1(ProximalL1):
         return site, shares[site.path]
 
     def _left_beside(self, chosen: Sequence[Site]) -> dict[str, Site]:
-        """Return by path what may still go: layers in a chosen branch go with it, and of each group a chunk is next."""
+        """Return by path what may still go: what lies in a chosen branch goes with it; of each group the next chunk."""
         gone: set[fx.Node] = set().union(*(one.nodes for one in chosen))
         layers = [layer for path, layer in self._found.items() if layer.node not in gone and path not in self.order]
         chunks: list[Chunk] = []

@@ -41,7 +41,7 @@ class Surplus:
         self.memory: Budget | None = None
         least = 0
         if targets.memory is not None:
-            self.memory = MemoryBudget(graph_module, targets.memory)
+            self.memory = MemoryBudget(graph_module, targets.memory, remaining)
             least = self.memory.macs_to_meet_it()
         self.sums: list[SumBudget] = [MacsBudget(graph_module, targets.macs or 1.0, least, remaining)]
         self.params = None if targets.params is None else ParamsBudget(graph_module, targets.params, remaining)

@@ -25,8 +25,8 @@ from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
 from fxprune.pruning.old_names import takes_old_names
-from fxprune.run_record import FINETUNING, METRICS, UNPRUNED
 from fxprune.rewriting.contract import Pass
+from fxprune.run_record import FINETUNING, METRICS, UNPRUNED
 from fxprune.structures.gated_layers import by_kind, counted, gates_of
 from fxprune.structures.gated_layers import layers as layers_of
 from fxprune.tracing.trace import trace

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision
@@ -10,6 +12,9 @@ from torch.nn import functional
 
 import fxprune
 from fxprune import passes
+from fxprune.costs.macs import total_macs
+from fxprune.passes.chains import FINISHING
+from fxprune.pipelines.chains import insert_scales
 
 
 def traced(name: str = "resnet18") -> fx.GraphModule:
@@ -51,9 +56,33 @@ def test_channels_before_the_layers_are_fused_leave_what_these_hold_and_say_so()
     assert result.graph_module(torch.randn(1, 3, 64, 64).double()).shape == (1, 1000)
 
 
-def test_what_layer_gates_hold_stays_and_says_so() -> None:
-    found = passes.InsertChannelGate()(sparse(traced()))
-    assert found.warnings == ("the graph has gates already: channels get none beside them",)
+def halves(graph: fx.GraphModule) -> None:
+    """Close every third layer and open the others by other numbers than 1; close half of the channels."""
+    torch.manual_seed(1)
+    for index, gate in enumerate(fxprune.gates_of(graph)):
+        if gate.kind == "channels":
+            gate.assign(scale=(torch.rand(gate.width) > 0.5).double())
+        else:
+            gate.assign(scale=0.8 if index % 3 else 0.0)
+
+
+@pytest.mark.parametrize("norms", ["fold", "keep"])
+@pytest.mark.parametrize("what", ["all", "branches,channels", "convs,channels"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_gates_of_layers_and_of_channels_stand_in_one_graph(name: str, what: str, norms: Any) -> None:
+    gated = insert_scales(traced(name), what=what).graph_module
+    halves(gated)
+    steps = [passes.RemoveLayers(threshold=0), *FINISHING[norms], passes.RemoveChannels()]
+    result = fxprune.Pipeline(steps, verify=True)(gated)
+    assert total_macs(result.graph_module) < total_macs(gated) * 0.6
+    assert not fxprune.gates_of(result.graph_module)
+    x = torch.randn(3, 3, 96, 64).double()
+    torch.testing.assert_close(result.graph_module(x), gated(x), rtol=1e-9, atol=1e-9)
+
+
+def test_channels_have_gates_once() -> None:
+    gated = insert_scales(traced(), what="channels").graph_module
+    assert passes.InsertChannelGate()(gated).warnings == ("the graph has gates of channels already",)
 
 
 class Standardized(nn.Conv2d):

@@ -34,9 +34,7 @@ def _alive(channels: Channels, reader: Reader) -> Flags:
     for node in (reader.node, *reader.node.all_input_nodes):
         module = called_module(node)
         is_operand = isinstance(module, ScaledAxis) and node is not reader.node
-        if isinstance(module, ScaledColumns) and node is reader.node:
-            alive &= factor_at(node) != 0
-        elif is_operand and _is_weight(node, reader):
+        if (isinstance(module, ScaledColumns) and node is reader.node) or (is_operand and _is_weight(node, reader)):
             alive &= factor_at(node) != 0
         elif is_operand:
             alive &= ~_zero_at(channels, node)[channels.class_of[reader.vectors[0]]]

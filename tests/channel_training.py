@@ -1,0 +1,47 @@
+"""A small network with channels that can go, as the tests of their training share it."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+
+import fxprune
+from fxprune.pipelines.chains import insert_scales
+
+
+class Block(nn.Module):
+    """A residual block that is narrower inside."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.first, self.norm1 = nn.Conv2d(width, inner, 3, padding=1, bias=False), nn.BatchNorm2d(inner)
+        self.second, self.norm2 = nn.Conv2d(inner, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.norm2(self.second(torch.relu(self.norm1(self.first(x))))))
+
+
+class Blocks(nn.Module):
+    """A stem, two blocks and a classifier: three groups of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.one, self.two = Block(16, 8), Block(16, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.two(self.one(self.stem(x)))
+        return self.head(x.mean((2, 3)))
+
+
+def gated(what: str = "channels", seed: int = 0) -> fx.GraphModule:
+    """Return the graph of :class:`Blocks` with gates, in float64."""
+    torch.manual_seed(seed)
+    model = Blocks().double().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias)
+    traced = fxprune.trace(model, torch.randn(8, 3, 8, 8).double())
+    return insert_scales(traced, what=what).graph_module

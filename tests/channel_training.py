@@ -32,7 +32,8 @@ class Blocks(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.two(self.one(self.stem(x)))
-        return self.head(x.mean((2, 3)))
+        y: torch.Tensor = self.head(x.mean((2, 3)))
+        return y
 
 
 def gated(what: str = "channels", seed: int = 0) -> fx.GraphModule:

@@ -23,8 +23,8 @@ from fxprune.facts.kept_state import keeping_state
 from fxprune.gates.channel_gate import ScaledAxis, ScaledColumns
 from fxprune.ir.module_tree import evaluating
 from fxprune.ir.nodes import as_taken_now, called_module, example_inputs_of, graphs_of
+from fxprune.structures.channel_chunk import Chunk
 from fxprune.structures.channels.groups import LEAST
-from fxprune.structures.chunks import Chunk
 
 Worth = Mapping[str, NDArray[np.float64]]
 """What channels are worth, by the path of their group's gate; (width,)."""
@@ -120,7 +120,7 @@ def _energy(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return x.double().square().mean(others)
     assert isinstance(module, ScaledColumns)
     layer: Any = module.layer
-    weight = layer.weight.double().square()
+    weight: torch.Tensor = layer.weight.double().square()
     if isinstance(layer, nn.Linear):
         return x.double().square().flatten(0, -2).mean(0) * weight.sum(0)
     batched = x if x.dim() == weight.dim() else x[None]
@@ -128,5 +128,5 @@ def _energy(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
     kernel = weight.flatten(2).sum(2)
     if module.axis == 0:  # transposed
         return read * kernel.sum(1)
-    groups = layer.groups
+    groups: int = layer.groups
     return (read.view(groups, -1) * kernel.view(groups, -1, kernel.shape[1]).sum(1)).sum(0)

@@ -17,10 +17,10 @@ from fxprune.costs.macs import batch_size, node_macs
 from fxprune.costs.parameter_holders import Holders
 from fxprune.gates.channel_gate import ChannelScale
 from fxprune.ir.nodes import graphs_of
+from fxprune.structures.channel_chunk import Chunk, classes_of_gates
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import Array
 from fxprune.structures.channels.tensors import Vectors
-from fxprune.structures.chunks import Chunk, classes_of_gates
 from fxprune.structures.gated_layers import Gate, gates_of
 
 Nodes = frozenset[fx.Node]

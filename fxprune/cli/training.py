@@ -260,11 +260,11 @@ def _goal(strength: float | None, norms: Norms | None, **named: Any) -> Goal:
     from fxprune.training.goal import Goal
 
     kept = {name: list(named.pop(name)) for name in ("keep", "only")}
-    sites = {name: named.pop(name) for name in ("layers", "what")}
+    layers, what = (named.pop(name) for name in ("layers", "what"))
     targets = Targets(**{name.removeprefix("target_"): share for name, share in named.items()})
     if targets.is_empty and strength is None:
         targets = Targets(macs=0.5)
-    return Goal(targets, strength, **sites, **kept, norms=norms or Goal.norms)
+    return Goal(targets, strength, layers, what=what, **kept, norms=norms or Goal.norms)
 
 
 def _require_use(settings: Settings, strength: float | None, teacher_weights: Sequence[Path]) -> None:

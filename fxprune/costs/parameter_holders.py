@@ -41,7 +41,7 @@ class Holders:
         return found
 
     def held(self, graph: fx.GraphModule) -> dict[int, tuple[nn.Parameter, frozenset[fx.Node]]]:
-        """Return the parameters that nodes of ``graph``, the graph or a region, hold, by id, each with its holders."""
+        """Return the parameters that ``graph``, the graph or a region, holds, by id, each with its holders."""
         own = {key: one for node in graph.graph.nodes for key, one in self._params.get(node, {}).items()}
         return {key: (one, frozenset(self._nodes[key])) for key, one in own.items()}
 

@@ -286,7 +286,7 @@ def macs_weighted(graph_module: fx.GraphModule, strength: float) -> dict[str, fl
     require_arguments(macs_weighted, locals())
     graph_module = require_graph(graph_module, "macs_weighted")
     remaining = Remaining(graph_module)
-    ones = [*remaining.layers.values(), *(remaining.chunk(path, [0]) for path in remaining.channels)]
+    ones: list[Site] = [*remaining.layers.values(), *(remaining.chunk(path, [0]) for path in remaining.channels)]
     macs = {path: cost.macs for path, cost in remaining.saved(ones, ()).items()}
     mean = sum(macs.values()) / max(len(macs), 1)
     return {path: strength * count / mean for path, count in macs.items()}

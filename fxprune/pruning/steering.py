@@ -28,7 +28,7 @@ from fxprune.ir.nodes import example_inputs_of
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.surplus import Surplus
-from fxprune.structures.chunks import Chunk
+from fxprune.structures.channel_chunk import Chunk
 from fxprune.structures.gated_layers import Gate
 
 _USUAL = Plan()
@@ -121,7 +121,7 @@ class SteeredL1(ProximalL1):
         self._chunks = Chunks(self._remaining, plan.chunk, plan.multiple_of)
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
         self._surplus = Surplus(graph_module, targets, self._remaining)
-        sites = [*self._found.values(), *self._chunks.first()]
+        sites: list[Site] = [*self._found.values(), *self._chunks.first()]
         saved = self._remaining.saved(sites, ())
         self._params = {path: max(1.0, cost.params) for path, cost in saved.items()}
         self._enough_chosen = self._surplus.is_met(self._chosen())
@@ -229,7 +229,7 @@ class SteeredL1(ProximalL1):
         return site, shares[site.path]
 
     def _left_beside(self, chosen: Sequence[Site]) -> dict[str, Site]:
-        """Return by path what may still go: what lies in a chosen branch goes with it; of each group the next chunk."""
+        """Return by path what may still go: what lies in a chosen branch goes with it; of a group the next chunk."""
         gone: set[fx.Node] = set().union(*(one.nodes for one in chosen))
         layers = [layer for path, layer in self._found.items() if layer.node not in gone and path not in self.order]
         chunks: list[Chunk] = []

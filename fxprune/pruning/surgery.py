@@ -52,6 +52,6 @@ class Surgery:
 
     def inserted(self, graph_module: fx.GraphModule) -> fx.GraphModule:
         """Return ``graph_module`` with a scale on all that may go; raises FxpruneError if there is nothing."""
-        given = {"layers": self.layers, "what": self.what, "keep": self.keep, "only": self.only}
-        inserted = insert_scales(graph_module, **given, verify=self.verify)
+        what = sites_named(self.what, self.layers)
+        inserted = insert_scales(graph_module, what=what, keep=self.keep, only=self.only, verify=self.verify)
         return inserted.graph_module

@@ -23,7 +23,7 @@ def test_costs_without_channels_are_those_of_the_cut_graph(name: str) -> None:
     traced = fxprune.trace(model.eval(), inputs)
     graph = passes.InsertChannelGate()(traced).graph_module
     remaining = Remaining(graph)
-    assert remaining.left(()) == (pytest.approx(total_macs(traced)), total_params(traced))
+    assert tuple(remaining.left(())) == pytest.approx((total_macs(traced), total_params(traced)))
     chunks = []
     for path, gate in remaining.channels.items():
         places = torch.randperm(gate.width)[: gate.width // 2].tolist()
@@ -33,15 +33,13 @@ def test_costs_without_channels_are_those_of_the_cut_graph(name: str) -> None:
         chunks += [remaining.chunk(path, places)] if places else []
     cut = passes.RemoveChannels()(graph).graph_module
     left = remaining.left(chunks)
-    assert left == (pytest.approx(total_macs(cut)), pytest.approx(total_params(cut)))
+    assert tuple(left) == pytest.approx((total_macs(cut), total_params(cut)))
     saved = remaining.saved(chunks, ())
     for chunk in chunks:
         alone = remaining.left([chunk])
         whole = remaining.left(())
-        assert saved[chunk.path] == (
-            pytest.approx(whole.macs - alone.macs),
-            pytest.approx(whole.params - alone.params),
-        )
+        gone = (whole.macs - alone.macs, whole.params - alone.params)
+        assert tuple(saved[chunk.path]) == pytest.approx(gone)
 
 
 def test_layers_and_channels_together() -> None:

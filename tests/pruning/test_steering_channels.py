@@ -84,7 +84,9 @@ def test_an_average_of_copies_has_the_same_zeros() -> None:
     graph = gated()
     shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.5), meet_after=20)
     average = torch.optim.swa_utils.AveragedModel(
-        graph, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999), use_buffers=True
+        graph,
+        multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999),  # type: ignore[no-untyped-call]
+        use_buffers=True,
     )
     for _ in range(22):
         trained(graph, shrink, 1)

@@ -8,6 +8,7 @@ import torch
 from channel_training import gated
 
 import fxprune
+from fxprune.gates.channel_gate import ChannelScale
 from fxprune.passes import RemoveChannels
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.training.sliced import Slices
@@ -19,7 +20,8 @@ IMAGES = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1)).dou
 def halved() -> Any:
     graph = gated().train()
     for gate in fxprune.gates_of(graph):
-        gate.module.close_classes(range(0, gate.width, 2))  # type: ignore[attr-defined]
+        assert isinstance(gate.module, ChannelScale)
+        gate.module.close_classes(range(0, gate.width, 2))
         gate.module.train_scale(False)
     return graph
 

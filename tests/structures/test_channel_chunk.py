@@ -8,8 +8,8 @@ from channel_training import gated
 
 import fxprune
 from fxprune import passes
+from fxprune.structures.channel_chunk import Chunk, classes_of_gates
 from fxprune.structures.channels.groups import Channels
-from fxprune.structures.chunks import Chunk, classes_of_gates
 
 
 def test_each_scale_has_the_class_that_goes_with_it() -> None:

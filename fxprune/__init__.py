@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fxprune.pipelines.chains import insert_scales
     from fxprune.pipelines.pipeline import Pipeline
     from fxprune.pipelines.result import PipelineResult
+    from fxprune.pruning.group_lasso import GroupLasso, NetworkSlimming
     from fxprune.pruning.proximal import ProximalL1
     from fxprune.pruning.prune import prune
     from fxprune.pruning.steering import SteeredL1
@@ -42,6 +43,8 @@ __all__ = [
     "FxpruneError",
     "FxpruneWarning",
     "GraphDiff",
+    "GroupLasso",
+    "NetworkSlimming",
     "Pass",
     "PassResult",
     "Pipeline",
@@ -79,6 +82,7 @@ _HOMES = {
     "pipelines.chains": ("insert_scales",),
     "pipelines.pipeline": ("Pipeline",),
     "pipelines.result": ("PipelineResult",),
+    "pruning.group_lasso": ("GroupLasso", "NetworkSlimming"),
     "pruning.proximal": ("ProximalL1",),
     "pruning.prune": ("prune",),
     "pruning.steering": ("SteeredL1",),

@@ -17,6 +17,7 @@ from torch import distributed, fx
 
 from fxprune.choosing.named import known_criteria, known_searches, made
 from fxprune.choosing.plan import Plan
+from fxprune.choosing.samples import Samples
 from fxprune.choosing.schedule import Schedule
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError, TargetError
@@ -166,7 +167,8 @@ class SteeredL1(ProximalL1):
         """Return the layer that is missed least for what it saves, and its share of all that is to be saved."""
         left = self._left_beside(self._chosen())
         shares = self._surplus.shares(left, self._chosen())
-        with self.criterion.measuring(self.graph_module, self._found.values(), self._probe) as missed:
+        samples = Samples.of_inputs(self._probe)
+        with self.criterion.measuring(self.graph_module, self._found.values(), samples) as missed:
             path = self._searched(left, self._weights(left, shares), missed)
         path = self._agreed(path)
         return path, shares[path]

@@ -11,13 +11,12 @@ normalize, over the channels of one group that can go, s the scores:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import fx
 
 from fxprune.choosing.criteria.base import Criterion
@@ -138,21 +137,12 @@ def _checked(criterion: Criterion, site: ChannelSite, scores: Any) -> Worth:
 
 
 def _why_nan(criterion: Criterion, site: ChannelSite, one: int) -> str:
-    channels = site.channels
-    name = channels.name_of(one)
-    path = f"{site.region}.{name}" if site.region else name
-    if _hold_nan(tensor for tensor, axis in channels.rows if one in _classes(site, tensor, axis)):
-        return f"the weights of {path} hold NaN: no criterion can rank its channels; train it anew"
-    return (
-        f"criterion {criterion.name} is NaN for channels of {path}: what is computed of the samples is; "
-        "train it anew, or look at the data"
-    )
-
-
-def _classes(site: ChannelSite, tensor: torch.Tensor, axis: int) -> Collection[int]:
-    vectors = site.channels.walk.records.of(tensor).axes[axis]
-    return {one for labels in vectors for one in site.channels.class_of[labels].tolist()}
-
-
-def _hold_nan(tensors: Any) -> bool:
-    return any(bool(one.isnan().any()) for one in tensors)
+    """Return why the score of a class is NaN: the first layer that holds any, or what is computed of the samples."""
+    before = f"{site.region}." if site.region else ""
+    graph_module = site.channels.graph_module
+    for name, tensor in (*graph_module.named_parameters(), *graph_module.named_buffers()):
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            layer = before + name.rpartition(".")[0]
+            return f"the weights of {layer} hold NaN: no criterion can rank its channels; train it anew"
+    layer = before + site.channels.name_of(one)
+    return f"criterion {criterion.name} is NaN for channels of {layer}: what is computed of the samples is; look at these"

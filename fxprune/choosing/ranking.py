@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from fxprune.choosing.criteria.half_gate import HalfGate
 from fxprune.choosing.criteria.weight_norm import WeightNorm
 from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.samples import Samples
+from fxprune.errors import FxpruneValueError
 from fxprune.ir.copies import copy_module
 from fxprune.ir.module_tree import every_module
 from fxprune.structures.gated_layers import Gate, layers
@@ -61,7 +63,13 @@ def _missed(graph_module: fx.GraphModule, gates: Sequence[Gate], name: str) -> d
     measured = _with_own_gates(graph_module, gates)
     twins = {gate.path: gate for gate in layers(measured)}
     with criterion.measuring(measured, twins.values(), Samples.of(graph_module)) as missed:
-        return {gate.node: missed(twins[gate.path]) for gate in gates}
+        found = {gate.node: missed(twins[gate.path]) for gate in gates}
+    for gate in gates:
+        if math.isnan(found[gate.node]):
+            raise FxpruneValueError(
+                f"{name} of {gate.subject} is NaN: nothing can rank it; train it anew, or keep it"
+            )
+    return found
 
 
 def _with_own_gates(graph_module: fx.GraphModule, gates: Sequence[Gate]) -> fx.GraphModule:

@@ -105,7 +105,7 @@ class ChannelCriterion(Criterion):
         if self.needs != "weights" and here.is_empty:
             raise FxpruneValueError(f"criterion {self.name} needs inputs: give data= (fxprune run --data)")
         if self.needs == "labels" and not here.is_labelled:
-            where = f" and {site.region}, which is opaque, has none: take l1 or half-gate" if site.region else ""
+            where = f", and {site.region}, which is opaque, has none: take l1 or half-gate" if site.region else ""
             more = where or ": give data= as pairs of inputs and labels (fxprune run --data)"
             raise FxpruneValueError(f"criterion {self.name} needs labels{more}")
         return here

@@ -56,8 +56,7 @@ def contributions_of_samples(channels: Channels, samples: Samples, loss: Loss, n
                 found = contributions(channels, inputs, partial(_lost, loss, labels))
             except FxpruneError:
                 raise
-            except RuntimeError as error:
-                raise FxpruneValueError(
-                    f"criterion {name} runs samples alone, and the graph does not take one: {first_line(error)}"
-                ) from error
+            except (RuntimeError, ValueError) as error:
+                why = f"the graph or the loss does not take one: {first_line(error)}"
+                raise FxpruneValueError(f"criterion {name} runs samples alone, and {why}") from error
             yield found

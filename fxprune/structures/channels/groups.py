@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fxprune.facts.shapes import META, metadata_in
+from fxprune.gates.channel_gate import ScaledColumns
 from fxprune.structures.channels.labels import NONE, Array, Labels, Reason
 from fxprune.structures.channels.rules.table import rule
 from fxprune.structures.channels.settling import settle_all
@@ -173,9 +174,12 @@ class Channels:
 
     @cached_property
     def _paths(self) -> list[str]:
-        """The path of the layer of each of :attr:`rows`."""
+        """The path of the layer of each of :attr:`rows`, whether its columns are scaled or not."""
         paths = {id(one): name.rpartition(".")[0] for name, one in self.graph_module.named_parameters()}
-        return [paths.get(id(tensor), "") for tensor, _ in self.rows]
+        modules = self.graph_module.named_modules()
+        inner = {f"{path}.layer": path for path, one in modules if isinstance(one, ScaledColumns)}
+        found = [paths.get(id(tensor), "") for tensor, _ in self.rows]
+        return [inner.get(path, path) for path in found]
 
     def classes_at(self, node: fx.Node) -> set[int]:
         """Return the classes of all that ``node`` reads and computes, of what its numbers were read from too."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +24,7 @@ from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.samples import Samples
 from fxprune.choosing.sites import ChannelSite, Groups, Statistics, channel_sites
 from fxprune.errors import FxpruneValueError
+from fxprune.ir.arguments import require_arguments
 from fxprune.structures.channels.running import Worth
 
 Normalize = Literal["none", "mean", "max", "lamp"]
@@ -78,6 +79,7 @@ def site_scores(
         FxpruneValueError: there is no such criterion, it lacks inputs or labels, or it returned NaN, which names the
             layer.
     """
+    require_arguments(site_scores, locals())
     one = _with_options(criterion, options)
     if comparing is not None:
         one.comparing = comparing
@@ -116,7 +118,7 @@ def _with_options(criterion: str | Criterion, options: Mapping[str, Any]) -> Cri
     has: set[str] = {field.name for field in fields(one)} if is_dataclass(one) else set()
     for name, value in options.items():
         if name in has:
-            setattr(one, name, value)
+            one = replace(one, **{name: value})  # type: ignore[type-var]
         elif value != _USUAL.get(name):
             raise FxpruneValueError(f"criterion {one.name} takes no {name}; got {name}={value!r}")
     return one
@@ -145,4 +147,4 @@ def _why_nan(criterion: Criterion, site: ChannelSite, one: int) -> str:
             layer = before + name.rpartition(".")[0]
             return f"the weights of {layer} hold NaN: no criterion can rank its channels; train it anew"
     layer = before + site.channels.name_of(one)
-    return f"criterion {criterion.name} is NaN for channels of {layer}: what is computed of the samples is; look at these"
+    return f"criterion {criterion.name} is NaN for channels of {layer}, though no weight is: look at the samples"

@@ -66,9 +66,7 @@ def _missed(graph_module: fx.GraphModule, gates: Sequence[Gate], name: str) -> d
         found = {gate.node: missed(twins[gate.path]) for gate in gates}
     for gate in gates:
         if math.isnan(found[gate.node]):
-            raise FxpruneValueError(
-                f"{name} of {gate.subject} is NaN: nothing can rank it; train it anew, or keep it"
-            )
+            raise FxpruneValueError(f"{name} of {gate.subject} is NaN: nothing can rank it; train it anew")
     return found
 
 

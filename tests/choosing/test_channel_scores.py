@@ -87,6 +87,11 @@ def test_options_are_those_of_the_criterion() -> None:
         site_scores(graph, sites, "apoz", aggregate="mean")
     with pytest.raises(FxpruneError, match="unknown criterion 'l3'; did you mean"):
         site_scores(graph, sites, "l3")
+    for name in ("l1", "bn-gamma"):
+        with pytest.raises(FxpruneError, match="takes 'sum' or 'mean' for aggregate, got str 'median'"):
+            site_scores(graph, sites, name, aggregate="median")
+    with pytest.raises(FxpruneError, match="takes 'none' or 'mean' or 'max' or 'lamp' for normalize, got str 'min'"):
+        site_scores(graph, sites, "l1", normalize="min")  # type: ignore[arg-type]
 
 
 def test_runs_are_told() -> None:
@@ -109,7 +114,7 @@ def test_weights_that_are_nan_name_their_layer() -> None:
 def test_so_do_images_that_are() -> None:
     _, graph, images, _ = small()
     images[0] = float("nan")
-    with pytest.raises(FxpruneValueError, match="criterion apoz is NaN for channels of one: what is computed"):
+    with pytest.raises(FxpruneValueError, match="criterion apoz is NaN for channels of one, though no weight is"):
         channel_scores(graph, "apoz", Samples.of(graph, [images]))
 
 

@@ -28,6 +28,10 @@ Aggregate = Literal["sum", "mean"]
 Score = Callable[[Any], Any]
 
 
+def say_nothing(done: int, of: int) -> None:
+    """Take note of nothing."""
+
+
 class Criterion(ABC):
     """Says how much a graph would miss what may go, at a moment of its training.
 
@@ -39,7 +43,7 @@ class Criterion(ABC):
 
     name: ClassVar[str]
     needs: ClassVar[Needs] = "inputs"
-    comparing: Callable[[int, int], None]
+    comparing: Callable[[int, int], None] = staticmethod(say_nothing)
 
     @abstractmethod
     def measuring(
@@ -61,14 +65,8 @@ class Criterion(ABC):
         """
 
 
-def say_nothing(done: int, of: int) -> None:
-    """Take note of nothing."""
-
-
 class ChannelCriterion(Criterion):
     """One that scores all channels of a graph at once; of layers it says nothing, unless :meth:`of_layer` does."""
-
-    comparing = staticmethod(say_nothing)
 
     @contextmanager
     def measuring(self, graph_module: fx.GraphModule, sites: Collection[Site], samples: Samples) -> Iterator[Score]:

@@ -12,6 +12,7 @@ from fxprune.choosing.criteria.base import Aggregate, ChannelCriterion, Needs
 from fxprune.choosing.criteria.rows import Slices
 from fxprune.choosing.samples import Samples
 from fxprune.errors import FxpruneValueError
+from fxprune.ir.arguments import require_kind
 from fxprune.ops.call import Call
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.running import Worth
@@ -35,6 +36,9 @@ class BatchNormGamma(ChannelCriterion):
     name: ClassVar[str] = "bn-gamma"
     needs: ClassVar[Needs] = "weights"
     aggregate: Aggregate = "sum"
+
+    def __post_init__(self) -> None:
+        require_kind(self.aggregate, Aggregate, type(self).__name__, "aggregate")
 
     def by_class(self, channels: Channels, samples: Samples) -> Worth:
         """Return the gammas of all classes."""

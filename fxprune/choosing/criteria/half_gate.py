@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from fxprune.choosing.criteria.base import Criterion, Needs, Score, say_nothing
+from fxprune.choosing.criteria.base import Criterion, Needs, Score
 from fxprune.choosing.samples import Samples
 from fxprune.choosing.sites import ChannelSite, Site
 from fxprune.facts.input_rms import root_mean_square
@@ -35,7 +35,6 @@ class HalfGate(Criterion):
 
     name: ClassVar[str] = "half-gate"
     needs: ClassVar[Needs] = "inputs"
-    comparing = staticmethod(say_nothing)
 
     @contextmanager
     def measuring(self, graph_module: fx.GraphModule, sites: Collection[Site], samples: Samples) -> Iterator[Score]:

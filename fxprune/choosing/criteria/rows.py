@@ -11,6 +11,7 @@ import torch
 
 from fxprune.choosing.criteria.base import Aggregate, ChannelCriterion, Needs
 from fxprune.choosing.samples import Samples
+from fxprune.ir.arguments import require_kind
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import Array
 from fxprune.structures.channels.running import Worth
@@ -26,6 +27,9 @@ class RowCriterion(ChannelCriterion):
 
     needs: ClassVar[Needs] = "weights"
     aggregate: Aggregate = "sum"
+
+    def __post_init__(self) -> None:
+        require_kind(self.aggregate, Aggregate, type(self).__name__, "aggregate")
 
     def by_class(self, channels: Channels, samples: Samples) -> Worth:
         """Return what all rows of a class are worth; 0 where it has none."""

@@ -50,10 +50,12 @@ class Samples:
             DataLoader brings them. Of a graph with several inputs a batch's are a tuple, in a pair: ``((x, mask),
             labels)``, or without labels ``((x, mask), None)``. A batch that is None is left out.
         advice: what to say where they are not the user's own; "" if they are.
+        takes: how many inputs a batch has; any number by default.
     """
 
-    def __init__(self, given: Iterable[Any], advice: str = "") -> None:
+    def __init__(self, given: Iterable[Any], advice: str = "", takes: range | None = None) -> None:
         self._given = list(given) if isinstance(given, Iterator) else given
+        self._takes = takes
         self.advice = advice
 
     @classmethod
@@ -61,7 +63,7 @@ class Samples:
         """Return those of ``data``, or the example inputs of ``graph_module``; none if it has none."""
         if data is not None:
             _require_batches(data)
-            return cls(data)
+            return cls(data, takes=_taken_by(graph_module))
         inputs = graph_module.meta.get(EXAMPLE_INPUTS)
         if inputs is None:
             return cls(())
@@ -78,7 +80,16 @@ class Samples:
         """Yield the batches; raises FxpruneTypeError or FxpruneValueError for what is none."""
         for index, given in enumerate(self._given):
             if given is not None:
-                yield given if isinstance(given, Batch) else _batch(given, index)
+                batch = given if isinstance(given, Batch) else _batch(given, index, self._takes)
+                self._require_taken(batch, index)
+                yield batch
+
+    def _require_taken(self, batch: Batch, index: int) -> None:
+        if self._takes is not None and len(batch.inputs) not in self._takes:
+            raise FxpruneValueError(
+                f"batch {index} of data has {len(batch.inputs)} of the {self._takes[-1]} inputs of the graph; a batch "
+                "is inputs and labels, of several inputs ((x, mask), labels), with None for no labels"
+            )
 
     @property
     def inputs(self) -> tuple[Any, ...]:
@@ -105,6 +116,12 @@ class Samples:
             yield from batch.alone()
 
 
+def _taken_by(graph_module: fx.GraphModule) -> range:
+    """Return with how many inputs a graph can be called."""
+    inputs = graph_module.graph.find_nodes(op="placeholder")
+    return range(sum(not one.args for one in inputs), len(inputs) + 1)
+
+
 def _require_batches(data: Any) -> None:
     """Raise FxpruneTypeError for one batch in the place of several: a tensor's rows, a pair's halves are none."""
     is_pair = (
@@ -116,10 +133,12 @@ def _require_batches(data: Any) -> None:
         raise FxpruneTypeError(f"data is an iterable of inputs, or of pairs of inputs and labels; got {_told(data)}")
 
 
-def _batch(given: Any, index: int) -> Batch:
-    """Return what the user gave as a batch."""
+def _batch(given: Any, index: int, takes: range | None) -> Batch:
+    """Return what the user gave as a batch; loaders make a list of a tuple of as many as the graph ``takes``."""
     pair = given if isinstance(given, (tuple, list)) and len(given) == 2 else (given, None)
-    inputs = tuple(pair[0]) if isinstance(pair[0], (tuple, list)) else (pair[0],)
+    first = pair[0]
+    is_several = isinstance(first, tuple) or (isinstance(first, list) and (takes is None or len(first) in takes))
+    inputs = tuple(first) if is_several else (first,)
     labels = pair[1]
     if not tensors_in(inputs) or not (labels is None or isinstance(labels, torch.Tensor)):
         raise FxpruneTypeError(

@@ -8,11 +8,19 @@ from typing import Any
 import pytest
 import torch
 from criterion_nets import small
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import fxprune
 from fxprune.choosing.samples import Batch, Samples
 from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError
 from fxprune.ir.nodes import EXAMPLE_INPUTS
+
+
+class Two(nn.Module):
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return x + y
+
 
 IMAGES, LABELS = torch.randn(4, 2, 6, 6), torch.tensor([0, 1, 2, 0])
 
@@ -26,11 +34,12 @@ IMAGES, LABELS = torch.randn(4, 2, 6, 6), torch.tensor([0, 1, 2, 0])
         ([IMAGES, LABELS], 1, True),
         (((IMAGES, IMAGES), LABELS), 2, True),
         (((IMAGES, IMAGES), None), 2, False),
+        ([[IMAGES, IMAGES], LABELS], 2, True),
         (Batch((IMAGES, IMAGES), LABELS), 2, True),
     ],
 )
 def test_batches(given: Any, inputs: int, labelled: bool) -> None:
-    _, graph, _, _ = small()
+    graph = fxprune.trace(Two() if inputs == 2 else small()[0].float(), (IMAGES,) * inputs)
     samples = Samples.of(graph, [None, given])
     (batch,) = samples
     assert len(batch.inputs) == len(samples.inputs) == inputs
@@ -78,6 +87,7 @@ def test_without_data_the_example_inputs_are_taken_and_that_is_said() -> None:
         (["cat.jpg"], FxpruneTypeError, "all tensors; batch 0 is a str"),
         ([(IMAGES, "cat")], FxpruneTypeError, "all tensors; batch 0 is a tuple of Tensor, str"),
         ([(IMAGES, LABELS), ()], FxpruneTypeError, "all tensors; batch 1 is a tuple of nothing"),
+        ([((IMAGES, IMAGES), LABELS)], FxpruneValueError, "batch 0 of data has 2 of the 1 inputs of the graph; a"),
         ([(IMAGES, LABELS[:3])], FxpruneValueError, r"batch 0 of data has 4 inputs and labels of shape \(3,\)"),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from fxprune.choosing.samples import Batch
+from fxprune.errors import FxpruneValueError, first_line
 from fxprune.facts.kept_state import keeping_state
 from fxprune.ir.module_tree import evaluating
 from fxprune.ir.nodes import as_taken_now
@@ -30,5 +31,8 @@ def look(
     with keeping_state(graph_module), evaluating(graph_module):
         running = Running(channels, see)
         for batch in batches:
-            running.run(*as_taken_now(graph_module, batch.inputs))
+            try:
+                running.run(*as_taken_now(graph_module, batch.inputs))
+            except RuntimeError as error:
+                raise FxpruneValueError(f"the graph does not take a batch of data: {first_line(error)}") from error
             after()

@@ -8,6 +8,8 @@ import torch
 
 from fxprune.choosing.criteria.rows import RowCriterion
 
+_COLUMNS = 4096  # of a weight are in float64 at a time
+
 
 class GeometricMedian(RowCriterion):
     """sum_j |F_i - F_j| over all rows j of a weight: FPGM (He et al., arXiv 1811.00250).
@@ -19,5 +21,11 @@ class GeometricMedian(RowCriterion):
     name: ClassVar[str] = "fpgm"
 
     def of_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return the sum of each row's distances from all rows."""
-        return torch.cdist(rows.double(), rows.double()).sum(1)
+        """Return the sum of each row's distances from all rows: |a - b|^2 = a'a + b'b - 2a'b."""
+        products = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
+        for first in range(0, rows.shape[1], _COLUMNS):
+            part = rows[:, first : first + _COLUMNS].double()
+            products += part @ part.T
+        squares = products.diagonal()
+        distances = (squares[:, None] + squares - 2 * products).clamp(min=0).sqrt()
+        return distances.fill_diagonal_(0).sum(1)

@@ -50,7 +50,8 @@ def contributions_of_samples(channels: Channels, samples: Samples, loss: Loss, n
         for batch in samples.alone():
             inputs = as_taken_now(graph_module, batch.inputs)
             device = next((one.device for one in graph_module.parameters()), torch.device("cpu"))
-            assert batch.labels is not None, "the criterion asks for labels"
+            if batch.labels is None:
+                raise FxpruneValueError(f"criterion {name} needs labels, and a batch of data has none")
             labels = batch.labels.to(device)
             try:
                 found = contributions(channels, inputs, partial(_lost, loss, labels))

@@ -62,6 +62,12 @@ def test_labels_are_asked_for(name: str) -> None:
             scores(graph, criterion, data)
 
 
+def test_a_batch_without_labels_among_others_is_refused() -> None:
+    _, graph, images, labels = small()
+    with pytest.raises(FxpruneValueError, match="criterion taylor needs labels, and a batch of data has none"):
+        scores(graph, made("taylor", known_criteria(), "criterion"), [(images, labels), images])
+
+
 @pytest.mark.parametrize("name", ["taylor", "apoz", "entropy"])
 def test_inputs_are_asked_for(name: str) -> None:
     _, graph, _, _ = small()

@@ -24,6 +24,13 @@ def test_it_is_the_sum_of_distances_from_all_rows_over_all_layers() -> None:
         assert found[MIDDLE][channel] == pytest.approx(distances(model.three.weight, channel), rel=1e-9)
 
 
+def test_long_rows_are_taken_in_parts() -> None:
+    rows = torch.randn(3, 9000)
+    expected = [sum(float((one - other).double().norm()) for other in rows) for one in rows]
+    assert GeometricMedian().of_rows(rows).tolist() == pytest.approx(expected, rel=1e-6)
+    assert GeometricMedian().of_rows(torch.ones(3, 5)).tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+
+
 def test_the_row_in_the_middle_goes_first_though_it_is_the_largest() -> None:
     _, graph, _, _ = small()
     weight = graph.get_parameter("three.weight")

@@ -87,8 +87,8 @@ class Samples:
     def _require_taken(self, batch: Batch, index: int) -> None:
         if self._takes is not None and len(batch.inputs) not in self._takes:
             raise FxpruneValueError(
-                f"batch {index} of data has {len(batch.inputs)} of the {self._takes[-1]} inputs of the graph; a batch "
-                "is inputs and labels, of several inputs ((x, mask), labels), with None for no labels"
+                f"batch {index} of data has {len(batch.inputs)} of the {self._takes[-1]} inputs of the graph; a "
+                "batch is inputs and labels, of several inputs ((x, mask), labels), with None for no labels"
             )
 
     @property

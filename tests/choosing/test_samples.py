@@ -87,7 +87,7 @@ def test_without_data_the_example_inputs_are_taken_and_that_is_said() -> None:
         (["cat.jpg"], FxpruneTypeError, "all tensors; batch 0 is a str"),
         ([(IMAGES, "cat")], FxpruneTypeError, "all tensors; batch 0 is a tuple of Tensor, str"),
         ([(IMAGES, LABELS), ()], FxpruneTypeError, "all tensors; batch 1 is a tuple of nothing"),
-        ([((IMAGES, IMAGES), LABELS)], FxpruneValueError, "batch 0 of data has 2 of the 1 inputs of the graph; a"),
+        ([((IMAGES, IMAGES), LABELS)], FxpruneValueError, "batch 0 of data has 2 of the 1 inputs of the graph"),
         ([(IMAGES, LABELS[:3])], FxpruneValueError, r"batch 0 of data has 4 inputs and labels of shape \(3,\)"),
     ],
 )

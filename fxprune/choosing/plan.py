@@ -16,6 +16,7 @@ class Plan:
 
     Args:
         criterion: how much a layer is missed, by name or as a :class:`fxprune.choosing.criteria.base.Criterion`.
+        within: how much a channel is missed beside the others of its group: those that close together are the least.
         search: which layer that makes the next, by name or as a :class:`fxprune.choosing.search.base.Search`.
         window: how long a layer is shrunk: its share of the MACs to save, times the steps, times this (1.5: the next
             starts when the last is two thirds closed).
@@ -27,6 +28,7 @@ class Plan:
     """
 
     criterion: str | Criterion = "half-gate"
+    within: str | Criterion = "read-share"
     search: str | Search = "lazy-greedy"
     window: float = 1.5
     chunk: float = 0.125

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,9 +11,10 @@ from torch import fx
 from fxprune.choosing.criteria.half_gate import HalfGate
 from fxprune.choosing.criteria.weight_norm import WeightNorm
 from fxprune.choosing.named import known_criteria, made
+from fxprune.choosing.samples import Samples
+from fxprune.errors import FxpruneValueError
 from fxprune.ir.copies import copy_module
 from fxprune.ir.module_tree import every_module
-from fxprune.ir.nodes import EXAMPLE_INPUTS
 from fxprune.structures.gated_layers import Gate, layers
 
 BY_SCALE = ("scale", "scale-per-mac")
@@ -60,9 +62,12 @@ def _missed(graph_module: fx.GraphModule, gates: Sequence[Gate], name: str) -> d
     criterion = made(name, known_criteria(), "criterion")
     measured = _with_own_gates(graph_module, gates)
     twins = {gate.path: gate for gate in layers(measured)}
-    probe = tuple(graph_module.meta.get(EXAMPLE_INPUTS, ()))
-    with criterion.measuring(measured, twins.values(), probe) as missed:
-        return {gate.node: missed(twins[gate.path]) for gate in gates}
+    with criterion.measuring(measured, twins.values(), Samples.of(graph_module)) as missed:
+        found = {gate.node: missed(twins[gate.path]) for gate in gates}
+    for gate in gates:
+        if math.isnan(found[gate.node]):
+            raise FxpruneValueError(f"{name} of {gate.subject} is NaN: nothing can rank it; train it anew")
+    return found
 
 
 def _with_own_gates(graph_module: fx.GraphModule, gates: Sequence[Gate]) -> fx.GraphModule:

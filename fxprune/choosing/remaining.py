@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from fxprune.choosing.channel_costs import macs_by_node
+from fxprune.choosing.sites import ChannelSite
 from fxprune.costs.macs import batch_size, node_macs
 from fxprune.costs.parameter_holders import Holders
 from fxprune.gates.channel_gate import ChannelScale
 from fxprune.ir.nodes import graphs_of
 from fxprune.structures.channel_chunk import Chunk, classes_of_gates
-from fxprune.structures.channels.groups import Channels
+from fxprune.structures.channels.groups import Channels, Group
 from fxprune.structures.channels.labels import Array
 from fxprune.structures.channels.tensors import Vectors
 from fxprune.structures.gated_layers import Gate, gates_of
@@ -68,6 +69,14 @@ class Remaining:
         gate = self.channels[path]
         return Chunk(gate, tuple(places), self._classes[gate.node][list(places)])
 
+    def site(self, path: str) -> ChannelSite:
+        """Return the gate of channels at ``path`` as what a criterion scores: what it says is by place."""
+        gate = self.channels[path]
+        classes = self._classes[gate.node]
+        found = self._graphs[gate.region].channels
+        assert found is not None
+        return ChannelSite(path, gate.region, found, Group(path, classes, classes))
+
     def all_but(self, least: int) -> list[Site]:
         """Return all layers, and of each group all channels but ``least``."""
         chunks = [self.chunk(path, range(gate.width - least)) for path, gate in self.channels.items()]
@@ -106,7 +115,7 @@ class _Terms:
     ) -> None:
         self._axes: dict[tuple[int, ...], int] = {}
         self._vectors: list[Array] = []  # the classes at each place of an axis, a row for each layer of labels
-        self._channels = channels
+        self.channels = self._channels = channels
         macs = _macs(graph_module, channels)
         axes_of = {} if channels is None else {id(r.tensor): r.axes.values() for r in channels.walk.records}
         params = [(one.numel(), nodes, axes_of.get(id(one), ())) for one, nodes in held]

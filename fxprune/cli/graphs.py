@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,10 @@ if TYPE_CHECKING:
     from fxprune.passes.chains import Norms
     from fxprune.pipelines.result import PipelineResult
     from fxprune.rewriting.contract import Pass
+    from fxprune.training.data import ImageData
 
 _EXAMPLES = 16
+_IMAGES = 512
 
 
 @click.command(epilog=MODEL_HELP)
@@ -64,35 +67,53 @@ def inspect(model: str, given: Given, shown: Shown, **kept: Sequence[str]) -> No
 
 @dataclass(frozen=True)
 class Images:
-    """Images of the user's as example inputs."""
+    """Images of the user's: as example inputs, and for passes that look at data."""
 
     data: str | None
     image_size: int | None
+    count: int | None
 
     def graph_of(self, model: str, given: Given) -> fx.GraphModule:
         """Return the graph of the model that is so named: on images, or on random inputs where there are none."""
         if self.data is None:
             return load_traced(model, given)
         from fxprune.tracing.trace import trace
-        from fxprune.training.data import load_data, sample_inputs
+        from fxprune.training.data import sample_inputs
 
         if given.input_shape is not None:
             raise click.UsageError("--data and --input exclude one another: images have their own shape")
-        images = sample_inputs(load_data(self.data, self.image_size), _EXAMPLES)
+        images = sample_inputs(self._loaded, _EXAMPLES)
         return trace(given.load(model).model, images)
 
-    def ranking(self, passes: Sequence[Pass]) -> list[Pass]:
-        """Return ``passes``, of which those that rank layers do it by damage, if there are images."""
+    @cached_property
+    def _loaded(self) -> ImageData:
+        from fxprune.training.data import load_data
+
+        assert self.data is not None
+        return load_data(self.data, self.image_size)
+
+    def given_to(self, passes: Sequence[Pass]) -> list[Pass]:
+        """Return ``passes``, of which those that rank layers do it by damage, if there are images.
+
+        Those that take ``data`` get so many of the images, with their labels.
+        """
+        if self.data is None:
+            if self.count is not None:
+                raise click.UsageError("--images needs --data")
+            return list(passes)
+        return [self._given_to(one) for one in passes]
+
+    def _given_to(self, one: Any) -> Any:
         from fxprune.choosing.criteria.half_gate import HalfGate
         from fxprune.pipelines.registry import options_of
+        from fxprune.training.data import sample_batches
 
-        if self.data is None:
-            return list(passes)
-        given: list[Any] = list(passes)
-        return [
-            replace(one, rank=HalfGate.name) if "rank" in options_of(type(one)) and one.rank is None else one
-            for one in given
-        ]
+        options = options_of(type(one))
+        if "rank" in options and one.rank is None:
+            one = replace(one, rank=HalfGate.name)
+        if "data" in options and one.data is None:
+            one = replace(one, data=sample_batches(self._loaded, self.count or _IMAGES))
+        return one
 
 
 @dataclass(frozen=True)
@@ -134,6 +155,12 @@ class Output:
 @model_options
 @click.option("--data", help="Example inputs are images of it, by which layers are ranked: as for fxprune prune.")
 @click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels; 224 for a folder, 32 for CIFAR-10.")
+@click.option(
+    "--images",
+    "count",
+    type=click.IntRange(min=1),
+    help=f"How many of them passes get that look at data, with labels; {_IMAGES} by default.",
+)
 @collected("images", Images)
 @keeping_options
 @norms_option
@@ -160,9 +187,10 @@ def run(
     from fxprune.pipelines.pipeline import Pipeline
     from fxprune.pipelines.registry import parse_passes
 
-    passes = images.ranking(_keeping(parse_passes(spec), **kept))
-    passes += FINISHING[output.norms] if output.norms else ()
+    passes = _keeping(parse_passes(spec), **kept)
     output.require_sense()
+    passes = images.given_to(passes)
+    passes += FINISHING[output.norms] if output.norms else ()
     graph_module = images.graph_of(model, given).eval()
     result = Pipeline(passes, verify=not no_verify)(graph_module)
     if not as_json:

@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 NORMS = ("fold", "keep")
 """The values of :data:`fxprune.passes.chains.Norms`, told without torch."""
 MODEL_HELP = f"MODEL: {FORMS}."
+CRITERIA = ("l1", "l2", "bn-gamma", "fpgm", "taylor", "fisher", "apoz", "entropy", "read-share", "random", "damage")
+"""Our criteria of channels, told without torch."""
+criterion_option = click.option(
+    "--criterion",
+    metavar="NAME",
+    help=f"How much is missed what may go: {', '.join(CRITERIA)}, or one of another package.",
+)
 weights_option = click.option(
     "--weights", type=click.Path(path_type=Path), help="State dict to load: .safetensors, .pt, .pth."
 )

@@ -1,9 +1,9 @@
 """Penalties that make whole channels zero in a plain traced graph, in the user's own loop: no gates.
 
-    lasso = fxprune.GroupLasso(graph, strength=1e-3)
-    for ...:
-        loss.backward(); optimizer.step(); lasso.step(lr)
-    pruned = fxprune.passes.RemoveChannels()(graph)      # exact: what reads them is zero
+lasso = fxprune.GroupLasso(graph, strength=1e-3)
+for ...:
+    loss.backward(); optimizer.step(); lasso.step(lr)
+pruned = fxprune.passes.RemoveChannels()(graph)      # exact: what reads them is zero
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fxprune.structures.channels.groups import Channels
 
 
 class _Part(NamedTuple):
-    """What channels hold of a parameter along ``axis``: the number of the channel at each place, from 1; 0: it stays."""
+    """What channels hold of a parameter along ``axis``: the number of that at each place, from 1; 0 where it stays."""
 
     parameter: nn.Parameter
     axis: int
@@ -76,7 +76,7 @@ class ChannelPenalty(ABC):
         free = [one for group in channels.groups for one in group.free.tolist() if not stays[one]]
         numbers[free] = np.arange(self.width + 1, self.width + 1 + len(free))
         self.width += len(free)
-        for parameter, axis in {(one, axis): None for one, axis in self._shrunk(channels)}:
+        for parameter, axis in dict.fromkeys(self._shrunk(channels)):
             for vector in channels.walk.records.of(parameter).axes[axis]:
                 places = torch.from_numpy(numbers[channels.class_of[vector]])
                 if places.any():

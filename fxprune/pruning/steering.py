@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import distributed, fx
 
-from fxprune.choosing.chunks import Chunks, worth_of_channels
+from fxprune.choosing.chunks import Chunks
+from fxprune.choosing.criteria.half_gate import HalfGate
 from fxprune.choosing.named import known_criteria, known_searches, made
 from fxprune.choosing.plan import Plan
 from fxprune.choosing.remaining import Site
+from fxprune.choosing.samples import Samples
 from fxprune.choosing.schedule import Schedule
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError, TargetError
@@ -29,6 +31,7 @@ from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.surplus import Surplus
 from fxprune.structures.channel_chunk import Chunk
+from fxprune.structures.channels.running import Worth
 from fxprune.structures.gated_layers import Gate
 
 _USUAL = Plan()
@@ -101,6 +104,7 @@ class SteeredL1(ProximalL1):
         self.meet_after = meet_after
         self.plan = plan
         self.criterion = made(plan.criterion, known_criteria(), "criterion")
+        self.within = made(plan.within, known_criteria(), "criterion")
         self.search = made(plan.search, known_searches(), "search")
         self.order: list[str] = []
         self.chunks: dict[str, list[int]] = {}
@@ -223,8 +227,8 @@ class SteeredL1(ProximalL1):
         left = self._left_beside(self._chosen())
         shares = self._surplus.shares(left.values(), self._chosen())
         gates = [*self._found.values(), *self._groups.values()]
-        with self.criterion.measuring(self.graph_module, gates, self._probe) as missed:
-            path = self._searched(left, self._weights(left.values(), shares), missed)
+        with self.criterion.measuring(self.graph_module, gates, Samples.of_inputs(self._probe)) as missed:
+            path = self._searched(left, self._weights(left.values(), shares), self._of_sites(missed))
         site = self._agreed(left[path])
         return site, shares[site.path]
 
@@ -234,7 +238,7 @@ class SteeredL1(ProximalL1):
         layers = [layer for path, layer in self._found.items() if layer.node not in gone and path not in self.order]
         chunks: list[Chunk] = []
         if self._groups:
-            worth = worth_of_channels(self.graph_module, self._remaining, self._probe)
+            worth = self._worth()
             closed: dict[str, list[int]] = {}
             for one in chosen:
                 if isinstance(one, Chunk):
@@ -244,6 +248,22 @@ class SteeredL1(ProximalL1):
         if not left:
             raise TargetError(f"the targets cannot be met, {self.targets}: no layer is left to remove; ask for more")
         return left
+
+    def _worth(self) -> dict[str, Worth]:
+        """Return how much the channels of each group are missed beside each other, by place."""
+        sites = [self._remaining.site(path) for path in self._groups]
+        with self.within.measuring(self.graph_module, sites, Samples.of_inputs(self._probe)) as missed:
+            return {site.path: missed(site) for site in sites}
+
+    def _of_sites(self, missed: Callable[[Any], Any]) -> Callable[[Any], float]:
+        """Return what says of a layer or a chunk how much it is missed: a chunk as its channels are together."""
+
+        def score(site: Site) -> float:
+            if isinstance(site, Gate) or isinstance(self.criterion, HalfGate):
+                return float(missed(site))
+            return float(missed(self._remaining.site(site.path))[list(site.places)].sum())
+
+        return score
 
     def _compatible(self, sites: Sequence[Site], chosen: Sequence[Site]) -> list[Site]:
         """Return those of ``sites`` that can go beside what was chosen: a conv's removal ties channels together."""

@@ -240,11 +240,25 @@ def sample_inputs(data: ImageData, count: int) -> torch.Tensor:
 
     Those that cannot be read are left out; raises LoadError if none of them can be.
     """
+    return torch.stack([image for image, _ in _samples(data, count)])
+
+
+def sample_batches(data: ImageData, count: int, batch_size: int = 64) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the images of :func:`sample_inputs` with their labels, in batches: (N, C, H, W) and (N,)."""
+    samples = _samples(data, count)
+    batches = [samples[first : first + batch_size] for first in range(0, len(samples), batch_size)]
+    return [
+        (torch.stack([image for image, _ in batch]), torch.tensor([int(label) for _, label in batch]))
+        for batch in batches
+    ]
+
+
+def _samples(data: ImageData, count: int) -> list[tuple[torch.Tensor, Any]]:
     total = data.train_count
     count = min(count, total)
     chosen = torch.linspace(0, total - 1, count).long().tolist()
     samples = [data.plain_train[index] for index in chosen]
-    images = [sample[0] for sample in samples if sample is not None]
-    if not images:
+    found = [sample for sample in samples if sample is not None]
+    if not found:
         raise LoadError(f"none of {count} training images can be read")
-    return torch.stack(images)
+    return found

@@ -7,22 +7,8 @@ import torch
 from channel_training import gated
 
 import fxprune
-from fxprune.choosing.chunks import Chunks, worth_of_channels
+from fxprune.choosing.chunks import Chunks
 from fxprune.choosing.remaining import Remaining
-
-
-def test_worth_is_the_share_of_what_the_readers_read() -> None:
-    graph = gated()
-    remaining = Remaining(graph)
-    x = graph.meta["example_inputs"][0] if "example_inputs" in graph.meta else torch.randn(8, 3, 8, 8).double()
-    with torch.no_grad():
-        graph.get_submodule("one.second").layer.weight[:, 2] = 0  # type: ignore[union-attr, operator]
-        found = worth_of_channels(graph, remaining, (x,))
-        inner = torch.relu(graph.one.norm1(graph.one.first.layer(graph.stem(x))))  # type: ignore[operator, union-attr]
-        energy = inner.square().mean((0, 2, 3)) * graph.one.second.layer.weight.square().sum((0, 2, 3))  # type: ignore[operator, union-attr]
-    assert found["one.first_channels"] == pytest.approx((energy / energy.sum()).numpy())
-    assert found["one.first_channels"][2] == 0
-    assert found["stem_channels"].sum() == pytest.approx(3)  # two blocks and the classifier read it
 
 
 def test_sizes_follow_the_width_and_two_stay() -> None:

@@ -82,6 +82,20 @@ def test_a_criterion_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None
     assert result.rewritten[0].path == layers(graph)[-1].path
 
 
+def test_weights_that_are_nan_name_the_layer() -> None:
+    graph = fxprune.insert_scales(tiny(), "convs").graph_module
+    with torch.no_grad():
+        graph.get_parameter("block1.conv2.conv.weight")[0] = float("nan")
+    for rank in ("weight-norm", "l1", "half-gate"):
+        with pytest.raises(FxpruneError, match=rf"{rank} of conv block1\.conv. is NaN: nothing can rank it"):
+            passes.RemoveLayers(target_macs=0.9, rank=rank)(graph)
+
+
+def test_a_criterion_of_channels_alone_is_refused() -> None:
+    with pytest.raises(FxpruneError, match=r"apoz scores channels only, and block1\.conv1 is a conv: take half-gate"):
+        passes.RemoveLayers(target_macs=0.9, rank="apoz")(fxprune.insert_scales(tiny(), "convs").graph_module)
+
+
 def test_an_unknown_rank_is_refused_with_the_nearest() -> None:
     with pytest.raises(FxpruneError, match="unknown rank 'half-gat'; did you mean 'half-gate'"):
         passes.RemoveLayers(target_macs=0.5, rank="half-gat")

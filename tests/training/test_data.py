@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from fxprune.errors import FxpruneError, FxpruneWarning, LoadError
 from fxprune.training.batches import Seeded, loader, step_batches
-from fxprune.training.data import IMAGENET_MEAN, IMAGENET_STD, load_data, sample_inputs
+from fxprune.training.data import IMAGENET_MEAN, IMAGENET_STD, load_data, sample_batches, sample_inputs
 from fxprune.training.evaluation import evaluate
 
 
@@ -55,6 +55,21 @@ def test_sample_inputs_are_spread_over_the_data() -> None:
 def save(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (20, 30)).save(path)
+
+
+def test_sample_batches_have_the_labels_of_these_images() -> None:
+    data = load_data("digits")
+    batches = sample_batches(data, 100, 40)
+    assert [(tuple(x.shape), tuple(y.shape)) for x, y in batches] == [
+        ((40, 1, 8, 8), (40,)),
+        ((40, 1, 8, 8), (40,)),
+        ((20, 1, 8, 8), (20,)),
+    ]
+    assert torch.equal(torch.cat([x for x, _ in batches]), sample_inputs(data, 100))
+    image, label = data.plain_train[0]
+    assert torch.equal(batches[0][0][0], image)
+    assert int(batches[0][1][0]) == int(label)
+    assert batches[0][1].dtype == torch.int64
 
 
 @pytest.mark.parametrize(("size", "held_out"), [(8, "val"), (80, "test")])

@@ -178,9 +178,9 @@ class Channels:
 
     @cached_property
     def _paths(self) -> list[str]:
-        """The path of the layer of each of :attr:`rows`."""
+        """The path of the layer of each of :attr:`rows`: of what a gate wraps that of the gate."""
         paths: dict[int, str] = {}
-        inside: dict[str, str] = {}  # what a gate wraps has the path of the gate
+        inside: dict[str, str] = {}
         for path, module in self.graph_module.named_modules():
             owner = inside.get(path, path)
             if isinstance(module, Gated):

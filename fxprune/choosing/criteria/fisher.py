@@ -1,0 +1,37 @@
+"""How much the loss would grow without a channel, to second order, by the Fisher information."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fxprune.choosing.criteria.base import ChannelCriterion, Needs
+from fxprune.choosing.criteria.losses import Loss, contributions_of_samples, cross_entropy
+from fxprune.choosing.samples import Samples
+from fxprune.structures.channels.groups import Channels
+from fxprune.structures.channels.running import Worth
+
+
+@dataclass
+class Fisher(ChannelCriterion):
+    """1/(2N) sum_n (sum a * d loss_n / d a)^2, over all activations a of a channel (Theis et al., arXiv 1801.05787).
+
+    Ours: activations are those that the next layers read, summed over all of them, so the inner sum is the gradient
+    of a gate of all that goes together. One sample is run at a time.
+
+    Args:
+        loss: takes outputs and the labels, on the network's device, of one sample; cross entropy by default.
+    """
+
+    name: ClassVar[str] = "fisher"
+    needs: ClassVar[Needs] = "labels"
+    loss: Loss = cross_entropy
+
+    def by_class(self, channels: Channels, samples: Samples) -> Worth:
+        """Return half the means over samples of the squared contributions."""
+        found, count = np.zeros(len(channels.labels)), 0
+        for one in contributions_of_samples(channels, samples, self.loss, self.name):
+            found, count = found + one**2, count + 1
+        return found / (2 * count)

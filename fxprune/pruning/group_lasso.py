@@ -25,7 +25,7 @@ from fxprune.structures.channels.groups import Channels
 
 
 class _Part(NamedTuple):
-    """What channels hold of a parameter along ``axis``: the number of that at each place, from 1; 0 where it stays."""
+    """What channels hold of a parameter along ``axis``: its number at each place, from 1; 0 where it stays."""
 
     parameter: nn.Parameter
     axis: int

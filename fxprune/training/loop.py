@@ -164,10 +164,9 @@ class Trainer:
             self._called = torch.compile(self._network, backend=engine.COMPILER)  # takes too long for every change
 
     def _shortening(self) -> list[Pass]:
-        """Return the passes that take out what is closed; channels where no layer has a gate that cuts need gone."""
+        """Return the passes that take out what is closed."""
         cuts = self.shrink is not None and self.shrink.closed_channels and not self._readers
-        layers_left = self.shrink is not None and set(self.shrink.layers) - set(self.shrink.gone)
-        channels: list[Pass] = [RemoveChannels()] if cuts and not layers_left else []
+        channels: list[Pass] = [RemoveChannels()] if cuts else []
         return [RemoveLayers(threshold=0.0), *channels, RemoveUnusedSubmodules()]
 
     def finish(self) -> None:

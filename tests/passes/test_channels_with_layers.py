@@ -113,3 +113,19 @@ def test_computed_weights_are_cut_once_they_are_plain(kind: str) -> None:
         gate.assign(scale=torch.tensor([0.0, 1.0] * 4).double())
     result = fxprune.Pipeline([passes.RemoveChannels(), passes.FuseChannelGate()], verify=True)(gated)
     assert sum(p.numel() for p in result.graph_module.parameters()) < 300
+
+
+def test_beside_branches_that_rest_channels_are_cut() -> None:
+    gated = insert_scales(traced(), what="branches,channels").graph_module
+    for gate in fxprune.gates_of(gated):
+        if gate.kind == "channels":
+            gate.assign(scale=(torch.arange(gate.width) % 2).double())
+        else:
+            gate.module.rest()
+    result = fxprune.Pipeline([passes.RemoveChannels()], verify=True)(gated)
+    assert total_macs(result.graph_module) < total_macs(gated) * 0.4
+    for gate in fxprune.gates_of(result.graph_module):
+        if gate.kind == "branch":
+            gate.wake()
+    x = torch.randn(3, 3, 96, 64).double()
+    torch.testing.assert_close(result.graph_module(x), gated(x), rtol=1e-9, atol=1e-9)

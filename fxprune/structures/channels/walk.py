@@ -39,7 +39,7 @@ class Walk:
     """The labels of one graph.
 
     ``whole``: whole groups and heads go, not the same channel of each of them. ``gated``: gates of layers are what
-    they gate; a barrier otherwise.
+    they gate; a barrier otherwise, but for sums at rest.
     """
 
     def __init__(

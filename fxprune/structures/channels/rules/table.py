@@ -8,6 +8,7 @@ from typing import Any
 from fxprune.facts.shapes import META, metadata_in
 from fxprune.gates.base import Gated
 from fxprune.gates.channel_gate import ScaledAxis, ScaledColumns
+from fxprune.gates.gate import ScaledLayer
 from fxprune.ir.nodes import called_module
 from fxprune.ops.call import Call
 from fxprune.structures.channels.rules import elements, joining, movement, products, weights
@@ -63,7 +64,7 @@ def rule(walk: Walk, call: Call) -> Any:
         call = Call(call.node, call.module.layer)
     elif isinstance(call.module, ScaledAxis):
         return walk.value(call.node.args[0])
-    elif isinstance(call.module, Gated) and walk.gated:
+    elif isinstance(call.module, Gated) and (walk.gated or _is_sum(call.module)):
         return weights.gated(walk, call)
     op = call.exact
     found = None if op is None else _BY_NAME.get(op.name) or _BY_KIND.get(op.kind)
@@ -74,6 +75,11 @@ def rule(walk: Walk, call: Call) -> Any:
     if call.kind != "new" and not any(metadata_in(one.meta.get(META)) for one in call.node.all_input_nodes):
         return walk.bare(call.node)
     return found(walk, call)
+
+
+def _is_sum(gate: Gated) -> bool:
+    """Say whether a gate is a plain sum: it rests, and wraps nothing whose channels it would have to cut."""
+    return gate.wraps is None and isinstance(gate, ScaledLayer) and gate.resting
 
 
 def _extra(call: Call) -> bool:

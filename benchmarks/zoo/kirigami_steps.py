@@ -1,0 +1,73 @@
+"""torch-kirigami on one model of the zoo: what worker.py runs with --peer torch-kirigami.
+
+Its documented way: build the dependency graph, discover the candidates, prune greedily by the magnitude of groups (as
+in its README), here to half of each layer's channels. Inputs and outputs of the network stay, as is its default. What
+can go are its candidates.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import nn
+from torch_kirigami import DependencyGraph, KirigamiError, UnsupportedOperation
+from torch_kirigami.pruning import ChannelRatio, Greedy, GroupMagnitude, Pruner
+
+from benchmarks.zoo.peer_judging import CONVS, TRANSPOSED, Removed, has_unknown_weights, judge_peer
+from benchmarks.zoo.row import Row
+from benchmarks.zoo.worker import CleanProcess
+
+
+class Kirigami:
+    """Its pruner, with its defaults."""
+
+    package: ClassVar[str] = "torch-kirigami"
+    refusals: ClassVar[tuple[type[Exception], ...]] = (KirigamiError, UnsupportedOperation)
+
+    def __init__(self, model: nn.Module, inputs: tuple[Any, ...], kept: Sequence[nn.Module]) -> None:
+        self.model = model
+        self.pruner = Pruner(model, graph=DependencyGraph.build(model, args=inputs))
+        self.space = self.pruner.discover_candidates()
+
+    def free_outputs(self) -> dict[str, int]:
+        """Return how many candidates there are, by the path of the layer; one of several channels counts as these."""
+        found: Counter[str] = Counter()
+        for candidate in self.space.candidates:
+            for selection in candidate.remove:
+                path = _owner(selection.tensor)
+                module = self.model.get_submodule(path)
+                if isinstance(module, (nn.Linear, *CONVS, *TRANSPOSED)):
+                    found[path] += len(selection.fully_selected_indices(candidate.axis.dim))
+        return dict(found)
+
+    def prune(self) -> Removed:
+        """Take the channels out; raises what it raises if it does not come to half."""
+        types = dict(self.model.named_modules())
+        _, result = self.pruner.prune(self.space, budget=ChannelRatio(0.5), strategy=Greedy(GroupMagnitude(p=2)))
+        removed = Removed()
+        for selection in result.plan.analysis.selections:
+            if selection.tensor.kind == "parameter" and selection:
+                _note(removed, _owner(selection.tensor), types, selection)
+        return removed
+
+
+def _owner(tensor: Any) -> str:
+    return str(tensor.paths[0].rpartition(".")[0]) if tensor.paths else ""
+
+
+def _note(removed: Removed, path: str, modules: dict[str, nn.Module], selection: Any) -> None:
+    module: Any = modules[path]
+    if has_unknown_weights(module):
+        removed.unknown.add(type(module).__name__)
+    elif selection.tensor.paths[0].endswith(".weight"):
+        rows = 1 if isinstance(module, TRANSPOSED) else 0
+        removed.outputs[path] += selection.fully_selected_indices(rows)
+        if len(selection.tensor.shape) > 1:
+            removed.inputs[path] += selection.fully_selected_indices(1 - rows)
+
+
+def run_and_judge(spec: str, row: Row, clean: CleanProcess) -> None:
+    """Run the steps; torch-kirigami needs no other process."""
+    judge_peer(Kirigami, spec, row)

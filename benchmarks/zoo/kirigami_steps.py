@@ -35,11 +35,10 @@ class Kirigami:
         """Return how many candidates there are, by the path of the layer; one of several channels counts as these."""
         found: Counter[str] = Counter()
         for candidate in self.space.candidates:
-            for selection in candidate.remove:
-                path = _owner(selection.tensor)
-                module = self.model.get_submodule(path)
-                if isinstance(module, (nn.Linear, *CONVS, *TRANSPOSED)):
-                    found[path] += len(selection.fully_selected_indices(candidate.axis.dim))
+            path = candidate.key.partition(":")[0].rpartition(".")[0]  # PATH.weight:AXIS:NUMBER
+            module, axis = self.model.get_submodule(path), candidate.axis
+            if axis is not None and isinstance(module, (nn.Linear, *CONVS, *TRANSPOSED)):
+                found[path] += sum(len(one.fully_selected_indices(axis.dim)) for one in candidate.remove)
         return dict(found)
 
     def prune(self) -> Removed:
@@ -63,9 +62,9 @@ def _note(removed: Removed, path: str, modules: dict[str, nn.Module], selection:
         removed.unknown.add(type(module).__name__)
     elif selection.tensor.paths[0].endswith(".weight"):
         rows = 1 if isinstance(module, TRANSPOSED) else 0
-        removed.outputs[path] += selection.fully_selected_indices(rows)
-        if len(selection.tensor.shape) > 1:
-            removed.inputs[path] += selection.fully_selected_indices(1 - rows)
+        for table, axis in ((removed.outputs, rows), (removed.inputs, 1 - rows)):
+            if axis < len(selection.tensor.shape) and (gone := list(selection.fully_selected_indices(axis))):
+                table[path] += gone
 
 
 def run_and_judge(spec: str, row: Row, clean: CleanProcess) -> None:

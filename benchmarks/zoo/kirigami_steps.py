@@ -67,6 +67,9 @@ def _note(removed: Removed, path: str, modules: dict[str, nn.Module], selection:
                 table[path] += gone
 
 
+PEER = Kirigami
+
+
 def run_and_judge(spec: str, row: Row, clean: CleanProcess) -> None:
     """Run the steps; torch-kirigami needs no other process."""
-    judge_peer(Kirigami, spec, row)
+    judge_peer(PEER, spec, row)

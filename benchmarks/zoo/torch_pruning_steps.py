@@ -86,6 +86,9 @@ class _Notes:
         return [left[i] for i in sorted(gone)]
 
 
+PEER = TorchPruning
+
+
 def run_and_judge(spec: str, row: Row, clean: CleanProcess) -> None:
     """Run the steps; Torch-Pruning needs no other process."""
-    judge_peer(TorchPruning, spec, row)
+    judge_peer(PEER, spec, row)

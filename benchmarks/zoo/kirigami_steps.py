@@ -25,6 +25,7 @@ class Kirigami:
 
     package: ClassVar[str] = "torch-kirigami"
     refusals: ClassVar[tuple[type[Exception], ...]] = (KirigamiError, UnsupportedOperation)
+    seconds: ClassVar[float] = 60
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...], kept: Sequence[nn.Module]) -> None:
         self.model = model

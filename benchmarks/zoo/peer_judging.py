@@ -6,7 +6,7 @@ compute the same as that copy. The row's status is
 
     refused          the peer says that it cannot, by an error of its own
     raises           it raised something else
-    failed           it took more than a minute (of CPU time, without building the model and judging), or crashed
+    failed           it took more CPU time than it may (without building the model and judging), or crashed
     prunes nothing   no parameter is gone
     wrong            the pruned model does not run (the step is "run"); or it lost inputs that carry data of channels
                      that it kept; or those inputs are all zero and yet its output is not that of the masked original
@@ -39,8 +39,6 @@ from benchmarks.zoo.row import Row
 from fxprune.ir.pytrees import tensors_in
 from fxprune.rewriting.verify import difference
 
-CPU_SECONDS = 60.0
-"""What a peer may take for a model."""
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _MIXING = re.compile("layer_norm|group_norm|rms_norm|softmax|dot_product|vector_norm|var|std|cumsum|sort|topk|nms")
@@ -86,6 +84,8 @@ class Peer(Protocol):
     """Its name on PyPI."""
     refusals: ClassVar[tuple[type[Exception], ...]]
     """What it raises on purpose."""
+    seconds: ClassVar[float]
+    """What it may take for a model, of CPU time."""
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...], kept: Sequence[nn.Module]) -> None:
         """Analyse ``model``, whose layers ``kept`` are to stay."""
@@ -229,7 +229,7 @@ def judge_peer(make: type[Peer], spec: str, row: Row) -> None:
 
 
 def _pruned(make: type[Peer], row: Row, call: tuple[Any, ...], outputs: dict[str, int]) -> Removed:
-    with limited(CPU_SECONDS):
+    with limited(make.seconds):
         with row.step("analyse"):
             peer = make(*call)
             free = peer.free_outputs()

@@ -23,7 +23,7 @@ from torch import nn
 import fxprune
 from benchmarks import RESULTS
 from benchmarks.zoo.models import build, randomize, smallest_inputs
-from benchmarks.zoo.peer_judging import CPU_SECONDS, classifiers, limited, widths
+from benchmarks.zoo.peer_judging import classifiers, limited, widths
 from benchmarks.zoo.row import read_rows
 from benchmarks.zoo.run import PEERS
 from fxprune import passes
@@ -55,7 +55,7 @@ def compared(spec: str, peer: str) -> Iterator[tuple[str, int, int, str]]:
     randomize(model, inputs)
     ours, layers = free_outputs(model, inputs), widths(model, inputs)
     make = importlib.import_module(PEERS[peer]).PEER
-    with limited(CPU_SECONDS):
+    with limited(make.seconds):
         theirs = make(model, inputs, classifiers(spec, model, inputs)).free_outputs()
     for path in layers:
         mine, why = ours.get(path, (0, "not seen"))

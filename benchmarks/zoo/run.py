@@ -64,7 +64,7 @@ def main() -> None:
     _FORKS.set_forkserver_preload(["torch", "torchvision", "timm"])
     rows_file = arguments.runs / f"{worker}.jsonl"
     if arguments.summarize:
-        summarize({name: list(read_rows(arguments.runs / f"{name}.jsonl").values()) for name in WORKERS})
+        summarize(list(read_rows(arguments.runs / "fxprune.jsonl").values()))
         return
     if arguments.subset:
         rows = run_models(CI_SUBSET, worker, None, arguments.jobs, arguments.timeout)

@@ -23,6 +23,7 @@ class TorchPruning:
 
     package: ClassVar[str] = "torch-pruning"
     refusals: ClassVar[tuple[type[Exception], ...]] = ()
+    seconds: ClassVar[float] = 180
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...], kept: Sequence[nn.Module]) -> None:
         self.paths = {module: path for path, module in model.named_modules()}

@@ -131,7 +131,7 @@ def _deep() -> list[str]:
         )
     ]
     return [
-        f"The analysis of {record['network']}, CPU seconds of one thread: fxprune's of a graph that was traced before "
+        f"The analysis of {record['network']}, CPU seconds of one thread: fxprune's of a graph traced before "
         f"({record['trace']:.1f} s), and Torch-Pruning's dependency graph, with its own tracing. Command: `python -m "
         "benchmarks.speed.channel_peers`.",
         table(lines, ("", OURS, "Torch-Pruning", "of it")),

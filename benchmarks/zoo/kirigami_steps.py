@@ -1,8 +1,9 @@
 """torch-kirigami on one model of the zoo: what worker.py runs with --peer torch-kirigami.
 
-Its documented way: build the dependency graph, discover the candidates, prune greedily by the magnitude of groups (as
-in its README), here to half of each layer's channels. Inputs and outputs of the network stay, as is its default. What
-can go are its candidates.
+Its documented way: build the dependency graph, discover the candidates, plan, apply. Inputs and outputs of a network
+stay (its default). What can go are its candidates; what goes is every second one of each layer, as one request
+(``plan_remove``). Its automatic choice (``Greedy``) tries each candidate with all before it: of a ResNet with four
+blocks and 2,880 candidates it was not done after a minute, where the request takes a second.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 from torch_kirigami import DependencyGraph, KirigamiError, UnsupportedOperation
-from torch_kirigami.pruning import ChannelRatio, Greedy, GroupMagnitude, Pruner
+from torch_kirigami.pruning import Pruner
 
 from benchmarks.zoo.peer_judging import CONVS, TRANSPOSED, Removed, has_unknown_weights, judge_peer
 from benchmarks.zoo.row import Row
@@ -43,14 +44,21 @@ class Kirigami:
         return dict(found)
 
     def prune(self) -> Removed:
-        """Take the channels out; raises what it raises if it does not come to half."""
-        types = dict(self.model.named_modules())
-        _, result = self.pruner.prune(self.space, budget=ChannelRatio(0.5), strategy=Greedy(GroupMagnitude(p=2)))
+        """Take every second candidate of each layer out, all at once."""
+        modules = dict(self.model.named_modules())
+        request = [one for candidate in self.space.candidates if _is_second(candidate) for one in candidate.remove]
+        _, result = self.pruner.apply(self.pruner.plan_remove(request))
         removed = Removed()
         for selection in result.plan.analysis.selections:
             if selection.tensor.kind == "parameter" and selection:
-                _note(removed, _owner(selection.tensor), types, selection)
+                _note(removed, _owner(selection.tensor), modules, selection)
         return removed
+
+
+def _is_second(candidate: Any) -> bool:
+    """Say whether a candidate is at an odd place of its layer; one may be of several channels."""
+    indices = list(candidate.remove[0].fully_selected_indices(candidate.axis.dim))
+    return bool(indices[0] // len(indices) % 2)
 
 
 def _owner(tensor: Any) -> str:

@@ -10,6 +10,7 @@ from torch import nn
 
 from fxprune.ops.call import Call
 from fxprune.structures.channels.labels import Reason
+from fxprune.structures.channels.rules import products
 from fxprune.structures.channels.tensors import Record, Vectors
 from fxprune.structures.channels.values import Value, value_along
 from fxprune.structures.channels.walk import Reader, Walk
@@ -21,7 +22,7 @@ def linear(walk: Walk, call: Call) -> Any:
     """y = x W': the last axis of x is read, the others stay."""
     x, weight = walk.value(call.operand(0)), walk.record(call, "weight")
     if weight is None:
-        return walk.barrier(call.node, _COMPUTED)
+        return products.linear(walk, call)
     axis = len(x.shape) - 1
     x = walk.settled(x, axis)
     _read(walk, call, weight, 1, x.along(axis))

@@ -14,8 +14,9 @@ from fxprune.ops.op import Op
 _move = partial(Op, kind="movement", values="selects", homogeneous="all", zero=True, dtype="keeps")
 _join = partial(Op, kind="join", takes="tensors; dim=0", values="selects", fresh=True)
 _pads = partial(Op, kind="pad", takes="input; padding", values="selects", homogeneous="all", zero=True, fresh=True)
-_new = partial(Op, kind="new", takes="; *size", fresh=True)
-_like = partial(Op, kind="new", takes="input;", shape="same", fresh=True)
+_MADE = "dtype=None, layout=None, device=None, requires_grad=False, pin_memory=False"
+_new = partial(Op, kind="new", takes=f"; *size, {_MADE}", fresh=True)
+_like = partial(Op, kind="new", takes=f"input; *, {_MADE}", shape="same", fresh=True)
 
 ROWS: tuple[Op, ...] = (
     _move(
@@ -185,12 +186,12 @@ ROWS: tuple[Op, ...] = (
     _new(name="arange", functions=(torch.arange,), shape="none"),
     _new(name="zeros", functions=(torch.zeros,)),
     _new(name="ones", functions=(torch.ones,)),
-    _new(name="full", takes="; size, fill_value", functions=(torch.full,)),
+    _new(name="full", takes=f"; size, fill_value, *, {_MADE}", functions=(torch.full,)),
     _new(name="empty", functions=(torch.empty,)),
     _like(name="zeros_like", functions=(torch.zeros_like,), image=(0.0, 0.0)),
     _like(name="ones_like", functions=(torch.ones_like,), image=(1.0, 1.0)),
     _like(name="empty_like", functions=(torch.empty_like,)),
-    _like(name="full_like", takes="input; fill_value", functions=(torch.full_like,)),
-    Op("new_tensor", "new", "input; *size", methods=("new_empty", "new_zeros", "new_ones")),
-    Op("new_full", "new", "input; size, fill_value", methods=("new_full",)),
+    _like(name="full_like", takes=f"input; fill_value, *, {_MADE}", functions=(torch.full_like,)),
+    Op("new_tensor", "new", f"input; *size, {_MADE}", methods=("new_empty", "new_zeros", "new_ones")),
+    Op("new_full", "new", f"input; size, fill_value, *, {_MADE}", methods=("new_full",)),
 )

@@ -41,7 +41,8 @@ def grid_sample(walk: Walk, call: Call) -> Any:
     x, grid = walk.value(call.input), walk.value(call.argument("grid"))
     reason = Reason(call.node, "is sampled along the axis that they are on")
     sides = [walk.mixed(x, range(2, len(x.shape)), reason), walk.mixed(grid, range(1, len(grid.shape)), reason)]
-    flat = [Value((*one.shape[:kept], *(1,) * (len(x.shape) - kept)), one.layers) for one, kept in zip(sides, (2, 1))]
+    ones = (1,) * len(x.shape)
+    flat = [Value((*one.shape[:n], *ones[n:]), one.layers) for one, n in zip(sides, (2, 1), strict=True)]
     both = walk.broadcast(flat, flat[0].shape, Reason(call.node, "meets places without channels there"))
     return Value(walk.bare(call.node).shape, both.layers)
 

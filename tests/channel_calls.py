@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.models.video import mvit
 
 Forward = Callable[["Net", torch.Tensor], Any]
 
@@ -49,12 +50,18 @@ def changed_in_place(y: torch.Tensor) -> torch.Tensor:
     return y.masked_fill_(y < 0.1, -1.0)
 
 
+def parts_of(y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the first half of the channels, and the rest, however many these are."""
+    found: tuple[torch.Tensor, ...] = torch.split(y, [4, y.shape[1] - 4], 1)
+    return found
+
+
 def looked_up(y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     """Return the pixels where another map is largest, averaged."""
     return y.flatten(2).gather(2, z.flatten(2).topk(4, 2)[1]).mean(2)[..., None, None]
 
 
-def some_tokens(net: Net, x: torch.Tensor) -> torch.Tensor:
+def some_tokens(net: Net, x: torch.Tensor) -> Any:
     """Return what a head reads of some tokens, by indices that are the same for all channels."""
     index, y = x.mean(1).flatten(1).argsort(1)[:, :5], net.one(x)
     return net.linear(y.flatten(2).transpose(1, 2).gather(1, index[..., None].expand(-1, -1, 8)).mean(1))
@@ -85,7 +92,7 @@ FREE: dict[str, Forward] = {
     "amax": of_means(lambda y: y.amax((2, 3)) + y.max(3)[0].min(2).values + torch.max(y, dim=3)[0].mean(2)),
     "logsumexp": of_means(lambda y: torch.logsumexp(y, (2, 3)) + y.logsumexp((2, 3))),
     "std": of_means(lambda y: y.std((2, 3)) + torch.std(y, (2, 3), correction=0) + torch.var(y, (2, 3), True)),
-    "var_mean": of_means(lambda y: sum(torch.var_mean(y, (2, 3)))),  # type: ignore[arg-type]
+    "var_mean": of_means(lambda y: torch.add(*torch.var_mean(y, (2, 3)))),
     "std_mean": of_maps(lambda y: y / torch.std_mean(y, dim=(2, 3), keepdim=True)[0]),
     "norms": of_means(lambda y: y.norm(dim=(2, 3)) + torch.linalg.vector_norm(y, dim=(2, 3))),
     "prod": of_means(lambda y: y.prod(3).mean(2)),
@@ -115,7 +122,10 @@ FREE: dict[str, Forward] = {
     ),
     "broadcast_to": of_two(lambda y, z: y + z.mean((2, 3), keepdim=True).broadcast_to(y.shape)),
     "tensor_split": lambda net, x: sum(net.few(one) for one in net.one(x).tensor_split(2, 1)),
+    "tensor_split_by_name": of_maps(lambda y: torch.cat(torch.tensor_split(y, indices=(3,), dim=1)[::-1], 1)),
     "tensor_split_uneven": of_maps(lambda y: torch.cat(torch.tensor_split(y, (3,), 1)[::-1], 1)),
+    "split_by_a_width": lambda net, x: sum(map(net.few, parts_of(net.one(x)))),
+    "axis_added": of_maps(lambda y: mvit._squeeze(mvit._unsqueeze(y, 5, 1)[0], 5, 1, 4)),
     "select": of_means(lambda y: y.select(2, 0).mean(2) + torch.select(y, 3, 1)[..., 0]),
     "index_select": of_maps(lambda y: y.index_select(2, torch.tensor([0, 2])) + y[:, :, [0, 2]]),
     "listed": lambda net, x: net.few(net.one(x)[:, [0, -6, 5, 7]]),

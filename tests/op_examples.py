@@ -96,6 +96,8 @@ _OF_ROW: dict[str, dict[str, list[Any]]] = {
     "tile": {"dims": [(1, 2, 1, 1), (2, 1)]},
     "repeat_interleave": {"repeats": [2], "dim": [1, -1, None]},
     "tensor_split": {"indices_or_sections": [2, (1, 3)]},
+    "unsqueeze_to": {"target_dim": [4, 5], "expand_dim": [1]},
+    "squeeze_to": {"target_dim": [4, 5], "expand_dim": [1], "tensor_dim": [4]},
     "select": {"dim": [1, -1], "index": [1, -1]},
     "unflatten": {"dim": [1], "sizes": [(2, 2), (-1, 2)], "unflattened_size": [(2, 2)]},
     "movedim": {"source": [1, (0, 1)], "destination": [-1, (1, 0)]},

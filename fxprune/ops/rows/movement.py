@@ -53,12 +53,22 @@ ROWS: tuple[Op, ...] = (
     _move(
         name="unsqueeze", takes="input; dim", functions=(torch.unsqueeze,), methods=("unsqueeze",), shape="unsqueeze"
     ),
+    _move(  # one axis more or none, and how many there were
+        name="unsqueeze_to",
+        takes="input; target_dim, expand_dim",
+        functions=("torchvision.models.video.mvit._unsqueeze",),
+    ),
+    _move(
+        name="squeeze_to",
+        takes="input; target_dim, expand_dim, tensor_dim",
+        functions=("torchvision.models.video.mvit._squeeze",),
+    ),
     _move(name="chunk", takes="input; chunks, dim=0", functions=(torch.chunk,), methods=("chunk",), shape="chunk"),
     _move(name="split", takes="tensor; split_size_or_sections, dim=0", functions=(torch.split,), shape="split"),
     _move(name="split", takes="tensor; split_size, dim=0", methods=("split",), shape="split"),
     _move(
         name="tensor_split",
-        takes="input; indices_or_sections, dim=0",
+        takes="input; indices_or_sections=None, dim=0, indices=None, sections=None",
         functions=(torch.tensor_split,),
         methods=("tensor_split",),
     ),

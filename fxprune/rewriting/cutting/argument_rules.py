@@ -13,7 +13,7 @@ from fxprune.facts.shapes import META
 from fxprune.ops.call import Call
 from fxprune.rewriting.cutting.kept import Mask
 from fxprune.rewriting.cutting.sizes import Fault, Sizes
-from fxprune.structures.channels.rules.movement import moves
+from fxprune.structures.channels.rules.indexing import moves
 from fxprune.structures.channels.values import Value
 
 
@@ -75,18 +75,21 @@ def _parts(self: Sizes, call: Call) -> Any:
     now = self.numbers.after(given) if isinstance(given, fx.Node) else given
     if isinstance(given, (tuple, list)):
         now = [self.numbers.after(one) if isinstance(one, fx.Node) else one for one in given]
-    natural: Any = torch.empty(total, device="meta")
-    split = (
-        natural.chunk(now)
-        if name == "chunks"
-        else natural.split(now)
-        if not isinstance(now, list) or sum(now) == total
-        else ()
-    )
-    if name != "indices_or_sections" and [len(one) for one in split] == after:
+    if _natural(call, now, total) == after:
         return node.target, node.args, dict(node.kwargs)
     target = "split" if node.op == "call_method" else torch.split
     return target, (call.input, after, axis), {}
+
+
+def _natural(call: Call, given: Any, total: int) -> list[int] | None:
+    """Return the sizes of the parts that a call makes of an axis of that size by itself; None if it is not known."""
+    name = call.op.name  # type: ignore[union-attr]
+    if name == "split" and isinstance(given, list):
+        return given
+    if name == "tensor_split" or type(given) is not int:
+        return None
+    step = -(-total // given) if name == "chunk" else given
+    return [min(step, total - start) for start in range(0, total, step)]
 
 
 def _index(self: Sizes, call: Call) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from types import EllipsisType, NoneType
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy as np
 from fxprune.ops.call import Call
 from fxprune.structures.channels.labels import Array, Reason
 from fxprune.structures.channels.moving import inserted, permuted, reshaped, taken, without
-from fxprune.structures.channels.values import Layer, Value
+from fxprune.structures.channels.values import Layer, Value, map_values
 from fxprune.structures.channels.walk import Walk
 
 
@@ -73,7 +72,8 @@ def attribute(walk: Walk, call: Call) -> Any:
 
 def squeeze(walk: Walk, call: Call) -> Any:
     """Axes of size 1 gone: they have no labels."""
-    return reshaped(walk.value(call.input), walk.bare(call.node).shape)
+    x = walk.value(call.input)
+    return map_values(lambda one: reshaped(x, one.shape), walk.bare(call.node))
 
 
 def chunk(walk: Walk, call: Call) -> Any:
@@ -96,7 +96,9 @@ def _parts(walk: Walk, call: Call, size: int) -> list[int]:
 
 def tensor_split(walk: Walk, call: Call) -> Any:
     """Parts that end at given places, or so many that are as even as can be."""
-    x, given = walk.value(call.input), walk.number(call.argument("indices_or_sections"))
+    x = walk.value(call.input)
+    names = ("indices_or_sections", "indices", "sections")
+    given = next(walk.number(one) for one in map(call.argument, names) if one is not None)
     axis = int(walk.number(call.argument("dim"))) % len(x.shape)
     places = np.array_split(np.arange(x.shape[axis]), list(given) if isinstance(given, (tuple, list)) else given)
     starts = np.cumsum([0, *map(len, places)]).tolist()
@@ -134,61 +136,6 @@ def select(walk: Walk, call: Call) -> Any:
     axis, index = (int(walk.number(call.argument(name))) for name in ("dim", "index"))
     axis %= len(x.shape)
     return selected(walk, call, x, axis, index % x.shape[axis])
-
-
-def getitem(walk: Walk, call: Call) -> Any:
-    """Parts of a tuple, and slices, numbers, one list of numbers, None and ... in a tensor's index."""
-    x, index = walk.value(call.node.args[0]), walk.number(call.node.args[1])
-    if isinstance(x, (tuple, dict)) and not isinstance(x, Value):
-        return x[index]
-    index = index if isinstance(call.node.args[1], tuple) else (index,)
-    return _indexed(walk, call, x, index) if moves(index) else _by_tensor(walk, call, x, index)
-
-
-def moves(index: Sequence[Any]) -> bool:
-    """Say whether an index takes each part of its axes by itself: slices and numbers, or slices and one list."""
-    lists = [one for one in index if is_places(one)]
-    plain = (slice, NoneType, EllipsisType, *(() if lists else (int,)))
-    return len(lists) < 2 and all(is_places(one) or type(one) in plain for one in index)
-
-
-def is_places(one: Any) -> bool:
-    """Say whether a part of an index is a list of places."""
-    return isinstance(one, (tuple, list)) and len(one) > 0 and all(type(place) is int for place in one)
-
-
-def _indexed(walk: Walk, call: Call, x: Value, index: tuple[Any, ...]) -> Value:
-    taking = len([one for one in index if one is not None and one is not Ellipsis])
-    rest = (slice(None),) * (len(x.shape) - taking)
-    if Ellipsis not in index:
-        index = (*index, Ellipsis)
-    place = index.index(Ellipsis)
-    axis = 0
-    for one in (*index[:place], *rest, *index[place + 1 :]):
-        if one is None:
-            x = inserted(x, axis)
-        elif isinstance(one, slice):
-            x = x if one == slice(None) else part(walk, call, x, axis, one)
-        elif is_places(one):
-            x = part(walk, call, x, axis, np.array(one))
-        else:
-            x = selected(walk, call, x, axis, one % x.shape[axis])
-            axis -= 1
-        axis += 1
-    return x
-
-
-def _by_tensor(walk: Walk, call: Call, x: Value, index: tuple[Any, ...]) -> Any:
-    """Rows looked up by a tensor of indices: the axis that it is of stays."""
-    others = [one for one in index[:-1] if one != slice(None)]
-    looked_up = walk.value(call.node.args[1] if not isinstance(call.node.args[1], tuple) else call.node.args[1][-1])
-    if others or not isinstance(looked_up, Value) or looked_up.layers:
-        return walk.barrier(call.node, "is indexed in a way that is not known")
-    axis = len(index) - 1
-    x = walk.mixed(x, [axis], Reason(call.node, "is indexed along the axis that they are on"))
-    more = len(looked_up.shape) - 1
-    layers = [Layer(tuple(a + more if a > axis else a for a in one.axes), one.labels) for one in x.layers]
-    return Value(walk.bare(call.node).shape, tuple(one for one in layers))
 
 
 def narrow(walk: Walk, call: Call) -> Any:
@@ -268,32 +215,6 @@ def roll(walk: Walk, call: Call) -> Any:
         return walk.barrier(call.node, "is rolled over all axes")
     axes = [one % len(x.shape) for one in _dims(walk, call, "dims")]
     return walk.mixed(x, axes, Reason(call.node, "is rolled along the axis that they are on"))
-
-
-def pixel_shuffle(walk: Walk, call: Call) -> Any:
-    """Channels become pixels: those that become one block of pixels go together."""
-    x, out = walk.value(call.input), walk.bare(call.node)
-    *batch, channels, height, width = x.shape
-    factor = int(walk.number(call.argument("upscale_factor")))
-    blocks = reshaped(x, (*batch, channels // factor**2, factor, factor, height, width))
-    axis = len(batch)
-    blocks = walk.mixed(blocks, (axis + 1, axis + 2), Reason(call.node, "makes pixels of them"))
-    layers = [one for one in blocks.layers if max(one.axes) <= axis]
-    walk.pin(blocks.with_layers(one for one in blocks.layers if max(one.axes) > axis), "makes pixels of them")
-    return Value(out.shape, tuple(layers))
-
-
-def pixel_unshuffle(walk: Walk, call: Call) -> Any:
-    """Pixels become channels: those of one block go together."""
-    x, out = walk.value(call.input), walk.bare(call.node)
-    axis = len(x.shape) - 3
-    factor = int(walk.number(call.argument("downscale_factor")))
-    x = walk.mixed(x, (axis + 1, axis + 2), Reason(call.node, "makes channels of pixels"))
-    x = walk.settled(x, axis)
-    layers = [
-        Layer(one.axes, np.repeat(one.labels, factor**2) if one.axes == (axis,) else one.labels) for one in x.layers
-    ]
-    return Value(out.shape, tuple(layers))
 
 
 def channel_shuffle(walk: Walk, call: Call) -> Any:

@@ -9,7 +9,7 @@ from fxprune.facts.shapes import META, metadata_in
 from fxprune.gates.channel_gate import ScaledAxis, ScaledColumns
 from fxprune.ir.nodes import called_module
 from fxprune.ops.call import Call
-from fxprune.structures.channels.rules import elements, joining, lookups, movement, products, weights
+from fxprune.structures.channels.rules import elements, indexing, joining, movement, products, weights, windows
 from fxprune.structures.channels.walk import Walk
 from fxprune.structures.computed_weights import computed_weights
 
@@ -33,7 +33,7 @@ _BY_NAME: dict[str, Rule] = {
     **dict.fromkeys(("max", "min"), elements.extremum),
     "glu": elements.glu,
     **dict.fromkeys(("flatten", "reshape", "unflatten"), movement.reshape),
-    **dict.fromkeys(("squeeze", "unsqueeze"), movement.squeeze),
+    **dict.fromkeys(("squeeze", "unsqueeze", "squeeze_to", "unsqueeze_to"), movement.squeeze),
     "permute": movement.permute,
     "transpose": movement.transpose,
     "movedim": movement.movedim,
@@ -42,7 +42,7 @@ _BY_NAME: dict[str, Rule] = {
     **dict.fromkeys(("chunk", "split"), movement.chunk),
     "tensor_split": movement.tensor_split,
     "unbind": movement.unbind,
-    "getitem": movement.getitem,
+    "getitem": indexing.getitem,
     "narrow": movement.narrow,
     "expand": movement.expand,
     "expand_as": movement.expand_as,
@@ -51,15 +51,15 @@ _BY_NAME: dict[str, Rule] = {
     "repeat_interleave": movement.repeat_interleave,
     "flip": movement.flip,
     "roll": movement.roll,
-    "pixel_shuffle": movement.pixel_shuffle,
-    "pixel_unshuffle": movement.pixel_unshuffle,
+    "pixel_shuffle": windows.pixel_shuffle,
+    "pixel_unshuffle": windows.pixel_unshuffle,
     "channel_shuffle": movement.channel_shuffle,
-    "index_select": lookups.index_select,
-    "gather": lookups.gather,
-    "grid_sample": lookups.grid_sample,
-    "unfold": lookups.unfold,
-    "im2col": lookups.windows,
-    "col2im": lookups.overlapped,
+    "index_select": indexing.index_select,
+    "gather": indexing.gather,
+    "grid_sample": indexing.grid_sample,
+    "unfold": windows.unfold,
+    "im2col": windows.windows,
+    "col2im": windows.overlapped,
     "cat": joining.cat,
     "stack": joining.stack,
     **dict.fromkeys(("zeros", "ones", "full", "zeros_like", "ones_like", "full_like"), elements.made),

@@ -23,6 +23,7 @@ class Net(nn.Module):
         self.head, self.few, self.twice = nn.Conv2d(8, 5, 1), nn.Conv2d(4, 5, 1), nn.Conv2d(16, 5, 1)
         self.linear, self.rows, self.eca = nn.Linear(8, 5), nn.Linear(8, 8), nn.Conv1d(1, 1, 3, padding=1)
         self.slopes, self.square = nn.Parameter(torch.rand(8)), nn.Parameter(torch.randn(8, 8))
+        self.wide, self.wider, self.table = nn.Linear(8, 16), nn.Linear(8, 16), nn.Embedding(7, 6)
         self.columns, self.parted = nn.Parameter(torch.randn(8, 5)), nn.Unflatten(1, (2, 4))
 
     def forward(self, x: torch.Tensor) -> Any:
@@ -67,6 +68,15 @@ def some_tokens(net: Net, x: torch.Tensor) -> Any:
     return net.linear(y.flatten(2).transpose(1, 2).gather(1, index[..., None].expand(-1, -1, 8)).mean(1))
 
 
+def turned_in_heads(net: Net, x: torch.Tensor) -> torch.Tensor:
+    """Return two heads of size 8, whose pairs of channels are turned by position, multiplied and averaged."""
+    q, k = (layer(x).unflatten(2, (2, 8)).transpose(1, 2) for layer in (net.wide, net.wider))
+    places = torch.arange(x.shape[1]).to(x.dtype)
+    sine, cosine = ((places[:, None] * net.slopes).sin(), (places[:, None] * net.slopes).cos())
+    q, k = (one * cosine + torch.stack((-one[..., 1::2], one[..., ::2]), -1).flatten(-2) * sine for one in (q, k))
+    return torch.einsum("bhnc,bhmc,bmd->bd", q, k, x)
+
+
 FREE: dict[str, Forward] = {
     # of each element
     "where": lambda net, x: net.head(torch.where(net.one(x) > 0, net.two(x), net.three(x))),
@@ -87,6 +97,13 @@ FREE: dict[str, Forward] = {
     "max_of_two": of_two(torch.max),
     "full": lambda net, x: net.head(net.one(x) + torch.full((x.shape[0], 8, 1, 1), 0.5, dtype=x.dtype)),
     "new_full": of_maps(lambda y: y + y.new_full((y.shape[0], 8, 1, 1), 0.5) + y.new_full(y.shape, 1.0)),
+    "numbers_as_values": of_maps(
+        lambda y: (
+            y.new_full((y.shape[0], 8, 1, 1), y.shape[1] ** -0.5)
+            + F.pad(y, (y.shape[1], 0), value=y.shape[1])[..., :-8]
+            + torch.full((y.shape[0], y.size(1), 1, 1), y.shape[1] / 3, dtype=y.dtype)
+        )
+    ),
     "full_like": of_maps(lambda y: torch.where(y > 0, y, torch.full_like(y, 0.5)) + torch.ones_like(y)),
     # over space
     "amax": of_means(lambda y: y.amax((2, 3)) + y.max(3)[0].min(2).values + torch.max(y, dim=3)[0].mean(2)),
@@ -134,6 +151,10 @@ FREE: dict[str, Forward] = {
     "pairs": of_maps(lambda y: torch.stack([-y[:, 1::2], y[:, ::2]], 2).flatten(1, 2)),
     "unflatten": lambda net, x: net.few(net.one(x).unflatten(1, (2, 4)).sum(1) + net.parted(net.two(x)).sum(1)),
     "glu": lambda net, x: net.few(F.glu(net.one(x), 1)),
+    "embedded": lambda net, x: net.head(
+        net.table(net.one(x).to(torch.int64).clamp(0, 6)) @ net.slopes[:6] + net.two(x)
+    ),
+    "rotated": lambda net, x: net.linear(turned_in_heads(net, net.one(x).flatten(2).mT)),
     "windows": of_means(lambda y: F.unfold(y, 3, padding=1).view(y.shape[0], 8, 9, -1).mean((2, 3))),
     "windows_added": of_maps(lambda y: F.fold(F.unfold(y, 2, stride=2), y.shape[2:], 2, stride=2)),
     "windows_of_an_axis": of_means(lambda y: y.unfold(2, 2, 2).unfold(3, 2, 2).mean((2, 3, 4, 5))),

@@ -162,9 +162,21 @@ def _unflattened(self: Sizes, call: Call) -> Any:
 
 
 def _filled(self: Sizes, call: Call) -> Any:
-    """full, new_full: one argument is all sizes."""
+    """full, new_full: one argument is all sizes, another a value."""
     value = self.kept.walk.value(call.node)
-    return _with_sizes(self, call, "size", value.shape, self.kept.shape(value))
+    sized = _with_sizes(self, call, "size", value.shape, self.kept.shape(value))
+    return _valued(self, call, "fill_value", *sized)
+
+
+def _valued(self: Sizes, call: Call, name: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return a call, written so far as this, in which a number that is a value keeps what it was."""
+    value = call.argument(name)
+    if not isinstance(value, fx.Node):
+        return target, args, kwargs
+    kept, place = self.as_value(call.node, value), call.op.places[name]  # type: ignore[union-attr]
+    if name in kwargs:
+        return target, args, {**kwargs, name: kept}
+    return target, (*args[:place], kept, *args[place + 1 :]), kwargs
 
 
 def _with_sizes(self: Sizes, call: Call, name: str, before: Any, after: Any) -> Any:
@@ -181,22 +193,22 @@ def _pad(self: Sizes, call: Call) -> Any:
     node = call.node
     out = self.kept.walk.value(node)
     sides = list(call.argument("pad"))
-    changed = False
     for place in range(len(sides) // 2):
         axis = len(out.shape) - 1 - place
         mask = self.kept.along(out, axis)
+        ends = tuple(sides[2 * place : 2 * place + 2])
         if mask is None:
+            sides[2 * place : 2 * place + 2] = fx.map_arg(ends, lambda one: self.as_value(node, one))
             continue
-        left, right = (self.kept.walk.number(one) for one in sides[2 * place : 2 * place + 2])
+        left, right = map(self.kept.walk.number, ends)
         if left < 0 or right < 0:
             raise Fault(node, "cuts channels off")
         sides[2 * place] = int(mask[:left].sum())
         sides[2 * place + 1] = int(mask[len(mask) - right :].sum())
-        changed = True
-    if not changed:
-        return node.target, node.args, dict(node.kwargs)
+    if sides == list(call.argument("pad")):
+        return _valued(self, call, "value", node.target, node.args, dict(node.kwargs))
     kwargs = {key: one for key, one in node.kwargs.items() if key != "pad"}
-    return node.target, (node.args[0], tuple(sides), *node.args[2:]), kwargs
+    return _valued(self, call, "value", node.target, (node.args[0], tuple(sides), *node.args[2:]), kwargs)
 
 
 def _attention(self: Sizes, call: Call) -> Any:

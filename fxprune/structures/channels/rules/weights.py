@@ -193,4 +193,5 @@ def embedding(walk: Walk, call: Call) -> Any:
     if walk.number(call.argument("max_norm")) is not None:
         weight.meet(1, (), Reason(call.node, "its rows are held to a norm of all channels"))
     shape = (*index.shape, weight.shape[1])
-    return value_along(shape, len(shape) - 1, weight.along(1))
+    made = value_along(shape, len(shape) - 1, weight.along(1))
+    return made.with_layers((*index.layers, *made.layers))

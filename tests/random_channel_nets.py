@@ -469,13 +469,21 @@ def parted(b: Builder, place: int, width: int) -> Made:
 @step()
 def windowed(b: Builder, place: int, width: int) -> Made:
     forms: Sequence[tuple[int, Any]] = [
-        (4 * width, lambda net, x: F.unfold(x, 2, stride=2).view(x.shape[0], -1, x.shape[2] // 2, x.shape[3] // 2)),
+        (4 * width, lambda net, x: wider(F.unfold(x, 2, stride=2).unflatten(2, (x.shape[2] // 2, x.shape[3] // 2)))),
         (width, lambda net, x: F.fold(F.unfold(x, 2, stride=2), x.shape[2:], 2, stride=2)),
-        (width, lambda net, x: x.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))),
-        (width, lambda net, x: F.grid_sample(x, x.new_full((x.shape[0], 6, 6, 2), 0.3), align_corners=False)),
+        (width, lambda net, x: wider(x.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5)))),
+        (
+            width,
+            lambda net, x: F.grid_sample(x, x.new_full((*x.shape[::2], x.shape[3], 2), 0.3), align_corners=False),
+        ),
     ]
     out, form = b.draw.choice(forms)
     return out, on(place, form)
+
+
+def wider(x: Tensor) -> Tensor:
+    """Return a map with each pixel four times."""
+    return F.interpolate(x, scale_factor=2.0)
 
 
 @step()

@@ -62,7 +62,6 @@ ROWS: tuple[Op, ...] = (
     _monotone(name="round", takes="input;", functions=(torch.round,), methods=("round",), zero=True),
     _monotone(name="sign", takes="input;", functions=(torch.sign, torch.sgn), methods=("sign", "sgn"), zero=True),
     _monotone(name="trunc", takes="input;", functions=(torch.trunc, torch.fix), methods=("trunc", "fix"), zero=True),
-    _monotone(name="atan", takes="input;", functions=(torch.atan,), methods=("atan",), zero=True, dtype=""),
     _monotone(name="expm1", takes="input;", functions=(torch.expm1,), methods=("expm1",), zero=True, dtype=""),
     _each(name="log1p", takes="input;", functions=(torch.log1p,), methods=("log1p",), zero=True, dtype=""),
     _each(name="log2", takes="input;", functions=(torch.log2,), methods=("log2",), dtype=""),

@@ -206,10 +206,9 @@ def product_with_a_weight(b: Builder, place: int, width: int) -> Made:
         lambda net, x: (x.movedim(1, -1) @ net.free[weight].t()).movedim(-1, 1),
         lambda net, x: torch.einsum("...chw,dc->...dhw", x, net.free[weight].T.mT),
         lambda net, x: torch.einsum("bchw,dc,d->bdhw", x, net.free[weight], net.free[weight].mean(1)),
-        lambda net, x: (
-            torch.addmm(net.free[weight][:, 0], x.mean((2, 3)), net.free[weight].t())[..., None, None]
-            + x.mean((1, 2, 3), keepdim=True)
-        ),
+        lambda net, x: torch.addmm(net.free[weight][:, 0], x.mean((2, 3)), net.free[weight].t())[
+            ..., None, None
+        ].expand(-1, -1, *x.shape[2:]),
     ]
     return 6, on(place, b.draw.choice(forms))
 

@@ -468,7 +468,10 @@ def parted(b: Builder, place: int, width: int) -> Made:
 @step()
 def windowed(b: Builder, place: int, width: int) -> Made:
     forms: Sequence[tuple[int, Any]] = [
-        (4 * width, lambda net, x: wider(F.unfold(x, 2, stride=2).unflatten(2, (x.shape[2] // 2, x.shape[3] // 2)))),
+        (
+            4 * width,
+            lambda net, x: wider(F.unfold(x, 2, stride=2).view(len(x), -1, x.shape[2] // 2, x.shape[3] // 2)),
+        ),
         (width, lambda net, x: F.fold(F.unfold(x, 2, stride=2), x.shape[2:], 2, stride=2)),
         (width, lambda net, x: wider(x.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5)))),
         (

@@ -164,12 +164,10 @@ class _Insertion:
 
     def _operand(self, reader: Reader) -> Any:
         """Return the operand that is multiplied: the weight of a function, or the first of a product."""
-        node = reader.node
-        if reader.weight is None:
-            tensors = [one for one in node.all_input_nodes if hasattr(one.meta.get("tensor_meta"), "shape")]
-            return tensors[0]
+        if reader.operand is not None:
+            return reader.operand
         owner = self._rewriter.graph_module
-        reads = [one for one in node.all_input_nodes if one.op == "get_attr"]
+        reads = [one for one in reader.node.all_input_nodes if one.op == "get_attr"]
         return next(one for one in reads if attribute(owner, str(one.target)) is reader.weight)
 
 

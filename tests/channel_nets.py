@@ -30,6 +30,19 @@ def conv(ins: int, outs: int, size: int = 3, **options: Any) -> nn.Conv2d:
     return nn.Conv2d(ins, outs, size, padding=size // 2, **options)
 
 
+def masks(width: int, share: str) -> torch.Tensor:
+    """Return scales, some of which are zero."""
+    scale = torch.rand(width) + 0.1
+    places = torch.arange(width)
+    gone = {
+        "half": torch.rand(width) < 0.5,
+        "one": places == int(torch.randint(width, ())),
+        "all but one": places != int(torch.randint(width, ())),
+        "ends": (places == 0) | (places == width - 1),
+    }[share]
+    return scale.masked_fill(gone, 0)
+
+
 class Net(nn.Module):
     """A stem of some channels, what a subclass does with them, and a head."""
 

@@ -93,6 +93,26 @@ _OF_ROW: dict[str, dict[str, list[Any]]] = {
     "linear": {},
     "squeeze": {"dim": [1, 2]},
     "unsqueeze": {"dim": [0, -1]},
+    "tile": {"dims": [(1, 2, 1, 1), (2, 1)]},
+    "repeat_interleave": {"repeats": [2], "dim": [1, -1, None]},
+    "tensor_split": {"indices_or_sections": [2, (1, 3)]},
+    "unsqueeze_to": {"target_dim": [4, 5], "expand_dim": [1]},
+    "squeeze_to": {"target_dim": [4, 5], "expand_dim": [1], "tensor_dim": [4]},
+    "select": {"dim": [1, -1], "index": [1, -1]},
+    "unflatten": {"dim": [1], "sizes": [(2, 2), (-1, 2)], "unflattened_size": [(2, 2)]},
+    "movedim": {"source": [1, (0, 1)], "destination": [-1, (1, 0)]},
+    "masked_fill": {"value": [0.5]},
+    "topk": {"k": [2], "dim": [1, -1]},
+    "threshold": {"threshold": [0.1], "value": [0.5]},
+    "vector_norm": {"ord": [2, 1, None], "dim": [1, (2, 3)]},
+    "linalg_norm": {"ord": [2, 1, None], "dim": [1, (2, 3)]},
+    "logsumexp": {"dim": [1, (2, 3)]},
+    "full": {"size": [(2, 3)]},
+    "new_full": {"size": [(2, 3)]},
+    "im2col": {"kernel_size": [2]},
+    "col2im": {"output_size": [(4, 4)], "kernel_size": [2], "stride": [2], "padding": [0], "dilation": [1]},
+    "glu": {"dim": [1, -1]},
+    "grid_sample": {"mode": ["bilinear", "nearest"], "align_corners": [False, True]},
 }
 _SHAPES = {1: (2, 4, 9), 3: (2, 4, 5, 6, 7)}
 _IMAGES = (2, 4, 6, 6)
@@ -157,8 +177,8 @@ def example(op: Op, spelling: Any, chance: random.Random, overrides: dict[str, A
 
 def _drawn(op: Op, chance: random.Random, share: float) -> dict[str, Any]:
     """Return values for what must be given, and for a share of the options."""
-    known = _VALUES | _OF_ROW.get(op.name, {})
-    taken = [one for one in op.parameters[op.inputs :] if one.name in known and one.name not in op.weights]
+    known, own = _VALUES | _OF_ROW.get(op.name, {}), {*op.weights, *_SPECIAL.get(op.name, {})}
+    taken = [one for one in op.parameters[op.inputs :] if one.name in known and one.name not in own]
     named = [
         one.name for one in taken if one.required or (one.variadic and op.kind != "cast") or chance.random() < share
     ]
@@ -229,6 +249,18 @@ _SPECIAL: dict[str, dict[str, Callable[[_Random], torch.Tensor]]] = {
     "extremum": {"values": lambda r: r(3)},
     "not": {"value": lambda r: r(1)},
     "logical_not": {"input": lambda r: r(3, 4) > 0},
+    **{
+        f"logical_{name}": {"input": lambda r: r(3, 4) > 0, "other": lambda r: r(3, 4) > 0}
+        for name in ("and", "or", "xor")
+    },
+    "where": {"input": lambda r: r(3, 4), "other": lambda r: r(3, 4), "condition": lambda r: r(3, 4) > 0},
+    "masked_fill": {"input": lambda r: r(3, 4), "mask": lambda r: r(3, 4) > 0},
+    "index_select": {"input": lambda r: r(3, 4), "index": lambda r: r(5).abs().long() % 4},
+    "gather": {"input": lambda r: r(3, 4), "index": lambda r: r(3, 5).abs().long() % 4},
+    "grid_sample": {"input": lambda r: r(2, 4, 6, 6), "grid": lambda r: r(2, 3, 5, 2)},
+    "t": {"input": lambda r: r(3, 4)},
+    "im2col": {"input": lambda r: r(2, 4, 6, 6)},
+    "col2im": {"input": lambda r: r(2, 12, 4)},
     "assert": {"condition": lambda r: r(1) ** 2 > -1},
     "einsum": {},
     "multi_dot": {},

@@ -202,6 +202,13 @@ def product_with_a_weight(b: Builder, place: int, width: int) -> Made:
         lambda net, x: torch.einsum("bchw,dc->bdhw", x, net.free[weight]),
         lambda net, x: (net.free[weight] @ x.flatten(2)).view(x.shape[0], 6, x.shape[2], x.shape[3]),
         lambda net, x: F.linear(x.permute(0, 2, 3, 1), net.free[weight]).permute(0, 3, 1, 2),
+        lambda net, x: F.linear(x.movedim(1, -1), net.free[weight].exp() * 2).movedim(-1, 1),
+        lambda net, x: (x.movedim(1, -1) @ net.free[weight].t()).movedim(-1, 1),
+        lambda net, x: torch.einsum("...chw,dc->...dhw", x, net.free[weight].T.mT),
+        lambda net, x: torch.einsum("bchw,dc,d->bdhw", x, net.free[weight], net.free[weight].mean(1)),
+        lambda net, x: torch.addmm(net.free[weight][:, 0], x.mean((2, 3)), net.free[weight].t())[
+            ..., None, None
+        ].expand(-1, -1, *x.shape[2:]),
     ]
     return 6, on(place, b.draw.choice(forms))
 
@@ -219,6 +226,42 @@ def together(b: Builder, place: int, width: int) -> Made:
     other = b.alike(width)
     forms = [torch.add, torch.mul, torch.maximum, lambda x, y: x - 2 * y, lambda x, y: torch.stack([x, y], 2).sum(2)]
     form: Any = b.draw.choice(forms)
+    return width, lambda net, maps: form(maps[place], maps[other])
+
+
+@step(2)
+def chosen(b: Builder, place: int, width: int) -> Made:
+    other, third = b.alike(width), b.alike(width)
+    forms: Sequence[Any] = [
+        lambda x, y, z: torch.where(x > y, y, z),
+        lambda x, y, z: x.where(z > 0, 0.5),
+        lambda x, y, z: x.masked_fill(y[:, :1] > 0, 0.1) + y.masked_fill(y < z, -0.3),
+        lambda x, y, z: x.lerp(y, 0.3) + torch.lerp(x, y, z.sigmoid()),
+        lambda x, y, z: torch.addcmul(x, y, z, value=0.5),
+        lambda x, y, z: x * ((y > 0) & (z < 0.5) | (x > 1)).float(),
+        lambda x, y, z: torch.max(x, y) + torch.full_like(z, 0.5),
+        lambda x, y, z: x + torch.full((x.shape[0], width, 1, 1), 0.5, dtype=x.dtype) * y.new_full(y.shape, 0.2),
+    ]
+    form = b.draw.choice(forms)
+    return width, lambda net, maps: form(maps[place], maps[other], maps[third])
+
+
+@step(2)
+def taken(b: Builder, place: int, width: int) -> Made:
+    other = b.alike(width)
+    forms: Sequence[Any] = [
+        lambda x, y: x * y.max(3, keepdim=True)[0] + y.min(2, keepdim=True).values,
+        lambda x, y: x * y.logsumexp((2, 3), keepdim=True) + torch.std(y, (2, 3), keepdim=True, correction=0),
+        lambda x, y: x.gather(3, y.argsort(3)),
+        lambda x, y: x.sort(3)[0] + y.topk(2, 2)[0].mean(2, keepdim=True),
+        lambda x, y: x * torch.var_mean(y, (2, 3), keepdim=True)[1] + y.argmax(2, keepdim=True),
+        lambda x, y: x.index_select(2, torch.tensor([0, 2, 1, 4])).sum(2, keepdim=True) + y,
+        lambda x, y: torch.baddbmm(x.flatten(2), (y.mean((2, 3))[:, :, None]), x.mean(1).flatten(1)[:, None]).view(
+            x.shape
+        ),
+        lambda x, y: torch.einsum("bc...,bc...,bchw->bchw", x.mean((2, 3)), y.mean((2, 3)), x),
+    ]
+    form = b.draw.choice(forms)
     return width, lambda net, maps: form(maps[place], maps[other])
 
 
@@ -386,6 +429,77 @@ def padded(b: Builder, place: int, width: int) -> Made:
         lambda net, x: torch.cat([torch.zeros_like(x)[:, :before], x, x[:, :after]], 1),
     ]
     return width + before + after, on(place, b.draw.choice(forms))
+
+
+@step(2)
+def listed(b: Builder, place: int, width: int) -> Made:
+    places = [b.draw.randrange(-width, width) for _ in range(b.draw.randrange(4, 12))]
+    every = b.draw.choice([2, 3])
+    forms: Sequence[tuple[int, Any]] = [
+        (len(places), lambda net, x: x[:, places]),
+        (-(-width // every), lambda net, x: x[:, ::every]),
+        (width, lambda net, x: torch.cat([x[:, start::every] for start in range(every)], 1)),
+        (width // 2 * 2, lambda net, x: torch.stack([x[:, 1 : width // 2 * 2 : 2], -x[:, :-1:2]], 2).flatten(1, 2))
+        if width % 2 == 0
+        else (width, lambda net, x: x.movedim(1, -1).mT.transpose(2, 3).moveaxis(3, 1)),
+    ]
+    out, form = b.draw.choice(forms)
+    return out, on(place, form)
+
+
+@step(2)
+def parted(b: Builder, place: int, width: int) -> Made:
+    count = b.divisor(width)
+    uneven = b.draw.randrange(2, 4)
+    forms: Sequence[tuple[int, Any]] = [
+        (width, lambda net, x: torch.cat(x.tensor_split(uneven, 1)[::-1], 1)),
+        (width, lambda net, x: torch.cat(torch.tensor_split(x, (2, 4), 1)[::-1], 1)),
+        (width, lambda net, x: x.unflatten(1, (count, width // count)).transpose(1, 2).flatten(1, 2)),
+        (width // count, lambda net, x: x.unflatten(1, (count, -1)).max(1)[0]),
+        (width, lambda net, x: x + x.select(2, 0)[:, :, None] * torch.select(x, 3, -1)[..., None]),
+        (width, lambda net, x: x.unflatten(1, (-1, width // count)).softmax(2).reshape(x.shape)),
+    ]
+    if width % 2 == 0:
+        forms = [*forms, (width // 2, lambda net, x: F.glu(x, 1))]
+    out, form = b.draw.choice(forms)
+    return out, on(place, form)
+
+
+@step()
+def windowed(b: Builder, place: int, width: int) -> Made:
+    forms: Sequence[tuple[int, Any]] = [
+        (
+            4 * width,
+            lambda net, x: wider(F.unfold(x, 2, stride=2).view(len(x), -1, x.shape[2] // 2, x.shape[3] // 2)),
+        ),
+        (width, lambda net, x: F.fold(F.unfold(x, 2, stride=2), x.shape[2:], 2, stride=2)),
+        (width, lambda net, x: wider(x.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5)))),
+        (
+            width,
+            lambda net, x: F.grid_sample(x, x.new_full((*x.shape[::2], x.shape[3], 2), 0.3), align_corners=False),
+        ),
+    ]
+    out, form = b.draw.choice(forms)
+    return out, on(place, form)
+
+
+def wider(x: Tensor) -> Tensor:
+    """Return a map with each pixel four times."""
+    return F.interpolate(x, scale_factor=2.0)
+
+
+@step()
+def copied(b: Builder, place: int, width: int) -> Made:
+    forms: Sequence[tuple[int, Any]] = [
+        (2 * width, lambda net, x: x.repeat_interleave(2, dim=1)),
+        (2 * width, lambda net, x: x.tile(1, 2, 1, 1)),
+        (width, lambda net, x: x + x[:, :1].repeat(1, width, 1, 1)),
+        (width, lambda net, x: x * x.mean((1, 2, 3), keepdim=True).repeat(1, x.shape[1], 1, 1)),
+        (width, lambda net, x: x + x.mean(1, keepdim=True).repeat_interleave(x.size(1), 1)),
+        (width, lambda net, x: x * x.amax((2, 3), keepdim=True).tile(x.shape[2], x.shape[3])),
+    ]
+    out, form = b.draw.choice(forms)
+    return out, on(place, form)
 
 
 @step()

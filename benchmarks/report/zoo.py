@@ -5,9 +5,8 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from tabulate import tabulate
-
 from benchmarks import RESULTS
+from benchmarks.report import zoo_peers
 from benchmarks.report.pages import Page, Record, read_record, table
 from benchmarks.zoo.models import GROUPS
 from benchmarks.zoo.row import read_rows
@@ -29,20 +28,12 @@ _HEADERS_OF_CHANNELS = (
     *("", "models", "right", "declined", "failed", "silently different", "largest difference"),
     *("outputs that can go (median)", "MACs (median)", "seconds (median)"),
 )
-_PEER_STATUSES = {
-    "ok": "right",
-    "wrong": "wrong",
-    "not comparable": "runs, not comparable",
-    "prunes nothing": "prunes nothing",
-    "raises": "raises",
-    "failed": "crash, time-out",
-}
 
 
 def page() -> Page:
     """Return the page."""
     summary = read_record("zoo")
-    return Page("zoo", "The zoo", [*_end_to_end(summary), *_removable(), *_channels(), *_peer(summary)])
+    return Page("zoo", "The zoo", [*_end_to_end(summary), *_removable(), *_channels(), *zoo_peers.sections()])
 
 
 def _end_to_end(summary: Record) -> list[str]:
@@ -121,23 +112,4 @@ def _cells_of_channels(rows: list[Record]) -> list[Any]:
         _formatted(max(found, default=None), ".1g"),
         *(_formatted(share, ".0%") for share in shares),
         _formatted(seconds, ".0f"),
-    ]
-
-
-def _peer(summary: Record) -> list[str]:
-    """Return what became of the same models in Torch-Pruning; nothing if none of them has been run."""
-    found = {GROUPS[name]: group["torch_pruning"] for name, group in summary["groups"].items()}
-    lines = [
-        [name, sum(n.values()), *(n.get(status, 0) for status in _PEER_STATUSES)] for name, n in found.items() if n
-    ]
-    if not lines:
-        return []
-    return [
-        f"Torch-Pruning {summary['versions']['torch-pruning']}, out of the box, half of the channels, the "
-        "classifier left alone (`--peer torch-pruning`). *Right*: the pruned model computes what the original "
-        "computes once the weights that make the removed channels are zero. *Wrong*: it cannot run; or it lost "
-        "inputs that carry data of channels that it kept; or all that it lost was zero, and yet its "
-        "output is another. *Not comparable*: it runs, but something else than weights mixes channels (layer or "
-        "group norm, softmax, a mean over channels), or a zeroed channel does not arrive as zero.",
-        tabulate(lines, headers=["", "models", *_PEER_STATUSES.values()], tablefmt="github"),
     ]

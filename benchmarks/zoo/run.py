@@ -5,7 +5,7 @@
     python -m benchmarks.zoo.run --retry                        # again, those whose last row is no success
     python -m benchmarks.zoo.run --only 'timm:resnet*'          # some of them
     python -m benchmarks.zoo.run --what channels                # half of the channels, and of the layers too
-    python -m benchmarks.zoo.run --peer torch-pruning           # Torch-Pruning on the same models
+    python -m benchmarks.zoo.run --peer torch-pruning           # Torch-Pruning on the same models, or torch-kirigami
     python -m benchmarks.zoo.run --summarize                    # results/zoo.json, from the rows
     python -m benchmarks.zoo.run --subset ci --jobs 2           # a few models, from the start; exits 1 if one fails
 
@@ -35,11 +35,11 @@ from benchmarks.zoo.row import read_rows
 from benchmarks.zoo.summary import summarize
 from benchmarks.zoo.worker import work
 
-WORKERS = {
-    "fxprune": "benchmarks.zoo.fxprune_steps",
-    "channels": "benchmarks.zoo.channel_steps",
+PEERS = {
     "torch-pruning": "benchmarks.zoo.torch_pruning_steps",
+    "torch-kirigami": "benchmarks.zoo.kirigami_steps",
 }
+WORKERS = {"fxprune": "benchmarks.zoo.fxprune_steps", "channels": "benchmarks.zoo.channel_steps", **PEERS}
 _FORKS = multiprocessing.get_context("forkserver")
 
 Row = dict[str, Any]
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="PATTERN", default="*", help="of model names, as timm:resnet*")
     parser.add_argument("--subset", choices=["ci"], help="a fixed few; rows are not kept")
-    parser.add_argument("--peer", choices=["torch-pruning"], help="run this package instead of fxprune")
+    parser.add_argument("--peer", choices=list(PEERS), help="run this package instead of fxprune")
     parser.add_argument("--what", choices=["layers", "channels"], default="layers", help="what fxprune takes out")
     parser.add_argument("--retry", action="store_true", help="run those again that did not succeed")
     parser.add_argument("--summarize", action="store_true", help="only write the summary")
@@ -64,7 +64,7 @@ def main() -> None:
     _FORKS.set_forkserver_preload(["torch", "torchvision", "timm"])
     rows_file = arguments.runs / f"{worker}.jsonl"
     if arguments.summarize:
-        summarize({name: list(read_rows(arguments.runs / f"{name}.jsonl").values()) for name in WORKERS})
+        summarize(list(read_rows(arguments.runs / "fxprune.jsonl").values()))
         return
     if arguments.subset:
         rows = run_models(CI_SUBSET, worker, None, arguments.jobs, arguments.timeout)

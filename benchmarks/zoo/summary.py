@@ -16,23 +16,21 @@ from benchmarks.zoo.models import GROUPS
 Row = dict[str, Any]
 
 
-def summarize(rows: dict[str, list[Row]]) -> None:
-    """Write the summary of the rows of fxprune and of Torch-Pruning."""
-    ours, peers = rows["fxprune"], rows["torch-pruning"]
+def summarize(ours: list[Row]) -> None:
+    """Write the summary of fxprune's rows."""
     result = {
-        "command": "python -m benchmarks.zoo.run; python -m benchmarks.zoo.run --peer torch-pruning",
+        "command": "python -m benchmarks.zoo.run",
         "commits": sorted({row["commit"] for row in ours}),
-        "versions": {name: version(name) for name in ("torch", "torchvision", "timm", "torch-pruning")},
+        "versions": {name: version(name) for name in ("torch", "torchvision", "timm")},
         "hardware": {"machine": platform.machine(), "cores": os.cpu_count(), "threads a model": 1},
-        "groups": {group: _group(group, ours, peers) for group in GROUPS if any(r["kind"] == group for r in ours)},
+        "groups": {group: _group(group, ours) for group in GROUPS if any(r["kind"] == group for r in ours)},
     }
     (RESULTS / "zoo.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _group(group: str, ours: list[Row], peers: list[Row]) -> dict[str, Any]:
+def _group(group: str, ours: list[Row]) -> dict[str, Any]:
     mine = [row for row in ours if row["kind"] == group]
     good = [row for row in mine if row["status"] == "ok"]
-    theirs = Counter(row["status"] for row in peers if row["kind"] == group)
     return {
         "models": len(mine),
         **{
@@ -51,7 +49,6 @@ def _group(group: str, ours: list[Row], peers: list[Row]) -> dict[str, Any]:
         "needless_nodes": sum(sum(row["needless"].values()) for row in good),
         "median_seconds": median(row["seconds"]["total"] for row in good) if good else None,
         "largest_peak_mb": max((row["peak_mb"] for row in mine if "peak_mb" in row), default=None),
-        "torch_pruning": dict(theirs),
     }
 
 

@@ -125,7 +125,7 @@ def _multiplied(channels: Channels, node: fx.Node, summed: list[Vectors]) -> Ite
     if not isinstance(out, Value):
         return
     axes = [walk.along(out, axis) for axis in range(len(out.shape))]
-    if call.kind == "product":
+    if call.kind in ("product", "linear"):  # a linear function of two values is a product
         yield 1, [*axes, *summed]
     elif call.op is not None and call.op.name == "scaled_dot_product_attention":
         q, v = (walk.value(call.argument(name)).shape[-1] for name in ("query", "value"))

@@ -18,6 +18,8 @@ from fxprune.ops.table import row_of_layer, row_of_target
 
 _CALLS = ("call_function", "call_method")
 _ALIASES = {"dim": "axis", "keepdim": "keepdims", "input": "x", "other": "x2"}  # NumPy's, which torch takes too
+_NAMES = frozenset(_ALIASES.values())
+_NO_OUT = ("out", None)  # what torch's functions tell each other
 
 
 class Call:
@@ -71,7 +73,9 @@ class Call:
         node = self.node
         if len(node.args) > op.most:
             return False
-        return not node.kwargs or all(name in op.places or name in _ALIASES.values() for name in node.kwargs)
+        return all(
+            name in op.places or name in _NAMES or (name, value) == _NO_OUT for name, value in node.kwargs.items()
+        )
 
     def argument(self, name: str) -> Any:
         """Return an argument by the name that the row gives it: a node, a value, or what is taken without it.

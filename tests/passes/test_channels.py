@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 import torch
-from channel_nets import NETS
+from channel_nets import NETS, masks
 from torch import fx, nn
 from torch.utils._pytree import tree_leaves
 
@@ -23,19 +23,6 @@ FIXED = (
     "RelativeBias",
     "Gram",
 )  # of one resolution, or number of tokens
-
-
-def masks(width: int, share: str) -> torch.Tensor:
-    """Return scales, some of which are zero."""
-    scale = torch.rand(width) + 0.1
-    places = torch.arange(width)
-    gone = {
-        "half": torch.rand(width) < 0.5,
-        "one": places == int(torch.randint(width, ())),
-        "all but one": places != int(torch.randint(width, ())),
-        "ends": (places == 0) | (places == width - 1),
-    }[share]
-    return scale.masked_fill(gone, 0)
 
 
 def gated(

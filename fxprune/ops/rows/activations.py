@@ -215,6 +215,14 @@ ROWS: tuple[Op, ...] = (
         image=(-math.inf, 0.0),
         fresh=True,
     ),
+    _each(
+        name="threshold",
+        takes="input; threshold, value, inplace=False",
+        layers=(nn.Threshold,),
+        functions=(functional.threshold,),
+    ),
+    Op("glu", "axis", "input; dim=-1", (nn.GLU,), (functional.glu,), shape="none", zero=True, fresh=True),
+    Op("cumprod", "axis", "input; dim, dtype=None", functions=(torch.cumprod,), methods=("cumprod",), fresh=True),
     Op(
         "cumsum",
         "axis",

@@ -65,6 +65,8 @@ ROWS: tuple[Op, ...] = (
         functions=("torchvision.ops.drop_block.drop_block3d",),
         dtype="",
     ),
-    Op("cast", "cast", "input; *to", methods=("to", "float", "half", "double", "bfloat16", "type")),
+    Op("cast", "cast", "input; *to, dtype=None, device=None, non_blocking=False, copy=False", methods=("to",)),
+    Op("cast", "cast", "input; *to", methods=("float", "half", "double", "bfloat16", "type")),
+    Op("cast", "cast", "input;", methods=("bool", "byte", "short", "int", "long")),
     Op("type_as", "cast", "input, other;", methods=("type_as",)),
 )

@@ -46,6 +46,9 @@ _maximum = partial(
     homogeneous="positive",
 )
 _reduce = partial(Op, kind="reduction", takes="input; dim=None, keepdim=False, dtype=None", fresh=True)
+_ranks = partial(Op, kind="axis", takes="input; dim=-1, descending=False, stable=False", shape="none", fresh=True)
+_OVER = "input; dim=None, keepdim=False"
+_SPREAD = "input; dim=None, unbiased=True, keepdim=False, *, correction=None"
 _MODES = ("nearest", "nearest-exact", "linear", "bilinear", "trilinear", "area")
 
 ROWS: tuple[Op, ...] = (
@@ -104,7 +107,7 @@ ROWS: tuple[Op, ...] = (
     ),
     _reduce(
         name="var",
-        takes="input; dim=None, unbiased=True, keepdim=False",
+        takes=_SPREAD,
         functions=(torch.var,),
         methods=("var",),
         image=(0.0, math.inf),
@@ -112,7 +115,7 @@ ROWS: tuple[Op, ...] = (
     ),
     _reduce(
         name="std",
-        takes="input; dim=None, unbiased=True, keepdim=False",
+        takes=_SPREAD,
         functions=(torch.std,),
         methods=("std",),
         image=(0.0, math.inf),
@@ -126,5 +129,48 @@ ROWS: tuple[Op, ...] = (
         where={"p": ("fro", 1, 2, math.inf)},
         image=(0.0, math.inf),
         zero=True,
+    ),
+    _reduce(
+        name="vector_norm",
+        takes="input; ord=2, dim=None, keepdim=False, dtype=None",
+        functions=(torch.linalg.vector_norm,),
+        image=(0.0, math.inf),
+        zero=True,
+        where={"ord": (1, 2)},
+    ),
+    _reduce(
+        name="linalg_norm",
+        takes="input; ord=None, dim=None, keepdim=False, dtype=None",
+        functions=(torch.linalg.norm,),
+        image=(0.0, math.inf),
+        zero=True,
+        where={"ord": (None, 1, 2)},
+    ),
+    _reduce(
+        name="logsumexp", takes="input; dim, keepdim=False", functions=(torch.logsumexp,), methods=("logsumexp",)
+    ),
+    _reduce(name="prod", functions=(torch.prod,), methods=("prod",), zero=True),
+    _reduce(name="any", takes=_OVER, functions=(torch.any,), methods=("any",)),
+    _reduce(name="all", takes=_OVER, functions=(torch.all,), methods=("all",)),
+    _reduce(name="argmax", takes=_OVER, functions=(torch.argmax,), methods=("argmax",)),
+    _reduce(name="argmin", takes=_OVER, functions=(torch.argmin,), methods=("argmin",)),
+    # those that return several tensors, or another shape than the kind says
+    _reduce(name="max", takes=_OVER, functions=(torch.max,), methods=("max",), shape="none"),
+    _reduce(name="min", takes=_OVER, functions=(torch.min,), methods=("min",), shape="none"),
+    _reduce(name="median", takes=_OVER, functions=(torch.median,), methods=("median",), shape="none"),
+    _reduce(name="var_mean", takes=_SPREAD, functions=(torch.var_mean,), shape="none"),
+    _reduce(name="std_mean", takes=_SPREAD, functions=(torch.std_mean,), shape="none"),
+    _ranks(
+        name="topk", takes="input; k, dim=-1, largest=True, sorted=True", functions=(torch.topk,), methods=("topk",)
+    ),
+    _ranks(name="sort", functions=(torch.sort,), methods=("sort",)),
+    _ranks(name="argsort", functions=(torch.argsort,), methods=("argsort",), shape="same"),
+    Op(
+        "grid_sample",
+        "resize",
+        "input, grid; mode='bilinear', padding_mode='zeros', align_corners=None",
+        functions=(functional.grid_sample,),
+        shape="none",
+        fresh=True,
     ),
 )

@@ -13,6 +13,7 @@ from fxprune.facts.shapes import META
 from fxprune.ops.call import Call
 from fxprune.rewriting.cutting.kept import Mask
 from fxprune.rewriting.cutting.sizes import Fault, Sizes
+from fxprune.structures.channels.rules.indexing import moves
 from fxprune.structures.channels.values import Value
 
 
@@ -74,18 +75,21 @@ def _parts(self: Sizes, call: Call) -> Any:
     now = self.numbers.after(given) if isinstance(given, fx.Node) else given
     if isinstance(given, (tuple, list)):
         now = [self.numbers.after(one) if isinstance(one, fx.Node) else one for one in given]
-    natural: Any = torch.empty(total, device="meta")
-    split = (
-        natural.chunk(now)
-        if name == "chunks"
-        else natural.split(now)
-        if not isinstance(now, list) or sum(now) == total
-        else ()
-    )
-    if [len(one) for one in split] == after:
+    if _natural(call, now, total) == after:
         return node.target, node.args, dict(node.kwargs)
     target = "split" if node.op == "call_method" else torch.split
     return target, (call.input, after, axis), {}
+
+
+def _natural(call: Call, given: Any, total: int) -> list[int] | None:
+    """Return the sizes of the parts that a call makes of an axis of that size by itself; None if it is not known."""
+    name = call.op.name  # type: ignore[union-attr]
+    if name == "split" and isinstance(given, list):
+        return given
+    if name == "tensor_split" or type(given) is not int:
+        return None
+    step = -(-total // given) if name == "chunk" else given
+    return [min(step, total - start) for start in range(0, total, step)]
 
 
 def _index(self: Sizes, call: Call) -> Any:
@@ -95,8 +99,7 @@ def _index(self: Sizes, call: Call) -> Any:
     if not isinstance(x, Value):
         return node.target, node.args, dict(node.kwargs)
     index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
-    number = self.kept.walk.number
-    if not all(one is None or one is Ellipsis or isinstance(one, slice) or type(number(one)) is int for one in index):
+    if not moves([self.kept.walk.number(one) for one in index]):
         return node.target, node.args, dict(node.kwargs)
     taking = len([one for one in index if one is not None and one is not Ellipsis])
     axis, found = 0, []
@@ -108,6 +111,8 @@ def _index(self: Sizes, call: Call) -> Any:
             continue
         found.append(self.place(node, one, x, axis))
         axis += 1
+    if not moves([self.kept.walk.number(one) for one in found]):
+        raise Fault(node, "takes every so many channels, and one place of another axis")
     made = tuple(found) if isinstance(node.args[1], tuple) else found[0]
     return node.target, (node.args[0], made), {}
 
@@ -124,27 +129,86 @@ def _narrow(self: Sizes, call: Call) -> Any:
     return node.target, (call.input, axis, int(before[start]), int(before[start + length] - before[start])), {}
 
 
+def _select(self: Sizes, call: Call) -> Any:
+    x, axis = self.kept.walk.value(call.input), int(self.kept.walk.number(call.argument("dim")))
+    return _with(call, "index", self.place(call.node, call.argument("index"), x, axis % len(x.shape)))
+
+
+def _copies(self: Sizes, call: Call) -> Any:
+    """repeat, tile, repeat_interleave: what they make of an axis of size 1 has another size then."""
+    node, name = call.node, call.op.parameters[1].name  # type: ignore[union-attr]
+    x, out = self.kept.walk.value(call.input), self.kept.walk.value(node)
+    ahead = (1,) * (len(out.shape) - len(x.shape))
+    before, after = (
+        [size // one for size, one in zip(shape(out), (*ahead, *shape(x)), strict=True)]
+        for shape in (lambda one: one.shape, self.kept.shape)
+    )
+    if before == after and not any(map(self.numbers.changes, node.all_input_nodes)):
+        return node.target, node.args, dict(node.kwargs)
+    if name == "repeats" and "dim" in call.op.places:  # type: ignore[union-attr]
+        axis = int(self.kept.walk.number(call.argument("dim")))
+        (count,) = self.counts(node, (call.argument(name),), before[axis:][:1], after[axis:][:1])
+        return _with(call, name, count)
+    given, made = _flat(call, name)
+    counts = self.counts(node, given, before[-len(given) :], after[-len(given) :])
+    return node.target, made(counts), {key: one for key, one in node.kwargs.items() if key != name}
+
+
+def _unflattened(self: Sizes, call: Call) -> Any:
+    """unflatten: the sizes that an axis is taken apart into."""
+    value, axis = self.kept.walk.value(call.node), int(self.kept.walk.number(call.argument("dim")))
+    axis %= len(self.kept.walk.value(call.input).shape)
+    return _with_sizes(self, call, "sizes", value.shape[axis:], self.kept.shape(value)[axis:])
+
+
+def _filled(self: Sizes, call: Call) -> Any:
+    """full, new_full: one argument is all sizes, another a value."""
+    value = self.kept.walk.value(call.node)
+    sized = _with_sizes(self, call, "size", value.shape, self.kept.shape(value))
+    return _valued(self, call, "fill_value", *sized)
+
+
+def _valued(self: Sizes, call: Call, name: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return a call, written so far as this, in which a number that is a value keeps what it was."""
+    value = call.argument(name)
+    if not isinstance(value, fx.Node):
+        return target, args, kwargs
+    kept, place = self.as_value(call.node, value), call.op.places[name]  # type: ignore[union-attr]
+    if name in kwargs:
+        return target, args, {**kwargs, name: kept}
+    return target, (*args[:place], kept, *args[place + 1 :]), kwargs
+
+
+def _with_sizes(self: Sizes, call: Call, name: str, before: Any, after: Any) -> Any:
+    given = call.argument(name)
+    if not isinstance(given, fx.Node):
+        return _with(call, name, self.sizes(call.node, tuple(given), before[: len(given)], after[: len(given)]))
+    if self.numbers.after(given) != torch.Size(after):
+        raise Fault(call.node, "its sizes are one tuple")
+    return call.node.target, call.node.args, dict(call.node.kwargs)
+
+
 def _pad(self: Sizes, call: Call) -> Any:
     """As many new elements as are left of them."""
     node = call.node
     out = self.kept.walk.value(node)
     sides = list(call.argument("pad"))
-    changed = False
     for place in range(len(sides) // 2):
         axis = len(out.shape) - 1 - place
         mask = self.kept.along(out, axis)
+        ends = tuple(sides[2 * place : 2 * place + 2])
         if mask is None:
+            sides[2 * place : 2 * place + 2] = fx.map_arg(ends, lambda one: self.as_value(node, one))
             continue
-        left, right = (self.kept.walk.number(one) for one in sides[2 * place : 2 * place + 2])
+        left, right = map(self.kept.walk.number, ends)
         if left < 0 or right < 0:
             raise Fault(node, "cuts channels off")
         sides[2 * place] = int(mask[:left].sum())
         sides[2 * place + 1] = int(mask[len(mask) - right :].sum())
-        changed = True
-    if not changed:
-        return node.target, node.args, dict(node.kwargs)
+    if sides == list(call.argument("pad")):
+        return _valued(self, call, "value", node.target, node.args, dict(node.kwargs))
     kwargs = {key: one for key, one in node.kwargs.items() if key != "pad"}
-    return node.target, (node.args[0], tuple(sides), *node.args[2:]), kwargs
+    return _valued(self, call, "value", node.target, (node.args[0], tuple(sides), *node.args[2:]), kwargs)
 
 
 def _attention(self: Sizes, call: Call) -> Any:
@@ -213,9 +277,13 @@ RULES: Mapping[str, Any] = {
     "expand": _sized("size"),
     "new_tensor": _sized("size"),
     **dict.fromkeys(("zeros", "ones"), _created),
-    **dict.fromkeys(("chunk", "split"), _parts),
+    **dict.fromkeys(("chunk", "split", "tensor_split"), _parts),
     "getitem": _index,
     "narrow": _narrow,
+    "select": _select,
+    **dict.fromkeys(("repeat", "tile", "repeat_interleave"), _copies),
+    "unflatten": _unflattened,
+    **dict.fromkeys(("full", "new_full"), _filled),
     "pad": _pad,
     "scaled_dot_product_attention": _attention,
     "channel_shuffle": _shuffled,
@@ -224,4 +292,7 @@ RULES: Mapping[str, Any] = {
     "conv": _groups,
     "conv_transpose": _groups,
 }
-SIZED = ("reshape", "expand", "zeros", "ones", "new_tensor", "chunk", "split", "getitem", "narrow", "pad")
+SIZED = (
+    *("reshape", "expand", "zeros", "ones", "full", "new_tensor", "new_full", "unflatten", "chunk", "split"),
+    *("tensor_split", "getitem", "narrow", "select", "pad", "repeat", "tile", "repeat_interleave"),
+)

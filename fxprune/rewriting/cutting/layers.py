@@ -47,6 +47,11 @@ def counts(call: Call, kept: Kept, new: Mapping[str, torch.Tensor]) -> dict[str,
         return {"normalized_shape": kept.shape(x)[len(x.shape) - count :]}
     if name == "channel_shuffle" and call.node in kept.walk.hidden:
         return {"groups": kept.shape(kept.walk.hidden[call.node])[1]}
+    if name == "unflatten":
+        axis = layer.dim % len(x.shape)
+        after = kept.shape(kept.walk.value(call.node))[axis:]
+        sizes = tuple(layer.unflattened_size)
+        return {"unflattened_size": tuple(a if a == -1 else b for a, b in zip(sizes, after, strict=False))}
     if name == "prelu" and layer.num_parameters > 1:
         return {"num_parameters": kept.shape(x)[1]}
     if name == "embedding":

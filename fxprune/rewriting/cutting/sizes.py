@@ -7,6 +7,7 @@ value (``C ** -0.5``) it keeps the number that it was.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,13 @@ class Sizes:
             found[unknown[0]] = -1
         return tuple(found)
 
+    def counts(self, node: fx.Node, given: tuple[Any, ...], before: list[int], after: list[int]) -> Any:
+        """Return numbers likewise, none of which can be left open."""
+        found = self.sizes(node, given, tuple(before), tuple(after))
+        if -1 in found:
+            raise Fault(node, "repeats as often as both channels and batch or resolution are many")
+        return found
+
     def _size(self, given: Any, before: int, after: int) -> Any:
         """Return how one size is written; None if it cannot be told."""
         if not isinstance(given, fx.Node):
@@ -74,13 +82,22 @@ class Sizes:
         if mask is None:
             return fx.map_arg(one, lambda read: self.as_value(node, read))
         before = np.concatenate(([0], np.cumsum(mask)))
-        if not isinstance(one, slice):
+        if not isinstance(one, slice | tuple | list):
             return int(before[number(one) % len(mask)])
         if one == slice(None):
             return one
-        start, stop, step = slice(*(number(part) for part in (one.start, one.stop, one.step))).indices(len(mask))
-        if step != 1:
-            raise Fault(node, "takes every so many channels")
+        one = fx.map_arg(one, number)
+        if not isinstance(one, slice) or one.step not in (None, 1):
+            places = np.arange(len(mask))[one if isinstance(one, slice) else list(one)]
+            return _places(before[places[mask[places]]].tolist())
+        start, stop, _ = one.indices(len(mask))
         left = None if one.start is None else int(before[start])
         right = None if one.stop is None else int(before[stop])
         return slice(left, right, None)
+
+
+def _places(places: list[int]) -> Any:
+    """Return a slice that takes ``places``, or these, if none does."""
+    steps = {after - before for before, after in pairwise(places)}
+    step = steps.pop() if len(steps) == 1 else 0
+    return slice(places[0], places[-1] + 1, step) if step > 0 else places

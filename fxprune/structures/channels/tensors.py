@@ -13,13 +13,13 @@ Vectors = tuple[Array, ...]
 
 
 def meet(labels: Labels, first: Vectors, second: Vectors, reason: Reason) -> Vectors:
-    """Have the labels of two axes that are one axis go together, place by place; return those of the first."""
+    """Have the labels of two axes that are one axis go together, place by place; return them, none if all stay."""
     if len(first) != len(second):
         for one in (*first, *second):
             labels.pin(one, reason)
-    else:
-        for one, other in zip(first, second, strict=True):
-            labels.join(one, other, reason)
+        return ()
+    for one, other in zip(first, second, strict=True):
+        labels.join(one, other, reason)
     return first
 
 

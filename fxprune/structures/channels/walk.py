@@ -26,13 +26,14 @@ _UNFORESEEN = (ArithmeticError, AssertionError, AttributeError, LookupError, Typ
 class Reader(NamedTuple):
     """Columns that read channels: at ``node``, ``axis`` of its weight, with the labels of each column.
 
-    ``weight`` is None where two activations are multiplied: then ``axis`` is that of the first one.
+    ``weight`` is None where activations are multiplied: then ``axis`` is that of ``operand``, the first of them.
     """
 
     node: fx.Node
     weight: torch.Tensor | None
     axis: int
     vectors: Vectors
+    operand: fx.Node | None = None
 
 
 class Walk:
@@ -165,7 +166,7 @@ class Walk:
             vectors = [tuple(layer.labels for layer in one.layers if layer.axes == axes) for one in wide]
             first = vectors[0] or next(one for one in vectors if one)
             for other in vectors:
-                meet(self.labels, first, other, reason)
+                first = meet(self.labels, first, other, reason)
             found += [Layer(axes, one) for one in first]
         return Value(tuple(shape), tuple(found))
 

@@ -7,7 +7,8 @@ from typing import Any
 from fxprune.ops.call import Call
 from fxprune.structures.channels.labels import Reason
 from fxprune.structures.channels.moving import without
-from fxprune.structures.channels.values import Layer, Value
+from fxprune.structures.channels.rules.movement import part
+from fxprune.structures.channels.values import Layer, Value, map_values
 from fxprune.structures.channels.walk import Walk
 
 
@@ -24,26 +25,42 @@ def arithmetic(walk: Walk, call: Call) -> Any:
     return walk.broadcast(values, shape, Reason(call.node, "meets what has no channels there"))
 
 
+def extremum(walk: Walk, call: Call) -> Any:
+    """max and min: of two tensors, or over axes; then with the places where they are."""
+    is_of_two = isinstance(walk.value(call.argument("dim")), Value)
+    return arithmetic(walk, call) if is_of_two else reduced(walk, call)
+
+
 def mixed_along(walk: Walk, call: Call) -> Any:
-    """Softmax and the like: each element is made from all along an axis."""
+    """Softmax, sort and the like: each element is made from all along an axis."""
     x = walk.value(call.input)
     axis = walk.number(call.argument("dim"))
     if not isinstance(axis, int):
         return walk.barrier(call.node, "its axis is not written out")
-    return walk.mixed(x, [axis % len(x.shape)], Reason(call.node, "mixes all channels"))
+    x = walk.mixed(x, [axis % len(x.shape)], Reason(call.node, "mixes all channels"))
+    return map_values(lambda one: Value(one.shape, x.layers), walk.bare(call.node))
+
+
+def glu(walk: Walk, call: Call) -> Any:
+    """One half of an axis times the sigmoid of the other."""
+    x, axis = walk.value(call.input), int(walk.number(call.argument("dim")))
+    x, half = walk.settled(x, axis % len(x.shape)), x.shape[axis] // 2
+    parts = [part(walk, call, x, axis % len(x.shape), one) for one in (slice(half), slice(half, None))]
+    return walk.broadcast(parts, parts[0].shape, Reason(call.node, "meets what has no channels there"))
 
 
 def reduced(walk: Walk, call: Call) -> Any:
-    """Sums and means: the axes that they are over are mixed, and gone."""
+    """Sums and means: the axes that they are over are mixed, and gone; of several results from each."""
     x, dims = walk.value(call.input), walk.number(call.argument("dim"))
     rank = len(x.shape)
     every = dims is None or dims in ((), [])
     axes = range(rank) if every else [one % rank for one in (dims if isinstance(dims, (tuple, list)) else (dims,))]
     x = walk.mixed(x, axes, Reason(call.node, "mixes all channels"))
-    keeps = bool(walk.number(call.argument("keepdim")))
-    if keeps:
-        return Value(tuple(1 if axis in axes else size for axis, size in enumerate(x.shape)), x.layers)
-    return without(x, list(axes))
+    if walk.number(call.argument("keepdim")):
+        made = Value(tuple(1 if axis in axes else size for axis, size in enumerate(x.shape)), x.layers)
+    else:
+        made = without(x, list(axes))
+    return map_values(lambda one: made, walk.bare(call.node))
 
 
 def over_space(walk: Walk, call: Call) -> Any:

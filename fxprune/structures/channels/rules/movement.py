@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from fxprune.ops.call import Call
-from fxprune.structures.channels.labels import Reason
+from fxprune.structures.channels.labels import Array, Reason
 from fxprune.structures.channels.moving import inserted, permuted, reshaped, taken, without
-from fxprune.structures.channels.values import Layer, Value
+from fxprune.structures.channels.values import Layer, Value, map_values
 from fxprune.structures.channels.walk import Walk
 
 
@@ -46,9 +47,33 @@ def transpose(walk: Walk, call: Call) -> Any:
     return permuted(x, axes)
 
 
+def movedim(walk: Walk, call: Call) -> Any:
+    """Some axes put elsewhere."""
+    x = walk.value(call.input)
+    moves = (_dims(walk, call, name) for name in ("source", "destination"))
+    return permuted(x, np.moveaxis(np.empty(range(len(x.shape))), *moves).shape)
+
+
+def transposed(walk: Walk, call: Call) -> Any:
+    """The last two axes exchanged."""
+    x = walk.value(call.input)
+    axes = list(range(len(x.shape)))
+    return permuted(x, [*axes[:-2], *reversed(axes[-2:])])
+
+
+def attribute(walk: Walk, call: Call) -> Any:
+    """x.mT, and the parts of a named tuple."""
+    x, name = walk.value(call.input), str(call.argument("name"))
+    if isinstance(x, Value):
+        turned = name in ("mT", "mH") or (name in ("T", "H") and len(x.shape) <= 2)
+        return transposed(walk, call) if turned else walk.barrier(call.node, f"its {name} is read")
+    return x[("values", "indices").index(name)]
+
+
 def squeeze(walk: Walk, call: Call) -> Any:
     """Axes of size 1 gone: they have no labels."""
-    return reshaped(walk.value(call.input), walk.bare(call.node).shape)
+    x = walk.value(call.input)
+    return map_values(lambda one: reshaped(x, one.shape), walk.bare(call.node))
 
 
 def chunk(walk: Walk, call: Call) -> Any:
@@ -69,8 +94,19 @@ def _parts(walk: Walk, call: Call, size: int) -> list[int]:
     return [min(step, size - start) for start in range(0, size, step)]
 
 
-def part(walk: Walk, call: Call, x: Value, axis: int, index: slice) -> Value:
-    """Return a slice of an axis; what is one place of it has no labels there, and stays."""
+def tensor_split(walk: Walk, call: Call) -> Any:
+    """Parts that end at given places, or so many that are as even as can be."""
+    x = walk.value(call.input)
+    names = ("indices_or_sections", "indices", "sections")
+    given = next(walk.number(one) for one in map(call.argument, names) if one is not None)
+    axis = int(walk.number(call.argument("dim"))) % len(x.shape)
+    places = np.array_split(np.arange(x.shape[axis]), list(given) if isinstance(given, (tuple, list)) else given)
+    starts = np.cumsum([0, *map(len, places)]).tolist()
+    return tuple(part(walk, call, x, axis, slice(a, b)) for a, b in pairwise(starts))
+
+
+def part(walk: Walk, call: Call, x: Value, axis: int, index: slice | Array) -> Value:
+    """Return some places of an axis; what is one place of it has no labels there, and stays."""
     found = taken(x, axis, index)
     if found.shape[axis] == 1 < x.shape[axis]:
         for one in x.along(axis):
@@ -94,47 +130,12 @@ def selected(walk: Walk, call: Call, x: Value, axis: int, index: int) -> Value:
     return without(taken(x, axis, slice(index, index + 1)), [axis])
 
 
-def getitem(walk: Walk, call: Call) -> Any:
-    """Parts of a tuple, and slices, numbers, None and ... in a tensor's index."""
-    x, index = walk.value(call.node.args[0]), walk.number(call.node.args[1])
-    if isinstance(x, (tuple, dict)) and not isinstance(x, Value):
-        return x[index]
-    index = index if isinstance(call.node.args[1], tuple) else (index,)
-    if not all(one is None or one is Ellipsis or isinstance(one, slice) or type(one) is int for one in index):
-        return _by_tensor(walk, call, x, index)
-    return _indexed(walk, call, x, index)
-
-
-def _indexed(walk: Walk, call: Call, x: Value, index: tuple[Any, ...]) -> Value:
-    taking = len([one for one in index if one is not None and one is not Ellipsis])
-    rest = (slice(None),) * (len(x.shape) - taking)
-    if Ellipsis not in index:
-        index = (*index, Ellipsis)
-    place = index.index(Ellipsis)
-    axis = 0
-    for one in (*index[:place], *rest, *index[place + 1 :]):
-        if one is None:
-            x = inserted(x, axis)
-        elif isinstance(one, slice):
-            x = x if one == slice(None) else part(walk, call, x, axis, one)
-        else:
-            x = selected(walk, call, x, axis, one % x.shape[axis])
-            axis -= 1
-        axis += 1
-    return x
-
-
-def _by_tensor(walk: Walk, call: Call, x: Value, index: tuple[Any, ...]) -> Any:
-    """Rows looked up by a tensor of indices: the axis that it is of stays."""
-    others = [one for one in index[:-1] if one != slice(None)]
-    looked_up = walk.value(call.node.args[1] if not isinstance(call.node.args[1], tuple) else call.node.args[1][-1])
-    if others or not isinstance(looked_up, Value) or looked_up.layers:
-        return walk.barrier(call.node, "is indexed in a way that is not known")
-    axis = len(index) - 1
-    x = walk.mixed(x, [axis], Reason(call.node, "is indexed along the axis that they are on"))
-    more = len(looked_up.shape) - 1
-    layers = [Layer(tuple(a + more if a > axis else a for a in one.axes), one.labels) for one in x.layers]
-    return Value(walk.bare(call.node).shape, tuple(one for one in layers))
+def select(walk: Walk, call: Call) -> Any:
+    """One place of an axis."""
+    x = walk.value(call.input)
+    axis, index = (int(walk.number(call.argument(name))) for name in ("dim", "index"))
+    axis %= len(x.shape)
+    return selected(walk, call, x, axis, index % x.shape[axis])
 
 
 def narrow(walk: Walk, call: Call) -> Any:
@@ -166,16 +167,37 @@ def expand_as(walk: Walk, call: Call) -> Any:
 
 
 def repeat(walk: Walk, call: Call) -> Any:
-    """Copies one after the other."""
-    x, out = walk.value(call.input), walk.bare(call.node)
-    ahead = len(out.shape) - len(x.shape)
-    for _ in range(ahead):
+    """Copies one after the other; of an axis of size 1 they are equal, and new labels."""
+    assert call.op is not None
+    return _copied(walk, call, _dims(walk, call, call.op.parameters[1].name), np.tile)
+
+
+def repeat_interleave(walk: Walk, call: Call) -> Any:
+    """Copies of each place beside each other; of an axis of size 1 likewise."""
+    x, times, axis = walk.value(call.input), *(walk.number(call.argument(one)) for one in ("repeats", "dim"))
+    if type(times) is not int or axis is None:
+        return walk.barrier(call.node, "is repeated in a way that is not known")
+    counts = [1] * len(x.shape)
+    counts[axis] = times
+    return _copied(walk, call, counts, _beside)
+
+
+def _copied(walk: Walk, call: Call, times: Sequence[int], copy: Callable[[Array, list[int]], Array]) -> Value:
+    x = walk.value(call.input)
+    times = (1,) * (len(x.shape) - len(times)) + tuple(times)
+    for _ in range(len(times) - len(x.shape)):
         x = inserted(x, 0)
-    layers = []
-    for layer in x.layers:
-        times = [out.shape[axis] // x.shape[axis] for axis in layer.axes]
-        layers.append(Layer(layer.axes, np.tile(layer.labels, times)))
-    return Value(out.shape, tuple(layers))
+    layers = [Layer(one.axes, copy(one.labels, [times[axis] for axis in one.axes])) for one in x.layers]
+    for axis, (size, count) in enumerate(zip(x.shape, times, strict=True)):
+        if size == 1 < count:
+            layers.append(Layer((axis,), walk.fresh(call.node, axis, count)))
+    return Value(tuple(a * b for a, b in zip(x.shape, times, strict=True)), tuple(layers))
+
+
+def _beside(labels: Array, times: list[int]) -> Array:
+    for axis, count in enumerate(times):
+        labels = np.repeat(labels, count, axis)
+    return labels
 
 
 def flip(walk: Walk, call: Call) -> Any:
@@ -193,32 +215,6 @@ def roll(walk: Walk, call: Call) -> Any:
         return walk.barrier(call.node, "is rolled over all axes")
     axes = [one % len(x.shape) for one in _dims(walk, call, "dims")]
     return walk.mixed(x, axes, Reason(call.node, "is rolled along the axis that they are on"))
-
-
-def pixel_shuffle(walk: Walk, call: Call) -> Any:
-    """Channels become pixels: those that become one block of pixels go together."""
-    x, out = walk.value(call.input), walk.bare(call.node)
-    *batch, channels, height, width = x.shape
-    factor = int(walk.number(call.argument("upscale_factor")))
-    blocks = reshaped(x, (*batch, channels // factor**2, factor, factor, height, width))
-    axis = len(batch)
-    blocks = walk.mixed(blocks, (axis + 1, axis + 2), Reason(call.node, "makes pixels of them"))
-    layers = [one for one in blocks.layers if max(one.axes) <= axis]
-    walk.pin(blocks.with_layers(one for one in blocks.layers if max(one.axes) > axis), "makes pixels of them")
-    return Value(out.shape, tuple(layers))
-
-
-def pixel_unshuffle(walk: Walk, call: Call) -> Any:
-    """Pixels become channels: those of one block go together."""
-    x, out = walk.value(call.input), walk.bare(call.node)
-    axis = len(x.shape) - 3
-    factor = int(walk.number(call.argument("downscale_factor")))
-    x = walk.mixed(x, (axis + 1, axis + 2), Reason(call.node, "makes channels of pixels"))
-    x = walk.settled(x, axis)
-    layers = [
-        Layer(one.axes, np.repeat(one.labels, factor**2) if one.axes == (axis,) else one.labels) for one in x.layers
-    ]
-    return Value(out.shape, tuple(layers))
 
 
 def channel_shuffle(walk: Walk, call: Call) -> Any:

@@ -11,8 +11,9 @@ from fxprune.gates.channel_gate import ScaledAxis, ScaledColumns
 from fxprune.gates.gate import ScaledLayer
 from fxprune.ir.nodes import called_module
 from fxprune.ops.call import Call
-from fxprune.structures.channels.rules import elements, joining, movement, products, weights
+from fxprune.structures.channels.rules import elements, indexing, joining, movement, products, weights, windows
 from fxprune.structures.channels.walk import Walk
+from fxprune.structures.computed_weights import computed_weights
 
 Rule = Callable[[Walk, Call], Any]
 _BY_KIND: dict[str, Rule] = {
@@ -31,28 +32,43 @@ _BY_NAME: dict[str, Rule] = {
     "group_norm": weights.group_norm,
     **dict.fromkeys(("layer_norm", "rms_norm"), weights.norm_of_last_axes),
     "embedding": weights.embedding,
+    **dict.fromkeys(("max", "min"), elements.extremum),
+    "glu": elements.glu,
     **dict.fromkeys(("flatten", "reshape", "unflatten"), movement.reshape),
-    **dict.fromkeys(("squeeze", "unsqueeze"), movement.squeeze),
+    **dict.fromkeys(("squeeze", "unsqueeze", "squeeze_to", "unsqueeze_to"), movement.squeeze),
     "permute": movement.permute,
     "transpose": movement.transpose,
+    "movedim": movement.movedim,
+    "t": movement.transposed,
+    "getattr": movement.attribute,
     **dict.fromkeys(("chunk", "split"), movement.chunk),
+    "tensor_split": movement.tensor_split,
     "unbind": movement.unbind,
-    "getitem": movement.getitem,
+    "getitem": indexing.getitem,
     "narrow": movement.narrow,
     "expand": movement.expand,
     "expand_as": movement.expand_as,
-    "repeat": movement.repeat,
+    "select": movement.select,
+    **dict.fromkeys(("repeat", "tile"), movement.repeat),
+    "repeat_interleave": movement.repeat_interleave,
     "flip": movement.flip,
     "roll": movement.roll,
-    "pixel_shuffle": movement.pixel_shuffle,
-    "pixel_unshuffle": movement.pixel_unshuffle,
+    "pixel_shuffle": windows.pixel_shuffle,
+    "pixel_unshuffle": windows.pixel_unshuffle,
     "channel_shuffle": movement.channel_shuffle,
+    "index_select": indexing.index_select,
+    "gather": indexing.gather,
+    "grid_sample": indexing.grid_sample,
+    "unfold": windows.unfold,
+    "im2col": windows.windows,
+    "col2im": windows.overlapped,
     "cat": joining.cat,
     "stack": joining.stack,
-    **dict.fromkeys(("zeros", "ones", "zeros_like", "ones_like", "full_like"), elements.made),
-    "new_tensor": elements.made_like,
+    **dict.fromkeys(("zeros", "ones", "full", "zeros_like", "ones_like", "full_like"), elements.made),
+    **dict.fromkeys(("new_tensor", "new_full"), elements.made_like),
     "normalize": elements.mixed_along,
-    **dict.fromkeys(("matmul", "bmm", "mm"), products.matmul),
+    **dict.fromkeys(("matmul", "bmm", "mm", "mv"), products.matmul),
+    **dict.fromkeys(("addmm", "addmv", "baddbmm", "addbmm"), products.added),
     "einsum": products.einsum,
     "scaled_dot_product_attention": products.attention,
 }
@@ -100,6 +116,8 @@ def _why(call: Call) -> str:
             f"no row of the table of ops says what {called} does with channels: add Op({called!r}, 'elementwise', "
             "'input;', ...), or of the kind that it is, by the entry point fxprune.ops"
         )
+    if call.module is not None and (names := computed_weights(call.module)):
+        return f"its {' and '.join(names)} is computed in forward: FreezeWeights makes it plain"
     if call.exact is None:
         return f"{called} is called in a way that its row does not know, or has hooks"
     return f"{called} has no rule for channels"

@@ -10,6 +10,7 @@ from torch import nn
 
 from fxprune.ops.call import Call
 from fxprune.structures.channels.labels import Reason
+from fxprune.structures.channels.rules import products
 from fxprune.structures.channels.tensors import Record, Vectors
 from fxprune.structures.channels.values import Value, value_along
 from fxprune.structures.channels.walk import Reader, Walk
@@ -21,7 +22,7 @@ def linear(walk: Walk, call: Call) -> Any:
     """y = x W': the last axis of x is read, the others stay."""
     x, weight = walk.value(call.operand(0)), walk.record(call, "weight")
     if weight is None:
-        return walk.barrier(call.node, _COMPUTED)
+        return products.linear(walk, call)
     axis = len(x.shape) - 1
     x = walk.settled(x, axis)
     _read(walk, call, weight, 1, x.along(axis))
@@ -207,4 +208,5 @@ def embedding(walk: Walk, call: Call) -> Any:
     if walk.number(call.argument("max_norm")) is not None:
         weight.meet(1, (), Reason(call.node, "its rows are held to a norm of all channels"))
     shape = (*index.shape, weight.shape[1])
-    return value_along(shape, len(shape) - 1, weight.along(1))
+    made = value_along(shape, len(shape) - 1, weight.along(1))
+    return made.with_layers((*index.layers, *made.layers))

@@ -122,7 +122,7 @@ class RemoveChannels(KeepingPass):
         if self.ratio is not None:
             gone |= by_ratio(channels, self.ratio, CRITERIA[self.criterion](channels, self.seed), kept)
         for one, (path, place) in by_indices(channels, self.indices, log.region).items():
-            if one in channels.reasons or one in kept:
+            if channels.stays[one] or one in kept:
                 log.warn(f"channel {place} of {path} stays: {channels.reasons.get(one, KEPT)}")
             else:
                 gone.add(one)

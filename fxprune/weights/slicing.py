@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,12 +17,11 @@ Places = Mapping[int, torch.Tensor]
 @keeping_exact
 def narrowed(tensor: torch.Tensor, places: Places) -> torch.Tensor:
     """Return what stays of ``tensor``, a parameter if that is one, with its dtype, device and memory layout."""
-    with torch.no_grad():
-        found = exact(tensor) if is_unrounded() and tensor.is_floating_point() else tensor.detach()
-        for axis, index in places.items():
-            found = found.index_select(axis, index.to(found.device))
-        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-            found = found.contiguous(memory_format=torch.channels_last)
+    found = exact(tensor) if is_unrounded() and tensor.is_floating_point() else tensor.detach()
+    for axis, index in places.items():
+        found = found.index_select(axis, index.to(found.device))
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        found = found.contiguous(memory_format=torch.channels_last)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(found, requires_grad=tensor.requires_grad)
     return found
@@ -31,7 +29,7 @@ def narrowed(tensor: torch.Tensor, places: Places) -> torch.Tensor:
 
 def with_tensors(layer: nn.Module, tensors: Mapping[str, torch.Tensor], **attributes: Any) -> nn.Module:
     """Return a copy of ``layer`` with other parameters and buffers, by name, and attributes; all else is shared."""
-    made = copy.copy(layer)
+    made: nn.Module = object.__new__(type(layer))
     made.__dict__ = {
         **vars(layer),
         "_parameters": {name: tensors.get(name, one) for name, one in layer._parameters.items()},

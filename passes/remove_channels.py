@@ -110,9 +110,9 @@ class RemoveChannels(KeepingPass):
         for path, classes in channels.outputs.items():
             parts = []
             for goes, why in flags:
-                places = np.flatnonzero(goes[classes]).tolist()
+                places = np.flatnonzero(goes[classes])
                 more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
-                parts += [f"{', '.join(map(str, places[:_SHOWN]))}{more}, {why}"] if places else []
+                parts += [f"{', '.join(map(str, places[:_SHOWN]))}{more}, {why}"] if len(places) else []
             if parts:
                 found[path] = f"; without {'; '.join(parts)}"
         return found

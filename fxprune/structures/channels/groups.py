@@ -26,6 +26,7 @@ from fxprune.structures.channels.rules.table import rule
 from fxprune.structures.channels.settling import settle_all
 from fxprune.structures.channels.values import values_in
 from fxprune.structures.channels.walk import Walk
+from fxprune.weights.slicing import at_once
 
 LEAST = 2
 """How many classes of an axis stay at least: an axis of size 1 would be broadcast."""
@@ -84,13 +85,17 @@ class Channels:
 
     @cached_property
     def axes(self) -> list[tuple[fx.Node, Array]]:
-        """The classes along each axis that has labels, and who computes it: of every one some must stay."""
-        found: dict[int, tuple[fx.Node, Array]] = {}
+        """The classes along each axis that has labels, and who is first to have them: of every one some must stay."""
+        arrays: dict[int, tuple[fx.Node, Array]] = {}
         for node, nest in (*self.walk.values.items(), *self.walk.hidden.items()):
             for value in values_in(nest):
                 for layer in value.layers:
-                    found.setdefault(id(layer.labels), (node, layer.labels))
-        return [(node, classes) for node, one in found.values() for classes in self._along_axes(one)]
+                    arrays.setdefault(id(layer.labels), (node, layer.labels))
+        found: dict[bytes, tuple[fx.Node, Array]] = {}
+        for node, labels in arrays.values():
+            for classes in self._along_axes(labels):
+                found.setdefault(classes.tobytes(), (node, classes))
+        return list(found.values())
 
     def _along_axes(self, labels: Array) -> Iterator[Array]:
         classes = self.class_of[labels]
@@ -111,7 +116,7 @@ class Channels:
     def flagged(self, classes: Collection[int]) -> NDArray[np.bool_]:
         """Return, by class, whether it is one of ``classes``."""
         found = np.zeros(len(self.labels), dtype=bool)
-        found[list(classes)] = True
+        found[np.fromiter(classes, dtype=np.int64, count=len(classes))] = True
         return found
 
     def spared(self, gone: Collection[int], worth: NDArray[np.float64]) -> set[int]:
@@ -122,16 +127,15 @@ class Channels:
             missing = LEAST - (len(classes) - len(going))
             if missing > 0:
                 goes[going[np.argsort(-worth[going], kind="stable")[:missing]]] = False
-        self._let_go(goes, [one for one in gone if not goes[one]], worth)
+        self._let_go(goes, np.flatnonzero(self.flagged(gone) & ~goes), worth)
         return set(np.flatnonzero(goes).tolist())
 
-    def _let_go(self, goes: NDArray[np.bool_], spared: Collection[int], worth: NDArray[np.float64]) -> None:
+    def _let_go(self, goes: NDArray[np.bool_], spared: Array, worth: NDArray[np.float64]) -> None:
         """Have those of ``spared`` go that no axis needs: parts that overlap may each have spared their own."""
-        if not spared:
+        if not len(spared):
             return
-        chosen = np.fromiter(spared, dtype=np.int64)
-        axes = [classes for _, classes in self.axes if np.isin(classes, chosen).any()]
-        for one in chosen[np.argsort(worth[chosen], kind="stable")]:
+        axes = [classes for _, classes in self.axes if np.isin(classes, spared).any()]
+        for one in spared[np.argsort(worth[spared], kind="stable")]:
             mine = [classes for classes in axes if one in classes]
             if all(np.count_nonzero(~goes[classes]) > LEAST for classes in mine):
                 goes[one] = True
@@ -227,7 +231,8 @@ class Channels:
             if self.all_stay(self.walk.records.of(tensor).axes[axis]):
                 continue
             others = [one for one in range(tensor.dim()) if one != axis]
-            sizes = tensor.detach().abs().sum(others).double().cpu().numpy()
+            parts = torch.split(tensor.detach(), at_once(tensor, axis), axis)
+            sizes = torch.cat([one.abs().sum(others) for one in parts]).double().cpu().numpy()
             for one in self.walk.records.of(tensor).axes[axis]:
                 np.add.at(found, self.class_of[one], sizes)
         return found

@@ -110,9 +110,9 @@ class RemoveChannels(KeepingPass):
         for path, classes in channels.outputs.items():
             parts = []
             for goes, why in flags:
-                places = np.flatnonzero(goes[classes]).tolist()
+                places = np.flatnonzero(goes[classes])
                 more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
-                parts += [f"{', '.join(map(str, places[:_SHOWN]))}{more}, {why}"] if places else []
+                parts += [f"{', '.join(map(str, places[:_SHOWN]))}{more}, {why}"] if len(places) else []
             if parts:
                 found[path] = f"; without {'; '.join(parts)}"
         return found
@@ -122,7 +122,7 @@ class RemoveChannels(KeepingPass):
         if self.ratio is not None:
             gone |= by_ratio(channels, self.ratio, CRITERIA[self.criterion](channels, self.seed), kept)
         for one, (path, place) in by_indices(channels, self.indices, log.region).items():
-            if one in channels.reasons or one in kept:
+            if channels.stays[one] or one in kept:
                 log.warn(f"channel {place} of {path} stays: {channels.reasons.get(one, KEPT)}")
             else:
                 gone.add(one)

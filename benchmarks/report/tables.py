@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib import pyplot
 
 from benchmarks import RESULTS
-from benchmarks.report import accuracy, inference, latency, zoo
+from benchmarks.report import accuracy, channels, inference, latency, zoo
 from benchmarks.report import compile as compile_time
 from benchmarks.report.pages import Page, Plot
 
@@ -27,7 +27,7 @@ def main() -> None:
 
 def pages() -> list[Page]:
     """Return all pages, from the records as they are now."""
-    return [module.page() for module in (accuracy, latency, compile_time, inference, zoo)]
+    return [module.page() for module in (accuracy, latency, compile_time, channels, inference, zoo)]
 
 
 def save(plot: Plot) -> None:

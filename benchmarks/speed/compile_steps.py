@@ -190,15 +190,15 @@ def measure_memory(name: str, *, share_weights: bool) -> dict[str, Any]:
     clock = Clock()
     compile_network(*build("resnet20"), clock)
     gc.collect()
-    before = _status("VmRSS")
+    before = status("VmRSS")
     model, image = build(name)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten: building is no part of it
     compile_network(model, image, clock, share_weights=share_weights)
     key = "peak_mb" if share_weights else "peak_with_copy_mb"
-    return {"network": name, key: round((_status("VmHWM") - before) / 1024, 1)}
+    return {"network": name, key: round((status("VmHWM") - before) / 1024, 1)}
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
     """Return a field of /proc/self/status, in KiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))

@@ -71,11 +71,12 @@ def by_indices(
 
 def require_left(channels: Channels, gone: Collection[int]) -> None:
     """Raise FxpruneValueError if ``gone`` leaves too little of an axis; names it."""
+    goes = channels.flagged(gone)
     for node, classes in channels.axes:
-        left = [one for one in classes.tolist() if one not in gone]
-        if len(left) < min(2, len(classes)):
+        left = np.count_nonzero(~goes[classes])
+        if left < min(2, len(classes)):
             raise FxpruneValueError(
-                f"of the {len(classes[classes != NONE])} channels of {node.name} {len(left)} would be left, and two "
+                f"of the {len(classes[classes != NONE])} channels of {node.name} {left} would be left, and two "
                 "stay at least: an axis of one is broadcast"
             )
 

@@ -210,13 +210,15 @@ def layers_of_graph(graph_module: fx.GraphModule, region: str = "") -> list[Gate
 
 
 def _gates(graph_module: fx.GraphModule, region: str) -> Iterator[Gate]:
+    found = [(n, one) for n, one in called_modules(graph_module).items() if isinstance(one, ScaledLayer)]
+    if not found:
+        return
     live = Liveness(graph_module.graph)
-    for node, module in called_modules(graph_module).items():
-        if isinstance(module, ScaledLayer):
-            source = node.args[0] if node.args else None
-            nodes = live.dead_once_passed_by(node, source) if module.removable and isinstance(source, fx.Node) else ()
-            path = f"{region}.{node.target}" if region else str(node.target)
-            yield Gate(node, module, region, path, frozenset(nodes))
+    for node, module in found:
+        source = node.args[0] if node.args else None
+        nodes = live.dead_once_passed_by(node, source) if module.removable and isinstance(source, fx.Node) else ()
+        path = f"{region}.{node.target}" if region else str(node.target)
+        yield Gate(node, module, region, path, frozenset(nodes))
 
 
 def macs_in_turn(removed: Iterable[Gate]) -> Iterator[int]:

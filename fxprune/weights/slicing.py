@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -50,20 +49,37 @@ def note_slice(whole: torch.Tensor, part: torch.Tensor, places: Places) -> torch
 @keeping_exact
 def narrowed(tensor: torch.Tensor, places: Places) -> torch.Tensor:
     """Return what stays of ``tensor``, a parameter if that is one, with its dtype, device and memory layout."""
-    with torch.no_grad():
-        found = exact(tensor) if is_unrounded() and tensor.is_floating_point() else tensor.detach()
-        for axis, index in places.items():
-            found = found.index_select(axis, index.to(found.device))
-        if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-            found = found.contiguous(memory_format=torch.channels_last)
+    found = exact(tensor) if is_unrounded() and tensor.is_floating_point() else tensor.detach()
+    found = _taken(found, {axis: places[axis].to(found.device) for axis in sorted(places)})
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        found = found.contiguous(memory_format=torch.channels_last)
     if isinstance(tensor, nn.Parameter):
         found = nn.Parameter(found, requires_grad=tensor.requires_grad)
     return note_slice(tensor, found, places)
 
 
+def _taken(tensor: torch.Tensor, places: Places) -> torch.Tensor:
+    """Return what is at ``places``: in parts, so that what is between two steps stays in the cache."""
+    (axis, index), *others = places.items()
+    step = at_once(tensor, axis)
+    if not others or len(index) <= step:
+        for one, at in places.items():
+            tensor = tensor.index_select(one, at)
+        return tensor
+    found = tensor.new_empty([len(places.get(one, range(size))) for one, size in enumerate(tensor.shape)])
+    for mine, part in zip(torch.split(index, step), torch.split(found, step, axis), strict=True):
+        part.copy_(_taken(tensor.index_select(axis, mine), dict(others)))
+    return found
+
+
+def at_once(tensor: torch.Tensor, axis: int) -> int:
+    """Return how many places of ``axis`` hold about as much as a cache does: half a megabyte of float32."""
+    return max(1, (1 << 17) * tensor.shape[axis] // max(1, tensor.numel()))
+
+
 def with_tensors(layer: nn.Module, tensors: Mapping[str, torch.Tensor], **attributes: Any) -> nn.Module:
     """Return a copy of ``layer`` with other parameters and buffers, by name, and attributes; all else is shared."""
-    made = copy.copy(layer)
+    made: nn.Module = object.__new__(type(layer))
     made.__dict__ = {
         **vars(layer),
         "_parameters": {name: tensors.get(name, one) for name, one in layer._parameters.items()},

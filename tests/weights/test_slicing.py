@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fxprune.weights.exact import exact, keep_exact_weights, unrounded
-from fxprune.weights.slicing import narrowed, with_tensors
+from fxprune.weights.slicing import at_once, narrowed, with_tensors
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -19,6 +19,17 @@ def test_what_stays_of_a_parameter(dtype: torch.dtype) -> None:
     assert isinstance(found, nn.Parameter)
     assert not found.requires_grad
     assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (1, 0), (0,), (1,), (0, 1, 2)])
+def test_what_is_taken_in_parts_is_the_same(axes: tuple[int, ...]) -> None:
+    weight = torch.randn(300, 200, 9)
+    assert at_once(weight, 0) < 150
+    places = {axis: torch.randperm(weight.shape[axis])[: weight.shape[axis] // 2].sort().values for axis in axes}
+    expected = weight
+    for axis, index in places.items():
+        expected = expected.index_select(axis, index)
+    assert torch.equal(narrowed(weight, places), expected)
 
 
 def test_a_buffer_stays_a_buffer() -> None:

@@ -19,6 +19,7 @@ class GeometricMedian(RowCriterion):
     """
 
     name: ClassVar[str] = "fpgm"
+    one_by_one: ClassVar[bool] = False
 
     def of_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the sum of each row's distances from all rows: |a - b|^2 = a'a + b'b - 2a'b."""

@@ -15,6 +15,7 @@ from fxprune.ir.arguments import require_kind
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import Array
 from fxprune.structures.channels.running import Worth
+from fxprune.weights.slicing import at_once
 
 
 @dataclass
@@ -26,18 +27,24 @@ class RowCriterion(ChannelCriterion):
     """
 
     needs: ClassVar[Needs] = "weights"
+    one_by_one: ClassVar[bool] = True
+    """Whether a row's worth is its own alone: then few are looked at at a time, as many as a cache holds."""
     aggregate: Aggregate = "sum"
 
     def __post_init__(self) -> None:
         require_kind(self.aggregate, Aggregate, type(self).__name__, "aggregate")
 
     def by_class(self, channels: Channels, samples: Samples) -> Worth:
-        """Return what all rows of a class are worth; 0 where it has none."""
+        """Return what all rows of a class are worth; 0 where it has none, or it stays."""
         found = Slices(channels)
         for tensor, axis in channels.rows:
-            rows = tensor.detach().movedim(axis, 0).flatten(1)
-            sizes = self.of_rows(rows).double().cpu().numpy()
-            for labels in channels.walk.records.of(tensor).axes[axis]:
+            vectors = channels.walk.records.of(tensor).axes[axis]
+            if channels.all_stay(vectors):
+                continue
+            step = at_once(tensor, axis) if self.one_by_one else tensor.shape[axis]
+            parts = (one.movedim(axis, 0).flatten(1) for one in torch.split(tensor.detach(), step, axis))
+            sizes = torch.cat([self.of_rows(one) for one in parts]).double().cpu().numpy()
+            for labels in vectors:
                 found.add(labels, sizes)
         return found.put_together(self.aggregate)
 

@@ -11,7 +11,7 @@ from torch import fx
 
 from fxprune.gates.base import Gated
 from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
-from fxprune.ir.nodes import called_module, input_at
+from fxprune.ir.nodes import called_modules, input_at
 from fxprune.ops.call import Call
 from fxprune.rewriting.cutting.arguments import Arguments
 from fxprune.rewriting.cutting.gates import NarrowerGates
@@ -50,8 +50,7 @@ class Cut:
             node.target, node.args, node.kwargs = target, args, kwargs
             told.setdefault(node, "counts the channels that are left")
         for node in reversed(graph.nodes):
-            kind = Call(node).kind
-            if not node.users and (kind == "size" or (kind == "check" and node.args[0] is True)):
+            if not node.users and _is_idle(Call(node)):
                 told.pop(node, None)
                 graph.erase_node(node)
         return told
@@ -98,9 +97,8 @@ class Cut:
         graph_module = self.walk.graph_module
         made: dict[int, Any] = {}
         told: dict[fx.Node, str] = {}
-        modules = {node: called_module(node) for node in graph_module.graph.nodes}  # several may call the same
-        for node, module in modules.items():
-            if module is None or isinstance(module, Gated):
+        for node, module in called_modules(graph_module).items():  # several may call the same
+            if isinstance(module, Gated):
                 continue
             if id(module) not in made:
                 made[id(module)] = module, self._narrower(Call(node), tensors)
@@ -121,6 +119,11 @@ class Cut:
             put(graph_module, str(node.target), new)
 
 
+def _is_idle(call: Call) -> bool:
+    """Say whether a call that nobody reads does nothing."""
+    return call.kind == "size" or (call.kind == "check" and call.node.args[0] is True)
+
+
 _COUNTS = {
     "in_channels": "input channels",
     "out_channels": "channels",
@@ -136,6 +139,6 @@ _COUNTS = {
 
 def describe(old: Any, new: Any) -> str:
     """Return what became of a layer: "64 -> 41 channels, 128 -> 90 input channels"."""
-    counts = [(getattr(old, name, None), getattr(new, name, None), words) for name, words in _COUNTS.items()]
-    told = [f"{before} -> {after} {words}" for before, after, words in counts if before != after]
+    before, after = vars(old), vars(new)
+    told = [f"{before[n]} -> {after[n]} {words}" for n, words in _COUNTS.items() if before.get(n) != after.get(n)]
     return ", ".join(told) or "fewer channels"

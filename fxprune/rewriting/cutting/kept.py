@@ -22,8 +22,7 @@ class Kept:
     def __init__(self, walk: Walk, gone: Iterable[int]) -> None:
         labels = walk.labels
         self.walk = walk
-        classes = labels.find(np.arange(len(labels), dtype=np.int64))
-        self.gone = np.isin(classes, np.fromiter(gone, dtype=np.int64))
+        self.gone = np.isin(labels.classes, np.fromiter(gone, dtype=np.int64))
         self.gone[NONE] = False
         self._masks: dict[tuple[int, ...], tuple[tuple[Array, ...], Mask | None]] = {}
         self._of: dict[fx.Node, Any] = {}

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx
 
 from fxprune.ops.call import Call
@@ -17,7 +18,7 @@ from fxprune.rewriting.cutting.kept import Kept
 from fxprune.rewriting.cutting.layers import counts
 from fxprune.rewriting.cutting.numbers import Numbers
 from fxprune.rewriting.cutting.sizes import Fault
-from fxprune.structures.channels.labels import Array, Labels, Reason
+from fxprune.structures.channels.labels import NONE, Array, Labels, Reason
 from fxprune.structures.channels.rules.table import rule
 from fxprune.structures.channels.tensors import Record, Records
 from fxprune.structures.channels.values import Layer, Value, map_values, values_in
@@ -27,10 +28,10 @@ from fxprune.structures.channels.walk import Walk
 class _Settled(Labels):
     """Labels of which all that go together are known: what would join others is a fault."""
 
-    def __init__(self, known: Labels, pinned: set[int]) -> None:
+    def __init__(self, known: Labels) -> None:
         super().__init__()
-        self._classes = known.find(np.arange(len(known), dtype=np.int64))
-        self._pinned = pinned
+        self._classes = known.classes
+        self._stays = known.pinned()[self._classes] | (self._classes == NONE)
 
     def find(self, labels: Array) -> Array:
         found: Array = self._classes[labels]
@@ -43,35 +44,45 @@ class _Settled(Labels):
             raise Fault(reason.node, "would join other numbers of channels")
         one, two = self.find(first), self.find(second)
         differ = one != two
-        if not self._pinned.issuperset({*one[differ].tolist(), *two[differ].tolist()}):
+        if not (self._stays[one[differ]].all() and self._stays[two[differ]].all()):
             raise Fault(reason.node, "would join channels that are apart")
 
     def pin(self, labels: Array, reason: Reason) -> None:
-        if labels.size and not self._pinned.issuperset(np.unique(self.find(labels)).tolist()):
+        if not self._stays[labels].all():
             raise Fault(reason.node, f"{reason.why}, once the others are gone")
 
 
-class _Proof(Walk):
-    """The walk over what is kept."""
+class _Left(Records):
+    """The records of what is kept of all tensors."""
 
-    def __init__(self, kept: Kept, edited: Collection[fx.Node]) -> None:
-        before = kept.walk
-        super().__init__(before.graph_module, whole=before.whole, approximate=before.approximate)
-        self._kept, self._numbers, self._edited = kept, Numbers(kept), edited
-        self.labels = _Settled(before.labels, {0, *before.labels.reasons()})
-        self.records = Records(self.labels)
-        for record in before.records:
-            self.records.add(self._left_of(record))
+    def __init__(self, kept: Kept, labels: Labels) -> None:
+        super().__init__(labels)
+        self._kept = kept
 
-    def _left_of(self, record: Record) -> Record:
-        left = Record(record.tensor, self.labels)
-        shape = list(record.shape)
-        for axis, vectors in record.axes.items():
+    def make(self, tensor: torch.Tensor) -> Record:
+        left = super().make(tensor)
+        shape = list(left.shape)
+        for axis, vectors in self._kept.walk.records.of(tensor).axes.items():
             mask = self._kept.of_vectors(vectors)
             left.axes[axis] = tuple(self._kept.labels_left(one, mask) for one in vectors)
             shape[axis] = shape[axis] if mask is None else int(mask.sum())
         left.shape = tuple(shape)
         return left
+
+
+class _Proof(Walk):
+    """The walk over what is kept, each call on what was foretold of those before it."""
+
+    def __init__(self, kept: Kept, edited: Collection[fx.Node]) -> None:
+        before = kept.walk
+        super().__init__(before.graph_module, whole=before.whole, approximate=before.approximate)
+        self._kept, self._numbers, self._edited = kept, Numbers(kept), edited
+        self.labels = _Settled(before.labels)
+        self.records = _Left(kept, self.labels)
+
+    def value(self, given: Any) -> Any:
+        foretold = isinstance(given, fx.Node) and given in self._kept.walk.values and given.op != "get_attr"
+        return self._kept.of(given) if foretold else super().value(given)
 
     def bare(self, node: fx.Node) -> Any:
         foretold = self._kept.of(node) if node in self._kept.walk.values else super().bare(node)
@@ -100,7 +111,7 @@ class _Proof(Walk):
 
     def _value_of(self, node: fx.Node, rules: Any) -> Any:
         if node not in self._edited and _moves_nothing(Call(node)):
-            return self._kept.of(node)
+            return None  # as it was foretold
         found = super()._value_of(node, rules)
         foretold = self._kept.of(node)
         pairs = zip(values_in(found), values_in(foretold), strict=True)

@@ -10,7 +10,7 @@ is the classes of one axis: the 64 outputs of a conv and all that is joined with
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,11 +21,14 @@ from torch import fx
 
 from fxprune.facts.shapes import META, metadata_in
 from fxprune.gates.base import Gated
+from fxprune.ir.module_tree import every_tensor
+from fxprune.ir.nodes import called_modules
 from fxprune.structures.channels.labels import NONE, Array, Labels, Reason
 from fxprune.structures.channels.rules.table import rule
 from fxprune.structures.channels.settling import settle_all
 from fxprune.structures.channels.values import values_in
 from fxprune.structures.channels.walk import Walk
+from fxprune.weights.slicing import at_once
 
 LEAST = 2
 """How many classes of an axis stay at least: an axis of size 1 would be broadcast."""
@@ -79,7 +82,7 @@ class Channels:
     @cached_property
     def class_of(self) -> Array:
         """The class of each label."""
-        return self.labels.find(np.arange(len(self.labels), dtype=np.int64))
+        return self.labels.classes
 
     @cached_property
     def reasons(self) -> dict[int, Reason]:
@@ -88,16 +91,20 @@ class Channels:
 
     @cached_property
     def axes(self) -> list[tuple[fx.Node, Array]]:
-        """The classes along each axis that has labels, and who computes it: of every one some must stay."""
-        found: dict[int, tuple[fx.Node, Array]] = {}
+        """The classes along each axis that has labels, and who is first to have them: of every one some must stay."""
+        arrays: dict[int, tuple[fx.Node, Array]] = {}
         for node, nest in (*self.walk.values.items(), *self.walk.hidden.items()):
             for value in values_in(nest):
                 for layer in value.layers:
-                    found.setdefault(id(layer.labels), (node, layer.labels))
-        return [(node, classes) for node, one in found.values() for classes in self._along_axes(one)]
+                    arrays.setdefault(id(layer.labels), (node, layer.labels))
+        found: dict[bytes, tuple[fx.Node, Array]] = {}
+        for node, labels in arrays.values():
+            for classes in self._along_axes(labels):
+                found.setdefault(classes.tobytes(), (node, classes))
+        return list(found.values())
 
     def _along_axes(self, labels: Array) -> Iterator[Array]:
-        classes = self.labels.find(labels)
+        classes = self.class_of[labels]
         if classes.ndim == 1:
             yield _distinct(classes)
             return
@@ -115,7 +122,7 @@ class Channels:
     def flagged(self, classes: Collection[int]) -> NDArray[np.bool_]:
         """Return, by class, whether it is one of ``classes``."""
         found = np.zeros(len(self.labels), dtype=bool)
-        found[list(classes)] = True
+        found[np.fromiter(classes, dtype=np.int64, count=len(classes))] = True
         return found
 
     def spared(self, gone: Collection[int], worth: NDArray[np.float64]) -> set[int]:
@@ -126,16 +133,15 @@ class Channels:
             missing = LEAST - (len(classes) - len(going))
             if missing > 0:
                 goes[going[np.argsort(-worth[going], kind="stable")[:missing]]] = False
-        self._let_go(goes, [one for one in gone if not goes[one]], worth)
+        self._let_go(goes, np.flatnonzero(self.flagged(gone) & ~goes), worth)
         return set(np.flatnonzero(goes).tolist())
 
-    def _let_go(self, goes: NDArray[np.bool_], spared: Collection[int], worth: NDArray[np.float64]) -> None:
+    def _let_go(self, goes: NDArray[np.bool_], spared: Array, worth: NDArray[np.float64]) -> None:
         """Have those of ``spared`` go that no axis needs: parts that overlap may each have spared their own."""
-        if not spared:
+        if not len(spared):
             return
-        chosen = np.fromiter(spared, dtype=np.int64)
-        axes = [classes for _, classes in self.axes if np.isin(classes, chosen).any()]
-        for one in chosen[np.argsort(worth[chosen], kind="stable")]:
+        axes = [classes for _, classes in self.axes if np.isin(classes, spared).any()]
+        for one in spared[np.argsort(worth[spared], kind="stable")]:
             mine = [classes for classes in axes if one in classes]
             if all(np.count_nonzero(~goes[classes]) > LEAST for classes in mine):
                 goes[one] = True
@@ -144,16 +150,16 @@ class Channels:
     def groups(self) -> tuple[Group, ...]:
         """All groups, in the order of the graph; those of which nothing can go too."""
         components = Labels()
-        components.fresh(len(self.labels))
+        labels = components.fresh(len(self.labels) - 1)
+        starts = [first for first, end in self.labels.ranges if first < end]
+        second = np.delete(labels, np.array(starts, dtype=np.int64) - 1)  # those that were made with the one before
         reason = Reason(next(iter(self.graph_module.graph.nodes)), "")
-        for first, end in self.labels.ranges:
-            classes = self.class_of[first:end]
-            components.join(classes[:-1], classes[1:], reason)
-        classes = np.unique(self.class_of[1:])
-        _, firsts, member = np.unique(components.find(classes), return_index=True, return_inverse=True)
-        order = np.argsort(member, kind="stable")
-        together = np.split(classes[order], np.cumsum(np.bincount(member))[:-1]) if len(classes) else []
-        return tuple(one for index in np.argsort(firsts) for one in self._group_of(together[index]))
+        components.join(self.class_of[second - 1], self.class_of[second], reason)
+        classes = labels[self.class_of[labels] == labels]
+        component = components.find(classes)
+        order = np.argsort(component, kind="stable")
+        together = np.split(classes[order], np.flatnonzero(np.diff(component[order])) + 1)
+        return tuple(group for one in together for group in self._group_of(one))
 
     def _group_of(self, classes: Array) -> Iterator[Group]:
         """Yield the group of ``classes``, if a layer makes any of them."""
@@ -165,7 +171,11 @@ class Channels:
     @cached_property
     def stays(self) -> NDArray[np.bool_]:
         """Which classes stay, by class."""
-        return self.flagged(self.reasons)
+        return self.labels.pinned()
+
+    def all_stay(self, vectors: Iterable[Array]) -> bool:
+        """Say whether no class of these labels can go."""
+        return all(self.stays[self.class_of[one]].all() for one in vectors)
 
     @cached_property
     def _makers(self) -> Array:
@@ -179,14 +189,13 @@ class Channels:
     @cached_property
     def _paths(self) -> list[str]:
         """The path of the layer of each of :attr:`rows`: of what a gate wraps that of the gate."""
-        paths: dict[int, str] = {}
-        inside: dict[str, str] = {}
-        for path, module in self.graph_module.named_modules():
-            owner = inside.get(path, path)
-            if isinstance(module, Gated):
-                inside |= {f"{path}.{name}": owner for name in module._modules}
-            paths |= {id(one): owner for one in module._parameters.values() if one is not None}
-        return [paths.get(id(tensor), "") for tensor, _ in self.rows]
+        named = every_tensor(self.graph_module, "_parameters")
+        paths = {id(one): name.rpartition(".")[0] for name, one in named.items()}
+        calls = called_modules(self.graph_module).items()
+        gates = [(str(node.target), module) for node, module in calls if isinstance(module, Gated)]
+        inside = {f"{path}.{name}": path for path, module in gates for name in module._modules}
+        found = [paths.get(id(tensor), "") for tensor, _ in self.rows]
+        return [inside.get(path, path) for path in found]
 
     def classes_at(self, node: fx.Node) -> set[int]:
         """Return the classes of all that ``node`` reads and computes, of what its numbers were read from too."""
@@ -226,11 +235,14 @@ class Channels:
 
     @cached_property
     def magnitudes(self) -> NDArray[np.float64]:
-        """The L1 norm of all rows of each class, by class; 0 where it has none."""
+        """The L1 norm of all rows of each class that can go, by class; 0 where it has none."""
         found = np.zeros(len(self.labels))
         for tensor, axis in self.rows:
+            if self.all_stay(self.walk.records.of(tensor).axes[axis]):
+                continue
             others = [one for one in range(tensor.dim()) if one != axis]
-            sizes = torch.linalg.vector_norm(tensor.detach(), 1, dim=others).double().cpu().numpy()
+            parts = torch.split(tensor.detach(), at_once(tensor, axis), axis)
+            sizes = torch.cat([one.abs().sum(others) for one in parts]).double().cpu().numpy()
             for one in self.walk.records.of(tensor).axes[axis]:
                 np.add.at(found, self.class_of[one], sizes)
         return found
@@ -238,4 +250,7 @@ class Channels:
 
 def _distinct(classes: Array) -> Array:
     """Return the classes in order, each once: mostly as they are."""
-    return classes if bool((classes[1:] > classes[:-1]).all()) else np.unique(classes)
+    if (classes[1:] > classes[:-1]).all():
+        return classes
+    ordered = np.sort(classes)
+    return ordered[np.diff(ordered, prepend=-1) > 0]

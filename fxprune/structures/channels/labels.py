@@ -55,6 +55,11 @@ class Labels:
             self._parents = np.concatenate((self._parents, more))
         return np.arange(first, self._count, dtype=np.int64)
 
+    @property
+    def classes(self) -> Array:
+        """The class of each label that there is now."""
+        return self.find(np.arange(self._count, dtype=np.int64))
+
     def find(self, labels: Array) -> Array:
         """Return the class of each label, which is the smallest label in it."""
         parents = self._parents
@@ -105,11 +110,22 @@ class Labels:
         if labels.size:
             self._pins.append((labels, reason))
 
+    def pinned(self) -> NDArray[np.bool_]:
+        """Return which classes stay, by class."""
+        return self._first_pins() < len(self._pins)
+
     def reasons(self) -> dict[int, Reason]:
         """Return why classes stay, by class: the first reason that was found."""
-        found: dict[int, Reason] = {}
-        for labels, reason in self._pins:
-            for one in np.unique(self.find(labels)).tolist():
-                found.setdefault(one, reason)
-        found.pop(NONE, None)
+        first = self._first_pins()
+        pinned = np.flatnonzero(first < len(self._pins))
+        order = pinned[np.argsort(first[pinned], kind="stable")].tolist()
+        return {one: self._pins[first[one]][1] for one in order}
+
+    def _first_pins(self) -> Array:
+        """Return which of the pins is the first of a class, by class; as many as there are where none is."""
+        never, classes = len(self._pins), self.classes
+        found = np.full(len(classes), never)
+        for index in reversed(range(never)):
+            found[classes[self._pins[index][0]]] = index
+        found[NONE] = never
         return found

@@ -20,6 +20,8 @@ def unread(channels: Channels) -> set[int]:
     """Return the classes that can go and of which nothing reaches anybody: all columns that read them are zero."""
     read = np.zeros(len(channels.labels), dtype=bool)
     for reader in channels.walk.readers:
+        if channels.all_stay(reader.vectors):
+            continue
         alive = _alive(channels, reader)
         for vector in reader.vectors:
             read[channels.class_of[vector[alive]]] = True

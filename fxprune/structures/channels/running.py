@@ -64,17 +64,12 @@ def _read(channels: Channels, reader: Reader) -> Read:
     module = Call(reader.node).module
     call = Call(reader.node, None if module is None else ungated(module))
     assert call.op is not None
-    operand = _operands(call)[0] if call.op.name == "einsum" else call.operand(0)
+    operand = call.operand(0) if reader.operand is None else reader.operand
     shape = channels.walk.value(operand).shape
     axis = reader.axis % len(shape) if reader.weight is None else len(shape) - 1 - call.op.axes
     vectors = (channels.class_of[one] for one in reader.vectors)
     # of a conv with groups the columns are those of one group
     return Read(reader.node, operand, axis, tuple(np.tile(one, shape[axis] // len(one)) for one in vectors))
-
-
-def _operands(call: Call) -> Any:
-    given = call.argument("operands")
-    return given if isinstance(given, (tuple, list)) else (given,)
 
 
 class Running(Interpreter):

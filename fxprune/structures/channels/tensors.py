@@ -63,13 +63,13 @@ class Records:
     def __iter__(self) -> Iterator[Record]:
         return iter(self._of.values())
 
-    def add(self, record: Record) -> None:
-        """Have ``record`` be that of its tensor."""
-        self._of[id(record.tensor)] = record
+    def make(self, tensor: torch.Tensor) -> Record:
+        """Return a new record of ``tensor``."""
+        return Record(tensor, self._labels)
 
     def of(self, tensor: torch.Tensor) -> Record:
         """Return the record of ``tensor``."""
         found = self._of.get(id(tensor))
         if found is None:
-            found = self._of[id(tensor)] = Record(tensor, self._labels)
+            found = self._of[id(tensor)] = self.make(tensor)
         return found

@@ -187,6 +187,18 @@ class Grouped(Net):
 
 
 @net()
+class PairsGrouped(Net):
+    """Groups of two channels: none could go of each, so whole ones do."""
+
+    def __init__(self) -> None:
+        super().__init__(16)
+        self.layers = nn.Sequential(conv(16, 16, groups=8), nn.ReLU(), conv(16, 16, groups=8))
+
+    def body(self, x: Any) -> Any:
+        return self.layers(x)
+
+
+@net()
 class Shuffle(Net):
     def __init__(self) -> None:
         super().__init__(16)

@@ -11,7 +11,7 @@ from fxprune.choosing.remaining import Remaining, Site
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import TargetError
 from fxprune.ir.nodes import TRACED_MACS
-from fxprune.structures.channels.groups import LEAST
+from fxprune.structures.channels.labels import LEAST
 from fxprune.structures.gated_layers import count_for_target, layers
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fxprune.choosing.remaining import Remaining
 from fxprune.structures.channel_chunk import Chunk
-from fxprune.structures.channels.groups import LEAST
+from fxprune.structures.channels.labels import LEAST
 from fxprune.structures.channels.running import Worth
 
 

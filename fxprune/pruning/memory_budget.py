@@ -18,7 +18,7 @@ from fxprune.passes import RemoveChannels, RemoveLayers
 from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.structures.channel_chunk import Chunk
-from fxprune.structures.channels.groups import LEAST
+from fxprune.structures.channels.labels import LEAST
 from fxprune.structures.gated_layers import Gate, awake
 
 _COMPILE = Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING], verify=False)

@@ -27,7 +27,7 @@ from fxprune.gates.gate import ScaledLayer, follow_together
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.module_tree import every_module
 from fxprune.ir.nodes import TRACED_MACS, called_module, graphs_of, require_graph
-from fxprune.structures.channels.groups import LEAST
+from fxprune.structures.channels.labels import LEAST
 from fxprune.structures.gated_layers import Gate, gates_of
 from fxprune.structures.missing_scales import why_no_scales
 

@@ -11,7 +11,6 @@ from fxprune import passes
 from fxprune.structures.channel_chunk import Chunk, classes_of_gates
 from fxprune.structures.channels.groups import Channels
 
-
 UNREAD = ("Slices", "UnreadChannels", "OverlappingParts")
 """Networks with channels that nobody reads."""
 

@@ -23,15 +23,12 @@ from fxprune.facts.shapes import META, metadata_in
 from fxprune.gates.base import Gated
 from fxprune.ir.module_tree import every_tensor
 from fxprune.ir.nodes import called_modules
-from fxprune.structures.channels.labels import NONE, Array, Labels, Reason
+from fxprune.structures.channels.labels import LEAST, NONE, Array, Labels, Reason
 from fxprune.structures.channels.rules.table import rule
 from fxprune.structures.channels.settling import settle_all
 from fxprune.structures.channels.values import values_in
 from fxprune.structures.channels.walk import Walk
 from fxprune.weights.slicing import at_once
-
-LEAST = 2
-"""How many classes of an axis stay at least: an axis of size 1 would be broadcast."""
 
 
 @dataclass(frozen=True, eq=False)

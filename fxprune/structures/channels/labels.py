@@ -20,6 +20,8 @@ from fxprune.ir.nodes import place
 
 Array = NDArray[np.int64]
 NONE = 0
+LEAST = 2
+"""How many classes of an axis stay at least: an axis of size 1 would be broadcast."""
 
 
 class Reason(NamedTuple):

@@ -101,3 +101,10 @@ def test_the_graph_stays_as_it_is() -> None:
     before = str(traced.graph)
     Channels(traced)
     assert str(traced.graph) == before
+
+
+def test_of_groups_with_two_channels_each_whole_ones_go() -> None:
+    torch.manual_seed(0)
+    model, inputs = NETS["PairsGrouped"]()
+    (stem, *_) = Channels(fxprune.trace(model.eval(), inputs)).groups
+    assert (stem.width, len(stem.free)) == (8, 8)

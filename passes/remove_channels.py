@@ -8,98 +8,202 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from torch import fx
 
-from fxprune.choosing.channel_choice import CRITERIA, by_indices, by_ratio, kept_classes, require_left
-from fxprune.choosing.keeping import KEPT
-from fxprune.errors import FxpruneValueError, did_you_mean
+from fxprune.choosing.channel_amounts import Amount, Scope
+from fxprune.choosing.channel_choice import CRITERIA, by_indices, channel_scores, kept_classes, require_left
+from fxprune.choosing.channel_ranking import Field
+from fxprune.choosing.channel_targets import Gone, Left, choose
+from fxprune.choosing.keeping import KEPT, require_matches
+from fxprune.choosing.targets import Targets
+from fxprune.costs.activation_memory import activation_bytes
+from fxprune.costs.macs import warn_of_unknown_macs
+from fxprune.errors import FxpruneValueError, did_you_mean, require_share
+from fxprune.facts.shapes import renew_shapes
+from fxprune.ir.copies import copy_graphs
+from fxprune.ir.nodes import remove_unused_state
+from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.rewriting.contract import Contract, Log
 from fxprune.rewriting.cutting.cut import Cut
 from fxprune.rewriting.cutting.sizes import Fault
 from fxprune.rewriting.keeping_pass import KeepingPass
-from fxprune.structures.channels.groups import Channels
+from fxprune.structures.channels.groups import LEAST, Channels
 from fxprune.structures.channels.reading import unread
 from fxprune.structures.gated_layers import layers_of_graph
 
 _SHOWN = 8
+Graphs = Sequence[tuple[str, fx.GraphModule]]
+
+
+class Chosen(NamedTuple):
+    """The classes that go of one graph, and the cut that takes them out; None if none goes."""
+
+    field: Field
+    gone: set[int]
+    cut: Cut | None
 
 
 @dataclass(frozen=True)
 class RemoveChannels(KeepingPass):
-    """Remove the channels that nothing reads, a share of each group of channels, or those that are named.
+    """Remove the channels that nothing reads, those worth least for a ratio or for targets, or those that are named.
 
     Without options those go whose gate is 0, or whose columns are zero wherever they are read: outputs stay.
 
     Args:
-        ratio: the share of each group that goes, above 0 and below 1; those that are worth least.
+        ratio: the share of each group that goes, above 0 and below 1; those that are worth least. In Python also one
+            share a stage, by patterns over the paths of layers (see :mod:`fxprune.choosing.keeping`): a group is of
+            the first that matches a layer which makes its channels; groups that none matches stay.
+        target_macs, target_params, target_memory: the shares of :class:`fxprune.Targets` to leave: as few channels go
+            as meet all that are given.
+        scope: "uniform": one ratio everywhere. "global": the channels of all groups are ranked together, by what they
+            are worth over the mean of their group, for targets over what each saves of these.
         criterion: what a channel is worth: "l1", the L1 norm of its rows in all weights that make it (after Li et
             al., arXiv 1608.08710; summed over what goes together, which is ours), or "random".
+        multiple_of: as many channels of each group are left as are a multiple of this; too narrow groups stay.
+        least: how many channels of each group are left at least, a number, or a share below 1; never less than 2.
         seed: of "random".
         indices: the output channels that go, by the paths of layers: {"layer1.0.conv1": [0, 3]}. What goes together
-            with them goes too.
+            with them goes too, whatever ``least`` and ``multiple_of`` say.
         groups: of grouped convs, of norms and of heads go the same channels "within" each, or "whole" ones.
         statistics: "approximate" lets layer and group norms lose channels, whose statistics are of the others then.
         keep, only: layers whose output channels stay (see :mod:`fxprune.choosing.keeping`).
 
     Raises:
         FxpruneValueError: a layer or a channel that there is not, or nothing would be left of an axis.
+        TargetError: a target cannot be met; says what can.
+
+    Warns:
+        FxpruneWarning: the graph has ops whose MACs nobody knows; a target counts the others.
     """
 
     name: ClassVar[str] = "remove-channels"
     after: ClassVar[tuple[str, ...]] = ("insert-channel-gate", "split-attention")
     changes_shapes: ClassVar[bool] = True
-    ratio: float | None = None
+    ratio: float | Mapping[str, float] | None = field(default=None, hash=False)
     criterion: str = "l1"
     seed: int = 0
     indices: Mapping[str, Sequence[int]] = field(default_factory=dict, hash=False)
     groups: Literal["within", "whole"] = "within"
     statistics: Literal["exact", "approximate"] = "exact"
+    target_macs: float | None = None
+    target_params: float | None = None
+    target_memory: float | None = None
+    scope: Scope = "uniform"
+    multiple_of: int = 1
+    least: float = LEAST
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.ratio is not None and not 0 < self.ratio < 1:
-            raise FxpruneValueError(
-                f"ratio is a share above 0 and below 1 of each group's channels; got {self.ratio}"
-            )
+        for name, of in (("macs", "the MACs"), ("params", "the parameters"), ("memory", "the activation memory")):
+            require_share(f"target_{name}", of, getattr(self, f"target_{name}"))
+        if self.amount.is_empty and self.scope != "uniform":
+            raise FxpruneValueError(f"scope={self.scope!r} needs a ratio or a target")
         if self.criterion not in CRITERIA:
             hint = did_you_mean(self.criterion, list(CRITERIA))
             raise FxpruneValueError(f"unknown criterion {self.criterion!r}{hint}; known: {', '.join(CRITERIA)}")
 
     @property
+    def amount(self) -> Amount:
+        """How many channels go."""
+        targets = Targets(self.target_macs, self.target_params, self.target_memory)
+        return Amount(self.ratio, targets, self.scope, self.multiple_of, self.least)
+
+    @property
     def contract(self) -> Contract:  # type: ignore[override]  # depends on the options
         """Equal values where only what nobody reads goes, an equal signature otherwise."""
-        chooses = self.ratio is not None or bool(self.indices)
+        chooses = not self.amount.is_empty or bool(self.indices)
         return Contract.SIGNATURE if chooses or self.statistics == "approximate" else Contract.VALUES
 
-    def rewrite(self, graph_module: fx.GraphModule, log: Log) -> None:
-        """Take the chosen channels out."""
-        channels = Channels(graph_module, whole=self.groups == "whole", approximate=self.statistics == "approximate")
+    def rewrite_all(self, graphs: Graphs, log: Log) -> None:
+        """Take the chosen channels out: those of all graphs are chosen together."""
+        for one, gone, cut in self.chosen(graphs, log):
+            log.region = one.region
+            if cut is not None:
+                which = self._which(one.channels, gone, one.silent)
+                for node, told in cut.apply().items():
+                    log.rewrote(node, told + which.get(str(node.target), ""))
+                _tell(gone, one.silent, log)
+        log.region = ""
+
+    def chosen(self, graphs: Graphs, log: Log) -> list[Chosen]:
+        """Return what goes of each of ``graphs``, with the cuts that :meth:`rewrite_all` makes; none is edited."""
+        self.kept.require_sense(graphs)
+        if isinstance(self.ratio, Mapping):
+            require_matches({"ratio": self.ratio}, graphs)
+        if self.target_macs is not None:
+            warn_of_unknown_macs(graphs[0][1], stacklevel=4)
+        fields = [self._field(graph, log) for log.region, graph in graphs]
+        named = self._named(fields, log)
+        left = Left(graphs[0][1], fields, self.amount.targets, lambda gone: self._peak(graphs, fields, gone))
+        while True:
+            try:
+                gone = map(self._with_named, fields, choose(fields, self.amount, left), named)
+                found = [Chosen(one, each, _cut(one, each)) for one, each in zip(fields, gone, strict=True)]
+            except Fault as fault:
+                _bar(fields, fault, log)
+                continue
+            if not any(one.gone for one in found):
+                log.warn(self._why_nothing(fields))
+            return found
+
+    def _channels(self, graph_module: fx.GraphModule) -> Channels:
+        return Channels(graph_module, whole=self.groups == "whole", approximate=self.statistics == "approximate")
+
+    def _field(self, graph_module: fx.GraphModule, log: Log) -> Field:
+        """Return the channels of one graph, with what each is worth."""
+        channels = self._channels(graph_module)
         if layers_of_graph(graph_module):
             log.warn("the channels of layers with a gate stay: remove and fuse these first (fxprune.AFTER_TRAINING)")
         kept, held = kept_classes(channels, self.kept, log.region)
         for node in held:
             log.decline(node, KEPT)
-        silent = unread(channels) - kept
-        gone = self._chosen(channels, kept, log) | silent
-        gone = self._without_short_axes(channels, gone)
-        if not gone:
-            log.warn(self._why_nothing(channels, kept))
-        while gone:
-            try:
-                cut = Cut(channels.walk, gone)
-            except Fault as fault:
-                log.decline(fault.node, fault.why)
-                less = gone - channels.classes_at(fault.node)
-                gone = channels.spared(less, channels.magnitudes) if less < gone else set()
-                continue
-            which = self._which(channels, gone, silent)
-            for node, told in cut.apply().items():
-                log.rewrote(node, told + which.get(str(node.target), ""))
-            _tell(gone, silent, log)
-            return
+        worth = np.zeros(len(channels.labels))
+        if not self.amount.is_empty:
+            worth = channel_scores(channels, self.criterion, self.seed, by_group=self.scope == "global")
+        found = Field(log.region, channels, worth, unread(channels) - kept)
+        found.bar(kept)
+        return found
+
+    def _named(self, fields: Sequence[Field], log: Log) -> list[set[int]]:
+        """Return the classes that are named and can go, by graph."""
+        found: list[set[int]] = []
+        asked = by_indices([(one.region, one.channels) for one in fields], self.indices)
+        for one, classes in zip(fields, asked, strict=True):
+            found.append({each for each in classes if not one.stays[each]})
+            for each in classes.keys() - found[-1]:
+                path, place = classes[each]
+                log.warn(f"channel {place} of {path} stays: {one.channels.reasons.get(each, KEPT)}")
+            require_left(one.channels, found[-1])
+        return found
+
+    def _with_named(self, one: Field, gone: set[int], named: set[int]) -> set[int]:
+        """Return ``gone`` and what is ``named``, which is spared last."""
+        named = {each for each in named if not one.stays[each]}
+        worth = one.worth.copy()
+        worth[list(named)] = -np.inf
+        return one.channels.spared(gone | named, worth) if named else gone
+
+    def _peak(self, graphs: Graphs, fields: Sequence[Field], gone: Gone) -> float:
+        """Return the most bytes that activations take at a time in what would be emitted without ``gone``."""
+        for one, classes in zip(fields, gone, strict=True):
+            _cut(one, classes)  # of these graphs, so that a fault names a node of theirs
+        plain = self._without(graphs[0][1], gone)
+        for step in AFTER_TRAINING:
+            plain = step(plain).graph_module
+        return max(activation_bytes(plain).values(), default=0)
+
+    def _without(self, graph_module: fx.GraphModule, gone: Gone) -> fx.GraphModule:
+        copies = copy_graphs(graph_module)
+        for (_, copy), classes in zip(copies, gone, strict=True):
+            if classes:
+                Cut(self._channels(copy).walk, classes).apply()
+                remove_unused_state(copy)
+                copy.recompile()
+        renew_shapes(copies[0][1])
+        return copies[0][1]
 
     def _which(self, channels: Channels, gone: Collection[int], silent: Collection[int]) -> dict[str, str]:
         """Return which output channels of each layer go, and why, by its path."""
@@ -117,38 +221,36 @@ class RemoveChannels(KeepingPass):
                 found[path] = f"; without {'; '.join(parts)}"
         return found
 
-    def _chosen(self, channels: Channels, kept: Collection[int], log: Log) -> set[int]:
-        gone: set[int] = set()
-        if self.ratio is not None:
-            gone |= by_ratio(channels, self.ratio, CRITERIA[self.criterion](channels, self.seed), kept)
-        for one, (path, place) in by_indices(channels, self.indices, log.region).items():
-            if one in channels.reasons or one in kept:
-                log.warn(f"channel {place} of {path} stays: {channels.reasons.get(one, KEPT)}")
-            else:
-                gone.add(one)
-        return gone
-
-    def _why_nothing(self, channels: Channels, kept: Collection[int]) -> str:
+    def _why_nothing(self, fields: Sequence[Field]) -> str:
         """Return why no channel goes."""
-        free = {one for group in channels.groups for one in group.free.tolist()}
+        free = sum(len(group.free) for one in fields for group in one.channels.groups)
         if not free:
-            reasons = Counter(one.why for one in channels.reasons.values())
+            reasons = Counter(one.why for each in fields for one in each.channels.reasons.values())
             most = f": {reasons.most_common(1)[0][0]}" if reasons else ""
             return f"no channel can go{most}; fxprune inspect --channels tells why each stays"
-        if free <= set(kept):
-            return f"no channel can go: all {len(free):,} that could are {KEPT}"
+        if all(one.stays[group.free].all() for one in fields for group in one.channels.groups):
+            return f"no channel can go: all {free:,} that could are {KEPT}"
         if self.ratio is not None:
-            return f"ratio={self.ratio:g} is less than one channel of each group"
+            return f"ratio={self.ratio} is less than one channel of each group, or least and multiple_of leave none"
+        if not self.amount.targets.is_empty:
+            return "no channel has to go: all targets are met"
         return (
             "every channel is read: close gates of InsertChannelGate first, or give a ratio, or indices of those "
             "that shall go"
         )
 
-    def _without_short_axes(self, channels: Channels, gone: set[int]) -> set[int]:
-        if self.indices:
-            require_left(channels, gone)
-            return gone
-        return channels.spared(gone, channels.magnitudes)
+
+def _cut(one: Field, gone: Collection[int]) -> Cut | None:
+    return Cut(one.channels.walk, gone) if gone else None
+
+
+def _bar(fields: Sequence[Field], fault: Fault, log: Log) -> None:
+    """Have the channels that cannot be cut stay: those at the fault, or else all of its graph."""
+    one = next(one for one in fields if one.channels.graph_module.graph is fault.node.graph)
+    log.region = one.region
+    log.decline(fault.node, fault.why)
+    at = np.fromiter(one.channels.classes_at(fault.node), dtype=np.int64)
+    one.bar(range(len(one.stays)) if one.stays[at].all() else at.tolist())
 
 
 def _tell(gone: Collection[int], silent: Collection[int], log: Log) -> None:

@@ -1,4 +1,4 @@
-"""Which channels go: those that nobody reads, a share of each group, or those that were chosen elsewhere."""
+"""What channels are worth, which were chosen elsewhere, and which the user keeps."""
 
 from __future__ import annotations
 
@@ -33,39 +33,40 @@ CRITERIA: Mapping[str, Criterion] = {"l1": _l1, "random": _random}
 """How much each class is worth, by label: its rows' L1 norm (Li et al., arXiv 1608.08710), or a number drawn."""
 
 
-def by_ratio(channels: Channels, ratio: float, worth: Worth, kept: Collection[int]) -> set[int]:
-    """Return the share ``ratio`` of each group, those that are worth least; never what is ``kept`` or pinned."""
-    stays = channels.stays.copy()
-    stays[list(kept)] = True
-    gone: list[int] = []
-    for group in channels.groups:
-        free = group.free[~stays[group.free]]
-        order = np.argsort(worth[free], kind="stable")
-        gone += free[order][: int(ratio * group.width)].tolist()
-    return channels.spared(gone, worth)
+def channel_scores(channels: Channels, criterion: str, seed: int, *, by_group: bool = False) -> Worth:
+    """Return how much each class is missed by ``criterion``, by class; ``by_group`` over the mean of its group."""
+    worth = CRITERIA[criterion](channels, seed)
+    for group in channels.groups if by_group else ():
+        mean = worth[group.free].mean() if len(group.free) else 0.0
+        worth[group.free] /= mean or 1.0
+    return worth
 
 
 def by_indices(
-    channels: Channels, indices: Mapping[str, Sequence[int]], region: str = ""
-) -> dict[int, tuple[str, int]]:
-    """Return the classes of the output channels that are given by the paths of layers, each with who asked for it.
+    fields: Sequence[tuple[str, Channels]], indices: Mapping[str, Sequence[int]]
+) -> list[dict[int, tuple[str, int]]]:
+    """Return, by graph, the classes of the output channels that are given by the paths of layers, and who asked.
 
-    Raises FxpruneValueError for a path that no layer with channels has, or a channel that it has not.
+    ``fields`` are the graphs' channels with the paths of their regions. Raises FxpruneValueError for a path that no
+    layer with channels has, or a channel that it has not.
     """
-    found: dict[int, tuple[str, int]] = {}
-    outputs = channels.outputs
-    for given, places in indices.items():
-        path = given.removeprefix(f"{region}.") if region else given
-        if path not in outputs:
-            hint = did_you_mean(given, list(outputs))
-            raise FxpruneValueError(f"indices has {given!r}, which is no layer whose channels can be named{hint}")
-        classes = outputs[path]
+    found: list[dict[int, tuple[str, int]]] = [{} for _ in fields]
+    layers = {
+        f"{region}.{path}" if region else path: (number, classes)
+        for number, (region, channels) in enumerate(fields)
+        for path, classes in channels.outputs.items()
+    }
+    for path, places in indices.items():
+        if path not in layers:
+            hint = did_you_mean(path, layers)
+            raise FxpruneValueError(f"indices has {path!r}, which is no layer whose channels can be named{hint}")
+        number, classes = layers[path]
         for place in places:
             if not -len(classes) <= place < len(classes):
                 raise FxpruneValueError(
-                    f"indices has channel {place} of {given}, which has {len(classes)}: 0 to {len(classes) - 1}"
+                    f"indices has channel {place} of {path}, which has {len(classes)}: 0 to {len(classes) - 1}"
                 )
-            found[int(classes[place])] = (given, place)
+            found[number][int(classes[place])] = (path, place)
     return found
 
 

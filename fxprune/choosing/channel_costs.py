@@ -1,4 +1,4 @@
-"""What channels hold: the MACs and the parameters that go with all that can go, of each group and of all groups.
+"""What channels hold: the MACs and the parameters that go with some of them, or with all that can go, by group.
 
     conv(x; W), 64 rows, 32 columns   ->   1 - (1 - 16/64) (1 - 8/32) of it goes with 16 rows and 8 columns
 
@@ -8,6 +8,7 @@ the groups hold adds up to more than what all of them hold together. That some c
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -26,7 +27,10 @@ from fxprune.structures.channels.values import Value
 ALL = 0
 _WEIGHTED = ("conv", "transposed conv", "linear")
 Amounts = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 Term = tuple[float, Sequence[Vectors]]  # an amount, and the labels along each axis of what has it
+COSTS = ("macs", "params")
+"""What is counted, in the order of all that is returned here."""
 
 
 def held(channels: Channels, owner: Array, count: int) -> tuple[Amounts, Amounts]:
@@ -47,6 +51,51 @@ def held(channels: Channels, owner: Array, count: int) -> tuple[Amounts, Amounts
             for group, share in shares.of(axes).items():
                 amounts[group] += amount * share
     return found
+
+
+class Costs:
+    """What goes of the MACs for one sample, and of the parameters, with any channels of one graph.
+
+    Of each amount the product, over its axes, of the shares that are kept is left: what the cut graph has, exactly.
+    """
+
+    def __init__(self, channels: Channels) -> None:
+        self._classes: list[Array] = []  # of each axis: (layers of labels, its size)
+        known: dict[tuple[int, ...], tuple[int, Vectors]] = {}
+        self._terms: list[list[tuple[float, list[int]]]] = []
+        for terms in (_macs(channels), _params(channels)):
+            self._terms.append([])
+            for amount, axes in terms:
+                places = [self._place(channels, vectors, known) for vectors in axes if vectors]
+                self._terms[-1].append((amount, places))
+
+    def _place(self, channels: Channels, vectors: Vectors, known: dict[tuple[int, ...], tuple[int, Vectors]]) -> int:
+        key = tuple(map(id, vectors))
+        if key not in known:
+            known[key] = len(self._classes), vectors  # held, so that no other gets its id
+            self._classes.append(channels.class_of[np.stack(vectors)])
+        return known[key][0]
+
+    def saved(self, goes: Flags) -> tuple[float, ...]:
+        """Return the MACs and the parameters that go with the classes that ``goes`` flags, by class."""
+        kept = [1 - np.count_nonzero(goes[one].any(0)) / one.shape[1] for one in self._classes]
+        return tuple(
+            sum(amount * (1 - math.prod(kept[place] for place in places)) for amount, places in terms)
+            for terms in self._terms
+        )
+
+    def of_each(self, count: int) -> list[Amounts]:
+        """Return what goes with each class alone, both by class (of ``count``), to first order."""
+        found = []
+        for terms in self._terms:
+            by_axis = np.zeros(len(self._classes))
+            for amount, places in terms:
+                np.add.at(by_axis, places, amount)
+            each = np.zeros(count)
+            for amount, classes in zip(by_axis, self._classes, strict=True):
+                np.add.at(each, classes, amount / classes.shape[1])
+            found.append(each)
+        return found
 
 
 class _Shares:

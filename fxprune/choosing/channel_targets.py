@@ -1,0 +1,90 @@
+"""As many channels as targets ask for: what is left is told by a formula, activation memory by a cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
+
+from torch import fx
+
+from fxprune.choosing.channel_amounts import Amount
+from fxprune.choosing.channel_costs import COSTS
+from fxprune.choosing.channel_ranking import ALL, Field, Ranking
+from fxprune.choosing.targets import Targets
+from fxprune.costs.macs import total_macs, total_params
+from fxprune.errors import TargetError
+from fxprune.ir.nodes import TRACED_MACS
+
+Gone = Sequence[Collection[int]]
+"""The classes that go, by graph."""
+
+
+class Left:
+    """What is left of what has a target once channels are gone, as shares of what was traced.
+
+    ``peak`` says how many bytes of activations are held at most: that takes a cut.
+    """
+
+    def __init__(
+        self, graph_module: fx.GraphModule, fields: Sequence[Field], targets: Targets, peak: Callable[[Gone], float]
+    ) -> None:
+        self._fields = fields
+        self._targets = targets
+        self._peak = peak
+        totals = float(total_macs(graph_module)), float(total_params(graph_module))
+        self._totals = totals
+        self._wholes = graph_module.meta.get(TRACED_MACS, totals[0]) or 1, totals[1] or 1
+
+    def of(self, gone: Gone) -> dict[str, float]:
+        """Return the shares, by what has a target."""
+        flags = [one.channels.flagged(each) for one, each in zip(self._fields, gone, strict=True)]
+        saved = [one.costs.saved(each) for one, each in zip(self._fields, flags, strict=True)]
+        found = {}
+        for place, name in enumerate(COSTS):
+            if getattr(self._targets, name) is not None:
+                found[name] = (self._totals[place] - sum(one[place] for one in saved)) / self._wholes[place]
+        if self._targets.memory is not None:
+            found["memory"] = self._peak(gone) / self._peak_of_all
+        return found
+
+    @cached_property
+    def _peak_of_all(self) -> float:
+        return self._peak([()] * len(self._fields)) or 1.0
+
+    def unmet(self, gone: Gone) -> dict[str, float]:
+        """Return those that are above their targets."""
+        return {name: share for name, share in self.of(gone).items() if share > getattr(self._targets, name) + 1e-12}
+
+
+def choose(fields: Sequence[Field], amount: Amount, left: Left) -> list[set[int]]:
+    """Return the classes that go, by graph: those that nobody reads too.
+
+    Raises:
+        TargetError: a target is not met when all goes that may; says what can be.
+    """
+    ranking = Ranking(fields, amount)
+    if amount.targets.is_empty:
+        return ranking.at(ALL if amount.ratio is not None else 0.0)
+    least = ranking.at(ALL)
+    unmet = left.unmet(least)
+    if unmet:
+        raise TargetError(_cannot(amount, unmet, sum(map(len, least))))
+    steps = [0.0, *ranking.steps.tolist()]
+    first, last = -1, len(steps) - 1
+    while last - first > 1:
+        middle = (first + last) // 2
+        if left.unmet(ranking.at(steps[middle])):
+            first = middle
+        else:
+            last = middle
+    return ranking.at(steps[last])
+
+
+def _cannot(amount: Amount, unmet: Mapping[str, float], count: int) -> str:
+    name, share = next(iter(unmet.items()))
+    of = {"macs": "MACs", "params": "parameters", "memory": "activation memory"}[name]
+    without = f"without all {count:,} channels that may go" if count else "no channel may go:"
+    return (
+        f"target_{name}={getattr(amount.targets, name):g} cannot be met: {without} {share:.3f} of the {of} are left; "
+        f"ask for at least {share + 5e-4:.3f}"
+    )

@@ -16,7 +16,7 @@ from torch import fx
 from fxprune.choosing.channel_amounts import Amount, Scope
 from fxprune.choosing.channel_choice import CRITERIA, by_indices, channel_scores, kept_classes, require_left
 from fxprune.choosing.channel_ranking import Field
-from fxprune.choosing.channel_targets import Gone, Left, choose
+from fxprune.choosing.channel_targets import Gone, Left, choose, overshoot
 from fxprune.choosing.keeping import KEPT, require_matches
 from fxprune.choosing.targets import Targets
 from fxprune.costs.activation_memory import activation_bytes
@@ -145,8 +145,10 @@ class RemoveChannels(KeepingPass):
             except Fault as fault:
                 _bar(fields, fault, log)
                 continue
+            told = overshoot(self.amount, left.of([one.gone for one in found])) if self.multiple_of > 1 else None
             if not any(one.gone for one in found):
-                log.warn(self._why_nothing(fields))
+                told = self._why_nothing(fields)
+            log.warnings += [told] if told else []
             return found
 
     def _channels(self, graph_module: fx.GraphModule) -> Channels:

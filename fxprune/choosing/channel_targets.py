@@ -10,6 +10,7 @@ from torch import fx
 from fxprune.choosing.channel_amounts import Amount
 from fxprune.choosing.channel_costs import COSTS
 from fxprune.choosing.channel_ranking import ALL, Field, Ranking
+from fxprune.choosing.removal import OVERSHOOT
 from fxprune.choosing.targets import Targets
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import TargetError
@@ -17,6 +18,7 @@ from fxprune.ir.nodes import TRACED_MACS
 
 Gone = Sequence[Collection[int]]
 """The classes that go, by graph."""
+_OF = {"macs": "MACs", "params": "parameters", "memory": "activation memory"}
 
 
 class Left:
@@ -80,11 +82,23 @@ def choose(fields: Sequence[Field], amount: Amount, left: Left) -> list[set[int]
     return ranking.at(steps[last])
 
 
+def overshoot(amount: Amount, shares: Mapping[str, float]) -> str | None:
+    """Return what to say where much less than every target is left, because groups go in steps; None where not."""
+    wanted = {name: getattr(amount.targets, name) for name in shares}
+    nearest = min(shares, key=lambda name: wanted[name] - shares[name], default="")
+    if not nearest or wanted[nearest] - shares[nearest] <= OVERSHOOT or amount.multiple_of == 1:
+        return None
+    return (
+        f"{shares[nearest]:.1%} of the {_OF[nearest]} are left where target_{nearest}={wanted[nearest]:g} was asked "
+        f"for: groups go in steps of multiple_of={amount.multiple_of}"
+        + ("; scope=global overshoots less" if amount.scope == "uniform" else "")
+    )
+
+
 def _cannot(amount: Amount, unmet: Mapping[str, float], count: int) -> str:
     name, share = next(iter(unmet.items()))
-    of = {"macs": "MACs", "params": "parameters", "memory": "activation memory"}[name]
     without = f"without all {count:,} channels that may go" if count else "no channel may go:"
     return (
-        f"target_{name}={getattr(amount.targets, name):g} cannot be met: {without} {share:.3f} of the {of} are left; "
-        f"ask for at least {share + 5e-4:.3f}"
+        f"target_{name}={getattr(amount.targets, name):g} cannot be met: {without} {share:.3f} of the {_OF[name]} "
+        f"are left; ask for at least {share + 5e-4:.3f}"
     )

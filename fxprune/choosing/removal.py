@@ -15,7 +15,7 @@ from fxprune.ir.nodes import TRACED_MACS
 from fxprune.structures.gated_layers import Gate, enough_for_target, macs_in_turn
 
 DEFAULT_THRESHOLD = 1e-2
-_OVERSHOOT = 0.02
+OVERSHOOT = 0.02
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Removal:
                 f"{max(cut):.3g}: expect to retrain, or shrink for longer before removing"
             )
         wanted = self.target_macs or 0.0
-        if cut and self.left is not None and wanted - self.left > _OVERSHOOT:
+        if cut and self.left is not None and wanted - self.left > OVERSHOOT:
             yield (
                 f"{self.left:.1%} of the MACs are left where target_macs={wanted:g} was asked for: layers "
                 "go as a whole, and of those that meet the target the ones that rank lowest went"

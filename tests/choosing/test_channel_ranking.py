@@ -45,8 +45,9 @@ def test_a_ratio_is_of_each_group(ratio: float, expected: list[int]) -> None:
 
 
 def test_a_ratio_that_is_a_whole_number_of_channels_is_not_rounded_down() -> None:
+    field = field_of(chain(100))
     for share in range(1, 98):
-        assert left(field_of(chain(100)), Amount(ratio=share / 100)) == [100 - share]
+        assert left(field, Amount(ratio=share / 100)) == [100 - share]
 
 
 def test_one_ratio_a_stage() -> None:

@@ -8,20 +8,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from torch import fx
 
 from fxprune.choosing.channel_amounts import Amount, Scope
-from fxprune.choosing.channel_choice import CRITERIA, by_indices, channel_scores, kept_classes, require_left
+from fxprune.choosing.channel_choice import by_indices, kept_classes, require_left
 from fxprune.choosing.channel_ranking import Field
+from fxprune.choosing.channel_scores import Normalize, site_scores
 from fxprune.choosing.channel_targets import Gone, Left, choose, overshoot
+from fxprune.choosing.criteria.base import Aggregate, Criterion
 from fxprune.choosing.keeping import KEPT, require_matches
+from fxprune.choosing.named import known_criteria, made
+from fxprune.choosing.samples import Samples
+from fxprune.choosing.sites import Groups, Statistics, sites_of
 from fxprune.choosing.targets import Targets
 from fxprune.costs.activation_memory import activation_bytes
 from fxprune.costs.macs import warn_of_unknown_macs
-from fxprune.errors import FxpruneValueError, did_you_mean, require_share
+from fxprune.errors import FxpruneValueError, require_share
 from fxprune.facts.shapes import renew_shapes
 from fxprune.ir.copies import copy_graphs
 from fxprune.ir.nodes import remove_unused_state
@@ -58,10 +63,15 @@ class RemoveChannels(KeepingPass):
             the first that matches a layer which makes its channels; groups that none matches stay.
         target_macs, target_params, target_memory: the shares of :class:`fxprune.Targets` to leave: as few channels go
             as meet all that are given.
-        scope: "uniform": one ratio everywhere. "global": the channels of all groups are ranked together, by what they
-            are worth over the mean of their group, for targets over what each saves of these.
-        criterion: what a channel is worth: "l1", the L1 norm of its rows in all weights that make it (after Li et
-            al., arXiv 1608.08710; summed over what goes together, which is ours), or "random".
+        scope: "uniform": one ratio everywhere. "global": the channels of all groups are ranked together, for targets
+            by their scores over what each saves of these.
+        criterion: what a channel is worth, by name, or as a :class:`fxprune.choosing.criteria.base.Criterion`: "l1",
+            say, the L1 norm of its rows in all weights that make it (after Li et al., arXiv 1608.08710).
+        aggregate: the "sum" of what a criterion says of all weights that make a channel, or their "mean".
+        normalize: how scores of different groups are made comparable: "none", over their "mean", their "max", or
+            "lamp" (see :mod:`fxprune.choosing.channel_scores`); by default "mean" where scope is "global".
+        data: for criteria that look at more than weights: an iterable of inputs, or of pairs of these and labels; by
+            default the graph's example inputs.
         multiple_of: as many channels of each group are left as are a multiple of this; too narrow groups stay.
         least: how many channels of each group are left at least, a number, or a share below 1; never less than 2.
         seed: of "random".
@@ -83,17 +93,20 @@ class RemoveChannels(KeepingPass):
     after: ClassVar[tuple[str, ...]] = ("insert-channel-gate", "split-attention")
     changes_shapes: ClassVar[bool] = True
     ratio: float | Mapping[str, float] | None = field(default=None, hash=False)
-    criterion: str = "l1"
+    criterion: str | Criterion = "l1"
     seed: int = 0
     indices: Mapping[str, Sequence[int]] = field(default_factory=dict, hash=False)
-    groups: Literal["within", "whole"] = "within"
-    statistics: Literal["exact", "approximate"] = "exact"
+    groups: Groups = "within"
+    statistics: Statistics = "exact"
     target_macs: float | None = None
     target_params: float | None = None
     target_memory: float | None = None
     scope: Scope = "uniform"
     multiple_of: int = 1
     least: float = LEAST
+    aggregate: Aggregate = "sum"
+    normalize: Normalize | None = None
+    data: Any = field(default=None, hash=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,9 +114,7 @@ class RemoveChannels(KeepingPass):
             require_share(f"target_{name}", of, getattr(self, f"target_{name}"))
         if self.amount.is_empty and self.scope != "uniform":
             raise FxpruneValueError(f"scope={self.scope!r} needs a ratio or a target")
-        if self.criterion not in CRITERIA:
-            hint = did_you_mean(self.criterion, list(CRITERIA))
-            raise FxpruneValueError(f"unknown criterion {self.criterion!r}{hint}; known: {', '.join(CRITERIA)}")
+        made(self.criterion, known_criteria(), "criterion")
 
     @property
     def amount(self) -> Amount:
@@ -135,7 +146,7 @@ class RemoveChannels(KeepingPass):
             require_matches({"ratio": self.ratio}, graphs)
         if self.target_macs is not None:
             warn_of_unknown_macs(graphs[0][1], stacklevel=4)
-        fields = [self._field(graph, log) for log.region, graph in graphs]
+        fields = self._fields(graphs, log)
         named = self._named(fields, log)
         left = Left(graphs[0][1], fields, self.amount.targets, lambda gone: self._peak(graphs, fields, gone))
         while True:
@@ -154,20 +165,41 @@ class RemoveChannels(KeepingPass):
     def _channels(self, graph_module: fx.GraphModule) -> Channels:
         return Channels(graph_module, whole=self.groups == "whole", approximate=self.statistics == "approximate")
 
-    def _field(self, graph_module: fx.GraphModule, log: Log) -> Field:
-        """Return the channels of one graph, with what each is worth."""
-        channels = self._channels(graph_module)
-        if layers_of_graph(graph_module):
-            log.warn("the channels of layers with a gate stay: remove and fuse these first (fxprune.AFTER_TRAINING)")
-        kept, held = kept_classes(channels, self.kept, log.region)
-        for node in held:
-            log.decline(node, KEPT)
-        worth = np.zeros(len(channels.labels))
+    def _fields(self, graphs: Graphs, log: Log) -> list[Field]:
+        """Return the channels of each graph, with what each is worth."""
+        found = []
+        for log.region, graph in graphs:
+            channels = self._channels(graph)
+            if layers_of_graph(graph):
+                log.warn(
+                    "the channels of layers with a gate stay: remove and fuse these first (fxprune.AFTER_TRAINING)"
+                )
+            kept, held = kept_classes(channels, self.kept, log.region)
+            for node in held:
+                log.decline(node, KEPT)
+            found.append(Field(log.region, channels, unread(channels) - kept))
+            found[-1].bar(kept)
         if not self.amount.is_empty:
-            worth = channel_scores(channels, self.criterion, self.seed, by_group=self.scope == "global")
-        found = Field(log.region, channels, worth, unread(channels) - kept)
-        found.bar(kept)
+            self._score(graphs[0][1], found, log)
         return found
+
+    def _score(self, graph_module: fx.GraphModule, fields: Sequence[Field], log: Log) -> None:
+        """Tell ``fields`` what each of their channels is worth."""
+        samples = Samples.of(graph_module, self.data)
+        if samples.advice and made(self.criterion, known_criteria(), "criterion").needs != "weights":
+            log.warn(f"channels were compared on {samples.advice}")
+        sites = [(one, site) for one in fields for site in sites_of(one.channels, one.region)]
+        scores = site_scores(
+            graph_module,
+            [site for _, site in sites],
+            self.criterion,
+            samples,
+            normalize=self.normalize or ("mean" if self.scope == "global" else "none"),
+            aggregate=self.aggregate,
+            seed=self.seed,
+        )
+        for (one, site), worth in zip(sites, scores, strict=True):
+            one.score(site.group, worth)
 
     def _named(self, fields: Sequence[Field], log: Log) -> list[set[int]]:
         """Return the classes that are named and can go, by graph."""
@@ -210,7 +242,8 @@ class RemoveChannels(KeepingPass):
     def _which(self, channels: Channels, gone: Collection[int], silent: Collection[int]) -> dict[str, str]:
         """Return which output channels of each layer go, and why, by its path."""
         found = {}
-        chosen = "named" if self.indices else f"worth least by {self.criterion}"
+        criterion = made(self.criterion, known_criteria(), "criterion").name
+        chosen = "named" if self.indices else f"worth least by {criterion}"
         reasons = [(set(gone) & set(silent), "which nobody reads"), (set(gone) - set(silent), chosen)]
         flags = [(channels.flagged(classes), why) for classes, why in reasons]
         for path, classes in channels.outputs.items():

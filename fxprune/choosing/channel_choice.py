@@ -1,45 +1,15 @@
-"""What channels are worth, which were chosen elsewhere, and which the user keeps."""
+"""Which channels were chosen elsewhere, what must be left of them, and which the user keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import fx
 
 from fxprune.choosing.keeping import Kept
 from fxprune.errors import FxpruneValueError, did_you_mean
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import NONE
-
-Worth = NDArray[np.float64]
-Criterion = Callable[[Channels, int], Worth]
-
-
-def _l1(channels: Channels, seed: int) -> Worth:
-    worth = channels.magnitudes
-    if np.isnan(worth).any():
-        name = channels.name_of(int(np.flatnonzero(np.isnan(worth))[0]))
-        raise FxpruneValueError(f"the weights of {name} hold NaN: no criterion can rank its channels; train it anew")
-    return worth
-
-
-def _random(channels: Channels, seed: int) -> Worth:
-    return np.random.default_rng(seed).random(len(channels.labels))
-
-
-CRITERIA: Mapping[str, Criterion] = {"l1": _l1, "random": _random}
-"""How much each class is worth, by label: its rows' L1 norm (Li et al., arXiv 1608.08710), or a number drawn."""
-
-
-def channel_scores(channels: Channels, criterion: str, seed: int, *, by_group: bool = False) -> Worth:
-    """Return how much each class is missed by ``criterion``, by class; ``by_group`` over the mean of its group."""
-    worth = CRITERIA[criterion](channels, seed)
-    for group in channels.groups if by_group else ():
-        mean = worth[group.free].mean() if len(group.free) else 0.0
-        worth[group.free] /= mean or 1.0
-    return worth
 
 
 def by_indices(

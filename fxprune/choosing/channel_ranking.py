@@ -33,21 +33,27 @@ class Field:
 
     Attributes:
         region: the path of the graph, "" of the outermost one.
-        worth: how much each class is missed, by class; -inf where nobody reads it.
         silent: the classes that nobody reads.
+        worth: how much each class is missed, by class; -inf where nobody reads it.
         stays: which classes stay, by class.
     """
 
     region: str
     channels: Channels
-    worth: NDArray[np.float64]
     silent: Collection[int] = ()
+    worth: NDArray[np.float64] = field(init=False)
     stays: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
         self.stays = self.channels.stays.copy()
-        self.worth = self.worth.copy()
+        self.worth = np.zeros(len(self.channels.labels))
         self.worth[list(self.silent)] = -np.inf
+
+    def score(self, group: Group, worth: NDArray[np.float64]) -> None:
+        """Note how much the free classes of ``group`` are missed; what is infinite stays."""
+        self.worth[group.free] = worth
+        self.worth[list(self.silent)] = -np.inf
+        self.bar(group.free[np.isposinf(self.worth[group.free])].tolist())
 
     def bar(self, classes: Collection[int]) -> None:
         """Have ``classes`` stay."""

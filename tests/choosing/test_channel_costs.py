@@ -15,9 +15,9 @@ from torch import fx, nn
 import fxprune
 from fxprune import passes
 from fxprune.choosing.channel_amounts import Amount
-from fxprune.choosing.channel_choice import channel_scores
 from fxprune.choosing.channel_costs import Costs, held
 from fxprune.choosing.channel_ranking import Field, Ranking
+from fxprune.choosing.channel_scores import channel_scores
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.reading import unread
@@ -40,7 +40,9 @@ def test_they_hold_what_a_cut_takes_away(name: str) -> None:
     model, inputs = NETS[name]()
     traced = fxprune.trace(model.eval(), inputs)
     channels = Channels(traced)
-    field = Field("", channels, channel_scores(channels, "random", 0), unread(channels))
+    field, scores = Field("", channels, unread(channels)), channel_scores(traced, "random")
+    for group in channels.groups if scores else ():
+        field.score(group, scores[""][group.free])
     (gone,) = Ranking([field], Amount(ratio=0.5)).at(1.0)
     cut = passes.RemoveChannels(ratio=0.5, criterion="random")(traced).graph_module
     saved = Costs(channels).saved(channels.flagged(gone))

@@ -28,10 +28,10 @@ def chain(*widths: int, groups: int = 1) -> nn.Sequential:
 def field_of(model: nn.Module, worth: Sequence[float] = (), **options: Any) -> Field:
     """The channels of a network, the first ones of each group worth least, each group times a factor."""
     channels = Channels(fxprune.trace(model.eval(), torch.randn(2, 3, 6, 6)))
-    found = np.zeros(len(channels.labels))
+    found = Field("", channels, **options)
     for group, factor in zip(channels.groups, worth or [1.0] * len(channels.groups), strict=False):
-        found[group.classes] = factor * np.arange(1, group.width + 1)
-    return Field("", channels, found, **options)
+        found.score(group, factor * np.arange(1.0, len(group.free) + 1))
+    return found
 
 
 def left(field: Field, amount: Amount, level: float = 1.0) -> list[int]:
@@ -110,3 +110,5 @@ def test_what_is_barred_stays() -> None:
     field = field_of(chain(*WIDTHS))
     field.bar(field.channels.groups[1].classes.tolist())
     assert left(field, Amount(ratio=0.5)) == [5, 20, 15]
+    field.score(field.channels.groups[2], np.where(np.arange(30) < 20, np.inf, 1.0))
+    assert left(field, Amount(ratio=0.5)) == [5, 20, 20]

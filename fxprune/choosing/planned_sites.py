@@ -16,6 +16,7 @@ from fxprune.structures.channels.groups import Channels
 
 KINDS = ("conv", "branch", "channels")
 _DIGITS = 4
+_WORDS: Mapping[type, str] = {str: "a text", int: "a whole number", list: "a list"}
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,20 @@ class PlannedSite:
             raise FxpruneValueError(f"a site is an object of kind, path, width and indices; got {content!r}")
         where = content.get("path", "a site")
         for name in content.keys() - cls.__dataclass_fields__.keys():
-            raise FxpruneValueError(f"{where} has {name!r}{did_you_mean(name, cls.__dataclass_fields__)}")
-        kinds = {"kind": str, "path": str, "width": int, "indices": list}
-        for name, kind in kinds.items():
+            hint = did_you_mean(name, cls.__dataclass_fields__)
+            raise FxpruneValueError(f"{where} has {name!r}, which no site has{hint}")
+        content = {"scores": [], **content}
+        for name, kind in {"kind": str, "path": str, "width": int, "indices": list, "scores": list}.items():
             if type(content.get(name)) is not kind:
                 got = repr(content[name]) if name in content else "nothing"
-                raise FxpruneValueError(f"{name} of {where} is {got}, and should be a {kind.__name__}")
+                raise FxpruneValueError(f"{name} of {where} is {got}, and should be {_WORDS[kind]}")
         for one in content["indices"]:
             if type(one) is not int:
                 raise FxpruneValueError(f"index {one!r} of {where} is no whole number")
-        return cls(**{**content, "indices": tuple(content["indices"]), "scores": tuple(content.get("scores", ()))})
+        for one in content["scores"]:
+            if type(one) not in (int, float):
+                raise FxpruneValueError(f"score {one!r} of {where} is no number")
+        return cls(**{**content, "indices": tuple(content["indices"]), "scores": tuple(content["scores"])})
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""

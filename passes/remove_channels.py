@@ -6,7 +6,7 @@ W2 relu(norm(W1 x))   ->   W2[:, kept] relu(norm'(W1[kept] x))      exact where 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -41,6 +41,7 @@ from fxprune.structures.gated_layers import layers_of_graph
 
 _SHOWN = 8
 Graphs = Sequence[tuple[str, fx.GraphModule]]
+Chooser = Callable[[Sequence[Field], Amount, Left], list[set[int]]]
 
 
 class Chosen(NamedTuple):
@@ -130,7 +131,10 @@ class RemoveChannels(KeepingPass):
 
     def rewrite_all(self, graphs: Graphs, log: Log) -> None:
         """Take the chosen channels out: those of all graphs are chosen together."""
-        for one, gone, cut in self.chosen(graphs, log):
+        chosen = self.chosen(graphs, log)
+        if not any(one.gone for one in chosen):
+            log.warn(self.why_nothing([one.field for one in chosen]))
+        for one, gone, cut in chosen:
             log.region = one.region
             if cut is not None:
                 which = self._which(one.channels, gone, one.silent)
@@ -139,7 +143,7 @@ class RemoveChannels(KeepingPass):
                 _tell(gone, one.silent, log)
         log.region = ""
 
-    def chosen(self, graphs: Graphs, log: Log) -> list[Chosen]:
+    def chosen(self, graphs: Graphs, log: Log, chooser: Chooser = choose) -> list[Chosen]:
         """Return what goes of each of ``graphs``, with the cuts that :meth:`rewrite_all` makes; none is edited."""
         self.kept.require_sense(graphs)
         if isinstance(self.ratio, Mapping):
@@ -151,14 +155,12 @@ class RemoveChannels(KeepingPass):
         left = Left(graphs[0][1], fields, self.amount.targets, lambda gone: self._peak(graphs, fields, gone))
         while True:
             try:
-                gone = map(self._with_named, fields, choose(fields, self.amount, left), named)
+                gone = map(self._with_named, fields, chooser(fields, self.amount, left), named)
                 found = [Chosen(one, each, _cut(one, each)) for one, each in zip(fields, gone, strict=True)]
             except Fault as fault:
                 _bar(fields, fault, log)
                 continue
             told = overshoot(self.amount, left.of([one.gone for one in found])) if self.multiple_of > 1 else None
-            if not any(one.gone for one in found):
-                told = self._why_nothing(fields)
             log.warnings += [told] if told else []
             return found
 
@@ -256,7 +258,7 @@ class RemoveChannels(KeepingPass):
                 found[path] = f"; without {'; '.join(parts)}"
         return found
 
-    def _why_nothing(self, fields: Sequence[Field]) -> str:
+    def why_nothing(self, fields: Sequence[Field]) -> str:
         """Return why no channel goes."""
         free = sum(len(group.free) for one in fields for group in one.channels.groups)
         if not free:

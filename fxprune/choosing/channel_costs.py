@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from fxprune.costs.macs import batch_size, node_macs
+from fxprune.costs.macs import around_regions, batch_size, node_macs
 from fxprune.gates.channel_gate import ScaledColumns
 from fxprune.ops.call import Call
 from fxprune.structures.channels.groups import Channels
@@ -28,6 +28,7 @@ ALL = 0
 _WEIGHTED = ("conv", "transposed conv", "linear")
 Amounts = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Nodes = frozenset[fx.Node]
 Term = tuple[float, Sequence[Vectors]]  # an amount, and the labels along each axis of what has it
 COSTS = ("macs", "params")
 """What is counted, in the order of all that is returned here."""
@@ -62,12 +63,13 @@ class Costs:
     def __init__(self, channels: Channels) -> None:
         self._classes: list[Array] = []  # of each axis: (layers of labels, its size)
         known: dict[tuple[int, ...], tuple[int, Vectors]] = {}
-        self._terms: list[list[tuple[float, list[int]]]] = []
-        for terms in (_macs(channels), _params(channels)):
+        self._terms: list[list[tuple[float, list[int], Nodes]]] = []  # with the nodes that compute, or hold, it
+        holders = _holders(channels.graph_module)
+        for terms in (_macs_by_node(channels), _params_by_holder(channels, holders)):
             self._terms.append([])
-            for amount, axes in terms:
+            for nodes, (amount, axes) in terms:
                 places = [self._place(channels, vectors, known) for vectors in axes if vectors]
-                self._terms[-1].append((amount, places))
+                self._terms[-1].append((amount, places, nodes))
 
     def _place(self, channels: Channels, vectors: Vectors, known: dict[tuple[int, ...], tuple[int, Vectors]]) -> int:
         key = tuple(map(id, vectors))
@@ -76,11 +78,18 @@ class Costs:
             self._classes.append(channels.class_of[np.stack(vectors)])
         return known[key][0]
 
-    def saved(self, goes: Flags) -> tuple[float, ...]:
-        """Return the MACs and the parameters that go with the classes that ``goes`` flags, by class."""
+    def saved(self, goes: Flags, without: Nodes = frozenset()) -> tuple[float, ...]:
+        """Return the MACs and the parameters that go with the classes that ``goes`` flags, by class.
+
+        What goes ``without`` these nodes anyway is left out.
+        """
         kept = [1 - np.count_nonzero(goes[one].any(0)) / one.shape[1] for one in self._classes]
         return tuple(
-            sum(amount * (1 - math.prod(kept[place] for place in places)) for amount, places in terms)
+            sum(
+                amount * (1 - math.prod(kept[place] for place in places))
+                for amount, places, nodes in terms
+                if not without or not nodes <= without
+            )
             for terms in self._terms
         )
 
@@ -89,7 +98,7 @@ class Costs:
         found = []
         for terms in self._terms:
             by_axis = np.zeros(len(self._classes))
-            for amount, places in terms:
+            for amount, places, _ in terms:
                 np.add.at(by_axis, places, amount)
             each = np.zeros(count)
             for amount, classes in zip(by_axis, self._classes, strict=True):
@@ -129,12 +138,29 @@ class _Shares:
 
 
 def _params(channels: Channels) -> Iterator[Term]:
+    return (term for _, term in _params_by_holder(channels, {}))
+
+
+def _params_by_holder(channels: Channels, holders: Mapping[int, Nodes]) -> Iterator[tuple[Nodes, Term]]:
     for record in channels.walk.records:
         if isinstance(record.tensor, nn.Parameter):
-            yield record.tensor.numel(), list(record.axes.values())
+            yield holders.get(id(record.tensor), frozenset()), (record.tensor.numel(), list(record.axes.values()))
+
+
+def _holders(graph_module: fx.GraphModule) -> dict[int, Nodes]:
+    """Return the nodes that hold each parameter, by its identity."""
+    found: dict[int, set[fx.Node]] = {}
+    for node in graph_module.graph.nodes:
+        for key in around_regions(node):
+            found.setdefault(key, set()).add(node)
+    return {key: frozenset(nodes) for key, nodes in found.items()}
 
 
 def _macs(channels: Channels) -> Iterator[Term]:
+    return (term for _, term in _macs_by_node(channels))
+
+
+def _macs_by_node(channels: Channels) -> Iterator[tuple[Nodes, Term]]:
     batch = batch_size(channels.graph_module)
     summed: defaultdict[fx.Node, list[Vectors]] = defaultdict(list)
     for reader in channels.walk.readers:
@@ -144,7 +170,7 @@ def _macs(channels: Channels) -> Iterator[Term]:
         macs = float(node_macs(node) / batch)
         if macs:
             for share, axes in _multiplied(channels, node, summed[node]):
-                yield macs * share, axes
+                yield frozenset((node,)), (macs * share, axes)
 
 
 def weight_of(channels: Channels, node: fx.Node) -> Record | None:

@@ -120,20 +120,20 @@ class Ranking:
             found.append((index, classes[: max(0, group.width - self._least(one, group))]))
         if not width:
             return
-        keys = np.concatenate([self._key(index, classes) for index, classes in found])
+        keys = np.concatenate([self.key(index, classes) for index, classes in found])
         levels = np.empty(len(keys))
         levels[np.argsort(keys, kind="stable")] = (np.arange(len(keys)) + 1) / width / share
         starts = np.cumsum([0, *(len(classes) for _, classes in found)])
         for (index, classes), start in zip(found, starts, strict=False):
             self.levels[index][classes] = levels[start : start + len(classes)]
 
-    def _key(self, index: int, classes: Array) -> NDArray[np.float64]:
+    def key(self, index: int, classes: Array) -> NDArray[np.float64]:
         """Return what the classes of several groups are ranked by: their worth, for targets over what each saves."""
         worth: NDArray[np.float64] = self._fields[index].worth[classes]
-        return worth / self._saved[index][classes] if self._amount.scope == "global" else worth
+        return worth / self.saved[index][classes] if self._amount.scope == "global" else worth
 
     @cached_property
-    def _saved(self) -> list[NDArray[np.float64]]:
+    def saved(self) -> list[NDArray[np.float64]]:
         """What each class saves, by graph and class: the sum of its shares of all that has a target."""
         found = [np.zeros(len(one.channels.labels)) for one in self._fields]
         wanted = self._amount.targets

@@ -12,9 +12,11 @@ from fxprune.choosing.channel_costs import COSTS
 from fxprune.choosing.channel_ranking import ALL, Field, Ranking
 from fxprune.choosing.removal import OVERSHOOT
 from fxprune.choosing.targets import Targets
-from fxprune.costs.macs import total_macs, total_params
+from fxprune.costs.macs import batch_size, node_macs, total_macs, total_params
+from fxprune.costs.parameter_holders import Holders
 from fxprune.errors import TargetError
-from fxprune.ir.nodes import TRACED_MACS
+from fxprune.ir.module_tree import is_opaque
+from fxprune.ir.nodes import TRACED_MACS, called_module
 
 Gone = Sequence[Collection[int]]
 """The classes that go, by graph."""
@@ -24,15 +26,19 @@ _OF = {"macs": "MACs", "params": "parameters", "memory": "activation memory"}
 class Left:
     """What is left of what has a target once channels are gone, as shares of what was traced.
 
-    ``peak`` says how many bytes of activations are held at most: that takes a cut.
+    ``peak`` says how many bytes of activations are held at most: that takes a cut. ``without`` is what goes of other
+    things: nodes of all graphs.
     """
+
+    without: frozenset[fx.Node] = frozenset()
 
     def __init__(
         self, graph_module: fx.GraphModule, fields: Sequence[Field], targets: Targets, peak: Callable[[Gone], float]
     ) -> None:
         self._fields = fields
         self._targets = targets
-        self._peak = peak
+        self.peak = peak
+        self._graph_module = graph_module
         totals = float(total_macs(graph_module)), float(total_params(graph_module))
         self._totals = totals
         self._wholes = graph_module.meta.get(TRACED_MACS, totals[0]) or 1, totals[1] or 1
@@ -40,18 +46,39 @@ class Left:
     def of(self, gone: Gone) -> dict[str, float]:
         """Return the shares, by what has a target."""
         flags = [one.channels.flagged(each) for one, each in zip(self._fields, gone, strict=True)]
-        saved = [one.costs.saved(each) for one, each in zip(self._fields, flags, strict=True)]
+        saved = [one.costs.saved(each, self.without) for one, each in zip(self._fields, flags, strict=True)]
+        saved.append(self._saved_without())
         found = {}
         for place, name in enumerate(COSTS):
             if getattr(self._targets, name) is not None:
                 found[name] = (self._totals[place] - sum(one[place] for one in saved)) / self._wholes[place]
         if self._targets.memory is not None:
-            found["memory"] = self._peak(gone) / self._peak_of_all
+            found["memory"] = self.peak(gone) / (self._peak_of_all or 1.0)
         return found
+
+    def _saved_without(self) -> tuple[float, ...]:
+        """Return the MACs and the parameters that go with ``without``."""
+        if not self.without:
+            return 0.0, 0.0
+        graphs = [one.channels.graph_module for one in self._fields]
+        macs = sum(
+            float(node_macs(node) / batch_size(graph))
+            for graph in graphs
+            for node in graph.graph.nodes
+            if node in self.without and not is_opaque(called_module(node))
+        )
+        return macs, float(self._holders.only_by(self.without))
+
+    @cached_property
+    def _holders(self) -> Holders:
+        return Holders(self._graph_module)
 
     @cached_property
     def _peak_of_all(self) -> float:
-        return self._peak([()] * len(self._fields)) or 1.0
+        without, self.without = self.without, frozenset()
+        found = self.peak([()] * len(self._fields))
+        self.without = without
+        return found
 
     def unmet(self, gone: Gone) -> dict[str, float]:
         """Return those that are above their targets."""
@@ -70,16 +97,18 @@ def choose(fields: Sequence[Field], amount: Amount, left: Left) -> list[set[int]
     least = ranking.at(ALL)
     unmet = left.unmet(least)
     if unmet:
-        raise TargetError(_cannot(amount, unmet, sum(map(len, least))))
-    steps = [0.0, *ranking.steps.tolist()]
-    first, last = -1, len(steps) - 1
+        count = sum(map(len, least))
+        raise cannot_be_met(amount.targets, unmet, f"{count:,} channels" if count else "")
+    return ranking.at(lowest([0.0, *ranking.steps.tolist()], lambda level: not left.unmet(ranking.at(level))))
+
+
+def lowest(levels: Sequence[float], is_enough: Callable[[float], bool]) -> float:
+    """Return the lowest of ``levels``, in order, that is enough; the last one is."""
+    first, last = -1, len(levels) - 1
     while last - first > 1:
         middle = (first + last) // 2
-        if left.unmet(ranking.at(steps[middle])):
-            first = middle
-        else:
-            last = middle
-    return ranking.at(steps[last])
+        first, last = (first, middle) if is_enough(levels[middle]) else (middle, last)
+    return levels[last]
 
 
 def overshoot(amount: Amount, shares: Mapping[str, float]) -> str | None:
@@ -95,10 +124,11 @@ def overshoot(amount: Amount, shares: Mapping[str, float]) -> str | None:
     )
 
 
-def _cannot(amount: Amount, unmet: Mapping[str, float], count: int) -> str:
+def cannot_be_met(targets: Targets, unmet: Mapping[str, float], what: str) -> TargetError:
+    """Return what to raise where ``unmet`` is left without all of ``what`` may go; "" if nothing may."""
     name, share = next(iter(unmet.items()))
-    without = f"without all {count:,} channels that may go" if count else "no channel may go:"
-    return (
-        f"target_{name}={getattr(amount.targets, name):g} cannot be met: {without} {share:.3f} of the {_OF[name]} "
+    without = f"without all {what} that may go" if what else "nothing may go:"
+    return TargetError(
+        f"target_{name}={getattr(targets, name):g} cannot be met: {without} {share:.3f} of the {_OF[name]} "
         f"are left; ask for at least {share + 5e-4:.3f}"
     )

@@ -6,6 +6,8 @@ plan = fxprune.choose(traced, "channels", fxprune.Targets(macs=0.5), criterion="
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import fx
@@ -21,6 +23,7 @@ from fxprune.ir.nodes import require_graph
 from fxprune.passes import RemoveChannels
 from fxprune.pipelines import What, sites_named
 from fxprune.pipelines.registry import options_of
+from fxprune.pruning.mixed_choice import Mixed
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.rewriting.contract import Log
 
@@ -54,12 +57,17 @@ def choose(
     step = _step(targets or Targets(), options)
     log = Log()
     graphs = copy_graphs(graph_module)
-    chosen = step.chosen(graphs, log)
-    for message in dict.fromkeys(log.warnings):
-        warnings.warn(message, FxpruneWarning, stacklevel=2)
+    mixed = None if sites == ("channels",) else Mixed(graph_module, graphs, sites, _in_one(step, sites))
+    chosen = step.chosen(graphs, log) if mixed is None else mixed.step.chosen(graphs, log, mixed.choose)
+    gone = {} if mixed is None else mixed.gone_layers()
     found: list[PlannedSite] = []
     for one, classes, _ in chosen:
-        found += planned_channels(one.channels, classes, one.worth, one.region)
+        found += planned_channels(one.channels, classes, one.worth, one.region, gone.get(one.region, ()))
+    found += [] if mixed is None else mixed.planned()
+    if not found:
+        log.warn(step.why_nothing([one.field for one in chosen]) if mixed is None else "nothing has to go")
+    for message in dict.fromkeys(log.warnings):
+        warnings.warn(message, FxpruneWarning, stacklevel=2)
     return PruningPlan(
         found,
         fingerprint(graph_module),
@@ -68,6 +76,13 @@ def choose(
         step.groups,
         step.statistics,
     )
+
+
+def _in_one(step: RemoveChannels, sites: Sequence[str]) -> RemoveChannels:
+    """Return ``step`` with scores that compare with those of layers."""
+    if step.ratio is not None:
+        raise FxpruneValueError(f"a ratio is of channels; give targets where {sites[0]} may go")
+    return replace(step, scope="global", normalize=step.normalize or "none")
 
 
 def _step(targets: Targets, options: dict[str, Any]) -> RemoveChannels:

@@ -40,15 +40,17 @@ def name_of(gate: Gate, names: Names) -> str:
     return next((name for name in found if name is not None), gate.path)
 
 
-def gates_by_name(graph_module: fx.GraphModule, kinds: Collection[str]) -> dict[tuple[str, str], Gate]:
-    """Return gates for all convs and branches of a traced graph that can go, of these kinds, by kind and name.
+def gates_by_name(
+    graph_module: fx.GraphModule, kinds: Collection[str]
+) -> tuple[fx.GraphModule, dict[tuple[str, str], Gate]]:
+    """Return a copy of a traced graph with gates on all convs and branches that can go, of these kinds.
 
-    They are those of a copy of it with gates.
+    And its gates, by kind and name.
     """
     names = names_of_layers(graph_module)
     inserted = [kind() for name, kind in _INSERTIONS.items() if name in kinds]
     gated = Pipeline(inserted, verify=False)(graph_module).graph_module
-    return {(gate.kind, name_of(gate, names)): gate for gate in layers(gated)}
+    return gated, {(gate.kind, name_of(gate, names)): gate for gate in layers(gated)}
 
 
 def removing(
@@ -62,7 +64,7 @@ def removing(
     steps: list[Pass] = [cut] if cut is not None else []
     if not kinds:
         return steps
-    gates = gates_by_name(graph_module, kinds)
+    _, gates = gates_by_name(graph_module, kinds)
     for kind in kinds:
         known = [name for one, name in gates if one == kind]
         for name in going[kind]:

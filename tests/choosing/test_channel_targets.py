@@ -76,7 +76,7 @@ def test_a_second_target_is_of_what_was_traced(resnet: fx.GraphModule) -> None:
         ),
         ({"target_params": 0.2, "least": 0.9}, "target_params=0.2 cannot be met: .* ask for at least 0.8"),
         ({"target_memory": 0.01}, "target_memory=0.01 cannot be met: .* of the activation memory are left"),
-        ({"target_macs": 0.5, "only": ["fc"]}, "target_macs=0.5 cannot be met: no channel may go: 1.000 of the MACs"),
+        ({"target_macs": 0.5, "only": ["fc"]}, "target_macs=0.5 cannot be met: nothing may go: 1.000 of the MACs"),
     ],
 )
 def test_what_cannot_be_met_says_what_can(resnet: fx.GraphModule, options: dict[str, Any], message: str) -> None:

@@ -80,7 +80,7 @@ def test_an_edited_plan(traced: fx.GraphModule, plan: fxprune.PruningPlan, tmp_p
     refused: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
         (
             lambda c: c["sites"][0]["indices"].append(16),
-            r"plan.json: index 16 of layer1.0.conv1 is out of range: it has 16",
+            r"index 16 of layer1.0.conv1 is out of range: it has 16",
         ),
         (lambda c: c.update(fxprune_plan=2), "plan of another format"),
         (lambda c: c.pop("fxprune_plan"), "is no plan: fxprune plan writes one"),

@@ -70,7 +70,8 @@ class RemoveChannels(KeepingPass):
             say, the L1 norm of its rows in all weights that make it (after Li et al., arXiv 1608.08710).
         aggregate: the "sum" of what a criterion says of all weights that make a channel, or their "mean".
         normalize: how scores of different groups are made comparable: "none", over their "mean", their "max", or
-            "lamp" (see :mod:`fxprune.choosing.channel_scores`); by default "mean" where scope is "global".
+            "lamp" (see :mod:`fxprune.choosing.channel_scores`); by default "lamp" where scope is "global": the last
+            channels of a group count most, so that none is emptied.
         data: for criteria that look at more than weights: an iterable of inputs, or of pairs of these and labels; by
             default the graph's example inputs.
         multiple_of: as many channels of each group are left as are a multiple of this; too narrow groups stay.
@@ -196,7 +197,7 @@ class RemoveChannels(KeepingPass):
             [site for _, site in sites],
             self.criterion,
             samples,
-            normalize=self.normalize or ("mean" if self.scope == "global" else "none"),
+            normalize=self.normalize or ("lamp" if self.scope == "global" else "none"),
             aggregate=self.aggregate,
             seed=self.seed,
         )

@@ -1,7 +1,9 @@
 """Layers, and channels beside them, in one ranking: each by its score over what it saves of what has a target.
 
 What is first in the ranking bars what it excludes. A conv that goes joins the channels of its input with those of its
-output, so either it goes, or channels of these groups; what lies in a branch that goes is gone with it.
+output, so either it goes, or channels of these groups; what lies in a branch that goes is gone with it. Of n channels
+of a group the score of the k-th to go counts n / (n - k + 1) times: what is left of a group is worth more the less it
+is, as in LAMP (Lee et al., arXiv 2010.07611); that it is used beside layers is ours.
 """
 
 from __future__ import annotations
@@ -120,9 +122,12 @@ class Mixed:
             (one.score / max(self._saved(one, amount), 1e-12), one) for one in self.layers
         ]
         for index, levels in enumerate(ranking.levels):
-            classes = np.flatnonzero(np.isfinite(levels))
-            keys = ranking.key(index, classes).tolist()
-            items += [(key, (index, one)) for key, one in zip(keys, classes.tolist(), strict=True)]
+            for group in fields[index].channels.groups:
+                free = group.free[np.isfinite(levels[group.free])]
+                classes = free[np.argsort(levels[free], kind="stable")]
+                rarer = group.width / (group.width - np.arange(len(classes)))
+                keys = (ranking.key(index, classes) * rarer).tolist()
+                items += [(key, (index, one)) for key, one in zip(keys, classes.tolist(), strict=True)]
             levels[:] = np.inf
         items.sort(key=lambda item: item[0])
         beside = _Beside(fields)

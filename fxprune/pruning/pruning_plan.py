@@ -65,7 +65,9 @@ class PruningPlan:
         counts = Counter(one.kind for one in self.sites if one.kind != "channels")
         told = [told_by_kind(counts)] if counts else []
         channels = [len(places) for places in self.indices.values()]
-        told += [f"{sum(channels):,} channels of {len(channels)} layers"] if channels else []
+        told += (
+            [f"{sum(channels):,} channels of {len(channels)} layer{'s' * (len(channels) != 1)}"] if channels else []
+        )
         return f"{' and '.join(told) or 'nothing'}, by {self.criterion or 'hand'}, for {self.targets}"
 
     @property

@@ -4,7 +4,7 @@
 
 The classes of a pool are in the order in which they are missed least. A pool is a group of channels where one share
 holds everywhere (scope "uniform"), or all groups together (scope "global"). What has a level of 1 or less goes; for
-targets the share is 1, and all goes up to the lowest level that meets them.
+targets the share is 1, and all goes up to the lowest level that meets them; of one level earlier groups go first.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from fxprune.structures.channels.labels import Array
 
 ALL = 1.0
 _NEVER = np.inf
+_TIE = 1e-12  # far less than any two levels differ by
 
 
 @dataclass(eq=False)
@@ -95,8 +96,8 @@ class Ranking:
         self._fields = fields
         self._amount = amount
         self.levels = [np.full(len(one.channels.labels), _NEVER) for one in fields]
-        for share, pool in self._pools():
-            self._rank(share, pool)
+        for number, (share, pool) in enumerate(self._pools()):
+            self._rank(share, pool, number * _TIE if not amount.targets.is_empty else 0.0)
 
     def _pools(self) -> Iterator[tuple[float, list[tuple[int, Group]]]]:
         """Yield what is ranked together, with the share that is to go."""
@@ -109,7 +110,7 @@ class Ranking:
     def _is_of(self, pattern: str, index: int, group: Group) -> bool:
         return any(matches((pattern,), path) for path in self._fields[index].makers[group])
 
-    def _rank(self, share: float, pool: Sequence[tuple[int, Group]]) -> None:
+    def _rank(self, share: float, pool: Sequence[tuple[int, Group]], later: float) -> None:
         """Set the levels of the classes of ``pool``: those of which ``least`` and ``multiple_of`` leave enough."""
         found: list[tuple[int, Array]] = []
         width = 0
@@ -122,7 +123,7 @@ class Ranking:
             return
         keys = np.concatenate([self.key(index, classes) for index, classes in found])
         levels = np.empty(len(keys))
-        levels[np.argsort(keys, kind="stable")] = (np.arange(len(keys)) + 1) / width / share
+        levels[np.argsort(keys, kind="stable")] = (np.arange(len(keys)) + 1) / width / share + later
         starts = np.cumsum([0, *(len(classes) for _, classes in found)])
         for (index, classes), start in zip(found, starts, strict=False):
             self.levels[index][classes] = levels[start : start + len(classes)]

@@ -55,7 +55,7 @@ def test_multiples_hold_where_a_target_is_met(resnet: fx.GraphModule) -> None:
     assert len(found.warnings) == 1
     coarse = passes.RemoveChannels(target_macs=0.4, multiple_of=16)(resnet)
     assert (
-        "26.6% of the MACs are left where target_macs=0.4 was asked for: groups go in steps of multiple_of=16; "
+        "35.1% of the MACs are left where target_macs=0.4 was asked for: groups go in steps of multiple_of=16; "
         "scope=global overshoots less" in coarse.warnings
     )
 

@@ -5,7 +5,6 @@ W2 relu(norm(W1 x))   ->   W2[:, kept] relu(norm'(W1[kept] x))      exact where 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
@@ -17,7 +16,7 @@ from fxprune.choosing.channel_amounts import Amount, Scope
 from fxprune.choosing.channel_choice import by_indices, kept_classes, require_left
 from fxprune.choosing.channel_ranking import Field
 from fxprune.choosing.channel_scores import Normalize, site_scores
-from fxprune.choosing.channel_targets import Gone, Left, choose, overshoot
+from fxprune.choosing.channel_targets import Gone, Left, choose, overshoot, why_nothing
 from fxprune.choosing.criteria.base import Aggregate, Criterion
 from fxprune.choosing.keeping import KEPT, require_matches
 from fxprune.choosing.named import known_criteria, made
@@ -134,7 +133,7 @@ class RemoveChannels(KeepingPass):
         """Take the chosen channels out: those of all graphs are chosen together."""
         chosen = self.chosen(graphs, log)
         if not any(one.gone for one in chosen):
-            log.warn(self.why_nothing([one.field for one in chosen]))
+            log.warn(why_nothing([one.field for one in chosen], self.amount))
         for one, gone, cut in chosen:
             log.region = one.region
             if cut is not None:
@@ -161,7 +160,9 @@ class RemoveChannels(KeepingPass):
             except Fault as fault:
                 _bar(fields, fault, log)
                 continue
-            told = overshoot(self.amount, left.of([one.gone for one in found])) if self.multiple_of > 1 else None
+            told = None
+            if self.multiple_of > 1 or left.without:
+                told = overshoot(self.amount, left.of([one.gone for one in found]), bool(left.without))
             log.warnings += [told] if told else []
             return found
 
@@ -258,24 +259,6 @@ class RemoveChannels(KeepingPass):
             if parts:
                 found[path] = f"; without {'; '.join(parts)}"
         return found
-
-    def why_nothing(self, fields: Sequence[Field]) -> str:
-        """Return why no channel goes."""
-        free = sum(len(group.free) for one in fields for group in one.channels.groups)
-        if not free:
-            reasons = Counter(one.why for each in fields for one in each.channels.reasons.values())
-            most = f": {reasons.most_common(1)[0][0]}" if reasons else ""
-            return f"no channel can go{most}; fxprune inspect --channels tells why each stays"
-        if all(one.stays[group.free].all() for one in fields for group in one.channels.groups):
-            return f"no channel can go: all {free:,} that could are {KEPT}"
-        if self.ratio is not None:
-            return f"ratio={self.ratio} is less than one channel of each group, or least and multiple_of leave none"
-        if not self.amount.targets.is_empty:
-            return "no channel has to go: all targets are met"
-        return (
-            "every channel is read: close gates of InsertChannelGate first, or give a ratio, or indices of those "
-            "that shall go"
-        )
 
 
 def _cut(one: Field, gone: Collection[int]) -> Cut | None:

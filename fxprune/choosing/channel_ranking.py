@@ -90,11 +90,15 @@ class Field:
 
 
 class Ranking:
-    """The channels of all graphs in the order in which they go; ``levels`` say when, by graph and class."""
+    """The channels of all graphs in the order in which they go; ``levels`` say when, by graph and class.
 
-    def __init__(self, fields: Sequence[Field], amount: Amount) -> None:
+    ``balance`` is how much MACs matter beside parameters, where both have a target and the ranking is by savings.
+    """
+
+    def __init__(self, fields: Sequence[Field], amount: Amount, balance: float = 0.5) -> None:
         self._fields = fields
         self._amount = amount
+        self.balance = balance
         self.levels = [np.full(len(one.channels.labels), _NEVER) for one in fields]
         for number, (share, pool) in enumerate(self._pools()):
             self._rank(share, pool, number * _TIE if not amount.targets.is_empty else 0.0)
@@ -140,11 +144,11 @@ class Ranking:
         wanted = self._amount.targets
         counted = [wanted.macs is not None or wanted.memory is not None, wanted.params is not None]
         each = [one.costs.of_each(len(one.channels.labels)) if any(counted) else [] for one in self._fields]
-        for place in range(len(COSTS)):
+        for place, weight in zip(range(len(COSTS)), (self.balance, 1 - self.balance), strict=True):
             if counted[place]:
                 whole = sum(float(one[place].sum()) for one in each) or 1.0
                 for saved, one in zip(found, each, strict=True):
-                    saved += one[place] / whole
+                    saved += one[place] / whole * (weight if all(counted) else 1.0)
         return [np.maximum(one, np.finfo(float).tiny) if any(counted) else np.ones_like(one) for one in found]
 
     def _least(self, one: Field, group: Group) -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 
+import numpy as np
 from torch import fx
 
 from fxprune.choosing.channel_amounts import Amount
 from fxprune.choosing.channel_costs import COSTS
 from fxprune.choosing.channel_ranking import ALL, Field, Ranking
+from fxprune.choosing.keeping import KEPT
 from fxprune.choosing.removal import OVERSHOOT
 from fxprune.choosing.targets import Targets
 from fxprune.costs.macs import batch_size, node_macs, total_macs, total_params
@@ -20,6 +23,7 @@ from fxprune.ir.nodes import TRACED_MACS, called_module
 
 Gone = Sequence[Collection[int]]
 """The classes that go, by graph."""
+_BALANCES = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98)
 _OF = {"macs": "MACs", "params": "parameters", "memory": "activation memory"}
 
 
@@ -91,15 +95,34 @@ def choose(fields: Sequence[Field], amount: Amount, left: Left) -> list[set[int]
     Raises:
         TargetError: a target is not met when all goes that may; says what can be.
     """
-    ranking = Ranking(fields, amount)
     if amount.targets.is_empty:
-        return ranking.at(ALL if amount.ratio is not None else 0.0)
+        return Ranking(fields, amount).at(ALL if amount.ratio is not None else 0.0)
+    found = [_fewest(Ranking(fields, amount, balance), left, amount.targets) for balance in balances(amount)]
+    return min(found, key=lambda gone: lost(fields, gone))
+
+
+def _fewest(ranking: Ranking, left: Left, targets: Targets) -> list[set[int]]:
     least = ranking.at(ALL)
     unmet = left.unmet(least)
     if unmet:
         count = sum(map(len, least))
-        raise cannot_be_met(amount.targets, unmet, f"{count:,} channels" if count else "")
+        raise cannot_be_met(targets, unmet, f"{count:,} channels" if count else "")
     return ranking.at(lowest([0.0, *ranking.steps.tolist()], lambda level: not left.unmet(ranking.at(level))))
+
+
+def balances(amount: Amount) -> Sequence[float]:
+    """Return how much MACs may matter beside parameters: what is best where both have a target is tried."""
+    wanted = amount.targets
+    has_both = wanted.params is not None and (wanted.macs is not None or wanted.memory is not None)
+    return _BALANCES if has_both and amount.scope == "global" else (0.5,)
+
+
+def lost(fields: Sequence[Field], gone: Gone) -> float:
+    """Return the sum of what the classes ``gone`` are worth."""
+    return sum(
+        float(one.worth[[each for each in classes if np.isfinite(one.worth[each])]].sum())
+        for one, classes in zip(fields, gone, strict=True)
+    )
 
 
 def lowest(levels: Sequence[float], is_enough: Callable[[float], bool]) -> float:
@@ -111,16 +134,39 @@ def lowest(levels: Sequence[float], is_enough: Callable[[float], bool]) -> float
     return levels[last]
 
 
-def overshoot(amount: Amount, shares: Mapping[str, float]) -> str | None:
-    """Return what to say where much less than every target is left, because groups go in steps; None where not."""
+def overshoot(amount: Amount, shares: Mapping[str, float], layers: bool = False) -> str | None:
+    """Return what to say where much less than every target is left, because groups go in steps; None where not.
+
+    ``layers`` says whether any go too.
+    """
     wanted = {name: getattr(amount.targets, name) for name in shares}
     nearest = min(shares, key=lambda name: wanted[name] - shares[name], default="")
-    if not nearest or wanted[nearest] - shares[nearest] <= OVERSHOOT or amount.multiple_of == 1:
+    if not nearest or wanted[nearest] - shares[nearest] <= OVERSHOOT or (amount.multiple_of == 1 and not layers):
         return None
     return (
         f"{shares[nearest]:.1%} of the {_OF[nearest]} are left where target_{nearest}={wanted[nearest]:g} was asked "
-        f"for: groups go in steps of multiple_of={amount.multiple_of}"
+        "for: "
+        + ("layers go as a whole" if layers else f"groups go in steps of multiple_of={amount.multiple_of}")
         + ("; scope=global overshoots less" if amount.scope == "uniform" else "")
+    )
+
+
+def why_nothing(fields: Sequence[Field], amount: Amount) -> str:
+    """Return why no channel goes."""
+    free = sum(len(group.free) for one in fields for group in one.channels.groups)
+    if not free:
+        reasons = Counter(one.why for each in fields for one in each.channels.reasons.values())
+        most = f": {reasons.most_common(1)[0][0]}" if reasons else ""
+        return f"no channel can go{most}; fxprune inspect --channels tells why each stays"
+    if all(one.stays[group.free].all() for one in fields for group in one.channels.groups):
+        return f"no channel can go: all {free:,} that could are {KEPT}"
+    if amount.ratio is not None:
+        return f"ratio={amount.ratio} is less than one channel of each group, or least and multiple_of leave none"
+    if not amount.targets.is_empty:
+        return "no channel has to go: all targets are met"
+    return (
+        "every channel is read: close gates of InsertChannelGate first, or give a ratio, or indices of those "
+        "that shall go"
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import fx
 
+from fxprune.choosing.channel_targets import why_nothing
 from fxprune.choosing.fingerprint import fingerprint
 from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
@@ -65,7 +66,7 @@ def choose(
         found += planned_channels(one.channels, classes, one.worth, one.region, gone.get(one.region, ()))
     found += [] if mixed is None else mixed.planned()
     if not found:
-        log.warn(step.why_nothing([one.field for one in chosen]) if mixed is None else "nothing has to go")
+        log.warn(why_nothing([one.field for one in chosen], step.amount) if mixed is None else "nothing has to go")
     for message in dict.fromkeys(log.warnings):
         warnings.warn(message, FxpruneWarning, stacklevel=2)
     return PruningPlan(

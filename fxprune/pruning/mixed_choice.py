@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from torch import fx
@@ -18,14 +19,14 @@ from torch import fx
 from fxprune.choosing.channel_amounts import Amount
 from fxprune.choosing.channel_ranking import ALL, Field, Ranking
 from fxprune.choosing.channel_scores import normalized
-from fxprune.choosing.channel_targets import Gone, Left, cannot_be_met, lowest
+from fxprune.choosing.channel_targets import Gone, Left, balances, cannot_be_met, lost, lowest
 from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.samples import Samples
 from fxprune.costs.activation_memory import activation_bytes
 from fxprune.costs.macs import batch_size, node_macs, total_macs, total_params
 from fxprune.costs.parameter_holders import Holders
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, TargetError
 from fxprune.gates.words import told_by_kind
 from fxprune.passes import RemoveChannels
 from fxprune.passes.chains import AFTER_TRAINING
@@ -35,6 +36,7 @@ from fxprune.structures.channels.groups import Group
 from fxprune.structures.channels.values import values_in
 from fxprune.structures.gated_layers import layers as gates_that_go
 
+_TRIES = 8
 _KINDS = {"convs": "conv", "branches": "branch"}
 
 
@@ -48,6 +50,14 @@ class Layer:
     nodes: frozenset[fx.Node]
     score: float
     level: float = np.inf
+
+
+class _Choice(NamedTuple):
+    """What may be chosen, and the sum of the scores that are lost with it."""
+
+    lost: float
+    gone: list[set[int]]
+    layers: list[Layer]
 
 
 class Mixed:
@@ -103,23 +113,53 @@ class Mixed:
             for one in fields:
                 one.bar(range(len(one.stays)))
         left.peak = lambda gone: self._peak(fields, gone)
-        ranking = Ranking(fields, replace(amount, scope="global"))
-        levels = self._merge(fields, ranking, amount)
+        amount = replace(amount, scope="global")
+        found: list[_Choice] = []
+        refused: list[TargetError] = []
+        for balance in balances(amount):
+            try:
+                found += self._enough(fields, Ranking(fields, amount, balance), left)
+            except TargetError as error:  # what goes first excludes others
+                refused.append(error)
+        if not found:
+            raise refused[0]
+        best = min(found, key=lambda one: one.lost)
+        self._take(best.layers, left)
+        return best.gone
+
+    def _enough(self, fields: Sequence[Field], ranking: Ranking, left: Left) -> Iterator[_Choice]:
+        """Yield what goes up to the lowest level that meets the targets, and without a layer that it ends with.
+
+        Another that comes later may overshoot less. Raises TargetError if nothing is enough.
+        """
+        levels = [0.0, *self._merge(fields, ranking)]
 
         def at(level: float) -> list[set[int]]:
-            self.taken = [one for one in self.layers if one.level <= level]
-            left.without = frozenset().union(*(one.nodes for one in self.taken))
+            self._take([one for one in self.layers if one.level <= level], left)
             return ranking.at(level)
 
         unmet = left.unmet(at(ALL))
         if unmet:
-            raise cannot_be_met(amount.targets, unmet, self._told(at(ALL)))
-        return at(lowest([0.0, *levels], lambda level: not left.unmet(at(level))))
+            raise cannot_be_met(self.step.amount.targets, unmet, self._told(at(ALL)))
+        for _ in range(_TRIES):
+            level = lowest(levels, lambda level: not left.unmet(at(level)))
+            gone = at(level)
+            yield _Choice(lost(fields, gone) + sum(one.score for one in self.taken), gone, self.taken)
+            last = next((one for one in self.taken if one.level == level), None)
+            if last is None:
+                return
+            last.level = np.inf
+            if left.unmet(at(ALL)):
+                return
 
-    def _merge(self, fields: Sequence[Field], ranking: Ranking, amount: Amount) -> list[float]:
+    def _take(self, taken: list[Layer], left: Left) -> None:
+        self.taken = taken
+        left.without = frozenset().union(*(one.nodes for one in taken))
+
+    def _merge(self, fields: Sequence[Field], ranking: Ranking) -> list[float]:
         """Give layers and classes levels in one ranking; return these in order."""
         items: list[tuple[float, Layer | tuple[int, int]]] = [
-            (one.score / max(self._saved(one, amount), 1e-12), one) for one in self.layers
+            (one.score / max(self._saved(one, ranking.balance), 1e-12), one) for one in self.layers
         ]
         for index, levels in enumerate(ranking.levels):
             for group in fields[index].channels.groups:
@@ -145,15 +185,17 @@ class Mixed:
                 found.append(level)
         return found
 
-    def _saved(self, layer: Layer, amount: Amount) -> float:
+    def _saved(self, layer: Layer, balance: float) -> float:
         """Return the sum of its shares of all that has a target; memory counts as MACs."""
-        graph, saved = self._graphs[layer.region], 0.0
-        if amount.targets.macs is not None or amount.targets.memory is not None:
-            macs = float(sum(map(node_macs, layer.nodes)) / batch_size(graph))
-            saved += macs / max(total_macs(self._graphs[""]), 1)
-        if amount.targets.params is not None:
-            saved += self._holders.only_by(layer.nodes) / max(total_params(self._graphs[""]), 1)
-        return saved
+        wanted = self.step.amount.targets
+        macs = float(sum(map(node_macs, layer.nodes)) / batch_size(self._graphs[layer.region]))
+        of_macs = macs / max(total_macs(self._graphs[""]), 1)
+        if wanted.params is None:
+            return of_macs
+        of_params = self._holders.only_by(layer.nodes) / max(total_params(self._graphs[""]), 1)
+        if wanted.macs is None and wanted.memory is None:
+            return of_params
+        return balance * of_macs + (1 - balance) * of_params
 
     @cached_property
     def _holders(self) -> Holders:

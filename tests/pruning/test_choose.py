@@ -89,14 +89,16 @@ def left_of(traced: fx.GraphModule, plan: fxprune.PruningPlan) -> dict[str, floa
 @pytest.mark.parametrize("what", ["convs", "branches", "convs,branches", "branches,channels", "all"])
 def test_any_mix_meets_targets(wide: fx.GraphModule, what: str, targets: dict[str, float]) -> None:
     try:
-        plan = fxprune.choose(wide, what, fxprune.Targets(**targets))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(?s).*layers go as a whole", FxpruneWarning)
+            plan = fxprune.choose(wide, what, fxprune.Targets(**targets))
     except TargetError as error:
         assert what in ("convs", "branches", "convs,branches")
         pytest.skip(str(error))
     found = left_of(wide, plan)
     assert all(found[name] <= share + 1e-3 for name, share in targets.items()), found
-    if "channels" in what or what == "all":
-        assert any(found[name] > share - 0.06 for name, share in targets.items()), found
+    if "channels" in what or what == "all":  # a branch may be the last, and is large
+        assert any(found[name] > share - 0.1 for name, share in targets.items()), found
     kinds = {one.kind for one in plan.sites}
     allowed = {"convs": {"conv"}, "branches": {"branch"}, "convs,branches": {"conv", "branch"}}
     assert kinds <= allowed.get(what, {"branch", "channels"} if what != "all" else {"conv", "branch", "channels"})
@@ -136,6 +138,8 @@ def test_kept_layers_stay(wide: fx.GraphModule) -> None:
 def test_layers_take_no_ratio_and_say_what_cannot_be(wide: fx.GraphModule) -> None:
     with pytest.raises(FxpruneValueError, match="a ratio is of channels; give targets where convs may go"):
         fxprune.choose(wide, "all", ratio=0.5)
+    with pytest.warns(FxpruneWarning, match=r"of the MACs are left where target_macs=0.95 .*: layers go as a whole"):
+        fxprune.choose(wide, "branches", fxprune.Targets(macs=0.95))
     with pytest.raises(TargetError, match=r"without all .* convs and 5 branches that may go 0\.\d+ of the MACs"):
         fxprune.choose(wide, "convs,branches", fxprune.Targets(macs=0.01))
     with pytest.raises(FxpruneError, match="criterion taylor scores channels only"):

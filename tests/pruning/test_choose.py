@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from torch import fx
+from torch import fx, nn
 
 import fxprune
 from fxprune.costs.activation_memory import activation_bytes
@@ -144,3 +144,22 @@ def test_layers_take_no_ratio_and_say_what_cannot_be(wide: fx.GraphModule) -> No
         fxprune.choose(wide, "convs,branches", fxprune.Targets(macs=0.01))
     with pytest.raises(FxpruneError, match="criterion taylor scores channels only"):
         fxprune.choose(wide, "all", fxprune.Targets(macs=0.5), criterion="taylor")
+
+
+def test_channels_of_regions_are_named_by_their_paths() -> None:
+    class Looping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(4, 16, 1), nn.ReLU(), nn.Conv2d(16, 4, 1))
+
+        def forward(self, x: Any) -> Any:
+            while bool(x.abs().max() > 4):
+                x = x / 2
+            return self.net(x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Conv2d(16, 4, 1), Looping())
+    graph = fxprune.trace(model.eval(), torch.randn(2, 3, 8, 8))
+    plan = fxprune.choose(graph, targets=fxprune.Targets(macs=0.5))
+    assert plan.indices.keys() == {"0", "3.net.0"}
+    assert total_macs(plan.apply(graph).graph_module) <= 0.5 * total_macs(graph)

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from fxprune.pipelines.chains import insert_scales
     from fxprune.pipelines.pipeline import Pipeline
     from fxprune.pipelines.result import PipelineResult
+    from fxprune.pruning.choose import choose
     from fxprune.pruning.group_lasso import GroupLasso, NetworkSlimming
     from fxprune.pruning.proximal import ProximalL1
     from fxprune.pruning.prune import prune
+    from fxprune.pruning.pruning_plan import PruningPlan
     from fxprune.pruning.steering import SteeredL1
     from fxprune.pruning.surgery import Surgery
     from fxprune.pruning.write_back import write_back
@@ -51,11 +53,13 @@ __all__ = [
     "PipelineResult",
     "Plan",
     "ProximalL1",
+    "PruningPlan",
     "ResConv",
     "SteeredL1",
     "Surgery",
     "Targets",
     "Verification",
+    "choose",
     "diff",
     "emit",
     "gates_of",
@@ -83,8 +87,10 @@ _HOMES = {
     "pipelines.pipeline": ("Pipeline",),
     "pipelines.result": ("PipelineResult",),
     "pruning.group_lasso": ("GroupLasso", "NetworkSlimming"),
+    "pruning.choose": ("choose",),
     "pruning.proximal": ("ProximalL1",),
     "pruning.prune": ("prune",),
+    "pruning.pruning_plan": ("PruningPlan",),
     "pruning.steering": ("SteeredL1",),
     "pruning.surgery": ("Surgery",),
     "pruning.write_back": ("write_back",),

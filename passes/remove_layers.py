@@ -19,7 +19,7 @@ from torch import fx
 from fxprune.choosing.keeping import KEPT
 from fxprune.choosing.named import known_criteria
 from fxprune.choosing.ranking import BY_SCALE
-from fxprune.choosing.removal import Removal, choose, sizes_of_untrained
+from fxprune.choosing.removal import Removal, choose, named, sizes_of_untrained
 from fxprune.costs.macs import warn_of_unknown_macs
 from fxprune.errors import FxpruneValueError, did_you_mean, require_share
 from fxprune.facts.updated_buffers import updated_values
@@ -46,9 +46,11 @@ class RemoveLayers(KeepingPass):
             criterion's name, its value over these: "half-gate" is the damage on the graph's example inputs. By
             default by scale, or, where no scale was trained, by "weight-norm", and a warning says so.
         kinds: the kinds of gates that may go, ("conv",) or ("branch",) say; all by default.
+        paths: remove these and no others, whatever their scale, by the paths of their gates (fxprune.gates_of).
         keep, only: which layers stay, whatever their scale (see :mod:`fxprune.choosing.keeping`).
 
     Raises:
+        FxpruneValueError: ``paths`` names what has no gate, or is kept.
         TargetError: even without any layer that may go more MACs than the target are left; says how many.
 
     Warns:
@@ -62,12 +64,15 @@ class RemoveLayers(KeepingPass):
     target_macs: float | None = None
     rank: str | None = None
     kinds: Sequence[str] = ()
+    paths: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_share("target_macs", "MACs", self.target_macs)
         if self.threshold is not None and not self.threshold >= 0:
             raise FxpruneValueError(f"threshold must not be negative; got {self.threshold}")
+        if self.paths and (self.threshold, self.target_macs, self.rank) != (None, None, None):
+            raise FxpruneValueError("paths says what goes: it excludes threshold, target_macs and rank")
         ranks = (*BY_SCALE, *known_criteria())
         if self.rank is not None and self.rank not in ranks:
             hint = did_you_mean(self.rank, ranks)
@@ -95,7 +100,10 @@ class RemoveLayers(KeepingPass):
                 log.region = layer.region
                 log.decline(layer.node, KEPT)
         free = [one for one in found if one.node not in kept]
-        removal = choose(graphs[0][1], free, self.rank, self.threshold, self.target_macs, len(kept))
+        if self.paths:
+            removal = named(graphs[0][1], free, self.paths)
+        else:
+            removal = choose(graphs[0][1], free, self.rank, self.threshold, self.target_macs, len(kept))
         if self.target_macs is not None:
             warn_of_unknown_macs(graphs[0][1], stacklevel=3)
         taken = _take_out(removal, {region: Rewriter(graph, log, self.name) for region, graph in graphs}, log)

@@ -99,6 +99,9 @@ def test_the_compiler_knows_no_pass_by_name() -> None:
     knows = {name for name, target in imports().edges if target.startswith("fxprune.passes") and target != chains}
     allowed = (
         "fxprune.pipelines",  # chains of them, and passes by name
+        *(
+            f"fxprune.pruning.{name}" for name in ("choose", "mixed_choice", "layer_sites", "pruning_plan")
+        ),  # of plans
         "fxprune.pruning.memory_budget",
         "fxprune.passes",
         "fxprune.pruning.prune",

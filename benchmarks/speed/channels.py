@@ -31,7 +31,6 @@ from benchmarks.provenance import provenance
 from benchmarks.report.channels import CIFAR, IMAGENET, ratios
 from benchmarks.speed.compile_record import Row
 from benchmarks.speed.compile_steps import Clock, build, no_collection, status
-from fxprune.choosing.channel_choice import CRITERIA, by_ratio
 from fxprune.files import write_json
 from fxprune.passes import RemoveChannels
 from fxprune.structures.channels.groups import Channels
@@ -74,7 +73,10 @@ def measure_times(name: str, turns: int) -> Row:
 
 def chosen(channels: Channels) -> dict[str, list[int]]:
     """Return the channels that RemoveChannels(ratio=0.5) takes out, by the paths of layers."""
-    goes = channels.flagged(by_ratio(channels, 0.5, CRITERIA["l1"](channels, 0), ()))
+    worth, gone = channels.magnitudes, list[int]()
+    for group in channels.groups:
+        gone += group.free[worth[group.free].argsort(kind="stable")][: group.width // 2].tolist()
+    goes = channels.flagged(channels.spared(gone, worth))
     found = {path: goes[classes].nonzero()[0].tolist() for path, classes in channels.outputs.items()}
     return {path: places for path, places in found.items() if places}
 

@@ -1,4 +1,4 @@
-"""What channels hold: the MACs and the parameters that go with all that can go, of each group and of all groups.
+"""What channels hold: the MACs and the parameters that go with some of them, or with all that can go, by group.
 
     conv(x; W), 64 rows, 32 columns   ->   1 - (1 - 16/64) (1 - 8/32) of it goes with 16 rows and 8 columns
 
@@ -8,14 +8,15 @@ the groups hold adds up to more than what all of them hold together. That some c
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from fxprune.costs.macs import batch_size, node_macs
+from fxprune.costs.macs import around_regions, batch_size, node_macs
 from fxprune.gates.base import ungated
 from fxprune.ops.call import Call
 from fxprune.structures.channels.groups import Channels
@@ -26,7 +27,11 @@ from fxprune.structures.channels.values import Value
 ALL = 0
 _WEIGHTED = ("conv", "transposed conv", "linear")
 Amounts = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Nodes = frozenset[fx.Node]
 Term = tuple[float, Sequence[Vectors]]  # an amount, and the labels along each axis of what has it
+COSTS = ("macs", "params")
+"""What is counted, in the order of all that is returned here."""
 
 
 def held(channels: Channels, owner: Array, count: int) -> tuple[Amounts, Amounts]:
@@ -42,12 +47,64 @@ def held(channels: Channels, owner: Array, count: int) -> tuple[Amounts, Amounts
     """
     shares = _Shares(owner)
     found = np.zeros(count + 1), np.zeros(count + 1)
-    macs = ((amount, axes) for _, amount, axes in macs_by_node(channels))
-    for amounts, terms in zip(found, (macs, _params(channels)), strict=True):
+    for amounts, terms in zip(found, (_macs(channels), _params(channels)), strict=True):
         for amount, axes in terms:
             for group, share in shares.of(axes).items():
                 amounts[group] += amount * share
     return found
+
+
+class Costs:
+    """What goes of the MACs for one sample, and of the parameters, with any channels of one graph.
+
+    Of each amount the product, over its axes, of the shares that are kept is left: what the cut graph has, exactly.
+    """
+
+    def __init__(self, channels: Channels) -> None:
+        self._classes: list[Array] = []  # of each axis: (layers of labels, its size)
+        known: dict[tuple[int, ...], tuple[int, Vectors]] = {}
+        self._terms: list[list[tuple[float, list[int], Nodes]]] = []  # with the nodes that compute, or hold, it
+        holders = _holders(channels.graph_module)
+        for terms in (macs_by_node(channels), _params_by_holder(channels, holders)):
+            self._terms.append([])
+            for nodes, (amount, axes) in terms:
+                places = [self._place(channels, vectors, known) for vectors in axes if vectors]
+                self._terms[-1].append((amount, places, nodes))
+
+    def _place(self, channels: Channels, vectors: Vectors, known: dict[tuple[int, ...], tuple[int, Vectors]]) -> int:
+        key = tuple(map(id, vectors))
+        if key not in known:
+            known[key] = len(self._classes), vectors  # held, so that no other gets its id
+            self._classes.append(channels.class_of[np.stack(vectors)])
+        return known[key][0]
+
+    def saved(self, goes: Flags, without: Nodes = frozenset()) -> tuple[float, ...]:
+        """Return the MACs and the parameters that go with the classes that ``goes`` flags, by class.
+
+        What goes ``without`` these nodes anyway is left out.
+        """
+        kept = [1 - np.count_nonzero(goes[one].any(0)) / one.shape[1] for one in self._classes]
+        return tuple(
+            sum(
+                amount * (1 - math.prod(kept[place] for place in places))
+                for amount, places, nodes in terms
+                if not without or not nodes <= without
+            )
+            for terms in self._terms
+        )
+
+    def of_each(self, count: int) -> list[Amounts]:
+        """Return what goes with each class alone, both by class (of ``count``), to first order."""
+        found = []
+        for terms in self._terms:
+            by_axis = np.zeros(len(self._classes))
+            for amount, places, _ in terms:
+                np.add.at(by_axis, places, amount)
+            each = np.zeros(count)
+            for amount, classes in zip(by_axis, self._classes, strict=True):
+                np.add.at(each, classes, amount / classes.shape[1])
+            found.append(each)
+        return found
 
 
 class _Shares:
@@ -81,16 +138,30 @@ class _Shares:
 
 
 def _params(channels: Channels) -> Iterator[Term]:
+    return (term for _, term in _params_by_holder(channels, {}))
+
+
+def _params_by_holder(channels: Channels, holders: Mapping[int, Nodes]) -> Iterator[tuple[Nodes, Term]]:
     for record in channels.walk.records:
         if isinstance(record.tensor, nn.Parameter):
-            yield record.tensor.numel(), list(record.axes.values())
+            yield holders.get(id(record.tensor), frozenset()), (record.tensor.numel(), list(record.axes.values()))
 
 
-def macs_by_node(channels: Channels) -> Iterator[tuple[fx.Node, float, Sequence[Vectors]]]:
-    """Yield the MACs for one sample of each node that has any, with the labels along the axes of what it multiplies.
+def _holders(graph_module: fx.GraphModule) -> dict[int, Nodes]:
+    """Return the nodes that hold each parameter, by its identity."""
+    found: dict[int, set[fx.Node]] = {}
+    for node in graph_module.graph.nodes:
+        for key in around_regions(node):
+            found.setdefault(key, set()).add(node)
+    return {key: frozenset(nodes) for key, nodes in found.items()}
 
-    What goes of an axis goes of them: of several axes the product of what is kept is left.
-    """
+
+def _macs(channels: Channels) -> Iterator[Term]:
+    return (term for _, term in macs_by_node(channels))
+
+
+def macs_by_node(channels: Channels) -> Iterator[tuple[Nodes, Term]]:
+    """Yield the MACs for one sample of each node that has any, with the labels along the axes that it multiplies."""
     batch = batch_size(channels.graph_module)
     summed: defaultdict[fx.Node, list[Vectors]] = defaultdict(list)
     for reader in channels.walk.readers:
@@ -100,7 +171,7 @@ def macs_by_node(channels: Channels) -> Iterator[tuple[fx.Node, float, Sequence[
         macs = float(node_macs(node) / batch)
         if macs:
             for share, axes in _multiplied(channels, node, summed[node]):
-                yield node, macs * share, axes
+                yield frozenset((node,)), (macs * share, axes)
 
 
 def weight_of(channels: Channels, node: fx.Node) -> Record | None:
@@ -125,7 +196,7 @@ def _multiplied(channels: Channels, node: fx.Node, summed: list[Vectors]) -> Ite
     if not isinstance(out, Value):
         return
     axes = [walk.along(out, axis) for axis in range(len(out.shape))]
-    if call.kind in ("product", "linear"):  # a linear function of two values is a product
+    if call.kind == "product":
         yield 1, [*axes, *summed]
     elif call.op is not None and call.op.name == "scaled_dot_product_attention":
         q, v = (walk.value(call.argument(name)).shape[-1] for name in ("query", "value"))

@@ -11,7 +11,7 @@ layer that is kept does.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -41,8 +41,8 @@ class Kept:
             return False
         paths = {node: _path(node, region) for node in nodes}
         layers = [path for node, path in paths.items() if computes_with_weights(node)] or paths.values()
-        is_kept = any(_matches(self.keep, path) for path in paths.values())
-        return is_kept or (bool(self.only) and not all(_matches(self.only, path) for path in layers))
+        is_kept = any(matches(self.keep, path) for path in paths.values())
+        return is_kept or (bool(self.only) and not all(matches(self.only, path) for path in layers))
 
     def conv_sites(self, graph_module: fx.GraphModule, region: str = "") -> list[ConvSite]:
         """Return what :func:`~fxprune.structures.conv_sites.find_conv_sites` does; what is kept is declined."""
@@ -68,17 +68,23 @@ class Kept:
         """Raise FxpruneValueError if a pattern matches nothing in ``graphs``, or all layers in them stay."""
         if not self.keep and not self.only:
             return
-        paths = dict.fromkeys(path for region, graph in graphs for path in _paths(graph, region))
-        for name, pattern in (*(("keep", one) for one in self.keep), *(("only", one) for one in self.only)):
-            _require_match(name, pattern, paths)
+        require_matches({"keep": self.keep, "only": self.only}, graphs)
         layers = [(n, region) for region, graph in graphs for n in graph.graph.nodes if computes_with_weights(n)]
         if layers and all(self.holds([node], region) for node, region in layers):
             given = " and ".join(name for name, one in (("keep", self.keep), ("only", self.only)) if one)
             raise FxpruneValueError(f"nothing that may go is left by {given}: all {len(layers)} layers are {KEPT}")
 
 
+def require_matches(given: Mapping[str, Iterable[str]], graphs: Sequence[tuple[str, fx.GraphModule]]) -> None:
+    """Raise FxpruneValueError if a pattern matches nothing in ``graphs``; they are ``given`` by the option's name."""
+    paths = dict.fromkeys(path for region, graph in graphs for path in _paths(graph, region))
+    for name, patterns in given.items():
+        for pattern in patterns:
+            _require_match(name, pattern, paths)
+
+
 def _require_match(name: str, pattern: str, paths: Iterable[str]) -> None:
-    if any(_matches((pattern,), path) for path in paths):
+    if any(matches((pattern,), path) for path in paths):
         return
     nearest = ", ".join(map(repr, get_close_matches(pattern, paths, cutoff=0.5)))
     advice = f"the nearest paths are {nearest}" if nearest else "fxprune inspect lists the paths"
@@ -91,7 +97,7 @@ def _at_and_above(path: str) -> tuple[str, ...]:
     return tuple(".".join(atoms[:depth]) for depth in range(len(atoms), 0, -1))
 
 
-def _matches(patterns: Sequence[str], path: str) -> bool:
+def matches(patterns: Sequence[str], path: str) -> bool:
     """Say whether one of ``patterns`` matches ``path`` or a module that it lies in."""
     return any(fnmatchcase(one, pattern) for pattern in patterns for one in _at_and_above(path))
 

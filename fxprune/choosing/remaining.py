@@ -216,7 +216,7 @@ class _Terms:
 
 def _macs(graph_module: fx.GraphModule, channels: Channels | None) -> list[tuple[float, Nodes, Iterable[Vectors]]]:
     if channels is not None:
-        return [(amount, frozenset((node,)), axes) for node, amount, axes in macs_by_node(channels)]
+        return [(amount, nodes, axes) for nodes, (amount, axes) in macs_by_node(channels)]
     batch = batch_size(graph_module)
     nodes = graph_module.graph.nodes
     return [(float(node_macs(node) / batch), frozenset((node,)), ()) for node in nodes if node_macs(node)]

@@ -10,12 +10,13 @@ from torch import fx
 
 from fxprune.choosing.ranking import BY_SCALE, Ranking, ranked_by
 from fxprune.costs.macs import total_macs
+from fxprune.errors import FxpruneValueError, did_you_mean
 from fxprune.facts.input_rms import input_sizes
 from fxprune.ir.nodes import TRACED_MACS
 from fxprune.structures.gated_layers import Gate, enough_for_target, macs_in_turn
 
 DEFAULT_THRESHOLD = 1e-2
-_OVERSHOOT = 0.02
+OVERSHOOT = 0.02
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,14 @@ class Removal:
             return "its scale is 0"
         if scale <= self.threshold:
             rule = f"at most {self.threshold:g}"
+        elif gate.node in self.cut and self.target_macs is None:
+            return "it was named"
         elif gate.node in self.cut:
             rule = f"among the {len(self.cut)} smallest, for target_macs={self.target_macs:g}"
             if self.ranking.name not in BY_SCALE:
                 return f"its {self.ranking.name} per MAC {self.ranking.values[gate.node]:.3g} is {rule}"
+        elif self.cut and self.target_macs is None:
+            return "it was not named"
         else:
             rule = f"above {self.threshold:g}" if self.target_macs is None else "larger than the target needs"
         return f"its scale {scale:.4g} is {rule}"
@@ -68,13 +73,15 @@ class Removal:
         cut = [scales[node] for node in self.cut if node in taken]
         if cut and self.ranking.is_guess:
             yield self.ranking.advice
-        if cut and max(cut) > DEFAULT_THRESHOLD:
+        if cut and self.target_macs is None and max(cut) > DEFAULT_THRESHOLD:
+            yield f"{len(cut)} layers were cut though their scales go up to {max(cut):.3g}: outputs change; train on"
+        elif cut and max(cut) > DEFAULT_THRESHOLD:
             yield (
                 f"{len(cut)} layers were cut for target_macs={self.target_macs:g} though their scales go up to "
                 f"{max(cut):.3g}: expect to retrain, or shrink for longer before removing"
             )
         wanted = self.target_macs or 0.0
-        if cut and self.left is not None and wanted - self.left > _OVERSHOOT:
+        if cut and self.left is not None and wanted - self.left > OVERSHOOT:
             yield (
                 f"{self.left:.1%} of the MACs are left where target_macs={wanted:g} was asked for: layers "
                 "go as a whole, and of those that meet the target the ones that rank lowest went"
@@ -116,6 +123,17 @@ def choose(
         total = total_macs(graph_module)
         left = (total - sum(macs_in_turn([*small, *wanted]))) / graph_module.meta.get(TRACED_MACS, total)
     return Removal(ranking, small, others, wanted, threshold, target_macs, left)
+
+
+def named(graph_module: fx.GraphModule, gates: Sequence[Gate], paths: Sequence[str]) -> Removal:
+    """Return the removal of those of ``gates`` that have these paths; raises FxpruneValueError if one has none."""
+    known = [gate.path for gate in gates]
+    for path in paths:
+        if path not in known:
+            hint = did_you_mean(path, known)
+            raise FxpruneValueError(f"paths has {path!r}, where no layer with a gate that may go is{hint}")
+    wanted = [gate for gate in gates if gate.path in paths]
+    return Removal(ranked_by(graph_module, gates, BY_SCALE[0]), [], [*gates], wanted, 0.0, None)
 
 
 def sizes_of_untrained(cut: Iterable[Gate]) -> dict[fx.Node, float]:

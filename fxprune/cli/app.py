@@ -14,6 +14,7 @@ import click
 import fxprune
 from fxprune.cli.compare import diff_command
 from fxprune.cli.graphs import inspect, list_passes, run
+from fxprune.cli.plans import apply, plan
 from fxprune.cli.predict import predict
 from fxprune.cli.report import report
 from fxprune.cli.training import demo, prune
@@ -32,7 +33,7 @@ def cli(context: click.Context, debug: bool) -> None:
         click.echo(context.get_help())
 
 
-for command in (demo, inspect, prune, run, diff_command, report, predict, list_passes):
+for command in (demo, inspect, prune, run, plan, apply, diff_command, report, predict, list_passes):
     cli.add_command(command)
 
 

@@ -5,7 +5,7 @@ What takes torch is imported where it is used: help and errors of usage come at 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +92,16 @@ class Images:
         assert self.data is not None
         return load_data(self.data, self.image_size)
 
+    def batches(self) -> list[Any] | None:
+        """Return so many of the images as were asked for, with their labels; None if there are no images."""
+        if self.data is None:
+            if self.count is not None:
+                raise click.UsageError("--images needs --data")
+            return None
+        from fxprune.training.data import sample_batches
+
+        return list(sample_batches(self._loaded, self.count or _IMAGES))
+
     def given_to(self, passes: Sequence[Pass]) -> list[Pass]:
         """Return ``passes``, of which those that rank layers do it by damage, if there are images.
 
@@ -106,14 +116,32 @@ class Images:
     def _given_to(self, one: Any) -> Any:
         from fxprune.choosing.criteria.half_gate import HalfGate
         from fxprune.pipelines.registry import options_of
-        from fxprune.training.data import sample_batches
 
         options = options_of(type(one))
         if "rank" in options and one.rank is None:
             one = replace(one, rank=HalfGate.name)
         if "data" in options and one.data is None:
-            one = replace(one, data=sample_batches(self._loaded, self.count or _IMAGES))
+            one = replace(one, data=self.batches())
         return one
+
+
+_data_option = click.option(
+    "--data", help="Example inputs are images of it, by which layers are ranked: as for fxprune prune."
+)
+_size_option = click.option(
+    "--image-size", type=click.IntRange(min=1), help="Side in pixels; 224 for a folder, 32 for CIFAR-10."
+)
+_count_option = click.option(
+    "--images",
+    "count",
+    type=click.IntRange(min=1),
+    help=f"How many of them passes get that look at data, with labels; {_IMAGES} by default.",
+)
+
+
+def image_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give ``command`` the options of :class:`Images`, as one value ``images``."""
+    return _data_option(_size_option(_count_option(collected("images", Images)(command))))
 
 
 @dataclass(frozen=True)
@@ -147,26 +175,23 @@ class Output:
             copy_preprocessing(Path(model), self.out)
 
 
+_out_option = click.option("--out", type=click.Path(path_type=Path), help="Folder to write the result to.")
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give ``command`` the options of :class:`Output`, as one value ``output``."""
+    return norms_option(_out_option(export_options(collected("output", Output)(command))))
+
+
 @click.command(epilog=MODEL_HELP)
 @click.argument("model")
 @click.option(
     "--passes", "spec", required=True, help='For example "insert-resconv{shortcut=1},fuse-resconv,simplify".'
 )
 @model_options
-@click.option("--data", help="Example inputs are images of it, by which layers are ranked: as for fxprune prune.")
-@click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels; 224 for a folder, 32 for CIFAR-10.")
-@click.option(
-    "--images",
-    "count",
-    type=click.IntRange(min=1),
-    help=f"How many of them passes get that look at data, with labels; {_IMAGES} by default.",
-)
-@collected("images", Images)
+@image_options
 @keeping_options
-@norms_option
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write the result to.")
-@export_options
-@collected("output", Output)
+@output_options
 @click.option("--no-verify", is_flag=True, help="Do not hold the passes to their contracts.")
 @json_option("model, before, steps, max_relative_difference, warnings, out")
 def run(

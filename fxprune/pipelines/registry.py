@@ -86,8 +86,9 @@ def _make(name: str, options: str) -> Pass:
 
 def _typed(name: str, key: str, text: str, wanted: object) -> object:
     """Read ``text`` as the type of an option: a bool, a number, a string of a fixed set, or None."""
-    choices = typing.get_args(wanted) if typing.get_origin(wanted) is typing.Literal else ()
-    kinds = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    is_union = typing.get_origin(wanted) in (typing.Union, types.UnionType)
+    kinds = typing.get_args(wanted) if is_union else (wanted,)
+    choices = [one for kind in kinds if typing.get_origin(kind) is typing.Literal for one in typing.get_args(kind)]
     if choices or str in kinds:
         value: object = text.strip("'\"")
         if choices and value not in choices:

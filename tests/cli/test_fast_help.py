@@ -8,6 +8,11 @@ from typing import get_args
 
 import pytest
 
+from fxprune.choosing.channel_amounts import Scope
+from fxprune.choosing.channel_scores import Normalize
+from fxprune.choosing.criteria.base import Aggregate
+from fxprune.choosing.sites import Groups, Statistics
+from fxprune.cli import plans
 from fxprune.cli.options import NORMS
 from fxprune.passes.chains import Norms
 
@@ -25,7 +30,10 @@ def shell(*arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("command", ["", "demo", "inspect", "prune", "run", "diff", "report", "predict", "passes"])
+COMMANDS = ("demo", "inspect", "prune", "run", "plan", "apply", "diff", "report", "predict", "passes")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_loads_no_torch(command: str) -> None:
     code, out, err = shell(*command.split(), "--help")
     assert (code, err) == (0, "")
@@ -45,6 +53,9 @@ def test_help_loads_no_torch(command: str) -> None:
         (("prune", "m", "--data", "digits", "--out", "x", "--layers", "none"), "'all', 'convs', 'branches'"),
         (("diff", "a", "b", "--stat", "--html", "x"), "exclude one another"),
         (("inspect", "m", "--json", "--html", "x"), "exclude one another"),
+        (("plan", "m", "--target-macs", "1.5", "-o", "p.json"), "1.5 is not in the range 0<x<=1"),
+        (("plan", "m", "--scope", "all", "-o", "p.json"), "'all' is not one of 'uniform', 'global'"),
+        (("plan", "m", "--target-macs", "0.5"), "Missing option '-o' / '--out'"),
         (("report", "no-such-folder"), "no-such-folder is not a folder"),
     ],
 )
@@ -54,6 +65,14 @@ def test_errors_of_usage_load_no_torch(arguments: tuple[str, ...], message: str)
     assert message in err
     assert err.count("\n") == 1
     assert out.splitlines()[-1] == "loaded: []"
+
+
+def test_words_of_plans_are_those_of_the_pass() -> None:
+    assert get_args(Scope) == plans.SCOPES
+    assert get_args(Aggregate) == plans.AGGREGATES
+    assert get_args(Normalize) == plans.NORMALIZATIONS
+    assert get_args(Groups) == plans.GROUPS
+    assert get_args(Statistics) == plans.STATISTICS
 
 
 def test_norms_are_those_of_the_chains() -> None:

@@ -11,7 +11,7 @@ from torch import fx
 import fxprune
 from fxprune import passes
 from fxprune.costs.macs import total_macs
-from fxprune.errors import TargetError
+from fxprune.errors import FxpruneValueError, TargetError
 from fxprune.gates.branch_scale import BranchScale
 from fxprune.rewriting.contract import Contract
 from fxprune.structures.gated_layers import layers
@@ -115,3 +115,19 @@ def test_nothing_to_remove_is_said() -> None:
     sparse = passes.InsertResConv()(tiny()).graph_module
     (warning,) = passes.RemoveLayers(threshold=0.0)(sparse).warnings
     assert warning == "nothing was removed: the smallest of 4 scales is 1; train them to zero"
+
+
+def test_layers_go_by_name() -> None:
+    graph = scaled(1.0, 1.0, 1.0, 1.0, 1.0, 1.0)
+    paths = [gate.path for gate in fxprune.gates_of(graph)]
+    result = passes.RemoveLayers(paths=["block1.conv1", paths[-1]])(graph)
+    assert {gate.path for gate in fxprune.gates_of(result.graph_module)} < set(paths)
+    assert "block1.conv1: it was named; " in " ".join(map(str, result.rewritten))
+    assert {site.why for site in result.declined} == {"it was not named"}
+    assert result.warnings == ("2 layers were cut though their scales go up to 1: outputs change; train on",)
+    with pytest.raises(FxpruneValueError, match=r"paths has 'block1.conv', where no layer .* did you mean"):
+        passes.RemoveLayers(paths=["block1.conv"])(graph)
+    with pytest.raises(FxpruneValueError, match=r"where no layer with a gate that may go is"):
+        passes.RemoveLayers(paths=["block1.conv1"], keep=["block1"])(graph)
+    with pytest.raises(FxpruneValueError, match="paths says what goes: it excludes threshold, target_macs and rank"):
+        passes.RemoveLayers(paths=["block1.conv1"], threshold=0.5)

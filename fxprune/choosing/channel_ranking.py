@@ -1,0 +1,191 @@
+"""The order in which channels go: by group, by stage, or all in one.
+
+    level of a class = (its place in its pool + 1) / (the classes of the pool) / (the share of the pool that is to go)
+
+The classes of a pool are in the order in which they are missed least. A pool is a group of channels where one share
+holds everywhere (scope "uniform"), or all groups together (scope "global"). What has a level of 1 or less goes; for
+targets the share is 1, and all goes up to the lowest level that meets them; of one level earlier groups go first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fxprune.choosing.channel_amounts import Amount
+from fxprune.choosing.channel_costs import COSTS, Costs
+from fxprune.choosing.keeping import matches
+from fxprune.structures.channels.groups import Channels, Group
+from fxprune.structures.channels.labels import LEAST, Array
+
+ALL = 1.0
+_NEVER = np.inf
+_TIE = 1e-12  # far less than any two levels differ by
+
+
+@dataclass(eq=False)
+class Field:
+    """The channels of one graph, among which is chosen.
+
+    Attributes:
+        region: the path of the graph, "" of the outermost one.
+        silent: the classes that nobody reads.
+        worth: how much each class is missed, by class; -inf where nobody reads it.
+        stays: which classes stay, by class.
+    """
+
+    region: str
+    channels: Channels
+    silent: Collection[int] = ()
+    worth: NDArray[np.float64] = field(init=False)
+    stays: NDArray[np.bool_] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stays = self.channels.stays.copy()
+        self.worth = np.zeros(len(self.channels.labels))
+        self.worth[list(self.silent)] = -np.inf
+
+    def score(self, group: Group, worth: NDArray[np.float64]) -> None:
+        """Note how much the free classes of ``group`` are missed; what is infinite stays."""
+        self.worth[group.free] = worth
+        self.worth[list(self.silent)] = -np.inf
+        self.bar(group.free[np.isposinf(self.worth[group.free])].tolist())
+
+    def bar(self, classes: Collection[int]) -> None:
+        """Have ``classes`` stay."""
+        self.stays[list(classes)] = True
+
+    def in_order(self, group: Group) -> Array:
+        """Return the classes of ``group`` that may go: first what nobody reads, then what is missed least."""
+        free = group.free[~self.stays[group.free]]
+        return free[np.argsort(self.worth[free], kind="stable")]
+
+    @cached_property
+    def costs(self) -> Costs:
+        """What the channels hold."""
+        return Costs(self.channels)
+
+    @cached_property
+    def makers(self) -> Mapping[Group, Sequence[str]]:
+        """The paths of the layers that make the channels of each group."""
+        owner = {one: group for group in self.channels.groups for one in group.classes.tolist()}
+        found: dict[Group, list[str]] = {group: [] for group in self.channels.groups}
+        for path, classes in self.channels.outputs.items():
+            if len(classes) and int(classes[0]) in owner:
+                found[owner[int(classes[0])]].append(f"{self.region}.{path}" if self.region else path)
+        return found
+
+    def channels_of_a_class(self, group: Group) -> int:
+        """Return how many channels of a layer go with each class of ``group``, 1 where they differ."""
+        found = 0
+        for path in self.makers[group]:
+            _, counts = np.unique(self.channels.outputs[_inside(path, self.region)], return_counts=True)
+            found = math.gcd(found, *counts.tolist())
+        return max(found, 1)
+
+
+class Ranking:
+    """The channels of all graphs in the order in which they go; ``levels`` say when, by graph and class.
+
+    ``balance`` is how much MACs matter beside parameters, where both have a target and the ranking is by savings.
+    """
+
+    def __init__(self, fields: Sequence[Field], amount: Amount, balance: float = 0.5) -> None:
+        self._fields = fields
+        self._amount = amount
+        self.balance = balance
+        self.levels = [np.full(len(one.channels.labels), _NEVER) for one in fields]
+        for number, (share, pool) in enumerate(self._pools()):
+            self._rank(share, pool, number * _TIE if not amount.targets.is_empty else 0.0)
+
+    def _pools(self) -> Iterator[tuple[float, list[tuple[int, Group]]]]:
+        """Yield what is ranked together, with the share that is to go."""
+        left = [(index, group) for index, one in enumerate(self._fields) for group in one.channels.groups]
+        for pattern, share in (self._amount.stages or {"": ALL}).items():
+            mine = [one for one in left if not pattern or self._is_of(pattern, *one)]
+            left = [one for one in left if one not in mine]
+            yield from ((share, pool) for pool in ([mine] if self._amount.scope == "global" else [[x] for x in mine]))
+
+    def _is_of(self, pattern: str, index: int, group: Group) -> bool:
+        return any(matches((pattern,), path) for path in self._fields[index].makers[group])
+
+    def _rank(self, share: float, pool: Sequence[tuple[int, Group]], later: float) -> None:
+        """Set the levels of the classes of ``pool``: those of which ``least`` and ``multiple_of`` leave enough."""
+        found: list[tuple[int, Array]] = []
+        width = 0
+        for index, group in pool:
+            one = self._fields[index]
+            classes = one.in_order(group)
+            width += group.width if len(classes) else 0
+            found.append((index, classes[: max(0, group.width - self._least(one, group))]))
+        if not width:
+            return
+        keys = np.concatenate([self.key(index, classes) for index, classes in found])
+        levels = np.empty(len(keys))
+        levels[np.argsort(keys, kind="stable")] = (np.arange(len(keys)) + 1) / width / share + later
+        starts = np.cumsum([0, *(len(classes) for _, classes in found)])
+        for (index, classes), start in zip(found, starts, strict=False):
+            self.levels[index][classes] = levels[start : start + len(classes)]
+
+    def key(self, index: int, classes: Array) -> NDArray[np.float64]:
+        """Return what the classes of several groups are ranked by: their worth, for targets over what each saves."""
+        worth: NDArray[np.float64] = self._fields[index].worth[classes]
+        return worth / self.saved[index][classes] if self._amount.scope == "global" else worth
+
+    @cached_property
+    def saved(self) -> list[NDArray[np.float64]]:
+        """What each class saves, by graph and class: the sum of its shares of all that has a target."""
+        found = [np.zeros(len(one.channels.labels)) for one in self._fields]
+        wanted = self._amount.targets
+        counted = [wanted.macs is not None or wanted.memory is not None, wanted.params is not None]
+        each = [one.costs.of_each(len(one.channels.labels)) if any(counted) else [] for one in self._fields]
+        for place, weight in zip(range(len(COSTS)), (self.balance, 1 - self.balance), strict=True):
+            if counted[place]:
+                whole = sum(float(one[place].sum()) for one in each) or 1.0
+                for saved, one in zip(found, each, strict=True):
+                    saved += one[place] / whole * (weight if all(counted) else 1.0)
+        return [np.maximum(one, np.finfo(float).tiny) if any(counted) else np.ones_like(one) for one in found]
+
+    def _least(self, one: Field, group: Group) -> int:
+        """Return how many classes of ``group`` stay at least."""
+        least, multiple = self._amount.least, self._amount.multiple_of
+        if least <= LEAST and multiple == 1 and least >= 1:
+            return LEAST
+        size = one.channels_of_a_class(group)
+        step = multiple // math.gcd(multiple, size)
+        wanted = math.ceil(least * group.width) if least < 1 else math.ceil(least / size)
+        return -(-max(wanted, LEAST) // step) * step
+
+    @cached_property
+    def steps(self) -> NDArray[np.float64]:
+        """All levels at which anything goes, in order."""
+        found: NDArray[np.float64] = np.unique(np.concatenate([np.zeros(0), *self.levels]))
+        return found[: int(np.isfinite(found).sum())]
+
+    def at(self, level: float) -> list[set[int]]:
+        """Return what goes up to ``level``, by graph, and what nobody reads: of every axis enough stays."""
+        found = []
+        for one, levels in zip(self._fields, self.levels, strict=True):
+            silent = {each for each in one.silent if np.isfinite(levels[each])}
+            gone = one.channels.spared(set(np.flatnonzero(levels <= level).tolist()) | silent, levels)
+            found.append(self._rounded(one, gone, levels) if self._amount.multiple_of > 1 else gone)
+        return found
+
+    def _rounded(self, one: Field, gone: set[int], levels: NDArray[np.float64]) -> set[int]:
+        """Return ``gone`` without those that go last of each group, so that a multiple is left, or all of it."""
+        for group in one.channels.groups:
+            mine = sorted(gone.intersection(group.classes.tolist()), key=lambda each: levels[each])
+            size = one.channels_of_a_class(group)
+            step = self._amount.multiple_of // math.gcd(self._amount.multiple_of, size)
+            too_few = -(group.width - len(mine)) % step
+            gone = gone.difference(mine[max(0, len(mine) - too_few) :]) if too_few else gone
+        return gone
+
+
+def _inside(path: str, region: str) -> str:
+    return path.removeprefix(f"{region}.") if region else path

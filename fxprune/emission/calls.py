@@ -192,12 +192,13 @@ def _loop(calls: Sequence[Call], differing: set[int], names: Names) -> str:
     assert isinstance(changing.value, Constant)
     name = changing.name if changing.name not in names.values() else f"each_{changing.name}"
     text = call_text(calls[0], {**names, changing.value: name})
-    found = sequence([_arguments(one, names)[index] for one in calls])
+    texts = [_arguments(one, names)[index] for one in calls]
+    found = sequence(texts)
     line = f"*({text} for {name} in {found})"
     if len(line) + 12 <= WIDTH or "\n" in text:
         return line
     rows = (
-        wrapped(f"for {name} in (", found[1:-1].split(", "), ")", 16)
+        wrapped(f"for {name} in (", texts, ")", 16)
         if found.startswith("(")
         else [f"for {name} in {found}"]
     )

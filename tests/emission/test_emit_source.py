@@ -240,3 +240,48 @@ def test_what_the_front_end_records_is_written_and_read_back(tmp_path: Path) -> 
     again = fxprune.load_emitted(tmp_path)
     assert assumptions_of(again) == assumptions_of(graph)
     fxprune.emit(again, tmp_path / "again")
+
+
+class Told(nn.Module):
+    """A block with an assertion that says which it is."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.conv, self.name = nn.Conv2d(4, 4, 3, padding=1), name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch._assert(x.shape[1] == 4, f"the block, {self.name}, takes four channels, and no others, of any image")
+        return torch.relu(self.conv(x))
+
+
+class Tellers(nn.Module):
+    """Such blocks in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(Told(f"{name}, of all") for name in ("first", "second", "third", "fourth")))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.blocks(x)
+        return y
+
+
+def test_texts_with_commas_that_differ_between_blocks_stay_whole(tmp_path: Path) -> None:
+    x = torch.randn(2, 4, 8, 8)
+    for model in emitted(fxprune.trace(Tellers().eval(), x), tmp_path, x):
+        assert model(x).shape == x.shape
+    assert "for message in (" in (tmp_path / "model.py").read_text()
+
+
+class Parted(nn.Module):
+    """A block that leaves a part of its channels as it is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, rest = torch.split(x, [4, 12], dim=1)
+        second, last = rest.split((4, 8), 1)
+        return first + second + last[:, :4]
+
+
+def test_parts_of_written_sizes_are_not_counted(tmp_path: Path) -> None:
+    traced = fxprune.trace(Parted().eval(), torch.randn(2, 16, 8, 8))
+    assert not [node for node in traced.graph.nodes if node.target is torch._assert]

@@ -155,7 +155,8 @@ class Ranking:
         """Return how many classes of ``group`` stay at least."""
         least, multiple = self._amount.least, self._amount.multiple_of
         if least <= LEAST and multiple == 1 and least >= 1:
-            return 0  # of every axis two stay, whatever is ranked: those that are spared are chosen together
+            # of every axis two stay anyway, chosen together; a share of all groups is of those that can go
+            return LEAST if self._amount.scope == "global" else 0
         size = one.channels_of_a_class(group)
         step = multiple // math.gcd(multiple, size)
         wanted = math.ceil(least * group.width) if least < 1 else math.ceil(least / size)

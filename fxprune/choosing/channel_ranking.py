@@ -23,7 +23,7 @@ from fxprune.choosing.keeping import matches
 from fxprune.structures.channels.groups import Channels, Group
 from fxprune.structures.channels.labels import LEAST, Array
 
-ALL = 1.0
+ALL = 1 + 1e-6  # ties are a little above 1
 _NEVER = np.inf
 _TIE = 1e-12  # far less than any two levels differ by
 
@@ -155,7 +155,8 @@ class Ranking:
         """Return how many classes of ``group`` stay at least."""
         least, multiple = self._amount.least, self._amount.multiple_of
         if least <= LEAST and multiple == 1 and least >= 1:
-            return LEAST
+            # of every axis two stay anyway, chosen together; a share of all groups is of those that can go
+            return LEAST if self._amount.scope == "global" else 0
         size = one.channels_of_a_class(group)
         step = multiple // math.gcd(multiple, size)
         wanted = math.ceil(least * group.width) if least < 1 else math.ceil(least / size)

@@ -5,7 +5,7 @@ conv(x; W), 16 of 64 rows and 8 of 32 columns gone   ->   (1 - 16/64) (1 - 8/32)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,8 @@ from fxprune.choosing.sites import ChannelSite
 from fxprune.costs.macs import batch_size, node_macs
 from fxprune.costs.parameter_holders import Holders
 from fxprune.gates.channel_gate import ChannelScale
-from fxprune.ir.nodes import graphs_of
+from fxprune.ir.module_tree import is_opaque, regions_in
+from fxprune.ir.nodes import called_modules, graphs_of
 from fxprune.structures.channel_chunk import Chunk, classes_of_gates
 from fxprune.structures.channels.groups import Channels, Group
 from fxprune.structures.channels.labels import Array
@@ -57,6 +58,7 @@ class Remaining:
         self._graphs: dict[str, _Terms] = {}
         self._classes: dict[fx.Node, Array] = {}
         counted: set[int] = set()
+        self._inside = _inside_opaque(graph_module)
         for region, graph in graphs_of(graph_module):
             channels = Channels(graph, gated=True) if region in regions else None
             held = {key: one for key, one in holders.held(graph).items() if key not in counted}
@@ -89,22 +91,32 @@ class Remaining:
         """
         return self._graphs[layer.region].joined_without(layer.node)
 
+    def _nodes(self, removed: Iterable[Site]) -> Nodes:
+        """Return the nodes that go, those of regions in what goes too."""
+        gone = frozenset[fx.Node]().union(*(one.nodes for one in removed))
+        return gone.union(*(self._inside[node] for node in gone & self._inside.keys()))
+
     def left(self, removed: Sequence[Site]) -> Cost:
         """Return what is left without ``removed``."""
-        gone = _nodes(removed)
+        gone = self._nodes(removed)
         parts = [terms.left(_classes(removed, region), gone) for region, terms in self._graphs.items()]
         return Cost(sum(one.macs for one in parts), sum(one.params for one in parts))
 
     def saved(self, candidates: Collection[Site], removed: Sequence[Site]) -> dict[str, Cost]:
         """Return by path what each candidate saves once ``removed`` is gone already."""
-        gone = _nodes(removed)
+        gone = self._nodes(removed)
         classes = {region: _classes(removed, region) for region in self._graphs}
-        return {
-            one.path: self._graphs[one.region].saved(
-                one.nodes, _classes([one], one.region), gone, frozenset(classes[one.region])
-            )
-            for one in candidates
-        }
+        return {one.path: self._saved_by(one, gone, classes) for one in candidates}
+
+    def _saved_by(self, one: Site, gone: Nodes, classes: Mapping[str, set[int]]) -> Cost:
+        nodes = self._nodes([one])
+        regions = {node.graph for node in nodes} if nodes else set()
+        parts = [
+            terms.saved(nodes, _classes([one], region), gone, frozenset(classes[region]))
+            for region, terms in self._graphs.items()
+            if region == one.region or (len(regions) > 1 and terms.graph in regions)
+        ]
+        return Cost(sum(part.macs for part in parts), sum(part.params for part in parts))
 
 
 class _Terms:
@@ -115,6 +127,7 @@ class _Terms:
     ) -> None:
         self._axes: dict[tuple[int, ...], int] = {}
         self._vectors: list[Array] = []  # the classes at each place of an axis, a row for each layer of labels
+        self.graph = graph_module.graph
         self.channels = self._channels = channels
         macs = _macs(graph_module, channels)
         axes_of = {} if channels is None else {id(r.tensor): r.axes.values() for r in channels.walk.records}
@@ -216,14 +229,24 @@ class _Terms:
 
 def _macs(graph_module: fx.GraphModule, channels: Channels | None) -> list[tuple[float, Nodes, Iterable[Vectors]]]:
     if channels is not None:
-        return [(amount, nodes, axes) for nodes, (amount, axes) in macs_by_node(channels)]
+        inside = _inside_opaque(graph_module)
+        terms = macs_by_node(channels)
+        return [(amount, nodes, axes) for nodes, (amount, axes) in terms if inside.keys().isdisjoint(nodes)]
     batch = batch_size(graph_module)
-    nodes = graph_module.graph.nodes
-    return [(float(node_macs(node) / batch), frozenset((node,)), ()) for node in nodes if node_macs(node)]
+    inside = _inside_opaque(graph_module)  # what regions cost is told by their own graphs
+    macs = {node: node_macs(node) for node in graph_module.graph.nodes if node not in inside}
+    return [(float(count / batch), frozenset((node,)), ()) for node, count in macs.items() if count]
 
 
-def _nodes(removed: Iterable[Site]) -> Nodes:
-    return frozenset().union(*(one.nodes for one in removed))
+def _inside_opaque(graph_module: fx.GraphModule) -> dict[fx.Node, Nodes]:
+    """Return the nodes of the regions inside each opaque module, those inside them too, by the node that calls it."""
+    found: dict[fx.Node, Nodes] = {}
+    for node, module in called_modules(graph_module).items():
+        regions = regions_in(module) if is_opaque(module) else []
+        if regions:
+            graphs = [graph for _, region in regions for _, graph in graphs_of(region)]
+            found[node] = frozenset(one for graph in graphs for one in graph.graph.nodes)
+    return found
 
 
 def _classes(removed: Iterable[Site], region: str) -> set[int]:

@@ -197,11 +197,7 @@ def _loop(calls: Sequence[Call], differing: set[int], names: Names) -> str:
     line = f"*({text} for {name} in {found})"
     if len(line) + 12 <= WIDTH or "\n" in text:
         return line
-    rows = (
-        wrapped(f"for {name} in (", texts, ")", 16)
-        if found.startswith("(")
-        else [f"for {name} in {found}"]
-    )
+    rows = wrapped(f"for {name} in (", texts, ")", 16) if found.startswith("(") else [f"for {name} in {found}"]
     return "\n".join(["*(", *map(_indented, (text, *rows)), ")"])
 
 

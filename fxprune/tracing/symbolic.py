@@ -23,10 +23,10 @@ from fxprune.ir.module_tree import every_module, every_tensor
 from fxprune.ir.pytrees import PLAIN
 from fxprune.ir.trace_notes import Assumption, assertion_message
 from fxprune.ops.operators import plain_number
-from fxprune.ops.call import Call
 from fxprune.tracing.autograd_functions import RecordedFunctions
 from fxprune.tracing.drawing import DRAWS, refusing_to_draw, states_of_random
 from fxprune.tracing.inputs import Argument, Call
+from fxprune.tracing.parts_written import parts_written
 from fxprune.tracing.patches import namespaces_of, patched, shadowed
 from fxprune.tracing.recorded_autocast import RecordedAutocast
 from fxprune.tracing.recorded_calls import recorded_calls
@@ -163,8 +163,8 @@ class SymbolicTracer(RecordingTracer):
         self.refuse("it iterates over a value")
 
     def unpacked(self, proxy: Any, count: int) -> Iterator[Any]:
-        """Return the parts that ``proxy`` is unpacked into, and assert that there are ``count``, unless it says so."""
-        if _parts_written(proxy.node) == count:
+        """Return the parts that ``proxy`` is unpacked into, asserted to be ``count`` if it does not say so."""
+        if parts_written(proxy.node) == count:
             return iter([proxy[index] for index in range(count)])
         size = self.create_proxy("call_function", len, (proxy,), {})
         self._assume(operator.eq, size, count, current_line(), f"{proxy.node.name} has {count} entries")
@@ -299,12 +299,3 @@ class SymbolicTracer(RecordingTracer):
     def is_running(self) -> bool:
         """Whether a node is being run, to know its value: nothing is recorded then."""
         return self._running
-
-
-def _parts_written(node: fx.Node) -> int | None:
-    """Return how many parts ``node`` splits something into by sizes that are written out; None if it does not."""
-    call = Call(node)
-    if call.op is None or call.op.name != "split":
-        return None
-    sizes = call.argument(call.op.parameters[1].name)
-    return len(sizes) if isinstance(sizes, (tuple, list)) else None

@@ -28,6 +28,7 @@ from fxprune.ir.pytrees import map_tensors, tensors_in, version_of
 from fxprune.ops.layer_classes import NORM_CLASSES
 from fxprune.ops.operators import INFIX, MODE_QUESTIONS
 from fxprune.tracing.inputs import Call
+from fxprune.tracing.parts_written import parts_written
 from fxprune.tracing.recording import RecordingProxy
 from fxprune.tracing.shown_text import is_shown
 from fxprune.tracing.source import current_line
@@ -186,9 +187,12 @@ class ValueTracer(SymbolicTracer, KnowingTracer):
         return self.iter(proxy)
 
     def length(self, proxy: RecordingProxy) -> int:
-        """Return the length in the example, which is asserted but for parameters and buffers."""
+        """Return the length in the example, asserted but for parameters, buffers, and parts of written sizes."""
         if proxy.node in self._held:
             return super().length(proxy)
+        parts = parts_written(proxy.node)
+        if parts is not None:
+            return parts
         return int(self.concrete(self.create_proxy("call_function", len, (proxy,), {})))
 
     def to_bool(self, obj: Any) -> bool:

@@ -64,10 +64,15 @@ def test_the_whole_is_told() -> None:
 
 
 def test_channels_of_groups_are_one_choice() -> None:
-    model = nn.Sequential(conv(3, 8), conv(8, 16, groups=4), conv(16, 5))
+    model = nn.Sequential(conv(3, 8), conv(8, 16, groups=2), conv(16, 5))
     first, second, _ = groups_of(model).values()
-    assert (first.width, first.removable, first.choices) == (8, 0, 2)  # two of two stay
-    assert (second.width, second.removable, second.choices) == (16, 16, 4)
+    assert (first.width, first.removable, first.choices) == (8, 8, 4)
+    assert (second.width, second.removable, second.choices) == (16, 16, 8)
+
+
+def test_of_groups_of_two_channels_whole_ones_are_the_choice() -> None:
+    (both, _) = groups_of(nn.Sequential(conv(3, 8), conv(8, 16, groups=4), conv(16, 5))).values()
+    assert (both.width, both.removable, both.choices) == (8, 8, 4)
 
 
 def test_what_the_user_keeps_stays() -> None:

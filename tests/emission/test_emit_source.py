@@ -278,8 +278,9 @@ class Parted(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         first, rest = torch.split(x, [4, 12], dim=1)
-        second, last = rest.split((4, 8), 1)
-        return first + second + last[:, :4]
+        second, last = rest.split((4, 8), 1)  # type: ignore[no-untyped-call]
+        y: torch.Tensor = first + second + last[:, :4]
+        return y
 
 
 def test_parts_of_written_sizes_are_not_counted(tmp_path: Path) -> None:

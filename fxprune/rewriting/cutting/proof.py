@@ -91,6 +91,9 @@ class _Proof(Walk):
     def number(self, given: Any) -> Any:
         return fx.map_arg(given, lambda one: self._numbers.after(one))
 
+    def goes_whole(self, node: fx.Node, of_few: bool) -> bool:
+        return self._kept.walk.goes_whole(node, False)  # as it was before there were fewer
+
     def fresh(self, node: fx.Node, key: Any, count: int) -> Array:
         known = self._kept.walk.made[node, key]
         mask = self._kept.of_vectors((known,))

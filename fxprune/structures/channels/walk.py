@@ -59,6 +59,7 @@ class Walk:
         self.made: dict[tuple[fx.Node, Any], Array] = {}
         self.foreign: list[tuple[torch.Tensor, Reason]] = []
         self.unknown: set[fx.Node] = set()
+        self._whole_at: set[fx.Node] = set()
 
     # what rules ask
 
@@ -78,6 +79,12 @@ class Walk:
     def count(self, call: Call, name: str) -> int:
         """Return an argument that is a number of groups."""
         return int(self.number(call.argument(name)))
+
+    def goes_whole(self, node: fx.Node, of_few: bool) -> bool:
+        """Say whether whole groups go of what ``node`` computes: as is asked, or where of so few none could go."""
+        if of_few:
+            self._whole_at.add(node)
+        return self.whole or node in self._whole_at
 
     def fresh(self, node: fx.Node, key: Any, count: int) -> Array:
         """Return new labels that ``node`` makes."""

@@ -90,7 +90,7 @@ def _of_groups(walk: Walk, call: Call, weight: Record, read: Vectors, groups: in
         return weight.meet(0, tuple(np.repeat(one, outs // groups) for one in read), reason)
     if transposed:
         return _transposed_groups(walk, call, weight, read, groups)
-    if walk.whole or outs == groups or min(shape[1], outs // groups) <= LEAST:  # of so few none could go
+    if outs == groups or walk.goes_whole(call.node, min(shape[1], outs // groups) <= LEAST < groups):
         return _whole_groups(walk, weight, read, groups, reason)
     each = tuple(walk.labels.join_along(one.reshape(groups, -1), 0, reason) for one in read)
     _read(walk, call, weight, 1, each if shape[1] > 1 else ())

@@ -259,7 +259,7 @@ def _goal(strength: float | None, norms: Norms | None, **named: Any) -> Goal:
     from fxprune.choosing.targets import Targets
     from fxprune.training.goal import Goal
 
-    kept = {name: list(named.pop(name)) for name in ("keep", "only")}
+    kept: dict[str, Any] = {name: list(named.pop(name)) for name in ("keep", "only")}
     layers, what = (named.pop(name) for name in ("layers", "what"))
     targets = Targets(**{name.removeprefix("target_"): share for name, share in named.items()})
     if targets.is_empty and strength is None:

@@ -67,13 +67,14 @@ class Goal:
     def options(self) -> dict[str, Any]:
         """Return each by its name in records of runs, which is that of its option in the shell."""
         kept = {"keep": list(self.keep), "only": list(self.only)}
+        plan = {} if self.plan is None else {"plan": f"sha256 {_sha256(self.plan)}"}
         return {
             **self.targets.options(),
             "strength": self.strength,
             "layers": _told(self.sites),
             **kept,
             "norms": self.norms,
-            "plan": None if self.plan is None else f"sha256 {_sha256(self.plan)}",
+            **plan,
         }
 
 

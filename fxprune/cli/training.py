@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -221,8 +221,7 @@ def prune(
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
     settings = Settings(**options)
-    _require_use(settings, goal_options["strength"], teacher_weights)
-    _require_no_other(goal_options["plan"])
+    _require_use(settings, goal_options, teacher_weights)
     goal = _goal(**goal_options)
     _seed(settings.seed)
     loaded = load_model(model, weights, classes, pretrained=pretrained)
@@ -286,28 +285,22 @@ def _goal(strength: float | None, norms: Norms | None, plan: Path | None, **name
     return Goal(targets, strength, layers, what=what, **kept, norms=norms or Goal.norms, plan=known)
 
 
-def _require_use(settings: Settings, strength: float | None, teacher_weights: Sequence[Path]) -> None:
+def _require_use(settings: Settings, goal: Mapping[str, Any], teacher_weights: Sequence[Path]) -> None:
     """Raise UsageError for an option that would do nothing beside the others."""
     given = click.get_current_context().get_parameter_source
+    strength = goal["strength"]
     for option, needed, is_there in (
         ("teacher_weights", "--distill or --distill-features", settings.learns_from_teacher),
         ("temperature", "--distill", settings.distill > 0),
         ("shrink_share", "no --strength", strength is None),
         ("target_memory", "no --strength", strength is None),
         ("target_params", "no --strength", strength is None),
+        *((one, "no --plan: that says what goes", goal["plan"] is None) for one in goal.keys() - {"norms", "plan"}),
     ):
         if given(option) is click.core.ParameterSource.COMMANDLINE and not is_there:
             raise click.UsageError(f"--{option.replace('_', '-')} needs {needed}")
     if settings.distill_features and len(teacher_weights) > 1:
         raise click.UsageError("--distill-features learns from one teacher: give --teacher-weights once")
-
-
-def _require_no_other(plan: Path | None) -> None:
-    """Raise UsageError for an option that says what goes beside a plan."""
-    given = click.get_current_context().get_parameter_source
-    for option in _GOAL if plan is not None else ():
-        if option not in ("norms", "plan") and given(option) is click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{option.replace('_', '-')} needs no --plan: that says what goes")
 
 
 def _sha256(path: Path) -> str:

@@ -19,7 +19,7 @@ from fxprune.passes import RemoveChannels, RemoveLayers
 from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
-from fxprune.pruning.closing import gated_for, require_alone
+from fxprune.pruning.closing import Closing, gated_for, require_alone
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.pruning_plan import PruningPlan
@@ -76,14 +76,9 @@ def prune(
     require_arguments(prune, locals())
     _require_sense(targets, strength, meet_after, surgery, plan)
     traced = trace(model, example_inputs)
-    closing = None
-    if plan is None:
-        sparse = surgery.inserted(traced)
-    elif meet_after is None:
+    if plan is not None and meet_after is None:
         return _cut_first(plan, traced, fit, surgery)
-    else:
-        inserted, closing = gated_for(plan, traced, verify=surgery.verify)
-        sparse = inserted.graph_module
+    sparse, closing = _gated(traced, surgery, plan)
     cuts_channels = surgery.cuts_channels if plan is None else "channels" in plan.what
     steered = meet_after is not None
     threshold = 0.0 if steered and surgery.threshold is None else surgery.threshold
@@ -100,6 +95,16 @@ def prune(
     require_finite(sparse)
     channels = [RemoveChannels()] if cuts_channels else []
     return Pipeline([removal, *FINISHING[surgery.norms], *channels], verify=surgery.verify)(sparse)
+
+
+def _gated(
+    traced: fx.GraphModule, surgery: Surgery, plan: PruningPlan | None
+) -> tuple[fx.GraphModule, Closing | None]:
+    """Return ``traced`` with scales, and which of them close, where a plan says so."""
+    if plan is None:
+        return surgery.inserted(traced), None
+    inserted, closing = gated_for(plan, traced, verify=surgery.verify)
+    return inserted.graph_module, closing
 
 
 def _cut_first(

@@ -152,7 +152,7 @@ def test_a_model_without_removable_layers_lists_why() -> None:
 )
 def test_single_convs_or_whole_branches(layers: Any, kinds: set[str]) -> None:
     def fit(model: nn.Module) -> None:
-        found = layers_of(model)
+        found = layers_of(model)  # type: ignore[arg-type]
         assert {"branch" if isinstance(layer.module, BranchScale) else "conv" for layer in found} == kinds
         for layer in found:
             layer.module.close()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from channel_training import Blocks
-from torch import fx
+from torch import fx, nn
 
 import fxprune
 from fxprune import passes
@@ -165,3 +165,27 @@ def test_layers_inside_a_branch_go_with_it() -> None:
     gates = [gate for gate in fxprune.gates_of(gated) if gate.path.startswith("two")]
     assert all(isinstance(gate, Gate) for gate in gates)
     assert [one.path for one in plan_of(traced, gated, gates).sites] == ["two [first ... norm2]"]
+
+
+def test_channels_of_regions_are_named_by_their_paths() -> None:
+    class Looping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Conv2d(4, 16, 1), nn.ReLU(), nn.Conv2d(16, 4, 1))
+
+        def forward(self, x: Any) -> Any:
+            while bool(x.abs().max() > 4):
+                x = x / 2
+            return self.net(x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Conv2d(16, 4, 1), Looping()).double()
+    traced = fxprune.trace(model.eval(), IMAGES)
+    plan = fxprune.choose(traced, targets=HALF)
+    assert plan.indices.keys() == {"0", "3.net.0"}
+    gated = fxprune.insert_scales(traced, what="channels").graph_module
+    shrink = fxprune.SteeredL1(gated, closing=closing_of(plan, traced, gated), meet_after=6)
+    trained(gated, shrink, 6)
+    again = plan_of(traced, gated, shrink.closed_in_turn)
+    assert {path: sorted(places) for path, places in again.indices.items()} == plan.indices
+    assert costs(plain(gated)) == costs(plan.apply(traced).graph_module)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -34,7 +34,18 @@ if TYPE_CHECKING:
     from fxprune.passes.chains import Norms
     from fxprune.training.goal import Goal
 
-_GOAL = ("target_macs", "target_params", "target_memory", "strength", "layers", "what", "keep", "only", "norms")
+_GOAL = (
+    "target_macs",
+    "target_params",
+    "target_memory",
+    "strength",
+    "layers",
+    "what",
+    "keep",
+    "only",
+    "norms",
+    "plan",
+)
 _REPORTED = "out, and what report.json holds; progress goes to stderr"
 
 
@@ -79,6 +90,11 @@ def demo(seed: int, out: Path, as_json: bool) -> None:
     "--strength",
     type=click.FloatRange(0, min_open=True),
     help="Shrink by an L1 of this fixed strength, instead of steering to the target.",
+)
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path),
+    help="Train what this file of fxprune plan, or plan.json of a run, has to zero, in its order.",
 )
 @what_option
 @keeping_options
@@ -205,7 +221,7 @@ def prune(
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
     settings = Settings(**options)
-    _require_use(settings, goal_options["strength"], teacher_weights)
+    _require_use(settings, goal_options, teacher_weights)
     goal = _goal(**goal_options)
     _seed(settings.seed)
     loaded = load_model(model, weights, classes, pretrained=pretrained)
@@ -254,28 +270,32 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _goal(strength: float | None, norms: Norms | None, **named: Any) -> Goal:
+def _goal(strength: float | None, norms: Norms | None, plan: Path | None, **named: Any) -> Goal:
     """Return what is asked for; half of the MACs, where that is nothing."""
     from fxprune.choosing.targets import Targets
+    from fxprune.pruning.pruning_plan import PruningPlan
     from fxprune.training.goal import Goal
 
-    kept = {name: list(named.pop(name)) for name in ("keep", "only")}
+    known = None if plan is None else PruningPlan.load(plan)
+    kept: dict[str, Any] = {name: list(named.pop(name)) for name in ("keep", "only")}
     layers, what = (named.pop(name) for name in ("layers", "what"))
     targets = Targets(**{name.removeprefix("target_"): share for name, share in named.items()})
-    if targets.is_empty and strength is None:
+    if targets.is_empty and strength is None and known is None:
         targets = Targets(macs=0.5)
-    return Goal(targets, strength, layers, what=what, **kept, norms=norms or Goal.norms)
+    return Goal(targets, strength, layers, what=what, **kept, norms=norms or Goal.norms, plan=known)
 
 
-def _require_use(settings: Settings, strength: float | None, teacher_weights: Sequence[Path]) -> None:
+def _require_use(settings: Settings, goal: Mapping[str, Any], teacher_weights: Sequence[Path]) -> None:
     """Raise UsageError for an option that would do nothing beside the others."""
     given = click.get_current_context().get_parameter_source
+    strength = goal["strength"]
     for option, needed, is_there in (
         ("teacher_weights", "--distill or --distill-features", settings.learns_from_teacher),
         ("temperature", "--distill", settings.distill > 0),
         ("shrink_share", "no --strength", strength is None),
         ("target_memory", "no --strength", strength is None),
         ("target_params", "no --strength", strength is None),
+        *((one, "no --plan: that says what goes", goal["plan"] is None) for one in goal.keys() - {"norms", "plan"}),
     ):
         if given(option) is click.core.ParameterSource.COMMANDLINE and not is_there:
             raise click.UsageError(f"--{option.replace('_', '-')} needs {needed}")

@@ -141,6 +141,12 @@ class ProximalL1:
         return _places({path: one.closed_classes for path, one in self.channels.items()})
 
     @property
+    def closed_in_turn(self) -> list[Site]:
+        """What was closed: gates of layers, then the channels of each group."""
+        chunks = [self._remaining.chunk(*one) for one in self.closed_channels.items()]
+        return [*(self._found[path] for path in self.closed), *chunks]
+
+    @property
     def gone(self) -> list[str]:
         """The paths of the layers that go with the closed ones: these, and what lies in closed branches."""
         return self._without_closed().gone

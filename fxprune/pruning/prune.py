@@ -19,8 +19,10 @@ from fxprune.passes import RemoveChannels, RemoveLayers
 from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
+from fxprune.pruning.closing import Closing, gated_for, require_alone
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
 from fxprune.pruning.proximal import ProximalL1
+from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.steering import SteeredL1
 from fxprune.pruning.surgery import Surgery
 from fxprune.tracing.check import require_finite
@@ -28,6 +30,7 @@ from fxprune.tracing.trace import trace
 
 _NOTHING = Targets()
 _USUAL = Surgery()
+_NO_STEP = "fit took no step: train the graph that it is given, with an optimizer made from its parameters"
 
 
 @takes_old_names(targets=old_targets, meet_after=old_steps, surgery=Surgery)
@@ -40,6 +43,7 @@ def prune(
     strength: float | Mapping[str, float] | None = None,
     meet_after: int | None = None,
     surgery: Surgery = _USUAL,
+    plan: PruningPlan | None = None,
 ) -> PipelineResult:
     """Prune whole layers of ``model``, or channels, while ``fit`` trains it.
 
@@ -57,6 +61,8 @@ def prune(
             (:class:`fxprune.SteeredL1`); a quarter of the training is a good choice.
         surgery: what may go, of convs, branches and channels, below which scale a layer does without a target,
             whether passes are verified.
+        plan: what goes, in the place of targets and all that says what may go: with ``meet_after`` it is trained to
+            zero by then, in its order; without, it goes before the training, and ``fit`` trains what is left.
 
     Returns:
         The result of the passes; its ``graph_module``, in eval mode, is the pruned network.
@@ -65,29 +71,90 @@ def prune(
         FxpruneError: no such layer is eligible (lists why), the loss of training left NaN in the weights, or ``fit``
             never took an optimizer step.
         TargetError: the target cannot be met; says what can.
+        LoadError: the plan is for another network; says where they differ.
     """
     require_arguments(prune, locals())
-    _require_sense(targets, strength, meet_after, surgery)
-    sparse = surgery.inserted(trace(model, example_inputs))
+    _require_sense(targets, strength, meet_after, surgery, plan)
+    traced = trace(model, example_inputs)
+    if plan is not None and meet_after is None:
+        return _cut_first(plan, traced, fit, surgery)
+    sparse, closing = _gated(traced, surgery, plan)
+    cuts_channels = surgery.cuts_channels if plan is None else "channels" in plan.what
     steered = meet_after is not None
     threshold = 0.0 if steered and surgery.threshold is None else surgery.threshold
-    removal = RemoveLayers(threshold=threshold, target_macs=None if surgery.cuts_channels else targets.macs)
+    removal = RemoveLayers(threshold=threshold, target_macs=None if cuts_channels else targets.macs)
     removal(sparse)  # before any training: raises if the target cannot be met
     shrink: ProximalL1
     if meet_after is not None:
-        shrink = SteeredL1(sparse, targets=targets, meet_after=meet_after)
+        shrink = SteeredL1(sparse, targets=targets, meet_after=meet_after, closing=closing)
     else:
         shrink = ProximalL1(sparse, 1e-3 if strength is None else strength)
     _fit(fit, sparse, shrink)
     _require_training(shrink)
     sparse.eval()
     require_finite(sparse)
-    channels = [RemoveChannels()] if surgery.cuts_channels else []
+    channels = [RemoveChannels()] if cuts_channels else []
     return Pipeline([removal, *FINISHING[surgery.norms], *channels], verify=surgery.verify)(sparse)
 
 
-def _require_sense(targets: Targets, strength: Any, meet_after: int | None, surgery: Surgery) -> None:
-    """Raise FxpruneError where what is asked for is of steering and of a fixed strength at once."""
+def _gated(
+    traced: fx.GraphModule, surgery: Surgery, plan: PruningPlan | None
+) -> tuple[fx.GraphModule, Closing | None]:
+    """Return ``traced`` with scales, and which of them close, where a plan says so."""
+    if plan is None:
+        return surgery.inserted(traced), None
+    inserted, closing = gated_for(plan, traced, verify=surgery.verify)
+    return inserted.graph_module, closing
+
+
+def _cut_first(
+    plan: PruningPlan, traced: fx.GraphModule, fit: Callable[..., Any], surgery: Surgery
+) -> PipelineResult:
+    """Return what ``fit`` makes of the network without what a plan has, with the steps before and after it."""
+    cut = plan.apply(traced, verify=surgery.verify)
+    for step in cut.steps:
+        step.diff  # noqa: B018 - worked out now: training will change the weights that it compares
+    followed = _Followed(cut.graph_module)
+    handle = register_optimizer_step_post_hook(followed)
+    try:
+        fit(cut.graph_module)
+    finally:
+        handle.remove()
+    if not followed.steps:
+        raise FxpruneError(_NO_STEP)
+    cut.graph_module.eval()
+    require_finite(cut.graph_module)
+    end = Pipeline(FINISHING[surgery.norms], verify=surgery.verify)(cut.graph_module)
+    return replace(
+        end,
+        modified=cut.modified or end.modified,
+        rewritten=(*cut.rewritten, *end.rewritten),
+        declined=(*cut.declined, *end.declined),
+        warnings=(*cut.warnings, *end.warnings),
+        steps=(*cut.steps, *end.steps),
+        max_relative=max((one.max_relative for one in (cut, end) if one.max_relative is not None), default=None),
+    )
+
+
+class _Followed:
+    """Counts the steps of optimizers that hold a graph's parameters."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        self._own = {id(parameter) for parameter in graph_module.parameters()}
+        self.steps = 0
+
+    def __call__(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self.steps += any(id(p) in self._own for group in optimizer.param_groups for p in group["params"])
+
+
+def _require_sense(
+    targets: Targets, strength: Any, meet_after: int | None, surgery: Surgery, plan: PruningPlan | None
+) -> None:
+    """Raise FxpruneError where what is asked for is of steering, of a fixed strength, or of a plan at once."""
+    if plan is not None:
+        names = ("layers", "what", "keep", "only", "threshold")
+        require_alone(targets, strength=strength, **{name: getattr(surgery, name) for name in names})
+        return
     further = replace(targets, macs=None)
     if meet_after is None and not further.is_empty:
         raise FxpruneError(f"{further}: that is for layers that are steered to zero; give meet_after too")
@@ -103,15 +170,14 @@ def _require_training(shrink: ProximalL1) -> None:
     """Raise FxpruneError if ``fit`` trained nothing; warn if it ended before further targets were met."""
     untouched = all(one.effective_scale == 1 for one in (*shrink.layers.values(), *shrink.channels.values()))
     if shrink.steps_done == 0 and untouched:
-        raise FxpruneError(
-            "fit took no step: train the graph that it is given, with an optimizer made from its parameters"
-        )
+        raise FxpruneError(_NO_STEP)
     if not isinstance(shrink, SteeredL1):
         return
     further = replace(shrink.targets, macs=None)
-    if not further.is_empty and not shrink.is_met:
+    if (not further.is_empty or shrink.targets.is_empty) and not shrink.is_met:
+        missed = "not all of the plan is closed" if further.is_empty else f"the target may not be met ({further})"
         warnings.warn(
-            f"the target may not be met ({further}): fit took {shrink.steps_done} steps of the {shrink.meet_after} "
+            f"{missed}: fit took {shrink.steps_done} steps of the {shrink.meet_after} "
             "that steering was given; give a smaller meet_after, or train for longer",
             FxpruneWarning,
             stacklevel=4,  # prune is wrapped

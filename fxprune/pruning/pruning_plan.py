@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import fx
 
 from fxprune.choosing.fingerprint import fingerprint, first_difference
-from fxprune.choosing.planned_sites import PlannedSite, widths_of
+from fxprune.choosing.planned_sites import KINDS, PlannedSite, widths_of
 from fxprune.choosing.sites import Groups, Statistics
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneTypeError, FxpruneValueError, LoadError
@@ -24,6 +24,7 @@ from fxprune.gates.words import told_by_kind
 from fxprune.ir.arguments import option_kinds, require_arguments, require_kind
 from fxprune.passes import RemoveChannels
 from fxprune.passes.chains import FINISHING, Norms
+from fxprune.pipelines import SITES
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
 from fxprune.pruning.layer_sites import removing
@@ -79,6 +80,12 @@ class PruningPlan:
                 found.setdefault(one.path, []).extend(one.indices)
         return found
 
+    @property
+    def what(self) -> tuple[str, ...]:
+        """Of what it has sites, of "convs", "branches" and "channels"."""
+        kinds = {one.kind for one in self.sites if one.indices}
+        return tuple(name for name, kind in zip(SITES, KINDS, strict=True) if kind in kinds)
+
     def layers(self, kind: str) -> list[str]:
         """Return the paths of the "conv" or "branch" sites that go."""
         return list(dict.fromkeys(one.path for one in self.sites if one.kind == kind and one.indices))
@@ -111,10 +118,11 @@ class PruningPlan:
             raise LoadError(f"{path}: {error}") from error
 
     def require_fits(self, graph_module: fx.GraphModule) -> None:
-        """Raise LoadError, with the first layer that differs, if it is a plan for another network."""
+        """Raise LoadError if it is a plan for another network: with the first layer, or width, that differs."""
         difference = first_difference(self.fingerprint, fingerprint(graph_module))
         if difference is not None:
             raise LoadError(f"the plan is for another network: {difference}; make one with fxprune plan")
+        self._require_widths(graph_module)
 
     def apply(self, graph_module: fx.GraphModule, *, norms: Norms = "keep", verify: bool = True) -> PipelineResult:
         """Return the network without what the plan says: channels first, then convs and branches.
@@ -130,7 +138,6 @@ class PruningPlan:
         """
         require_arguments(PruningPlan.apply, locals())
         self.require_fits(graph_module)
-        self._require_widths(graph_module)
         layers = {kind: self.layers(kind) for kind in ("conv", "branch")}
         steps = removing(graph_module, self.cut, layers)
         return Pipeline([*steps, *FINISHING[norms]], verify=verify)(graph_module)

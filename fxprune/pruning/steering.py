@@ -27,6 +27,7 @@ from fxprune.errors import FxpruneError, TargetError
 from fxprune.facts.shapes import shape
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import example_inputs_of
+from fxprune.pruning.closing import Closing, shares_of
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.surplus import Surplus
@@ -35,6 +36,7 @@ from fxprune.structures.channels.running import Worth
 from fxprune.structures.gated_layers import Gate
 
 _USUAL = Plan()
+_NOTHING = Targets()
 
 
 class SteeredL1(ProximalL1):
@@ -64,11 +66,13 @@ class SteeredL1(ProximalL1):
     Args:
         graph_module: a graph with BranchScales, ResConvs in the "gain-gate" parametrisation, gates of channels, or
             several of these.
-        targets: the shares of the graph's costs to leave; one at least.
+        targets: the shares of the graph's costs to leave; one at least, unless ``closing`` says what goes.
         meet_after: after how many steps the targets are met: a quarter of the training, say. A training that ends
             before has fewer zeros than the targets need; ``left`` tells.
         probe_inputs: the inputs on which layers are compared; the graph's example inputs by default.
         plan: by which criterion layers are compared, how the next is searched, and how fast it closes.
+        closing: what closes, in turn, and nothing else (:func:`fxprune.pruning.closing.closing_of` a plan); what each
+            saves of the MACs is its share of the time.
 
     Attributes:
         order: what was chosen, in turn: the paths of layers, and the keys of ``chunks``.
@@ -86,16 +90,19 @@ class SteeredL1(ProximalL1):
         self,
         graph_module: fx.GraphModule,
         *,
-        targets: Targets,
+        targets: Targets = _NOTHING,
         meet_after: int,
         probe_inputs: Sequence[Any] | None = None,
         plan: Plan = _USUAL,
+        closing: Closing | None = None,
     ) -> None:
         require_arguments(SteeredL1.__init__, locals())
         if meet_after < 1:
             raise FxpruneError(f"meet_after is the number of steps after which targets are met; got {meet_after}")
-        if targets.is_empty:
+        if targets.is_empty and closing is None:
             raise FxpruneError("SteeredL1 needs a target: give one in Targets, as Targets(macs=0.5)")
+        if not targets.is_empty and closing is not None:
+            raise FxpruneError(f"{targets}: closing says what goes; leave one of the two out")
         super().__init__(graph_module, 0.0)
         graph_module = self.graph_module
         if any(layer.parametrization == "free" for layer in self.layers.values()):
@@ -128,18 +135,28 @@ class SteeredL1(ProximalL1):
         sites: list[Site] = [*self._found.values(), *self._chunks.first()]
         saved = self._remaining.saved(sites, ())
         self._params = {path: max(1.0, cost.params) for path, cost in saved.items()}
-        self._enough_chosen = self._surplus.is_met(self._chosen())
-        self._schedule = Schedule(meet_after, plan.window, self._surplus.shares(sites, ()).values())
+        self._planned = None if closing is None else [*closing.sites(self._remaining, self._chunks.sizes)]
+        self._planned_shares = shares_of(self._planned or (), self._remaining)
+        self._enough_chosen = self._is_enough()
+        shares = self._planned_shares or self._surplus.shares(sites, ()).values()
+        self._schedule = Schedule(meet_after, plan.window, shares)
+
+    def _is_enough(self) -> bool:
+        """Say whether nothing else has to be chosen."""
+        if self._planned is not None:
+            return len(self.order) == len(self._planned)
+        return self._surplus.is_met(self._chosen())
 
     def _story(self) -> str:
-        return f"{self.targets} after {self.meet_after} steps, step {self.steps_done}: {self._left_now()}"
+        what = self.targets if self._planned is None else "a plan"
+        return f"{what} after {self.meet_after} steps, step {self.steps_done}: {self._left_now()}"
 
     def _measure(self) -> None:
         """Nothing: a layer's input is measured when the layer is compared, on the probe."""
 
     @property
     def is_met(self) -> bool:
-        """Whether the graph without its closed layers meets all targets."""
+        """Whether the graph without its closed layers meets all targets, or all of a plan is closed."""
         return self._enough_chosen and all(
             self._is_shut(key) if key in self.chunks else self.layers[key].closed for key in self.order
         )
@@ -184,7 +201,7 @@ class SteeredL1(ProximalL1):
             self.chunks[key] = list(site.places)
         self.order.append(key)
         self._schedule.shares.append(share)
-        self._enough_chosen = self._surplus.is_met(self._chosen())
+        self._enough_chosen = self._is_enough()
         if gate.module.resting:
             gate.wake()
             gate.module.train_scale(False)
@@ -223,7 +240,10 @@ class SteeredL1(ProximalL1):
         return chosen
 
     def _next_site(self) -> tuple[Site, float]:
-        """Return what is missed least for what it saves, and its share of all that is to be saved."""
+        """Return what is missed least for what it saves, or is next of a plan, and its share of all that goes."""
+        if self._planned is not None:
+            number = len(self.order)
+            return self._agreed(self._measured(self._planned[number])), self._planned_shares[number]
         left = self._left_beside(self._chosen())
         shares = self._surplus.shares(left.values(), self._chosen())
         gates = [*self._found.values(), *self._groups.values()]
@@ -231,6 +251,13 @@ class SteeredL1(ProximalL1):
             path = self._searched(left, self._weights(left.values(), shares), self._of_sites(missed))
         site = self._agreed(left[path])
         return site, shares[site.path]
+
+    def _measured(self, site: Site) -> Site:
+        """Return ``site``, a layer with the units that it has where layers are compared."""
+        if isinstance(site, Gate):
+            with self.criterion.measuring(self.graph_module, [site], Samples.of_inputs(self._probe)) as missed:
+                missed(site)
+        return site
 
     def _left_beside(self, chosen: Sequence[Site]) -> dict[str, Site]:
         """Return by path what may still go: what lies in a chosen branch goes with it; of a group the next chunk."""
@@ -366,6 +393,19 @@ class SteeredL1(ProximalL1):
         return known
 
     @property
+    def closed_in_turn(self) -> list[Site]:
+        """What was closed, in the order of the choice: gates of layers, and channels that closed together."""
+        closed, shut = set(self.closed), [key for key in self.chunks if self._is_shut(key)]
+        found: list[Site] = [self._remaining.chunk(*one) for one in self._shut_before.items()]
+        found += [self._found[path] for path in self.layers if path in closed and path not in self.order]
+        for key in self.order:
+            if key in shut:
+                found.append(self._remaining.chunk(_group_of(key), self.chunks[key]))
+            elif key in closed:
+                found.append(self._found[key])
+        return found
+
+    @property
     def candidates(self) -> str:
         """How many layers and groups of channels are compared at first, in words."""
         counts = {"layer": len(self._found), "group of channels": len(self._groups)}
@@ -405,7 +445,7 @@ class SteeredL1(ProximalL1):
                 self._found[path].wake()
             layer.train_scale(False)
         self._gates = {**self._gates_now(), **state.get("gates", {})}
-        self._enough_chosen = self._surplus.is_met(self._chosen())
+        self._enough_chosen = self._is_enough()
 
 
 def _group_of(key: str) -> str:

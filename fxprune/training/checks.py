@@ -17,6 +17,7 @@ from fxprune.ops.call import Call
 from fxprune.passes import FoldBatchNorm, FuseResConv
 from fxprune.pipelines.chains import insert_scales
 from fxprune.pipelines.result import PipelineResult
+from fxprune.pruning.closing import Closing, gated_for
 from fxprune.pruning.surplus import Surplus
 from fxprune.tracing.check import require_finite
 from fxprune.tracing.trace import trace
@@ -31,11 +32,15 @@ PICKLED = "model.pt"
 
 
 class Prepared(NamedTuple):
-    """A network that was traced, with the scales that were put in, and why it has no source, if it has none."""
+    """A network that was traced, with the scales that were put in, and why it has no source, if it has none.
+
+    ``closing`` is what closes of these, in turn, where a plan says so.
+    """
 
     traced: fx.GraphModule
     inserted: PipelineResult
     obstacle: str | None
+    closing: Closing | None = None
 
     @property
     def opaque(self) -> list[str]:
@@ -49,15 +54,20 @@ def prepared(model: nn.Module, examples: torch.Tensor, goal: Goal) -> Prepared:
     Raises:
         FxpruneError: it does not take them, returns no logits, or has no eligible layers (lists why).
         TargetError: a target cannot be met; says what can.
+        LoadError: the plan is for another network.
     """
     require_finite(model)
     check_outputs(model, examples[:2])
     traced = trace(model, examples)
-    inserted = insert_scales(traced, what=goal.sites, keep=goal.keep, only=goal.only)
+    closing = None
+    if goal.plan is None:
+        inserted = insert_scales(traced, what=goal.sites, keep=goal.keep, only=goal.only)
+    else:
+        inserted, closing = gated_for(goal.plan, traced)
     for step in inserted.steps:
         step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
     Surplus(inserted.graph_module, goal.targets)  # raises if a target cannot be met
-    return Prepared(traced, inserted, source_obstacle(traced))
+    return Prepared(traced, inserted, source_obstacle(traced), closing)
 
 
 def warnings_of(ready: Prepared, goal: Goal, classes: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,9 +11,11 @@ from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError
 from fxprune.passes.chains import Norms
 from fxprune.pipelines import LAYERS, Layers, What, sites_named
+from fxprune.pruning.closing import Closing, require_alone
+from fxprune.pruning.pruning_plan import PruningPlan
 
-Shrink = Targets | float | None
-"""How scales shrink in a training: steered, until targets are met, or by an L1 of a fixed strength."""
+Shrink = Targets | Closing | float | None
+"""How scales shrink in a training: steered, until targets are met or what is planned is closed, or by a fixed L1."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,10 @@ class Goal:
         norms: "fold" batch norms into the weights, for inference, or "keep" them, to train on what comes out.
         what: what to prune: some of "convs", "branches" and "channels", or "all" of the three; convs and branches by
             default.
+        plan: what goes, in turn, in the place of all that says what may go and how much.
 
     Raises:
-        FxpruneError: targets beyond that of MACs are given beside a strength.
+        FxpruneError: targets beyond that of MACs are given beside a strength, or any of these beside a plan.
     """
 
     targets: Targets
@@ -41,31 +45,41 @@ class Goal:
     only: Sequence[str] = ()
     norms: Norms = "fold"
     what: What | None = None
+    plan: PruningPlan | None = None
 
     def __post_init__(self) -> None:
+        if self.plan is not None:
+            kept = {"keep": self.keep, "only": self.only}
+            require_alone(self.targets, strength=self.strength, layers=self.layers, what=self.what, **kept)
         require_either(replace(self.targets, macs=None), self.strength)
         sites_named(self.what, self.layers)  # raises
 
     @property
     def sites(self) -> tuple[str, ...]:
         """What may go, of convs, branches and channels."""
-        return sites_named(self.what, self.layers)
+        return sites_named(self.what, self.layers) if self.plan is None else self.plan.what
 
     @property
     def shrink(self) -> Shrink:
-        """How the scales shrink while the network trains."""
+        """How the scales shrink while the network trains, where no plan says what closes."""
         return self.targets if self.strength is None else self.strength
 
     def options(self) -> dict[str, Any]:
         """Return each by its name in records of runs, which is that of its option in the shell."""
         kept = {"keep": list(self.keep), "only": list(self.only)}
+        plan = {} if self.plan is None else {"plan": f"sha256 {_sha256(self.plan)}"}
         return {
             **self.targets.options(),
             "strength": self.strength,
             "layers": _told(self.sites),
             **kept,
             "norms": self.norms,
+            **plan,
         }
+
+
+def _sha256(plan: PruningPlan) -> str:
+    return hashlib.sha256(plan.to_json().encode()).hexdigest()
 
 
 def _told(sites: tuple[str, ...]) -> str:

@@ -2,14 +2,15 @@
 
 The folder holds the emitted model (model.py, weights.safetensors, graph.json; where a part of it could not be traced,
 model.pt: the network for torch.load, which needs its code), config.json (how images are prepared for it, and its
-classes), report.json, what was changed (diff.html, diff.txt, diff.json), how it was trained (run.json,
-metrics.jsonl), and checkpoint.pt, from which the same command goes on after a kill.
+classes), report.json, what was changed (diff.html, diff.txt, diff.json), what was closed (plan.json, which fxprune
+apply takes), how it was trained (run.json, metrics.jsonl), and checkpoint.pt, from which the same command goes on
+after a kill.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,10 +25,14 @@ from fxprune.gates.channel_gate import ChannelScale
 from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
+from fxprune.pruning.closing import plan_of
 from fxprune.pruning.old_names import takes_old_names
+from fxprune.pruning.proximal import ProximalL1
+from fxprune.pruning.pruning_plan import PruningPlan
+from fxprune.pruning.steering import SteeredL1
 from fxprune.rewriting.contract import Pass
-from fxprune.run_record import FINETUNING, METRICS, UNPRUNED
-from fxprune.structures.gated_layers import by_kind, counted, gates_of
+from fxprune.run_record import FINETUNING, METRICS, PLAN, UNPRUNED
+from fxprune.structures.gated_layers import Gate, by_kind, counted, gates_of
 from fxprune.structures.gated_layers import layers as layers_of
 from fxprune.tracing.trace import trace
 from fxprune.training.checks import Prepared, advice, prepared, warnings_of
@@ -36,7 +41,7 @@ from fxprune.training.engine import hardware, make_accelerator
 from fxprune.training.evaluation import evaluate
 from fxprune.training.goal import Goal, Shrink
 from fxprune.training.metrics import epochs
-from fxprune.training.recipe import Say, Session, train
+from fxprune.training.recipe import Say, Session, Trained, trained
 from fxprune.training.report import REPORT_SCHEMA, costs, latencies, options_and_versions, write_results
 from fxprune.training.settings import Settings
 
@@ -88,7 +93,8 @@ def prune_on_data(
     ``model`` is not changed. It is the teacher of ``settings.distill`` and ``distill_features`` too, unless another
     is given.
 
-    Raises FxpruneError if it has no eligible layers (lists why), TargetError if the target cannot be met, and what
+    Raises FxpruneError if it has no eligible layers (lists why), TargetError if the target cannot be met, LoadError
+    if the plan is for another network, and what
     :func:`fxprune.training.recipe.train` raises.
     """
     make_folder(out)
@@ -102,6 +108,7 @@ def prune_on_data(
     outcome = work.prune(ready, goal)
     report = {"schema": REPORT_SCHEMA, **(run.extra or {}), **work.report(ready, outcome, goal)}
     if accelerator.is_main_process:
+        outcome.plan.save(out / PLAN)
         write_results(out, ready, outcome.results, report, run.exports)
     accelerator.end_training()
     return report
@@ -120,6 +127,7 @@ def _teacher(teacher: nn.Module, examples: torch.Tensor, settings: Settings) -> 
 class _Outcome(NamedTuple):
     """What came of a run."""
 
+    plan: PruningPlan  # what was closed
     results: list[PipelineResult]
     rows: Rows  # of all training
     path: Rows  # of the epochs in which layers went
@@ -156,7 +164,7 @@ class _Work:
         for line in advice(self.settings, goal, self.data.train_count):
             self.say(line)
         self.accelerator.init_trackers("tensorboard")
-        rows = self.train(sparse, self.settings, CHECKPOINT, METRICS, goal.shrink)
+        rows, shrink = self.train(sparse, self.settings, CHECKPOINT, METRICS, ready.closing or goal.shrink)
         path = epochs(rows)
         trained = self.accuracy(sparse)
         closed = sum(groups.values()) - sum(
@@ -175,6 +183,7 @@ class _Work:
         without = self.accuracy(removed)
         staying = {layer.path for layer in layers_of(removed)}
         gone = [layer for layer in candidates if layer.path not in staying]  # with what lay in branches
+        plan = _plan(ready, shrink, gone, goal)
         self.say(f"removed {counted(gone) if gone else 'channels'}: held-out top-1 {trained:.2%} -> {without:.2%}")
         if self.settings.finetune_epochs:
             rows += self.finetune(removed)
@@ -189,14 +198,14 @@ class _Work:
         accuracies = dict(zip(steps, (before, trained, without), strict=True))
         if unpruned is not None:
             accuracies["accuracy_baseline"] = self.baseline(unpruned)
-        return _Outcome(results, rows, path, layers, accuracies)
+        return _Outcome(plan, results, rows, path, layers, accuracies)
 
     def train(
         self, graph_module: fx.GraphModule, settings: Settings, checkpoint: str, metrics: str, shrink: Shrink = None
-    ) -> Rows:
-        """Train ``graph_module`` in place; the names are those of files of the run. Returns the metrics."""
+    ) -> Trained:
+        """Train ``graph_module`` in place; the names are those of files of the run."""
         session = Session(self.out / checkpoint, self.out / metrics, self.accelerator)
-        return train(
+        return trained(
             graph_module, self.data, settings, self.say, shrink=shrink, teacher=self.teacher, session=session
         )
 
@@ -211,7 +220,7 @@ class _Work:
             lr=settings.lr / 10,
             distill_features=settings.distill_features / 10,  # in proportion
         )
-        rows = self.train(removed, short, "finetune.pt", FINETUNING)
+        rows = self.train(removed, short, "finetune.pt", FINETUNING).rows
         _settle(removed)
         return rows
 
@@ -247,6 +256,21 @@ class _Work:
 def channels_of(graph_module: fx.GraphModule) -> dict[str, int]:
     """Return how many channels each gate of channels has, by its path."""
     return {gate.path: gate.width for gate in gates_of(graph_module) if gate.kind == ChannelScale.kind}
+
+
+def _plan(ready: Prepared, shrink: ProximalL1 | None, gone: Sequence[Gate], goal: Goal) -> PruningPlan:
+    """Return what training closed, and what was cut at its end, as a plan."""
+    closed = [] if shrink is None else shrink.closed_in_turn
+    cut = {one.path for one in gone} - {one.path for one in closed}
+    closed += [one for one in gone if one.path in cut]
+    criterion, targets = "", goal.targets
+    if goal.plan is not None:
+        criterion, targets = goal.plan.criterion, goal.plan.targets
+    elif goal.strength is not None:
+        criterion = f"strength {goal.strength:g}"
+    elif isinstance(shrink, SteeredL1):
+        criterion = shrink.criterion.name
+    return plan_of(ready.traced, ready.inserted.graph_module, closed, criterion, targets)
 
 
 def _settle(graph_module: fx.GraphModule) -> None:

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import fx, nn
 
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneValueError, LoadError, first_line
+from fxprune.pruning.closing import Closing
 from fxprune.pruning.old_names import takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.steering import SteeredL1
@@ -78,8 +79,8 @@ def train(
 
     Args:
         model: any network that returns logits; if it is to shrink, a graph with layer scales.
-        shrink: the shares of its costs to leave: scales are steered to zero until they are met; or the strength of a
-            proximal L1 on the scales, fixed.
+        shrink: the shares of its costs to leave: scales are steered to zero until they are met; what closes, in turn;
+            or the strength of a proximal L1 on the scales, fixed.
         teacher: the network that ``settings.distill`` and ``distill_features`` learn from; a graph for the latter.
         session: checkpoint, metrics and device.
 
@@ -87,6 +88,27 @@ def train(
         LoadError: the checkpoint belongs to another model, other settings or another version.
         FxpruneError: the loss became NaN, the data do not fit the model, or the teacher is missing or will not do.
     """
+    return trained(model, data, settings, say, shrink=shrink, teacher=teacher, session=session).rows
+
+
+class Trained(NamedTuple):
+    """The metrics of a training, and what shrank scales in it."""
+
+    rows: list[dict[str, Any]]
+    shrink: ProximalL1 | None
+
+
+def trained(
+    model: nn.Module,
+    data: ImageData,
+    settings: Settings,
+    say: Say,
+    *,
+    shrink: Shrink,
+    teacher: nn.Module | None,
+    session: Session,
+) -> Trained:
+    """Train as :func:`train`; return what shrank the scales too."""
     teacher = _required_teacher(teacher, model, settings)
     accelerator = session.accelerator or make_accelerator(settings)
     model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in stubs
@@ -98,7 +120,7 @@ def train(
         say(f"resuming after {_where(trainer)} from {session.checkpoint}")
     log.resume(trainer.step)
     _require_one_step(trainer)
-    if isinstance(trainer.shrink, SteeredL1) and not trainer.shrink.order:
+    if isinstance(shrink, Targets) and isinstance(trainer.shrink, SteeredL1) and not trainer.shrink.order:
         say(
             f"the first step compares all that may go, {trainer.shrink.candidates} of them, on {_probe_count(data)} "
             "images each: it takes longer than the others"
@@ -107,7 +129,7 @@ def train(
     trainer.finish()
     if settings.recalibrate:
         _recalibrate(trainer)
-    return log.rows
+    return Trained(log.rows, trainer.shrink)
 
 
 def _required_teacher(teacher: nn.Module | None, model: nn.Module, settings: Settings) -> nn.Module | None:
@@ -166,12 +188,13 @@ def _shrinking(model: nn.Module, data: ImageData, settings: Settings, shrink: Sh
     if shrink is None or (isinstance(shrink, Targets) and shrink.is_empty):
         return None
     assert isinstance(model, fx.GraphModule)
-    if not isinstance(shrink, Targets):
+    if isinstance(shrink, (int, float)):
         return ProximalL1(model, shrink)
     steps = steps_per_epoch(data.train_count, settings.batch_size) * settings.epochs
     return SteeredL1(
         model,
-        targets=shrink,
+        targets=shrink if isinstance(shrink, Targets) else _NOTHING,
+        closing=shrink if isinstance(shrink, Closing) else None,
         meet_after=max(1, round(steps * settings.shrink_share)),
         probe_inputs=(sample_inputs(data, _probe_count(data)),),
     )
@@ -194,8 +217,10 @@ class _Checkpoints:
     def __init__(self, path: Path | None, trainer: Trainer, shrink: Shrink) -> None:
         self._path, self._trainer = path, trainer
         targets = shrink if isinstance(shrink, Targets) else Targets()
-        strength = None if isinstance(shrink, Targets) else shrink
-        self._run = {"settings": trainer.settings.shared(), **targets.options(), "strength": strength}
+        strength = shrink if isinstance(shrink, (int, float)) else None
+        plan = shrink.digest if isinstance(shrink, Closing) else None
+        goal = {**targets.options(), "strength": strength, "plan": plan}
+        self._run = {"settings": trainer.settings.shared(), **goal}
         self._saved = time.monotonic()
 
     def save(self) -> None:

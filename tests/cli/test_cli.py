@@ -183,6 +183,73 @@ def test_prune_from_the_shell_and_its_resuming(
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_a_run_leaves_a_plan_that_another_run_trains_to_zero(
+    capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what = ("--what", "branches,channels", "--target-macs", "0.6")
+    code, _, err = run(capsys, *prune_command(images, tmp_path / "first", *what))
+    assert code == 0, err
+    plan = tmp_path / "first" / "plan.json"
+    macs = json.loads((tmp_path / "first" / "report.json").read_text())["macs_after"]
+    code, text, err = run(capsys, "apply", str(plan), NET, "--input", "1,3,16,16", "--json")
+    assert code == 0, err
+    assert json.loads(text)["steps"][-1]["macs"] == macs
+
+    # killed in the second epoch: the same command goes on, with the same plan
+    from fxprune.training.loop import Trainer
+
+    real = Trainer.run_epoch
+
+    def killed(trainer: Trainer, *args: Any) -> None:
+        if trainer.step:
+            raise KeyboardInterrupt
+        real(trainer, *args)
+
+    out = tmp_path / "second"
+    command = prune_command(images, out, "--plan", str(plan))
+    monkeypatch.setattr(Trainer, "run_epoch", killed)
+    assert run(capsys, *command)[0] == 130
+    monkeypatch.setattr(Trainer, "run_epoch", real)
+    content = json.loads(plan.read_text())
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({**content, "sites": content["sites"][1:]}))
+    code, _, err = run(capsys, *command[:-1], str(other))
+    assert (code, one_line(err)) == (1, True)
+    assert "holds an unfinished run with plan sha256 " in err
+    code, text, err = run(capsys, *command)
+    assert code == 0, err
+    assert "resuming after epoch 1" in text
+    report = json.loads((out / "report.json").read_text())
+    assert report["macs_after"] == macs
+    assert report["settings"]["plan"] == json.loads((out / "run.json").read_text())["plan"]
+    closed = [json.loads(file.read_text())["sites"] for file in (plan, out / "plan.json")]
+    assert closed[1] == closed[0]
+    assert run(capsys, *command)[1].startswith(f"{out} holds this run, finished: ")
+
+
+def test_a_plan_in_the_shell_is_refused_in_a_line(
+    capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    run(capsys, "plan", NET, "--input", "1,3,16,16", "--target-macs", "0.6", "-o", str(plan))
+    other = tmp_path / "other.json"
+    other.write_text(plan.read_text().replace('"conv1 Conv2d', '"stem Conv2d'))
+    for more, code, message in (
+        (("--plan", "none.json"), 1, "cannot read none.json"),
+        (("--plan", str(plan), "--target-macs", "0.5"), 2, "--target-macs needs no --plan: that says what goes"),
+        (("--plan", str(plan), "--keep", "layer1"), 2, "--keep needs no --plan"),
+        (
+            ("--plan", str(other)),
+            1,
+            "plan is for another network: its layer 1 is stem Conv2d 16x3x3x3, and here it is",
+        ),
+    ):
+        got, _, err = run(capsys, *prune_command(images, tmp_path / "out", *more))
+        assert got == code
+        assert message in err
+        assert not (tmp_path / "out").exists()
+
+
 def one_line(err: str) -> bool:
     return err.startswith("fxprune: error: ") and err.count("\n") == 1
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import fxprune
 from fxprune.costs.macs import total_macs
-from fxprune.errors import TargetError
+from fxprune.errors import LoadError, TargetError
 from fxprune.gates.branch_scale import BranchScale
 from fxprune.pipelines.chains import insert_scales
 from fxprune.structures.gated_layers import layers as layers_of
@@ -178,3 +178,46 @@ def test_norms_can_be_kept() -> None:
     left = targets(result.graph_module)
     assert left.count("BatchNorm2d") == left.count("Conv2d")
     assert "ResConv" not in left
+
+
+def a_plan(model: nn.Module, x: torch.Tensor, what: Any) -> fxprune.PruningPlan:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", fxprune.FxpruneWarning)  # layers go as a whole
+        return fxprune.choose(fxprune.trace(model, x), what, fxprune.Targets(macs=0.6))
+
+
+@pytest.mark.parametrize("what", ["convs", "branches", "channels"])
+@pytest.mark.parametrize("meet_after", [None, 4])
+def test_a_plan_goes_by_zeros_or_at_once(what: str, meet_after: int | None) -> None:
+    model, x = TinyNet(), torch.randn(4, 3, 8, 8)
+    plan = a_plan(model, x, what)
+    result = fxprune.prune(model, x, loop, plan=plan, meet_after=meet_after)
+    wanted = plan.apply(fxprune.trace(model, x), norms="fold").graph_module
+    assert total_macs(result.graph_module) == total_macs(wanted)
+    assert not result.graph_module.training
+    assert "BatchNorm2d" not in targets(result.graph_module)
+    assert result.max_relative is not None
+    assert total_macs(result.steps[0].before) >= total_macs(fxprune.trace(model, x))
+
+
+def test_a_plan_is_refused_beside_what_else_says_what_goes() -> None:
+    model, x = TinyNet(), torch.randn(4, 3, 8, 8)
+    plan = a_plan(model, x, "channels")
+    for given, names in (
+        ({"targets": fxprune.Targets(macs=0.5), "strength": 1e-3}, "targets and strength"),
+        ({"surgery": fxprune.Surgery(what="convs")}, "what"),
+        ({"surgery": fxprune.Surgery(keep=["stem"], threshold=0.1), "meet_after": 3}, "keep and threshold"),
+    ):
+        with pytest.raises(fxprune.FxpruneError, match=f"a plan says what goes: leave {names} out"):
+            fxprune.prune(model, x, loop, plan=plan, **given)
+    for meet_after in (None, 3):
+        with pytest.raises(LoadError, match="plan is for another network"):
+            fxprune.prune(nn.Conv2d(3, 3, 1), x, loop, plan=plan, meet_after=meet_after)
+        with pytest.raises(fxprune.FxpruneError, match="fit took no step"):
+            fxprune.prune(model, x, lambda graph: None, plan=plan, meet_after=meet_after)
+
+
+def test_a_plan_that_is_not_closed_in_time_is_told() -> None:
+    model, x = TinyNet(), torch.randn(4, 3, 8, 8)
+    with pytest.warns(fxprune.FxpruneWarning, match="not all of the plan is closed: fit took 6 steps of the 20"):
+        fxprune.prune(model, x, loop, plan=a_plan(model, x, "channels"), meet_after=20)

@@ -11,10 +11,14 @@ import torch
 from torch import nn
 
 from fxprune.choosing.targets import Targets
+from fxprune.costs.macs import total_macs, total_params
 from fxprune.emission.emit import load_emitted
 from fxprune.emission.formats import Exports
 from fxprune.errors import FxpruneError, FxpruneWarning, LoadError, TargetError
+from fxprune.pruning.choose import choose
+from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.run_results import results_text
+from fxprune.tracing.trace import trace
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.goal import Goal
 from fxprune.training.job import Run, prune_on_data
@@ -212,3 +216,51 @@ def test_what_cannot_be_exported_as_asked_is_left_out_with_a_warning(data: Image
     program = torch.export.load(tmp_path / "out" / "model.pt2").module()
     assert program(sample_inputs(data, 3)).shape == (3, 10)
     assert not (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("goal", "finetune_epochs"),
+    [
+        (Goal(Targets(macs=0.8)), 0),
+        (Goal(Targets(macs=0.6), what="channels"), 1),
+        (Goal(Targets(macs=0.6), what="all"), 0),
+        (Goal(Targets(macs=0.8), strength=1e-3), 0),
+    ],
+)
+def test_a_run_leaves_a_plan_that_cuts_the_same(
+    data: ImageData, tmp_path: Path, goal: Goal, finetune_epochs: int
+) -> None:
+    model = network(nn.ReLU())
+    settings = replace(QUICK, finetune_epochs=finetune_epochs)
+    report = prune_on_data(model, data, tmp_path, settings, goal=replace(goal, norms="keep"))
+    plan = PruningPlan.load(tmp_path / "plan.json")
+    assert plan.sites
+    assert plan.targets == goal.targets
+    cut = plan.apply(trace(model, sample_inputs(data, 4))).graph_module
+    assert (total_macs(cut), total_params(cut)) == (report["macs_after"], report["params_after"])
+
+
+def test_a_plan_is_trained_to_zero_and_gone_on_with(data: ImageData, tmp_path: Path) -> None:
+    model, said = network(nn.ReLU()), list[str]()
+    traced = trace(model, sample_inputs(data, 4))
+    plan = choose(traced, "channels", Targets(macs=0.6))
+    goal, out = Goal(Targets(), plan=plan, norms="keep"), tmp_path / "out"
+    report = prune_on_data(model, data, out, QUICK, goal=goal)
+    assert report["macs_after"] == total_macs(plan.apply(traced).graph_module)
+    assert report["accuracy_after_removal"] == pytest.approx(report["accuracy_before_removal"])
+    left = PruningPlan.load(out / "plan.json")
+    assert {path: sorted(places) for path, places in left.indices.items()} == plan.indices
+    again = prune_on_data(model, data, out, QUICK, goal=goal, run=Run(said.append))
+    assert again["macs_after"] == report["macs_after"]
+    assert any("resuming after epoch 1" in line for line in said)
+    other = replace(plan, sites=[replace(one, indices=one.indices[:1]) for one in plan.sites])
+    with pytest.raises(LoadError, match="is of a run with plan"):
+        prune_on_data(model, data, out, QUICK, goal=replace(goal, plan=other))
+
+
+def test_a_plan_for_another_network_or_beside_a_target_is_refused(data: ImageData, tmp_path: Path) -> None:
+    plan = choose(trace(network(nn.Conv2d(4, 4, 1)), sample_inputs(data, 4)), "channels", Targets(macs=0.6))
+    with pytest.raises(LoadError, match="plan is for another network: its layer 2 is 1 Conv2d 4x4x1x1"):
+        prune_on_data(network(nn.ReLU()), data, tmp_path / "out", QUICK, goal=Goal(Targets(), plan=plan))
+    with pytest.raises(FxpruneError, match="a plan says what goes: leave targets and keep out"):
+        Goal(Targets(macs=0.5), plan=plan, keep=["2"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,8 @@ SAMPLES = 512
 RECALIBRATION = 32
 """Batches on which norms are measured anew."""
 
+Epochs = Sequence[Mapping[str, Any]]
+
 
 @dataclass(frozen=True)
 class Work:
@@ -65,11 +67,11 @@ class Work:
         """Return the graph of a copy of the baseline, in eval mode."""
         return fxprune.trace(copy.deepcopy(self.network).eval(), self.examples)
 
-    def train(self, model: nn.Module, folder: Path, name: str, settings: Settings, **more: Any) -> list[dict[str, Any]]:
-        """Train ``model`` in place, on from a checkpoint if there is one; it ends in eval mode. Returns the epochs."""
+    def train(self, model: nn.Module, folder: Path, name: str, settings: Settings, **more: Any) -> Epochs:
+        """Train ``model`` in place, on from a checkpoint if there is one; it ends in eval mode."""
         session = Session(folder / f"{name}.pt", folder / f"{name}.jsonl")
         rows = train(model, self.data, settings, print, session=session, **more)
-        model.cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+        model.cpu().to(memory_format=torch.contiguous_format).eval()
         return epochs(rows)
 
     def choosing(self, model: nn.Module) -> float:
@@ -88,7 +90,7 @@ class Work:
         recalibrate(own, images, RECALIBRATION)
         return self.choosing(own)
 
-    def finished(self, model: nn.Module, path: Sequence[dict[str, Any]], cut_seconds: float = 0.0) -> dict[str, Any]:
+    def finished(self, model: nn.Module, path: Epochs, cut_seconds: float = 0.0) -> dict[str, Any]:
         """Return what every arm tells of the network that it ends with."""
         right = self.right(model)
         traced = model if isinstance(model, fx.GraphModule) else fxprune.trace(copy.deepcopy(model), self.examples)
@@ -127,8 +129,14 @@ def one_shot(work: Work, folder: Path, *, criterion: str, scope: Any) -> dict[st
     """Cut the channels that a criterion puts last, then train on."""
 
     def cut() -> nn.Module:
-        options = {"only": work.only, "seed": work.settings.seed, "data": sample_batches(work.data, SAMPLES)}
-        remove = RemoveChannels(target_macs=work.target, scope=scope, criterion=criterion, **options)
+        remove = RemoveChannels(
+            target_macs=work.target,
+            scope=scope,
+            criterion=criterion,
+            data=sample_batches(work.data, SAMPLES),
+            seed=work.settings.seed,
+            only=work.only,
+        )
         return remove(work.traced()).graph_module
 
     return _cut_and_trained(work, folder, cut, work.settings)
@@ -159,9 +167,9 @@ def torch_pruning_lasso(work: Work, folder: Path, *, reg: float) -> dict[str, An
 
 
 def _cut_and_trained(
-    work: Work, folder: Path, cut: Any, settings: Settings, before: Sequence[dict[str, Any]] = ()
+    work: Work, folder: Path, cut: Callable[[], nn.Module], settings: Settings, before: Epochs = ()
 ) -> dict[str, Any]:
-    """Train on what ``cut()`` returns, which is the same each time; return what became of it, and of the cut alone."""
+    """Train on what ``cut()`` returns, the same each time; return what became of it, and of the cut alone."""
     start = time.monotonic()
     network = cut()
     seconds = time.monotonic() - start
@@ -172,7 +180,7 @@ def _cut_and_trained(
     return {**work.finished(network, [*before, *later], seconds), **alone, "seconds_cut": round(seconds, 1)}
 
 
-ARMS = {
+ARMS: dict[str, Callable[[Work, Path], dict[str, Any]]] = {
     "baseline trained on": trained_on,
     "trained to zero": trained_to_zero,
     "trained to zero, over half": partial(trained_to_zero, shrink_share=0.5),

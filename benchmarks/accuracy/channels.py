@@ -20,8 +20,8 @@ random.)
 
 5,000 training images, the same for all arms of a seed, are held out to choose on: what an epoch or a cut comes to is
 told on these, and the variants of a family are compared by them. (The checkpoint was trained on them too, by others.)
-The test images are seen by finished networks alone. Runs keep which of them each network has right, so that differences
-have a paired standard error. An arm that was killed goes on from its checkpoint.
+The test images are seen by finished networks alone. Runs keep which of them each network has right, so that
+differences have a paired standard error. An arm that was killed goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -85,16 +85,21 @@ def prepared(arguments: argparse.Namespace, settings: Settings, folder: Path) ->
     own = folder / "fine-tuned"
     own.mkdir(parents=True, exist_ok=True)
     weights, told = own / "weights.pt", own / "report.json"
+    shared = {**settings.shared(), "target": arguments.target, "choosing": arguments.choosing}
+    if told.exists() and _read(own)["settings"] != shared:
+        raise SystemExit(
+            f"{own} was run with other settings: {_read(own)['settings']}; use the same, or other --runs"
+        )
     if not told.exists():
         before = evaluate(network, data.held_out, workers=settings.workers)
         train(network, data, settings, print, session=Session(own / "checkpoint.pt", own / "metrics.jsonl"))
-        network.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        network.cpu().to(memory_format=torch.contiguous_format)
         torch.save(network.state_dict(), weights)
         traced = fxprune.trace(network.eval(), sample_inputs(data, 16))
         top1 = {"checkpoint": before, "fine_tuned": evaluate(network, data.held_out, workers=settings.workers)}
         costs = {"macs": total_macs(traced), "params": total_params(traced)}
-        shared = {**settings.shared(), "target": arguments.target, "choosing": arguments.choosing}
-        write_json(told, {"top1_choosing": top1, **costs, "settings": shared, "test_images": len(test)})  # type: ignore[arg-type]
+        images = len(test)  # type: ignore[arg-type]  # every map-style data set has a length
+        write_json(told, {"top1_choosing": top1, **costs, "settings": shared, "test_images": images})
     network.load_state_dict(torch.load(weights, weights_only=True))
     only = [] if arguments.network in EVERYWHERE else IN_BLOCKS
     return Work(network.eval(), data, test, settings, arguments.target, only)
@@ -171,7 +176,8 @@ def _best(family: str, arms: dict[str, dict[int, dict[str, Any]]]) -> str | None
     """Return the arm of a family that is best on the images held out of training, by those run with most seeds."""
     own = {arm: done for arm, done in arms.items() if arm.startswith(family)}
     most = max(map(len, own.values()), default=0)
-    means = {arm: mean(one["top1_choosing"] for one in done.values()) for arm, done in own.items() if len(done) == most}
+    full = {arm: list(done.values()) for arm, done in own.items() if len(done) == most}
+    means = {arm: mean(one["top1_choosing"] for one in reports) for arm, reports in full.items()}
     return max(means, key=means.__getitem__, default=None)
 
 

@@ -1,4 +1,4 @@
-"""Images held out of training to choose on, top-1 image by image, and differences of two networks on the same images."""
+"""Images held out of training to choose on, top-1 image by image, and differences on the same images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Correct = NDArray[np.bool_]
 
 
 def without_choosing(data: ImageData, count: int, seed: int) -> tuple[ImageData, Dataset[Any]]:
-    """Return the data with ``count`` training images, drawn by ``seed``, held out instead of the test images; and these.
+    """Return the data with ``count`` training images, drawn by ``seed``, held out; and the test images apart.
 
     So what a training tells of itself, and all that is chosen by it, knows no test image.
     """

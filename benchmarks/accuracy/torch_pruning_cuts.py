@@ -1,6 +1,6 @@
 """Channels cut by Torch-Pruning, to a share of the MACs: its L1, and what its group lasso has made small.
 
-Ratios are found by bisection, as its README does for a number of MACs: the least that meets the target.
+Ratios are found by bisection: what comes nearest to the target, above or below it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def cut_by_l1(network: nn.Module, examples: torch.Tensor, target: float, only: l
         tp.pruner.MagnitudePruner(own, examples, importance, pruning_ratio=ratio, ignored_layers=kept).step()
         return own
 
-    return _least(cut, network, examples, target)
+    return _nearest(cut, network, examples, target)
 
 
 def cut_by_group_norm(network: nn.Module, examples: torch.Tensor, target: float, only: list[str]) -> nn.Module:
@@ -44,7 +44,7 @@ def cut_by_group_norm(network: nn.Module, examples: torch.Tensor, target: float,
         _group_norm_pruner(own, examples, only, pruning_ratio=ratio).step()
         return own
 
-    return _least(cut, network, examples, target)
+    return _nearest(cut, network, examples, target)
 
 
 @contextmanager
@@ -69,27 +69,23 @@ def _group_norm_pruner(network: nn.Module, examples: torch.Tensor, only: list[st
 def _ignored(network: nn.Module, only: list[str]) -> list[nn.Module]:
     """Return the layers whose output channels stay: the classifier, and what ``only`` does not name."""
     found = {path: one for path, one in network.named_modules() if isinstance(one, (nn.Conv2d, nn.Linear))}
-    return [
-        one
-        for path, one in found.items()
-        if isinstance(one, nn.Linear) or (only and not matches(only, path))
-    ]
+    return [one for path, one in found.items() if isinstance(one, nn.Linear) or (only and not matches(only, path))]
 
 
-def _least(cut: Callable[[float], nn.Module], network: nn.Module, examples: torch.Tensor, target: float) -> nn.Module:
-    """Return ``cut(ratio)`` for the least ratio that leaves ``target`` of the MACs of ``network``, or less."""
-    most = target * _macs(network, examples)
-    low, high, best = 0.0, 1.0, None
-    for _ in range(_HALVINGS):
+def _nearest(
+    cut: Callable[[float], nn.Module], network: nn.Module, examples: torch.Tensor, target: float
+) -> nn.Module:
+    """Return ``cut(ratio)`` for the ratio that leaves what is nearest to ``target`` of the MACs of ``network``."""
+    wanted = target * _macs(network, examples)
+    low, high = 0.0, 1.0
+    found: list[tuple[float, int, nn.Module]] = []
+    for number in range(_HALVINGS):
         middle = (low + high) / 2
-        found = cut(middle)
-        if _macs(found, examples) <= most:
-            high, best = middle, found
-        else:
-            low = middle
-    if best is None:
-        raise SystemExit(f"Torch-Pruning cannot leave {target} of the MACs")
-    return best
+        model = cut(middle)
+        macs = _macs(model, examples)
+        found.append((abs(macs - wanted), number, model))
+        low, high = (low, middle) if macs <= wanted else (middle, high)
+    return min(found)[2]
 
 
 def _macs(network: nn.Module, examples: torch.Tensor) -> int:

@@ -86,10 +86,8 @@ def prepared(arguments: argparse.Namespace, settings: Settings, folder: Path) ->
     own.mkdir(parents=True, exist_ok=True)
     weights, told = own / "weights.pt", own / "report.json"
     shared = {**settings.shared(), "target": arguments.target, "choosing": arguments.choosing}
-    if told.exists() and _read(own)["settings"] != shared:
-        raise SystemExit(
-            f"{own} was run with other settings: {_read(own)['settings']}; use the same, or other --runs"
-        )
+    if told.exists() and (known := _read(own)["settings"]) != shared:
+        raise SystemExit(f"{own} was run with other settings, {known}: use the same, or other --runs")
     if not told.exists():
         before = evaluate(network, data.held_out, workers=settings.workers)
         train(network, data, settings, print, session=Session(own / "checkpoint.pt", own / "metrics.jsonl"))

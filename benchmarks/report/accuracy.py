@@ -15,6 +15,11 @@ _PRUNED_HEADERS = (
     *("", "top-1", "against the baseline", "MACs", "parameters", "time, batch 1", "batch 64"),
     *("distillation: outputs, maps, teachers", "shrunk in"),
 )
+_NARROWED_HEADERS = (
+    *("", "seeds", "MACs left", "parameters left"),
+    *("the cut alone", "norms anew", "after an epoch", "at the end"),
+    *("top-1, test", "against the first chosen"),
+)
 
 
 def page() -> Page:
@@ -104,19 +109,10 @@ def _devices(arm: Mapping[str, Any]) -> set[str]:
 def channels(network: str, record: Record) -> Section:
     """Return the section of ways to narrow a network."""
     arms, chosen = record["arms"], list(record["chosen"].values())
-    headers = ["", "seeds", "MACs left", "parameters left"]
-    headers += [
-        "the cut alone",
-        "norms anew",
-        "after an epoch",
-        "at the end",
-        "top-1, test",
-        "against the first chosen",
-    ]
     rows = [[arm, len(one["seeds"]), *_narrowed_cells(one, record["baseline"])] for arm, one in arms.items()]
     shown = [arm for arm in arms if arm in chosen or arm.startswith(("baseline", "random"))]
     draw = _drawn({arm: arms[arm]["path"] for arm in shown}, f"{network}: one seed, images held out of training")
-    return Section(f"{network}, ways to narrow it", _how_it_was_narrowed(record), rows, headers, draw)
+    return Section(f"{network}, ways to narrow it", _how_it_was_narrowed(record), rows, _NARROWED_HEADERS, draw)
 
 
 def _how_it_was_narrowed(record: Record) -> str:

@@ -105,9 +105,10 @@ def test_the_streams_of_a_resnet_with_projections_can_go() -> None:
 def test_the_section_of_channels_has_a_row_an_arm() -> None:
     mean = {"macs": 50, "params": 60, "top1_choosing": 0.9, "top1": 0.89}
     against = {"difference": -0.012, "standard_error": 0.003}
-    arms = {
+    removed = [{"top1": 0.88, "top1_before_removal": 0.87}, {"top1": 0.90, "top1_before_removal": 0.91}]
+    arms: dict[str, Any] = {
         "baseline trained on": {"mean": mean, "against": against},
-        "trained to zero": {"mean": {**mean, "top1_before_removal": 0.89}},
+        "trained to zero": {"mean": mean, "seeds": dict(enumerate(removed))},
         "l1, uniform": {"mean": {**mean, "top1_choosing_cut": 0.2}, "against": against},
     }
     record = {
@@ -115,7 +116,7 @@ def test_the_section_of_channels_has_a_row_an_arm() -> None:
         "seeds": [0, 1],
         "baseline": {"macs": 100, "params": 100, "top1_choosing": {"0": {"fine_tuned": 0.91}}},
         "chosen": {"trained to zero": "trained to zero"},
-        "arms": {arm: {**one, "seeds": {"0": {}, "1": {}}, "path": []} for arm, one in arms.items()},
+        "arms": {arm: {"seeds": {"0": {}, "1": {}}, "path": [], **one} for arm, one in arms.items()},
         "not_run": ["l2, uniform"],
     }
     section = channels("resnet20", record)
@@ -123,5 +124,5 @@ def test_the_section_of_channels_has_a_row_an_arm() -> None:
     assert section.rows[2][2:5] == ["50.0%", "60.0%", "20.00%"]
     assert section.rows[2][-1] == "-1.20 ± 0.30"
     assert all(len(row) == len(section.headers) for row in section.rows)
-    assert "at most 0.00 points" in section.text
+    assert "at most 1.00 points" in section.text
     assert "Not run: l2, uniform" in section.text

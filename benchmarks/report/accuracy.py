@@ -118,8 +118,8 @@ def channels(network: str, record: Record) -> Section:
 def _how_it_was_narrowed(record: Record) -> str:
     settings = record["settings"]
     tuned = [one["fine_tuned"] for one in record["baseline"]["top1_choosing"].values()]
-    to_zero = [one["mean"] for one in record["arms"].values() if "top1_before_removal" in one["mean"]]
-    changes = [abs(one["top1"] - one["top1_before_removal"]) for one in to_zero]
+    runs = [run for one in record["arms"].values() for run in one["seeds"].values()]
+    changes = [abs(run["top1"] - run["top1_before_removal"]) for run in runs if "top1_before_removal" in run]
     most = f"{100 * max(changes, default=0):.2f}"
     at_removal = f" Removal of what was trained to zero changed top-1 by at most {most} points." if changes else ""
     not_run = f" Not run: {'; '.join(record['not_run'])}." if record["not_run"] else ""

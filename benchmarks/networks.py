@@ -4,13 +4,44 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
 from torch import nn
+from torch.nn import functional
 
-from fxprune.training.cifar_resnet import CifarResNet
+from fxprune.training.cifar_resnet import BasicBlock, CifarResNet
 
 resnet20 = partial(CifarResNet, depth=20)
 resnet56 = partial(CifarResNet, depth=56)
 resnet110 = partial(CifarResNet, depth=110)
+
+
+class ProjectedBlock(BasicBlock):
+    """A basic block whose shortcut is a 1x1 conv with a norm."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__(in_channels, channels, stride)
+        self.shortcut = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return relu(residual(x) + shortcut(x))."""
+        y = functional.relu(self.bn1(self.conv1(x)))
+        return functional.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
+
+
+class ProjectedResNet(CifarResNet):
+    """A CIFAR ResNet whose stages begin with 1x1 convs as shortcuts: option B of He et al., arXiv 1512.03385."""
+
+    @staticmethod
+    def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+        stage = CifarResNet._stage(in_channels, channels, blocks, stride)
+        if in_channels != channels:
+            stage[0] = ProjectedBlock(in_channels, channels, stride)
+        return stage
+
+
+resnet20b = partial(ProjectedResNet, depth=20)
 
 
 class PlainNet(nn.Sequential):

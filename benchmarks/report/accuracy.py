@@ -1,4 +1,4 @@
-"""The page of trainings: what cifar10.py, removal.py, shrinking.py and plain.py of accuracy/ recorded."""
+"""The page of trainings: what cifar10, channels, removal, shrinking and plain of accuracy/ recorded."""
 
 from __future__ import annotations
 
@@ -15,11 +15,22 @@ _PRUNED_HEADERS = (
     *("", "top-1", "against the baseline", "MACs", "parameters", "time, batch 1", "batch 64"),
     *("distillation: outputs, maps, teachers", "shrunk in"),
 )
+_NARROWED_HEADERS = (
+    *("", "seeds", "MACs left", "parameters left"),
+    *("the cut alone", "norms anew", "after an epoch", "at the end"),
+    *("top-1, test", "against the first chosen"),
+)
 
 
 def page() -> Page:
     """Return the page."""
-    sections = {"cifar10": pruned, "removal": removal, "shrinking": shrinking, "plain": plain}
+    sections = {
+        "cifar10": pruned,
+        "channels": channels,
+        "removal": removal,
+        "shrinking": shrinking,
+        "plain": plain,
+    }
     return page_of_records("accuracy", "Accuracy", sections)
 
 
@@ -93,6 +104,44 @@ def _devices(arm: Mapping[str, Any]) -> set[str]:
     """Return where the epochs of an arm were trained; older records name only where it was finished."""
     named = {epoch["device"] for epoch in arm["path"] if "device" in epoch}
     return named or {arm.get("hardware", {}).get("gpu") or "cpu"}
+
+
+def channels(network: str, record: Record) -> Section:
+    """Return the section of ways to narrow a network."""
+    arms, chosen = record["arms"], list(record["chosen"].values())
+    rows = [[arm, len(one["seeds"]), *_narrowed_cells(one, record["baseline"])] for arm, one in arms.items()]
+    shown = [arm for arm in arms if arm in chosen or arm.startswith(("baseline", "random"))]
+    draw = _drawn({arm: arms[arm]["path"] for arm in shown}, f"{network}: one seed, images held out of training")
+    return Section(f"{network}, ways to narrow it", _how_it_was_narrowed(record), rows, _NARROWED_HEADERS, draw)
+
+
+def _how_it_was_narrowed(record: Record) -> str:
+    settings = record["settings"]
+    tuned = [one["fine_tuned"] for one in record["baseline"]["top1_choosing"].values()]
+    runs = [run for one in record["arms"].values() for run in one["seeds"].values()]
+    changes = [abs(run["top1"] - run["top1_before_removal"]) for run in runs if "top1_before_removal" in run]
+    most = f"{100 * max(changes, default=0):.2f}"
+    at_removal = f" Removal of what was trained to zero changed top-1 by at most {most} points." if changes else ""
+    not_run = f" Not run: {'; '.join(record['not_run'])}." if record["not_run"] else ""
+    return (
+        f"{settings['target']:g} of the MACs wanted, seeds {', '.join(map(str, record['seeds']))}, "
+        f"{settings['precision']}; {settings['epochs']} epochs of fine-tuning, then as many for every arm. "
+        f"{settings['choosing']:,} training images are held out to choose on, and columns but the last two are of "
+        f"these: {percent(sum(tuned) / len(tuned))} before anything is cut. By them "
+        f"{' and '.join(record['chosen'].values())} were chosen among variants. The last column is test top-1 less "
+        f"that of the first chosen, with the paired standard error over the test images, in points."
+        f"{at_removal}{not_run}"
+    )
+
+
+def _narrowed_cells(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
+    mean, against = arm["mean"], arm.get("against")
+    shares = [f"{mean[name] / baseline[name]:.1%}" for name in ("macs", "params")]
+    steps = ("top1_choosing_cut", "top1_choosing_recalibrated", "top1_choosing_first_epoch", "top1_choosing", "top1")
+    cells = [percent(mean[step]) if step in mean else "" for step in steps]
+    if against is None:
+        return [*shares, *cells, ""]
+    return [*shares, *cells, f"{100 * against['difference']:+.2f} ± {100 * against['standard_error']:.2f}"]
 
 
 def removal(network: str, record: Record) -> Section:

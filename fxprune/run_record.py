@@ -122,7 +122,8 @@ class RunRecord:
             zero = sum(values[-1] == 0 for values in scales.values())
             gone = len((self.report or {}).get("layers_removed", ()))
             within = "; other layers that are gone lie in branches whose scale is" if gone > zero else ""
-            parts.append(f"{zero} of {len(scales)} scales are 0 at step {steps[-1]}{within}")
+            means = ", of channels the means of groups," if self.series("channels_left")[0] else ""
+            parts.append(f"{zero} of {len(scales)} scales{means} are 0 at step {steps[-1]}{within}")
         return "\n\n".join(part for part in parts if part)
 
     @property
@@ -141,15 +142,17 @@ class RunRecord:
         every = -(-len(rows) // _MAX_EPOCHS)
         shown = [row for index, row in enumerate(rows, start=1) if index % every == 0 or row is rows[-1]]
         shown += [row for row in self.finetuning if "epoch" in row][-1:]
+        has_channels = any("channels_left" in row for row in shown)
+        columns = {title: one for title, one in _COLUMNS.items() if has_channels or title != "channels"}
         table = [
             [
                 f"{row['epoch']}{'' if row in rows else ' fine-tuning'}",
-                *(_formatted(row.get(name), form) for name, form in _COLUMNS.values()),
+                *(_formatted(row.get(name), form) for name, form in columns.values()),
             ]
             for row in shown
         ]
         return tabulate(
-            table, headers=["epoch", *_COLUMNS], colalign=("left", *["right"] * len(_COLUMNS)), disable_numparse=True
+            table, headers=["epoch", *columns], colalign=("left", *["right"] * len(columns)), disable_numparse=True
         )
 
 
@@ -158,6 +161,7 @@ _COLUMNS = {
     "loss": ("loss", ".3f"),
     "top-1": ("top1", ".2%"),
     "layers": ("layers_left", ","),
+    "channels": ("channels_left", ","),
     "MACs": ("macs_left", ".1%"),
     "parameters": ("params_left", ".1%"),
     "seconds": ("seconds", ".1f"),

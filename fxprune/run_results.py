@@ -45,8 +45,9 @@ def notes_on(report: Mapping[str, Any]) -> list[str]:
         )
     target, left = report.get("settings", {}).get("target_macs"), report["macs_after"] / report["macs_before"]
     if target is not None and target - left > _OVERSHOOT:
+        what = "layers and chunks of channels go" if "channels_removed" in report else "layers go"
         notes.append(
-            f"{left:.1%} of the MACs are left where {target:.1%} were asked for: layers go as a whole, and of those "
+            f"{left:.1%} of the MACs are left where {target:.1%} were asked for: {what} as a whole, and of those "
             "that meet the target the ones that are missed least went"
         )
     return notes

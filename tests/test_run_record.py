@@ -56,6 +56,22 @@ def test_a_finished_run(tmp_path: Path) -> None:
         assert line in text, text
 
 
+def test_a_run_of_channels_tells_how_many_are_left(tmp_path: Path) -> None:
+    rows = [{("channels_left" if name == "layers_left" else name): one for name, one in row.items()} for row in ROWS]
+    write(tmp_path, "metrics.jsonl", *rows)
+    channels = {"channels_removable": 3, "channels_removed": 1, "removed": {}, "removable": {}}
+    write(tmp_path, "report.json", {**REPORT, **channels, "settings": {"target_macs": 0.75}})
+    text = " ".join(str(read_run(tmp_path)).split())
+    for line in (
+        "layers channels MACs",
+        "2 120 0.900 75.00% 2 70.0%",
+        "1 of 3 scales, of channels the means of groups, are 0 at step 120",
+        "layers and chunks of channels go as a whole",
+        "1 of 3 channels are gone",
+    ):
+        assert line in text, text
+
+
 def test_layers_in_removed_branches_and_opaque_parts_are_told(tmp_path: Path) -> None:
     more = {"opaque": ["roi"], "activation_bytes_before": 20, "activation_bytes_after": 10}
     write(tmp_path, "metrics.jsonl", *ROWS)

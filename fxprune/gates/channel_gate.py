@@ -154,16 +154,20 @@ class _Reading(Gated):
 
     Attributes:
         index: (layers, columns): for each column the places, in 1 and all scales one after the other, of those
-            whose product it is multiplied with.
+            whose product it is multiplied with. No buffer: averages of buffers would round whole numbers down.
     """
 
     fused_by = "FuseChannelGate"
-    index: torch.Tensor
 
     def __init__(self, index: torch.Tensor, axis: int) -> None:
         super().__init__()
-        self.axis = axis
-        self.register_buffer("index", index)
+        self.index, self.axis = index, axis
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move it, with its places."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.index = fn(self.index)
+        return self
 
     def factor(self, rank: int, scales: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the factor of each column, along :attr:`axis` of ``rank`` axes."""

@@ -174,7 +174,7 @@ class SteeredL1(ProximalL1):
             if path not in self.order and not layer.closed and (not layer.resting or layer.gate.requires_grad):
                 layer.gate.fill_(self._gates[path])  # before the choice, which compares layers as they are
         for path, scales in self._scales.items():
-            if not self.channels[path].resting:
+            if not self.channels[path].resting or self.channels[path].gate.requires_grad:
                 self.channels[path].gate.copy_(scales)
         while self._schedule.wants_another(self.steps_done) and not self._enough_chosen:
             self._choose()

@@ -60,6 +60,7 @@ def run_plots(run: RunRecord) -> str:
     panels = {
         "effective scale of each layer": (run.scales()[0], _scales),
         "layers left": (run.series("layers_left")[0], _layers),
+        "channels left": (run.series("channels_left")[0], _channels),
         "MACs left": (run.series("macs_left")[0], _macs),
         "training loss, mean of each epoch": (run.series("loss", epochs=True)[0], _loss),
         "held-out top-1": (run.series("top1")[0], _top1),
@@ -113,12 +114,16 @@ def _scales(axes: Axes, run: RunRecord) -> None:
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
 
 
-def _layers(axes: Axes, run: RunRecord) -> None:
+def _layers(axes: Axes, run: RunRecord, name: str = "layers_left") -> None:
     from matplotlib.ticker import MaxNLocator
 
-    _steps(axes, run, "layers_left")
+    _steps(axes, run, name)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+
+
+def _channels(axes: Axes, run: RunRecord) -> None:
+    _layers(axes, run, "channels_left")
 
 
 def _macs(axes: Axes, run: RunRecord) -> None:

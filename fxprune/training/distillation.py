@@ -15,6 +15,7 @@ from torch.nn import functional
 from fxprune.errors import FxpruneError
 from fxprune.facts.dominators import Flow
 from fxprune.facts.shapes import META, shape
+from fxprune.gates.channel_gate import ScaledColumns
 from fxprune.ir.copies import copy_graph_module
 from fxprune.ir.nodes import origins
 from fxprune.ops.call import Call
@@ -106,7 +107,7 @@ def with_feature_maps(graph_module: fx.GraphModule, readers: Iterable[str]) -> f
 
 
 def _is_conv_or_linear(node: fx.Node) -> bool:
-    return Call(node).kind in ("conv", "transposed conv", "linear")
+    return _call(node).kind in ("conv", "transposed conv", "linear")
 
 
 def _same_map(a: fx.Node, b: fx.Node | None) -> bool:
@@ -115,4 +116,10 @@ def _same_map(a: fx.Node, b: fx.Node | None) -> bool:
 
 
 def _read(node: fx.Node) -> fx.Node | None:
-    return Call(node).input
+    return _call(node).input
+
+
+def _call(node: fx.Node) -> Call:
+    """Return what ``node`` computes, without the scales of channels."""
+    call = Call(node)
+    return Call(node, call.module.layer) if isinstance(call.module, ScaledColumns) else call

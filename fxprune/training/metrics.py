@@ -61,7 +61,8 @@ class Metrics:
 
 def epochs(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return what a report tells of each epoch: "seconds" is its time, over restarts too, "device" where it ended."""
-    names = ("epoch", "loss", "top1", "layers_left", "macs_left", "params_left", "seconds", "device")
+    left = ("layers_left", "channels_left", "macs_left", "params_left")
+    names = ("epoch", "loss", "top1", *left, "seconds", "device")
     return [{name: row[name] for name in names if name in row} for row in rows if "epoch" in row]
 
 

@@ -9,6 +9,7 @@ import torch
 from channel_nets import NETS
 from torch import fx, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import fxprune
 from fxprune import passes
@@ -112,3 +113,21 @@ def test_what_holds_gates_is_not_emitted(tmp_path: object) -> None:
     _, graph, _ = gated()
     with pytest.raises(fxprune.errors.EmitError, match="FuseChannelGate"):
         fxprune.emit(graph, f"{tmp_path}/out")
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.9999])
+def test_averages_of_buffers_multiply_the_same_columns(decay: float) -> None:
+    _, graph, inputs = gated()
+    for module in graph.modules():
+        if isinstance(module, ChannelScale):
+            module.set_scale(torch.linspace(0.1, 1, module.width), None)
+    average = AveragedModel(graph, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    for _ in range(40):
+        average.update_parameters(graph)
+    torch.testing.assert_close(average.module.eval()(*inputs), graph.eval()(*inputs))
+
+
+def test_the_places_of_columns_move_with_the_gate() -> None:
+    columns = ScaledColumns(nn.Linear(3, 2), torch.tensor([[0, 1, 2]]), 1)
+    assert columns.to("meta").index.is_meta
+    assert ScaledColumns(nn.Linear(3, 2), torch.tensor([[0, 1, 2]]), 1).half().index.dtype == torch.int64

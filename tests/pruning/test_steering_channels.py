@@ -134,3 +134,18 @@ def test_closed_channels_stay_closed_and_read_as_zero() -> None:
     assert scale.closed_classes.tolist() == [False, True, False, False]
     assert float(scale.penalty().detach()) == 2.25
     assert scale.effective_scale == pytest.approx(2.25 / 4)
+
+
+def test_resting_gates_that_an_optimizer_moves_go_back() -> None:
+    graph = gated()
+    shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.9), meet_after=1000)
+    for module in shrink.channels.values():
+        module.gate.requires_grad_(True)  # as in DistributedDataParallel
+    optimizer = torch.optim.AdamW(graph.parameters(), lr=0.1, weight_decay=0.5)
+    for step in range(3):
+        for module in shrink.channels.values():
+            module.gate.grad = torch.zeros_like(module.gate)  # of a parameter that takes no part
+        optimizer.step()
+        shrink.step()
+        for path, module in shrink.channels.items():
+            assert not module.resting or bool((module.gate == 1).all()), (step, path)

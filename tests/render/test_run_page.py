@@ -27,6 +27,7 @@ def record(*names: str, report: dict[str, Any] | None = None) -> RunRecord:
             "epoch": step,
             "top1": 0.5 + step / 100,
             "layers_left": 2,
+            "channels_left": 9,
             "macs_left": 0.5,
             "scales": LAYERS if step == 1 else {"first": 0.0},
         }
@@ -42,6 +43,8 @@ def test_plots_hold_what_was_measured() -> None:
         assert f">{title}</text>" in svg
     assert "currentColor" in svg
     assert "layers left" not in run_plots(record("top1"))
+    assert ">channels left</text>" in run_plots(record("channels_left"))
+    assert "channels left" not in svg
     assert run_plots(record()) == ""
     assert svg == run_plots(record("top1", "layers_left", "macs_left", "scales"))
 

@@ -105,6 +105,16 @@ def test_maps_are_compared_at_the_ends_of_stages() -> None:
     assert found[mobilenet_v2][-2:] == ["features_18_0", "classifier_1"]
 
 
+def test_gates_of_channels_leave_the_ends_of_stages_where_they_are(data: ImageData) -> None:
+    teacher = traced(network().eval(), data)
+    gated = insert_scales(teacher, what="channels").graph_module
+    readers = stage_ends(gated, teacher)
+    assert readers == stage_ends(insert_scales(teacher, what="branches").graph_module, teacher)
+    images = sample_inputs(data, 8)
+    for mine, known in zip(*(with_feature_maps(one, readers)(images)[1] for one in (gated, teacher)), strict=True):
+        torch.testing.assert_close(mine, known)
+
+
 def test_the_maps_are_those_of_the_graph_and_layers_may_go(data: ImageData) -> None:
     teacher = traced(network(), data)
     sparse = insert_scales(teacher, "all").graph_module

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fxprune.run_record import read_rows
 from fxprune.training.engine import make_accelerator
-from fxprune.training.metrics import Metrics, progress_bar
+from fxprune.training.metrics import Metrics, epochs, progress_bar
 from fxprune.training.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("fresh_engine")
@@ -65,3 +65,8 @@ def test_the_time_left_fits_into_a_narrow_terminal(width: int) -> None:
     (line,) = console.file.getvalue().strip().splitlines()  # type: ignore[attr-defined]
     assert "7820/15640 -:--:-- loss" in line
     assert len(line) <= width
+
+
+def test_a_report_tells_of_each_epoch_what_is_left() -> None:
+    row = {"step": 9, "epoch": 1, "layers_left": 2, "channels_left": 30, "macs_left": 0.5}
+    assert epochs([{"step": 5, "loss": 1.0}, row]) == [{name: row[name] for name in row if name != "step"}]

@@ -79,6 +79,7 @@ class RemoveChannels(KeepingPass):
         seed: of "random".
         indices: the output channels that go, by the paths of layers: {"layer1.0.conv1": [0, 3]}. What goes together
             with them goes too, whatever ``least`` and ``multiple_of`` say.
+        threshold: what is gated goes where its scales are at most this: at 0 what training has closed.
         groups: of grouped convs, of norms and of heads go the same channels "within" each, or "whole" ones.
         statistics: "approximate" lets layer and group norms lose channels, whose statistics are of the others then.
         keep, only: layers whose output channels stay (see :mod:`fxprune.choosing.keeping`).
@@ -100,6 +101,7 @@ class RemoveChannels(KeepingPass):
     indices: Mapping[str, Sequence[int]] = field(default_factory=dict, hash=False)
     groups: Groups = "within"
     statistics: Statistics = "exact"
+    threshold: float = 0.0
     target_macs: float | None = None
     target_params: float | None = None
     target_memory: float | None = None
@@ -117,6 +119,8 @@ class RemoveChannels(KeepingPass):
         if self.amount.is_empty and self.scope != "uniform":
             raise FxpruneValueError(f"scope={self.scope!r} needs a ratio or a target")
         made(self.criterion, known_criteria(), "criterion")
+        if not 0 <= self.threshold < 1:
+            raise FxpruneValueError(f"threshold is a scale of at least 0 and below 1; got {self.threshold}")
 
     @property
     def amount(self) -> Amount:
@@ -127,7 +131,7 @@ class RemoveChannels(KeepingPass):
     @property
     def contract(self) -> Contract:  # type: ignore[override]  # depends on the options
         """Equal values where only what nobody reads goes, an equal signature otherwise."""
-        chooses = not self.amount.is_empty or bool(self.indices)
+        chooses = not self.amount.is_empty or bool(self.indices) or self.threshold > 0
         return Contract.SIGNATURE if chooses or self.statistics == "approximate" else Contract.VALUES
 
     def rewrite_all(self, graphs: Graphs, log: Log) -> None:
@@ -182,7 +186,7 @@ class RemoveChannels(KeepingPass):
             kept, held = kept_classes(channels, self.kept, log.region)
             for node in held:
                 log.decline(node, KEPT)
-            found.append(Field(log.region, channels, unread(channels) - kept))
+            found.append(Field(log.region, channels, unread(channels, self.threshold) - kept))
             found[-1].bar(kept)
         if not self.amount.is_empty:
             self._score(graphs[0][1], found, log)
@@ -249,7 +253,8 @@ class RemoveChannels(KeepingPass):
         found = {}
         criterion = made(self.criterion, known_criteria(), "criterion").name
         chosen = "named" if self.indices else f"worth least by {criterion}"
-        reasons = [(set(gone) & set(silent), "which nobody reads"), (set(gone) - set(silent), chosen)]
+        quiet = f"whose scales are at most {self.threshold:g}" if self.threshold else "which nobody reads"
+        reasons = [(set(gone) & set(silent), quiet), (set(gone) - set(silent), chosen)]
         flags = [(channels.flagged(classes), why) for classes, why in reasons]
         for path, classes in channels.outputs.items():
             parts = []

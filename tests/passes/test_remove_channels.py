@@ -222,3 +222,21 @@ def test_a_second_run_changes_nothing_and_the_diff_tells() -> None:
     told = str(fxprune.diff(graph, cut))
     assert "Conv2d 3x3, 3 -> 16 -> 3x3, 3 -> 10" in told
     assert "@@ stem @@" in told
+
+
+def test_a_threshold_takes_what_training_has_nearly_closed() -> None:
+    torch.manual_seed(0)
+    model, inputs = NETS["Dense"]()
+    gated = passes.InsertChannelGate()(fxprune.trace(model.eval(), inputs)).graph_module
+    for gate in fxprune.gates_of(gated):
+        gate.assign(scale=torch.linspace(0.005, 1, gate.width))
+    exact = passes.RemoveChannels()(gated)
+    assert not exact.modified
+    near = passes.RemoveChannels(threshold=0.01)
+    assert (passes.RemoveChannels().contract, near.contract) == (Contract.VALUES, Contract.SIGNATURE)
+    result = near(gated)
+    for before, after in zip(fxprune.gates_of(gated), fxprune.gates_of(result.graph_module), strict=True):
+        assert (before.width - after.width, float(after.scale.min()) > 0.01) == (1, True)
+    assert any("whose scales are at most 0.01" in site.why for site in result.rewritten)
+    with pytest.raises(fxprune.FxpruneError, match=r"threshold is a scale of at least 0 and below 1; got 1\.5"):
+        passes.RemoveChannels(threshold=1.5)

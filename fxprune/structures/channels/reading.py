@@ -16,20 +16,23 @@ from fxprune.structures.channels.walk import Reader
 Flags = NDArray[np.bool_]
 
 
-def unread(channels: Channels) -> set[int]:
-    """Return the classes that can go and of which nothing reaches anybody: all columns that read them are zero."""
+def unread(channels: Channels, threshold: float = 0.0) -> set[int]:
+    """Return the classes that can go and of which nothing reaches anybody: all columns that read them are zero.
+
+    Or all of their scales are at most ``threshold``, if that is above 0.
+    """
     read = np.zeros(len(channels.labels), dtype=bool)
     for reader in channels.walk.readers:
         if channels.all_stay(reader.vectors):
             continue
-        alive = _alive(channels, reader)
+        alive = _alive(channels, reader, threshold)
         for vector in reader.vectors:
             read[channels.class_of[vector[alive]]] = True
     return {one for group in channels.groups for one in group.free[~read[group.free]].tolist()}
 
 
-def _alive(channels: Channels, reader: Reader) -> Flags:
-    """Return which columns of a reader are not zero, NaN included."""
+def _alive(channels: Channels, reader: Reader, threshold: float) -> Flags:
+    """Return which columns of a reader are not zero, NaN included, and have scales above ``threshold``."""
     alive = np.ones(len(reader.vectors[0]), dtype=bool)
     if reader.weight is not None:
         alive &= _nonzero(reader.weight.detach(), reader.axis)
@@ -37,9 +40,9 @@ def _alive(channels: Channels, reader: Reader) -> Flags:
         module = called_module(node)
         is_operand = isinstance(module, ScaledAxis) and node is not reader.node
         if (isinstance(module, ScaledColumns) and node is reader.node) or (is_operand and _is_weight(node, reader)):
-            alive &= factor_at(node) != 0
+            alive &= ~_is_small(factor_at(node), threshold)
         elif is_operand:
-            alive &= ~_zero_at(channels, node)[channels.class_of[reader.vectors[0]]]
+            alive &= ~_zero_at(channels, node, threshold)[channels.class_of[reader.vectors[0]]]
     return alive
 
 
@@ -64,12 +67,18 @@ def _nonzero(weight: torch.Tensor, axis: int) -> Flags:
     return alive
 
 
-def _zero_at(channels: Channels, node: fx.Node) -> Flags:
+def _is_small(factor: NDArray[np.float64], threshold: float) -> Flags:
+    """Say of each factor whether it is at most ``threshold``; NaN is not."""
+    return np.abs(factor) <= threshold
+
+
+def _zero_at(channels: Channels, node: fx.Node, threshold: float) -> Flags:
     """Return, by class, what a gate before a product makes zero: all that is of the class."""
     flags = np.zeros(len(channels.labels), dtype=bool)
     module = called_module(node)
     assert isinstance(module, ScaledAxis)
-    vectors, zero = channels.walk.along(channels.walk.value(node), module.axis), factor_at(node) == 0
+    vectors = channels.walk.along(channels.walk.value(node), module.axis)
+    zero = _is_small(factor_at(node), threshold)
     for vector in vectors:
         flags[channels.class_of[vector[zero]]] = True
     for vector in vectors:

@@ -31,6 +31,8 @@ from fxprune.structures.channels.labels import LEAST
 from fxprune.structures.gated_layers import Gate, gates_of
 from fxprune.structures.missing_scales import why_no_scales
 
+_OF_GRAPH = {"_remaining", "_found", "_groups", "layers", "channels", "_chunks", "_surplus", "_known"}
+
 
 class _Left(NamedTuple):
     """What follows from the sites that are closed: the layers that go with them, and shares of what is left."""
@@ -63,10 +65,7 @@ class ProximalL1:
     def __init__(self, graph_module: fx.GraphModule, strength: float | Mapping[str, float] = 1e-3) -> None:
         require_arguments(ProximalL1.__init__, locals())
         self.graph_module = graph_module = require_graph(graph_module, type(self).__name__)
-        self._remaining = Remaining(graph_module)
-        self._found, self._groups = self._remaining.layers, self._remaining.channels
-        self.layers = {path: layer.module for path, layer in self._found.items()}
-        self.channels = {path: _scales(gate) for path, gate in self._groups.items()}
+        self._find_gates()
         if not self.layers and not self.channels:
             raise FxpruneError(f"the graph has no layer with a scale to shrink; {why_no_scales(graph_module)}")
         for gate in (*self._found.values(), *self._groups.values()):
@@ -88,6 +87,22 @@ class ProximalL1:
             raise FxpruneValueError("the strength of an L1 penalty must not be negative")
         self.steps_done = 0
         self._known: _Left | None = None
+
+    def _find_gates(self) -> None:
+        """Note what the graph has: that of a copy is looked at anew, whose nodes are others."""
+        self._remaining = Remaining(self.graph_module)
+        self._found, self._groups = self._remaining.layers, self._remaining.channels
+        self.layers = {path: layer.module for path, layer in self._found.items()}
+        self.channels = {path: _scales(gate) for path, gate in self._groups.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and files hold: nothing that follows from the graph."""
+        return {name: one for name, one in vars(self).items() if name not in _OF_GRAPH}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`__getstate__` returned."""
+        self.__dict__.update(state, _known=None)
+        self._find_gates()
 
     @property
     def _modules(self) -> dict[str, ScaledLayer]:

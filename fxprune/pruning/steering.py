@@ -129,9 +129,8 @@ class SteeredL1(ProximalL1):
         self._gates = self._gates_now()
         self._shut_before = super().closed_channels
         self._scales = self._scales_now()
-        self._chunks = Chunks(self._remaining, plan.chunk, plan.multiple_of)
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
-        self._surplus = Surplus(graph_module, targets, self._remaining)
+        self._count_costs()
         sites: list[Site] = [*self._found.values(), *self._chunks.first()]
         saved = self._remaining.saved(sites, ())
         self._params = {path: max(1.0, cost.params) for path, cost in saved.items()}
@@ -146,6 +145,15 @@ class SteeredL1(ProximalL1):
         if self._planned is not None:
             return len(self.order) == len(self._planned)
         return self._surplus.is_met(self._chosen())
+
+    def _count_costs(self) -> None:
+        self._chunks = Chunks(self._remaining, self.plan.chunk, self.plan.multiple_of)
+        self._surplus = Surplus(self.graph_module, self.targets, self._remaining)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what a copy or a file holds."""
+        super().__setstate__(state)
+        self._count_costs()
 
     def _story(self) -> str:
         what = self.targets if self._planned is None else "a plan"

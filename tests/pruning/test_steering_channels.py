@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -149,3 +150,18 @@ def test_resting_gates_that_an_optimizer_moves_go_back() -> None:
         shrink.step()
         for path, module in shrink.channels.items():
             assert not module.resting or bool((module.gate == 1).all()), (step, path)
+
+
+@pytest.mark.parametrize("what", ["channels", "branches,channels"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_copies_go_on_as_the_original_does(copied: Any, what: str) -> None:
+    graph = gated(what)
+    shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.5), meet_after=20, probe_inputs=(IMAGES,))
+    trained(graph, shrink, 8)
+    other, others = copied((graph, shrink))
+    assert others.graph_module is other
+    trained(graph, shrink, 14)
+    trained(other, others, 14)
+    assert others.is_met
+    assert (others.order, others.chunks) == (shrink.order, shrink.chunks)
+    torch.testing.assert_close(other.eval()(IMAGES), graph.eval()(IMAGES))

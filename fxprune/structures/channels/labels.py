@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import networkx
 import numpy as np
 from numpy.typing import NDArray
 from torch import fx
@@ -32,6 +31,9 @@ class Reason(NamedTuple):
 
     def __str__(self) -> str:
         return f"{place(self.node)}: {self.why}"
+
+
+_NO_REASON: Any = None
 
 
 class Labels:
@@ -101,11 +103,13 @@ class Labels:
 
     def classes_along(self, labels: Array, axis: int) -> int:
         """Return how many classes there would be if all labels at one place of ``axis`` went together."""
-        rows = np.moveaxis(self.find(labels), axis, 0).reshape(labels.shape[axis], -1).tolist()
-        graph: Any = networkx.Graph()
-        for index, row in enumerate(rows):
-            graph.add_edges_from((("at", index), label) for label in row)
-        return int(networkx.number_connected_components(graph))
+        rows = np.moveaxis(self.find(labels), axis, 0).reshape(labels.shape[axis], -1)
+        known, places = np.unique(rows, return_inverse=True)
+        together = Labels()
+        fresh = together.fresh(len(known))
+        rows = fresh[places.reshape(rows.shape)]
+        together.join(np.repeat(rows[:, 0], rows.shape[1]), rows.ravel(), _NO_REASON)
+        return len(np.unique(together.find(fresh)))
 
     def pin(self, labels: Array, reason: Reason) -> None:
         """Have ``labels`` stay."""

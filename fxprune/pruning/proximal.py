@@ -31,7 +31,7 @@ from fxprune.structures.channels.labels import LEAST
 from fxprune.structures.gated_layers import Gate, gates_of
 from fxprune.structures.missing_scales import why_no_scales
 
-_OF_GRAPH = {"_remaining", "_found", "_groups", "layers", "channels", "_chunks", "_surplus", "_known"}
+_OF_GRAPH = {"_remaining", "_found", "_groups", "layers", "channels", "_known"}
 
 
 class _Left(NamedTuple):

@@ -7,33 +7,26 @@ for ...:
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import distributed, fx
 
-from fxprune.choosing.chunks import Chunks
-from fxprune.choosing.criteria.half_gate import HalfGate
-from fxprune.choosing.named import known_criteria, known_searches, made
+from fxprune.choosing.criteria.base import Criterion
 from fxprune.choosing.plan import Plan
 from fxprune.choosing.remaining import Site
-from fxprune.choosing.samples import Samples
 from fxprune.choosing.schedule import Schedule
+from fxprune.choosing.search.base import Search
 from fxprune.choosing.targets import Targets
-from fxprune.errors import FxpruneError, TargetError
-from fxprune.facts.shapes import shape
+from fxprune.errors import FxpruneError
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import example_inputs_of
 from fxprune.pruning.closing import Closing, shares_of
+from fxprune.pruning.next_site import NextSite
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
 from fxprune.pruning.proximal import ProximalL1
-from fxprune.pruning.surplus import Surplus
 from fxprune.structures.channel_chunk import Chunk
-from fxprune.structures.channels.running import Worth
-from fxprune.structures.gated_layers import Gate
 
 _USUAL = Plan()
 _NOTHING = Targets()
@@ -110,14 +103,9 @@ class SteeredL1(ProximalL1):
         self.targets = targets
         self.meet_after = meet_after
         self.plan = plan
-        self.criterion = made(plan.criterion, known_criteria(), "criterion")
-        self.within = made(plan.within, known_criteria(), "criterion")
-        self.search = made(plan.search, known_searches(), "search")
         self.order: list[str] = []
         self.chunks: dict[str, list[int]] = {}
         self.comparing: Callable[[int, int], None] = _say_nothing
-        self._damages: dict[str, float] = {}
-        self._no_relief: set[str] = set()
         for layer in self._found.values():
             layer.module.train_scale(False)
             if float(layer.module.gate.detach()) == 1 and abs(layer.coefficient() - 1) < 1e-6:
@@ -130,30 +118,54 @@ class SteeredL1(ProximalL1):
         self._shut_before = super().closed_channels
         self._scales = self._scales_now()
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
-        self._count_costs()
-        sites: list[Site] = [*self._found.values(), *self._chunks.first()]
-        saved = self._remaining.saved(sites, ())
-        self._params = {path: max(1.0, cost.params) for path, cost in saved.items()}
-        self._planned = None if closing is None else [*closing.sites(self._remaining, self._chunks.sizes)]
+        self._next = self._choosing()
+        self._closing = closing
+        self._planned = self._planned_sites()
         self._planned_shares = shares_of(self._planned or (), self._remaining)
         self._enough_chosen = self._is_enough()
-        shares = self._planned_shares or self._surplus.shares(sites, ()).values()
+        shares = self._planned_shares or self._next.surplus.shares(self._next.first(), ()).values()
         self._schedule = Schedule(meet_after, plan.window, shares)
 
     def _is_enough(self) -> bool:
         """Say whether nothing else has to be chosen."""
         if self._planned is not None:
             return len(self.order) == len(self._planned)
-        return self._surplus.is_met(self._chosen())
+        return self._next.surplus.is_met(self._chosen())
 
-    def _count_costs(self) -> None:
-        self._chunks = Chunks(self._remaining, self.plan.chunk, self.plan.multiple_of)
-        self._surplus = Surplus(self.graph_module, self.targets, self._remaining)
+    @property
+    def criterion(self) -> Criterion:
+        """By which layers and chunks of channels are compared."""
+        return self._next.criterion
+
+    @property
+    def within(self) -> Criterion:
+        """By which the channels of a group are."""
+        return self._next.within
+
+    @property
+    def search(self) -> Search:
+        """Which of what was compared is next."""
+        return self._next.search
+
+    def _planned_sites(self) -> list[Site] | None:
+        """Return what a plan closes, in turn."""
+        return None if self._closing is None else [*self._closing.sites(self._remaining, self._next.chunks.sizes)]
+
+    def _choosing(self) -> NextSite:
+        return NextSite(self.graph_module, self._remaining, self.targets, self.plan, self._probe)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and files hold: nothing that follows from the graph."""
+        known = self._next.damages, self._next.no_relief
+        return {**super().__getstate__(), "_planned": None, "_next": known}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over what a copy or a file holds."""
+        """Take over what :meth:`__getstate__` returned."""
         super().__setstate__(state)
-        self._count_costs()
+        damages, no_relief = state["_next"]
+        self._next = self._choosing()
+        self._next.damages, self._next.no_relief = damages, no_relief
+        self._planned = self._planned_sites()
 
     def _story(self) -> str:
         what = self.targets if self._planned is None else "a plan"
@@ -251,123 +263,12 @@ class SteeredL1(ProximalL1):
         """Return what is missed least for what it saves, or is next of a plan, and its share of all that goes."""
         if self._planned is not None:
             number = len(self.order)
-            return self._agreed(self._measured(self._planned[number])), self._planned_shares[number]
-        left = self._left_beside(self._chosen())
-        shares = self._surplus.shares(left.values(), self._chosen())
-        gates = [*self._found.values(), *self._groups.values()]
-        with self.criterion.measuring(self.graph_module, gates, Samples.of_inputs(self._probe)) as missed:
-            path = self._searched(left, self._weights(left.values(), shares), self._of_sites(missed))
-        site = self._agreed(left[path])
-        return site, shares[site.path]
-
-    def _measured(self, site: Site) -> Site:
-        """Return ``site``, a layer with the units that it has where layers are compared."""
-        if isinstance(site, Gate):
-            with self.criterion.measuring(self.graph_module, [site], Samples.of_inputs(self._probe)) as missed:
-                missed(site)
-        return site
-
-    def _left_beside(self, chosen: Sequence[Site]) -> dict[str, Site]:
-        """Return by path what may still go: what lies in a chosen branch goes with it; of a group the next chunk."""
-        gone: set[fx.Node] = set().union(*(one.nodes for one in chosen))
-        layers = [layer for path, layer in self._found.items() if layer.node not in gone and path not in self.order]
-        chunks: list[Chunk] = []
-        if self._groups:
-            worth = self._worth()
-            closed: dict[str, list[int]] = {}
-            for one in chosen:
-                if isinstance(one, Chunk):
-                    closed.setdefault(one.path, []).extend(one.places)
-            chunks = self._chunks.after(closed, worth)
-        left = {one.path: one for one in self._compatible([*layers, *chunks], chosen)}
-        if not left:
-            raise TargetError(f"the targets cannot be met, {self.targets}: no layer is left to remove; ask for more")
-        return left
-
-    def _worth(self) -> dict[str, Worth]:
-        """Return how much the channels of each group are missed beside each other, by place."""
-        sites = [self._remaining.site(path) for path in self._groups]
-        with self.within.measuring(self.graph_module, sites, Samples.of_inputs(self._probe)) as missed:
-            return {site.path: missed(site) for site in sites}
-
-    def _of_sites(self, missed: Callable[[Any], Any]) -> Callable[[Any], float]:
-        """Return what says of a layer or a chunk how much it is missed: a chunk as its channels are together."""
-
-        def score(site: Site) -> float:
-            if isinstance(site, Gate) or isinstance(self.criterion, HalfGate):
-                return float(missed(site))
-            return float(missed(self._remaining.site(site.path))[list(site.places)].sum())
-
-        return score
-
-    def _compatible(self, sites: Sequence[Site], chosen: Sequence[Site]) -> list[Site]:
-        """Return those of ``sites`` that can go beside what was chosen: a conv's removal ties channels together."""
-        if not self._groups or not self._found:
-            return list(sites)
-        tied: frozenset[int] = frozenset().union(
-            *(self._remaining.joined_without(one) for one in chosen if isinstance(one, Gate))
-        )
-        cut = {int(label) for one in chosen if isinstance(one, Chunk) for label in one.classes}
-        return [
-            one
-            for one in sites
-            if (tied.isdisjoint(one.classes.tolist()) if isinstance(one, Chunk) else self._ties_none(one, cut))
-        ]
-
-    def _ties_none(self, layer: Gate, cut: Collection[int]) -> bool:
-        return self._remaining.joined_without(layer).isdisjoint(cut)
-
-    def _searched(
-        self, left: Mapping[str, Site], weights: Mapping[str, float], missed: Callable[[Any], float]
-    ) -> str:
-        """Return the path of the next: of those that relieve the memory, if that is asked for."""
-        damage = cache(lambda path: missed(left[path]))
-
-        def search(weights: Mapping[str, float], may_go: Callable[[str], bool] = _is_candidate) -> str | None:
-            return self.search.next_layer(weights, self._damages, damage, may_go, self.comparing)
-
-        chosen, relieves = self._chosen(), self._relief(left)
-        path = search(weights, relieves or _is_candidate)
-        if path is None:
-            self._no_relief.clear()  # it takes more than one of them
-            path = search(weights)
-        assert path is not None
-        if relieves is None and self._surplus.is_met([*chosen, left[path]]):
-            beyond = self._surplus.overshoots(left.values(), chosen)
-            path = search({one: weights[one] * beyond[one] for one in beyond}) or path
-        return path
-
-    def _weights(self, left: Collection[Site], shares: Mapping[str, float]) -> dict[str, float]:
-        """Return by path what a site's damage counts times: the less it saves and can be learnt again, the more."""
-        params = self._surplus.params
-        params_must_go = params is not None and params.excess(self._chosen()) > 0
-        alike = Counter(shape(one.node) for one in left if isinstance(one, Gate))
-        weights = {}
-        for one in left:
-            share = max(shares[one.path], 1e-9)
-            kept = 1.0 if params_must_go else (self._params[one.path] / share) ** 0.5
-            weights[one.path] = kept / share / (alike[shape(one.node)] if isinstance(one, Gate) else self._many(one))
-        return weights
-
-    def _many(self, chunk: Chunk) -> float:
-        """Return how many chunks are left of a group."""
-        path = chunk.path
-        gone = sum(len(places) for key, places in self.chunks.items() if _group_of(key) == path)
-        return (self.channels[path].width - gone) / len(chunk.places)
-
-    def _relief(self, left: Mapping[str, Site]) -> Callable[[str], bool] | None:
-        """Return what says of a layer whether its removal brings memory nearer to its target; None if that is met."""
-        if self._surplus.memory is None:
-            return None
-        memory, chosen = self._surplus.memory, self._chosen()
-        excess = memory.excess(chosen)
-
-        def relieves(path: str) -> bool:
-            if path not in self._no_relief and memory.excess([*chosen, left[path]]) >= excess:
-                self._no_relief.add(path)  # the less is left, the less likely it will
-            return path not in self._no_relief
-
-        return relieves if excess else None
+            return self._agreed(self._next.measured(self._planned[number])), self._planned_shares[number]
+        site, share = self._next.beside(self._chosen(), self.comparing)
+        agreed = self._agreed(site)
+        if agreed.path == site.path:
+            return agreed, share
+        return agreed, self._next.surplus.shares([agreed], self._chosen())[agreed.path]
 
     def _agreed(self, site: Site) -> Site:
         """Return the first process's choice, and take over its units: each process has statistics of its own."""
@@ -429,8 +330,8 @@ class SteeredL1(ProximalL1):
             "shut_before": dict(self._shut_before),
             "channel_scales": {path: scales.clone() for path, scales in self._scales.items()},
             "shares": list(self._schedule.shares),
-            "damages": dict(self._damages),
-            "no_relief": sorted(self._no_relief),
+            "damages": dict(self._next.damages),
+            "no_relief": sorted(self._next.no_relief),
             "gates": dict(self._gates),
         }
 
@@ -446,8 +347,8 @@ class SteeredL1(ProximalL1):
                 self._groups[path].wake()
             self.channels[path].train_scale(False)
         self._schedule.shares = list(state["shares"])
-        self._damages = dict(state["damages"])
-        self._no_relief = set(state.get("no_relief", ()))
+        self._next.damages = dict(state["damages"])
+        self._next.no_relief = set(state.get("no_relief", ()))
         for path, layer in self.layers.items():
             if path in self.order and layer.resting:  # it was chosen in the last step, and its gate is still 1
                 self._found[path].wake()
@@ -459,10 +360,6 @@ class SteeredL1(ProximalL1):
 def _group_of(key: str) -> str:
     """Return the path of the gate that a chunk is of."""
     return key.rpartition("[")[0]
-
-
-def _is_candidate(path: str) -> bool:
-    return True
 
 
 def _say_nothing(done: int, of: int) -> None:

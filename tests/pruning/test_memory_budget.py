@@ -54,7 +54,7 @@ def test_what_sets_the_memory_goes_first() -> None:
     untouched = {name: value.clone() for name, value in graph.state_dict().items()}
     flags = [module.training for module in graph.modules()]
     shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.5, memory=2 / 3), meet_after=40)
-    assert shrink._relief(shrink._left_beside([])) is not None
+    assert shrink._next.relief(shrink._next.left_beside([]), []) is not None
     found = graph.state_dict()  # looking at what could go changed nothing
     rest = {f"{path}.{name}" for path in shrink.layers for name in ("history",)}
     assert all(torch.equal(found[name], value) for name, value in untouched.items() if name not in rest)

@@ -319,7 +319,11 @@ class SteeredL1(ProximalL1):
         """How many layers and groups of channels are compared at first, in words."""
         counts = {"layer": len(self._found), "group of channels": len(self._groups)}
         plural = {"layer": "layers", "group of channels": "groups of channels"}
-        return " and ".join(f"{n} {kind if n == 1 else plural[kind]}" for kind, n in counts.items() if n)
+        told = " and ".join(f"{n} {kind if n == 1 else plural[kind]}" for kind, n in counts.items() if n)
+        sizes = sorted(set(self._next.chunks.sizes.values()))
+        if not sizes:
+            return told
+        return f"{told} (which close {sizes[0]}{f' to {sizes[-1]}' if sizes[1:] else ''} channels at a time)"
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint needs beside the graph's own state."""

@@ -165,3 +165,14 @@ def test_copies_go_on_as_the_original_does(copied: Any, what: str) -> None:
     assert others.is_met
     assert (others.order, others.chunks) == (shrink.order, shrink.chunks)
     torch.testing.assert_close(other.eval()(IMAGES), graph.eval()(IMAGES))
+
+
+def test_what_is_compared_is_told_with_the_sizes_of_chunks() -> None:
+    targets = fxprune.Targets(macs=0.5)
+    assert fxprune.SteeredL1(gated(), targets=targets, meet_after=9).candidates == (
+        "3 groups of channels (which close 1 to 2 channels at a time)"
+    )
+    both = fxprune.SteeredL1(
+        gated("branches,channels"), targets=targets, meet_after=9, plan=fxprune.Plan(multiple_of=2)
+    )
+    assert both.candidates == "2 layers and 3 groups of channels (which close 2 channels at a time)"

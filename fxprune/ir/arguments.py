@@ -21,11 +21,14 @@ from fxprune.ir.nodes import require_graph
 _NUMBERS: dict[Any, tuple[type, str]] = {float: (Real, "a number"), int: (Integral, "a whole number")}
 
 
-def require_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Raise what :func:`require_kind` does for each of ``given``, arguments of ``function`` by name."""
+def require_arguments(function: Callable[..., Any], given: Mapping[str, Any], taker: str = "") -> None:
+    """Raise what :func:`require_kind` does for each of ``given``, arguments of ``function`` by name.
+
+    ``taker`` is what the user called, where that is not ``function`` by its own name.
+    """
     for name, hint, fits in _kinds(function):
         if not fits(given[name]):
-            require_kind(given[name], hint, function.__qualname__.removesuffix(".__init__"), name)
+            require_kind(given[name], hint, taker or function.__qualname__.removesuffix(".__init__"), name)
 
 
 def require_kind(value: Any, hint: Any, taker: str, name: str) -> None:

@@ -52,7 +52,7 @@ class ChannelPenalty(ABC):
         keep: Sequence[str] = (),
         only: Sequence[str] = (),
     ) -> None:
-        require_arguments(ChannelPenalty.__init__, locals())
+        require_arguments(ChannelPenalty.__init__, locals(), type(self).__name__)
         self.graph_module = require_graph(graph_module, type(self).__name__)
         if not strength > 0:
             raise FxpruneValueError(f"the strength of {type(self).__name__} is above 0; got {strength}")

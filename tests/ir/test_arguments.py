@@ -72,10 +72,10 @@ def allowed(value: Any, annotation: str) -> bool:
     """Say whether ``value`` is of a kind that ``annotation`` names, or may be told only later."""
     names: dict[type, tuple[str, ...]] = {
         type(None): ("None",),
-        str: ("str", "Literal", "Parametrization", "Layers", "PathLike"),
+        str: ("str", "Literal", "Parametrization", "Layers", "What", "PathLike"),
         float: ("float",),
         int: ("float", "int"),
-        list: ("Sequence",),
+        list: ("Sequence", "What"),
         nn.Conv2d: ("Module", "Conv"),
         torch.Tensor: ("Tensor",),
         type: ("Callable",),
@@ -106,7 +106,7 @@ def test_a_wrong_argument_is_named(name: str, graph: fx.GraphModule, tmp_path: P
     needed = [
         p.name
         for p in inspect.signature(function).parameters.values()
-        if p.default is p.empty and p.kind is not p.VAR_POSITIONAL
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     for _, argument, wrong in (one for one in calls() if one[0] == name):
         arguments = {each: known[each] for each in needed} | {argument: wrong}

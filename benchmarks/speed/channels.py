@@ -31,6 +31,8 @@ from benchmarks.provenance import provenance
 from benchmarks.report.channels import CIFAR, IMAGENET, ratios
 from benchmarks.speed.compile_record import Row
 from benchmarks.speed.compile_steps import Clock, build, no_collection, status
+from fxprune.choosing.criteria.l1 import L1
+from fxprune.choosing.samples import Samples
 from fxprune.files import write_json
 from fxprune.passes import RemoveChannels
 from fxprune.structures.channels.groups import Channels
@@ -73,7 +75,7 @@ def measure_times(name: str, turns: int) -> Row:
 
 def chosen(channels: Channels) -> dict[str, list[int]]:
     """Return the channels that RemoveChannels(ratio=0.5) takes out, by the paths of layers."""
-    worth, gone = channels.magnitudes, list[int]()
+    worth, gone = L1().by_class(channels, Samples(())), list[int]()
     for group in channels.groups:
         gone += group.free[worth[group.free].argsort(kind="stable")][: group.width // 2].tolist()
     goes = channels.flagged(channels.spared(gone, worth))

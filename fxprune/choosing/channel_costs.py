@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from fxprune.costs.macs import around_regions, batch_size, node_macs
+from fxprune.costs.macs import batch_size, node_macs
+from fxprune.costs.parameter_holders import Holders
 from fxprune.gates.base import ungated
 from fxprune.ops.call import Call
 from fxprune.structures.channels.groups import Channels
@@ -64,7 +65,8 @@ class Costs:
         self._classes: list[Array] = []  # of each axis: (layers of labels, its size)
         known: dict[tuple[int, ...], tuple[int, Vectors]] = {}
         self._terms: list[list[tuple[float, list[int], Nodes]]] = []  # with the nodes that compute, or hold, it
-        holders = _holders(channels.graph_module)
+        held = Holders(channels.graph_module).held(channels.graph_module)
+        holders = {key: nodes for key, (_, nodes) in held.items()}
         for terms in (macs_by_node(channels), _params_by_holder(channels, holders)):
             self._terms.append([])
             for nodes, (amount, axes) in terms:
@@ -145,15 +147,6 @@ def _params_by_holder(channels: Channels, holders: Mapping[int, Nodes]) -> Itera
     for record in channels.walk.records:
         if isinstance(record.tensor, nn.Parameter):
             yield holders.get(id(record.tensor), frozenset()), (record.tensor.numel(), list(record.axes.values()))
-
-
-def _holders(graph_module: fx.GraphModule) -> dict[int, Nodes]:
-    """Return the nodes that hold each parameter, by its identity."""
-    found: dict[int, set[fx.Node]] = {}
-    for node in graph_module.graph.nodes:
-        for key in around_regions(node):
-            found.setdefault(key, set()).add(node)
-    return {key: frozenset(nodes) for key, nodes in found.items()}
 
 
 def _macs(channels: Channels) -> Iterator[Term]:

@@ -128,7 +128,7 @@ class _Terms:
         self._axes: dict[tuple[int, ...], int] = {}
         self._vectors: list[Array] = []  # the classes at each place of an axis, a row for each layer of labels
         self.graph = graph_module.graph
-        self.channels = self._channels = channels
+        self.channels = channels
         macs = _macs(graph_module, channels)
         axes_of = {} if channels is None else {id(r.tensor): r.axes.values() for r in channels.walk.records}
         params = [(one.numel(), nodes, axes_of.get(id(one), ())) for one, nodes in held]
@@ -148,11 +148,11 @@ class _Terms:
         found = []
         for vectors in axes:
             if vectors:
-                assert self._channels is not None
+                assert self.channels is not None
                 key = tuple(map(id, vectors))  # held by the analysis
                 if key not in self._axes:
                     self._axes[key] = len(self._vectors)
-                    self._vectors.append(np.stack([self._channels.class_of[one] for one in vectors]))
+                    self._vectors.append(np.stack([self.channels.class_of[one] for one in vectors]))
                 found.append(self._axes[key])
         return found
 
@@ -184,8 +184,8 @@ class _Terms:
         return Cost(*parts)
 
     def _saved_by_classes(self, classes: Collection[int], gone: Nodes, gone_classes: frozenset[int]) -> Cost:
-        assert self._channels is not None
-        before, goes = self._kept(gone_classes), self._channels.flagged(gone_classes | set(classes))
+        assert self.channels is not None
+        before, goes = self._kept(gone_classes), self.channels.flagged(gone_classes | set(classes))
         after = before.copy()
         for axis in self._touched(next(iter(classes))):
             after[axis] = 1 - goes[self._vectors[axis]].any(0).mean()
@@ -198,10 +198,10 @@ class _Terms:
 
     def _touched(self, one: int) -> Sequence[int]:
         """Return the axes that have channels of the group of a class."""
-        assert self._channels is not None
+        assert self.channels is not None
         if not self._axes_of:
-            for group in self._channels.groups:
-                member = self._channels.flagged(group.classes)
+            for group in self.channels.groups:
+                member = self.channels.flagged(group.classes)
                 axes = [axis for axis, vectors in enumerate(self._vectors) if member[vectors].any()]
                 self._axes_of |= dict.fromkeys(group.classes.tolist(), axes)
         return self._axes_of.get(one, range(len(self._vectors)))
@@ -211,19 +211,19 @@ class _Terms:
         if not classes:
             return self._whole
         if self._last[0] != classes:
-            assert self._channels is not None
-            goes = self._channels.flagged(classes)
+            assert self.channels is not None
+            goes = self.channels.flagged(classes)
             self._last = classes, np.array([1 - goes[one].any(0).mean() for one in self._vectors] + [1.0])
         return self._last[1]
 
     def joined_without(self, node: fx.Node) -> frozenset[int]:
         """See :meth:`Remaining.joined_without`."""
-        if self._channels is None:
+        if self.channels is None:
             return frozenset()
-        walk = self._channels.walk
+        walk = self.channels.walk
         x, y = (walk.value(one) for one in (node.args[0], node))
         axis = len(y.shape) - 1 if len(y.shape) < 3 else 1
-        sides = [frozenset(self._channels.class_of[one].tolist()) for v in (x, y) for one in walk.along(v, axis)]
+        sides = [frozenset(self.channels.class_of[one].tolist()) for v in (x, y) for one in walk.along(v, axis)]
         return frozenset().union(*sides) if len(set(sides)) > 1 else frozenset()
 
 

@@ -28,7 +28,6 @@ from fxprune.structures.channels.rules.table import rule
 from fxprune.structures.channels.settling import settle_all
 from fxprune.structures.channels.values import values_in
 from fxprune.structures.channels.walk import Walk
-from fxprune.weights.slicing import at_once
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,20 +228,6 @@ class Channels:
             for axis, vectors in record.axes.items()
             if vectors and (id(record.tensor), axis) not in columns
         ]
-
-    @cached_property
-    def magnitudes(self) -> NDArray[np.float64]:
-        """The L1 norm of all rows of each class that can go, by class; 0 where it has none."""
-        found = np.zeros(len(self.labels))
-        for tensor, axis in self.rows:
-            if self.all_stay(self.walk.records.of(tensor).axes[axis]):
-                continue
-            others = [one for one in range(tensor.dim()) if one != axis]
-            parts = torch.split(tensor.detach(), at_once(tensor, axis), axis)
-            sizes = torch.cat([one.abs().sum(others) for one in parts]).double().cpu().numpy()
-            for one in self.walk.records.of(tensor).axes[axis]:
-                np.add.at(found, self.class_of[one], sizes)
-        return found
 
 
 def _distinct(classes: Array) -> Array:

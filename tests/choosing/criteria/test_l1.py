@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from criterion_nets import MIDDLE, STREAM, scores, small
@@ -33,7 +34,15 @@ def test_or_it_is_their_mean() -> None:
 
 def test_it_is_what_channels_are_ranked_by_without_a_criterion() -> None:
     _, graph, _, _ = small()
-    assert L1().by_class(Channels(graph), Samples(())) == pytest.approx(Channels(graph).magnitudes)
+    channels = Channels(graph)
+    expected = np.zeros(len(channels.labels))
+    for tensor, axis in channels.rows:
+        others = [one for one in range(tensor.dim()) if one != axis]
+        for one in channels.walk.records.of(tensor).axes[axis]:
+            sizes = torch.linalg.vector_norm(tensor.detach(), 1, dim=others).double().numpy()
+            np.add.at(expected, channels.class_of[one], sizes)
+    expected[channels.stays] = 0
+    assert L1().by_class(channels, Samples(())) == pytest.approx(expected)
 
 
 def test_of_a_layer_it_is_that_of_all_kernels() -> None:

@@ -20,6 +20,7 @@ from fxprune.passes.remove_channels import RemoveChannels
 from fxprune.passes.remove_layers import RemoveLayers
 from fxprune.passes.remove_resconvs import RemoveResConvs
 from fxprune.passes.remove_unused_submodules import RemoveUnusedSubmodules
+from fxprune.passes.repair import Repair
 from fxprune.passes.simplify import Simplify
 from fxprune.passes.split_attention import SplitAttention
 from fxprune.passes.split_resconv import SplitResConv
@@ -45,6 +46,7 @@ __all__ = [
     "RemoveLayers",
     "RemoveResConvs",
     "RemoveUnusedSubmodules",
+    "Repair",
     "Simplify",
     "SplitAttention",
     "SplitResConv",

@@ -1,0 +1,101 @@
+"""Least squares of what layers compute, from sums over many samples.
+
+min over D, d of   E |r - D x - d|^2 + l |D|^2      x: what the layer reads, r: what it misses of its target
+D = cov(r, x) (cov(x, x) + l)^-1,   d = E r - D E x          l = ridge * mean of the variances of x
+
+The weights are W + D: a large l leaves them as they are. (CaP, Xie et al., arXiv 2108.13728, is the case of l = 0; that
+the ridge draws to the weights, and not to zero, is ours.)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from fxprune.errors import FxpruneError
+
+_RANK = 1e-12
+"""Without a ridge, what is this small beside the largest variance is taken for no direction."""
+
+
+class Fit(NamedTuple):
+    """What is added to weights (G, rows, columns) and biases (G, rows), and the mean squares of r before and after.
+
+    ``total`` is the variance of the target; all sums over rows. ``rank`` is that of what is read.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    before: float
+    after: float
+    total: float
+    rank: int
+
+
+class Moments:
+    """Sums of x, r and their products, streamed in float64, for each of G groups of a layer.
+
+    Args:
+        groups, columns, rows: how many there are; x is (G, samples, columns), r (G, samples, rows).
+    """
+
+    def __init__(self, groups: int, columns: int, rows: int, device: torch.device | None = None) -> None:
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(groups, *shape, dtype=torch.float64, device=device)
+
+        self.count = 0
+        self.xx, self.rx = zeros(columns, columns), zeros(rows, columns)
+        self.x, self.r, self.rr = zeros(columns), zeros(rows), zeros(rows)
+        self.y, self.yy = zeros(rows), zeros(rows)
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All sums: what processes add up."""
+        return self.xx, self.rx, self.x, self.r, self.rr, self.y, self.yy
+
+    def add(self, x: torch.Tensor, r: torch.Tensor, y: torch.Tensor) -> None:
+        """Add samples: what is read (G, n, columns), what is missed and the target (G, n, rows each)."""
+        x, r, y = x.double(), r.double(), y.double()
+        self.count += x.shape[1]
+        self.xx += x.transpose(1, 2) @ x
+        self.rx += r.transpose(1, 2) @ x
+        self.x += x.sum(1)
+        self.r += r.sum(1)
+        self.rr += r.square().sum(1)
+        self.y += y.sum(1)
+        self.yy += y.square().sum(1)
+
+    def fit(self, ridge: float) -> Fit:
+        """Return the least squares.
+
+        Raises FxpruneError if a sum is not finite.
+        """
+        if not all(bool(one.isfinite().all()) for one in self.tensors):
+            raise FxpruneError("what it reads or computes holds NaN or infinity on these images")
+        n = float(max(self.count, 1))
+        x, r = self.x / n, self.r / n
+        xx = self.xx / n - x.unsqueeze(2) * x.unsqueeze(1)
+        rx = self.rx / n - r.unsqueeze(2) * x.unsqueeze(1)
+        weight, rank = _solved(xx, rx, ridge)
+        bias = r - (weight @ x.unsqueeze(2)).squeeze(2)
+        of_r = float((self.rr / n).sum())
+        explained = 2 * (weight * rx).sum() - ((weight @ xx) * weight).sum() + r.square().sum()
+        total = float((self.yy / n - (self.y / n).square()).sum())
+        return Fit(weight, bias, of_r, max(of_r - float(explained), 0.0), total, rank)
+
+
+def _solved(xx: torch.Tensor, rx: torch.Tensor, ridge: float) -> tuple[torch.Tensor, int]:
+    """Return rx (xx + l)^-1 for each group, and the smallest rank."""
+    size = xx.shape[-1]
+    if ridge > 0:
+        level = ridge * xx.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float64).tiny)
+        factor = torch.linalg.cholesky(xx + level.view(-1, 1, 1) * torch.eye(size, dtype=xx.dtype, device=xx.device))
+        return torch.cholesky_solve(rx.transpose(1, 2), factor).transpose(1, 2), size
+    values, vectors = torch.linalg.eigh(xx)
+    is_direction = values > _RANK * values.amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    inverse = torch.where(is_direction, 1 / values.where(is_direction, torch.ones_like(values)), 0)
+    found = ((rx @ vectors) * inverse.unsqueeze(1)) @ vectors.transpose(1, 2)
+    return found, int(is_direction.sum(1).min())
+
+

@@ -14,6 +14,7 @@ from fxprune.passes.fuse_resconv import FuseResConv
 from fxprune.passes.insert_branch_scale import InsertBranchScale
 from fxprune.passes.insert_channel_gate import InsertChannelGate
 from fxprune.passes.insert_resconv import InsertResConv
+from fxprune.passes.measure_norms import MeasureNorms
 from fxprune.passes.propagate_zeros import PropagateZeros
 from fxprune.passes.remove_branches import RemoveBranches
 from fxprune.passes.remove_channels import RemoveChannels
@@ -40,6 +41,7 @@ __all__ = [
     "InsertBranchScale",
     "InsertChannelGate",
     "InsertResConv",
+    "MeasureNorms",
     "PropagateZeros",
     "RemoveBranches",
     "RemoveChannels",

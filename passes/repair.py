@@ -15,13 +15,15 @@ from torch import fx
 
 from fxprune.choosing.samples import Batch, Samples
 from fxprune.errors import FxpruneError, FxpruneValueError
-from fxprune.facts.counterparts import counterparts
+from fxprune.facts.counterparts import Counterpart, counterparts
 from fxprune.facts.layer_by_layer import MEMORY, LayerByLayer, bytes_held, room_for
 from fxprune.facts.module_uses import CallSites
+from fxprune.facts.shapes import shape
 from fxprune.ir.nodes import as_taken_now
 from fxprune.rewriting.contract import Contract, Log, Pass
 from fxprune.rewriting.refit import Reading, at_once, missed, put, reading, told
 from fxprune.rewriting.rewriter import Rewriter
+from fxprune.structures.summands import Summand, summand
 from fxprune.weights.least_squares import Moments
 
 Statistics = Literal["layer after layer", "once"]
@@ -33,7 +35,8 @@ class Repair(Pass):
 
     Without a loss and without labels (after CaP, Xie et al., arXiv 2108.13728, who fit the readers of channels on the
     inputs of the unpruned network): the layers are fitted in the order of the graph, each on what it reads once those
-    before it are, so that a later one makes up for what an earlier one could not (ours). Means go into biases.
+    before it are, so that a later one makes up for what an earlier one could not; the last layer of a residual branch
+    is fitted to what the sum lacks (both ours). Means go into biases, or into the norm behind.
 
     Args:
         data: an iterable of inputs, or of pairs of these and labels; by default the graph's example inputs.
@@ -101,6 +104,8 @@ class _Repair:
             one = reading(node, self.sites)
             if isinstance(one, Reading) and node not in self.others:
                 one = "nothing in the unpruned graph computes what it does"
+            elif isinstance(one, Reading) and self.options.statistics == "once" and one.source not in self.others:
+                one = "nothing in the unpruned graph computes what it reads"
             if isinstance(one, str):
                 log.decline(node, one)
             elif one is not None:
@@ -109,29 +114,47 @@ class _Repair:
 
     def run(self, held: ExitStack) -> None:
         """Fit all layers."""
-        is_once = self.options.statistics == "once"
-        kept = {self.others[one.node].node for one in self.readings}
-        if is_once:
-            kept |= {self.others[one.source].node for one in self.readings if one.source in self.others}
-        needed = bytes_held(self.reference, kept, self.images) + bytes_held(self.pruned, (), self.images)
+        needed = bytes_held(self.reference, self.images) + bytes_held(self.pruned, self.images)
         folder = held.enter_context(room_for(needed, self.options.memory))
-        before = held.enter_context(LayerByLayer(self.reference, self.inputs, kept, folder).running())
+        last = {node: one for one in self.readings for node in self._compared(one)}
+        before = held.enter_context(LayerByLayer(self.reference, self.inputs, last, folder).running())
         after = held.enter_context(LayerByLayer(self.pruned, self.inputs, (), folder).running())
         for one in self.readings:
-            target = self.others[one.node]
-            before.until(target.node)
-            if is_once:
-                source = self.others.get(one.source)
-                if source is None:
-                    self.rewriter.log.decline(one.node, "nothing in the unpruned graph computes what it reads")
-                    continue
-                before.until(source.node)
-                read = [source.of(value) for value in before.values(source.node)]
+            for node in self._compared(one):
+                before.until(node)
+            if self.options.statistics == "once":
+                read = _left(self.others[one.source], before)
             else:
                 after.until(one.source)
                 read = after.values(one.source)
-            self._fit(one, read, [target.of(value) for value in before.values(target.node)])
-            before.release(target.node)
+            self._fit(one, read, self._wanted(one, before, after))
+            for node in self._compared(one):
+                if last[node] is one:
+                    before.release(node)
+
+    def _compared(self, one: Reading) -> list[fx.Node]:
+        """Return the nodes of the unpruned graph whose values it takes to fit a layer."""
+        own = self.others[one.node].node
+        if self.options.statistics == "once":
+            return [own, self.others[one.source].node]
+        term = self._term(one)
+        return [own] if term is None else [own, self.others[term.addition].node]
+
+    def _term(self, one: Reading) -> Summand | None:
+        """Return the sum that a layer is to make up for."""
+        term = summand(one.node)
+        if term is None or self.options.statistics == "once" or term.addition not in self.others:
+            return None
+        return term if shape(term.other) == shape(term.addition) else None
+
+    def _wanted(self, one: Reading, before: LayerByLayer, after: LayerByLayer) -> list[torch.Tensor]:
+        """Return what a layer is to compute."""
+        wanted = _left(self.others[one.node], before)
+        term = self._term(one)
+        if term is None or not after.is_known(term.other):
+            return wanted
+        totals = _left(self.others[term.addition], before)
+        return [term.wanted(*each) for each in zip(totals, after.values(term.other), wanted, strict=True)]
 
     def _fit(self, one: Reading, read: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> None:
         geometry = one.geometry
@@ -149,3 +172,5 @@ class _Repair:
         put(one, fit, self.rewriter, self.sites)
 
 
+def _left(one: Counterpart, run: LayerByLayer) -> list[torch.Tensor]:
+    return [one.of(value) for value in run.values(one.node)]

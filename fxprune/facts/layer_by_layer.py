@@ -150,7 +150,7 @@ def _in_file(tensor: torch.Tensor, folder: str) -> torch.Tensor:
     return found.copy_(tensor)
 
 
-def bytes_held(graph_module: fx.GraphModule, kept: Collection[fx.Node], images: int) -> int:
+def bytes_held(graph_module: fx.GraphModule, images: int) -> int:
     """Return the most bytes that :class:`LayerByLayer` holds at a time for that many samples."""
     graph = graph_module.graph
     sizes = {node: _size(node) for node in graph.nodes}
@@ -160,7 +160,7 @@ def bytes_held(graph_module: fx.GraphModule, kept: Collection[fx.Node], images: 
     for node in graph.nodes:
         held += sizes[node]
         largest = max(largest, held)
-        held -= sum(sizes[read] for read in reads.get(node, ()) if read not in kept)
+        held -= sum(sizes[read] for read in reads.get(node, ()))
     return int(largest * images / max(batch, 1))
 
 

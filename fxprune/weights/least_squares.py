@@ -97,5 +97,3 @@ def _solved(xx: torch.Tensor, rx: torch.Tensor, ridge: float) -> tuple[torch.Ten
     inverse = torch.where(is_direction, 1 / values.where(is_direction, torch.ones_like(values)), 0)
     found = ((rx @ vectors) * inverse.unsqueeze(1)) @ vectors.transpose(1, 2)
     return found, int(is_direction.sum(1).min())
-
-

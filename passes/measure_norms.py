@@ -78,7 +78,7 @@ class MeasureNorms(Pass):
 
 def _norms(graph_module: fx.GraphModule, sites: CallSites, log: Log) -> list[tuple[fx.Node, nn.Module]]:
     """Return the norms that can be measured."""
-    found = []
+    found: list[tuple[fx.Node, nn.Module]] = []
     for node in graph_module.graph.find_nodes(op="call_module"):
         norm = called_module(node)
         if isinstance(norm, NORM_CLASSES):

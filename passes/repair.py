@@ -72,7 +72,7 @@ class Repair(Pass):
         samples = Samples.of(graphs[0][1], self.data)
         if samples.advice:
             log.warn(f"layers were fitted on {samples.advice}")
-        batches = [batch for batch in samples]
+        batches = list(samples)
         with ExitStack() as held:
             repair = _Repair(self, self.reference, graphs[0][1], batches, log)
             repair.run(held)

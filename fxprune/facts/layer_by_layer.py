@@ -4,8 +4,8 @@ run = LayerByLayer(graph_module, batches)
 run.until(node)           # works out all values up to there
 run.values(node)          # one a batch
 
-So a layer can be changed once what it reads is known, and what comes after it reads what it computes then. Whatever is
-read later is kept: in memory, or, where that would be too much, in a file that the system pages in and out.
+A layer can be changed once what it reads is known; what comes after it reads what it computes then. What is read
+later is kept: in memory, or, where that would be too much, in files that the system pages in and out.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class LayerByLayer(Interpreter):
         folder: str | None = None,
     ) -> None:
         super().__init__(graph_module)
+        self._graph_module = graph_module
         if under_autocast(graph_module.graph):
             raise FxpruneError("the graph switches autocast on and off: trace it without, and give it float32 inputs")
         self._inputs = [list(self.graph.process_inputs(*batch)) for batch in batches]
@@ -73,7 +74,7 @@ class LayerByLayer(Interpreter):
     @contextmanager
     def running(self) -> Iterator[LayerByLayer]:
         """Keep the graph's state, and its mode, while it runs inside."""
-        with keeping_state(self.module), evaluating(self.module), torch.no_grad():
+        with keeping_state(self._graph_module), evaluating(self._graph_module), torch.no_grad():
             yield self
 
     def until(self, node: fx.Node) -> None:
@@ -188,7 +189,7 @@ def room_for(needed: int, memory: int = MEMORY) -> Iterator[str | None]:
         free = shutil.disk_usage(folder).free
         if free < needed:
             raise FxpruneError(
-                f"the values of these images need {needed / 1e9:.1f} GB: more than the {memory / 1e9:.1f} GB of memory "
-                f"that may be taken and the {free / 1e9:.1f} GB that {folder} has; give fewer images, or set TMPDIR"
+                f"the values of these images need {needed / 1e9:.1f} GB: more than the {memory / 1e9:.1f} GB of "
+                f"memory that may be taken and the {free / 1e9:.1f} GB that are free in {folder}; give fewer images"
             )
         yield folder

@@ -24,6 +24,6 @@ def note_kept(node: fx.Node, places: Mapping[int, Places]) -> None:
 
 
 def kept_places(node: fx.Node) -> Mapping[int, Places]:
-    """Return which places of the axes of the traced node are left in ``node``; an axis that lost nothing is not told."""
+    """Return which places of the traced node are left in ``node``, by axis; none of an axis that lost nothing."""
     found: Mapping[int, Places] = node.meta.get(KEPT, {})
     return found

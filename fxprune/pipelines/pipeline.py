@@ -88,7 +88,7 @@ class Pipeline(Pass):
 
 
 def _with_reference(one: AnyPass, graph_module: fx.GraphModule) -> AnyPass:
-    """Return a pass that compares with an unpruned graph as one that compares with ``graph_module``, if none is given."""
+    """Return a pass that compares with a ``reference`` as one that has ``graph_module`` for it, if it has none."""
     if is_dataclass(one) and getattr(one, "reference", graph_module) is None:
         return replace(one, reference=graph_module)  # type: ignore[type-var]
     return one

@@ -56,11 +56,11 @@ def at_once(one: Reading, x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[to
     """Yield what is read and what is wanted in parts whose patches take little memory."""
     columns, rows = one.geometry.groups * one.geometry.columns, one.geometry.groups * one.geometry.rows
     step = max(1, int(_PART * len(y) * rows / max(1, 8 * columns * y.numel())))
-    yield from zip(x.split(step), y.split(step), strict=True)
+    yield from zip(torch.split(x, step), torch.split(y, step), strict=True)
 
 
 def missed(one: Reading, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the patches of ``x``, what the layer misses of ``y``, and ``y``, as rows: (groups, places, ...), float64."""
+    """Return the patches of ``x``, what is missed of ``y``, and ``y``, as rows; (groups, places, ...), float64."""
     geometry = one.geometry
     patches, wanted = geometry.patches(x).double(), geometry.rows_of(y).double()
     found = patches @ geometry.matrix(exact(one.layer.weight)).transpose(1, 2)  # type: ignore[arg-type]

@@ -3,8 +3,8 @@
 min over D, d of   E |r - D x - d|^2 + l |D|^2      x: what the layer reads, r: what it misses of its target
 D = cov(r, x) (cov(x, x) + l)^-1,   d = E r - D E x          l = ridge * mean of the variances of x
 
-The weights are W + D: a large l leaves them as they are. (CaP, Xie et al., arXiv 2108.13728, is the case of l = 0; that
-the ridge draws to the weights, and not to zero, is ours.)
+The weights are W + D: a large l leaves them as they are. (CaP, Xie et al., arXiv 2108.13728, is the case of l = 0;
+that the ridge draws to the weights, and not to zero, is ours.)
 """
 
 from __future__ import annotations

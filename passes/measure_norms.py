@@ -18,6 +18,7 @@ from fxprune.errors import FxpruneValueError
 from fxprune.facts.layer_by_layer import MEMORY, LayerByLayer, bytes_held, room_for
 from fxprune.facts.module_uses import CallSites
 from fxprune.ir.nodes import as_taken_now, called_module, graphs_of, input_at
+from fxprune.ir.processes import share_of, sum_up, total
 from fxprune.ops.layer_classes import NORM_CLASSES
 from fxprune.rewriting.contract import Contract, Log, Pass
 from fxprune.rewriting.rewriter import Rewriter
@@ -59,12 +60,13 @@ class MeasureNorms(Pass):
         samples = Samples.of(graph_module, self.data)
         if samples.advice:
             log.warn(f"norms were measured on {samples.advice}")
-        batches = list(samples)
-        images = sum(batch.size for batch in batches)
+        batches = share_of(samples)
+        own = sum(batch.size for batch in batches)
+        images = total(own)
         inputs = [as_taken_now(graph_module, batch.inputs) for batch in batches]
         rewriter, sites = Rewriter(graph_module, log, self.name), CallSites(graph_module)
         with ExitStack() as held:
-            folder = held.enter_context(room_for(bytes_held(graph_module, images), self.memory))
+            folder = held.enter_context(room_for(bytes_held(graph_module, own), self.memory))
             run = held.enter_context(LayerByLayer(graph_module, inputs, folder=folder).running())
             for node, norm in _norms(graph_module, sites, log):
                 run.until(input_at(node))
@@ -91,9 +93,10 @@ def _norms(graph_module: fx.GraphModule, sites: CallSites, log: Log) -> list[tup
 
 
 def _measured(node: fx.Node, norm: nn.Module, values: Sequence[torch.Tensor]) -> nn.Module:
-    moments = ChannelMoments()
+    moments = ChannelMoments(norm.running_mean)  # type: ignore[arg-type]
     for value in values:
         moments.add(value)
+    sum_up(*moments.sums)
     mean, variance = moments.mean, moments.variance
     if not bool(mean.isfinite().all() & variance.isfinite().all()):
         raise FxpruneValueError(f"what {node.target} reads on these images holds NaN or infinity")

@@ -36,17 +36,33 @@ def counterparts(pruned: fx.GraphModule, reference: fx.GraphModule) -> dict[fx.N
 
     Those of other shapes have none: what stands there is something else.
     """
-    known: dict[str, fx.Node] = {}
-    for node in reference.graph.nodes:
-        known.setdefault(origins(node)[-1], node)
+    known, own = _by_origin(reference), _by_origin(pruned)
     found = {}
-    for node in pruned.graph.nodes:
-        other = known.get(origins(node)[-1])
-        if other is not None and shape(node) is not None and shape(other) is not None:
-            one = Counterpart(other, _places(node, other))
-            if _is_left(node, one):
+    for key, nodes in own.items():
+        others = known.get(key, ())
+        for node, other in zip(nodes, others, strict=True) if len(others) == len(nodes) else ():
+            one = _counterpart(node, other)
+            if one is not None:
                 found[node] = one
     return found
+
+
+def _by_origin(graph_module: fx.GraphModule) -> dict[tuple[str, str, str], list[fx.Node]]:
+    """Return the nodes that stand for a traced one last, by its name and what they call."""
+    found: dict[tuple[str, str, str], list[fx.Node]] = {}
+    for node in graph_module.graph.nodes:
+        found.setdefault((origins(node)[-1], node.op, str(node.target)), []).append(node)
+    return found
+
+
+def _counterpart(node: fx.Node, other: fx.Node) -> Counterpart | None:
+    """Return ``other`` as the counterpart of ``node``, or None if it has another shape."""
+    now, before = shape(node), shape(other)
+    if now is None or before is None or len(now) != len(before):
+        return None
+    places = _places(node, other)
+    left = [len(places[axis]) if axis in places else size for axis, size in enumerate(before)]
+    return Counterpart(other, places) if left[1:] == [*now[1:]] else None
 
 
 def _places(node: fx.Node, other: fx.Node) -> dict[int, Places]:
@@ -54,14 +70,5 @@ def _places(node: fx.Node, other: fx.Node) -> dict[int, Places]:
     before = kept_places(other)
     found = {}
     for axis, places in kept_places(node).items():
-        one = np.searchsorted(before[axis], places) if axis in before else places
-        if len(one) < (shape(other) or ())[axis]:
-            found[axis] = one
+        found[axis] = np.searchsorted(before[axis], places) if axis in before else places
     return found
-
-
-def _is_left(node: fx.Node, one: Counterpart) -> bool:
-    before = list(shape(one.node) or ())
-    for axis, places in one.places.items():
-        before[axis] = len(places)
-    return tuple(before[1:]) == tuple((shape(node) or ())[1:])

@@ -101,9 +101,9 @@ def _shift_norm(node: fx.Node, shift: torch.Tensor, rewriter: Rewriter, sites: C
     return True
 
 
-def told(fit: Fit, images: int) -> str:
-    """Return what was fitted, in words, with what is missed of the variance of the target."""
+def told(fit: Fit, images: int, what: str) -> str:
+    """Return what was fitted, in words, with how far it is off ``what`` it was fitted to."""
     if fit.total <= 0:
         return f"refitted on {images:,} images"
     before, after = (math.sqrt(max(one, 0.0) / fit.total) for one in (fit.before, fit.after))
-    return f"refitted on {images:,} images: {after:.1%} off what it computed, {before:.1%} before (RMS)"
+    return f"refitted on {images:,} images: {after:.1%} off {what}, {before:.1%} before (RMS)"

@@ -6,33 +6,32 @@ import torch
 
 
 class ChannelMoments:
-    """Of values (N, C, ...), given one after the other."""
+    """Of values (N, C, ...), given one after the other.
 
-    def __init__(self) -> None:
-        self._count = 0
-        self._sum: torch.Tensor | float = 0.0
-        self._squares: torch.Tensor | float = 0.0
-        self._origin: torch.Tensor | None = None
+    Sums are taken around ``origin``, (C,), so that little cancels: a guess of the means.
+    """
+
+    def __init__(self, origin: torch.Tensor) -> None:
+        self._origin = origin.detach().double()
+        self.sums = tuple(torch.zeros_like(self._origin) for _ in range(3))
 
     def add(self, value: torch.Tensor) -> None:
-        """Add a value: sums are taken around the mean of the first one, so that nothing cancels."""
+        """Add a value."""
         axes = [0, *range(2, value.dim())]
-        wide = value.detach().double()
-        if self._origin is None:
-            self._origin = wide.mean(axes)
-        wide = wide - self._origin.view(1, -1, *[1] * (value.dim() - 2))
-        self._count += value.numel() // value.shape[1]
-        self._sum = self._sum + wide.sum(axes)
-        self._squares = self._squares + wide.square().sum(axes)
+        wide = value.detach().double() - self._origin.view(1, -1, *[1] * (value.dim() - 2))
+        count, first, second = self.sums
+        count += value.numel() // value.shape[1]
+        first += wide.sum(axes)
+        second += wide.square().sum(axes)
 
     @property
     def mean(self) -> torch.Tensor:
         """The means; (C,), float64."""
-        assert self._origin is not None, "nothing was added"
-        return self._origin + self._sum / self._count
+        count, first, _ = self.sums
+        return self._origin + first / count
 
     @property
     def variance(self) -> torch.Tensor:
         """The variances, over one less than there are, as torch's running ones; (C,), float64."""
-        found = torch.as_tensor(self._squares - torch.as_tensor(self._sum).square() / self._count)
-        return found.clamp_min(0) / max(self._count - 1, 1)
+        count, first, second = self.sums
+        return (second - first.square() / count).clamp_min(0) / (count - 1).clamp_min(1)

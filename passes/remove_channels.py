@@ -195,7 +195,8 @@ class RemoveChannels(KeepingPass):
     def _score(self, graph_module: fx.GraphModule, fields: Sequence[Field], log: Log) -> None:
         """Tell ``fields`` what each of their channels is worth."""
         samples = Samples.of(graph_module, self.data)
-        if samples.advice and made(self.criterion, known_criteria(), "criterion").needs != "weights":
+        criterion = made(self.criterion, known_criteria(), "criterion")
+        if samples.advice and criterion.needs != "weights":
             log.warn(f"channels were compared on {samples.advice}")
         sites = [(one, site) for one in fields for site in sites_of(one.channels, one.region)]
         scores = site_scores(
@@ -203,7 +204,7 @@ class RemoveChannels(KeepingPass):
             [site for _, site in sites],
             self.criterion,
             samples,
-            normalize=self.normalize or ("lamp" if self.scope == "global" else "none"),
+            normalize=self.normalize or ("lamp" if self.scope == "global" and not criterion.is_marginal else "none"),
             aggregate=self.aggregate,
             seed=self.seed,
         )

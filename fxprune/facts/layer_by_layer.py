@@ -67,9 +67,24 @@ class LayerByLayer(Interpreter):
         self._idle = only_in(self.graph, "train")
         self._last_reads = last_reads(self.graph)
         self._released: set[fx.Node] = set()
+        self._past: set[fx.Node] = set()
         self._waiting = iter(self.graph.nodes)
         self._place = 0
         self._batch = 0
+
+    def fork(
+        self, graph_module: fx.GraphModule, same: Mapping[fx.Node, fx.Node], kept: Collection[fx.Node] = ()
+    ) -> LayerByLayer:
+        """Return a run of another graph, on the same batches, that knows what this one knows now.
+
+        ``same`` are the first nodes of the other graph, by those of this one that compute the same.
+        """
+        other = LayerByLayer(graph_module, (), kept, self._folder)
+        other._inputs = self._inputs
+        other._values = {node: self._values[twin] for node, twin in same.items() if twin in self._values}
+        other._past = set(same)
+        other._waiting = (node for node in other.graph.nodes if node not in same)
+        return other
 
     @contextmanager
     def running(self) -> Iterator[LayerByLayer]:
@@ -90,6 +105,10 @@ class LayerByLayer(Interpreter):
         """Say whether the values of ``node`` are there."""
         return node in self._values
 
+    def is_past(self, node: fx.Node) -> bool:
+        """Say whether ``node`` was worked out, here or where this run was forked."""
+        return node in self._past
+
     def release(self, node: fx.Node) -> None:
         """Do not keep the values of ``node`` any longer than they are read."""
         self._kept.discard(node)
@@ -97,9 +116,6 @@ class LayerByLayer(Interpreter):
             self._values.pop(node, None)
 
     def _work_out(self, node: fx.Node) -> None:
-        if node.op == "output":
-            self._values[node] = []
-            return
         if node.op == "placeholder":
             place, self._place = self._place, self._place + 1
             self._values[node] = [batch[place] for batch in self._inputs]
@@ -109,6 +125,7 @@ class LayerByLayer(Interpreter):
             self._values[node] = [self.run_node(node)] * len(self._inputs)
         else:
             self._values[node] = [self._held(self._run_at(node, batch)) for batch in range(len(self._inputs))]
+        self._past.add(node)
         for read in self._last_reads.get(node, ()):
             self._released.add(read)
             if read not in self._kept:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -95,18 +96,37 @@ class Repairing:
     def __call__(self, progress: Callable[[int, int], None]) -> None:
         """Fit all layers."""
         needed = bytes_held(self._reference, self._own_images) + bytes_held(self._pruned, self._own_images)
-        last = {node: one for one in self._readings for node in self._compared(one)}
         with ExitStack() as held:
             folder = held.enter_context(room_for(needed, self._fitting.memory))
-            before = held.enter_context(LayerByLayer(self._reference, self._inputs, last, folder).running())
-            after = held.enter_context(LayerByLayer(self._pruned, self._inputs, (), folder).running())
-            for index, one in enumerate(self._readings):
-                progress(index, len(self._readings))
-                self._fit(one, before, after)
-                for node in self._compared(one):
-                    if last[node] is one:
-                        before.release(node)
+            before = LayerByLayer(self._reference, self._inputs, self.compared, folder)
+            after = LayerByLayer(self._pruned, self._inputs, (), folder)
+            self.fit(held.enter_context(before.running()), held.enter_context(after.running()), progress=progress)
         self._warn_of_few()
+
+    @cached_property
+    def compared(self) -> dict[fx.Node, Reading]:
+        """The nodes of the unpruned graph that layers are compared with, with the last of these."""
+        return {node: one for one in self._readings for node in self._compared(one)}
+
+    def fit(
+        self,
+        before: LayerByLayer,
+        after: LayerByLayer,
+        most: int | None = None,
+        progress: Callable[[int, int], None] = lambda done, of: None,
+    ) -> None:
+        """Fit all layers that the runs of both graphs are still to come to, or ``most`` of those that change."""
+        changed = 0
+        for index, one in enumerate(self._readings):
+            if before.is_past(self._others[one.node].node):
+                continue
+            if changed == most:
+                return
+            progress(index, len(self._readings))
+            changed += self._fit(one, before, after)
+            for node in self._compared(one):
+                if self.compared[node] is one:
+                    before.release(node)
 
     def _compared(self, one: Reading) -> list[fx.Node]:
         """Return the nodes of the unpruned graph whose values it takes to fit a layer."""
@@ -127,8 +147,8 @@ class Repairing:
         is_like = term is not None and term.addition in self._others and shape(term.other) == shape(term.addition)
         return term if is_like else None
 
-    def _fit(self, one: Reading, before: LayerByLayer, after: LayerByLayer) -> None:
-        """Fit one layer to what the unpruned graph computes there."""
+    def _fit(self, one: Reading, before: LayerByLayer, after: LayerByLayer) -> bool:
+        """Fit one layer to what the unpruned graph computes there; say whether it has changed."""
         for node in self._compared(one):
             before.until(node)
         if self._is_once:
@@ -137,17 +157,16 @@ class Repairing:
             after.until(one.source)
             read = after.values(one.source)
         if self._shares_taps(one):
-            self._share(one, read, before.values(self._others[one.source].node))
-            return
+            return self._share(one, read, before.values(self._others[one.source].node))
         wanted = self._wanted(one, before, after)
         samples = sum(value.numel() for value in wanted) // (one.geometry.groups * one.geometry.rows)
         sums = self._sums(one, samples, wanted)
         if sums is None:
-            return
+            return False
         for x, y in zip(read, wanted, strict=True):
             for parts in at_once(one, x, y):
                 sums.add(*missed(one, *parts))
-        self._put(one, sums)
+        return self._put(one, sums)
 
     def _sums(self, one: Reading, samples: int, wanted: Sequence[torch.Tensor]) -> Moments | Rows | None:
         """Return what sums up what a layer reads; None, and a reason, if that takes too much memory."""
@@ -172,17 +191,17 @@ class Repairing:
         totals = _left(self._others[term.addition], before)
         return [term.wanted(*each) for each in zip(totals, after.values(term.other), wanted, strict=True)]
 
-    def _share(self, one: Reading, read: Sequence[torch.Tensor], whole: Sequence[torch.Tensor]) -> None:
+    def _share(self, one: Reading, read: Sequence[torch.Tensor], whole: Sequence[torch.Tensor]) -> bool:
         """Fit a layer whose taps make up for a channel alike."""
         reference = self._others[one.node]
         taps = SharedTaps(one, reference, self._others[one.source])
         sums = Moments(1, taps.left, taps.channels, read[0].device if read else None)
         for x, all_of_x in zip(read, whole, strict=True):
             sums.add(*taps.missed(x, all_of_x))
-        self._put(one, sums, taps)
+        return self._put(one, sums, taps)
 
-    def _put(self, one: Reading, sums: Moments | Rows, taps: SharedTaps | None = None) -> None:
-        """Give a layer the weights that the sums say."""
+    def _put(self, one: Reading, sums: Moments | Rows, taps: SharedTaps | None = None) -> bool:
+        """Give a layer the weights that the sums say; say whether it has others now."""
         if isinstance(sums, Moments):
             sum_up(*sums.tensors)
             sums.count = total(sums.count, sums.xx.device)
@@ -191,13 +210,14 @@ class Repairing:
         except FxpruneError as error:
             raise FxpruneValueError(f"{one.node.target} cannot be fitted: {error}") from error
         if fit.before <= _UNCHANGED * max(fit.total, 1e-300):
-            return
+            return False
         columns = one.geometry.columns if taps is None else taps.left
         if sums.count < columns:
             self._few[str(one.node.target)] = math.ceil(self._images * columns / max(sums.count, 1))
         what = "what it computed" if taps is None else "what it read"
         self._rewriter.log.rewrote(one.node, told(fit, self._images, what))
         put(one, fit if taps is None else taps.spread(fit), self._rewriter, self._sites)
+        return True
 
     def _warn_of_few(self) -> None:
         if self._few:

@@ -32,14 +32,25 @@ class Batch(NamedTuple):
 
     def alone(self) -> Iterator[Batch]:
         """Yield each sample as a batch of one."""
-        count = self.size
-        for index in range(count):
-            inputs = map_tensors(self.inputs, partial(_sample, index, count))
-            yield Batch(inputs, None if self.labels is None else self.labels[index : index + 1])
+        for index in range(self.size):
+            yield self._part(slice(index, index + 1))
+
+    def parted(self, share: float) -> list[Batch]:
+        """Return the first ``share`` of its samples and the others, as two batches; one sample is one batch."""
+        first = max(1, min(round(share * self.size), self.size - 1))
+        return [self._part(slice(first)), self._part(slice(first, None))] if self.size > 1 else [self]
+
+    def first(self, count: int) -> Batch:
+        """Return its first samples, at most ``count``."""
+        return self._part(slice(count))
+
+    def _part(self, where: slice) -> Batch:
+        inputs = map_tensors(self.inputs, partial(_part, where, self.size))
+        return Batch(inputs, None if self.labels is None else self.labels[where])
 
 
-def _sample(index: int, count: int, tensor: torch.Tensor) -> torch.Tensor:
-    return tensor[index : index + 1] if tensor.dim() > 0 and len(tensor) == count else tensor
+def _part(where: slice, count: int, tensor: torch.Tensor) -> torch.Tensor:
+    return tensor[where] if tensor.dim() > 0 and len(tensor) == count else tensor
 
 
 class Samples:

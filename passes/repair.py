@@ -5,7 +5,7 @@ W' x' + b'   ->   (W' + D) x' + b' + d,    D, d: least squares of what W x + b w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -39,7 +39,6 @@ class Repair(Pass):
         taps: each has its own weights ("apart", CaP's), or all make up for a channel alike ("shared", as
             GRAIL has it: fewer unknowns, for few images); layers with groups have theirs apart.
         memory: bytes that values may take in memory; what is more is in temporary files.
-        progress: called before each layer, with how many were before it and how many there are.
 
     Raises:
         FxpruneError: there is no reference, or no space for the values.
@@ -56,7 +55,6 @@ class Repair(Pass):
     statistics: Statistics = "layer after layer"
     taps: Taps = "apart"
     memory: int = MEMORY
-    progress: Callable[[int, int], None] | None = field(default=None, hash=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,8 +69,7 @@ class Repair(Pass):
         if samples.advice:
             log.warn(f"layers were fitted on {samples.advice}")
         fitting = Fitting(self.ridge, self.statistics, self.taps, self.memory)
-        run = Repairing(self.reference, graphs[0][1], share_of(samples), fitting, log, self.name)
-        run(self.progress or (lambda done, of: None))
+        Repairing(self.reference, graphs[0][1], share_of(samples), fitting, log, self.name)()
         for log.region, graph in graphs[1:]:
             sites = CallSites(graph)
             for node in graph.graph.nodes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -19,6 +20,7 @@ from fxprune.facts.module_uses import CallSites
 from fxprune.facts.shapes import shape
 from fxprune.ir.nodes import as_taken_now
 from fxprune.ir.processes import is_one_of_several, sum_up, total
+from fxprune.ir.progress import Progress
 from fxprune.rewriting.contract import Log
 from fxprune.rewriting.refit import Reading, at_once, missed, put, reading, told
 from fxprune.rewriting.rewriter import Rewriter
@@ -26,6 +28,7 @@ from fxprune.rewriting.shared_taps import SharedTaps, shares_taps
 from fxprune.structures.summands import Summand, summand
 from fxprune.weights.least_squares import Moments, Rows
 
+_LOG = logging.getLogger(__name__)
 Statistics = Literal["layer after layer", "once"]
 Taps = Literal["apart", "shared"]
 _UNCHANGED = 1e-12
@@ -93,14 +96,14 @@ class Repairing:
     def _is_once(self) -> bool:
         return self._fitting.statistics == "once"
 
-    def __call__(self, progress: Callable[[int, int], None]) -> None:
+    def __call__(self) -> None:
         """Fit all layers."""
         needed = bytes_held(self._reference, self._own_images) + bytes_held(self._pruned, self._own_images)
         with ExitStack() as held:
             folder = held.enter_context(room_for(needed, self._fitting.memory))
             before = LayerByLayer(self._reference, self._inputs, self.compared, folder)
             after = LayerByLayer(self._pruned, self._inputs, (), folder)
-            self.fit(held.enter_context(before.running()), held.enter_context(after.running()), progress=progress)
+            self.fit(held.enter_context(before.running()), held.enter_context(after.running()))
         self._warn_of_few()
 
     @cached_property
@@ -108,21 +111,16 @@ class Repairing:
         """The nodes of the unpruned graph that layers are compared with, with the last of these."""
         return {node: one for one in self._readings for node in self._compared(one)}
 
-    def fit(
-        self,
-        before: LayerByLayer,
-        after: LayerByLayer,
-        most: int | None = None,
-        progress: Callable[[int, int], None] = lambda done, of: None,
-    ) -> None:
+    def fit(self, before: LayerByLayer, after: LayerByLayer, most: int | None = None) -> None:
         """Fit all layers that the runs of both graphs are still to come to, or ``most`` of those that change."""
-        changed = 0
+        changed, progress = 0, Progress(_LOG, len(self._readings))
         for index, one in enumerate(self._readings):
             if before.is_past(self._others[one.node].node):
                 continue
             if changed == most:
                 return
-            progress(index, len(self._readings))
+            if most is None:
+                progress.tell(index, f"fitting {one.node.target}")
             changed += self._fit(one, before, after)
             for node in self._compared(one):
                 if self.compared[node] is one:

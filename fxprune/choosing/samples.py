@@ -35,21 +35,21 @@ class Batch(NamedTuple):
         for index in range(self.size):
             yield self._part(slice(index, index + 1))
 
-    def parted(self, share: float) -> list[Batch]:
-        """Return the first ``share`` of its samples and the others, as two batches; one sample is one batch."""
-        first = max(1, min(round(share * self.size), self.size - 1))
-        return [self._part(slice(first)), self._part(slice(first, None))] if self.size > 1 else [self]
-
     def first(self, count: int) -> Batch:
         """Return its first samples, at most ``count``."""
         return self._part(slice(count))
 
-    def _part(self, where: slice) -> Batch:
+    def every(self, number: int, others: bool = False) -> list[Batch]:
+        """Return every ``number``-th of its samples, or all others, as a batch; no batch if there is none."""
+        places = [one for one in range(self.size) if (one % number == number - 1) != others]
+        return [self._part(places)] if places else []
+
+    def _part(self, where: slice | list[int]) -> Batch:
         inputs = map_tensors(self.inputs, partial(_part, where, self.size))
         return Batch(inputs, None if self.labels is None else self.labels[where])
 
 
-def _part(where: slice, count: int, tensor: torch.Tensor) -> torch.Tensor:
+def _part(where: slice | list[int], count: int, tensor: torch.Tensor) -> torch.Tensor:
     return tensor[where] if tensor.dim() > 0 and len(tensor) == count else tensor
 
 

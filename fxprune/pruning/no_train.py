@@ -7,10 +7,10 @@ found.result.graph_module           # the plain network
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import require_graph
+from fxprune.ir.progress import Progress
 from fxprune.ir.pytrees import tensors_in
 from fxprune.passes import MeasureNorms, Repair
 from fxprune.passes.chains import FINISHING
@@ -36,16 +37,12 @@ from fxprune.pruning.repaired_damage import RepairedDamage
 from fxprune.pruning.surgery import Surgery
 from fxprune.tracing.trace import trace
 
-HELD_OUT = 0.25
-"""The share of the images that nothing is fitted to, where none are given for that."""
+_LOG = logging.getLogger(__name__)
+HELD_OUT = 4
+"""Of so many images of a batch nothing is fitted to the last, where none are given for that."""
 UNPRUNED, CUT, NORMS, REPAIRED, BOTH = "unpruned", "cut", "norms anew", "repaired", "repaired, norms anew"
-Progress = Callable[[str, int, int], None]
 _USUAL = Surgery()
 _BATCH, _TRACED = 64, 16
-
-
-def say_nothing(what: str, done: int, of: int) -> None:
-    """Take note of nothing."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,7 +81,6 @@ def prune_untrained(
     surgery: Surgery = _USUAL,
     criterion: str | Criterion | None = None,
     held_out: Iterable[Any] | None = None,
-    progress: Progress = say_nothing,
 ) -> Untrained:
     """Prune a traced network with some hundred images, and repair it by least squares.
 
@@ -94,8 +90,7 @@ def prune_untrained(
         to: the shares of costs to leave, or a plan of what goes.
         surgery: what may go, by default convs, branches and channels, and what becomes of batch norms.
         criterion: how much each is missed; by default :class:`fxprune.pruning.repaired_damage.RepairedDamage`.
-        held_out: images like ``data`` that nothing is fitted to; by default the last quarter of it.
-        progress: called with what is done, how many parts of it are, and how many there are.
+        held_out: images like ``data`` that nothing is fitted to; by default every fourth of it.
 
     Raises:
         FxpruneError: the network is in train mode, there are no images, or nothing may go.
@@ -109,9 +104,9 @@ def prune_untrained(
     fitted, told_on = _parted(graph_module, data, held_out)
     wanted = outputs_of(graph_module, told_on)
     _require_finite(wanted)
-    plan = to if isinstance(to, PruningPlan) else _chosen(graph_module, to, fitted, surgery, criterion, progress)
+    plan = to if isinstance(to, PruningPlan) else _chosen(graph_module, to, fitted, surgery, criterion)
     cut = plan.apply(graph_module, verify=surgery.verify)
-    repair = Repair(data=fitted, reference=graph_module, progress=partial(progress, "repairing"))
+    repair = Repair(data=fitted, reference=graph_module)
     measure = MeasureNorms(data=fitted)
     results = {CUT: cut}
     for name, step, after in ((NORMS, measure, CUT), (REPAIRED, repair, CUT), (BOTH, measure, REPAIRED)):
@@ -156,15 +151,24 @@ def _chosen(
     data: Sequence[Batch],
     surgery: Surgery,
     criterion: str | Criterion | None,
-    progress: Progress,
 ) -> PruningPlan:
     """Return what goes for ``targets``."""
     one = RepairedDamage(graph_module) if criterion is None else copy(made(criterion, known_criteria(), "criterion"))
-    one.comparing = partial(progress, "choosing")
+    one.comparing = _telling()
     what = surgery.what or surgery.layers or "all"
     return choose(
         graph_module, what, targets, criterion=one, data=data, scope="global", keep=surgery.keep, only=surgery.only
     )
+
+
+def _telling() -> Callable[[int, int], None]:
+    """Return what tells how far a criterion is."""
+    known: dict[int, Progress] = {}
+
+    def comparing(done: int, of: int) -> None:
+        known.setdefault(of, Progress(_LOG, of)).tell(done, "taking out one thing at a time")
+
+    return comparing
 
 
 def _parted(
@@ -174,12 +178,12 @@ def _parted(
     batches = list(Samples.of(graph_module, data))
     if held_out is not None:
         return batches, list(Samples.of(graph_module, held_out))
-    if len(batches) == 1:
-        batches = batches[0].parted(1 - HELD_OUT)
-    first = max(1, round(len(batches) * (1 - HELD_OUT)))
-    fitted, rest = batches[:first], batches[first:]
+    fitted, rest = [], []
+    for batch in batches:
+        rest += batch.every(HELD_OUT)
+        fitted += batch.every(HELD_OUT, others=True)
     if not rest:
-        raise FxpruneValueError("data has one image: some are to be held out; give a few hundred")
+        raise FxpruneValueError(f"of fewer than {HELD_OUT} images a batch none can be held out: give some hundred")
     return fitted, rest
 
 

@@ -35,6 +35,7 @@ from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.quality import Quality, outputs_of, quality
 from fxprune.pruning.repaired_damage import RepairedDamage
 from fxprune.pruning.surgery import Surgery
+from fxprune.rewriting.contract import Site
 from fxprune.tracing.trace import trace
 
 _LOG = logging.getLogger(__name__)
@@ -61,6 +62,11 @@ class Untrained:
     result: PipelineResult
     stages: Mapping[str, Quality]
     kept: str
+
+    @property
+    def repaired(self) -> tuple[Site, ...]:
+        """The layers that were fitted, each with how far it is off what it was fitted to."""
+        return tuple(site for step in self.result.steps if step.name == Repair.name for site in step.result.rewritten)
 
     def __str__(self) -> str:
         rows = [[name, *_cells(one)] for name, one in self.stages.items()]
@@ -143,6 +149,20 @@ def _batches(images: Any, labels: torch.Tensor | None) -> list[Any]:
         raise FxpruneValueError(f"there are {len(images)} images and {len(labels)} labels: one label an image")
     parts = torch.split(images, _BATCH)
     return list(parts) if labels is None else list(zip(parts, torch.split(labels, _BATCH), strict=True))
+
+
+def choose_untrained(
+    graph_module: fx.GraphModule,
+    data: Iterable[Any],
+    targets: Targets,
+    *,
+    surgery: Surgery = _USUAL,
+    criterion: str | Criterion | None = None,
+) -> PruningPlan:
+    """Return what :func:`prune_untrained` takes out for ``targets``; arguments and errors are the same."""
+    require_arguments(choose_untrained, locals())
+    graph_module = require_graph(graph_module, "choose_untrained")
+    return _chosen(graph_module, targets, _parted(graph_module, data, None)[0], surgery, criterion)
 
 
 def _chosen(

@@ -38,7 +38,7 @@ def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 def notes_on(report: Mapping[str, Any]) -> list[str]:
     """Return what a reader of :func:`before_and_after` should know, in sentences."""
     notes = []
-    if "accuracy_baseline" not in report:
+    if "accuracy_baseline" not in report and not report.get("settings", {}).get("no_train"):
         notes.append(
             "before is the network as it was given: no unpruned one was trained as long as the pruned one was "
             "(fxprune prune --baseline trains it)"

@@ -24,8 +24,8 @@ from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import require_graph
-from fxprune.ir.progress import Progress
 from fxprune.ir.pytrees import tensors_in
+from fxprune.ir.time_left import Progress
 from fxprune.passes import MeasureNorms, Repair
 from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline

@@ -81,10 +81,11 @@ def prune(
         LoadError: the plan is for another network; says where they differ.
     """
     require_arguments(prune, locals())
-    _require_sense(targets, strength, meet_after, surgery, plan)
+    if fit is None and (strength is not None or meet_after is not None):
+        raise FxpruneError("strength and meet_after are of a training: give fit too, or leave them out")
+    if fit is not None or plan is not None:
+        _require_sense(targets, strength, meet_after, surgery, plan)
     if fit is None:
-        if strength is not None or meet_after is not None:
-            raise FxpruneError("strength and meet_after are of a training: give fit too, or leave them out")
         return untrained(model, example_inputs, labels, plan or targets, surgery).result
     if labels is not None:
         raise FxpruneError("labels are for pruning without fit: a training has its own")

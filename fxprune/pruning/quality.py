@@ -11,6 +11,7 @@ from torch import fx
 from torch.nn import functional
 
 from fxprune.choosing.samples import Batch
+from fxprune.errors import FxpruneValueError, first_line
 from fxprune.facts.kept_state import keeping_state
 from fxprune.ir.module_tree import evaluating
 from fxprune.ir.nodes import as_taken_now
@@ -42,9 +43,12 @@ class Quality:
 
 
 def outputs_of(graph_module: fx.GraphModule, batches: Sequence[Batch]) -> list[Any]:
-    """Return what a graph returns for each batch, in eval mode."""
+    """Return what a graph returns for each batch, in eval mode; raises FxpruneValueError if it does not take one."""
     with keeping_state(graph_module), evaluating(graph_module), torch.no_grad():
-        return [graph_module(*as_taken_now(graph_module, batch.inputs)) for batch in batches]
+        try:
+            return [graph_module(*as_taken_now(graph_module, batch.inputs)) for batch in batches]
+        except RuntimeError as error:
+            raise FxpruneValueError(f"the graph does not take a batch of data: {first_line(error)}") from error
 
 
 def quality(graph_module: fx.GraphModule, batches: Sequence[Batch], wanted: Sequence[Any]) -> Quality:

@@ -20,7 +20,7 @@ from fxprune.facts.module_uses import CallSites
 from fxprune.facts.shapes import shape
 from fxprune.ir.nodes import as_taken_now
 from fxprune.ir.processes import is_one_of_several, sum_up, total
-from fxprune.ir.progress import Progress
+from fxprune.ir.time_left import Progress
 from fxprune.rewriting.contract import Log
 from fxprune.rewriting.refit import Reading, at_once, missed, put, reading, told
 from fxprune.rewriting.rewriter import Rewriter

@@ -1,0 +1,32 @@
+import os
+from pathlib import Path
+
+import torch
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
+
+from fxprune.ir.processes import share_of, sum_up, total
+
+
+def test_alone_everything_is_ones_own() -> None:
+    assert share_of(range(3)) == [0, 1, 2]
+    one = torch.ones(2)
+    sum_up(one)
+    assert one.tolist() == [1, 1]
+    assert total(5) == 5
+
+
+def _work(rank: int, folder: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    own = share_of(range(5))
+    held = torch.tensor(float(sum(own)))
+    sum_up(held)
+    Path(folder, f"{rank}.txt").write_text(f"{own} {held:g} {total(len(own))}")
+    distributed.destroy_process_group()
+
+
+def test_of_two_each_has_its_share_and_sums_are_of_both(tmp_path: Path) -> None:
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    spawn(_work, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call]
+    assert (tmp_path / "0.txt").read_text() == "[0, 2, 4] 10 5"
+    assert (tmp_path / "1.txt").read_text() == "[1, 3] 10 5"

@@ -1,0 +1,124 @@
+from typing import Any
+
+import pytest
+import torch
+from helpers import Block, randomize, state_of
+from torch import nn
+
+import fxprune
+from fxprune.costs.macs import total_macs
+from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError, TargetError
+from fxprune.pruning import no_train
+from fxprune.pruning.no_train import choose_untrained, prune_untrained
+from fxprune.pruning.repaired_damage import RepairedDamage, _slopes
+from fxprune.pruning.surgery import Surgery
+
+X = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(96) % 5
+CHANNELS = Surgery(what="channels")
+pytestmark = pytest.mark.filterwarnings("ignore:.*of the MACs are left where")
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), Block(12), Block(12), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return randomize(nn.Sequential(*layers, nn.Linear(12, 5))).float()
+
+
+def traced() -> Any:
+    return fxprune.trace(network(), X[:4])
+
+
+@pytest.mark.parametrize("what", ["channels", "branches", "all"])
+def test_what_is_repaired_moves_outputs_less_than_the_cut(what: Any) -> None:
+    graph = traced()
+    before = state_of(graph)
+    found = prune_untrained(graph, [(X, Y)], fxprune.Targets(macs=0.7), surgery=Surgery(what=what))
+    stages = found.stages
+    assert stages[no_train.UNPRUNED].moved == 0
+    assert min(stages[no_train.REPAIRED].moved, stages[no_train.BOTH].moved) < stages[no_train.CUT].moved
+    assert found.repaired
+    assert found.plan.sites
+    assert all(torch.equal(before[name], value) for name, value in graph.state_dict().items())
+    assert total_macs(found.result.graph_module) <= 0.7 * total_macs(graph)
+    assert "repaired" in str(found)
+
+
+def test_top1_and_agreement_are_told_of_what_is_held_out() -> None:
+    found = prune_untrained(traced(), [(X, Y)], fxprune.Targets(macs=0.8), surgery=CHANNELS, criterion="l1")
+    whole = found.stages[no_train.UNPRUNED]
+    with torch.no_grad():
+        choices = network()(X[3::4]).argmax(1)
+    assert whole.top1 == pytest.approx(float((choices == Y[3::4]).float().mean()))
+    assert whole.agreement == 1
+    without = prune_untrained(traced(), [X], fxprune.Targets(macs=0.8), surgery=CHANNELS, criterion="l1")
+    assert without.stages[no_train.UNPRUNED].top1 is None
+    assert without.stages[no_train.REPAIRED].moved == found.stages[no_train.REPAIRED].moved
+
+
+def test_labels_choose_nothing_and_a_plan_goes_as_it_is() -> None:
+    plan = choose_untrained(traced(), [X], fxprune.Targets(macs=0.7), surgery=CHANNELS)
+    assert plan.criterion == "repaired-damage"
+    found = prune_untrained(traced(), [(X, Y)], plan)
+    assert found.plan is plan
+
+
+def test_prune_without_fit() -> None:
+    model = network()
+    result = fxprune.prune(model, X, targets=fxprune.Targets(macs=0.7), labels=Y, surgery=CHANNELS)
+    assert result.modified
+    assert not result.graph_module.training
+    batches = [(X[:64], Y[:64]), (X[64:], Y[64:])]
+    again = fxprune.prune(model, batches, targets=fxprune.Targets(macs=0.7), surgery=CHANNELS)
+    with torch.no_grad():
+        torch.testing.assert_close(again.graph_module(X), result.graph_module(X))
+
+
+def test_outputs_that_are_no_logits() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 4, 3))
+    result = fxprune.prune(model.eval(), X, targets=fxprune.Targets(macs=0.7))
+    assert result.modified
+
+
+def test_norms_are_kept_where_that_is_asked_for() -> None:
+    surgery = Surgery(what="channels", norms="keep")
+    result = fxprune.prune(network(), X, targets=fxprune.Targets(macs=0.7), surgery=surgery)
+    assert any(isinstance(one, nn.BatchNorm2d) for one in result.graph_module.modules())
+
+
+def test_slopes_are_of_the_convex_curve_below() -> None:
+    assert _slopes([0, 2, 4], [0.0, 1.0, 4.0], 5).tolist() == [0.5, 0.5, 1.5, 1.5, 3.0]
+    assert _slopes([0, 2, 4], [0.0, 3.0, 4.0], 4).tolist() == [1.0] * 4
+    assert _slopes([0, 2], [0.0, -1.0], 3).tolist() == [0.0] * 3
+
+
+def test_the_criterion_is_at_hand_in_choose() -> None:
+    graph = traced()
+    plan = fxprune.choose(
+        graph, "all", fxprune.Targets(macs=0.7), criterion=RepairedDamage(graph), data=[X[:32]], scope="global"
+    )
+    assert plan.sites
+
+
+def test_bad_input() -> None:
+    targets = fxprune.Targets(macs=0.7)
+    with pytest.raises(FxpruneError, match="in train mode"):
+        prune_untrained(traced().train(), [X], targets)
+    with pytest.raises(FxpruneValueError, match="give some hundred"):
+        prune_untrained(traced(), [X[:2]], targets)
+    with pytest.raises(FxpruneError, match="NaN or infinity"):
+        prune_untrained(traced(), [X * float("nan")], targets)
+    with pytest.raises(FxpruneError, match="does not take a batch"):
+        prune_untrained(traced(), [X[:, :2]], targets)
+    with pytest.raises(TargetError, match="cannot be met"):
+        prune_untrained(traced(), [X], fxprune.Targets(macs=0.001), surgery=CHANNELS, criterion="l1")
+    with pytest.raises(FxpruneValueError, match="targets says how much"):
+        fxprune.prune(network(), X)
+    with pytest.raises(FxpruneTypeError, match="give pairs"):
+        fxprune.prune(network(), [X], labels=Y, targets=targets)
+    with pytest.raises(FxpruneValueError, match="one label an image"):
+        fxprune.prune(network(), X, labels=Y[:3], targets=targets)
+    with pytest.raises(FxpruneValueError, match="no images"):
+        fxprune.prune(network(), [], targets=targets)
+    with pytest.raises(FxpruneError, match="of a training"):
+        fxprune.prune(network(), X, targets=targets, meet_after=5)

@@ -13,7 +13,7 @@ from typing import Any
 from tabulate import tabulate
 
 from fxprune.errors import FxpruneWarning, LoadError, first_line
-from fxprune.run_results import RESULTS, results_text
+from fxprune.run_results import RESULTS, results_text, stages_text
 
 RUN, REPORT, PLAN = "run.json", "report.json", "plan.json"
 METRICS, FINETUNING, UNPRUNED = "metrics.jsonl", "finetune.jsonl", "unpruned.jsonl"
@@ -112,6 +112,8 @@ class RunRecord:
         }
 
     def __str__(self) -> str:
+        if self.report is not None and "stages" in self.report:  # nothing was trained
+            return "\n\n".join([self.headline, stages_text(self.report), results_text(self.report)])
         parts = [self.headline, self._epochs()]
         if self.report is not None:
             parts.append(results_text(self.report))

@@ -17,6 +17,7 @@ RESULTS = {
     "parameters": ("params_before", "params_after", ","),
     "held-out top-1": ("accuracy_before", "accuracy_after", ".2%"),
 }
+STAGES = {"top1": "top-1", "agreement": "first choice as before", "moved": "outputs moved by"}
 _ACTIVATIONS = ("activation_bytes_before", "activation_bytes_after")  # not in reports before schema 3
 
 
@@ -80,3 +81,12 @@ def results_text(report: Mapping[str, Any]) -> str:
         return table
     macs, params = (f"{1 - report[f'{name}_after'] / report[f'{name}_before']:.1%}" for name in ("macs", "params"))
     return f"{table}\n{_gone(report)}, with {macs} of the MACs and {params} of the parameters"
+
+
+def stages_text(report: Mapping[str, Any]) -> str:
+    """Return the table of what each step did to held-out images, of a run without training."""
+    rows = [
+        [name, *("" if one.get(key) is None else f"{one[key]:.2%}" for key in STAGES)]
+        for name, one in report["stages"].items()
+    ]
+    return tabulate(rows, headers=["", *STAGES.values()], disable_numparse=True)

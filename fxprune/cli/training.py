@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fxprune.cli.no_train import prune_untrained
+from fxprune.cli.untrained import prune_untrained
 from fxprune.cli.options import (
     MODEL_HELP,
     classes_option,

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tabulate import tabulate
 from torch import fx, nn
 
 from fxprune.choosing.criteria.base import Criterion
@@ -36,6 +35,7 @@ from fxprune.pruning.quality import Quality, outputs_of, quality
 from fxprune.pruning.repaired_damage import RepairedDamage
 from fxprune.pruning.surgery import Surgery
 from fxprune.rewriting.contract import Site
+from fxprune.run_results import stages_text
 from fxprune.tracing.trace import trace
 
 _LOG = logging.getLogger(__name__)
@@ -69,14 +69,7 @@ class Untrained:
         return tuple(site for step in self.result.steps if step.name == Repair.name for site in step.result.rewritten)
 
     def __str__(self) -> str:
-        rows = [[name, *_cells(one)] for name, one in self.stages.items()]
-        return tabulate(
-            rows, headers=["", "top-1", "first choice as before", "outputs moved by"], disable_numparse=True
-        )
-
-
-def _cells(one: Quality) -> list[str]:
-    return ["" if share is None else f"{share:.2%}" for share in (one.top1, one.agreement, one.moved)]
+        return stages_text({"stages": {name: one.to_json() for name, one in self.stages.items()}})
 
 
 def prune_untrained(

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from fxprune.cli.untrained import prune_untrained
 from fxprune.cli.options import (
     MODEL_HELP,
     classes_option,
@@ -30,6 +29,7 @@ from fxprune.cli.options import (
 )
 from fxprune.cli.report import show_finished, show_results
 from fxprune.cli.teachers import of_random_weights, require_classes, teacher_of
+from fxprune.cli.untrained import prune_untrained
 from fxprune.training.settings import Precision, Settings
 
 if TYPE_CHECKING:

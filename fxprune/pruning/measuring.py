@@ -81,8 +81,8 @@ class Measuring:
         except (RuntimeError, AssertionError) as error:
             shapes = " and ".join("x".join(map(str, one.shape)) for one in tensors_in(first.inputs))
             raise FxpruneError(
-                f"the network does not take inputs of shape {shapes}: {first_line(error)}; --image-size sets the side "
-                "of images"
+                f"the network does not take inputs of shape {shapes}: {first_line(error)}; --image-size sets the "
+                "side of images"
             ) from error
 
     def _looks_at_labels(self, asked: bool | None) -> bool:
@@ -173,7 +173,7 @@ def _is_known(change: Change) -> bool:
 
 
 def _checked(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Return ``labels`` as cross entropy takes them; raises FxpruneValueError for what are no classes of ``logits``."""
+    """Return ``labels`` as cross entropy takes them; raises FxpruneValueError if one is no class of ``logits``."""
     if labels.dim() != 1 or labels.is_floating_point():
         raise FxpruneValueError(
             f"labels are whole numbers, one a sample; got {labels.dtype} of {tuple(labels.shape)}"

@@ -2,9 +2,10 @@
 
     p = softmax(f(x)), q = softmax(f'(x))      missed = mean over x of 1/2 sum |p - q|
 
-of f as it is and f' without something: the chance that choices drawn from p and from q differ. It lies in [0, 1], needs
-no labels, and where p is sure of its choice it is how much of that q takes away: a soft count of the samples on which
-the first choice changes, with less noise than the count. That this ranks removals is ours.
+of f as it is and f' without something: the total variation, at most 1, which needs no labels. Where p is sure of its
+choice it is how much of that q takes away: a soft count of the samples on which the first choice changes, with less
+noise than the count. That it ranks removals is ours: the divergence of q from p, and the rise of the cross entropy,
+grow without bound once the network is broken, and rank those removals by how sure it is of what is wrong.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Reference:
     @cached_property
     def shares(self) -> torch.Tensor:
         """The softmax of the logits, in float64."""
-        return self.outputs.double().softmax(1)
+        shares: torch.Tensor = self.outputs.double().softmax(1)
+        return shares
 
     @cached_property
     def losses(self) -> torch.Tensor:

@@ -88,7 +88,7 @@ class Runs(Running):
                 self.step(node)
 
     def _rest(self, index: int, run: Run) -> Any:
-        """Return what the graph returns where ``run`` starts at the node of that number; what is known so far stays."""
+        """Return what the graph returns where ``run`` starts at the node of that number; ``env`` stays as it is."""
         known = self.env
         self.env = copy_tensors(dict(known)) if self._may_write else dict(known)
         self._begin_run(run)

@@ -4,9 +4,9 @@ found = fxprune.sensitivity(fxprune.trace(model.eval(), images), loader)
 print(found)                                  # a table of single removals, and what each target would cost
 found.curve[4].plan.save("plan.json")         # what goes for half of the MACs
 
-Each part is taken out alone, by runs from there on (:mod:`fxprune.pruning.removal_runs`), and outputs are compared with
-those of the whole network (:mod:`fxprune.pruning.output_change`). A part is measured on as many samples as it takes for
-a standard error of a tenth of what is measured, and on at least 64: what breaks the network is known early.
+Each part is taken out alone, by runs from there on (:mod:`fxprune.pruning.removal_runs`), and outputs are compared
+with those of the whole network (:mod:`fxprune.pruning.output_change`). A part is measured on as many samples as it
+takes for a standard error of a tenth of what is measured, and on at least 64: what breaks the network is known early.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ def sensitivity(
 
     Args:
         graph_module: what :func:`fxprune.trace` returned, in eval mode; it is never changed.
-        data: batches of inputs, or of pairs of inputs and labels, as :func:`fxprune.choose` takes them; by default the
-            example inputs of the graph. Of a data set that is sorted by class give a shuffled loader.
+        data: batches of inputs, or of pairs of inputs and labels, as :func:`fxprune.choose` takes them; by default
+            the example inputs of the graph. Of a data set that is sorted by class give a shuffled loader.
         what: some of "convs", "branches" and "channels", as "branches,channels" or in a sequence, or "all".
         options: those of :class:`Options`: criterion, shares, targets, images, labels, keep, only.
 
     Raises:
-        FxpruneError: the network is in train mode, does not take the inputs, has outputs that are not finite (names the
-            layer), has nothing that may go, or labels are asked for and missing; or an option is none.
+        FxpruneError: the network is in train mode, does not take the inputs, has outputs that are not finite (names
+            the layer), has nothing that may go, or labels are asked for and missing; or an option is none.
 
     Warns:
         FxpruneWarning: there are few samples.
@@ -178,7 +178,10 @@ class Study:
         ]
         totals = float(total_macs(self._graph_module)), float(total_params(self._graph_module))
         changes = iter(zip(cut, self._measuring.of_networks(cut), strict=True))
-        return [Point.of(one, *(next(changes) if one.plan is not None else (None, None)), totals) for one in chosen]
+        return [
+            Point(one.target, one.why) if one.plan is None else Point.of(one, *next(changes), totals)
+            for one in chosen
+        ]
 
 
 def _options(given: dict[str, Any]) -> Options:

@@ -5,8 +5,8 @@
     score of a conv or a branch         what it is missed
 
 By these scores :func:`fxprune.choose` chooses, the least missed for what it saves first, as by any criterion; so the
-last channels of a group count more, and what excludes one another is not chosen together. More channels of a group than
-the largest share that was measured stay.
+last channels of a group count more, and what excludes one another is not chosen together. Of each group as many
+channels stay as stayed of the largest share that was measured.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -129,7 +130,7 @@ class _Line:
         """Return a score for each, in order: ascending, and infinite beyond what was measured."""
         found = np.full(len(self.order), np.inf)
         hull = _lower_hull(self._counts, self._values)
-        for first, last in zip(hull, hull[1:], strict=False):
+        for first, last in pairwise(hull):
             begin, end = self._counts[first], self._counts[last]
             found[begin:end] = (self._values[last] - self._values[first]) / (end - begin)
         known = np.isfinite(found)

@@ -108,12 +108,8 @@ class Point:
     measured: Moved | None = None
 
     @classmethod
-    def of(
-        cls, one: Chosen, network: fx.GraphModule | None, change: Change | None, totals: tuple[float, float]
-    ) -> Point:
+    def of(cls, one: Chosen, network: fx.GraphModule, change: Change, totals: tuple[float, float]) -> Point:
         """Return what was chosen for a target, and what the ``network`` that was cut changes and has left."""
-        if network is None or change is None:
-            return cls(one.target, one.why)
         left = [
             total(network) / max(whole, 1) for total, whole in zip((total_macs, total_params), totals, strict=True)
         ]
@@ -169,7 +165,7 @@ class Sensitivity:
 
     def __str__(self) -> str:
         rows = [[one.kind, one.path, _share_of(one), *self._costs(one), *_cells(one.moved)] for one in self.ranked]
-        heads = ["what", "where", "goes", "MACs", "params", "missed per MAC", *_HEADS]
+        heads = ["what", "where", "goes", "MACs", "params", "per MACs", *_HEADS]
         parts = [_table(rows, heads, 3)]
         if self.curve:
             left = [[f"{one.target:.0%}", *_point(one)] for one in self.curve if not one.why]

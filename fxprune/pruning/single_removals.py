@@ -25,6 +25,8 @@ from fxprune.costs.parameter_holders import Holders
 from fxprune.ir.nodes import graphs_of
 from fxprune.pruning.layer_sites import gates_by_name
 from fxprune.pruning.removal_runs import Run, WithoutLayer, without_channels
+from fxprune.rewriting.cutting.cut import Cut
+from fxprune.rewriting.cutting.sizes import Fault
 from fxprune.structures.channels.groups import Channels, Group
 from fxprune.structures.channels.labels import Array
 from fxprune.structures.channels.reading import unread
@@ -82,12 +84,13 @@ class Removals:
         self._kinds = [KINDS[one] for one in what]
         self._kept = kept
         self._channels = channels
+        self._refused: list[NotMeasured] = []
         kept.require_sense(graphs_of(graph_module))
 
     def layers(self) -> Iterator[Removal]:
         """Yield the convs and branches that may go, in the order of the graph."""
         kinds = [kind for kind in self._kinds if kind != "channels"]
-        gated, gates = gates_by_name(self._graph_module, kinds) if kinds else (None, {})
+        gates = gates_by_name(self._graph_module, kinds)[1] if kinds else {}
         sizes = sizes_of_untrained(gates.values())
 
         def factor(gate: Gate) -> float:
@@ -113,7 +116,7 @@ class Removals:
         return Removal(kind, path, 1, 1, macs, params, (PlannedSite(kind, path, 1, (0,)),), run)
 
     def channels(self, criterion: str | Criterion, samples: Samples, shares: Sequence[float]) -> Iterator[Removal]:
-        """Yield ``shares`` of each group, those that ``criterion`` puts last on ``samples``, in the order of the graph.
+        """Yield ``shares`` of each group, in the order of the graph: those that ``criterion`` puts last on ``samples``.
 
         What nobody reads goes first. A share of which as many go as of the one before is left out.
         """
@@ -135,16 +138,28 @@ class Removals:
             if len(gone) <= before:
                 continue
             before = len(gone)
-            macs, params = field.costs.saved(self._channels.flagged(gone))
             planned = tuple(planned_channels(self._channels, gone, _places(order, len(field.worth))))
+            why = self._why_not(gone) if planned else "no layer makes them, and plans name channels by layers"
+            if why:
+                self._refused.append(NotMeasured("channels", group.name or "of the model itself", why))
+                continue
+            macs, params = field.costs.saved(self._channels.flagged(gone))
             run = without_channels(self._channels, gone)
             yield Removal(
                 "channels", group.name, len(gone), group.width, macs, params, planned, run, tuple(order.tolist())
             )
 
+    def _why_not(self, gone: Collection[int]) -> str:
+        """Return why these classes cannot be cut; "" if they can."""
+        try:
+            Cut(self._channels.walk, gone)
+        except Fault as fault:
+            return f"{fault.node.name} {fault.why}"
+        return ""
+
     def not_measured(self) -> list[NotMeasured]:
-        """Return what may go inside opaque modules, which run as a whole."""
-        found = []
+        """Return what may go inside opaque modules, which run as a whole, and the channels that cannot be cut."""
+        found = list(dict.fromkeys(self._refused))
         for region, graph in graphs_of(self._graph_module)[1:]:
             sites: list[tuple[str, str]] = []
             if "conv" in self._kinds:

@@ -116,7 +116,7 @@ class Removals:
         return Removal(kind, path, 1, 1, macs, params, (PlannedSite(kind, path, 1, (0,)),), run)
 
     def channels(self, criterion: str | Criterion, samples: Samples, shares: Sequence[float]) -> Iterator[Removal]:
-        """Yield ``shares`` of each group, in the order of the graph: those that ``criterion`` puts last on ``samples``.
+        """Yield ``shares`` of each group, in the order of the graph: what ``criterion`` puts last on ``samples``.
 
         What nobody reads goes first. A share of which as many go as of the one before is left out.
         """

@@ -16,6 +16,9 @@ from fxprune.choosing.fingerprint import fingerprint
 from fxprune.choosing.keeping import Kept
 from fxprune.choosing.samples import Samples
 from fxprune.ir.pytrees import tensors_in
+from fxprune.passes import RemoveChannels
+from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pruning.layer_sites import removing
 from fxprune.pruning.removal_runs import Run, Runs
 from fxprune.pruning.single_removals import Removal, Removals
 from fxprune.structures.channels.groups import Channels
@@ -23,7 +26,7 @@ from fxprune.structures.channels.groups import Channels
 
 def removals_of(graph: fx.GraphModule, channels: Channels) -> list[Removal]:
     found = Removals(graph, ("convs", "branches", "channels"), Kept(), channels)
-    return [*found.layers(), *found.channels("l1", Samples(()), (0.25, 0.5))]
+    return [*found.layers(), *found.channels("l1", Samples(()), (0.4,))]
 
 
 def outputs_without_each(graph: fx.GraphModule, *inputs: torch.Tensor) -> list[tuple[Removal, Any]]:
@@ -35,13 +38,22 @@ def outputs_without_each(graph: fx.GraphModule, *inputs: torch.Tensor) -> list[t
     return [(one, found[one.run]) for one in removals]
 
 
+def without(graph: fx.GraphModule, one: Removal) -> nn.Module:
+    """Return the graph from which ``one`` is really cut."""
+    if one.kind == "channels":
+        indices = {site.path: list(site.indices) for site in one.planned}
+        return RemoveChannels(indices=indices)(graph).graph_module
+    plan = fxprune.PruningPlan(one.planned, fingerprint(graph))
+    return Pipeline(removing(graph, None, {one.kind: plan.layers(one.kind)}), verify=False)(graph).graph_module
+
+
 def assert_as_cut(model: nn.Module, *inputs: torch.Tensor) -> int:
     """Return how many removals there were."""
     graph = fxprune.trace(randomize(model), tuple(one.double() for one in inputs))
     given = [torch.cat([one, one[:1]]).double() for one in inputs]
     compared = 0
     for one, found in outputs_without_each(graph, *given):
-        cut = fxprune.PruningPlan(one.planned, fingerprint(graph)).apply(graph, verify=False).graph_module
+        cut = without(graph, one)
         with torch.no_grad():
             pairs = zip(tensors_in(cut(*given)), tensors_in(found), strict=True)
             for right, value in pairs:
@@ -59,7 +71,7 @@ def test_runs_are_as_cut(name: str) -> None:
     assert_as_cut(model, *inputs)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_runs_of_random_networks_are_as_cut(seed: int) -> None:
     torch.manual_seed(seed)
     assert_as_cut(RandomNet(seed), torch.randn(2, 3, 8, 8))

@@ -62,7 +62,6 @@ class Measuring:
             raise FxpruneValueError("there are no samples to measure on: give data= (fxprune sensitivity --data)")
         self._bytes = _HELD * max(peak_activation_bytes(self._graph_module), 1)
         self._size = max(1, min(_LARGEST_BATCH, _BYTES // self._bytes))
-        self._format = torch.channels_last  # in which convs are fastest
         first = next(batches_of(self._singles, self._size))
         self.is_logits = is_logits(self._first_outputs(first))
         self.has_labels = self._looks_at_labels(labels)
@@ -72,18 +71,20 @@ class Measuring:
 
     def _first_outputs(self, first: Batch) -> Any:
         """Return what the network returns for a batch; settles the order of numbers in memory that it takes."""
-        try:
-            return self._whole(first)
-        except RuntimeError:  # a view of what is laid out otherwise
-            self._format = torch.preserve_format
-        try:
-            return self._whole(first)
-        except (RuntimeError, AssertionError) as error:
-            shapes = " and ".join("x".join(map(str, one.shape)) for one in tensors_in(first.inputs))
-            raise FxpruneError(
-                f"the network does not take inputs of shape {shapes}: {first_line(error)}; --image-size sets the "
-                "side of images"
-            ) from error
+        why: Exception | None = None
+        for self._format in (torch.channels_last, torch.contiguous_format):  # convs are faster in the first
+            try:
+                return self._whole(first)
+            except FxpruneError:
+                raise
+            except Exception as error:  # views of what is laid out otherwise too
+                why = error
+        assert why is not None
+        shapes = " and ".join("x".join(map(str, one.shape)) for one in tensors_in(first.inputs))
+        raise FxpruneError(
+            f"the network does not take inputs of shape {shapes}: {first_line(why)}; --image-size sets the side of "
+            "images"
+        ) from why
 
     def _looks_at_labels(self, asked: bool | None) -> bool:
         missing = any(one.labels is None for one in self._singles)
@@ -132,7 +133,7 @@ class Measuring:
         return (
             f"{len(runs)} removals on at most {self.images} samples: at most {whole:.0f} runs of the network over "
             f"these, {told_time(whole * self.images * self._seconds)}, and about "
-            f"{self._size * self._bytes / 2**20:.0f} MB for activations"
+            f"{self._size * self._bytes / 2**20:.0f} MB beside the samples"
         )
 
     def of_runs(self, runs: Sequence[Run]) -> tuple[Change, dict[Run, Change]]:

@@ -5,7 +5,7 @@ channels conv1, 25% of 64     the 16 that a criterion puts last, with all that g
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +30,6 @@ from fxprune.rewriting.cutting.sizes import Fault
 from fxprune.structures.channels.groups import Channels, Group
 from fxprune.structures.channels.labels import Array
 from fxprune.structures.channels.reading import unread
-from fxprune.structures.channels.running import Worth
-from fxprune.structures.gated_layers import Gate
 
 KINDS = {"convs": "conv", "branches": "branch", "channels": "channels"}
 
@@ -85,6 +83,7 @@ class Removals:
         self._kept = kept
         self._channels = channels
         self._refused: list[NotMeasured] = []
+        self._holders = Holders(graph_module)
         kept.require_sense(graphs_of(graph_module))
 
     def layers(self) -> Iterator[Removal]:
@@ -92,28 +91,32 @@ class Removals:
         kinds = [kind for kind in self._kinds if kind != "channels"]
         gates = gates_by_name(self._graph_module, kinds)[1] if kinds else {}
         sizes = sizes_of_untrained(gates.values())
+        factors = {
+            key: gate.module.left_over(cut=True, input_rms=sizes.get(gate.node)) for key, gate in gates.items()
+        }
+        yield from self._convs(factors)
+        yield from self._branches(factors)
 
-        def factor(gate: Gate) -> float:
-            return gate.module.left_over(cut=True, input_rms=sizes.get(gate.node))
+    def _convs(self, factors: Mapping[tuple[str, str], float]) -> Iterator[Removal]:
+        """Yield the convs that have a factor, which is of what is left of their input."""
+        for site in self._kept.conv_sites(self._graph_module):
+            key = "conv", site.path or site.node.name
+            if site.eligible and site.conv is not None and key in factors:
+                nodes = frozenset((site.node,) if site.norm is None else (site.node, site.norm))
+                run = WithoutLayer(site.node, site.conv.input, site.norm or site.node, factors[key], nodes)
+                yield self._layer(*key, nodes, run)
 
-        if "conv" in kinds:
-            for site in self._kept.conv_sites(self._graph_module):
-                gate = gates.get(("conv", site.path or site.node.name))
-                if site.eligible and site.conv is not None and gate is not None:
-                    nodes = frozenset((site.node,) if site.norm is None else (site.node, site.norm))
-                    run = WithoutLayer(site.node, site.conv.input, site.norm or site.node, factor(gate), nodes)
-                    yield self._layer("conv", site.path or site.node.name, nodes, run)
-        if "branch" in kinds:
-            for branch in self._kept.branches(self._graph_module):
-                gate = gates.get(("branch", branch.path))
-                if branch.eligible and gate is not None:
-                    run = WithoutLayer(branch.addition, branch.shortcut, branch.addition, factor(gate))
-                    yield self._layer("branch", branch.path, frozenset(branch.nodes), run)
+    def _branches(self, factors: Mapping[tuple[str, str], float]) -> Iterator[Removal]:
+        """Yield the branches that have a factor."""
+        for branch in self._kept.branches(self._graph_module):
+            key = "branch", branch.path
+            if branch.eligible and key in factors:
+                run = WithoutLayer(branch.addition, branch.shortcut, branch.addition, factors[key])
+                yield self._layer(*key, frozenset(branch.nodes), run)
 
     def _layer(self, kind: str, path: str, nodes: frozenset[fx.Node], run: Run) -> Removal:
         macs = float(sum(map(node_macs, nodes)) / batch_size(self._graph_module))
-        params = Holders(self._graph_module).only_by(nodes)
-        return Removal(kind, path, 1, 1, macs, params, (PlannedSite(kind, path, 1, (0,)),), run)
+        return Removal(kind, path, 1, 1, macs, self._holders.only_by(nodes), (PlannedSite(kind, path, 1, (0,)),), run)
 
     def channels(self, criterion: str | Criterion, samples: Samples, shares: Sequence[float]) -> Iterator[Removal]:
         """Yield ``shares`` of each group, in the order of the graph: what ``criterion`` puts last on ``samples``.
@@ -131,26 +134,29 @@ class Removals:
 
     def _of_group(self, field: Field, group: Group, shares: Sequence[float]) -> Iterator[Removal]:
         order = field.in_order(group)
-        before = 0
-        for share in shares:
-            wanted = order[: round(share * group.width)].tolist()
-            gone = self._channels.spared(set(wanted), field.worth)
-            if len(gone) <= before:
-                continue
-            before = len(gone)
-            planned = tuple(planned_channels(self._channels, gone, _places(order, len(field.worth))))
-            why = self._why_not(gone) if planned else "no layer makes them, and plans name channels by layers"
-            if why:
-                self._refused.append(NotMeasured("channels", group.name or "of the model itself", why))
-                continue
+        wanted = [set(order[: round(share * group.width)].tolist()) for share in shares]
+        by_count = {len(gone): gone for gone in (self._channels.spared(one, field.worth) for one in wanted) if gone}
+        why = self._why_not(by_count[max(by_count)], order) if by_count else ""
+        if why:
+            self._refused.append(NotMeasured("channels", group.name or "of the model itself", why))
+            return
+        for count, gone in sorted(by_count.items()):
             macs, params = field.costs.saved(self._channels.flagged(gone))
             run = without_channels(self._channels, gone)
-            yield Removal(
-                "channels", group.name, len(gone), group.width, macs, params, planned, run, tuple(order.tolist())
-            )
+            planned = self._planned(gone, order)
+            place = "channels", group.name, count, group.width
+            yield Removal(*place, macs, params, planned, run, tuple(order.tolist()))
 
-    def _why_not(self, gone: Collection[int]) -> str:
+    def _planned(self, gone: Collection[int], order: Array) -> tuple[PlannedSite, ...]:
+        """Return these classes as plans name them, with their places in ``order`` for scores."""
+        places = np.zeros(len(self._channels.labels))
+        places[order] = np.arange(len(order))
+        return tuple(planned_channels(self._channels, gone, places))
+
+    def _why_not(self, gone: Collection[int], order: Array) -> str:
         """Return why these classes cannot be cut; "" if they can."""
+        if not self._planned(gone, order):
+            return "no layer makes them, and plans name channels by layers"
         try:
             Cut(self._channels.walk, gone)
         except Fault as fault:
@@ -172,10 +178,3 @@ class Removals:
             why = f"it is inside {region}, which is opaque and runs as a whole"
             found += [NotMeasured(kind, f"{region}.{path}", why) for kind, path in sites]
         return found
-
-
-def _places(order: Array, count: int) -> Worth:
-    """Return the place of each class in ``order``, by class: what plans tell as scores."""
-    found = np.zeros(count)
-    found[order] = np.arange(len(order))
-    return found

@@ -112,7 +112,7 @@ def test_it_says_what_it_takes_and_what_is_left(
 ) -> None:
     study = Study(traced, data, "channels", shares=(0.5,), targets=())
     assert "4 removals on at most 80 samples: at most" in study.takes
-    assert "MB for activations" in study.takes
+    assert "MB beside the samples" in study.takes
     with caplog.at_level(logging.INFO, logger="fxprune"):
         study.measure()
     assert caplog.messages[0] == study.takes
@@ -212,3 +212,46 @@ def test_nothing_that_may_go() -> None:
         FxpruneError, match="the model has no convs or branches that may go; fxprune inspect tells why"
     ):
         fxprune.sensitivity(graph, [torch.randn(64, 4)], "convs,branches")
+
+
+class Looping(nn.Module):
+    """What opens by its values: opaque, with a region inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(4, 16, 1), nn.ReLU(), nn.Conv2d(16, 4, 1))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        while bool(x.abs().max() > 4):
+            x = x / 2
+        return self.net(x)
+
+
+def test_what_is_inside_an_opaque_module_is_told_as_not_measured() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Conv2d(16, 4, 1), Looping(), nn.Flatten(), nn.Linear(256, 5)
+    graph = fxprune.trace(nn.Sequential(*layers).eval(), torch.randn(2, 3, 8, 8))
+    found = fxprune.sensitivity(graph, [torch.randn(64, 3, 8, 8)], "channels", shares=(0.5,), targets=(0.8, 0.4))
+    assert [one.path for one in found.sites] == ["0"]
+    assert [(one.kind, one.path) for one in found.not_measured] == [("channels", "3.net.0")]
+    assert "is opaque and runs as a whole" in str(found)
+    assert [set(one.plan.indices) for one in found.curve if one.plan is not None] == [{"0"}]
+    assert "cannot be met" in found.curve[1].why
+
+
+class Viewing(nn.Module):
+    """What takes no images that are laid out channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8 * 64, 4)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.head(torch.relu(self.conv(x)).view(x.size(0), -1))
+
+
+def test_a_network_that_views_its_activations_is_measured() -> None:
+    torch.manual_seed(0)
+    graph = fxprune.trace(Viewing().eval(), torch.randn(2, 3, 8, 8))
+    found = fxprune.sensitivity(graph, [torch.randn(64, 3, 8, 8)], "channels", targets=())
+    assert [one.goes for one in found.sites] == [2, 4, 6]

@@ -17,6 +17,7 @@ from fxprune.cli.graphs import inspect, list_passes, run
 from fxprune.cli.plans import apply, plan
 from fxprune.cli.predict import predict
 from fxprune.cli.report import report
+from fxprune.cli.sensitivity import sensitivity
 from fxprune.cli.training import demo, prune
 from fxprune.errors import FxpruneError, FxpruneWarning
 
@@ -33,7 +34,7 @@ def cli(context: click.Context, debug: bool) -> None:
         click.echo(context.get_help())
 
 
-for command in (demo, inspect, prune, run, plan, apply, diff_command, report, predict, list_passes):
+for command in (demo, inspect, sensitivity, prune, run, plan, apply, diff_command, report, predict, list_passes):
     cli.add_command(command)
 
 

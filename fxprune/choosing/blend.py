@@ -35,13 +35,13 @@ from fxprune.ir.arguments import require_kind
 from fxprune.structures.channels.running import Worth
 
 Factors = Mapping[str, Mapping[str, float]]
-"""By group, the path of a :class:`~fxprune.choosing.sites.ChannelSite`, and criterion, by its name."""
+"""By group, as :func:`key_of` has it, and criterion, by its name."""
 FORMAT = 1
 _FORMAT = "fxprune_blend"
 _NEEDS: tuple[Needs, ...] = ("weights", "inputs", "labels")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Blend(Criterion):
     """Several criteria of channels in one, with factors of their own in each group.
 
@@ -84,8 +84,11 @@ class Blend(Criterion):
     def measuring(self, graph_module: fx.GraphModule, sites: Collection[Site], samples: Samples) -> Iterator[Score]:
         """Return what blends the scores of a site; each member measures the graph once."""
         with ExitStack() as held:
-            members = [made(one, known_criteria(), "criterion") for one in self.members]
-            missed = {one.name: held.enter_context(one.measuring(graph_module, sites, samples)) for one in members}
+            missed: dict[str, Score] = {}
+            for name in self.members:
+                one = made(name, known_criteria(), "criterion")
+                one.comparing = self.comparing
+                missed[name] = held.enter_context(one.measuring(graph_module, sites, samples))
 
             def score(site: Any) -> Worth:
                 factors = self._of(site)
@@ -96,13 +99,13 @@ class Blend(Criterion):
     def _of(self, site: Any) -> Mapping[str, float]:
         if not isinstance(site, ChannelSite):
             raise FxpruneValueError(only_channels(site))
-        if site.path not in self.factors:
-            hint = did_you_mean(site.path, self.factors, cutoff=0.9)
+        key = key_of(site)
+        if key not in self.factors:
             raise FxpruneValueError(
-                f"the blend says nothing of the channels of {site.path}{hint}: it was found for another network, or "
-                "for other groups of channels; search one for this (fxprune.pruning.blend.search_blend)"
+                f"the blend says nothing of the channels of {key}: it was found for another network, or for other "
+                "groups of channels; search one for this (fxprune.pruning.blend.search_blend)"
             )
-        return self.factors[site.path]
+        return self.factors[key]
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON; raises LoadError if it cannot be written."""
@@ -129,6 +132,13 @@ class Blend(Criterion):
             raise LoadError(f"{path}: factors is an object of groups, each of criteria") from error
 
 
+def key_of(site: ChannelSite) -> str:
+    """Return the path of a group, with #2 or so behind it where its layer makes several (queries beside values)."""
+    alike = [one for one in site.channels.groups if one.name == site.group.name and len(one.free)]
+    number = alike.index(site.group) + 1
+    return site.path if number == 1 else f"{site.path}#{number}"
+
+
 def only_channels(site: Any) -> str:
     """Return what to say where a blend is asked of a layer."""
     return (
@@ -138,7 +148,7 @@ def only_channels(site: Any) -> str:
 
 
 def blended(scores: Mapping[str, Worth], factors: Mapping[str, float]) -> Worth:
-    """Return the weighted mean of the scores of one group, (width,), each over its own mean; infinite ones stay so."""
+    """Return the weighted mean of the scores of a group, (width,), each over its own mean; infinite ones stay so."""
     used = {name: normalized(worth, "mean") for name, worth in scores.items() if factors.get(name)}
     found: Worth = sum((factors[name] * worth for name, worth in used.items()), np.zeros(()))
     return found / sum(factors[name] for name in used)

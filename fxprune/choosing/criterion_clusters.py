@@ -2,8 +2,8 @@
 
     distance of two criteria = 1 - rho      average linkage, cut into the 2 to 4 clusters with the best silhouette
 
-Clusters by rank correlation, layer by layer, are He et al. (arXiv 2107.05033); the linkage, the silhouette (Rousseeuw,
-1987) and their number are ours. Needs scipy, the extra ``blend``.
+Clusters by rank correlation, layer by layer, are He et al. (arXiv 2107.05033); linkage, silhouette (Rousseeuw, 1987)
+and their number are ours. Needs scipy, the extra ``blend``.
 """
 
 from __future__ import annotations

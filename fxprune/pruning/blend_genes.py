@@ -61,4 +61,4 @@ class Genome:
 
     def drawn(self, random: np.random.Generator) -> Genes:
         """Return genes that are drawn."""
-        return random.random(self.size).tolist()
+        return [float(one) for one in random.random(self.size)]

@@ -123,7 +123,7 @@ class Judge:
         return self.tops[key]
 
     def criterion(self, factors: Factors) -> Criterion:
-        """Return what scores channels as the blend with ``factors`` of the known scores: nothing is measured again."""
+        """Return what scores channels as a blend with ``factors`` of what is known: nothing is measured again."""
         return _Known({path: blended(scores, factors[path]) for path, scores in self.scores.items()})
 
     def choice(self, factors: Factors) -> dict[str, list[int]]:
@@ -141,7 +141,7 @@ class Judge:
         return {site.path: list(site.indices) for site in sites}
 
     def network(self, gone: Mapping[str, Sequence[int]]) -> fx.GraphModule:
-        """Return the network without these channels, in eval mode, with batch norms measured anew on what was seen."""
+        """Return the network without these channels, in eval mode, its batch norms measured anew on what was seen."""
         cut = RemoveChannels(indices=gone, groups=self.step.groups, statistics=self.step.statistics)
         found = cast(fx.GraphModule, copy_module(cut(self.graph_module).graph_module).eval())
         measure_norms(found, self.images.seen)
@@ -205,8 +205,9 @@ def _require_sense(step: RemoveChannels) -> None:
 @torch.no_grad()
 def top1(network: fx.GraphModule, batches: Sequence[Batch]) -> float:
     """Return the share of the images, between 0 and 1, of which ``network``, in eval mode, has the label."""
-    right = [_logits(network, batch).argmax(1).cpu() == batch.labels for batch in batches]
-    return float(torch.cat(right).double().mean())
+    guesses = torch.cat([_logits(network, batch).argmax(1).cpu() for batch in batches])
+    labels = torch.cat([batch.labels.cpu() for batch in batches if batch.labels is not None])
+    return float((guesses == labels).double().mean())
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ class Blending(Criterion):
     out: Path | None = None
 
     def fitted(self, graph_module: fx.GraphModule, step: Any) -> Criterion:
-        """Return the blend that was found for ``step``; raises what :func:`fxprune.pruning.blend.search_blend` does."""
+        """Return the blend that was found for ``step``; raises what ``search_blend`` does."""
         require_deap()
         judge = Judge.of(graph_module, step.data, replace(step, criterion="l1"), pool=self.settings.pool)
         found = evolved(judge, self.settings, state=self.state, progress=self.comparing)

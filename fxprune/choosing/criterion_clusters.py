@@ -55,6 +55,34 @@ def clusters_of(scores: Mapping[str, Worth]) -> Clusters:
     return Clusters(names, correlation, _members(names, 1 - correlation))
 
 
+def mean_correlation(clusters: Mapping[str, Clusters]) -> tuple[list[str], Matrix]:
+    """Return all criteria, those that rank alike side by side, and the means of rho over the groups that both rank.
+
+    NaN where no group has both. Raises FxpruneError if scipy is not installed.
+    """
+    names = list(dict.fromkeys(name for one in clusters.values() for name in one.names))
+    sums, counts = np.zeros((2, len(names), len(names)))
+    for one in clusters.values():
+        places = np.ix_(*[[names.index(name) for name in one.names]] * 2)
+        sums[places] += one.correlation
+        counts[places] += 1
+    means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    order = _side_by_side(1 - np.nan_to_num(means))
+    return [names[one] for one in order], means[np.ix_(order, order)]
+
+
+def _side_by_side(distances: Matrix) -> list[int]:
+    """Return the places of criteria in the order of the leaves of their tree."""
+    if len(distances) < FEWEST:
+        return list(range(len(distances)))
+    try:
+        from scipy.cluster.hierarchy import leaves_list, linkage
+        from scipy.spatial.distance import squareform
+    except ImportError as error:
+        raise lacks_extra() from error
+    return [int(one) for one in leaves_list(linkage(squareform(distances, checks=False), "average"))]
+
+
 def lacks_extra() -> FxpruneError:
     """Return what to raise where a package of the extra ``blend`` is not installed."""
     return FxpruneError("a blend of criteria needs DEAP and scipy; pip install 'fxprune[blend]'")

@@ -92,7 +92,12 @@ def _shuffled(batch: Batch, seed: int) -> Batch:
 
 def _part(batch: Batch, which: Any) -> Batch:
     assert batch.labels is not None
-    return Batch(tuple(one[which] for one in batch.inputs), batch.labels[which])
+    return Batch(tuple(_fast(one[which]) for one in batch.inputs), batch.labels[which])
+
+
+def _fast(images: torch.Tensor) -> torch.Tensor:
+    """Return images (N, C, H, W) in the order in which convs are fastest; others as they are."""
+    return images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
 
 
 def _cut(batch: Batch) -> list[Batch]:

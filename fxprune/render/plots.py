@@ -9,6 +9,7 @@ import html
 import io
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from fxprune.errors import FxpruneError
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TEXT = "#010203"  # stands for the page's own text colour, light or dark
-_KEPT, _ZERO, _WITH = "#0072b2", "#d55e00", "#cc79a7"  # of Okabe and Ito's palette; the lines differ in dashes too
+COLORS = _KEPT, _ZERO, _WITH = (
+    "#0072b2",
+    "#d55e00",
+    "#cc79a7",
+)  # of Okabe and Ito's palette; the lines differ in dashes too
 _LOOKS: dict[str, dict[str, Any]] = {
     "stays": {"color": _KEPT, "linestyle": "-"},
     "reached zero": {"color": _ZERO, "linestyle": "--"},
@@ -53,10 +58,6 @@ def run_plots(run: RunRecord) -> str:
 
     Raises FxpruneError if matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise FxpruneError("plots need matplotlib; pip install 'fxprune[plot]'") from error
     panels = {
         "effective scale of each layer": (run.scales()[0], _scales),
         "layers left": (run.series("layers_left")[0], _layers),
@@ -65,20 +66,41 @@ def run_plots(run: RunRecord) -> str:
         "training loss, mean of each epoch": (run.series("loss", epochs=True)[0], _loss),
         "held-out top-1": (run.series("top1")[0], _top1),
     }
-    with matplotlib.rc_context(_STYLE):
+    with plotting():
         return "\n".join(_plot(run, title, draw) for title, (measured, draw) in panels.items() if measured)
 
 
+def plotting() -> AbstractContextManager[None]:
+    """Return what gives plots the look of ours inside; raises FxpruneError if matplotlib is not installed."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise FxpruneError("plots need matplotlib; pip install 'fxprune[plot]'") from error
+    return matplotlib.rc_context(_STYLE)
+
+
 def _plot(run: RunRecord, title: str, draw: Callable[[Axes, RunRecord], None]) -> str:
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(_WIDTH, _HEIGHT * (1.4 if draw is _scales else 1)), layout="constrained")
+    def draw_run(axes: Axes) -> None:
+        draw(axes, run)
+        axes.set_xlabel("epoch" if run.steps_per_epoch else "optimizer step")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+    return svg_of(title, draw_run, 1.4 if draw is _scales else 1.0)
+
+
+def svg_of(title: str, draw: Callable[[Axes], None], height: float = 1.0) -> str:
+    """Return as an SVG what ``draw`` draws, with a legend if several things have labels.
+
+    Of usual ``height`` at 1; inside :func:`plotting`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, _HEIGHT * height), layout="constrained")
     axes = figure.subplots()
-    draw(axes, run)
+    draw(axes)
     axes.set_title(title)
-    axes.set_xlabel("epoch" if run.steps_per_epoch else "optimizer step")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     if len(axes.get_legend_handles_labels()[1]) > 1:
         figure.legend(loc="outside lower left", ncols=2)  # below the axes: beside no line
     content = io.StringIO()
@@ -129,7 +151,7 @@ def _channels(axes: Axes, run: RunRecord) -> None:
 def _macs(axes: Axes, run: RunRecord) -> None:
     _steps(axes, run, "macs_left")
     axes.set_ylim(0, 1.05)
-    axes.yaxis.set_major_formatter(_percent)
+    axes.yaxis.set_major_formatter(percent)
 
 
 def _steps(axes: Axes, run: RunRecord, name: str) -> None:
@@ -144,7 +166,7 @@ def _loss(axes: Axes, run: RunRecord) -> None:
 
 def _top1(axes: Axes, run: RunRecord) -> None:
     _with_finetuning(axes, run, "top1")
-    axes.yaxis.set_major_formatter(_percent)
+    axes.yaxis.set_major_formatter(percent)
 
 
 def _with_finetuning(axes: Axes, run: RunRecord, name: str) -> None:
@@ -159,5 +181,6 @@ def _with_finetuning(axes: Axes, run: RunRecord, name: str) -> None:
         axes.axvline(*_times(run, [run.rows[-1]["step"]]), color=_TEXT, linewidth=0.8, linestyle=":")
 
 
-def _percent(value: float, _: float) -> str:
+def percent(value: float, _: float) -> str:
+    """Return a share of 1 as a tick shows it."""
     return f"{value:.0%}" if abs(value * 100 - round(value * 100)) < 1e-6 else f"{value:.1%}"

@@ -15,14 +15,14 @@ def run_page(run: RunRecord) -> str:
     """Return the page of a run, finished or not; raises FxpruneError if matplotlib is not installed."""
     body = [f"<p>{escaped(run.headline)}</p>"]
     if run.report is not None:
-        body += ["<h2>Before and after</h2>", _table(("", "before", "after"), before_and_after(run.report))]
+        body += ["<h2>Before and after</h2>", table(("", "before", "after"), before_and_after(run.report))]
         body += [f"<p>{escaped(note)}</p>" for note in notes_on(run.report)]
     plots = run_plots(run)
     shown = f'<h2>Over time</h2><div class="plots">{plots}</div>'
     body.append(shown if plots else "<p>Nothing was measured yet.</p>")
     rows = list(_layers(run))
     if rows:
-        body += ["<h2>Layers</h2>", _table(("layer", "scale", "gone from step"), rows)]
+        body += ["<h2>Layers</h2>", table(("layer", "scale", "gone from step"), rows)]
     else:
         body.append(f"<p>{escaped(NO_SCALES)}</p>")
     title = run_title({**run.settings, **(run.report or {})})
@@ -46,7 +46,8 @@ def _layers(run: RunRecord) -> Iterator[tuple[str, str, str]]:
         yield path, f"{values[-1]:.4g}", ", ".join([*([] if since is None else [f"{since:,}"]), *how])
 
 
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table of texts as HTML."""
     head = "".join(f'<th scope="col">{escaped(text)}</th>' for text in headers)
     body = "\n".join(f"<tr>{''.join(f'<td>{escaped(text)}</td>' for text in row)}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

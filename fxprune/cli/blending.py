@@ -31,7 +31,7 @@ class Search:
     def criterion(self, name: str) -> str | Criterion:
         """Return the criterion of that name; blend as it is to be searched, and that of a file of one."""
         if name.endswith(".json"):
-            from fxprune.choosing.blend import Blend
+            from fxprune.choosing.criterion_blend import Blend
 
             self._require_unused(f"{name} is found already")
             return Blend.load(Path(name))
@@ -41,10 +41,12 @@ class Search:
         from fxprune.files import make_folder
         from fxprune.pruning.blend import BlendSettings
         from fxprune.pruning.blending import Blending
+        from fxprune.render.plots import plotting
 
         settings = BlendSettings() if self.generations is None else BlendSettings(generations=self.generations)
         if self.search is None:
             return Blending(settings)
+        plotting()  # an error now, and not after the search, where it cannot draw
         make_folder(self.search)
         return Blending(settings, self.search / _STATE, self.search / _FOUND)
 
@@ -56,7 +58,7 @@ class Search:
         """Write the page of the search, if there is a folder for it."""
         if self.search is None:
             return
-        from fxprune.choosing.blend import Blend
+        from fxprune.choosing.criterion_blend import Blend
         from fxprune.files import write_text
         from fxprune.pruning.blend_state import SearchRecord
         from fxprune.render.blend_page import blend_page

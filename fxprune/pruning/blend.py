@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from fxprune.choosing.blend import Blend
 from fxprune.choosing.criteria.base import say_nothing
+from fxprune.choosing.criterion_blend import Blend
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneValueError
 from fxprune.ir.arguments import option_kinds, require_arguments, require_kind

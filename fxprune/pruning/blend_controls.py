@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fxprune.choosing.blend import Blend
 from fxprune.choosing.criteria.base import say_nothing
+from fxprune.choosing.criterion_blend import Blend
 from fxprune.errors import FxpruneValueError
 from fxprune.pruning.blend import Progress
 from fxprune.pruning.blend_genes import Genes, Genome

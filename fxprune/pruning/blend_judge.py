@@ -21,9 +21,9 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import fx
 
-from fxprune.choosing.blend import Factors, blended, key_of, only_channels
 from fxprune.choosing.channel_scores import site_scores
 from fxprune.choosing.criteria.base import Criterion, Needs, Score
+from fxprune.choosing.criterion_blend import Factors, blended, key_of, only_channels
 from fxprune.choosing.criterion_clusters import Clusters, clusters_of
 from fxprune.choosing.fingerprint import fingerprint
 from fxprune.choosing.named import known_criteria, made

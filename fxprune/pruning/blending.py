@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 from torch import fx
 
-from fxprune.choosing.blend import Blend, only_channels
 from fxprune.choosing.criteria.base import Criterion, Needs, Score
+from fxprune.choosing.criterion_blend import Blend, only_channels
 from fxprune.choosing.samples import Samples
 from fxprune.choosing.sites import ChannelSite, Site
 from fxprune.errors import FxpruneValueError
@@ -32,7 +32,7 @@ class Blending(Criterion):
     Args:
         settings: how it is searched.
         state: a file to write after every generation, and to go on from.
-        out: a file to write the :class:`fxprune.choosing.blend.Blend` that was found to.
+        out: a file to write the :class:`fxprune.choosing.criterion_blend.Blend` that was found to.
     """
 
     name: ClassVar[str] = Blend.name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fxprune.choosing.blend import Blend
+from fxprune.choosing.criterion_blend import Blend
 from fxprune.choosing.criterion_clusters import Matrix, mean_correlation
 from fxprune.pruning.blend_state import SearchRecord
 from fxprune.render.html import escaped, static

@@ -29,7 +29,7 @@ from fxprune.choosing.criteria.base import Criterion, Needs, Score
 from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.samples import Samples
 from fxprune.choosing.sites import ChannelSite, Site
-from fxprune.errors import FxpruneValueError, LoadError, did_you_mean, first_line
+from fxprune.errors import FxpruneTypeError, FxpruneValueError, LoadError, did_you_mean, first_line
 from fxprune.files import write_json
 from fxprune.ir.arguments import require_kind
 from fxprune.structures.channels.running import Worth
@@ -59,6 +59,7 @@ class Blend(Criterion):
 
     def __post_init__(self) -> None:
         require_kind(self.factors, Mapping[str, Mapping[str, Any]], "Blend", "factors")
+        require_kind(self.top1, float | None, "Blend", "top1")
         known = known_criteria()
         for path, group in self.factors.items():
             for name, factor in group.items():
@@ -126,10 +127,8 @@ class Blend(Criterion):
             raise LoadError(f"{path} is a blend of another format; this version reads {_FORMAT} {FORMAT}")
         try:
             return cls(content["factors"], content["top1"])
-        except FxpruneValueError as error:
+        except (FxpruneValueError, FxpruneTypeError) as error:
             raise LoadError(f"{path}: {error}") from error
-        except TypeError as error:
-            raise LoadError(f"{path}: factors is an object of groups, each of criteria") from error
 
 
 def key_of(site: ChannelSite) -> str:

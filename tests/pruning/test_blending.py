@@ -15,6 +15,7 @@ from fxprune.choosing.criterion_blend import Blend
 from fxprune.choosing.named import known_criteria
 from fxprune.choosing.samples import Samples
 from fxprune.passes import RemoveChannels
+from fxprune.pruning import blending
 from fxprune.pruning.blend import BlendSettings, evolved
 from fxprune.pruning.blending import Blending
 
@@ -44,7 +45,7 @@ def test_what_goes_is_what_the_best_blend_was_judged_by(step: RemoveChannels, tm
 
 def test_the_pass_takes_it_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, data = pictured()
-    monkeypatch.setattr("fxprune.pruning.blending.BlendSettings", lambda: FEW)
+    monkeypatch.setattr(blending, "evolved", lambda judge, settings, **more: evolved(judge, FEW, **more))
     result = RemoveChannels(ratio=0.5, criterion="blend", data=data)(graph)
     assert any("worth least by blend" in one.why for one in result.rewritten)
 

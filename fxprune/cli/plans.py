@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tabulate import tabulate
 
-from fxprune.cli.blending import Search, search_options
+from fxprune.cli.blend_search import Search, search_options
 from fxprune.cli.graphs import Images, Output, image_options, output_options
 from fxprune.cli.options import (
     MODEL_HELP,

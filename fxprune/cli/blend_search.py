@@ -58,9 +58,9 @@ class Search:
         """Write the page of the search, if there is a folder for it."""
         if self.search is None:
             return
+        from fxprune.choosing.blend_record import SearchRecord
         from fxprune.choosing.criterion_blend import Blend
         from fxprune.files import write_text
-        from fxprune.pruning.blend_state import SearchRecord
         from fxprune.render.blend_page import blend_page
 
         record, found = SearchRecord.load(self.search / _STATE), Blend.load(self.search / _FOUND)

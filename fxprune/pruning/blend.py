@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from torch import fx
 
+from fxprune.choosing.blend_record import Generation, SearchRecord
 from fxprune.choosing.criteria.base import say_nothing
 from fxprune.choosing.criterion_blend import Blend
 from fxprune.choosing.targets import Targets
@@ -28,7 +29,6 @@ from fxprune.errors import FxpruneValueError
 from fxprune.ir.arguments import option_kinds, require_arguments, require_kind
 from fxprune.pruning.blend_genes import Genes, Genome
 from fxprune.pruning.blend_judge import Judge
-from fxprune.pruning.blend_state import Generation, SearchRecord
 from fxprune.pruning.channel_step import channel_step
 from fxprune.pruning.evolution import TOURNAMENT, next_generation, require_deap
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fxprune.choosing.blend_record import SearchRecord
 from fxprune.choosing.criterion_blend import Blend
 from fxprune.choosing.criterion_clusters import Matrix, mean_correlation
-from fxprune.pruning.blend_state import SearchRecord
 from fxprune.render.html import escaped, static
 from fxprune.render.plots import COLORS, percent, plotting, svg_of
 from fxprune.render.run_page import table

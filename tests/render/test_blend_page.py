@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fxprune.choosing.blend_record import Generation, SearchRecord
 from fxprune.choosing.criterion_blend import Blend
 from fxprune.choosing.criterion_clusters import Clusters
 from fxprune.errors import FxpruneError
-from fxprune.pruning.blend_state import Generation, SearchRecord
 from fxprune.render.blend_page import blend_page, blend_plots
 
 pytest.importorskip("matplotlib")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import fxprune
+from fxprune.choosing.blend_record import Generation, SearchRecord
 from fxprune.choosing.criterion_clusters import Clusters
-from fxprune.pruning.blend_state import Generation, SearchRecord
 
 ASKED = {"pool": ["l1", "l2"], "images": "00ab", "options": {"ratio": "0.5", "seed": "0"}, "population": 4}
 CLUSTERS = {"a": Clusters(("l1", "l2"), np.array([[1, 0.5], [0.5, 1]]), (("l1",), ("l2",)))}

@@ -74,7 +74,7 @@ class Asked:
 @search_options
 @click.option("--aggregate", type=click.Choice(AGGREGATES), default="sum", help="Of all weights that make a channel.")
 @click.option("--normalize", type=click.Choice(NORMALIZATIONS), help="How scores of unlike groups compare.")
-@click.option("--seed", type=int, default=0, help="Of random choice.")
+@click.option("--seed", type=int, default=0, help="Of random choice, and of a search.")
 @click.option(
     "--groups", type=click.Choice(GROUPS), default="within", help="Of groups and heads: parts, or whole ones."
 )

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from fxprune.choosing.blend_record import Generation, SearchRecord
 from fxprune.choosing.criteria.base import say_nothing
 from fxprune.choosing.criterion_blend import Blend
 from fxprune.choosing.targets import Targets
-from fxprune.errors import FxpruneValueError
+from fxprune.errors import FxpruneValueError, LoadError
 from fxprune.ir.arguments import option_kinds, require_arguments, require_kind
 from fxprune.pruning.blend_genes import Genes, Genome
 from fxprune.pruning.blend_judge import Judge
@@ -107,8 +108,8 @@ def evolved(
     progress: Progress = say_nothing,
 ) -> Blend:
     """Return the best blend of all generations; what :func:`search_blend` does once ``judge`` has scored."""
-    genome = Genome(judge.clusters)
     record = _resumed(judge, settings, state)
+    genome = Genome(record.clusters)
     seed = judge.step.seed
     done = len(record.generations)
     told = _Told(settings.population, settings.generations, done * settings.population, progress)
@@ -148,10 +149,23 @@ def _resumed(judge: Judge, settings: BlendSettings, state: str | Path | None) ->
     asked = {**judge.asked, "population": settings.population}
     found = SearchRecord(asked, judge.clusters)
     if state is not None and Path(state).exists():
-        known = SearchRecord.load(state)
-        known.require_same(asked, Path(state))
-        found.generations = known.generations[: settings.generations]
+        found = SearchRecord.load(state)
+        found.require_same(asked, Path(state))
+        _require_whole(found, judge, Path(state))
+        found.generations = found.generations[: settings.generations]
     return found
+
+
+def _require_whole(record: SearchRecord, judge: Judge, path: Path) -> None:
+    """Raise LoadError if a search that was read has other groups or criteria than ``judge``, or genes of no blend."""
+    criteria = {name for one in record.clusters.values() for members in one.members for name in members}
+    size = Genome(record.clusters).size
+    genes = [one for each in record.generations for one in each.genes]
+    tops = [one for each in record.generations for one in each.top1]
+    numbers = all(type(one) in (int, float) and 0 <= one <= 1 for one in (*tops, *chain.from_iterable(genes)))
+    alike = all(len(one) == size for one in genes) and len(genes) == len(tops)
+    if record.clusters.keys() != judge.scores.keys() or not criteria <= set(judge.pool) or not (numbers and alike):
+        raise LoadError(f"{path} is a damaged search: its genes are not those of its clusters; remove it")
 
 
 @dataclass

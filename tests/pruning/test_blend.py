@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,26 @@ def test_the_state_of_another_search_is_refused(tmp_path: Path) -> None:
     with pytest.raises(fxprune.FxpruneError, match="of another search: weights is "):
         search_blend(graph, data, ratio=0.5, **few)
     assert state.read_text() == before
+
+
+@pytest.mark.parametrize("change", ["short", "high", "text", "group", "criterion"])
+def test_a_damaged_state_is_refused(change: str, tmp_path: Path) -> None:
+    state = tmp_path / "search.json"
+    few = BlendSettings(population=3, generations=1, pool=POOL)
+    evolved(judged(), few, state=state)
+    content = json.loads(state.read_text())
+    genes, clusters = content["generations"][0]["genes"], content["clusters"]
+    if change == "short":
+        genes[1].pop()
+    elif change in ("high", "text"):
+        genes[1][0] = {"high": 1.5, "text": "x"}[change]
+    elif change == "group":
+        clusters.pop()
+    else:
+        clusters[0]["members"][0][0] = "l3"
+    state.write_text(json.dumps(content))
+    with pytest.raises(fxprune.FxpruneError, match="is a damaged search: its genes are not those of its clusters"):
+        evolved(judged(), few, state=state)
 
 
 def test_it_says_how_long_it_will_take(caplog: pytest.LogCaptureFixture) -> None:

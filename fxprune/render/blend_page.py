@@ -19,7 +19,9 @@ from fxprune.render.run_page import table
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_TOP1, _ALIKE = "held-out top-1 by generation", "rank correlation of criteria, mean over groups"
+_TOP1, _ALIKE = "held-out top-1 by generation", "rank correlation, mean over groups"
+
+_DARK = 0.6  # correlations beyond are dark cells
 
 
 def blend_page(record: SearchRecord, blend: Blend, *, title: str) -> str:
@@ -75,11 +77,16 @@ def _fitness(record: SearchRecord, axes: Axes) -> None:
 
 
 def _heat_map(names: list[str], correlation: Matrix, axes: Axes) -> None:
-    shown = axes.imshow(correlation, vmin=-1, vmax=1, cmap="PuOr")
+    axes.pcolormesh(correlation, vmin=-1, vmax=1, cmap="PuOr")  # no picture: pages let none in
+    for row, column in zip(*np.nonzero(np.isfinite(correlation)), strict=True):
+        rho = correlation[row, column]
+        color = "white" if abs(rho) > _DARK else "black"
+        axes.text(column + 0.5, row + 0.5, f"{rho:.1f}", color=color, ha="center", va="center", fontsize=8)
+    places = np.arange(len(names)) + 0.5
     axes.grid(visible=False)
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), names)
-    axes.figure.colorbar(shown, ax=axes)
+    axes.invert_yaxis()
+    axes.set_xticks(places, names, rotation=90)
+    axes.set_yticks(places, names)
 
 
 def _groups(record: SearchRecord, blend: Blend) -> Iterator[tuple[str, str, str]]:

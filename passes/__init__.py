@@ -14,12 +14,14 @@ from fxprune.passes.fuse_resconv import FuseResConv
 from fxprune.passes.insert_branch_scale import InsertBranchScale
 from fxprune.passes.insert_channel_gate import InsertChannelGate
 from fxprune.passes.insert_resconv import InsertResConv
+from fxprune.passes.measure_norms import MeasureNorms
 from fxprune.passes.propagate_zeros import PropagateZeros
 from fxprune.passes.remove_branches import RemoveBranches
 from fxprune.passes.remove_channels import RemoveChannels
 from fxprune.passes.remove_layers import RemoveLayers
 from fxprune.passes.remove_resconvs import RemoveResConvs
 from fxprune.passes.remove_unused_submodules import RemoveUnusedSubmodules
+from fxprune.passes.repair import Repair
 from fxprune.passes.simplify import Simplify
 from fxprune.passes.split_attention import SplitAttention
 from fxprune.passes.split_resconv import SplitResConv
@@ -39,12 +41,14 @@ __all__ = [
     "InsertBranchScale",
     "InsertChannelGate",
     "InsertResConv",
+    "MeasureNorms",
     "PropagateZeros",
     "RemoveBranches",
     "RemoveChannels",
     "RemoveLayers",
     "RemoveResConvs",
     "RemoveUnusedSubmodules",
+    "Repair",
     "Simplify",
     "SplitAttention",
     "SplitResConv",

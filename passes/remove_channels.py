@@ -195,17 +195,17 @@ class RemoveChannels(KeepingPass):
     def _score(self, graph_module: fx.GraphModule, fields: Sequence[Field], log: Log) -> None:
         """Tell ``fields`` what each of their channels is worth."""
         samples = Samples.of(graph_module, self.data)
-        asked = made(self.criterion, known_criteria(), "criterion")
-        if samples.advice and asked.needs != "weights":
+        criterion = made(self.criterion, known_criteria(), "criterion")
+        if samples.advice and criterion.needs != "weights":
             log.warn(f"channels were compared on {samples.advice}")
         sites = [(one, site) for one in fields for site in sites_of(one.channels, one.region)]
-        fitted = asked.fitted(graph_module, self)
+        fitted = criterion.fitted(graph_module, self)
         scores = site_scores(
             graph_module,
             [site for _, site in sites],
-            self.criterion if fitted is asked else fitted,
+            self.criterion if fitted is criterion else fitted,
             samples,
-            normalize=self.normalize or ("lamp" if self.scope == "global" else "none"),
+            normalize=self.normalize or ("lamp" if self.scope == "global" and not criterion.is_marginal else "none"),
             aggregate=self.aggregate,
             seed=self.seed,
         )

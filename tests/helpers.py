@@ -6,7 +6,7 @@ import copy
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
@@ -19,6 +19,8 @@ from fxprune.ir.pytrees import tensors_in
 from fxprune.rewriting.contract import Contract, Pass, PassResult
 from fxprune.rewriting.verify import difference
 
+_Model = TypeVar("_Model", bound=nn.Module)
+
 
 def resconvs(graph_module: fx.GraphModule) -> list[tuple[fx.Node, ResConv]]:
     """Return the nodes that call a ResConv which can be removed, with the modules, in graph order."""
@@ -26,7 +28,7 @@ def resconvs(graph_module: fx.GraphModule) -> list[tuple[fx.Node, ResConv]]:
     return [(node, module) for node, module in calls if isinstance(module, ResConv) and module.removable]
 
 
-def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
+def randomize(model: _Model, seed: int = 0) -> _Model:
     """Give every norm of ``model`` random statistics and weights; return it in float64 and eval mode."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():

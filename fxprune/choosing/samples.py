@@ -32,14 +32,25 @@ class Batch(NamedTuple):
 
     def alone(self) -> Iterator[Batch]:
         """Yield each sample as a batch of one."""
-        count = self.size
-        for index in range(count):
-            inputs = map_tensors(self.inputs, partial(_sample, index, count))
-            yield Batch(inputs, None if self.labels is None else self.labels[index : index + 1])
+        for index in range(self.size):
+            yield self._part(slice(index, index + 1))
+
+    def first(self, count: int) -> Batch:
+        """Return its first samples, at most ``count``."""
+        return self._part(slice(count))
+
+    def every(self, number: int, others: bool = False) -> list[Batch]:
+        """Return every ``number``-th of its samples, or all others, as a batch; no batch if there is none."""
+        places = [one for one in range(self.size) if (one % number == number - 1) != others]
+        return [self._part(places)] if places else []
+
+    def _part(self, where: slice | list[int]) -> Batch:
+        inputs = map_tensors(self.inputs, partial(_part, where, self.size))
+        return Batch(inputs, None if self.labels is None else self.labels[where])
 
 
-def _sample(index: int, count: int, tensor: torch.Tensor) -> torch.Tensor:
-    return tensor[index : index + 1] if tensor.dim() > 0 and len(tensor) == count else tensor
+def _part(where: slice | list[int], count: int, tensor: torch.Tensor) -> torch.Tensor:
+    return tensor[where] if tensor.dim() > 0 and len(tensor) == count else tensor
 
 
 class Samples:

@@ -9,14 +9,17 @@ import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from fxprune.cli.no_train import prune_untrained
 from fxprune.cli.options import (
     MODEL_HELP,
     classes_option,
+    criterion_option,
     export_options,
     json_option,
     keeping_options,
@@ -96,6 +99,9 @@ def demo(seed: int, out: Path, as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="Train what this file of fxprune plan, or plan.json of a run, has to zero, in its order.",
 )
+@click.option("--no-train", is_flag=True, help="Train nothing: choose, remove and repair on some hundred images.")
+@click.option("--images", default=512, type=click.IntRange(min=8), help="Training images that --no-train looks at.")
+@criterion_option
 @what_option
 @keeping_options
 @norms_option
@@ -201,6 +207,8 @@ def prune(
 ) -> None:
     """Fine-tune MODEL on your images, prune its layers or channels meanwhile, write the result to a folder.
 
+    With --no-train nothing is trained: what goes is chosen, removed and repaired by least squares, in minutes.
+
     Killed at any moment, the same command goes on from its last checkpoint. On several GPUs or hosts:
     torchrun --nproc-per-node 4 -m fxprune prune MODEL ...
     """
@@ -211,6 +219,7 @@ def prune(
     from fxprune.training.engine import make_accelerator
     from fxprune.training.folder import is_finished, open_folder
     from fxprune.training.job import Run, prune_on_data, say_nothing
+    from fxprune.training.untrained_job import Without
 
     images = {name: options.pop(name) for name in ("image_size", "in_memory", "on_bad_image")}
     teacher_weights: tuple[Path, ...] = options.pop("teacher_weights")
@@ -220,11 +229,18 @@ def prune(
     goal_options = {name: options.pop(name) for name in _GOAL}
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
+    way = {name: options.pop(name) for name in ("no_train", "images", "criterion")}
     settings = Settings(**options)
+    _require_way(way["no_train"])
     _require_use(settings, goal_options, teacher_weights)
     goal = _goal(**goal_options)
     _seed(settings.seed)
     loaded = load_model(model, weights, classes, pretrained=pretrained)
+    if way.pop("no_train"):
+        given = {"model": model, **_sources(weights, pretrained, ()), "data": data, **_shown(images)}
+        no_train = Without(**way, workers=settings.workers, exports=exports)
+        prune_untrained(loaded, load_data(data, **images), out, goal, no_train, given, as_json)
+        return
     accelerator = make_accelerator(settings, out)
     aloud = _say_aside if as_json else _say
     say = aloud if accelerator.is_main_process else say_nothing
@@ -235,8 +251,7 @@ def prune(
     if settings.distill:
         require_classes(dict(zip(teacher_weights, known, strict=True)) or {weights: loaded})
     read = load_data(data, **images)
-    shown = {name: images[name] for name in ("image_size", "in_memory")}
-    run = {"model": model, **_sources(weights, pretrained, teacher_weights), "data": data, **shown}
+    run = {"model": model, **_sources(weights, pretrained, teacher_weights), "data": data, **_shown(images)}
     what = {name: value or None for name, value in goal.options().items()}  # older runs have no patterns
     record = {**run, **what, **settings.shared()}
     if is_finished(out, record):
@@ -251,6 +266,10 @@ def prune(
         report = prune_on_data(loaded.model, read, out, settings, goal=goal, run=around, teacher=teacher)
     if accelerator.is_main_process:
         show_results(report, out, as_json)
+
+
+def _shown(images: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: images[name] for name in ("image_size", "in_memory")}
 
 
 def _sources(weights: Path | None, pretrained: bool, teacher_weights: Sequence[Path]) -> dict[str, Any]:
@@ -283,6 +302,21 @@ def _goal(strength: float | None, norms: Norms | None, plan: Path | None, **name
     if targets.is_empty and strength is None and known is None:
         targets = Targets(macs=0.5)
     return Goal(targets, strength, layers, what=what, **kept, norms=norms or Goal.norms, plan=known)
+
+
+def _require_way(no_train: bool) -> None:
+    """Raise UsageError for an option of a training with --no-train, or of that without it."""
+    given = click.get_current_context().get_parameter_source
+    of_training = {*(field.name for field in fields(Settings))} - {"workers", "seed"} | {
+        "strength",
+        "teacher_weights",
+    }
+    for option in of_training if no_train else ("images", "criterion"):
+        if given(option) is click.core.ParameterSource.COMMANDLINE:
+            name = f"--{option.replace('_', '-')}"
+            raise click.UsageError(
+                f"{name} is of a training: leave it out" if no_train else f"{name} needs --no-train"
+            )
 
 
 def _require_use(settings: Settings, goal: Mapping[str, Any], teacher_weights: Sequence[Path]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,7 +73,7 @@ class Pipeline(Pass):
         stage = graph_module
         with keep_exact_weights(self.verify):
             for one in self.passes:
-                steps.append(_apply(one, stage))
+                steps.append(_apply(_with_reference(one, graph_module), stage))
                 stage = steps[-1].result.graph_module
             seen = _Check().steps(steps) if self.verify else None
         return PipelineResult(
@@ -84,6 +85,13 @@ class Pipeline(Pass):
             tuple(steps),
             seen,
         )
+
+
+def _with_reference(one: AnyPass, graph_module: fx.GraphModule) -> AnyPass:
+    """Return a pass that compares with a ``reference`` as one that has ``graph_module`` for it, if it has none."""
+    if is_dataclass(one) and getattr(one, "reference", graph_module) is None:
+        return replace(one, reference=graph_module)  # type: ignore[type-var]
+    return one
 
 
 def _out_of_order(chosen: Sequence[AnyPass]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -133,3 +134,16 @@ def _told(macs: int, unknown: tuple[str, ...]) -> int | str:
 def _costs(graph: fx.GraphModule) -> dict[str, Any]:
     macs = {"macs": total_macs(graph), "unknown_macs": list(unknown_places(graph))}
     return {"nodes": node_count(graph), **macs, "params": total_params(graph)}
+
+
+def joined(results: Sequence[PipelineResult]) -> PipelineResult:
+    """Return the results of one pipeline after the other as that of one."""
+    return PipelineResult(
+        results[-1].graph_module,
+        any(one.modified for one in results),
+        tuple(site for one in results for site in one.rewritten),
+        tuple(site for one in results for site in one.declined),
+        tuple(dict.fromkeys(message for one in results for message in one.warnings)),
+        tuple(step for one in results for step in one.steps),
+        max((one.max_relative for one in results if one.max_relative is not None), default=None),
+    )

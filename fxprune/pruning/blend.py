@@ -12,9 +12,8 @@ validation accuracy are He et al. (arXiv 2107.05033), of which only the abstract
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,14 @@ from fxprune.choosing.criterion_blend import Blend
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneValueError, LoadError
 from fxprune.ir.arguments import option_kinds, require_arguments, require_kind
+from fxprune.ir.progress import Progress
 from fxprune.pruning.blend_genes import Genes, Genome
 from fxprune.pruning.blend_judge import Judge
 from fxprune.pruning.channel_step import channel_step
 from fxprune.pruning.evolution import TOURNAMENT, next_generation, require_deap
 
 _LOGGER = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]
+Tell = Callable[[int, int], None]
 """Called before each evaluation, with how many were before it and how many there are."""
 
 
@@ -73,7 +73,7 @@ def search_blend(
     *,
     settings: BlendSettings = _USUAL,
     state: str | Path | None = None,
-    progress: Progress = say_nothing,
+    progress: Tell = say_nothing,
     **options: Any,
 ) -> Blend:
     """Return the best blend of criteria that was found for one network and one target, or ratio.
@@ -105,14 +105,16 @@ def evolved(
     settings: BlendSettings = _USUAL,
     *,
     state: str | Path | None = None,
-    progress: Progress = say_nothing,
+    progress: Tell = say_nothing,
 ) -> Blend:
     """Return the best blend of all generations; what :func:`search_blend` does once ``judge`` has scored."""
     record = _resumed(judge, settings, state)
     genome = Genome(record.clusters)
     seed = judge.step.seed
     done = len(record.generations)
-    told = _Told(settings.population, settings.generations, done * settings.population, progress)
+    of, judged = settings.population * settings.generations, done * settings.population
+    best = max((top1 for one in record.generations for top1 in one.top1), default=0.0)
+    telling = Progress(_LOGGER, of - judged)
     for number in range(done, settings.generations):
         if number:
             last = record.generations[-1]
@@ -121,9 +123,12 @@ def evolved(
             population = first_generation(genome, judge, settings.population)
         tops = []
         for genes in population:
-            told.before(number)
+            progress(judged, of)
+            telling.tell(
+                judged - done * settings.population, f"blend: generation {number + 1}, best top-1 {best:.1%}"
+            )
             tops.append(judge.top1(genome.factors(genes)))
-            told.best = max(told.best, tops[-1])
+            judged, best = judged + 1, max(best, tops[-1])
         record.generations.append(Generation(population, tops))
         if state is not None:
             record.save(Path(state))
@@ -166,39 +171,3 @@ def _require_whole(record: SearchRecord, judge: Judge, path: Path) -> None:
     alike = all(len(one) == size for one in genes) and len(genes) == len(tops)
     if record.clusters.keys() != judge.scores.keys() or not criteria <= set(judge.pool) or not (numbers and alike):
         raise LoadError(f"{path} is a damaged search: its genes are not those of its clusters; remove it")
-
-
-@dataclass
-class _Told:
-    """What is said while it goes on: how far it is, the best so far, and the time left."""
-
-    population: int
-    generations: int
-    first: int
-    progress: Progress
-    best: float = 0.0
-    done: int = field(init=False)
-    start: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        self.done = self.first
-
-    def before(self, number: int) -> None:
-        """Say that one more is judged, of a generation by its number from 0."""
-        of = self.population * self.generations
-        self.progress(self.done, of)
-        judged = self.done - self.first
-        left = (time.monotonic() - self.start) / judged * (of - self.done) if judged else None
-        _LOGGER.info(
-            "blend: generation %d of %d, best top-1 so far %.1f%%%s",
-            number + 1,
-            self.generations,
-            100 * self.best,
-            "" if left is None else f", about {_minutes(left)} left",
-            extra={"share": self.done / of},
-        )
-        self.done += 1
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -7,7 +7,7 @@ import numpy as np
 from fxprune.choosing.criteria.base import say_nothing
 from fxprune.choosing.criterion_blend import Blend
 from fxprune.errors import FxpruneValueError
-from fxprune.pruning.blend import Progress
+from fxprune.pruning.blend import Tell
 from fxprune.pruning.blend_genes import Genes, Genome
 from fxprune.pruning.blend_judge import Judge
 
@@ -17,7 +17,7 @@ def uniform_blend(judge: Judge) -> Blend:
     return _best(judge, [Genome(judge.clusters).uniform()], say_nothing)
 
 
-def best_single(judge: Judge, progress: Progress = say_nothing) -> Blend:
+def best_single(judge: Judge, progress: Tell = say_nothing) -> Blend:
     """Return the criterion of the pool that is best alone, as a blend.
 
     What it does not rank (``bn-gamma`` where there is no batch norm) is ranked by the uniform blend.
@@ -26,7 +26,7 @@ def best_single(judge: Judge, progress: Progress = say_nothing) -> Blend:
     return _best(judge, [genome.single(name) for name in judge.pool], progress)
 
 
-def random_blend(judge: Judge, evaluations: int, seed: int = 0, progress: Progress = say_nothing) -> Blend:
+def random_blend(judge: Judge, evaluations: int, seed: int = 0, progress: Tell = say_nothing) -> Blend:
     """Return the best of so many blends whose factors and members are drawn; raises FxpruneValueError below one."""
     if evaluations < 1:
         raise FxpruneValueError(f"evaluations of a random blend are 1 at least; got {evaluations}")
@@ -34,7 +34,7 @@ def random_blend(judge: Judge, evaluations: int, seed: int = 0, progress: Progre
     return _best(judge, [genome.drawn(random) for _ in range(evaluations)], progress)
 
 
-def _best(judge: Judge, candidates: list[Genes], progress: Progress) -> Blend:
+def _best(judge: Judge, candidates: list[Genes], progress: Tell) -> Blend:
     """Return the best of ``candidates``: of equals the first."""
     genome = Genome(judge.clusters)
     found = []

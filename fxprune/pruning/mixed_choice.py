@@ -101,6 +101,7 @@ class Mixed:
         gated, known = gates_by_name(self._graph_module, kinds)
         gates = {key: gate for key, gate in known.items() if key in nodes}
         criterion = made(self.step.criterion, known_criteria(), "criterion")
+        self._is_marginal = criterion.is_marginal
         samples = Samples.of(self._graph_module, self.step.data)
         with criterion.measuring(gated, gates_that_go(gated), samples) as missed:
             for (kind, name), gate in gates.items():
@@ -165,7 +166,7 @@ class Mixed:
             for group in fields[index].channels.groups:
                 free = group.free[np.isfinite(levels[group.free])]
                 classes = free[np.argsort(levels[free], kind="stable")]
-                rarer = group.width / (group.width - np.arange(len(classes)))
+                rarer = 1.0 if self._is_marginal else group.width / (group.width - np.arange(len(classes)))
                 keys = (ranking.key(index, classes) * rarer).tolist()
                 items += [(key, (index, one)) for key, one in zip(keys, classes.tolist(), strict=True)]
             levels[:] = np.inf

@@ -18,8 +18,9 @@ from fxprune.ir.arguments import require_arguments
 from fxprune.passes import RemoveChannels, RemoveLayers
 from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline
-from fxprune.pipelines.result import PipelineResult
+from fxprune.pipelines.result import PipelineResult, joined
 from fxprune.pruning.closing import Closing, gated_for, require_alone
+from fxprune.pruning.no_train import untrained
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.pruning_plan import PruningPlan
@@ -37,23 +38,29 @@ _NO_STEP = "fit took no step: train the graph that it is given, with an optimize
 def prune(
     model: nn.Module,
     example_inputs: Any,
-    fit: Callable[..., Any],
+    fit: Callable[..., Any] | None = None,
     *,
+    labels: torch.Tensor | None = None,
     targets: Targets = _NOTHING,
     strength: float | Mapping[str, float] | None = None,
     meet_after: int | None = None,
     surgery: Surgery = _USUAL,
     plan: PruningPlan | None = None,
 ) -> PipelineResult:
-    """Prune whole layers of ``model``, or channels, while ``fit`` trains it.
+    """Prune whole layers of ``model``, or channels, while ``fit`` trains it, or without training.
 
     Args:
         model: any traceable nn.Module; it is never changed.
-        example_inputs: a small batch of real inputs, as the model takes them (see :func:`fxprune.trace`).
+        example_inputs: a small batch of real inputs, as the model takes them (see :func:`fxprune.trace`). Without
+            ``fit`` it is some hundred images that layers are fitted to: a tensor (N, ...), or an iterable of batches
+            or of pairs of these and labels.
         fit: an ordinary training function. ``fit(sparse)`` trains the graph that it is given in place; its layers
             shrink after every step of the torch optimizer that holds its parameters (of several, the first). A loop
             that calls ``shrink.step(lr)`` itself needs no ``prune``: see :func:`fxprune.insert_scales`. (A function
-            with two arguments, or one named ``shrink``, still gets it, with a DeprecationWarning.)
+            with two arguments, or one named ``shrink``, still gets it, with a DeprecationWarning.) None: nothing is
+            trained, what goes is chosen and repaired by :func:`fxprune.pruning.no_train.prune_untrained`, which tells
+            more.
+        labels: without ``fit``, of the images, (N,); nothing is fitted to them.
         targets: the shares of MACs, parameters and memory to leave. Without ``meet_after`` only that of MACs: the
             smallest scales go first until it is met.
         strength: of the proximal L1 (:class:`fxprune.ProximalL1`), without ``meet_after``; 1e-3 by default.
@@ -75,6 +82,12 @@ def prune(
     """
     require_arguments(prune, locals())
     _require_sense(targets, strength, meet_after, surgery, plan)
+    if fit is None:
+        if strength is not None or meet_after is not None:
+            raise FxpruneError("strength and meet_after are of a training: give fit too, or leave them out")
+        return untrained(model, example_inputs, labels, plan or targets, surgery).result
+    if labels is not None:
+        raise FxpruneError("labels are for pruning without fit: a training has its own")
     traced = trace(model, example_inputs)
     if plan is not None and meet_after is None:
         return _cut_first(plan, traced, fit, surgery)
@@ -125,15 +138,7 @@ def _cut_first(
     cut.graph_module.eval()
     require_finite(cut.graph_module)
     end = Pipeline(FINISHING[surgery.norms], verify=surgery.verify)(cut.graph_module)
-    return replace(
-        end,
-        modified=cut.modified or end.modified,
-        rewritten=(*cut.rewritten, *end.rewritten),
-        declined=(*cut.declined, *end.declined),
-        warnings=(*cut.warnings, *end.warnings),
-        steps=(*cut.steps, *end.steps),
-        max_relative=max((one.max_relative for one in (cut, end) if one.max_relative is not None), default=None),
-    )
+    return joined([cut, end])
 
 
 class _Followed:

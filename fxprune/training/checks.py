@@ -56,9 +56,7 @@ def prepared(model: nn.Module, examples: torch.Tensor, goal: Goal) -> Prepared:
         TargetError: a target cannot be met; says what can.
         LoadError: the plan is for another network.
     """
-    require_finite(model)
-    check_outputs(model, examples[:2])
-    traced = trace(model, examples)
+    traced = traced_for_images(model, examples)
     closing = None
     if goal.plan is None:
         inserted = insert_scales(traced, what=goal.sites, keep=goal.keep, only=goal.only)
@@ -68,6 +66,13 @@ def prepared(model: nn.Module, examples: torch.Tensor, goal: Goal) -> Prepared:
         step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
     Surplus(inserted.graph_module, goal.targets)  # raises if a target cannot be met
     return Prepared(traced, inserted, source_obstacle(traced), closing)
+
+
+def traced_for_images(model: nn.Module, examples: torch.Tensor) -> fx.GraphModule:
+    """Trace ``model`` on images (N, C, H, W); raises FxpruneError if it does not take them, or returns no logits."""
+    require_finite(model)
+    check_outputs(model, examples[:2])
+    return trace(model, examples)
 
 
 def warnings_of(ready: Prepared, goal: Goal, classes: int) -> Iterator[str]:

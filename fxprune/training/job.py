@@ -109,7 +109,7 @@ def prune_on_data(
     report = {"schema": REPORT_SCHEMA, **(run.extra or {}), **work.report(ready, outcome, goal)}
     if accelerator.is_main_process:
         outcome.plan.save(out / PLAN)
-        write_results(out, ready, outcome.results, report, run.exports)
+        write_results(out, ready.traced, [ready.inserted, *outcome.results], report, run.exports)
     accelerator.end_training()
     return report
 

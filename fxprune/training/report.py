@@ -16,7 +16,7 @@ import fxprune
 from fxprune.costs.activation_memory import peak_activation_bytes
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.costs.measured_latency import compare_latency
-from fxprune.emission.emit import emit
+from fxprune.emission.emit import emit, source_obstacle
 from fxprune.emission.formats import SOURCE_ONLY, Exports
 from fxprune.emission.strip import savable
 from fxprune.errors import EmitError, FxpruneWarning
@@ -26,7 +26,7 @@ from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
 from fxprune.render.folder import write_diff
 from fxprune.run_record import REPORT
-from fxprune.training.checks import PICKLED, Prepared
+from fxprune.training.checks import PICKLED
 from fxprune.training.goal import Goal
 from fxprune.training.preprocessing import CONFIG
 from fxprune.training.settings import Settings
@@ -63,26 +63,24 @@ def latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[s
 
 def options_and_versions(settings: Settings, goal: Goal) -> dict[str, Any]:
     """Return what a report tells of how the run was started, and of what ran it."""
-    return {
-        "settings": {**asdict(settings), **goal.options()},
-        "versions": {
-            "fxprune": fxprune.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    }
+    return {"settings": {**asdict(settings), **goal.options()}, "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Return what ran a job."""
+    return {"fxprune": fxprune.__version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
 def write_results(
-    out: Path, ready: Prepared, results: Sequence[PipelineResult], report: dict[str, Any], exports: Exports
+    out: Path, traced: fx.GraphModule, results: Sequence[PipelineResult], report: dict[str, Any], exports: Exports
 ) -> None:
     """Write what the last of ``results`` made to ``out``, with what all of them changed, and the report."""
     pruned = results[-1].graph_module.cpu()
-    if ready.obstacle is None:
+    if source_obstacle(traced) is None:
         _emit(pruned, out, exports)
     else:
         save_with_torch(out / PICKLED, savable(pruned))
-    write_diff(out, ready.traced.cpu(), pruned, [ready.inserted, *results], report)
+    write_diff(out, traced.cpu(), pruned, results, report)
     if report["preprocessing"] is not None:
         write_json(out / CONFIG, report["preprocessing"])
     write_json(out / REPORT, report)

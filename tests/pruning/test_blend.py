@@ -125,9 +125,9 @@ def test_it_says_how_long_it_will_take(caplog: pytest.LogCaptureFixture) -> None
         evolved(judged(), QUICK)
     messages = [one.getMessage() for one in caplog.records]
     assert messages[: len(POOL)] == [f"scoring the channels by {name}" for name in POOL]
-    assert messages[len(POOL)] == "blend: generation 1 of 3, best top-1 so far 0.0%"
-    assert messages[-1].startswith("blend: generation 3 of 3, best top-1 so far ")
-    assert messages[-1].endswith(" s left")
+    assert messages[len(POOL)] == "blend: generation 1, best top-1 0.0%, 1 of 12"
+    assert messages[-1].startswith("blend: generation 3, best top-1 ")
+    assert ", 12 of 12, about " in messages[-1]
     shares = [one.share for one in caplog.records if hasattr(one, "share")]
     assert shares == [one / 12 for one in range(12)]
 

@@ -38,11 +38,14 @@ class Criterion(ABC):
     Attributes:
         name: what it is called in options and in the shell.
         needs: what it looks at: the "weights" alone, "inputs", or inputs with "labels".
+        is_marginal: of the channels of a group each score is what is lost beyond those that went before: scores of
+            different groups compare as they are.
         comparing: called before each of many runs, with how many were before it and how many there are.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Needs] = "inputs"
+    is_marginal: ClassVar[bool] = False
     comparing: Callable[[int, int], None] = staticmethod(say_nothing)
 
     def fitted(self, graph_module: fx.GraphModule, step: Any) -> Criterion:

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from fxprune.gates.base import Gated
+from fxprune.ir.kept_channels import note_kept
 from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
 from fxprune.ir.nodes import called_modules, input_at
 from fxprune.ops.call import Call
@@ -18,6 +19,7 @@ from fxprune.rewriting.cutting.gates import NarrowerGates
 from fxprune.rewriting.cutting.kept import Kept
 from fxprune.rewriting.cutting.layers import narrower
 from fxprune.rewriting.cutting.proof import require_proof
+from fxprune.structures.channels.values import Value
 from fxprune.structures.channels.walk import Walk
 from fxprune.weights.slicing import narrowed
 
@@ -41,6 +43,7 @@ class Cut:
     def apply(self) -> dict[fx.Node, str]:
         """Edit the graph; return the nodes that changed, and what became of each."""
         graph = self.walk.graph_module.graph
+        self._note_kept()
         tensors = self._tensors()
         told = self._replace_layers(tensors)
         told |= self._replace_gates(tensors)
@@ -54,6 +57,17 @@ class Cut:
                 told.pop(node, None)
                 graph.erase_node(node)
         return told
+
+    def _note_kept(self) -> None:
+        """Note what is left of what each node computes."""
+        places: dict[int, np.ndarray[Any, np.dtype[np.int64]]] = {}
+        for node, value in self.walk.values.items():
+            if isinstance(value, Value) and value.layers:
+                masks = {axis: self.kept.along(value, axis) for layer in value.layers for axis in layer.axes}
+                for mask in masks.values():
+                    if mask is not None and id(mask) not in places:
+                        places[id(mask)] = np.flatnonzero(mask)
+                note_kept(node, {axis: places[id(mask)] for axis, mask in masks.items() if mask is not None})
 
     def _tensors(self) -> dict[int, torch.Tensor]:
         """Return what is left of the tensors that lose something, by the identity of what they were."""

@@ -1,0 +1,36 @@
+"""Several processes at one task: each takes its share, and sums are of all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+import torch
+from torch import distributed
+
+_Item = TypeVar("_Item")
+
+
+def is_one_of_several() -> bool:
+    """Say whether this process is one of a group (torchrun)."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def share_of(items: Iterable[_Item]) -> list[_Item]:
+    """Return what this process takes of ``items``; all if it is alone."""
+    every = list(items)
+    return every[distributed.get_rank() :: distributed.get_world_size()] if is_one_of_several() else every
+
+
+def sum_up(*tensors: torch.Tensor) -> None:
+    """Have each tensor, in place, hold the sum of those of all processes."""
+    if is_one_of_several():
+        for one in tensors:
+            distributed.all_reduce(one)
+
+
+def total(number: int, device: torch.device | None = None) -> int:
+    """Return the sum of a number over all processes."""
+    held = torch.tensor(number, device=device)
+    sum_up(held)
+    return int(held)

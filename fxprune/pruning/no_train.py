@@ -1,0 +1,212 @@
+"""Pruning without training: choose, remove, repair, verify; minutes, some hundred images, no loss and no labels.
+
+found = fxprune.pruning.no_train.prune_untrained(traced, loader, fxprune.Targets(macs=0.7))
+print(found)                        # what each step did to images that nothing was fitted to
+found.result.graph_module           # the plain network
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch import fx, nn
+
+from fxprune.choosing.criteria.base import Criterion
+from fxprune.choosing.named import known_criteria, made
+from fxprune.choosing.samples import Batch, Samples
+from fxprune.choosing.targets import Targets
+from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError
+from fxprune.ir.arguments import require_arguments
+from fxprune.ir.nodes import require_graph
+from fxprune.ir.progress import Progress
+from fxprune.ir.pytrees import tensors_in
+from fxprune.passes import MeasureNorms, Repair
+from fxprune.passes.chains import FINISHING
+from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pipelines.result import PipelineResult, joined
+from fxprune.pruning.choose import choose
+from fxprune.pruning.pruning_plan import PruningPlan
+from fxprune.pruning.quality import Quality, outputs_of, quality
+from fxprune.pruning.repaired_damage import RepairedDamage
+from fxprune.pruning.surgery import Surgery
+from fxprune.rewriting.contract import Site
+from fxprune.tracing.trace import trace
+
+_LOG = logging.getLogger(__name__)
+HELD_OUT = 4
+"""Of so many images of a batch nothing is fitted to the last, where none are given for that."""
+UNPRUNED, CUT, NORMS, REPAIRED, BOTH = "unpruned", "cut", "norms anew", "repaired", "repaired, norms anew"
+_USUAL = Surgery()
+_BATCH, _TRACED = 64, 16
+
+
+@dataclass(frozen=True, repr=False)
+class Untrained:
+    """What came of pruning without training.
+
+    Attributes:
+        plan: what went.
+        result: the result of all passes; its ``graph_module`` is the pruned network.
+        stages: how it did on held-out images after each step, by name; controls too: the cut alone, and with its
+            batch norms measured anew.
+        kept: the name of the stage that the result is of.
+    """
+
+    plan: PruningPlan
+    result: PipelineResult
+    stages: Mapping[str, Quality]
+    kept: str
+
+    @property
+    def repaired(self) -> tuple[Site, ...]:
+        """The layers that were fitted, each with how far it is off what it was fitted to."""
+        return tuple(site for step in self.result.steps if step.name == Repair.name for site in step.result.rewritten)
+
+    def __str__(self) -> str:
+        rows = [[name, *_cells(one)] for name, one in self.stages.items()]
+        return tabulate(
+            rows, headers=["", "top-1", "first choice as before", "outputs moved by"], disable_numparse=True
+        )
+
+
+def _cells(one: Quality) -> list[str]:
+    return ["" if share is None else f"{share:.2%}" for share in (one.top1, one.agreement, one.moved)]
+
+
+def prune_untrained(
+    graph_module: fx.GraphModule,
+    data: Iterable[Any],
+    to: Targets | PruningPlan,
+    *,
+    surgery: Surgery = _USUAL,
+    criterion: str | Criterion | None = None,
+    held_out: Iterable[Any] | None = None,
+) -> Untrained:
+    """Prune a traced network with some hundred images, and repair it by least squares.
+
+    Args:
+        graph_module: what :func:`fxprune.trace` returned, in eval mode; it is never changed.
+        data: an iterable of inputs, or of pairs of these and labels; labels are for telling the top-1 alone.
+        to: the shares of costs to leave, or a plan of what goes.
+        surgery: what may go, by default convs, branches and channels, and what becomes of batch norms.
+        criterion: how much each is missed; by default :class:`fxprune.pruning.repaired_damage.RepairedDamage`.
+        held_out: images like ``data`` that nothing is fitted to; by default every fourth of it.
+
+    Raises:
+        FxpruneError: the network is in train mode, there are no images, or nothing may go.
+        TargetError: the targets cannot be met; says what can.
+        LoadError: the plan is for another network; says where they differ.
+    """
+    require_arguments(prune_untrained, locals())
+    graph_module = require_graph(graph_module, "prune_untrained")
+    if graph_module.training:
+        raise FxpruneError("the network is in train mode, where what it computes depends on the batch: call .eval()")
+    fitted, told_on = _parted(graph_module, data, held_out)
+    wanted = outputs_of(graph_module, told_on)
+    _require_finite(wanted)
+    plan = to if isinstance(to, PruningPlan) else _chosen(graph_module, to, fitted, surgery, criterion)
+    cut = plan.apply(graph_module, verify=surgery.verify)
+    repair = Repair(data=fitted, reference=graph_module)
+    measure = MeasureNorms(data=fitted)
+    results = {CUT: cut}
+    for name, step, after in ((NORMS, measure, CUT), (REPAIRED, repair, CUT), (BOTH, measure, REPAIRED)):
+        results[name] = Pipeline([step], verify=surgery.verify)(results[after].graph_module)
+    stages = {UNPRUNED: quality(graph_module, told_on, wanted)}
+    stages |= {name: quality(one.graph_module, told_on, wanted) for name, one in results.items()}
+    kept = min((REPAIRED, BOTH), key=lambda name: stages[name].moved)
+    path = [results[name] for name in (CUT, REPAIRED, BOTH)[: 2 + (kept == BOTH)]]
+    end = Pipeline(FINISHING[surgery.norms], verify=surgery.verify)(path[-1].graph_module)
+    return Untrained(plan, joined([*path, end]), stages, kept)
+
+
+def untrained(
+    model: nn.Module, images: Any, labels: torch.Tensor | None, to: Targets | PruningPlan, surgery: Surgery
+) -> Untrained:
+    """Trace ``model`` and prune it as :func:`prune_untrained`; ``images`` are a tensor, (N, ...), or batches."""
+    if isinstance(to, Targets) and to.is_empty:
+        raise FxpruneValueError("targets says how much is to be left: give Targets(macs=0.7), say")
+    data = _batches(images, labels)
+    first = next(iter(Samples(data)), None)
+    if first is None:
+        raise FxpruneValueError("there are no images: give some hundred")
+    graph_module = trace(model, first.first(_TRACED).inputs).eval()
+    return prune_untrained(graph_module, data, to, surgery=surgery)
+
+
+def _batches(images: Any, labels: torch.Tensor | None) -> list[Any]:
+    """Return images in batches, with their labels, if they are one tensor."""
+    if not isinstance(images, torch.Tensor):
+        if labels is not None:
+            raise FxpruneTypeError("labels are of a tensor of images; of batches give pairs of images and labels")
+        return list(images)
+    if labels is not None and len(labels) != len(images):
+        raise FxpruneValueError(f"there are {len(images)} images and {len(labels)} labels: one label an image")
+    parts = torch.split(images, _BATCH)
+    return list(parts) if labels is None else list(zip(parts, torch.split(labels, _BATCH), strict=True))
+
+
+def choose_untrained(
+    graph_module: fx.GraphModule,
+    data: Iterable[Any],
+    targets: Targets,
+    *,
+    surgery: Surgery = _USUAL,
+    criterion: str | Criterion | None = None,
+) -> PruningPlan:
+    """Return what :func:`prune_untrained` takes out for ``targets``; arguments and errors are the same."""
+    require_arguments(choose_untrained, locals())
+    graph_module = require_graph(graph_module, "choose_untrained")
+    return _chosen(graph_module, targets, _parted(graph_module, data, None)[0], surgery, criterion)
+
+
+def _chosen(
+    graph_module: fx.GraphModule,
+    targets: Targets,
+    data: Sequence[Batch],
+    surgery: Surgery,
+    criterion: str | Criterion | None,
+) -> PruningPlan:
+    """Return what goes for ``targets``."""
+    one = RepairedDamage(graph_module) if criterion is None else copy(made(criterion, known_criteria(), "criterion"))
+    one.comparing = _telling()
+    what = surgery.what or surgery.layers or "all"
+    return choose(
+        graph_module, what, targets, criterion=one, data=data, scope="global", keep=surgery.keep, only=surgery.only
+    )
+
+
+def _telling() -> Callable[[int, int], None]:
+    """Return what tells how far a criterion is."""
+    known: dict[int, Progress] = {}
+
+    def comparing(done: int, of: int) -> None:
+        known.setdefault(of, Progress(_LOG, of)).tell(done, "taking out one thing at a time")
+
+    return comparing
+
+
+def _parted(
+    graph_module: fx.GraphModule, data: Iterable[Any], held_out: Iterable[Any] | None
+) -> tuple[list[Batch], list[Batch]]:
+    """Return the batches to fit on, and those to tell the quality on."""
+    batches = list(Samples.of(graph_module, data))
+    if held_out is not None:
+        return batches, list(Samples.of(graph_module, held_out))
+    fitted, rest = [], []
+    for batch in batches:
+        rest += batch.every(HELD_OUT)
+        fitted += batch.every(HELD_OUT, others=True)
+    if not rest:
+        raise FxpruneValueError(f"of fewer than {HELD_OUT} images a batch none can be held out: give some hundred")
+    return fitted, rest
+
+
+def _require_finite(outputs: Sequence[Any]) -> None:
+    if any(not bool(one.isfinite().all()) for one in tensors_in(list(outputs)) if one.is_floating_point()):
+        raise FxpruneError("the network returns NaN or infinity on these images: is it trained, are they prepared?")

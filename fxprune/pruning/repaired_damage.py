@@ -1,0 +1,203 @@
+"""What is lost when something goes, and what reads it is repaired: the criterion of pruning without training."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import fx
+
+from fxprune.choosing.channel_scores import site_scores
+from fxprune.choosing.criteria.base import Criterion, Needs, Score
+from fxprune.choosing.fingerprint import fingerprint
+from fxprune.choosing.planned_sites import PlannedSite, planned_channels
+from fxprune.choosing.samples import Batch, Samples
+from fxprune.choosing.sites import ChannelSite, Site
+from fxprune.choosing.targets import Targets
+from fxprune.errors import FxpruneError
+from fxprune.facts.common_start import common_start
+from fxprune.facts.layer_by_layer import MEMORY, LayerByLayer, bytes_held, room_for
+from fxprune.ir.copies import copy_graphs
+from fxprune.ir.nodes import as_taken_now
+from fxprune.pruning.layer_sites import name_of, names_of_layers
+from fxprune.pruning.pruning_plan import PruningPlan
+from fxprune.pruning.quality import divergence
+from fxprune.rewriting.contract import Log
+from fxprune.rewriting.repairing import Fitting, Repairing
+from fxprune.structures.gated_layers import Gate
+
+_SHARES = (0.25, 0.5, 0.75)
+_READERS = 2
+
+
+class RepairedDamage(Criterion):
+    """How far outputs move when it goes alone, and the first layers behind it are fitted to what they computed: ours.
+
+    Really removed and really repaired (:class:`fxprune.passes.Repair`), on the samples. Of logits it is the
+    Kullback-Leibler divergence, of other outputs the mean square of the change over that of the outputs.
+    Of the channels of a group the order is another criterion's; a quarter, a half and three quarters of them are
+    removed, and a channel's score is the slope between, of the convex curve below these: what it adds to what went
+    before it.
+
+    Args:
+        graph_module: the traced graph that is chosen of.
+        within: the order of the channels of a group.
+        readers: how many of the layers behind a removal are fitted for it.
+        memory: bytes that values may take in memory; what is more is in temporary files.
+    """
+
+    name: ClassVar[str] = "repaired-damage"
+    needs: ClassVar[Needs] = "inputs"
+    is_marginal: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        within: str | Criterion = "read-share",
+        readers: int = _READERS,
+        memory: int = MEMORY,
+    ) -> None:
+        self._graph_module = graph_module
+        self._within = within
+        self._readers = readers
+        self._memory = memory
+
+    @contextmanager
+    def measuring(self, graph_module: fx.GraphModule, sites: Collection[Site], samples: Samples) -> Iterator[Score]:
+        """Return what removes and repairs a site; those that come in the order of the graph take the least time."""
+        batches = list(samples)
+        names = names_of_layers(self._graph_module)
+        done, of = 0, sum(len(_SHARES) if isinstance(one, ChannelSite) else 1 for one in sites)
+        with ExitStack() as held:
+            needed = 3 * bytes_held(self._graph_module, sum(batch.size for batch in batches))
+            folder = held.enter_context(room_for(needed, self._memory))
+            damages = _Damages(self._graph_module, batches, self._readers, folder)
+
+            def score(site: Any) -> Any:
+                nonlocal done
+                first, done = done, done + (len(_SHARES) if isinstance(site, ChannelSite) else 1)
+                if site.region:
+                    return np.full(site.width, np.inf) if isinstance(site, ChannelSite) else np.inf
+                if isinstance(site, ChannelSite):
+                    order = np.argsort(self._order(site, samples), kind="stable")
+                    return self._of_channels(site, order, damages, (first, of))
+                self.comparing(first, of)
+                return damages.of(self._planned(site, names))
+
+            yield score
+
+    def _order(self, site: ChannelSite, samples: Samples) -> NDArray[np.float64]:
+        (worth,) = site_scores(site.channels.graph_module, [site], self._within, samples)
+        return worth
+
+    @staticmethod
+    def _planned(gate: Gate, names: Any) -> list[PlannedSite]:
+        return [PlannedSite(gate.kind, name_of(gate, names), 1, (0,), (0.0,))]
+
+    def _of_channels(
+        self, site: ChannelSite, order: NDArray[np.int64], damages: _Damages, told: tuple[int, int]
+    ) -> NDArray[np.float64]:
+        """Return the scores of the channels of a site, in its order."""
+        counts, found = [0], [0.0]
+        for index, share in enumerate(_SHARES):
+            self.comparing(told[0] + index, told[1])
+            count = min(round(share * site.width), site.width)
+            if count > counts[-1]:
+                gone = site.channels.spared(set(site.group.free[order[:count]].tolist()), _ranks(site, order))
+                counts.append(count)
+                found.append(
+                    damages.of(planned_channels(site.channels, gone, np.zeros(len(site.channels.labels)), ""))
+                )
+        slopes = _slopes(counts, found, site.width)
+        scores = np.empty(site.width)
+        scores[order] = slopes
+        return scores
+
+
+def _ranks(site: ChannelSite, order: NDArray[np.int64]) -> NDArray[np.float64]:
+    worth = np.full(len(site.channels.labels), np.inf)
+    worth[site.group.free[order]] = np.arange(len(order))
+    return worth
+
+
+def _slopes(counts: Sequence[int], damages: Sequence[float], width: int) -> NDArray[np.float64]:
+    """Return what each channel adds to those before: slopes of the convex curve below, which never fall; (width,)."""
+    hull: list[int] = []
+    for index in range(len(counts)):
+        while len(hull) > 1 and _slope(counts, damages, hull[-2], hull[-1]) >= _slope(
+            counts, damages, hull[-1], index
+        ):
+            hull.pop()
+        hull.append(index)
+    found = np.zeros(width)
+    for first, last in pairwise(hull):
+        found[counts[first] : counts[last]] = max(_slope(counts, damages, first, last), 0.0)
+    steepest = found[counts[-1] - 1] if counts[-1] else 0.0
+    found[counts[-1] :] = 2 * steepest  # nobody measured it: the last quarter is missed most
+    return found
+
+
+def _slope(counts: Sequence[int], damages: Sequence[float], first: int, last: int) -> float:
+    return (damages[last] - damages[first]) / (counts[last] - counts[first])
+
+
+class _Damages:
+    """Removes and repairs one thing after the other, each alone."""
+
+    def __init__(
+        self, graph_module: fx.GraphModule, batches: Sequence[Batch], readers: int, folder: str | None
+    ) -> None:
+        self._graph_module = graph_module
+        self._batches = batches
+        self._inputs = [as_taken_now(graph_module, batch.inputs) for batch in batches]
+        self._readers = readers
+        self._folder = folder
+        self._fingerprint = fingerprint(graph_module)
+        self._run: LayerByLayer | None = None
+        self._known = 0
+        *_, self._output = graph_module.graph.nodes
+        self._wanted = self._outputs()
+
+    def _outputs(self) -> list[Any]:
+        with LayerByLayer(self._graph_module, self._inputs, folder=self._folder).running() as run:
+            run.until(self._output)
+            return run.values(self._output)
+
+    def of(self, sites: Sequence[PlannedSite]) -> float:
+        """Return the damage; infinite if it cannot go."""
+        plan = PruningPlan(list(sites), self._fingerprint, "", Targets(), "within", "exact")
+        try:
+            pruned = copy_graphs(plan.apply(self._graph_module, verify=False).graph_module)[0][1]
+        except FxpruneError:
+            return float("inf")
+        same = common_start(pruned, self._graph_module)
+        with self._reference(list(same.values())).running() as reference:
+            repairing = Repairing(
+                self._graph_module,
+                pruned,
+                self._batches,
+                Fitting(1e-3, "layer after layer", "apart", MEMORY),
+                Log(),
+                "",
+            )
+            before = reference.fork(self._graph_module, {node: node for node in same.values()}, repairing.compared)
+            after = reference.fork(pruned, same)
+            with before.running(), after.running():
+                if self._readers:
+                    repairing.fit(before, after, most=self._readers)
+                *_, output = pruned.graph.nodes
+                after.until(output)
+                return divergence(self._wanted, after.values(output))
+
+    def _reference(self, start: Sequence[fx.Node]) -> LayerByLayer:
+        """Return a run of the unpruned graph that has worked out ``start`` and nothing else."""
+        if self._run is None or len(start) < self._known:
+            self._run = LayerByLayer(self._graph_module, self._inputs, folder=self._folder)
+        self._known = len(start)
+        with self._run.running():
+            self._run.until(start[-1])
+        return self._run

@@ -1,0 +1,109 @@
+"""The job without training: a trained network and some hundred images in, a folder with the pruned network out.
+
+The folder is that of :mod:`fxprune.training.job`, without what tells of a training: plan.json is there as soon as
+what goes is chosen, and the same command goes on from it after a kill.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import fx, nn
+
+from fxprune.emission.formats import SOURCE_ONLY, Exports
+from fxprune.files import make_folder
+from fxprune.ir.trace_notes import opaque_modules
+from fxprune.pruning.no_train import Untrained, choose_untrained, prune_untrained
+from fxprune.pruning.pruning_plan import PruningPlan
+from fxprune.pruning.surgery import Surgery
+from fxprune.run_record import PLAN
+from fxprune.training.checks import traced_for_images
+from fxprune.training.data import ImageData, sample_batches, sample_inputs
+from fxprune.training.evaluation import evaluate
+from fxprune.training.goal import Goal
+from fxprune.training.recipe import Say
+from fxprune.training.report import REPORT_SCHEMA, costs, latencies, versions, write_results
+
+_EXAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Without:
+    """How a network is pruned without training.
+
+    Args:
+        images: how many training images are looked at; every fourth of them is held out.
+        criterion: how much what may go is missed, by name; by default what is lost when it is repaired.
+        workers: processes that decode images.
+        exports: what else is written of the pruned network.
+    """
+
+    images: int = 512
+    criterion: str | None = None
+    workers: int = 0
+    exports: Exports = SOURCE_ONLY
+
+    def options(self) -> dict[str, Any]:
+        """Return what a record tells of it."""
+        return {"no_train": True, "images": self.images, "criterion": self.criterion}
+
+
+def prune_on_images(
+    model: nn.Module, data: ImageData, out: Path, goal: Goal, way: Without, say: Say, extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Prune ``model`` to ``goal`` with some of the images of ``data``; write ``out``, return the report.
+
+    ``model`` is not changed. Raises what :func:`fxprune.pruning.no_train.prune_untrained` raises, and FxpruneError if
+    it does not take the images.
+    """
+    start = time.monotonic()
+    make_folder(out)
+    traced = traced_for_images(model, sample_inputs(data, _EXAMPLES)).eval()
+    before = evaluate(traced, data.held_out, workers=way.workers)
+    say(f"traced: held-out top-1 {before:.2%} before pruning; looking at {way.images:,} training images")
+    surgery = Surgery(what=goal.what or goal.layers or "all", keep=goal.keep, only=goal.only, norms=goal.norms)
+    batches = sample_batches(data, way.images)
+    plan = goal.plan or _known_plan(out)
+    if plan is None:
+        plan = choose_untrained(traced, batches, goal.targets, surgery=surgery, criterion=way.criterion)
+    plan.save(out / PLAN)
+    say(f"chosen: {plan}")
+    found = prune_untrained(traced, batches, plan, surgery=surgery)
+    say(str(found))
+    report = {
+        "schema": REPORT_SCHEMA,
+        **extra,
+        **_measured(traced, found, data),
+        "accuracy_before": before,
+        "accuracy_after": evaluate(found.result.graph_module, data.held_out, workers=way.workers),
+        "settings": {**way.options(), **goal.options()},
+        "versions": versions(),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    write_results(out, traced, [found.result], report, way.exports)
+    return report
+
+
+def _known_plan(out: Path) -> PruningPlan | None:
+    """Return what was chosen before the run was killed, if it was."""
+    return PruningPlan.load(out / PLAN) if (out / PLAN).exists() else None
+
+
+def _measured(traced: fx.GraphModule, found: Untrained, data: ImageData) -> dict[str, Any]:
+    """Return what the report tells of what came out, beside what went in."""
+    pruned = found.result.graph_module
+    prepared_by = data.preprocessing
+    return {
+        **costs(traced, pruned),
+        "opaque": [one.path for one in opaque_modules(traced)],
+        "preprocessing": prepared_by and prepared_by.to_config(),
+        "stages": {name: one.to_json() for name, one in found.stages.items()},
+        "kept_stage": found.kept,
+        "repaired": {site.path: site.why for site in found.repaired},
+        "max_relative_difference": found.result.max_relative or 0.0,
+        "latency_ms": latencies(traced, pruned),
+    }

@@ -34,7 +34,7 @@ from fxprune.errors import FxpruneValueError, FxpruneWarning
 from fxprune.ir.copies import copy_graphs, copy_module
 from fxprune.ir.nodes import as_taken_now, require_graph
 from fxprune.ops.layer_classes import NORM_CLASSES
-from fxprune.passes import RemoveChannels
+from fxprune.passes import MeasureNorms, RemoveChannels
 from fxprune.pruning.blend_images import Split, digest_of, split
 from fxprune.rewriting.contract import Log
 from fxprune.structures.channels.running import Worth
@@ -143,9 +143,8 @@ class Judge:
     def network(self, gone: Mapping[str, Sequence[int]]) -> fx.GraphModule:
         """Return the network without these channels, in eval mode, its batch norms measured anew on what was seen."""
         cut = RemoveChannels(indices=gone, groups=self.step.groups, statistics=self.step.statistics)
-        found = cast(fx.GraphModule, copy_module(cut(self.graph_module).graph_module).eval())
-        measure_norms(found, self.images.seen)
-        return found
+        own = cast(fx.GraphModule, copy_module(cut(self.graph_module).graph_module).eval())
+        return MeasureNorms(data=self.images.seen)(own).graph_module
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -208,25 +207,6 @@ def top1(network: fx.GraphModule, batches: Sequence[Batch]) -> float:
     guesses = torch.cat([_logits(network, batch).argmax(1).cpu() for batch in batches])
     labels = torch.cat([batch.labels.cpu() for batch in batches if batch.labels is not None])
     return float((guesses == labels).double().mean())
-
-
-@torch.no_grad()
-def measure_norms(network: fx.GraphModule, batches: Sequence[Batch]) -> None:
-    """Set the statistics of the batch norms, in place, to their plain means over ``batches``; all else is as in eval.
-
-    It ends in eval mode. Norms that keep no statistics stay.
-    """
-    norms = [one for one in network.modules() if isinstance(one, NORM_CLASSES) and one.track_running_stats]
-    momenta = [one.momentum for one in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's word for a plain mean
-        norm.train()
-    for batch in batches if norms else ():
-        _logits(network, batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
 
 
 def _logits(network: fx.GraphModule, batch: Batch) -> torch.Tensor:

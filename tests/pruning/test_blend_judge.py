@@ -16,9 +16,9 @@ from fxprune.choosing.channel_scores import channel_scores
 from fxprune.choosing.criterion_blend import Blend
 from fxprune.choosing.samples import Batch, Samples
 from fxprune.errors import TargetError
-from fxprune.passes import RemoveChannels
+from fxprune.passes import MeasureNorms, RemoveChannels
 from fxprune.pruning import blend_judge
-from fxprune.pruning.blend_judge import Judge, measure_norms, top1
+from fxprune.pruning.blend_judge import Judge, top1
 
 pytestmark = pytest.mark.filterwarnings("ignore:a blend is chosen by top-1 on:fxprune.errors.FxpruneWarning")
 STEPS = (
@@ -78,27 +78,14 @@ def test_equal_choices_are_judged_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_top1_is_of_the_cut_network_with_norms_measured_anew() -> None:
     judge = judged()
-    network = RemoveChannels(ratio=0.5)(judge.graph_module).graph_module
-    network = copy.deepcopy(network).train()
-    norms = [one for one in network.modules() if isinstance(one, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
+    cut = RemoveChannels(ratio=0.5)(judge.graph_module).graph_module
+    network = MeasureNorms(data=judge.images.seen)(cut).graph_module
     with torch.no_grad():
-        for batch in judge.images.seen:
-            network(*batch.inputs)
-        network.eval()
         right = [(network(*one.inputs).argmax(1) == one.labels).double() for one in judge.images.held_out]
     assert judge.top1(L1) == pytest.approx(float(torch.cat(right).mean()))
-
-
-def test_norms_are_measured_while_all_else_is_as_in_eval() -> None:
-    network = fxprune.trace(nn.Sequential(nn.Dropout(0.9), nn.BatchNorm1d(3)).eval(), torch.randn(4, 3))
-    batches = [Batch((torch.randn(50, 3),)) for _ in range(2)]
-    measure_norms(network, batches)
-    norm: Any = next(one for one in network.modules() if isinstance(one, nn.BatchNorm1d))
-    torch.testing.assert_close(norm.running_mean, torch.cat([one.inputs[0] for one in batches]).mean(0))
-    assert (norm.momentum, norm.training, network.training) == (0.1, False, False)
+    with torch.no_grad():
+        read = torch.cat([network.get_submodule("one")(*one.inputs) for one in judge.images.seen])
+    torch.testing.assert_close(network.get_buffer("norm.running_mean"), read.mean((0, 2, 3)))
 
 
 def test_a_network_in_train_mode_is_judged_alike() -> None:

@@ -199,10 +199,11 @@ class RemoveChannels(KeepingPass):
         if samples.advice and criterion.needs != "weights":
             log.warn(f"channels were compared on {samples.advice}")
         sites = [(one, site) for one in fields for site in sites_of(one.channels, one.region)]
+        fitted = criterion.fitted(graph_module, self)
         scores = site_scores(
             graph_module,
             [site for _, site in sites],
-            self.criterion,
+            self.criterion if fitted is criterion else fitted,
             samples,
             normalize=self.normalize or ("lamp" if self.scope == "global" and not criterion.is_marginal else "none"),
             aggregate=self.aggregate,

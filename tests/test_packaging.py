@@ -100,9 +100,11 @@ def test_the_compiler_knows_no_pass_by_name() -> None:
     allowed = (
         "fxprune.pipelines",  # chains of them, and passes by name
         *(
-            f"fxprune.pruning.{name}" for name in ("choose", "mixed_choice", "layer_sites", "pruning_plan")
+            f"fxprune.pruning.{name}"
+            for name in ("choose", "channel_step", "mixed_choice", "layer_sites", "pruning_plan")
         ),  # of plans
         "fxprune.pruning.memory_budget",
+        "fxprune.pruning.blend_judge",  # what a cut comes to
         "fxprune.passes",
         "fxprune.pruning.prune",
         "fxprune.training",

@@ -28,6 +28,7 @@ from fxprune.cli.options import (
     norms_option,
     print_json,
 )
+from fxprune.cli.progress import progress_line
 from fxprune.errors import LoadError
 
 if TYPE_CHECKING:
@@ -217,7 +218,8 @@ def run(
     passes = images.given_to(passes)
     passes += FINISHING[output.norms] if output.norms else ()
     graph_module = images.graph_of(model, given).eval()
-    result = Pipeline(passes, verify=not no_verify)(graph_module)
+    with progress_line("applying passes"):
+        result = Pipeline(passes, verify=not no_verify)(graph_module)
     if not as_json:
         click.echo(str(result))
     output.write(model, graph_module, result)

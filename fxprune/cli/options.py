@@ -29,7 +29,20 @@ if TYPE_CHECKING:
 NORMS = ("fold", "keep")
 """The values of :data:`fxprune.passes.chains.Norms`, told without torch."""
 MODEL_HELP = f"MODEL: {FORMS}."
-CRITERIA = ("l1", "l2", "bn-gamma", "fpgm", "taylor", "fisher", "apoz", "entropy", "read-share", "random", "damage")
+CRITERIA = (
+    "l1",
+    "l2",
+    "bn-gamma",
+    "fpgm",
+    "taylor",
+    "fisher",
+    "apoz",
+    "entropy",
+    "read-share",
+    "random",
+    "damage",
+    "blend",
+)
 """Our criteria of channels, told without torch."""
 criterion_option = click.option(
     "--criterion",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tabulate import tabulate
 
+from fxprune.cli.blend_search import Search, search_options
 from fxprune.cli.graphs import Images, Output, image_options, output_options
 from fxprune.cli.options import (
     MODEL_HELP,
@@ -24,6 +25,7 @@ from fxprune.cli.options import (
     model_options,
     print_json,
 )
+from fxprune.cli.progress import progress_line
 
 if TYPE_CHECKING:
     from torch import fx
@@ -69,9 +71,10 @@ class Asked:
 @click.option("--multiple-of", type=int, default=1, help="As many channels of each group are left as are a multiple.")
 @click.option("--least", type=float, default=2, help="Channels left of each group at least: a number, or a share.")
 @criterion_option
+@search_options
 @click.option("--aggregate", type=click.Choice(AGGREGATES), default="sum", help="Of all weights that make a channel.")
 @click.option("--normalize", type=click.Choice(NORMALIZATIONS), help="How scores of unlike groups compare.")
-@click.option("--seed", type=int, default=0, help="Of random choice.")
+@click.option("--seed", type=int, default=0, help="Of random choice, and of a search.")
 @click.option(
     "--groups", type=click.Choice(GROUPS), default="within", help="Of groups and heads: parts, or whole ones."
 )
@@ -90,12 +93,15 @@ def plan(model: str, given: Given, asked: Asked, images: Images, file: Path, as_
     from fxprune.choosing.named import known_criteria, made
     from fxprune.pruning.choose import choose
 
-    what, criterion = options.pop("what"), options.pop("criterion") or "l1"
+    search: Search = options.pop("search")
+    what, criterion = options.pop("what"), search.criterion(options.pop("criterion") or "l1")
     looks = made(criterion, known_criteria(), "criterion").needs != "weights"
     graph_module = images.graph_of(model, given).eval()
     data = images.batches() if looks or images.data is None else None
-    found = choose(graph_module, what, asked.targets(), criterion=criterion, data=data, **options)
+    with progress_line("choosing"):
+        found = choose(graph_module, what, asked.targets(), criterion=criterion, data=data, **options)
     found.save(file)
+    search.write_page(model)
     _show(model, graph_module, found, file, as_json)
 
 

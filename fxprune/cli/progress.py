@@ -1,6 +1,7 @@
 """What a command that takes long is doing: one line on a terminal, nothing where stderr is none.
 
-The compiler tells it by logging, as any library does: to the loggers below ``fxprune``, at level INFO.
+The compiler tells it by logging, as any library does: to the loggers below ``fxprune``, at level INFO. What a record
+has as ``share``, between 0 and 1, is shown as a bar.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.live import Live
+
+_BAR = 10  # characters
 
 
 @contextmanager
@@ -40,13 +43,19 @@ def progress_line(first: str) -> Iterator[None]:
             logger.setLevel(level)
 
 
+def _bar(share: float) -> str:
+    done = round(_BAR * share)
+    return "━" * done + "╌" * (_BAR - done)
+
+
 class _Line(logging.Handler):
     def __init__(self, live: Live) -> None:
         super().__init__(logging.INFO)
         self.live, self.start = live, time.monotonic()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.show(record.getMessage())
+        share = getattr(record, "share", None)
+        self.show(record.getMessage() if share is None else f"{_bar(share)}  {record.getMessage()}")
 
     def show(self, message: str) -> None:
         """Show ``message``, with the seconds so far, in the place of the one before."""

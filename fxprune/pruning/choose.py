@@ -17,13 +17,13 @@ from fxprune.choosing.fingerprint import fingerprint
 from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.targets import Targets
-from fxprune.errors import FxpruneTypeError, FxpruneValueError, FxpruneWarning, did_you_mean
+from fxprune.errors import FxpruneValueError, FxpruneWarning
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graphs
 from fxprune.ir.nodes import require_graph
 from fxprune.passes import RemoveChannels
 from fxprune.pipelines import What, sites_named
-from fxprune.pipelines.registry import options_of
+from fxprune.pruning.channel_step import channel_step
 from fxprune.pruning.mixed_choice import Mixed
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.rewriting.contract import Log
@@ -55,7 +55,7 @@ def choose(
     require_arguments(choose, locals())
     graph_module = require_graph(graph_module, "choose")
     sites = sites_named(what)
-    step = _step(targets or Targets(), options)
+    step = channel_step("choose", targets or Targets(), options)
     log = Log()
     graphs = copy_graphs(graph_module)
     mixed = None if sites == ("channels",) else Mixed(graph_module, graphs, sites, _in_one(step, sites))
@@ -84,17 +84,3 @@ def _in_one(step: RemoveChannels, sites: Sequence[str]) -> RemoveChannels:
     if step.ratio is not None:
         raise FxpruneValueError(f"a ratio is of channels; give targets where {sites[0]} may go")
     return replace(step, scope="global", normalize=step.normalize or "none")
-
-
-def _step(targets: Targets, options: dict[str, Any]) -> RemoveChannels:
-    """Return the pass that chooses channels by these options."""
-    known = [name for name in options_of(RemoveChannels) if not name.startswith("target_") and name != "indices"]
-    for name in options:
-        if name not in known:
-            raise FxpruneTypeError(
-                f"choose has no option {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}"
-            )
-    step = RemoveChannels(**{**options, **targets.options()})
-    if step.amount.is_empty:
-        raise FxpruneValueError("choose takes targets, or a ratio of channels: how much is to go?")
-    return step

@@ -61,3 +61,10 @@ def test_warnings_stand_above_the_line() -> None:
     with redirect_stderr(Terminal()) as terminal, progress_line("at work"):
         print("a warning", file=sys.stderr)
     assert "a warning" in terminal.getvalue()
+
+
+def test_a_share_is_shown_as_a_bar() -> None:
+    with redirect_stderr(Terminal()) as terminal, progress_line("at work"):
+        for share in (0.0, 0.5, 1.0):
+            logging.getLogger("fxprune.pruning").info("judged", extra={"share": share})
+    assert all(f"{bar}  judged" in terminal.getvalue() for bar in ("╌" * 10, "━" * 5 + "╌" * 5, "━" * 10))

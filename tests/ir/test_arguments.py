@@ -153,7 +153,7 @@ any_passes: Any = passes
         ),
         (
             lambda graph: any_passes.RemoveLayers(rank="foo"),
-            "unknown rank 'foo'; known: scale, scale-per-mac, apoz, bn-gamma, .*, weight-norm",
+            "unknown rank 'foo'; known: scale, scale-per-mac, apoz, blend, bn-gamma, .*, weight-norm",
         ),
         (
             lambda graph: anything.SteeredL1(graph, targets=fxprune.Targets(macs=0.5), meet_after=1.5),

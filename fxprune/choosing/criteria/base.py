@@ -48,6 +48,15 @@ class Criterion(ABC):
     is_marginal: ClassVar[bool] = False
     comparing: Callable[[int, int], None] = staticmethod(say_nothing)
 
+    def fitted(self, graph_module: fx.GraphModule, step: Any) -> Criterion:
+        """Return what scores channels for ``step``: itself, unless it is searched for how much is to go.
+
+        Args:
+            graph_module: the graph that channels are to go of.
+            step: the :class:`fxprune.passes.RemoveChannels` that asks, with its options and its data.
+        """
+        return self
+
     @abstractmethod
     def measuring(
         self, graph_module: fx.GraphModule, sites: Collection[Site], samples: Samples

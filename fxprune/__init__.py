@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fxprune.pruning.proximal import ProximalL1
     from fxprune.pruning.prune import prune
     from fxprune.pruning.pruning_plan import PruningPlan
-    from fxprune.pruning.sensitivity import sensitivity
+    from fxprune.pruning.sensitivity.study import sensitivity
     from fxprune.pruning.steering import SteeredL1
     from fxprune.pruning.surgery import Surgery
     from fxprune.pruning.write_back import write_back
@@ -93,7 +93,7 @@ _HOMES = {
     "pruning.proximal": ("ProximalL1",),
     "pruning.prune": ("prune",),
     "pruning.pruning_plan": ("PruningPlan",),
-    "pruning.sensitivity": ("sensitivity",),
+    "pruning.sensitivity.study": ("sensitivity",),
     "pruning.steering": ("SteeredL1",),
     "pruning.surgery": ("Surgery",),
     "pruning.write_back": ("write_back",),

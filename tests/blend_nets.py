@@ -10,8 +10,8 @@ from torch.nn import functional
 
 import fxprune
 from fxprune.passes import RemoveChannels
-from fxprune.pruning.blend import BlendSettings
-from fxprune.pruning.blend_judge import Judge
+from fxprune.pruning.blend.judge import Judge
+from fxprune.pruning.blend.search import BlendSettings
 
 NORMED, PLAIN = "one", "two"
 """The groups: 10 channels behind a batch norm, 8 without."""

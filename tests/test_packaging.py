@@ -104,9 +104,10 @@ def test_the_compiler_knows_no_pass_by_name() -> None:
             for name in ("choose", "channel_step", "mixed_choice", "layer_sites", "pruning_plan")
         ),  # of plans
         "fxprune.pruning.memory_budget",
-        "fxprune.pruning.blend_judge",  # what a cut comes to
+        "fxprune.pruning.blend.judge",  # what a cut comes to
         "fxprune.passes",
         "fxprune.pruning.prune",
+        "fxprune.pruning.untrained",
         "fxprune.training",
     )
     assert {name for name in knows if not name.startswith(allowed)} == set()

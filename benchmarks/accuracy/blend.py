@@ -43,9 +43,9 @@ from fxprune.choosing.criterion_blend import Blend
 from fxprune.costs.macs import total_macs
 from fxprune.files import write_json
 from fxprune.passes import RemoveChannels
-from fxprune.pruning.blend import BlendSettings, evolved
-from fxprune.pruning.blend_controls import best_single, random_blend, uniform_blend
-from fxprune.pruning.blend_judge import Judge
+from fxprune.pruning.blend.controls import best_single, random_blend, uniform_blend
+from fxprune.pruning.blend.judge import Judge
+from fxprune.pruning.blend.search import BlendSettings, evolved
 from fxprune.training.batches import loader
 from fxprune.training.data import sample_batches
 

@@ -27,7 +27,7 @@ from benchmarks.accuracy.paired import correct, difference
 from benchmarks.provenance import provenance
 from fxprune.choosing.fingerprint import fingerprint
 from fxprune.files import write_json
-from fxprune.pruning.sensitivity_result import Sensitivity, SiteSensitivity
+from fxprune.pruning.sensitivity.result import Sensitivity, SiteSensitivity
 from fxprune.sources.models import load_weights
 from fxprune.training.data import load_data, sample_batches, sample_inputs
 

@@ -8,7 +8,7 @@ blend.save("blend.json")                                           # plain data
 fxprune.choose(traced, targets=fxprune.Targets(macs=0.5), criterion=Blend.load("blend.json"), data=loader)
 
 That criteria are blended by calibration factors is He et al. (arXiv 2107.05033); how they are is ours, of which the
-paper's abstract says nothing. :func:`fxprune.pruning.blend.search_blend` finds the factors.
+paper's abstract says nothing. :func:`fxprune.pruning.blend.search.search_blend` finds the factors.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Blend(Criterion):
         if key not in self.factors:
             raise FxpruneValueError(
                 f"the blend says nothing of the channels of {key}: it was found for another network, or for other "
-                "groups of channels; search one for this (fxprune.pruning.blend.search_blend)"
+                "groups of channels; search one for this (fxprune.pruning.blend.search.search_blend)"
             )
         return self.factors[key]
 

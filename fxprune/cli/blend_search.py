@@ -39,8 +39,8 @@ class Search:
             self._require_unused(f"--criterion {name} is not searched")
             return name
         from fxprune.files import make_folder
-        from fxprune.pruning.blend import BlendSettings
-        from fxprune.pruning.blending import Blending
+        from fxprune.pruning.blend.by_name import Blending
+        from fxprune.pruning.blend.search import BlendSettings
         from fxprune.render.plots import plotting
 
         settings = BlendSettings() if self.generations is None else BlendSettings(generations=self.generations)

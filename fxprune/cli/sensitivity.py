@@ -25,7 +25,7 @@ from fxprune.cli.options import (
 from fxprune.cli.progress import progress_line
 
 if TYPE_CHECKING:
-    from fxprune.pruning.sensitivity_result import Sensitivity
+    from fxprune.pruning.sensitivity.result import Sensitivity
 
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 _WRITTEN = "sensitivity.json, sensitivity.html, plots, and plan-SHARE.json for each target"
@@ -80,7 +80,7 @@ def sensitivity(model: str, given: Given, images: Images, written: Written, **op
     if images.data is None:
         raise click.UsageError("sensitivity compares outputs on images; give --data")
     written.require_sense()
-    from fxprune.pruning.sensitivity import IMAGES, Study
+    from fxprune.pruning.sensitivity.study import IMAGES, Study
 
     labels = False if options.pop("no_labels") else None
     asked = {name: value for name, value in options.items() if value}

@@ -20,12 +20,12 @@ from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult, joined
 from fxprune.pruning.closing import Closing, gated_for, require_alone
-from fxprune.pruning.no_train import untrained
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.steering import SteeredL1
 from fxprune.pruning.surgery import Surgery
+from fxprune.pruning.untrained.no_train import untrained
 from fxprune.tracing.check import require_finite
 from fxprune.tracing.trace import trace
 

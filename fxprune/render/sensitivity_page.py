@@ -27,7 +27,7 @@ def sensitivity_page(told: Told, *, title: str, notes: Sequence[str] = ()) -> st
     """Return the page.
 
     Args:
-        told: what :meth:`fxprune.pruning.sensitivity_result.Sensitivity.to_json` returns.
+        told: what :meth:`fxprune.pruning.sensitivity.result.Sensitivity.to_json` returns.
         title: the name of the model.
         notes: lines above the plots.
 

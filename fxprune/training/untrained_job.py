@@ -17,9 +17,9 @@ from torch import fx, nn
 from fxprune.emission.formats import SOURCE_ONLY, Exports
 from fxprune.files import make_folder
 from fxprune.ir.trace_notes import opaque_modules
-from fxprune.pruning.no_train import Untrained, choose_untrained, prune_untrained
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.surgery import Surgery
+from fxprune.pruning.untrained.no_train import Untrained, choose_untrained, prune_untrained
 from fxprune.run_record import PLAN
 from fxprune.training.checks import traced_for_images
 from fxprune.training.data import ImageData, sample_batches, sample_inputs

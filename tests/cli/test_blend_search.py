@@ -9,8 +9,8 @@ import pytest
 from cli_helpers import NET, run
 
 from fxprune.choosing.criterion_blend import Blend
-from fxprune.pruning import blending
-from fxprune.pruning.blend import BlendSettings, evolved
+from fxprune.pruning.blend import by_name as blending
+from fxprune.pruning.blend.search import BlendSettings, evolved
 
 pytest.importorskip("sklearn")
 CODE = (

@@ -8,10 +8,10 @@ from torch import nn
 import fxprune
 from fxprune.costs.macs import total_macs
 from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError, TargetError
-from fxprune.pruning import no_train
-from fxprune.pruning.no_train import choose_untrained, prune_untrained
-from fxprune.pruning.repaired_damage import RepairedDamage, _slopes
 from fxprune.pruning.surgery import Surgery
+from fxprune.pruning.untrained import no_train
+from fxprune.pruning.untrained.no_train import choose_untrained, prune_untrained
+from fxprune.pruning.untrained.repaired_damage import RepairedDamage, _slopes
 
 X = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(96) % 5

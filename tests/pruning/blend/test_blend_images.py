@@ -11,7 +11,7 @@ from criterion_nets import small
 
 import fxprune
 from fxprune.errors import FxpruneWarning
-from fxprune.pruning.blend_images import digest_of, split
+from fxprune.pruning.blend.images import digest_of, split
 
 pytestmark = pytest.mark.filterwarnings("ignore:a blend is chosen by top-1 on:fxprune.errors.FxpruneWarning")
 

@@ -25,7 +25,7 @@ from fxprune.ir.copies import copy_graphs
 from fxprune.ir.nodes import as_taken_now
 from fxprune.pruning.layer_sites import name_of, names_of_layers
 from fxprune.pruning.pruning_plan import PruningPlan
-from fxprune.pruning.quality import divergence
+from fxprune.pruning.untrained.quality import change_of
 from fxprune.rewriting.contract import Log
 from fxprune.rewriting.repairing import Fitting, Repairing
 from fxprune.structures.gated_layers import Gate
@@ -37,8 +37,8 @@ _READERS = 2
 class RepairedDamage(Criterion):
     """How far outputs move when it goes alone, and the first layers behind it are fitted to what they computed: ours.
 
-    Really removed and really repaired (:class:`fxprune.passes.Repair`), on the samples. Of logits it is the
-    Kullback-Leibler divergence, of other outputs the mean square of the change over that of the outputs.
+    Really removed and really repaired (:class:`fxprune.passes.Repair`), on the samples; measured as sensitivity
+    measures it (:mod:`fxprune.pruning.sensitivity.output_change`): of logits it is the total variation.
     Of the channels of a group the order is another criterion's; a quarter, a half and three quarters of them are
     removed, and a channel's score is the slope between, of the convex curve below these: what it adds to what went
     before it.
@@ -191,7 +191,7 @@ class _Damages:
                     repairing.fit(before, after, most=self._readers)
                 *_, output = pruned.graph.nodes
                 after.until(output)
-                return divergence(self._wanted, after.values(output))
+                return change_of(self._batches, self._wanted, after.values(output)).missed
 
     def _reference(self, start: Sequence[fx.Node]) -> LayerByLayer:
         """Return a run of the unpruned graph that has worked out ``start`` and nothing else."""

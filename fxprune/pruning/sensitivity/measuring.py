@@ -21,9 +21,9 @@ from fxprune.ir.interpreter import Interpreter
 from fxprune.ir.module_tree import evaluating
 from fxprune.ir.nodes import as_taken_now, place
 from fxprune.ir.pytrees import map_tensors, tensors_in
-from fxprune.pruning.mixed_batches import batches_of, drawn
-from fxprune.pruning.output_change import Change, Reference, is_finite, is_logits
-from fxprune.pruning.removal_runs import Run, Runs
+from fxprune.pruning.sensitivity.mixed_batches import batches_of, drawn
+from fxprune.pruning.sensitivity.output_change import Change, Reference, is_finite, is_logits
+from fxprune.pruning.sensitivity.removal_runs import Run, Runs
 from fxprune.structures.channels.groups import Channels
 
 _LOG = logging.getLogger(__name__)

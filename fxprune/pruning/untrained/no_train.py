@@ -23,7 +23,6 @@ from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import require_graph
-from fxprune.ir.pytrees import tensors_in
 from fxprune.ir.time_left import Progress
 from fxprune.passes import MeasureNorms, Repair
 from fxprune.passes.chains import FINISHING
@@ -31,9 +30,10 @@ from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult, joined
 from fxprune.pruning.choose import choose
 from fxprune.pruning.pruning_plan import PruningPlan
-from fxprune.pruning.quality import Quality, outputs_of, quality
-from fxprune.pruning.repaired_damage import RepairedDamage
+from fxprune.pruning.sensitivity.output_change import is_finite
 from fxprune.pruning.surgery import Surgery
+from fxprune.pruning.untrained.quality import Quality, outputs_of, quality
+from fxprune.pruning.untrained.repaired_damage import RepairedDamage
 from fxprune.rewriting.contract import Site
 from fxprune.run_results import stages_text
 from fxprune.tracing.trace import trace
@@ -88,7 +88,7 @@ def prune_untrained(
         data: an iterable of inputs, or of pairs of these and labels; labels are for telling the top-1 alone.
         to: the shares of costs to leave, or a plan of what goes.
         surgery: what may go, by default convs, branches and channels, and what becomes of batch norms.
-        criterion: how much each is missed; by default :class:`fxprune.pruning.repaired_damage.RepairedDamage`.
+        criterion: how much each is missed; by default what is lost where it is repaired (repaired_damage).
         held_out: images like ``data`` that nothing is fitted to; by default every fourth of it.
 
     Raises:
@@ -201,5 +201,5 @@ def _parted(
 
 
 def _require_finite(outputs: Sequence[Any]) -> None:
-    if any(not bool(one.isfinite().all()) for one in tensors_in(list(outputs)) if one.is_floating_point()):
+    if not is_finite(list(outputs)):
         raise FxpruneError("the network returns NaN or infinity on these images: is it trained, are they prepared?")

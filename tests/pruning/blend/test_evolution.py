@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import fxprune
-from fxprune.pruning.evolution import ELITES, next_generation
+from fxprune.pruning.blend.evolution import ELITES, next_generation
 
 POPULATION = [[number / 10] * 8 for number in range(10)]
 FITNESS = [float(number) for number in range(10)]

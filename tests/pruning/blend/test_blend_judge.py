@@ -17,8 +17,8 @@ from fxprune.choosing.criterion_blend import Blend
 from fxprune.choosing.samples import Batch, Samples
 from fxprune.errors import TargetError
 from fxprune.passes import MeasureNorms, RemoveChannels
-from fxprune.pruning import blend_judge
-from fxprune.pruning.blend_judge import Judge, top1
+from fxprune.pruning.blend import judge as blend_judge
+from fxprune.pruning.blend.judge import Judge, top1
 
 pytestmark = pytest.mark.filterwarnings("ignore:a blend is chosen by top-1 on:fxprune.errors.FxpruneWarning")
 STEPS = (

@@ -35,7 +35,7 @@ from fxprune.ir.copies import copy_graphs, copy_module
 from fxprune.ir.nodes import as_taken_now, require_graph
 from fxprune.ops.layer_classes import NORM_CLASSES
 from fxprune.passes import MeasureNorms, RemoveChannels
-from fxprune.pruning.blend_images import Split, digest_of, split
+from fxprune.pruning.blend.images import Split, digest_of, split
 from fxprune.rewriting.contract import Log
 from fxprune.structures.channels.running import Worth
 

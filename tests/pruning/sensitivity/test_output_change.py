@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fxprune.pruning.output_change import Change, Reference, is_logits
+from fxprune.pruning.sensitivity.output_change import Change, Reference, is_logits
 
 
 def test_logits_with_labels() -> None:

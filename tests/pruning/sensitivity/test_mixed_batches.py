@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fxprune.choosing.samples import Samples
-from fxprune.pruning.mixed_batches import batches_of, drawn
+from fxprune.pruning.sensitivity.mixed_batches import batches_of, drawn
 
 
 def test_samples_are_mixed_and_keep_their_labels() -> None:

@@ -19,8 +19,8 @@ from fxprune.ir.pytrees import tensors_in
 from fxprune.passes import RemoveChannels
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pruning.layer_sites import removing
-from fxprune.pruning.removal_runs import Run, Runs
-from fxprune.pruning.single_removals import Removal, Removals
+from fxprune.pruning.sensitivity.removal_runs import Run, Runs
+from fxprune.pruning.sensitivity.single_removals import Removal, Removals
 from fxprune.structures.channels.groups import Channels
 
 

@@ -30,7 +30,7 @@ from fxprune.errors import FxpruneWarning, TargetError
 from fxprune.pruning.choose import choose
 from fxprune.pruning.layer_sites import name_of, names_of_layers
 from fxprune.pruning.pruning_plan import PruningPlan
-from fxprune.pruning.single_removals import Removal
+from fxprune.pruning.sensitivity.single_removals import Removal
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.running import Worth
 

@@ -5,8 +5,8 @@ plan = fxprune.choose(traced, targets=fxprune.Targets(macs=0.5), criterion=blend
 
 Clusters by rank correlation, one candidate a cluster with a calibration factor, and an evolutionary search on
 validation accuracy are He et al. (arXiv 2107.05033), of which only the abstract is known. All else is ours, see
-:mod:`fxprune.choosing.criterion_clusters`, :mod:`fxprune.pruning.blend_genes`, :mod:`fxprune.pruning.blend_judge` and
-:mod:`fxprune.pruning.evolution`. The first generation is the uniform blend, each criterion alone, and what is drawn.
+:mod:`fxprune.choosing.criterion_clusters` and the files beside this one. The first generation is the uniform blend,
+each criterion alone, and what is drawn.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from fxprune.choosing.criterion_blend import Blend
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneValueError, LoadError
 from fxprune.ir.arguments import option_kinds, require_arguments, require_kind
-from fxprune.ir.progress import Progress
-from fxprune.pruning.blend_genes import Genes, Genome
-from fxprune.pruning.blend_judge import Judge
+from fxprune.ir.time_left import Progress
+from fxprune.pruning.blend.evolution import TOURNAMENT, next_generation, require_deap
+from fxprune.pruning.blend.genes import Genes, Genome
+from fxprune.pruning.blend.judge import Judge
 from fxprune.pruning.channel_step import channel_step
-from fxprune.pruning.evolution import TOURNAMENT, next_generation, require_deap
 
 _LOGGER = logging.getLogger(__name__)
 Tell = Callable[[int, int], None]
@@ -45,7 +45,7 @@ class BlendSettings:
     Args:
         population: how many blends a generation has, 3 or more.
         generations: how many there are, 1 or more.
-        pool: the names of the criteria to blend; by default :data:`fxprune.pruning.blend_judge.POOL`.
+        pool: the names of the criteria to blend; by default :data:`fxprune.pruning.blend.judge.POOL`.
 
     Raises:
         FxpruneError: one is of another kind, or too few.

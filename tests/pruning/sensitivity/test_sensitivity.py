@@ -15,8 +15,8 @@ import fxprune
 from fxprune.choosing.fingerprint import fingerprint
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import FxpruneError, FxpruneWarning
-from fxprune.pruning.sensitivity import Study
-from fxprune.pruning.sensitivity_result import Sensitivity
+from fxprune.pruning.sensitivity.result import Sensitivity
+from fxprune.pruning.sensitivity.study import Study
 from fxprune.training.cifar_resnet import CifarResNet
 
 

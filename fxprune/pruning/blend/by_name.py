@@ -20,9 +20,9 @@ from fxprune.choosing.criterion_blend import Blend, only_channels
 from fxprune.choosing.samples import Samples
 from fxprune.choosing.sites import ChannelSite, Site
 from fxprune.errors import FxpruneValueError
-from fxprune.pruning.blend import BlendSettings, evolved
-from fxprune.pruning.blend_judge import Judge
-from fxprune.pruning.evolution import require_deap
+from fxprune.pruning.blend.evolution import require_deap
+from fxprune.pruning.blend.judge import Judge
+from fxprune.pruning.blend.search import BlendSettings, evolved
 
 
 @dataclass
@@ -59,5 +59,5 @@ class Blending(Criterion):
             raise FxpruneValueError(only_channels(layers[0]))
         raise FxpruneValueError(
             "criterion blend is searched for how much is to go: take it in RemoveChannels or fxprune.choose, with a "
-            "ratio or targets, or give a Blend that fxprune.pruning.blend.search_blend found"
+            "ratio or targets, or give a Blend that fxprune.pruning.blend.search.search_blend found"
         )

@@ -6,8 +6,8 @@ import pytest
 from blend_nets import NORMED, PLAIN, POOL, judged
 
 import fxprune
-from fxprune.pruning.blend_controls import best_single, random_blend, uniform_blend
-from fxprune.pruning.blend_genes import Genome
+from fxprune.pruning.blend.controls import best_single, random_blend, uniform_blend
+from fxprune.pruning.blend.genes import Genome
 
 pytestmark = pytest.mark.filterwarnings("ignore:a blend is chosen by top-1 on:fxprune.errors.FxpruneWarning")
 

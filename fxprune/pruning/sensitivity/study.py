@@ -4,9 +4,9 @@ found = fxprune.sensitivity(fxprune.trace(model.eval(), images), loader)
 print(found)                                  # a table of single removals, and what each target would cost
 found.curve[4].plan.save("plan.json")         # what goes for half of the MACs
 
-Each part is taken out alone, by runs from there on (:mod:`fxprune.pruning.removal_runs`), and outputs are compared
-with those of the whole network (:mod:`fxprune.pruning.output_change`). A part is measured on as many samples as it
-takes for a standard error of a tenth of what is measured, and on at least 64: what breaks the network is known early.
+Each part is taken out alone, by runs from there on (removal_runs), and outputs are compared with those of the whole
+network (output_change). A part is measured on as many samples as it takes for a standard error of a tenth of what is
+measured, and on at least 64: what breaks the network is known early.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError, Fx
 from fxprune.ir.arguments import option_kinds, require_arguments, require_kind
 from fxprune.ir.nodes import graphs_of, require_graph
 from fxprune.pipelines import What, sites_named
-from fxprune.pruning.measuring import LEAST_IMAGES, Measuring
-from fxprune.pruning.output_change import Change
-from fxprune.pruning.sensitivity_curve import Chosen, Curve
-from fxprune.pruning.sensitivity_result import Point, Sensitivity, SiteSensitivity, Whole
-from fxprune.pruning.single_removals import NotMeasured, Removal, Removals
+from fxprune.pruning.sensitivity.curve import Chosen, Curve
+from fxprune.pruning.sensitivity.measuring import LEAST_IMAGES, Measuring
+from fxprune.pruning.sensitivity.output_change import Change
+from fxprune.pruning.sensitivity.result import Point, Sensitivity, SiteSensitivity, Whole
+from fxprune.pruning.sensitivity.single_removals import NotMeasured, Removal, Removals
 from fxprune.structures.channels.groups import Channels
 
 _LOG = logging.getLogger(__name__)

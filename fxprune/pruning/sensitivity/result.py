@@ -12,10 +12,10 @@ from torch import fx
 
 from fxprune.choosing.planned_sites import PlannedSite
 from fxprune.costs.macs import total_macs, total_params
-from fxprune.pruning.output_change import Change
 from fxprune.pruning.pruning_plan import PruningPlan
-from fxprune.pruning.sensitivity_curve import Chosen
-from fxprune.pruning.single_removals import NotMeasured, Removal
+from fxprune.pruning.sensitivity.curve import Chosen
+from fxprune.pruning.sensitivity.output_change import Change
+from fxprune.pruning.sensitivity.single_removals import NotMeasured, Removal
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Moved:
-    """What became of outputs (see :class:`fxprune.pruning.output_change.Change`).
+    """What became of outputs (see :class:`fxprune.pruning.sensitivity.output_change.Change`).
 
     Attributes:
         missed: in [0, 1] where outputs are logits, else ``moved``, the mean over batches.

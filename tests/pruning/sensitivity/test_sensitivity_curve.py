@@ -12,8 +12,8 @@ from torch import fx
 import fxprune
 from fxprune.choosing.keeping import Kept
 from fxprune.choosing.samples import Samples
-from fxprune.pruning.sensitivity_curve import Curve
-from fxprune.pruning.single_removals import Removal, Removals
+from fxprune.pruning.sensitivity.curve import Curve
+from fxprune.pruning.sensitivity.single_removals import Removal, Removals
 from fxprune.structures.channels.groups import Channels
 from fxprune.training.cifar_resnet import CifarResNet
 

@@ -7,9 +7,9 @@ import numpy as np
 from fxprune.choosing.criteria.base import say_nothing
 from fxprune.choosing.criterion_blend import Blend
 from fxprune.errors import FxpruneValueError
-from fxprune.pruning.blend import Tell
-from fxprune.pruning.blend_genes import Genes, Genome
-from fxprune.pruning.blend_judge import Judge
+from fxprune.pruning.blend.genes import Genes, Genome
+from fxprune.pruning.blend.judge import Judge
+from fxprune.pruning.blend.search import Tell
 
 
 def uniform_blend(judge: Judge) -> Blend:

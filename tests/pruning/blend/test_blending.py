@@ -15,9 +15,9 @@ from fxprune.choosing.criterion_blend import Blend
 from fxprune.choosing.named import known_criteria
 from fxprune.choosing.samples import Samples
 from fxprune.passes import RemoveChannels
-from fxprune.pruning import blending
-from fxprune.pruning.blend import BlendSettings, evolved
-from fxprune.pruning.blending import Blending
+from fxprune.pruning.blend import by_name as blending
+from fxprune.pruning.blend.by_name import Blending
+from fxprune.pruning.blend.search import BlendSettings, evolved
 
 pytestmark = pytest.mark.filterwarnings("ignore:a blend is chosen by top-1 on:fxprune.errors.FxpruneWarning")
 FEW = BlendSettings(population=3, generations=1, pool=POOL)

@@ -24,7 +24,7 @@ from fxprune.costs.macs import batch_size, node_macs
 from fxprune.costs.parameter_holders import Holders
 from fxprune.ir.nodes import graphs_of
 from fxprune.pruning.layer_sites import gates_by_name
-from fxprune.pruning.removal_runs import Run, WithoutLayer, without_channels
+from fxprune.pruning.sensitivity.removal_runs import Run, WithoutLayer, without_channels
 from fxprune.rewriting.cutting.cut import Cut
 from fxprune.rewriting.cutting.sizes import Fault
 from fxprune.structures.channels.groups import Channels, Group

@@ -13,9 +13,9 @@ from blend_nets import NORMED, PLAIN, POOL, QUICK, judged, pictured
 import fxprune
 from fxprune.choosing.blend_record import SearchRecord
 from fxprune.choosing.criterion_blend import Blend
-from fxprune.pruning.blend import BlendSettings, evolved, first_generation, search_blend
-from fxprune.pruning.blend_genes import Genome
-from fxprune.pruning.blend_judge import Judge
+from fxprune.pruning.blend.genes import Genome
+from fxprune.pruning.blend.judge import Judge
+from fxprune.pruning.blend.search import BlendSettings, evolved, first_generation, search_blend
 
 pytestmark = pytest.mark.filterwarnings("ignore:a blend is chosen by top-1 on:fxprune.errors.FxpruneWarning")
 

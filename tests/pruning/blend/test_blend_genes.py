@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fxprune.choosing.criterion_clusters import Clusters
-from fxprune.pruning.blend_genes import Genome
+from fxprune.pruning.blend.genes import Genome
 
 CLUSTERS = {
     "a": Clusters(("l1", "l2", "taylor"), np.eye(3), (("l2", "l1"), ("taylor",))),

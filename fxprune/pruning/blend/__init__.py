@@ -1,0 +1,1 @@
+"""A criterion blended of others, by an evolutionary search."""

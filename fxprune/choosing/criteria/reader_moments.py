@@ -19,6 +19,7 @@ from torch import fx
 from fxprune.choosing.criteria.activations import look
 from fxprune.choosing.samples import Batch
 from fxprune.facts.input_statistics import KINDS, Geometry
+from fxprune.facts.patch_products import patch_sums
 from fxprune.facts.shapes import shape
 from fxprune.gates.base import ungated
 from fxprune.ops.call import Call
@@ -85,15 +86,17 @@ class ReaderMoments:
         step = max(1, _PART // (8 * self.geometry.groups * self.geometry.columns * max(1, places)))
         is_batched = len(out) > len(self.geometry.kernel) + 1
         for part in x.detach().split(step) if is_batched else (x.detach(),):
-            rows = self._rows(part).double()
-            self.count += rows.shape[1]
-            self._sum += rows.sum(1)
-            self._products.baddbmm_(rows.mT, rows)
+            if self.taps == 1:
+                first, second, places = patch_sums(self.geometry, part)
+            else:
+                rows = self._by_channel(part).double()
+                first, second, places = rows.sum(1), rows.mT @ rows, rows.shape[1]
+            self.count += places
+            self._sum += first
+            self._products += second
 
-    def _rows(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what is read as (groups, samples, columns)."""
-        if self.taps == 1:
-            return self.geometry.patches(x)
+    def _by_channel(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what is read as (groups, samples, channels)."""
         if self.geometry.kind == "linear":
             return x.reshape(-1, x.shape[-1] // self.taps, self.taps).mT.reshape(1, -1, x.shape[-1] // self.taps)
         axis = x.dim() - 1 - len(self.geometry.kernel)

@@ -100,7 +100,7 @@ def test_the_compiler_knows_no_pass_by_name() -> None:
     allowed = (
         "fxprune.pipelines",  # chains of them, and passes by name
         *(
-            f"fxprune.pruning.{name}" for name in ("choose", "mixed_choice", "layer_sites", "pruning_plan")
+            f"fxprune.pruning.{name}" for name in ("choose", "mixed_choice", "layer_sites", "pruning_plan", "step_")
         ),  # of plans
         "fxprune.pruning.memory_budget",
         "fxprune.passes",

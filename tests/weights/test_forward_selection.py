@@ -29,7 +29,9 @@ def missed(covariance: torch.Tensor, weight: torch.Tensor, kept: list[int]) -> f
 @pytest.mark.parametrize(("rows", "groups", "given"), [(3, 1, 0), (30, 1, 2), (2, 3, 0), (4, 2, 1)])
 def test_a_gain_is_what_the_loss_falls_by(rows: int, groups: int, given: int) -> None:
     torch.manual_seed(0)
-    blocks = [np.arange(3 * one, 3 * one + size) for one, size in enumerate([3, 1, 2, 3, 3] * 4)]  # more than one turn
+    blocks = [
+        np.arange(3 * one, 3 * one + size) for one, size in enumerate([3, 1, 2, 3, 3] * 4)
+    ]  # more than one turn
     columns = 3 * len(blocks) + given
     spare = [3 + 1, 3 + 2, 6 + 2]
     covariance, second = samples(columns, groups)

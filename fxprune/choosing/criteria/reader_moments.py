@@ -68,11 +68,13 @@ class ReaderMoments:
         return 8 * self._size[0] * self._size[1] ** 2
 
     @cached_property
-    def _sum(self) -> torch.Tensor:
+    def sum(self) -> torch.Tensor:
+        """The sums of what is read, (groups, columns)."""
         return self._zeros(self._size)
 
     @cached_property
-    def _products(self) -> torch.Tensor:
+    def products(self) -> torch.Tensor:
+        """The sums of products, (groups, columns, columns)."""
         return self._zeros((*self._size, self._size[1]))
 
     def _zeros(self, size: Sequence[int]) -> torch.Tensor:
@@ -92,8 +94,8 @@ class ReaderMoments:
                 rows = self._by_channel(part).double()
                 first, second, places = rows.sum(1), rows.mT @ rows, rows.shape[1]
             self.count += places
-            self._sum += first
-            self._products += second
+            self.sum += first
+            self.products += second
 
     def _by_channel(self, x: torch.Tensor) -> torch.Tensor:
         """Return what is read as (groups, samples, channels)."""
@@ -106,18 +108,20 @@ class ReaderMoments:
     @property
     def mean(self) -> torch.Tensor:
         """(groups, columns)."""
-        return self._sum / max(self.count, 1)
+        return self.sum / max(self.count, 1)
 
     @property
     def second(self) -> torch.Tensor:
         """Mean squares, (groups, columns)."""
-        return self._products.diagonal(dim1=1, dim2=2) / max(self.count, 1)
+        return self.products.diagonal(dim1=1, dim2=2) / max(self.count, 1)
 
     @property
     def covariance(self) -> torch.Tensor:
         """(groups, columns, columns)."""
         mean = self.mean
-        return torch.baddbmm(self._products, mean.unsqueeze(2), mean.unsqueeze(1), beta=1 / max(self.count, 1), alpha=-1)
+        return torch.baddbmm(
+            self.products, mean.unsqueeze(2), mean.unsqueeze(1), beta=1 / max(self.count, 1), alpha=-1
+        )
 
     @property
     def matrix(self) -> torch.Tensor:
@@ -131,7 +135,6 @@ class ReaderMoments:
         if self.taps == 1:
             return found
         return found.unflatten(2, (-1, self.taps)).movedim(3, 1).flatten(1, 2)
-
 
     def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
         """Return what :meth:`as_matrix` made the matrix of, as the matrix of :class:`Geometry`."""

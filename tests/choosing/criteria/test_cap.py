@@ -32,7 +32,9 @@ def missed(layer: Any, x: torch.Tensor, kept: list[int]) -> float:
         patches = patches.view(len(x), x.shape[1], -1, patches.shape[-1])
         if groups > 1:
             each = [patches.chunk(groups, 1), y.chunk(groups, 1)]
-            parts = [_missed(p[:, kept].flatten(1, 2).mT.flatten(0, 1), rows_of(t)) for p, t in zip(*each, strict=True)]
+            parts = [
+                _missed(p[:, kept].flatten(1, 2).mT.flatten(0, 1), rows_of(t)) for p, t in zip(*each, strict=True)
+            ]
             return sum(one[0] for one in parts) / sum(one[1] for one in parts)
         rows, y = patches[:, kept].flatten(1, 2).mT.flatten(0, 1), rows_of(y)
     left, total = _missed(rows, y)
@@ -57,7 +59,9 @@ def test_scores_are_what_readers_lose_by_hand() -> None:
     order = np.argsort(-found[MIDDLE])
     assert found[MIDDLE].max() == pytest.approx(1)
     for count in range(1, 5):
-        assert found[MIDDLE][order[count]] == pytest.approx(missed(model.head, read, order[:count].tolist()), abs=1e-7)
+        assert found[MIDDLE][order[count]] == pytest.approx(
+            missed(model.head, read, order[:count].tolist()), abs=1e-7
+        )
 
 
 @torch.no_grad()

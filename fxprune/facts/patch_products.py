@@ -19,7 +19,7 @@ from fxprune.facts.input_statistics import Geometry
 
 
 class PatchSums(NamedTuple):
-    """Sums over all places: of patches (groups, columns), of products (groups, columns, columns), float64; and how many."""
+    """Sums over so many places: of patches (groups, columns), of products (groups, columns, columns); float64."""
 
     first: torch.Tensor
     second: torch.Tensor

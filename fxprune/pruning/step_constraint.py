@@ -4,8 +4,8 @@
 
 p_start is the accuracy of the network, p_end what is to be left at the end. Of each group, in the order in which a
 criterion ranks it, the most go that keep the held-out accuracy at its threshold, found by bisection, with the groups
-before it cut and the readers fitted: what early groups did not use, later ones may. (Xie et al., arXiv 2108.13728; that
-readers are fitted on the network cut so far is ours.) Towards targets p_end itself is found by bisection: ours.
+before it cut and the readers fitted: what early groups did not use, later ones may. (Xie et al., arXiv 2108.13728;
+that readers are fitted on the network cut so far is ours.) Towards targets p_end itself is found by bisection: ours.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def search(
         options: of :class:`fxprune.passes.RemoveChannels`: keep, only, groups, statistics, aggregate, seed.
 
     Raises:
-        FxpruneError: neither targets nor p_end are given, or both; ``held_out`` has no labels; an option makes no sense.
+        FxpruneError: neither targets nor p_end are given, or both; ``held_out`` has no labels; an option makes no
+            sense.
         TargetError: the targets cannot be met; says what can.
         LoadError: ``state`` cannot be read or written.
     """
@@ -125,7 +126,7 @@ class _HeldOut:
     def top1(self, graph: fx.GraphModule) -> float:
         """Return the share of them."""
         with evaluating(graph), torch.no_grad():
-            return sum(map(lambda one: self._right(graph, one), self._batches)) / self.images
+            return sum(self._right(graph, one) for one in self._batches) / self.images
 
     def _right(self, graph: fx.GraphModule, batch: Batch) -> int:
         logits = graph(*as_taken_now(graph, batch.inputs))

@@ -1,9 +1,9 @@
 """A network with the first channels of some orders gone, and its readers fitted anew, group after group.
 
-W x  ->  W' x[K],   W' = W S[:,K] S[K,K]^-1,   b' = b + W mu - W' mu[K]        S, mu: of what is read of the network so far
+W x  ->  W' x[K],   W' = W S[:,K] S[K,K]^-1,   b' = b + W mu - W' mu[K]      S, mu: of what the network so far reads
 
-What is left of a group's channels has the values that it had, so one run tells S for every number of them that may go:
-a cut then takes no run.
+What is left of a group's channels has the values that it had, so one run tells S for every number of them that may
+go: a cut then takes no run.
 """
 
 from __future__ import annotations
@@ -122,5 +122,5 @@ def _fit(moments: ReaderMoments, gone: np.ndarray) -> Fit:
     sums.x, sums.r = moments.sum[:, kept], (missing @ moments.sum[:, lost].unsqueeze(2)).squeeze(2)
     sums.rr = ((missing @ moments.products[:, lost][:, :, lost]) * missing).sum(2)
     found = sums.fit(_RIDGE)
-    bias = found.bias.unflatten(1, (moments.taps, -1)).sum(1)
+    bias = torch.unflatten(found.bias, 1, (moments.taps, -1)).sum(1)
     return found._replace(weight=moments.as_weight(found.weight), bias=bias)

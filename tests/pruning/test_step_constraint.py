@@ -119,8 +119,10 @@ def test_a_copy_goes_without_loss(given: Any) -> None:
     torch.manual_seed(1)
     model = Net().double().eval()
     with torch.no_grad():
-        model.three.weight[1], model.three.bias[1] = 2 * model.three.weight[4], 2 * model.three.bias[4]
-        model.head.weight.mul_(10)
+        copied = nn.Conv2d(8, 6, 3, padding=1).double()
+        copied.weight[1], copied.bias[1] = 2 * copied.weight[4], 2 * copied.bias[4]  # type: ignore[index]
+        copied.weight *= 20  # so that what it computes varies more than the ridge hides
+        model.three = copied
     graph = fxprune.trace(model, images[:2])
     orders = [[(path, 1)] for path in ("one", "two", "three")]
     with torch.no_grad():

@@ -35,16 +35,16 @@ class Cap(ChannelCriterion):
     """Share of the readers' variance that is lost without it and all that are worth less, the readers fitted anew.
 
     The order is that of CaP (Xie et al., arXiv 2108.13728): channels are added one by one, each time the one that
-    lets least squares on what is there explain most of what the reader computes of all patches; the gains are exact.
-    In the paper a layer has one reader. Ours: readers are those of a class, their gains are added, each over the
-    variance of what its reader computes; what a reader reads of other groups, or of what cannot go, is there from the
-    start; and the score, which falls along the order and compares between groups: it is what is lost where the group
-    is cut there. Of channels that others are a linear combination of it is 0.
+    lets least squares on what is there explain most of what the reader computes of all patches; the gains are
+    exact. In the paper a layer has one reader. Ours: readers are those of a class, their gains are added, each over
+    the variance of what its reader computes; what a reader reads of other groups, or of what cannot go, is there
+    from the start; and the score, which falls along the order and compares between groups (with
+    ``normalize="none"``): it is what is lost where the group is cut there. A linear combination of others has 0.
 
-    Statistics are streamed in float64, as many readers at a time as fit into ``memory``, by one run each: a covariance
-    takes 8 d^2 bytes, d = channels x taps, and ranking a group three times as much on top. A reader of more columns
-    than ``columns`` is taken by channels, one covariance for all taps (ours); where that does not fit either, and where
-    activations are multiplied, a channel counts with its share of the squares that are read.
+    Statistics are streamed in float64, as many readers at a time as fit into ``memory``, by one run each: a
+    covariance takes 8 d^2 bytes, d = channels x taps, and ranking a group three times as much on top. A reader of
+    more columns than ``columns`` is taken by channels, one covariance for all taps (ours); where that does not fit
+    either, and where activations are multiplied, a channel counts with its share of the squares that are read.
 
     Args:
         columns: the most columns, channels x taps, of which the covariance is taken in full.

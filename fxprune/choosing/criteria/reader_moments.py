@@ -87,7 +87,7 @@ class ReaderMoments:
         places = math.prod(out) // max(1, out[0] * self.geometry.rows * self.geometry.groups)
         step = max(1, _PART // (8 * self.geometry.groups * self.geometry.columns * max(1, places)))
         is_batched = len(out) > len(self.geometry.kernel) + 1
-        for part in x.detach().split(step) if is_batched else (x.detach(),):
+        for part in torch.split(x.detach(), step) if is_batched else (x.detach(),):
             if self.taps == 1:
                 first, second, places = patch_sums(self.geometry, part)
             else:
@@ -134,11 +134,11 @@ class ReaderMoments:
         found = Geometry(_call(self.reader), weight).matrix(weight.detach().double())
         if self.taps == 1:
             return found
-        return found.unflatten(2, (-1, self.taps)).movedim(3, 1).flatten(1, 2)
+        return torch.unflatten(found, 2, (-1, self.taps)).movedim(3, 1).flatten(1, 2)
 
     def as_weight(self, matrix: torch.Tensor) -> torch.Tensor:
         """Return what :meth:`as_matrix` made the matrix of, as the matrix of :class:`Geometry`."""
-        return matrix if self.taps == 1 else matrix.unflatten(1, (self.taps, -1)).movedim(1, 3).flatten(2)
+        return matrix if self.taps == 1 else torch.unflatten(matrix, 1, (self.taps, -1)).movedim(1, 3).flatten(2)
 
 
 def can_be_measured(reader: Reader) -> bool:
@@ -154,7 +154,7 @@ def _call(reader: Reader) -> Call:
 def _in_a_row(classes: Sequence[Array]) -> int:
     """Return how many columns in a row have the same classes, the same number everywhere."""
     changes = np.flatnonzero(np.any([one[1:] != one[:-1] for one in classes], axis=0)) + 1
-    return int(math.gcd(len(classes[0]), *changes.tolist()))
+    return math.gcd(len(classes[0]), *changes.tolist())
 
 
 def measure(

@@ -113,8 +113,10 @@ def net(name: str) -> tuple[Net, Any]:
 def test_copies_and_dead_channels_are_last(name: str) -> None:
     model, images = net(name)
     at = 4 if name == "grouped" else 8  # of two groups the channels at one place go together
-    model.first.weight[2::at], model.first.bias[2::at] = model.first.weight[1::at], model.first.bias[1::at]
-    model.first.weight[3::at], model.first.bias[3::at] = 0, -1
+    bias = model.first.bias
+    assert bias is not None
+    model.first.weight[2::at], bias[2::at] = model.first.weight[1::at], bias[1::at]
+    model.first.weight[3::at], bias[3::at] = 0, -1
     if name == "depthwise":
         model.layers[0].weight[2] = model.layers[0].weight[1]  # type: ignore[operator,index]
     graph = fxprune.trace(model, images[:2])

@@ -8,10 +8,10 @@ are gone; K: what is left of what it reads
     GRAIL:  W' = W G[:,K] (G[K,K] + l)^-1,   l = 1e-3 mean of the diagonal of G[K,K]       G = E x x^T of channels,
             all taps alike, with means; biases stay
 
-CaP is of Xie et al., arXiv 2108.13728; its rescaling is a switch of the authors' code, called experimental there. GRAIL
-(Post-hoc Compensation by Linear Reconstruction) is as its authors' code for vision has it. Where CaP's Cholesky
-decomposition fails its authors give the layer up: here it gets a ridge, the smallest of 1e-8, 1e-7, ... times the mean
-of the diagonal that will do, which is said. Convs with groups are left as they are.
+CaP is of Xie et al., arXiv 2108.13728; its rescaling is a switch of the authors' code, called experimental there.
+GRAIL (Post-hoc Compensation by Linear Reconstruction) is as its authors' code for vision has it. Where CaP's Cholesky
+decomposition fails its authors give the layer up: here it gets a ridge, the smallest of 1e-8, 1e-7, ... times the
+mean of the diagonal that will do, which is said. Convs with groups are left as they are.
 """
 
 from __future__ import annotations
@@ -173,6 +173,7 @@ def _cholesky(square: torch.Tensor, path: str, say: Say) -> torch.Tensor:
     for ridge in (0.0, *(10.0**power for power in range(-8, 1))):
         if ridge:
             say(f"CaP: the covariance of what {path} reads has no Cholesky decomposition: a ridge of {ridge:g}")
+        factor: torch.Tensor
         factor, failed = torch.linalg.cholesky_ex(square + ridge * level)
         if not int(failed):
             return factor

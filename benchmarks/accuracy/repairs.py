@@ -4,13 +4,13 @@
     python -m benchmarks.accuracy.repairs resnet56 --data imagefolder:DIR --weights A.pt B.pt --table
 
 The first works out the rows that are not done yet, one line each of RUNS/repairs-NETWORK.jsonl; the second writes
-results/repairs_NETWORK.json. Channels go in blocks only, the same share in each, by three masks (repair_arms.py), which
-look at ``--mask-images`` training images where they look at any; repairs look at 64 to 4,096. Each row is a network:
+results/repairs_NETWORK.json. Channels go in blocks only, the same share in each, by three masks (repair_arms.py),
+which look at ``--mask-images`` training images where they look at any; repairs look at 64 to 4,096. A row is a network:
 
     checkpoint, mask, share of the MACs that is left, repair, images, norms measured anew behind it or not
 
-5,000 training images, the same for all, are held out to choose on; test images are seen by finished networks alone. Rows
-keep which of them are right, so that differences have a paired standard error.
+5,000 training images, the same for all, are held out to choose on; test images are seen by finished networks alone.
+Rows keep which of them are right, so that differences have a paired standard error.
 """
 
 from __future__ import annotations
@@ -164,7 +164,9 @@ def _told(kind: Row, rows: dict[Row, dict[str, Any]], count: int) -> dict[str, A
     """Return what the record tells of one kind of network, over its checkpoints."""
     mine = {row.checkpoint: found for row, found in rows.items() if row._replace(checkpoint="") == kind}
     told: dict[str, Any] = {name: value for name, value in kind._asdict().items() if name != "checkpoint"}
-    numbers = [name for name in ("macs_left", "top1_choosing", "top1", "seconds") if name in next(iter(mine.values()))]
+    numbers = [
+        name for name in ("macs_left", "top1_choosing", "top1", "seconds") if name in next(iter(mine.values()))
+    ]
     told |= {name: mean(found[name] for found in mine.values()) for name in numbers}
     told["by_checkpoint"] = {one: {name: found[name] for name in numbers} for one, found in mine.items()}
     ours = {one: rows.get(kind._replace(checkpoint=one, repair=OURS)) for one in mine}

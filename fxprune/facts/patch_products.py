@@ -43,7 +43,7 @@ def _by_rows(geometry: Geometry, x: torch.Tensor) -> PatchSums:
     height = x.shape[2] + sum(geometry.pads[0])
     inner = height - step * (taps - 1)
     # rows first, so that some rows are one piece of memory: (groups, rows, samples and places in a row, columns)
-    z = lines.patches(x).unflatten(1, (x.shape[0], height, -1)).transpose(1, 2).flatten(2, 3).double()
+    z = torch.unflatten(lines.patches(x), 1, (x.shape[0], height, -1)).transpose(1, 2).flatten(2, 3).double()
     sizes = (geometry.channels, taps, lines.columns // geometry.channels)
     second = z.new_empty(geometry.groups, *sizes, *sizes)
     for apart in range(taps):
@@ -56,10 +56,11 @@ def _by_rows(geometry: Geometry, x: torch.Tensor) -> PatchSums:
             second[:, :, one, :, :, other] = block
             second[:, :, other, :, :, one] = block.permute(0, 3, 4, 1, 2)
     sums = z.sum(2)
-    firsts = [sums[:, one * step : one * step + inner].sum(1).unflatten(1, (sizes[0], -1)) for one in range(taps)]
+    of_taps = [sums[:, one * step : one * step + inner].sum(1) for one in range(taps)]
+    first = torch.stack([one.view(-1, sizes[0], sizes[2]) for one in of_taps], dim=2)
     columns = (geometry.groups, geometry.columns)
     return PatchSums(
-        torch.stack(firsts, dim=2).reshape(columns),
+        first.reshape(columns),
         second.view(*columns, geometry.columns),
         inner * z.shape[2],
     )

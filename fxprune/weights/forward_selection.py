@@ -4,10 +4,10 @@ y = W x, x with covariance S; K: the columns that are there, T: a block of other
     Q = S[T,T] - S[T,K] S[K,K]^-1 S[K,T],    D = W S[:,T] - W S[:,K] S[K,K]^-1 S[K,T]
     gain of T = tr(D Q^-1 D^T):   exactly how much less least squares on K and T miss of y than on K
 
-That is the ranking of CaP (Xie et al., arXiv 2108.13728). What follows is ours: no inverse is kept, but what is left of
-S, less what a block explains at a time (a block Cholesky decomposition, its products put off until some are together);
-directions without variance have no part in Q^-1, by a ridge of 1e-11 of the mean squares of a block; and several maps
-of the same blocks add their gains, each as a share of the variance of its output.
+That is the ranking of CaP (Xie et al., arXiv 2108.13728). What follows is ours: no inverse is kept, but what is left
+of S, less what a block explains at a time (a block Cholesky decomposition, its products put off until some are
+together); directions without variance have no part in Q^-1, by a ridge of 1e-11 of the mean squares of a block; and
+several maps of the same blocks add their gains, each as a share of the variance of its output.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class LinearMap:
             known = _taken(_taken(covariance, free, 1), given, 2) @ root
             self._covariance -= known @ known.mT
             self._missed -= known @ (root.mT @ _taken(computed, given, 1))
-        square = self._by_block(self._covariance).unflatten(3, (-1, self._size))
+        square = torch.unflatten(self._by_block(self._covariance), 3, (-1, self._size))
         self._blocks = square.diagonal(dim1=1, dim2=3).movedim(3, 1).contiguous()
         self._pending = self._covariance[:, :, :0]
         self._place = {one: one for one in range(len(blocks))}
@@ -99,7 +99,7 @@ class LinearMap:
         self._place = {one: place for place, one in enumerate(self._place)}
 
     def _by_block(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.unflatten(1, (-1, self._size))
+        return torch.unflatten(tensor, 1, (-1, self._size))
 
 
 def _padded(blocks: Sequence[Columns], size: int, none: int) -> Columns:
@@ -122,15 +122,16 @@ def _root(square: torch.Tensor, ridge: torch.Tensor) -> torch.Tensor:
     """Return R with R R^T the inverse of positive matrices, (..., k, k), and of ``ridge``, (..., 1), beside them."""
     size = square.shape[-1]
     identity = torch.eye(size, dtype=square.dtype, device=square.device)
-    factor = torch.linalg.cholesky(square + ridge.clamp_min(_LEAST).unsqueeze(-1) * identity)
-    return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False).mT
+    factor: torch.Tensor = torch.linalg.cholesky(square + ridge.clamp_min(_LEAST).unsqueeze(-1) * identity)
+    found: torch.Tensor = torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
+    return found.mT
 
 
 def lost_behind(maps: Sequence[LinearMap], own: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return, for each block, what is lost without it and all that are added after it: (blocks,).
 
-    The block with the largest gain is added first. Losses are sums of shares of variances, one a map; that of the first
-    block is what is lost without any.
+    The block with the largest gain is added first. Losses are sums of shares of variances, one a map; that of the
+    first block is what is lost without any.
 
     Args:
         maps: of the same blocks; they are used up.

@@ -1,4 +1,4 @@
-"""How others make up for channels that were cut, as published: CaP and GRAIL. For comparison, by their formulas alone.
+"""How others make up for channels that were cut, as published: CaP and GRAIL. By their formulas alone.
 
 S, mu: covariance and mean of what a layer reads of the unpruned network; W: its weight there, without the rows that
 are gone; K: what is left of what it reads

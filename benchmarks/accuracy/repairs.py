@@ -5,7 +5,7 @@
 
 The first works out the rows that are not done yet, one line each of RUNS/repairs-NETWORK.jsonl; the second writes
 results/repairs_NETWORK.json. Channels go in blocks only, the same share in each, by three masks (repair_arms.py),
-which look at ``--mask-images`` training images where they look at any; repairs look at 64 to 4,096. A row is a network:
+which look at ``--mask-images`` training images where they look at any; repairs look at 64 to 4,096. A row:
 
     checkpoint, mask, share of the MACs that is left, repair, images, norms measured anew behind it or not
 

@@ -57,10 +57,10 @@ def _by_rows(geometry: Geometry, x: torch.Tensor) -> PatchSums:
             second[:, :, other, :, :, one] = block.permute(0, 3, 4, 1, 2)
     sums = z.sum(2)
     of_taps = [sums[:, one * step : one * step + inner].sum(1) for one in range(taps)]
-    first = torch.stack([one.view(-1, sizes[0], sizes[2]) for one in of_taps], dim=2)
+    sums = torch.stack([one.view(-1, sizes[0], sizes[2]) for one in of_taps], dim=2)
     columns = (geometry.groups, geometry.columns)
     return PatchSums(
-        first.reshape(columns),
+        sums.reshape(columns),
         second.view(*columns, geometry.columns),
         inner * z.shape[2],
     )

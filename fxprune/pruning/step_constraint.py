@@ -24,13 +24,12 @@ from torch import fx
 from fxprune.choosing.channel_amounts import Amount
 from fxprune.choosing.channel_ranking import Field
 from fxprune.choosing.channel_targets import Left, cannot_be_met
-from fxprune.choosing.criteria.base import Criterion
 from fxprune.choosing.fingerprint import fingerprint
 from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.samples import Batch, Samples
 from fxprune.choosing.targets import Targets
-from fxprune.errors import FxpruneValueError, LoadError, require_share
+from fxprune.errors import FxpruneValueError, LoadError
 from fxprune.files import write_json
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graphs
@@ -62,17 +61,27 @@ class Progress:
 Told = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class Session:
+    """What a search tells and keeps.
+
+    Args:
+        progress: called after each evaluation.
+        state: a JSON file of what was evaluated: after a kill the same search goes on from there.
+    """
+
+    progress: Told | None = None
+    state: Path | None = None
+
+
 def search(
     graph_module: fx.GraphModule,
     data: Iterable[Any],
     held_out: Iterable[Any],
-    targets: Targets | None = None,
+    targets: Targets | float,
     *,
-    p_end: float | None = None,
-    criterion: str | Criterion = "cap",
     repair: bool = True,
-    progress: Told | None = None,
-    state: Path | None = None,
+    session: Session | None = None,
     **options: Any,
 ) -> PruningPlan:
     """Return what goes of the channels of a network, as a plan: found by bisection on held-out accuracy.
@@ -81,36 +90,37 @@ def search(
         graph_module: what :func:`fxprune.trace` returned, with logits (N, classes); it is never changed.
         data: an iterable of inputs, or of pairs with labels: what channels are ranked, and readers fitted, on.
         held_out: an iterable of pairs of inputs and labels: what accuracy is measured on.
-        targets: the shares of costs to leave: the line that falls least and meets them all.
-        p_end: in its place, the accuracy at the end of the line, between 0 and 1.
-        criterion: ranks the channels of a group.
+        targets: the shares of costs to leave: the line that falls least and meets them all. Or, as a number, p_end,
+            the accuracy at the end of the line, above 0 and at most 1.
         repair: whether readers are fitted, by least squares, before accuracy is measured.
-        progress: called after each evaluation.
-        state: a JSON file of what was evaluated: after a kill the same search goes on from there.
-        options: of :class:`fxprune.passes.RemoveChannels`: keep, only, groups, statistics, aggregate, seed.
+        session: who is told of progress, and where what was evaluated is kept.
+        options: of :class:`fxprune.passes.RemoveChannels`: criterion ("cap"), keep, only, groups, statistics,
+            aggregate, seed.
 
     Raises:
-        FxpruneError: neither targets nor p_end are given, or both; ``held_out`` has no labels; an option makes no
-            sense.
+        FxpruneError: no target is given, ``held_out`` has no labels, or an option makes no sense.
         TargetError: the targets cannot be met; says what can.
-        LoadError: ``state`` cannot be read or written.
+        LoadError: the state cannot be read or written.
     """
     require_arguments(search, locals())
     graph_module = require_graph(graph_module, "search")
-    wanted = targets or Targets()
-    if wanted.is_empty == (p_end is None):
-        raise FxpruneValueError("search takes either targets or p_end, the held-out accuracy at its end")
-    require_share("p_end", "the held-out images that are right", p_end)
+    wanted = targets if isinstance(targets, Targets) else Targets()
+    p_end = None if isinstance(targets, Targets) else float(targets)
+    if p_end is not None and not 0 < p_end <= 1:
+        raise FxpruneValueError(f"targets as a number is a held-out accuracy, above 0 and at most 1; got {p_end:g}")
+    if p_end is None and wanted.is_empty:
+        raise FxpruneValueError("search takes targets, or the held-out accuracy to end at: how much is to go?")
     amount = {"ratio": 0.5} if wanted.is_empty else wanted.options()  # some amount, so that channels are ranked
-    step = RemoveChannels(criterion=criterion, data=data, **options, **amount)
+    step = RemoveChannels(**{"criterion": "cap", **options, **amount}, data=data)
     right = _HeldOut(graph_module, held_out)
     batches = list(Samples.of(graph_module, data)) if repair else None
-    found = _Search(graph_module, right, step, batches, _Told(progress, _State(state)), p_end)
+    session = session or Session()
+    found = _Search(graph_module, right, step, batches, _Told(session.progress, _State(session.state)), p_end)
     log = Log()
     sites: list[PlannedSite] = []
     for one, classes, _ in step.chosen(copy_graphs(graph_module), log, found.choose):
         sites += planned_channels(one.channels, classes, one.worth, one.region)
-    name = made(criterion, known_criteria(), "criterion").name
+    name = made(step.criterion, known_criteria(), "criterion").name
     return PruningPlan(sites, fingerprint(graph_module), name, wanted, step.groups, step.statistics)
 
 

@@ -17,7 +17,7 @@ from fxprune.costs.macs import total_macs
 from fxprune.errors import TargetError
 from fxprune.passes import RemoveChannels
 from fxprune.pruning import step_constraint
-from fxprune.pruning.step_constraint import Progress, search
+from fxprune.pruning.step_constraint import Progress, Session, search
 from fxprune.pruning.step_network import StepNetwork
 from fxprune.rewriting.contract import Log
 
@@ -60,7 +60,7 @@ def top1(graph: fx.GraphModule, images: torch.Tensor, labels: torch.Tensor) -> f
 def test_each_group_stays_above_the_line(given: Any) -> None:
     graph, images, labels = given
     told: list[Progress] = []
-    plan = search(graph, [images], [(images, labels)], p_end=0.7, progress=told.append)
+    plan = search(graph, [images], [(images, labels)], 0.7, session=Session(told.append))
     gone = {path: len(places) for path, places in plan.indices.items()}
     assert sum(gone.values()) > 1
     _, names = step_constraint.orders_of(field_of(graph, images))
@@ -147,39 +147,39 @@ def test_goes_on_where_it_was_killed(given: Any, tmp_path: Path) -> None:
 
     half = fxprune.Targets(macs=0.5)
     with pytest.raises(Killed):
-        search(graph, data, held_out, half, progress=kill, state=state)
+        search(graph, data, held_out, half, session=Session(kill, state))
     before = json.loads(state.read_text())["step_constraint"]
     assert [len(rows) for rows in before.values()] == [5]
-    resumed = search(graph, data, held_out, half, state=state)
+    resumed = search(graph, data, held_out, half, session=Session(state=state))
     assert resumed == search(graph, data, held_out, half)
     after = json.loads(state.read_text())["step_constraint"]
     (key,) = before
     assert after[key][:5] == before[key]
     assert len({tuple(numbers) for numbers, _ in after[key]}) == len(after[key])
-    search(graph, data, held_out, half, state=state, criterion="l1")
+    search(graph, data, held_out, half, session=Session(state=state), criterion="l1")
     assert len(json.loads(state.read_text())["step_constraint"]) == 2
 
 
 def test_only_what_is_asked_for_goes(given: Any) -> None:
     graph, images, labels = given
-    plan = search(graph, [images], [(images, labels)], p_end=0.5, only=["three"])
+    plan = search(graph, [images], [(images, labels)], 0.5, only=["three"])
     assert set(plan.indices) == {"three"}
 
 
 def test_bad_input(given: Any, tmp_path: Path) -> None:
     graph, images, labels = given
     pairs = [(images, labels)]
-    with pytest.raises(fxprune.FxpruneError, match="takes either targets or p_end"):
-        search(graph, [images], pairs)
-    with pytest.raises(fxprune.FxpruneError, match="takes either targets or p_end"):
-        search(graph, [images], pairs, fxprune.Targets(macs=0.5), p_end=0.5)
-    with pytest.raises(fxprune.FxpruneError, match="p_end"):
-        search(graph, [images], pairs, p_end=93.0)
+    with pytest.raises(fxprune.FxpruneError, match="how much is to go"):
+        search(graph, [images], pairs, fxprune.Targets())
+    with pytest.raises(fxprune.FxpruneError, match="is a held-out accuracy, above 0 and at most 1; got 93"):
+        search(graph, [images], pairs, 93.0)
+    with pytest.raises(fxprune.FxpruneError, match=r"search takes .* for targets, got str"):
+        search(graph, [images], pairs, "half")  # type: ignore[arg-type]
     with pytest.raises(fxprune.FxpruneError, match="held_out has no labels"):
-        search(graph, [images], [images], p_end=0.5)
+        search(graph, [images], [images], 0.5)
     with pytest.raises(TargetError, match=r"target_macs=0.001 cannot be met: without all \d+ channels"):
         search(graph, [images], pairs, fxprune.Targets(macs=0.001))
     file = tmp_path / "other.json"
     file.write_text("[]")
     with pytest.raises(fxprune.FxpruneError, match="is no state of a search"):
-        search(graph, [images], pairs, p_end=0.5, state=file)
+        search(graph, [images], pairs, 0.5, session=Session(state=file))

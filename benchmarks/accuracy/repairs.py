@@ -67,7 +67,8 @@ def main() -> None:
     data = load_data(arguments.data, IMAGE_SIZE, in_memory=arguments.in_memory)
     data, test = without_choosing(data, arguments.choosing, arguments.seed)
     if arguments.test_images:
-        test = Subset(test, range(arguments.test_images))
+        count = len(test)  # type: ignore[arg-type]  # every map-style data set has a length
+        test = Subset(test, torch.linspace(0, count - 1, arguments.test_images).long().tolist())
     settings = {name: getattr(arguments, name) for name in ("choosing", "seed", "mask_images")}
     settings["test_images"] = len(test)  # type: ignore[arg-type]  # every map-style data set has a length
     if any(one["settings"] != settings for one in rows.values()):
@@ -91,7 +92,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--images", type=int, nargs="+", default=[64, 512, 4096], help="images that repairs look at")
     parser.add_argument("--mask-images", type=int, default=512, help="images that masks look at")
     parser.add_argument("--choosing", type=int, default=5000, help="training images held out to choose on")
-    parser.add_argument("--test-images", type=int, help="only the first so many test images")
+    parser.add_argument("--test-images", type=int, help="only so many test images, spread over all")
     parser.add_argument("--seed", type=int, default=0, help="of the images that are held out")
     parser.add_argument("--table", action="store_true", help="write the result of the rows that were worked out")
     return parser.parse_args()

@@ -10,8 +10,6 @@ that readers are fitted on the network cut so far is ours.) Towards targets p_en
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -29,8 +27,7 @@ from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.samples import Batch, Samples
 from fxprune.choosing.targets import Targets
-from fxprune.errors import FxpruneValueError, LoadError
-from fxprune.files import write_json
+from fxprune.errors import FxpruneValueError
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graphs
 from fxprune.ir.module_tree import evaluating
@@ -38,6 +35,7 @@ from fxprune.ir.nodes import as_taken_now, require_graph
 from fxprune.passes import RemoveChannels
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.step_network import Numbers, Order, StepNetwork
+from fxprune.pruning.step_state import State
 from fxprune.rewriting.contract import Log
 
 _ROUNDS = 6
@@ -115,7 +113,7 @@ def search(
     right = _HeldOut(graph_module, held_out)
     batches = list(Samples.of(graph_module, data)) if repair else None
     session = session or Session()
-    found = _Search(graph_module, right, step, batches, _Told(session.progress, _State(session.state)), p_end)
+    found = _Search(graph_module, right, step, batches, _Told(session.progress, State(session.state)), p_end)
     log = Log()
     sites: list[PlannedSite] = []
     for one, classes, _ in step.chosen(copy_graphs(graph_module), log, found.choose):
@@ -146,39 +144,10 @@ class _HeldOut:
         return int((logits.argmax(1) == batch.labels.to(logits.device)).sum())
 
 
-class _State:
-    """What was evaluated, by search and by numbers of channels; in a file, if there is one."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._searches: dict[str, list[Any]] = {}
-        self._of: dict[Numbers, float] = {}
-        self._rows: list[Any] = []
-        if path is not None and path.exists():
-            try:
-                self._searches = json.loads(path.read_text(encoding="utf-8"))["step_constraint"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise LoadError(f"{path} is no state of a search: remove it, or name another file") from error
-
-    def open(self, search: Any) -> dict[Numbers, float]:
-        """Return what was evaluated in a search, which is told by all that it depends on."""
-        key = hashlib.sha256(json.dumps(search).encode()).hexdigest()[:16]
-        self._rows = self._searches.setdefault(key, [])
-        self._of = {tuple(numbers): float(top1) for numbers, top1 in self._rows}
-        return self._of
-
-    def note(self, numbers: Numbers, top1: float) -> None:
-        """Keep one."""
-        self._of[numbers] = top1
-        self._rows.append([list(numbers), top1])
-        if self._path is not None:
-            write_json(self._path, {"step_constraint": self._searches}, indent=0)
-
-
 class _Told:
     """Counts evaluations, those of an earlier run too, and says how long those that are left may take."""
 
-    def __init__(self, progress: Told | None, state: _State) -> None:
+    def __init__(self, progress: Told | None, state: State) -> None:
         self._progress = progress
         self.state = state
         self.at_most = 0

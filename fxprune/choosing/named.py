@@ -9,6 +9,7 @@ from typing import TypeVar
 from fxprune.choosing.criteria.apoz import Apoz
 from fxprune.choosing.criteria.base import Criterion
 from fxprune.choosing.criteria.bn_gamma import BatchNormGamma
+from fxprune.choosing.criteria.cap import Cap
 from fxprune.choosing.criteria.entropy import Entropy
 from fxprune.choosing.criteria.fisher import Fisher
 from fxprune.choosing.criteria.geometric_median import GeometricMedian
@@ -26,7 +27,7 @@ from fxprune.joined import with_joined
 
 _Part = TypeVar("_Part")
 _OWN: tuple[type[Criterion], ...] = (
-    *(L1, L2, BatchNormGamma, GeometricMedian, Taylor, Fisher, Apoz, Entropy, ReadShare, Random),
+    *(L1, L2, BatchNormGamma, GeometricMedian, Taylor, Fisher, Apoz, Entropy, ReadShare, Cap, Random),
     *(HalfGate, WeightNorm),
 )
 _ALSO = {"damage": HalfGate}  # another name

@@ -15,9 +15,10 @@ from tabulate import tabulate
 from fxprune.errors import FxpruneWarning, LoadError, first_line
 from fxprune.run_results import RESULTS, results_text, stages_text
 
-RUN, REPORT, PLAN = "run.json", "report.json", "plan.json"
+RUN, REPORT, PLAN, SEARCHED = "run.json", "report.json", "plan.json", "search.json"
 METRICS, FINETUNING, UNPRUNED = "metrics.jsonl", "finetune.jsonl", "unpruned.jsonl"
-"""Files in the folder of a run: how it was started, what came out, what was closed, and what was measured."""
+"""Files in the folder of a run: how it was started, what came out, what was closed or
+searched, and what was measured."""
 
 NO_SCALES = "scales were not recorded: nothing shrinks in this run, or an earlier version wrote it"
 _MAX_EPOCHS = 20  # in the printed table

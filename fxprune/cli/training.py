@@ -102,6 +102,11 @@ def demo(seed: int, out: Path, as_json: bool) -> None:
 @click.option("--no-train", is_flag=True, help="Train nothing: choose, remove and repair on some hundred images.")
 @click.option("--images", default=512, type=click.IntRange(min=8), help="Training images that --no-train looks at.")
 @criterion_option
+@click.option(
+    "--search",
+    type=click.Choice(["cap"]),
+    help="How --no-train finds how many channels go: CaP's bisection on held-out accuracy, for --what channels.",
+)
 @what_option
 @keeping_options
 @norms_option
@@ -229,7 +234,7 @@ def prune(
     goal_options = {name: options.pop(name) for name in _GOAL}
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
-    way = {name: options.pop(name) for name in ("no_train", "images", "criterion")}
+    way = {name: options.pop(name) for name in ("no_train", "images", "criterion", "search")}
     settings = Settings(**options)
     _require_way(way["no_train"])
     _require_use(settings, goal_options, teacher_weights)
@@ -311,7 +316,7 @@ def _require_way(no_train: bool) -> None:
         "strength",
         "teacher_weights",
     }
-    for option in of_training if no_train else ("images", "criterion"):
+    for option in of_training if no_train else ("images", "criterion", "search"):
         if given(option) is click.core.ParameterSource.COMMANDLINE:
             name = f"--{option.replace('_', '-')}"
             raise click.UsageError(

@@ -6,8 +6,9 @@ what goes is chosen, and the same command goes on from it after a kill.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.emission.formats import SOURCE_ONLY, Exports
+from fxprune.errors import FxpruneValueError
 from fxprune.files import make_folder
 from fxprune.ir.trace_notes import opaque_modules
+from fxprune.pipelines import sites_named
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.surgery import Surgery
-from fxprune.pruning.untrained.no_train import Untrained, choose_untrained, prune_untrained
-from fxprune.run_record import PLAN
+from fxprune.pruning.untrained.no_train import Untrained, choose_untrained, parted, prune_untrained
+from fxprune.pruning.untrained.step_constraint import Progress, Session, search
+from fxprune.run_record import PLAN, SEARCHED
 from fxprune.training.checks import traced_for_images
 from fxprune.training.data import ImageData, sample_batches, sample_inputs
 from fxprune.training.evaluation import evaluate
@@ -28,6 +32,7 @@ from fxprune.training.goal import Goal
 from fxprune.training.recipe import Say
 from fxprune.training.report import REPORT_SCHEMA, costs, latencies, versions, write_results
 
+_LOG = logging.getLogger(__name__)
 _EXAMPLES = 16
 
 
@@ -38,18 +43,20 @@ class Without:
     Args:
         images: how many training images are looked at; every fourth of them is held out.
         criterion: how much what may go is missed, by name; by default what is lost when it is repaired.
+        search: "cap" for CaP's, of channels alone, by its criterion unless another is given.
         workers: processes that decode images.
         exports: what else is written of the pruned network.
     """
 
     images: int = 512
     criterion: str | None = None
+    search: str | None = None
     workers: int = 0
     exports: Exports = SOURCE_ONLY
 
     def options(self) -> dict[str, Any]:
         """Return what a record tells of it."""
-        return {"no_train": True, "images": self.images, "criterion": self.criterion}
+        return {"no_train": True, "images": self.images, "criterion": self.criterion, "search": self.search}
 
 
 def prune_on_images(
@@ -69,7 +76,7 @@ def prune_on_images(
     batches = sample_batches(data, way.images)
     plan = goal.plan or _known_plan(out)
     if plan is None:
-        plan = choose_untrained(traced, batches, goal.targets, surgery=surgery, criterion=way.criterion)
+        plan = _chosen(traced, batches, goal, surgery, way, out)
     plan.save(out / PLAN)
     say(f"chosen: {plan}")
     found = prune_untrained(traced, batches, plan, surgery=surgery)
@@ -86,6 +93,30 @@ def prune_on_images(
     }
     write_results(out, traced, [found.result], report, way.exports)
     return report
+
+
+def _chosen(
+    traced: fx.GraphModule, batches: Sequence[Any], goal: Goal, surgery: Surgery, way: Without, out: Path
+) -> PruningPlan:
+    """Return what goes, by the search that is asked for."""
+    if way.search is None:
+        return choose_untrained(traced, batches, goal.targets, surgery=surgery, criterion=way.criterion)
+    if sites_named(surgery.what) != ("channels",):
+        raise FxpruneValueError("search cap is of channels alone: give --what channels too")
+    session = Session(_tell, out / SEARCHED)
+    fitted, held_out = parted(traced, batches)
+    options: dict[str, Any] = {"criterion": way.criterion or "cap", "keep": surgery.keep, "only": surgery.only}
+    return search(traced, fitted, held_out, goal.targets, session=session, **options)
+
+
+def _tell(one: Progress) -> None:
+    _LOG.info(
+        "%s: held-out top-1 %.2f%%, about %.0f s left at most",
+        one.group,
+        100 * one.top1,
+        one.seconds_left,
+        extra={"share": one.evaluations / max(one.at_most, 1)},
+    )
 
 
 def _known_plan(out: Path) -> PruningPlan | None:

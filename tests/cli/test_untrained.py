@@ -86,6 +86,7 @@ def test_a_plan_is_repaired(command: tuple[str, ...], capsys: pytest.CaptureFixt
         (("--strength", "0.1"), 2, "--strength is of a training: leave it out"),
         (("--criterion", "l3"), 1, "unknown criterion 'l3'"),
         (("--images", "2"), 2, "--images"),
+        (("--search", "cap"), 1, "search cap is of channels alone"),
         (("--target-macs", "0.001"), 1, "cannot be met"),
         (("--image-size", "2"), 1, "does not take images of 1x2x2"),
     ],
@@ -102,6 +103,15 @@ def test_bad_input_is_one_line(
     assert found == code, err
     assert message in err
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").glob("*.json"))
+
+
+def test_the_search_of_cap(command: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    asked = ("--search", "cap", "--what", "channels", "--target-macs", "0.8")
+    code, _, err = run(capsys, *command, str(out), *asked)
+    assert (code, err) == (0, "")
+    assert fxprune.PruningPlan.load(out / "plan.json").criterion == "cap"
+    assert (out / "search.json").exists()
 
 
 def test_options_without_training_need_it(

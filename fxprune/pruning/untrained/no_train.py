@@ -100,7 +100,7 @@ def prune_untrained(
     graph_module = require_graph(graph_module, "prune_untrained")
     if graph_module.training:
         raise FxpruneError("the network is in train mode, where what it computes depends on the batch: call .eval()")
-    fitted, told_on = _parted(graph_module, data, held_out)
+    fitted, told_on = parted(graph_module, data, held_out)
     wanted = outputs_of(graph_module, told_on)
     _require_finite(wanted)
     plan = to if isinstance(to, PruningPlan) else _chosen(graph_module, to, fitted, surgery, criterion)
@@ -155,7 +155,7 @@ def choose_untrained(
     """Return what :func:`prune_untrained` takes out for ``targets``; arguments and errors are the same."""
     require_arguments(choose_untrained, locals())
     graph_module = require_graph(graph_module, "choose_untrained")
-    return _chosen(graph_module, targets, _parted(graph_module, data, None)[0], surgery, criterion)
+    return _chosen(graph_module, targets, parted(graph_module, data, None)[0], surgery, criterion)
 
 
 def _chosen(
@@ -184,8 +184,8 @@ def _telling() -> Callable[[int, int], None]:
     return comparing
 
 
-def _parted(
-    graph_module: fx.GraphModule, data: Iterable[Any], held_out: Iterable[Any] | None
+def parted(
+    graph_module: fx.GraphModule, data: Iterable[Any], held_out: Iterable[Any] | None = None
 ) -> tuple[list[Batch], list[Batch]]:
     """Return the batches to fit on, and those to tell the quality on."""
     batches = list(Samples.of(graph_module, data))

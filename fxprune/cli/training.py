@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -29,8 +29,9 @@ from fxprune.cli.options import (
 )
 from fxprune.cli.report import show_finished, show_results
 from fxprune.cli.teachers import of_random_weights, require_classes, teacher_of
+from fxprune.cli.training_options import training_options
 from fxprune.cli.untrained import prune_untrained
-from fxprune.training.settings import Precision, Settings
+from fxprune.training.settings import Settings
 
 if TYPE_CHECKING:
     from fxprune.emission.formats import Exports
@@ -110,101 +111,7 @@ def demo(seed: int, out: Path, as_json: bool) -> None:
 @what_option
 @keeping_options
 @norms_option
-@click.option("--epochs", default=Settings.epochs, type=click.IntRange(min=1), help="Epochs of training.")
-@click.option(
-    "--finetune-epochs",
-    default=Settings.finetune_epochs,
-    type=click.IntRange(min=0),
-    help="Epochs after the removal, at lr/10.",
-)
-@click.option("--baseline", is_flag=True, help="Train the unpruned network as long too, for a fair comparison.")
-@click.option("--lr", default=Settings.lr, type=click.FloatRange(0, min_open=True), help="Peak learning rate.")
-@click.option(
-    "--batch-size", default=Settings.batch_size, type=click.IntRange(min=1), help="Images a step, over all processes."
-)
-@click.option(
-    "--accumulate",
-    default=Settings.accumulate,
-    type=click.IntRange(min=1),
-    help="Parts a step is computed in, to save memory.",
-)
-@click.option("--weight-decay", default=Settings.weight_decay, type=click.FloatRange(0), help="Of the weights.")
-@click.option(
-    "--label-smoothing",
-    default=Settings.label_smoothing,
-    type=click.FloatRange(0, 1, max_open=True),
-    help="Of the loss.",
-)
-@click.option(
-    "--shrink-share",
-    default=Settings.shrink_share,
-    type=click.FloatRange(0, 1, min_open=True),
-    help="Share of the training after which the target is met.",
-)
-@click.option(
-    "--distill",
-    default=Settings.distill,
-    type=click.FloatRange(0, 1),
-    help="Share of the loss that learns the unpruned outputs.",
-)
-@click.option(
-    "--distill-features",
-    default=Settings.distill_features,
-    type=click.FloatRange(0),
-    help="Weight in the loss of the distance from the unpruned feature maps, before layers that change their shape.",
-)
-@click.option(
-    "--temperature", default=Settings.temperature, type=click.FloatRange(0, min_open=True), help="Of distillation."
-)
-@click.option(
-    "--teacher-weights",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="Teach with MODEL with these weights instead; several: with the mean of their outputs.",
-)
-@click.option(
-    "--recalibrate",
-    default=Settings.recalibrate,
-    type=click.IntRange(min=0),
-    help="Batches that batch norms are measured on at the end.",
-)
-@click.option("--precision", default=Settings.precision, type=click.Choice(get_args(Precision)), help="Of training.")
-@click.option(
-    "--compile/--no-compile",
-    default=False,
-    help="Train with torch.compile; where layers are steered, once the targets are met: each change compiles anew.",
-)
-@click.option(
-    "--cuda-graphs",
-    is_flag=True,
-    help="Record the network on one GPU and replay it, anew when layers change: faster where images are small.",
-)
-@click.option("--image-size", type=click.IntRange(min=1), help="Side in pixels; 224 for a folder, 32 for CIFAR-10.")
-@click.option(
-    "--on-bad-image", default="fail", type=click.Choice(["fail", "skip"]), help="What to do if one cannot be read."
-)
-@click.option(
-    "--in-memory",
-    is_flag=True,
-    help="Keep small images decoded on the device, and augment them there, a batch at a time.",
-)
-@click.option(
-    "--seed", default=Settings.seed, help="Of the data order, the augmentation and the model's initial weights."
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(min=0),
-    help="Processes that decode images; by default one a core, at most eight.",
-)
-@click.option(
-    "--device", default=Settings.device, help="cpu, cuda, cuda:1, ...; auto takes a CUDA GPU if there is one."
-)
-@click.option(
-    "--checkpoint-minutes",
-    default=Settings.checkpoint_minutes,
-    type=click.FloatRange(0),
-    help="How often to save within an epoch.",
-)
+@training_options
 @export_options
 @json_option(_REPORTED)
 def prune(
@@ -241,13 +148,15 @@ def prune(
     goal = _goal(**goal_options)
     _seed(settings.seed)
     loaded = load_model(model, weights, classes, pretrained=pretrained)
+    aloud = _say_aside if as_json else _say
     if way.pop("no_train"):
+        for line in of_random_weights(model, weights, loaded, False):
+            aloud(line)
         given = {"model": model, **_sources(weights, pretrained, ()), "data": data, **_shown(images)}
         no_train = Without(**way, workers=settings.workers, exports=exports)
         prune_untrained(loaded, load_data(data, **images), out, goal, no_train, given, as_json)
         return
     accelerator = make_accelerator(settings, out)
-    aloud = _say_aside if as_json else _say
     say = aloud if accelerator.is_main_process else say_nothing
     untaught = settings.learns_from_teacher and not teacher_weights
     for line in of_random_weights(model, weights, loaded, untaught):

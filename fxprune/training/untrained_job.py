@@ -23,6 +23,7 @@ from fxprune.pipelines import sites_named
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.surgery import Surgery
 from fxprune.pruning.untrained.no_train import Untrained, choose_untrained, parted, prune_untrained
+from fxprune.pruning.untrained.repaired_damage import RepairedDamage
 from fxprune.pruning.untrained.step_constraint import Progress, Session, search
 from fxprune.run_record import PLAN, SEARCHED
 from fxprune.training.checks import traced_for_images
@@ -100,7 +101,8 @@ def _chosen(
 ) -> PruningPlan:
     """Return what goes, by the search that is asked for."""
     if way.search is None:
-        return choose_untrained(traced, batches, goal.targets, surgery=surgery, criterion=way.criterion)
+        criterion = way.criterion or RepairedDamage(traced, state=out / SEARCHED)
+        return choose_untrained(traced, batches, goal.targets, surgery=surgery, criterion=criterion)
     if sites_named(surgery.what) != ("channels",):
         raise FxpruneValueError("search cap is of channels alone: give --what channels too")
     session = Session(_tell, out / SEARCHED)

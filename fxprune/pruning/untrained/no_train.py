@@ -8,6 +8,7 @@ found.result.graph_module           # the plain network
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from fxprune.choosing.criteria.base import Criterion
 from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.samples import Batch, Samples
 from fxprune.choosing.targets import Targets
-from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError
+from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError, FxpruneWarning
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import require_graph
 from fxprune.ir.time_left import Progress
@@ -169,9 +170,12 @@ def _chosen(
     one = RepairedDamage(graph_module) if criterion is None else copy(made(criterion, known_criteria(), "criterion"))
     one.comparing = _telling()
     what = surgery.what or surgery.layers or "all"
-    return choose(
-        graph_module, what, targets, criterion=one, data=data, scope="global", keep=surgery.keep, only=surgery.only
-    )
+    options: dict[str, Any] = {"scope": "global", "keep": surgery.keep, "only": surgery.only}
+    if one.needs != "weights":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FxpruneWarning)
+            choose(graph_module, what, targets, criterion="l1", **options)  # raises at once what would be raised late
+    return choose(graph_module, what, targets, criterion=one, data=data, **options)
 
 
 def _telling() -> Callable[[int, int], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError
 from fxprune.facts.common_start import common_start
 from fxprune.facts.layer_by_layer import MEMORY, LayerByLayer, bytes_held, room_for
+from fxprune.files import write_json
 from fxprune.ir.copies import copy_graphs
 from fxprune.ir.nodes import as_taken_now
 from fxprune.pruning.layer_sites import name_of, names_of_layers
@@ -28,6 +30,7 @@ from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.untrained.quality import change_of
 from fxprune.rewriting.contract import Log
 from fxprune.rewriting.repairing import Fitting, Repairing
+from fxprune.run_record import read_json
 from fxprune.structures.gated_layers import Gate
 
 _SHARES = (0.25, 0.5, 0.75)
@@ -48,6 +51,10 @@ class RepairedDamage(Criterion):
         within: the order of the channels of a group.
         readers: how many of the layers behind a removal are fitted for it.
         memory: bytes that values may take in memory; what is more is in temporary files.
+        state: a JSON file of what was measured; after a kill the same on the same images goes on from there.
+
+    Raises:
+        LoadError: the state cannot be read.
     """
 
     name: ClassVar[str] = "repaired-damage"
@@ -60,11 +67,13 @@ class RepairedDamage(Criterion):
         within: str | Criterion = "read-share",
         readers: int = _READERS,
         memory: int = MEMORY,
+        state: Path | None = None,
     ) -> None:
         self._graph_module = graph_module
         self._within = within
         self._readers = readers
         self._memory = memory
+        self._state = state
 
     @contextmanager
     def measuring(self, graph_module: fx.GraphModule, sites: Collection[Site], samples: Samples) -> Iterator[Score]:
@@ -75,7 +84,8 @@ class RepairedDamage(Criterion):
         with ExitStack() as held:
             needed = 3 * bytes_held(self._graph_module, sum(batch.size for batch in batches))
             folder = held.enter_context(room_for(needed, self._memory))
-            damages = _Damages(self._graph_module, batches, self._readers, folder)
+            damages = _Damages(self._graph_module, batches, self._readers, folder, self._state)
+            orders = self._orders([one for one in sites if isinstance(one, ChannelSite) and not one.region], samples)
 
             def score(site: Any) -> Any:
                 nonlocal done
@@ -83,16 +93,18 @@ class RepairedDamage(Criterion):
                 if site.region:
                     return np.full(site.width, np.inf) if isinstance(site, ChannelSite) else np.inf
                 if isinstance(site, ChannelSite):
-                    order = np.argsort(self._order(site, samples), kind="stable")
-                    return self._of_channels(site, order, damages, (first, of))
+                    return self._of_channels(site, orders[site], damages, (first, of))
                 self.comparing(first, of)
                 return damages.of(self._planned(site, names))
 
             yield score
 
-    def _order(self, site: ChannelSite, samples: Samples) -> NDArray[np.float64]:
-        (worth,) = site_scores(site.channels.graph_module, [site], self._within, samples)
-        return worth
+    def _orders(self, sites: Sequence[ChannelSite], samples: Samples) -> dict[ChannelSite, NDArray[np.int64]]:
+        """Return which channels of each site go first, by their places."""
+        if not sites:
+            return {}
+        scores = site_scores(sites[0].channels.graph_module, sites, self._within, samples)
+        return {site: np.argsort(worth, kind="stable") for site, worth in zip(sites, scores, strict=True)}
 
     @staticmethod
     def _planned(gate: Gate, names: Any) -> list[PlannedSite]:
@@ -145,11 +157,24 @@ def _slope(counts: Sequence[int], damages: Sequence[float], first: int, last: in
     return (damages[last] - damages[first]) / (counts[last] - counts[first])
 
 
+def _read(state: Path | None, network: Sequence[str]) -> dict[str, float]:
+    """Return the damages that a file of this network holds; none if there is none."""
+    known = read_json(state) if state is not None else None
+    if known is None or known.get("network") != list(network):
+        return {}
+    return {key: float(damage) for key, damage in known.get("damages", {}).items()}
+
+
 class _Damages:
     """Removes and repairs one thing after the other, each alone."""
 
     def __init__(
-        self, graph_module: fx.GraphModule, batches: Sequence[Batch], readers: int, folder: str | None
+        self,
+        graph_module: fx.GraphModule,
+        batches: Sequence[Batch],
+        readers: int,
+        folder: str | None,
+        state: Path | None,
     ) -> None:
         self._graph_module = graph_module
         self._batches = batches
@@ -158,7 +183,9 @@ class _Damages:
         self._folder = folder
         self._fingerprint = fingerprint(graph_module)
         self._run: LayerByLayer | None = None
-        self._known = 0
+        self._at = 0
+        self._state = state
+        self._known = _read(state, self._fingerprint)
         *_, self._output = graph_module.graph.nodes
         self._wanted = self._outputs()
 
@@ -168,7 +195,15 @@ class _Damages:
             return run.values(self._output)
 
     def of(self, sites: Sequence[PlannedSite]) -> float:
-        """Return the damage; infinite if it cannot go."""
+        """Return the damage, measured now or before; infinite if it cannot go."""
+        key = "; ".join(f"{one.kind} {one.path} {','.join(map(str, one.indices))}" for one in sites)
+        if key not in self._known:
+            self._known[key] = self._measured(sites)
+            if self._state is not None:
+                write_json(self._state, {"network": self._fingerprint, "damages": self._known}, indent=0)
+        return self._known[key]
+
+    def _measured(self, sites: Sequence[PlannedSite]) -> float:
         plan = PruningPlan(list(sites), self._fingerprint, "", Targets(), "within", "exact")
         try:
             pruned = copy_graphs(plan.apply(self._graph_module, verify=False).graph_module)[0][1]
@@ -195,9 +230,9 @@ class _Damages:
 
     def _reference(self, start: Sequence[fx.Node]) -> LayerByLayer:
         """Return a run of the unpruned graph that has worked out ``start`` and nothing else."""
-        if self._run is None or len(start) < self._known:
+        if self._run is None or len(start) < self._at:
             self._run = LayerByLayer(self._graph_module, self._inputs, folder=self._folder)
-        self._known = len(start)
+        self._at = len(start)
         with self._run.running():
             self._run.until(start[-1])
         return self._run

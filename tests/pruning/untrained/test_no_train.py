@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fxprune.pruning.surgery import Surgery
 from fxprune.pruning.untrained import no_train
 from fxprune.pruning.untrained.no_train import choose_untrained, prune_untrained
 from fxprune.pruning.untrained.repaired_damage import RepairedDamage, _slopes
+from fxprune.rewriting.repairing import Repairing
 
 X = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(96) % 5
@@ -98,6 +100,21 @@ def test_the_criterion_is_at_hand_in_choose() -> None:
         graph, "all", fxprune.Targets(macs=0.7), criterion=RepairedDamage(graph), data=[X[:32]], scope="global"
     )
     assert plan.sites
+
+
+def test_damages_are_kept_and_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, state, targets = traced(), tmp_path / "state.json", fxprune.Targets(macs=0.7)
+
+    def plan() -> fxprune.PruningPlan:
+        criterion = RepairedDamage(graph, state=state)
+        return fxprune.choose(graph, "branches,channels", targets, criterion=criterion, data=[X[:32]], scope="global")
+
+    first = plan()
+    monkeypatch.setattr(Repairing, "fit", None)
+    assert plan().to_json() == first.to_json()
+    state.write_text("{")
+    with pytest.raises(FxpruneError, match="is damaged"):
+        plan()
 
 
 def test_bad_input() -> None:

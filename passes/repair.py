@@ -42,7 +42,7 @@ class Repair(Pass):
 
     Raises:
         FxpruneError: there is no reference, or no space for the values.
-        FxpruneValueError: the inputs do not fit, or what a layer reads holds NaN; names it.
+        FxpruneValueError: there are no inputs, they do not fit, or what a layer reads holds NaN; names it.
     """
 
     name: ClassVar[str] = "repair"
@@ -66,10 +66,13 @@ class Repair(Pass):
         if self.reference is None:
             raise FxpruneError("repair needs the graph before the removal: give reference=, or a pipeline with both")
         samples = Samples.of(graphs[0][1], self.data)
+        batches = list(samples)
+        if not batches:
+            raise FxpruneValueError("there are no images to fit layers on: give data=")
         if samples.advice:
             log.warn(f"layers were fitted on {samples.advice}")
         fitting = Fitting(self.ridge, self.statistics, self.taps, self.memory)
-        Repairing(self.reference, graphs[0][1], share_of(samples), fitting, log, self.name)()
+        Repairing(self.reference, graphs[0][1], share_of(batches), fitting, log, self.name)()
         for log.region, graph in graphs[1:]:
             sites = CallSites(graph)
             for node in graph.graph.nodes:

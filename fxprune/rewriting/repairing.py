@@ -32,6 +32,7 @@ _LOG = logging.getLogger(__name__)
 Statistics = Literal["layer after layer", "once"]
 Taps = Literal["apart", "shared"]
 _UNCHANGED = 1e-12
+_ROUNDED = 8
 _WIDE = 4096
 _COPIES = 4
 
@@ -103,7 +104,10 @@ class Repairing:
             folder = held.enter_context(room_for(needed, self._fitting.memory))
             before = LayerByLayer(self._reference, self._inputs, self.compared, folder)
             after = LayerByLayer(self._pruned, self._inputs, (), folder)
-            self.fit(held.enter_context(before.running()), held.enter_context(after.running()))
+            held.enter_context(
+                after.running()
+            )  # the first: both share layers, and these are in the modes of this one
+            self.fit(held.enter_context(before.running()), after)
         self._warn_of_few()
 
     @cached_property
@@ -142,8 +146,10 @@ class Repairing:
         if self._is_once or self._shares_taps(one):
             return None
         term = summand(one.node)
-        is_like = term is not None and term.addition in self._others and shape(term.other) == shape(term.addition)
-        return term if is_like else None
+        if term is None or term.addition not in self._others:
+            return None
+        is_alike = shape(one.node) == shape(term.other) == shape(term.addition)
+        return term if is_alike else None
 
     def _fit(self, one: Reading, before: LayerByLayer, after: LayerByLayer) -> bool:
         """Fit one layer to what the unpruned graph computes there; say whether it has changed."""
@@ -207,7 +213,7 @@ class Repairing:
             fit = sums.fit(self._fitting.ridge)
         except FxpruneError as error:
             raise FxpruneValueError(f"{one.node.target} cannot be fitted: {error}") from error
-        if fit.before <= _UNCHANGED * max(fit.total, 1e-300):
+        if fit.before <= _unchanged(one) * max(fit.total, 1e-300):
             return False
         columns = one.geometry.columns if taps is None else taps.left
         if sums.count < columns:
@@ -224,6 +230,12 @@ class Repairing:
                 f"{self._images:,} images are fewer samples than {len(self._few)} layers have inputs, so that fits "
                 f"rest on the ridge: {worst} would need {self._few[worst]:,}"
             )
+
+
+def _unchanged(one: Reading) -> float:
+    """Return which share of a layer's variance is no more than rounding."""
+    weight: torch.Tensor = one.layer.weight  # type: ignore[assignment]
+    return max(_UNCHANGED, (_ROUNDED * torch.finfo(weight.dtype).eps) ** 2)
 
 
 def _left(one: Counterpart, run: LayerByLayer) -> list[torch.Tensor]:

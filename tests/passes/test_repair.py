@@ -1,4 +1,5 @@
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -218,3 +219,114 @@ def test_without_images_the_example_inputs_serve_and_that_is_said() -> None:
     cut = passes.RemoveChannels(ratio=0.5)(graph).graph_module
     result = passes.Repair(reference=graph)(cut)
     assert any("fitted on the graph's 4 example inputs" in one for one in result.warnings)
+
+
+class Tokens(nn.Module):
+    """Its norm is of tokens, and its layers are of features."""
+
+    def __init__(self, tokens: int, features: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 8), nn.Linear(8, features, bias=False)
+        self.norm = nn.BatchNorm1d(tokens)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.norm(self.second(torch.relu(self.first(x)))))
+
+
+@pytest.mark.parametrize("features", [6, 7])
+def test_a_norm_of_other_channels_takes_no_mean(features: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(60, 6, 5, dtype=torch.float64)
+    model: Any = randomize(Tokens(6, features))
+    with torch.no_grad():
+        model.first.weight[2] = 0  # constant: its mean is all that is lost
+        model.first.bias[2] = 1
+    graph = fxprune.trace(model, x[:4])
+    cut = passes.RemoveChannels(indices={"first": [2]})(graph).graph_module
+    repaired = passes.Repair(data=[x], reference=graph, ridge=0.0)(cut).graph_module
+    torch.testing.assert_close(repaired(x), graph(x))
+    assert torch.equal(module_at(repaired, "norm").running_mean, module_at(graph, "norm").running_mean)
+
+
+class Context(nn.Module):
+    """A summand that is the same all over an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        return x + self.second(torch.relu(self.first(x.mean((2, 3), keepdim=True))))
+
+
+def test_a_summand_of_another_shape_than_the_sum_is_fitted_to_itself() -> None:
+    graph = fxprune.trace(randomize(Context()), X[:4])
+    cut = passes.RemoveChannels(indices={"first": [0, 1]})(graph).graph_module
+    result = passes.Repair(data=DATA, reference=graph)(cut)
+    assert "second" in [site.path for site in result.rewritten]
+    assert error(result.graph_module, graph) < error(cut, graph)
+
+
+def test_layers_are_in_the_mode_that_they_were_in() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    graph = fxprune.trace(randomize(model), X[:4])
+    cut = passes.RemoveChannels(indices={"0": [0, 1]})(graph).graph_module.train()
+    module_at(cut, "1").eval()
+    repaired = passes.Repair(data=DATA, reference=graph)(cut).graph_module
+    assert module_at(repaired, "2") is not module_at(cut, "2")
+    assert {name: module_at(repaired, name).training for name in "012"} == {"0": True, "1": False, "2": True}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_what_is_rounding_is_not_fitted(dtype: torch.dtype) -> None:
+    x = X.to(dtype)
+    graph = fxprune.trace(randomize(plain()).to(dtype), x[:4])
+    assert not passes.Repair(data=[x], reference=graph)(graph).modified
+    cut = passes.RemoveChannels(indices={"0": [0, 1]})(graph).graph_module
+    assert "0" not in [site.path for site in passes.Repair(data=[x], reference=graph)(cut).rewritten]
+
+
+def test_images_that_are_missing_are_told() -> None:
+    graph = redundant()
+    with pytest.raises(FxpruneValueError, match="there are no images to fit layers on: give data="):
+        passes.Repair(data=[], reference=graph)(graph)
+
+
+def test_images_that_are_alike_are_no_error() -> None:
+    graph = redundant()
+    cut = passes.RemoveChannels(indices={"0": [0], "1": [3]})(graph).graph_module
+    one = X[:1].expand(32, -1, -1, -1)
+    repaired = passes.Repair(data=[one], reference=graph)(cut).graph_module
+    torch.testing.assert_close(repaired(X[:1]), graph(X[:1]))
+
+
+class Upsampled(nn.Module):
+    """A transposed conv that is told its size, as a U-Net's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 8, 3, stride=2), nn.ConvTranspose2d(8, 4, 3, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size = [x.shape[-2], x.shape[-1]]
+        found: torch.Tensor = self.up(torch.relu(self.down(x)), output_size=size)
+        return found
+
+
+def test_a_layer_that_is_told_its_size_is_left_alone() -> None:
+    graph = fxprune.trace(randomize(Upsampled()), X[:4])
+    result = passes.Repair(data=DATA, reference=graph)(graph)
+    assert [site.why for site in result.declined] == ["it is called with more than its input, as an output_size"]
+
+
+def test_a_loaded_network_that_was_cut_again_is_fitted_to_nothing_wrong(tmp_path: Path) -> None:
+    graph = redundant()
+    once = passes.RemoveChannels(indices={"0": [0, 1]})(graph).graph_module
+    fxprune.emit(once, tmp_path / "out")
+    twice = passes.RemoveChannels(indices={"0": [0]})(fxprune.load_emitted(tmp_path / "out")).graph_module
+    result = passes.Repair(data=DATA, reference=graph)(twice)
+    assert ("0", "nothing in the unpruned graph computes what it does") in [
+        (site.path, site.why) for site in result.declined
+    ]
+    assert "0" not in [site.path for site in result.rewritten]

@@ -87,6 +87,8 @@ class Repairing:
                 one = "nothing in the unpruned graph computes what it does"
             elif isinstance(one, Reading) and self._is_once and one.source not in self._others:
                 one = "nothing in the unpruned graph computes what it reads"
+            elif isinstance(one, Reading) and self._shares_taps(one) and not self._taps(one).has_old_weights():
+                one = "its weights are not those of the unpruned graph any more, to which shared taps would be added"
             if isinstance(one, str):
                 self._rewriter.log.decline(node, one)
             elif one is not None:
@@ -140,6 +142,9 @@ class Repairing:
 
     def _shares_taps(self, one: Reading) -> bool:
         return self._fitting.taps == "shared" and one.source in self._others and shares_taps(one)
+
+    def _taps(self, one: Reading) -> SharedTaps:
+        return SharedTaps(one, self._others[one.node], self._others[one.source])
 
     def _term(self, one: Reading) -> Summand | None:
         """Return the sum that a layer is to make up for."""
@@ -197,8 +202,7 @@ class Repairing:
 
     def _share(self, one: Reading, read: Sequence[torch.Tensor], whole: Sequence[torch.Tensor]) -> bool:
         """Fit a layer whose taps make up for a channel alike."""
-        reference = self._others[one.node]
-        taps = SharedTaps(one, reference, self._others[one.source])
+        taps = self._taps(one)
         sums = Moments(1, taps.left, taps.channels, read[0].device if read else None)
         for x, all_of_x in zip(read, whole, strict=True):
             sums.add(*taps.missed(x, all_of_x))

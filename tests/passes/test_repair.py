@@ -309,8 +309,8 @@ class Upsampled(nn.Module):
         self.down, self.up = nn.Conv2d(3, 8, 3, stride=2), nn.ConvTranspose2d(8, 4, 3, stride=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        size = [x.shape[-2], x.shape[-1]]
-        found: torch.Tensor = self.up(torch.relu(self.down(x)), output_size=size)
+        found = self.up(torch.relu(self.down(x)), output_size=[x.shape[-2], x.shape[-1]])
+        assert isinstance(found, torch.Tensor)
         return found
 
 
@@ -330,3 +330,16 @@ def test_a_loaded_network_that_was_cut_again_is_fitted_to_nothing_wrong(tmp_path
         (site.path, site.why) for site in result.declined
     ]
     assert "0" not in [site.path for site in result.rewritten]
+
+
+def test_taps_that_are_shared_are_fitted_once() -> None:
+    graph = redundant()
+    cut = passes.RemoveChannels(indices={"0": [0, 1]})(graph).graph_module
+    repair = passes.Repair(data=DATA, reference=graph, taps="shared")
+    once = repair(cut)
+    again = repair(once.graph_module)
+    assert "1" in [site.path for site in once.rewritten]
+    assert ("1", "its weights are not those of the unpruned graph any more, to which shared taps would be added") in [
+        (site.path, site.why) for site in again.declined
+    ]
+    assert torch.equal(module_at(again.graph_module, "1").weight, module_at(once.graph_module, "1").weight)

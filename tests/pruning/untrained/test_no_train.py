@@ -11,6 +11,7 @@ from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError, Ta
 from fxprune.pruning.surgery import Surgery
 from fxprune.pruning.untrained import no_train
 from fxprune.pruning.untrained.no_train import choose_untrained, prune_untrained
+from fxprune.pruning.untrained.quality import Quality
 from fxprune.pruning.untrained.repaired_damage import RepairedDamage, _slopes
 
 X = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -88,7 +89,7 @@ def test_norms_are_kept_where_that_is_asked_for() -> None:
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_of_small_batches_every_fourth_is_held_out(size: int) -> None:
-    parts = X[:48].split(size)
+    parts = torch.split(X[:48], size)
     fitted, held_out = no_train.parted(traced(), parts)
     assert torch.equal(torch.cat([one.inputs[0] for one in held_out]), torch.cat(parts[3::4]))
     assert sum(one.size for one in fitted) == 36
@@ -102,10 +103,7 @@ def test_labels_that_are_no_classes_are_not_looked_at() -> None:
 
 
 def test_what_returns_nan_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    def quality(graph_module: Any, *others: Any) -> no_train.Quality:
-        return no_train.Quality(float("inf"))
-
-    monkeypatch.setattr(no_train, "quality", quality)
+    monkeypatch.setattr(no_train, "quality", lambda *_: Quality(float("inf")))
     with pytest.raises(FxpruneError, match="the pruned network returns NaN or infinity"):
         prune_untrained(traced(), [X], fxprune.Targets(macs=0.8), surgery=CHANNELS, criterion="l1")
 

@@ -76,6 +76,7 @@ class Repairing:
         self._own_images = sum(batch.size for batch in batches)
         self._images = total(self._own_images, next((one.device for one in pruned.parameters()), None))
         self._few: dict[str, int] = {}
+        self._places = {node: place for place, node in enumerate(pruned.graph.nodes)}
         self._readings = self._found()
 
     def _found(self) -> list[Reading]:
@@ -119,10 +120,11 @@ class Repairing:
 
     def fit(self, before: LayerByLayer, after: LayerByLayer, most: int | None = None) -> None:
         """Fit all layers that the runs of both graphs are still to come to, or ``most`` of those that change."""
-        changed, progress = 0, Progress(_LOG, len(self._readings))
-        for index, one in enumerate(self._readings):
-            if before.is_past(self._others[one.node].node):
-                continue
+        to_come = [
+            one for one in self._readings if not before.is_past(self._others[one.node].node)
+        ]  # now: sums lie ahead
+        changed, progress = 0, Progress(_LOG, len(to_come))
+        for index, one in enumerate(to_come):
             if changed == most:
                 return
             if most is None:
@@ -195,8 +197,9 @@ class Repairing:
         """Return what a layer is to compute."""
         wanted = _left(self._others[one.node], before)
         term = self._term(one)
-        if term is None or not after.is_known(term.other):
+        if term is None or self._places[term.other] > self._places[one.node]:
             return wanted
+        after.until(term.other)
         totals = _left(self._others[term.addition], before)
         return [term.wanted(*each) for each in zip(totals, after.values(term.other), wanted, strict=True)]
 

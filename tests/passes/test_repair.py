@@ -10,6 +10,7 @@ from torch import fx, nn
 import fxprune
 from fxprune import passes
 from fxprune.errors import FxpruneError, FxpruneValueError
+from fxprune.facts.layer_by_layer import LayerByLayer
 from fxprune.rewriting.repairing import Statistics
 
 X = torch.randn(60, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -343,3 +344,35 @@ def test_taps_that_are_shared_are_fitted_once() -> None:
         (site.path, site.why) for site in again.declined
     ]
     assert torch.equal(module_at(again.graph_module, "1").weight, module_at(once.graph_module, "1").weight)
+
+
+class Projected(nn.Module):
+    """A residual block whose shortcut is a conv, called after those of the branch, as in torchvision's ResNets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU())
+        self.branch = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+        self.shortcut = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.branch(x) + self.shortcut(x)
+
+
+def test_a_shortcut_behind_its_branch_is_fitted_to_what_the_sum_lacks() -> None:
+    torch.manual_seed(0)
+    graph = fxprune.trace(randomize(Projected()), X[:4])
+    cut = passes.RemoveChannels(indices={"stem.2": [0, 1, 2]})(graph).graph_module
+    result = passes.Repair(data=DATA, reference=graph, ridge=0.0)(cut)
+    assert [site.path for site in result.rewritten] == ["branch.0", "branch.2", "shortcut"]
+    repaired = result.graph_module
+    (shortcut,) = (node for node in repaired.graph.nodes if node.target == "shortcut")
+    read, branch = shortcut.args[0], next(iter(shortcut.users)).args[0]
+    wanted = graph(X).detach()
+    with LayerByLayer(repaired, [(X,)], kept=[read, branch]).running() as run:
+        run.until(shortcut)
+        x, rest = run.values(read)[0], wanted - run.values(branch)[0]
+    rows, target = (one.movedim(1, -1).flatten(0, 2) for one in (torch.cat([x, torch.ones_like(x[:, :1])], 1), rest))
+    best = rows @ torch.linalg.lstsq(rows, target, driver="gelsd").solution - target
+    assert error(repaired, graph) * float(wanted.norm()) == pytest.approx(float(best.norm()))

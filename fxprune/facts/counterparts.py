@@ -14,21 +14,26 @@ import torch
 from torch import fx
 
 from fxprune.facts.shapes import shape
+from fxprune.ir.folded_factors import folded_factor
 from fxprune.ir.kept_channels import KeptPlaces, Places, kept_places
 from fxprune.ir.nodes import origins
 
 
 class Counterpart(NamedTuple):
-    """A node of the unpruned graph; ``places`` are those of its axes that are left in the pruned one."""
+    """A node of the unpruned graph; ``places`` are those of its axes that are left in the pruned one.
+
+    The pruned one computes ``factor`` times what the node does.
+    """
 
     node: fx.Node
     places: Mapping[int, Places]
+    factor: float = 1.0
 
     def of(self, value: torch.Tensor) -> torch.Tensor:
         """Return what is left of a value of the node."""
         for axis, places in self.places.items():
             value = value.index_select(axis, torch.from_numpy(places).to(value.device))
-        return value
+        return value if self.factor == 1 else value.double() * self.factor
 
 
 def counterparts(pruned: fx.GraphModule, reference: fx.GraphModule) -> dict[fx.Node, Counterpart]:
@@ -65,7 +70,7 @@ def _counterpart(node: fx.Node, other: fx.Node) -> Counterpart | None:
     if places is None:
         return None
     left = [len(places[axis]) if axis in places else size for axis, size in enumerate(before)]
-    return Counterpart(other, places) if left[1:] == [*now[1:]] else None
+    return Counterpart(other, places, folded_factor(node) / folded_factor(other)) if left[1:] == [*now[1:]] else None
 
 
 def _places(node: fx.Node, other: fx.Node, sizes: Sequence[int]) -> dict[int, Places] | None:

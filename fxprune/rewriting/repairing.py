@@ -207,8 +207,9 @@ class Repairing:
         """Fit a layer whose taps make up for a channel alike."""
         taps = self._taps(one)
         sums = Moments(1, taps.left, taps.channels, read[0].device if read else None)
+        factor = self._others[one.source].factor
         for x, all_of_x in zip(read, whole, strict=True):
-            sums.add(*taps.missed(x, all_of_x))
+            sums.add(*taps.missed(x, all_of_x * factor))
         return self._put(one, sums, taps)
 
     def _put(self, one: Reading, sums: Moments | Rows, taps: SharedTaps | None = None) -> bool:

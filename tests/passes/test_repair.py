@@ -376,3 +376,32 @@ def test_a_shortcut_behind_its_branch_is_fitted_to_what_the_sum_lacks() -> None:
     rows, target = (one.movedim(1, -1).flatten(0, 2) for one in (torch.cat([x, torch.ones_like(x[:, :1])], 1), rest))
     best = rows @ torch.linalg.lstsq(rows, target, driver="gelsd").solution - target
     assert error(repaired, graph) * float(wanted.norm()) == pytest.approx(float(best.norm()))
+
+
+class Factors(nn.Module):
+    """Constant factors, which go into the weights before them: into a branch's, and the last layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.head = nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        x = x + 0.1 * torch.relu(self.second(torch.relu(self.first(x))))
+        return 3 * self.head(torch.relu(x))
+
+
+@pytest.mark.parametrize("options", [{}, {"statistics": "once"}, {"taps": "shared"}], ids=str)
+def test_a_factor_that_was_folded_is_known(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model: Any = randomize(Factors())
+    with torch.no_grad():
+        model.first.weight[3] = 2 * model.first.weight[1]
+        model.first.bias[3] = 2 * model.first.bias[1]
+    graph = fxprune.trace(model, X[:4])
+    chain = [passes.FoldScale(), passes.RemoveChannels(indices={"first": [3]})]
+    cut = fxprune.Pipeline(chain)(graph).graph_module
+    result = passes.Repair(data=DATA, reference=graph, ridge=0.0, **options)(cut)
+    assert [site.path for site in result.rewritten] == ["second"]
+    assert error(result.graph_module, graph) < 1e-9 < error(cut, graph)

@@ -258,7 +258,7 @@ class Context(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.stem(x))
-        return x + self.second(torch.relu(self.first(x.mean((2, 3), keepdim=True))))
+        return x + self.second(torch.relu(self.first(x.mean((2, 3), keepdim=True))))  # type: ignore[no-any-return]
 
 
 def test_a_summand_of_another_shape_than_the_sum_is_fitted_to_itself() -> None:
@@ -357,7 +357,7 @@ class Projected(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
-        return self.branch(x) + self.shortcut(x)
+        return self.branch(x) + self.shortcut(x)  # type: ignore[no-any-return]
 
 
 def test_a_shortcut_behind_its_branch_is_fitted_to_what_the_sum_lacks() -> None:
@@ -389,7 +389,7 @@ class Factors(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = torch.relu(self.stem(x))
         x = x + 0.1 * torch.relu(self.second(torch.relu(self.first(x))))
-        return 3 * self.head(torch.relu(x))
+        return 3 * self.head(torch.relu(x))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("options", [{}, {"statistics": "once"}, {"taps": "shared"}], ids=str)
@@ -405,3 +405,9 @@ def test_a_factor_that_was_folded_is_known(options: dict[str, Any]) -> None:
     result = passes.Repair(data=DATA, reference=graph, ridge=0.0, **options)(cut)
     assert [site.path for site in result.rewritten] == ["second"]
     assert error(result.graph_module, graph) < 1e-9 < error(cut, graph)
+
+
+def test_a_reference_of_another_network_is_refused() -> None:
+    other = fxprune.trace(randomize(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))), X[:4])
+    with pytest.raises(FxpruneError, match="reference is of another network, or trace"):
+        passes.Repair(data=DATA, reference=other)(redundant())

@@ -393,7 +393,7 @@ class Factors(nn.Module):
 
 
 @pytest.mark.parametrize("options", [{}, {"statistics": "once"}, {"taps": "shared"}], ids=str)
-def test_a_factor_that_was_folded_is_known(options: dict[str, Any]) -> None:
+def test_a_factor_that_was_folded_is_known(options: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
     model: Any = randomize(Factors())
     with torch.no_grad():
@@ -405,6 +405,10 @@ def test_a_factor_that_was_folded_is_known(options: dict[str, Any]) -> None:
     result = passes.Repair(data=DATA, reference=graph, ridge=0.0, **options)(cut)
     assert [site.path for site in result.rewritten] == ["second"]
     assert error(result.graph_module, graph) < 1e-9 < error(cut, graph)
+    fxprune.emit(cut, tmp_path / "out")
+    loaded = fxprune.load_emitted(tmp_path / "out")
+    again = passes.Repair(data=DATA, reference=graph, ridge=0.0, **options)(loaded).graph_module
+    assert error(again, graph) <= error(loaded, graph)
 
 
 def test_a_reference_of_another_network_is_refused() -> None:

@@ -20,6 +20,7 @@ from torch import fx
 from fxprune.facts.constant_factors import constant_factor
 from fxprune.facts.module_uses import CallSites
 from fxprune.facts.updated_buffers import updated_values
+from fxprune.ir.folded_factors import note_factor
 from fxprune.ir.node_targets import attribute
 from fxprune.rewriting.contract import Contract
 from fxprune.rewriting.rewriter import Facts, Rewriter
@@ -68,4 +69,6 @@ class FoldScale(RulePass):
         for taker in takers:
             old = attribute(rewriter.graph_module, str(taker.target))
             rewriter.set_layer(taker, scaled(old, factor, with_bias=not behind))
+        if not behind:
+            note_factor(source, takers, factor)
         rewriter.replace(node, source)

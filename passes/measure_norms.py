@@ -40,7 +40,7 @@ class MeasureNorms(Pass):
         memory: bytes that values may take in memory; what is more is in a temporary file.
 
     Raises:
-        FxpruneValueError: the inputs do not fit, or what a norm reads is not finite; names it.
+        FxpruneValueError: there are no inputs, they do not fit, or what a norm reads is not finite; names it.
     """
 
     name: ClassVar[str] = "measure-norms"
@@ -60,9 +60,12 @@ class MeasureNorms(Pass):
         samples = Samples.of(graph_module, self.data)
         if samples.advice:
             log.warn(f"norms were measured on {samples.advice}")
-        batches = share_of(samples)
+        every = list(samples)
+        if not every:
+            raise FxpruneValueError("there are no images to measure norms on: give data=")
+        batches = share_of(every)
         own = sum(batch.size for batch in batches)
-        images = total(own)
+        images = total(own, next((one.device for one in graph_module.parameters()), None))
         inputs = [as_taken_now(graph_module, batch.inputs) for batch in batches]
         rewriter, sites = Rewriter(graph_module, log, self.name), CallSites(graph_module)
         with ExitStack() as held:

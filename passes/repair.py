@@ -15,6 +15,7 @@ from fxprune.choosing.samples import Samples
 from fxprune.errors import FxpruneError, FxpruneValueError
 from fxprune.facts.layer_by_layer import MEMORY
 from fxprune.facts.module_uses import CallSites
+from fxprune.ir.nodes import TRACE
 from fxprune.ir.processes import share_of
 from fxprune.rewriting.contract import Contract, Log, Pass
 from fxprune.rewriting.refit import Reading, reading
@@ -41,8 +42,8 @@ class Repair(Pass):
         memory: bytes that values may take in memory; what is more is in temporary files.
 
     Raises:
-        FxpruneError: there is no reference, or no space for the values.
-        FxpruneValueError: the inputs do not fit, or what a layer reads holds NaN; names it.
+        FxpruneError: there is no reference, it is of another network, or there is no space for the values.
+        FxpruneValueError: there are no inputs, they do not fit, or what a layer reads holds NaN; names it.
     """
 
     name: ClassVar[str] = "repair"
@@ -65,11 +66,18 @@ class Repair(Pass):
         """Fit the layers of the outermost graph."""
         if self.reference is None:
             raise FxpruneError("repair needs the graph before the removal: give reference=, or a pipeline with both")
+        if self.reference.meta.get(TRACE) != graphs[0][1].meta.get(TRACE):
+            raise FxpruneError(
+                "reference is of another network, or trace: give the graph that this one was made from"
+            )
         samples = Samples.of(graphs[0][1], self.data)
+        batches = list(samples)
+        if not batches:
+            raise FxpruneValueError("there are no images to fit layers on: give data=")
         if samples.advice:
             log.warn(f"layers were fitted on {samples.advice}")
         fitting = Fitting(self.ridge, self.statistics, self.taps, self.memory)
-        Repairing(self.reference, graphs[0][1], share_of(samples), fitting, log, self.name)()
+        Repairing(self.reference, graphs[0][1], share_of(batches), fitting, log, self.name)()
         for log.region, graph in graphs[1:]:
             sites = CallSites(graph)
             for node in graph.graph.nodes:

@@ -25,6 +25,7 @@ from fxprune.emission.vocabulary import function_named, name_of, refused_attribu
 from fxprune.errors import EmitError, LoadError, first_line
 from fxprune.facts.shapes import META
 from fxprune.ir.by_mode import MODE, CodeByMode, by_mode, is_by_mode
+from fxprune.ir.folded_factors import FACTOR
 from fxprune.ir.lazy_graph_module import LazyGraphModule
 from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
 from fxprune.ir.nodes import ORIGIN, PASSES, PATH, place
@@ -60,6 +61,7 @@ def _node_to_data(node: fx.Node) -> dict[str, Any]:
             "origin": list(node.meta.get(ORIGIN, ())),
             "passes": list(node.meta.get(PASSES, ())),
             **({"mode": node.meta[MODE]} if MODE in node.meta else {}),
+            **({"factor": node.meta[FACTOR]} if FACTOR in node.meta else {}),
         }
     except EmitError as error:
         raise EmitError(f"{place(node)}: {error}") from error
@@ -178,6 +180,8 @@ def _rebuild(data: dict[str, Any]) -> fx.GraphModule:
         node.meta = {PATH: entry["path"], ORIGIN: tuple(entry["origin"]), PASSES: tuple(entry["passes"])}
         if entry.get("mode") in ("train", "eval"):
             node.meta[MODE] = entry["mode"]
+        if "factor" in entry:
+            node.meta[FACTOR] = float(entry["factor"])
         if "value" in entry:
             node.meta[META] = metadata_from_data(entry["value"])
         nodes[entry["name"]] = node

@@ -6,7 +6,7 @@ counterparts[node].of(value)     # of what the other node computes, the channels
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,27 +14,33 @@ import torch
 from torch import fx
 
 from fxprune.facts.shapes import shape
-from fxprune.ir.kept_channels import Places, kept_places
+from fxprune.ir.folded_factors import folded_factor
+from fxprune.ir.kept_channels import KeptPlaces, Places, kept_places
 from fxprune.ir.nodes import origins
 
 
 class Counterpart(NamedTuple):
-    """A node of the unpruned graph; ``places`` are those of its axes that are left in the pruned one."""
+    """A node of the unpruned graph; ``places`` are those of its axes that are left in the pruned one.
+
+    The pruned one computes ``factor`` times what the node does.
+    """
 
     node: fx.Node
     places: Mapping[int, Places]
+    factor: float = 1.0
 
     def of(self, value: torch.Tensor) -> torch.Tensor:
         """Return what is left of a value of the node."""
         for axis, places in self.places.items():
             value = value.index_select(axis, torch.from_numpy(places).to(value.device))
-        return value
+        return value if self.factor == 1 else value.double() * self.factor
 
 
 def counterparts(pruned: fx.GraphModule, reference: fx.GraphModule) -> dict[fx.Node, Counterpart]:
     """Return the counterparts of the nodes of ``pruned`` in ``reference``, from which passes made it.
 
-    Those of other shapes have none: what stands there is something else.
+    Those of other shapes have none: what stands there is something else. Nor have those that lost channels of another
+    numbering (a pruned network that was loaded, and pruned again), or hold what ``reference`` has lost.
     """
     known, own = _by_origin(reference), _by_origin(pruned)
     found = {}
@@ -60,15 +66,20 @@ def _counterpart(node: fx.Node, other: fx.Node) -> Counterpart | None:
     now, before = shape(node), shape(other)
     if now is None or before is None or len(now) != len(before):
         return None
-    places = _places(node, other)
+    places = _places(node, other, before)
+    if places is None:
+        return None
     left = [len(places[axis]) if axis in places else size for axis, size in enumerate(before)]
-    return Counterpart(other, places) if left[1:] == [*now[1:]] else None
+    return Counterpart(other, places, folded_factor(node) / folded_factor(other)) if left[1:] == [*now[1:]] else None
 
 
-def _places(node: fx.Node, other: fx.Node) -> dict[int, Places]:
-    """Return what is left of ``other``, which may have lost channels itself."""
+def _places(node: fx.Node, other: fx.Node, sizes: Sequence[int]) -> dict[int, Places] | None:
+    """Return what is left of ``other``, which may have lost channels itself; None if it does not hold all of it."""
     before = kept_places(other)
     found = {}
-    for axis, places in kept_places(node).items():
-        found[axis] = np.searchsorted(before[axis], places) if axis in before else places
+    for axis, kept in kept_places(node).items():
+        every = before.get(axis) or KeptPlaces(np.arange(sizes[axis]), sizes[axis])
+        if kept.of != every.of or not np.isin(kept.places, every.places).all():
+            return None
+        found[axis] = np.searchsorted(every.places, kept.places)
     return found

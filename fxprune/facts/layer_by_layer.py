@@ -28,7 +28,7 @@ from fxprune.facts.shapes import META, metadata_in
 from fxprune.ir.autocast import under_autocast
 from fxprune.ir.by_mode import only_in
 from fxprune.ir.interpreter import Interpreter, last_reads
-from fxprune.ir.module_tree import evaluating
+from fxprune.ir.module_tree import evaluating, every_path
 from fxprune.ir.nodes import place
 from fxprune.ir.pytrees import map_tensors
 
@@ -88,9 +88,14 @@ class LayerByLayer(Interpreter):
 
     @contextmanager
     def running(self) -> Iterator[LayerByLayer]:
-        """Keep the graph's state, and its mode, while it runs inside."""
+        """Keep the graph's state, and its mode, while it runs inside; layers that take others' places have theirs."""
+        before = every_path(self._graph_module)
+        flags = {path: module.training for path, module in before.items()}
         with keeping_state(self._graph_module), evaluating(self._graph_module), torch.no_grad():
             yield self
+        for path, module in every_path(self._graph_module).items():
+            if path in before and module is not before[path]:
+                module.training = flags[path]
 
     def until(self, node: fx.Node) -> None:
         """Work out the values of all nodes up to ``node``, those that are not known yet."""

@@ -58,8 +58,8 @@ def prune(
             shrink after every step of the torch optimizer that holds its parameters (of several, the first). A loop
             that calls ``shrink.step(lr)`` itself needs no ``prune``: see :func:`fxprune.insert_scales`. (A function
             with two arguments, or one named ``shrink``, still gets it, with a DeprecationWarning.) None: nothing is
-            trained, what goes is chosen and repaired by :func:`fxprune.pruning.no_train.prune_untrained`, which tells
-            more.
+            trained, what goes is chosen and repaired by
+            :func:`fxprune.pruning.untrained.no_train.prune_untrained`, which tells more.
         labels: without ``fit``, of the images, (N,); nothing is fitted to them.
         targets: the shares of MACs, parameters and memory to leave. Without ``meet_after`` only that of MACs: the
             smallest scales go first until it is met.

@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from fxprune.facts.input_statistics import KINDS, Geometry
 from fxprune.facts.module_uses import CallSites
+from fxprune.facts.shapes import shape
 from fxprune.ir.nodes import called_module, only_user
 from fxprune.ops.call import Call
 from fxprune.ops.layer_classes import CONV_CLASSES, NORM_CLASSES, TRANSPOSED_CLASSES
@@ -49,6 +50,8 @@ def reading(node: fx.Node, sites: CallSites) -> Reading | str | None:
         return obstacle
     if call.input is None:
         return "its input is not a graph value"
+    if len(node.args) + len(node.kwargs) > 1:
+        return "it is called with more than its input, as an output_size"
     return Reading(node, call.input, call.module, Geometry(call, call.module.weight))
 
 
@@ -80,18 +83,20 @@ def put(one: Reading, fit: Fit, rewriter: Rewriter, sites: CallSites) -> None:
     bias = layer._parameters["bias"]
     if bias is not None:
         tensors["bias"] = make_parameter(exact(bias) + shift, bias, bias.requires_grad)
-    elif not _shift_norm(one.node, shift, rewriter, sites) and bool(shift.any()):
+    elif not _shift_norm(one, shift, rewriter, sites) and bool(shift.any()):
         tensors["bias"] = make_parameter(shift, old.detach()[:0].flatten(), old.requires_grad)
     rewriter.set_layer(one.node, with_tensors(layer, tensors))
 
 
-def _shift_norm(node: fx.Node, shift: torch.Tensor, rewriter: Rewriter, sites: CallSites) -> bool:
-    """Have a batch norm that alone reads ``node`` take ``shift`` more off; say whether there is one that can.
+def _shift_norm(one: Reading, shift: torch.Tensor, rewriter: Rewriter, sites: CallSites) -> bool:
+    """Have a batch norm that alone reads the layer take ``shift`` more off; say whether there is one that can.
 
     Its mean stays that of what it reads: training goes on from there.
     """
-    behind = only_user(node)
+    behind = only_user(one.node)
     norm = called_module(behind)
+    if len(shape(one.node) or ()) != len(one.geometry.kernel) + 2:
+        return False  # the norm's channels are not the layer's, as those of tokens
     if behind is None or norm is None or own_module(norm, NORM_CLASSES, sites) is not None:
         return False
     if norm_obstacle(norm, model_is_training=False) is not None:

@@ -32,6 +32,7 @@ _LOG = logging.getLogger(__name__)
 Statistics = Literal["layer after layer", "once"]
 Taps = Literal["apart", "shared"]
 _UNCHANGED = 1e-12
+_ROUNDED = 8
 _WIDE = 4096
 _COPIES = 4
 
@@ -75,6 +76,7 @@ class Repairing:
         self._own_images = sum(batch.size for batch in batches)
         self._images = total(self._own_images, next((one.device for one in pruned.parameters()), None))
         self._few: dict[str, int] = {}
+        self._places = {node: place for place, node in enumerate(pruned.graph.nodes)}
         self._readings = self._found()
 
     def _found(self) -> list[Reading]:
@@ -86,6 +88,8 @@ class Repairing:
                 one = "nothing in the unpruned graph computes what it does"
             elif isinstance(one, Reading) and self._is_once and one.source not in self._others:
                 one = "nothing in the unpruned graph computes what it reads"
+            elif isinstance(one, Reading) and self._shares_taps(one) and not self._taps(one).has_old_weights():
+                one = "its weights are not those of the unpruned graph any more, to which shared taps would be added"
             if isinstance(one, str):
                 self._rewriter.log.decline(node, one)
             elif one is not None:
@@ -103,7 +107,10 @@ class Repairing:
             folder = held.enter_context(room_for(needed, self._fitting.memory))
             before = LayerByLayer(self._reference, self._inputs, self.compared, folder)
             after = LayerByLayer(self._pruned, self._inputs, (), folder)
-            self.fit(held.enter_context(before.running()), held.enter_context(after.running()))
+            held.enter_context(
+                after.running()
+            )  # the first: both share layers, and these are in the modes of this one
+            self.fit(held.enter_context(before.running()), after)
         self._warn_of_few()
 
     @cached_property
@@ -113,10 +120,11 @@ class Repairing:
 
     def fit(self, before: LayerByLayer, after: LayerByLayer, most: int | None = None) -> None:
         """Fit all layers that the runs of both graphs are still to come to, or ``most`` of those that change."""
-        changed, progress = 0, Progress(_LOG, len(self._readings))
-        for index, one in enumerate(self._readings):
-            if before.is_past(self._others[one.node].node):
-                continue
+        to_come = [
+            one for one in self._readings if not before.is_past(self._others[one.node].node)
+        ]  # now: sums lie ahead
+        changed, progress = 0, Progress(_LOG, len(to_come))
+        for index, one in enumerate(to_come):
             if changed == most:
                 return
             if most is None:
@@ -137,13 +145,18 @@ class Repairing:
     def _shares_taps(self, one: Reading) -> bool:
         return self._fitting.taps == "shared" and one.source in self._others and shares_taps(one)
 
+    def _taps(self, one: Reading) -> SharedTaps:
+        return SharedTaps(one, self._others[one.node], self._others[one.source])
+
     def _term(self, one: Reading) -> Summand | None:
         """Return the sum that a layer is to make up for."""
         if self._is_once or self._shares_taps(one):
             return None
         term = summand(one.node)
-        is_like = term is not None and term.addition in self._others and shape(term.other) == shape(term.addition)
-        return term if is_like else None
+        if term is None or term.addition not in self._others:
+            return None
+        is_alike = shape(one.node) == shape(term.other) == shape(term.addition)
+        return term if is_alike else None
 
     def _fit(self, one: Reading, before: LayerByLayer, after: LayerByLayer) -> bool:
         """Fit one layer to what the unpruned graph computes there; say whether it has changed."""
@@ -184,18 +197,19 @@ class Repairing:
         """Return what a layer is to compute."""
         wanted = _left(self._others[one.node], before)
         term = self._term(one)
-        if term is None or not after.is_known(term.other):
+        if term is None or self._places[term.other] > self._places[one.node]:
             return wanted
+        after.until(term.other)
         totals = _left(self._others[term.addition], before)
         return [term.wanted(*each) for each in zip(totals, after.values(term.other), wanted, strict=True)]
 
     def _share(self, one: Reading, read: Sequence[torch.Tensor], whole: Sequence[torch.Tensor]) -> bool:
         """Fit a layer whose taps make up for a channel alike."""
-        reference = self._others[one.node]
-        taps = SharedTaps(one, reference, self._others[one.source])
+        taps = self._taps(one)
         sums = Moments(1, taps.left, taps.channels, read[0].device if read else None)
+        factor = self._others[one.source].factor
         for x, all_of_x in zip(read, whole, strict=True):
-            sums.add(*taps.missed(x, all_of_x))
+            sums.add(*taps.missed(x, all_of_x * factor))
         return self._put(one, sums, taps)
 
     def _put(self, one: Reading, sums: Moments | Rows, taps: SharedTaps | None = None) -> bool:
@@ -207,7 +221,7 @@ class Repairing:
             fit = sums.fit(self._fitting.ridge)
         except FxpruneError as error:
             raise FxpruneValueError(f"{one.node.target} cannot be fitted: {error}") from error
-        if fit.before <= _UNCHANGED * max(fit.total, 1e-300):
+        if fit.before <= _unchanged(one) * max(fit.total, 1e-300):
             return False
         columns = one.geometry.columns if taps is None else taps.left
         if sums.count < columns:
@@ -224,6 +238,12 @@ class Repairing:
                 f"{self._images:,} images are fewer samples than {len(self._few)} layers have inputs, so that fits "
                 f"rest on the ridge: {worst} would need {self._few[worst]:,}"
             )
+
+
+def _unchanged(one: Reading) -> float:
+    """Return which share of a layer's variance is no more than rounding."""
+    weight: torch.Tensor = one.layer.weight  # type: ignore[assignment]
+    return max(_UNCHANGED, (_ROUNDED * torch.finfo(weight.dtype).eps) ** 2)
 
 
 def _left(one: Counterpart, run: LayerByLayer) -> list[torch.Tensor]:

@@ -31,10 +31,21 @@ class SharedTaps:
         layer = called_module(before.node)
         assert layer is not None
         self._weight = before.of(exact(layer.weight).unsqueeze(0))[0]  # type: ignore[arg-type]
+        bias = layer._parameters["bias"]
+        self._bias = None if bias is None else before.of(exact(bias).unsqueeze(0))[0]
         self.channels, self.left = self._weight.shape[1], one.geometry.channels
         places = source.places.get(1)
         every = torch.arange(self.channels)
-        self._places = every if places is None else torch.from_numpy(places)
+        self._places = (every if places is None else torch.from_numpy(places)).to(self._weight.device)
+
+    def has_old_weights(self) -> bool:
+        """Say whether the layer still has what is left of its weights in the unpruned graph: what is fitted adds."""
+        bias = self._one.layer._parameters["bias"]
+        if (bias is None) != (self._bias is None):
+            return False
+        weight: torch.Tensor = self._one.layer.weight  # type: ignore[assignment]
+        is_same = torch.equal(exact(weight), self._weight[:, self._places])
+        return is_same and (bias is None or torch.equal(exact(bias), self._bias))  # type: ignore[arg-type]
 
     def missed(self, x: torch.Tensor, whole: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return what is left, what it misses of all channels, and these, as rows; (1, places, channels), float64."""

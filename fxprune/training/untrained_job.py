@@ -65,8 +65,8 @@ def prune_on_images(
 ) -> dict[str, Any]:
     """Prune ``model`` to ``goal`` with some of the images of ``data``; write ``out``, return the report.
 
-    ``model`` is not changed. Raises what :func:`fxprune.pruning.no_train.prune_untrained` raises, and FxpruneError if
-    it does not take the images.
+    ``model`` is not changed. Raises what :func:`fxprune.pruning.untrained.no_train.prune_untrained` raises, and
+    FxpruneError if it does not take the images.
     """
     start = time.monotonic()
     make_folder(out)

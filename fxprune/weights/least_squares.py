@@ -18,6 +18,8 @@ from fxprune.errors import FxpruneError
 _NOT_FINITE = "what it reads or computes holds NaN or infinity on these images"
 _RANK = 1e-12
 """Without a ridge, what is this small beside the largest variance is taken for no direction."""
+_CANCELLED = 32 * torch.finfo(torch.float64).eps
+"""Of a mean square so much is rounding, which is left where a mean is taken off."""
 
 
 class Fit(NamedTuple):
@@ -78,7 +80,9 @@ class Moments:
         x, r = self.x / n, self.r / n
         xx = self.xx / n - x.unsqueeze(2) * x.unsqueeze(1)
         rx = self.rx / n - r.unsqueeze(2) * x.unsqueeze(1)
-        weight, rank = _solved(xx, rx, ridge)
+        level = ridge * xx.diagonal(dim1=1, dim2=2).mean(1)
+        cancelled = _CANCELLED * self.xx.diagonal(dim1=1, dim2=2).sum(1) / n
+        weight, rank = _solved(xx, rx, level, cancelled)
         bias = r - (weight @ x.unsqueeze(2)).squeeze(2)
         of_r = float((self.rr / n).sum())
         explained = 2 * (weight * rx).sum() - ((weight @ xx) * weight).sum() + r.square().sum()
@@ -114,7 +118,7 @@ class Rows:
         x, rest = x - means[0].unsqueeze(1), r - means[1].unsqueeze(1)
         gram = x @ x.transpose(1, 2) / n
         level = x.square().sum((1, 2)) / (n * x.shape[2]) * ridge
-        dual, rank = _solved(gram, rest.transpose(1, 2), 0.0, level)
+        dual, rank = _solved(gram, rest.transpose(1, 2), level, torch.zeros_like(level))
         weight = dual @ x / n
         bias = means[1] - (weight @ means[0].unsqueeze(2)).squeeze(2)
         left = rest - x @ weight.transpose(1, 2)
@@ -126,19 +130,19 @@ def _mean_square(rows: torch.Tensor) -> float:
     return float(rows.square().sum() / rows.shape[1])
 
 
-def _solved(
-    xx: torch.Tensor, rx: torch.Tensor, ridge: float, level: torch.Tensor | None = None
-) -> tuple[torch.Tensor, int]:
-    """Return rx (xx + l)^-1 for each group, and the smallest rank; l is ``level``, or ``ridge`` times the mean."""
+def _solved(xx: torch.Tensor, rx: torch.Tensor, level: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Return rx (xx + level)^-1 for each group, and the smallest rank; what is below ``noise`` is no direction."""
     size = xx.shape[-1]
-    if level is None:
-        level = ridge * xx.diagonal(dim1=1, dim2=2).mean(1)
-    if bool((level > 0).all()):
-        factor = torch.linalg.cholesky(xx + level.view(-1, 1, 1) * torch.eye(size, dtype=xx.dtype, device=xx.device))
-        return torch.cholesky_solve(rx.transpose(1, 2), factor).transpose(1, 2), size
+    if bool((level > noise).all()):
+        ridge = level.view(-1, 1, 1) * torch.eye(size, dtype=xx.dtype, device=xx.device)
+        factor, failed = torch.linalg.cholesky_ex(xx + ridge)
+        if not bool(failed.any()):
+            return torch.cholesky_solve(rx.transpose(1, 2), factor).transpose(1, 2), size
     values, vectors = torch.linalg.eigh(xx)
-    least = _RANK * values.amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    tiny = torch.finfo(torch.float64).tiny
+    least = torch.maximum(_RANK * values.amax(1), noise).clamp_min(tiny).unsqueeze(1)
     is_direction = values > least
-    inverse = torch.where(is_direction, 1 / values.where(is_direction, torch.ones_like(values)), 0)
+    shrunk = values + level.unsqueeze(1)
+    inverse = torch.where(is_direction, 1 / shrunk.where(is_direction, torch.ones_like(values)), 0)
     found = ((rx @ vectors) * inverse.unsqueeze(1)) @ vectors.transpose(1, 2)
     return found, int(is_direction.sum(1).min())

@@ -55,3 +55,15 @@ def test_nan_names_the_norm() -> None:
     graph = fxprune.trace(model(), X[:4])
     with pytest.raises(FxpruneValueError, match="what 1 reads"):
         passes.MeasureNorms(data=[X * float("nan")])(graph)
+
+
+def test_norms_are_in_the_mode_that_they_were_in() -> None:
+    graph = fxprune.trace(model(), X[:4]).train()
+    module_at(graph, "4").eval()
+    measured = passes.MeasureNorms(data=[X])(graph).graph_module
+    assert [module_at(measured, name).training for name in "14"] == [True, False]
+
+
+def test_images_that_are_missing_are_told() -> None:
+    with pytest.raises(FxpruneValueError, match="there are no images to measure norms on: give data="):
+        passes.MeasureNorms(data=[])(fxprune.trace(model(), X[:4]))

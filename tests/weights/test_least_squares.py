@@ -71,3 +71,14 @@ def test_moments_of_channels() -> None:
     moments.add(x[3:])
     torch.testing.assert_close(moments.mean, x.mean((0, 2, 3)))
     torch.testing.assert_close(moments.variance, x.var((0, 2, 3)))
+
+
+@pytest.mark.parametrize("ridge", [0.0, 1e-9, 1e-3])
+def test_what_never_changes_but_for_rounding_is_no_direction(ridge: float) -> None:
+    sums = Moments(1, 6, 2)
+    x, r = rows(1, 1, 6).expand(1, 300, 6) * 1e3, rows(1, 1, 2).expand(1, 300, 2)
+    for part in range(0, 300, 7):
+        sums.add(x[:, part : part + 7], r[:, part : part + 7], r[:, part : part + 7])
+    fit = sums.fit(ridge)
+    assert not fit.weight.any()
+    torch.testing.assert_close(fit.bias, r[:, 0])

@@ -1,6 +1,6 @@
 """Pruning without training: choose, remove, repair, verify; minutes, some hundred images, no loss and no labels.
 
-found = fxprune.pruning.no_train.prune_untrained(traced, loader, fxprune.Targets(macs=0.7))
+found = prune_untrained(traced, loader, fxprune.Targets(macs=0.7))
 print(found)                        # what each step did to images that nothing was fitted to
 found.result.graph_module           # the plain network
 """
@@ -8,6 +8,7 @@ found.result.graph_module           # the plain network
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
@@ -41,7 +42,7 @@ from fxprune.tracing.trace import trace
 
 _LOG = logging.getLogger(__name__)
 HELD_OUT = 4
-"""Of so many images of a batch nothing is fitted to the last, where none are given for that."""
+"""Of so many images of a batch, or of so many small batches, nothing is fitted to the last, where none are given."""
 UNPRUNED, CUT, NORMS, REPAIRED, BOTH = "unpruned", "cut", "norms anew", "repaired", "repaired, norms anew"
 _USUAL = Surgery()
 _BATCH, _TRACED = 64, 16
@@ -113,8 +114,13 @@ def prune_untrained(
         results[name] = Pipeline([step], verify=surgery.verify)(results[after].graph_module)
     stages = {UNPRUNED: quality(graph_module, told_on, wanted)}
     stages |= {name: quality(one.graph_module, told_on, wanted) for name, one in results.items()}
-    kept = min((REPAIRED, BOTH), key=lambda name: stages[name].moved)
-    path = [results[name] for name in (CUT, REPAIRED, BOTH)[: 2 + (kept == BOTH)]]
+    kept = min((CUT, REPAIRED, BOTH), key=lambda name: stages[name].moved)
+    if math.isinf(stages[kept].moved):
+        raise FxpruneError(
+            "the pruned network returns NaN or infinity on these images, repaired too: leave more of it"
+        )
+    names = (CUT, REPAIRED, BOTH)
+    path = [results[name] for name in names[: names.index(kept) + 1]]
     end = Pipeline(FINISHING[surgery.norms], verify=surgery.verify)(path[-1].graph_module)
     return Untrained(plan, joined([*path, end]), stages, kept)
 
@@ -138,6 +144,8 @@ def _batches(images: Any, labels: torch.Tensor | None) -> list[Any]:
     if not isinstance(images, torch.Tensor):
         if labels is not None:
             raise FxpruneTypeError("labels are of a tensor of images; of batches give pairs of images and labels")
+        if not isinstance(images, Iterable):
+            raise FxpruneTypeError(f"without fit, images are a tensor or batches; got a {type(images).__name__}")
         return list(images)
     if labels is not None and len(labels) != len(images):
         raise FxpruneValueError(f"there are {len(images)} images and {len(labels)} labels: one label an image")
@@ -200,7 +208,10 @@ def parted(
         rest += batch.every(HELD_OUT)
         fitted += batch.every(HELD_OUT, others=True)
     if not rest:
-        raise FxpruneValueError(f"of fewer than {HELD_OUT} images a batch none can be held out: give some hundred")
+        rest = batches[HELD_OUT - 1 :: HELD_OUT]
+        fitted = [batch for index, batch in enumerate(batches) if index % HELD_OUT != HELD_OUT - 1]
+    if not rest:
+        raise FxpruneValueError(f"of fewer than {HELD_OUT} images none can be held out: give some hundred")
     return fitted, rest
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,7 +23,8 @@ class Quality:
     """What a network is worth on images that nothing was fitted to.
 
     Attributes:
-        moved: root mean square of the change of all outputs over that of the unpruned network's.
+        moved: root mean square of the change of all outputs over that of the unpruned network's; infinite if they are
+            not finite, and then nothing else is known.
         agreement: share of the images whose first choice is the unpruned network's; None if outputs are no logits.
         top1: share of the images whose first choice is the label; None without labels, or if outputs are no logits.
     """
@@ -32,8 +34,8 @@ class Quality:
     top1: float | None = None
 
     def to_json(self) -> dict[str, float | None]:
-        """Return it as plain data."""
-        return asdict(self)
+        """Return it as plain data; None for what is infinite."""
+        return {**asdict(self), "moved": self.moved if math.isfinite(self.moved) else None}
 
     def __str__(self) -> str:
         parts = [] if self.top1 is None else [f"top-1 {self.top1:.2%}"]
@@ -53,13 +55,23 @@ def outputs_of(graph_module: fx.GraphModule, batches: Sequence[Batch]) -> list[A
 def quality(graph_module: fx.GraphModule, batches: Sequence[Batch], wanted: Sequence[Any]) -> Quality:
     """Return how a graph does, where the unpruned one returned ``wanted``."""
     change = change_of(batches, wanted, outputs_of(graph_module, batches))
-    return Quality(change.moved, change.agreement, change.right)
+    return Quality(math.inf) if change.why else Quality(change.moved, change.agreement, change.right)
 
 
 def change_of(batches: Sequence[Batch], wanted: Sequence[Any], found: Sequence[Any]) -> Change:
     """Return how far outputs are from those ``wanted``, batch by batch."""
     change = Change()
     for batch, one, other in zip(batches, wanted, found, strict=True):
-        is_class = batch.labels is not None and batch.labels.dim() == 1
-        change.add(Reference(one, batch.labels if is_class and is_logits(one) else None), other, batch.size)
+        labels = batch.labels if is_logits(one) and _are_classes(batch.labels, one.shape[1]) else None
+        change.add(Reference(one, labels), other, batch.size)
     return change
+
+
+def _are_classes(labels: torch.Tensor | None, classes: int) -> bool:
+    """Say whether labels are a number of a class each; raises FxpruneValueError if there are fewer ``classes``."""
+    if labels is None or labels.dim() != 1 or labels.is_floating_point() or not len(labels):
+        return False
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= classes:
+        raise FxpruneValueError(f"labels are {least} to {most}, and the network knows classes 0 to {classes - 1}")
+    return True

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from fxprune.gates.base import Gated
-from fxprune.ir.kept_channels import note_kept
+from fxprune.ir.kept_channels import KeptPlaces, note_kept
 from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
 from fxprune.ir.nodes import called_modules, input_at
 from fxprune.ops.call import Call
@@ -60,14 +60,14 @@ class Cut:
 
     def _note_kept(self) -> None:
         """Note what is left of what each node computes."""
-        places: dict[int, np.ndarray[Any, np.dtype[np.int64]]] = {}
+        left: dict[int, KeptPlaces] = {}
         for node, value in self.walk.values.items():
             if isinstance(value, Value) and value.layers:
                 masks = {axis: self.kept.along(value, axis) for layer in value.layers for axis in layer.axes}
                 for mask in masks.values():
-                    if mask is not None and id(mask) not in places:
-                        places[id(mask)] = np.flatnonzero(mask)
-                note_kept(node, {axis: places[id(mask)] for axis, mask in masks.items() if mask is not None})
+                    if mask is not None and id(mask) not in left:
+                        left[id(mask)] = KeptPlaces(np.flatnonzero(mask), len(mask))
+                note_kept(node, {axis: left[id(mask)] for axis, mask in masks.items() if mask is not None})
 
     def _tensors(self) -> dict[int, torch.Tensor]:
         """Return what is left of the tensors that lose something, by the identity of what they were."""

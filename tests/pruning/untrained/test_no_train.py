@@ -12,6 +12,7 @@ from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError, Ta
 from fxprune.pruning.surgery import Surgery
 from fxprune.pruning.untrained import no_train
 from fxprune.pruning.untrained.no_train import choose_untrained, prune_untrained
+from fxprune.pruning.untrained.quality import Quality
 from fxprune.pruning.untrained.repaired_damage import RepairedDamage, _slopes
 from fxprune.rewriting.repairing import Repairing
 
@@ -88,6 +89,27 @@ def test_norms_are_kept_where_that_is_asked_for() -> None:
     assert any(isinstance(one, nn.BatchNorm2d) for one in result.graph_module.modules())
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_of_small_batches_every_fourth_is_held_out(size: int) -> None:
+    parts = torch.split(X[:48], size)
+    fitted, held_out = no_train.parted(traced(), parts)
+    assert torch.equal(torch.cat([one.inputs[0] for one in held_out]), torch.cat(parts[3::4]))
+    assert sum(one.size for one in fitted) == 36
+    result = fxprune.prune(network(), parts, targets=fxprune.Targets(macs=0.7), surgery=CHANNELS)
+    assert result.modified
+
+
+def test_labels_that_are_no_classes_are_not_looked_at() -> None:
+    found = prune_untrained(traced(), [(X, Y.float())], fxprune.Targets(macs=0.8), surgery=CHANNELS, criterion="l1")
+    assert found.stages[no_train.UNPRUNED].top1 is None
+
+
+def test_what_returns_nan_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(no_train, "quality", lambda *_: Quality(float("inf")))
+    with pytest.raises(FxpruneError, match="the pruned network returns NaN or infinity"):
+        prune_untrained(traced(), [X], fxprune.Targets(macs=0.8), surgery=CHANNELS, criterion="l1")
+
+
 def test_slopes_are_of_the_convex_curve_below() -> None:
     assert _slopes([0, 2, 4], [0.0, 1.0, 4.0], 5).tolist() == [0.5, 0.5, 1.5, 1.5, 3.0]
     assert _slopes([0, 2, 4], [0.0, 3.0, 4.0], 4).tolist() == [1.0] * 4
@@ -135,6 +157,10 @@ def test_bad_input() -> None:
         fxprune.prune(network(), [X], labels=Y, targets=targets)
     with pytest.raises(FxpruneValueError, match="one label an image"):
         fxprune.prune(network(), X, labels=Y[:3], targets=targets)
+    with pytest.raises(FxpruneValueError, match="labels are 5 to 9, and the network knows classes 0 to 4"):
+        fxprune.prune(network(), X, labels=Y + 5, targets=targets)
+    with pytest.raises(FxpruneTypeError, match="images are a tensor or batches; got a int"):
+        fxprune.prune(network(), 5, targets=targets)
     with pytest.raises(FxpruneValueError, match="no images"):
         fxprune.prune(network(), [], targets=targets)
     with pytest.raises(FxpruneError, match="of a training"):

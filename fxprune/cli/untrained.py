@@ -33,7 +33,9 @@ def prune_untrained(
     from fxprune.training.untrained_job import prune_on_images
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise click.UsageError("--no-train runs in one process: leave torchrun out (in Python passes.Repair takes it)")
+        raise click.UsageError(
+            "--no-train runs in one process: leave torchrun out (in Python passes.Repair takes it)"
+        )
     record = {**given, **way.options(), **{name: value or None for name, value in goal.options().items()}}
     if is_finished(out, record):
         show_finished(out, as_json)

@@ -120,3 +120,15 @@ def test_options_without_training_need_it(
     code, _, err = run(capsys, *[one for one in command if one != "--no-train"], str(tmp_path / "out"))
     assert code == 2
     assert "--images needs --no-train" in err
+
+
+def test_several_processes_are_refused(
+    command: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = run(capsys, *command, str(tmp_path / "out"))
+    assert code == 2
+    assert "--no-train runs in one process" in err

@@ -41,6 +41,7 @@ CRITERIA = (
     "read-share",
     "random",
     "damage",
+    "cap",
     "blend",
 )
 """Our criteria of channels, told without torch."""

@@ -1,0 +1,165 @@
+"""Pruning without training, with the controls that its figures need.
+
+    python -m benchmarks.accuracy.untrained resnet56 --data imagefolder:DIR --weights A.pt B.pt --in-memory
+    python -m benchmarks.accuracy.untrained resnet56 --data imagefolder:DIR --weights A.pt B.pt --table
+
+The first works out the rows that are not done yet, one line each of RUNS/untrained-NETWORK.jsonl; the second writes
+results/untrained_NETWORK.json. For each checkpoint, each share of the MACs that is left, and channels, layers (convs
+and branches), or all of them:
+
+    chosen   as fxprune prune --no-train chooses, on ``--images`` training images
+    random   as many of the same kinds, drawn: channels at the same widths, layers of the same number
+
+each as it is cut, with its norms measured anew, repaired, and both; and, of what was cut and of what was repaired,
+one epoch of training later. 5,000 training images are held out to choose on; test images are seen by finished
+networks alone. Rows keep which of them are right, so that differences have a paired standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+from torch.utils.data import Dataset
+
+from benchmarks import RESULTS
+from benchmarks.accuracy.paired import without_choosing
+from benchmarks.accuracy.repairs import IMAGE_SIZE, finished, traced
+from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
+from benchmarks.accuracy.untrained_record import record
+from fxprune.choosing.sites import channel_sites
+from fxprune.choosing.targets import Targets
+from fxprune.files import append_line, make_folder, write_json
+from fxprune.passes import MeasureNorms, Repair
+from fxprune.pruning.layer_sites import names_of_layers
+from fxprune.pruning.pruning_plan import PruningPlan
+from fxprune.pruning.surgery import Surgery
+from fxprune.pruning.untrained.no_train import choose_untrained
+from fxprune.training.data import ImageData, load_data, sample_batches
+from fxprune.training.recipe import train
+from fxprune.training.settings import Settings
+
+WHAT = {"channels": "channels", "layers": "convs,branches", "all": "all"}
+STAGES = ("cut", "norms anew", "repaired", "repaired, norms anew", "cut, an epoch", "repaired, an epoch")
+Network = Callable[[], fx.GraphModule]
+
+
+class Row(NamedTuple):
+    """One network: what names it in the file of rows."""
+
+    checkpoint: str
+    left: float
+    what: str
+    choice: str
+    stage: str
+
+
+def main() -> None:
+    """Work out the rows that are not done yet, or write the table of those that are."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("network", help="a CIFAR ResNet of benchmarks/networks.py")
+    parser.add_argument("--weights", required=True, type=Path, nargs="+", help="checkpoints of it")
+    parser.add_argument("--left", type=float, nargs="+", default=[0.7, 0.5], help="shares of the MACs to leave")
+    parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT))
+    parser.add_argument("--images", type=int, default=512, help="training images that are looked at")
+    parser.add_argument("--choosing", type=int, default=5000, help="training images held out to choose on")
+    parser.add_argument("--table", action="store_true", help="write the result of the rows that were worked out")
+    add_training_arguments(parser, epochs=1, lr=0.01)
+    arguments = parser.parse_args()
+    file = arguments.runs / f"untrained-{arguments.network}.jsonl"
+    rows = read_rows(file)
+    if arguments.table:
+        write_json(RESULTS / f"untrained_{arguments.network}.json", record(rows, arguments.network, STAGES))
+        return
+    make_folder(arguments.runs)
+    settings = settings_from(arguments)
+    shared = {**settings.shared(), "images": arguments.images, "choosing": arguments.choosing}
+    if any(one["settings"] != shared for one in rows.values()):
+        raise SystemExit(f"{file} has rows of other settings than {shared}: use the same, or other --runs")
+    data = load_data(arguments.data, IMAGE_SIZE, in_memory=arguments.in_memory)
+    data, test = without_choosing(data, arguments.choosing, settings.seed)
+    for row, found in worked_out(arguments, settings, data, test, rows):
+        append_line(file, json.dumps({**row._asdict(), **found, "settings": shared}))
+        print(f"{', '.join(map(str, row))}: {found['top1_choosing']:.2%} held out", flush=True)
+
+
+def worked_out(
+    arguments: argparse.Namespace, settings: Settings, data: ImageData, test: Dataset[Any], known: dict[Row, Any]
+) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Yield the rows that are not known, each with what became of it."""
+    images = sample_batches(data, arguments.images)
+    for weights in arguments.weights:
+        name = f"{weights.parent.parent.name or ''}-{weights.stem}"
+        graph = traced(arguments.network, weights, data).eval()
+        whole = Row(name, 1.0, "", "", "unpruned")
+        if whole not in known:
+            yield whole, finished(graph, graph, data, test)
+        for left, what in product(arguments.left, arguments.what):
+            of = [Row(name, left, what, choice, stage) for choice in ("chosen", "random") for stage in STAGES]
+            if all(row in known for row in of):
+                continue
+            start = time.monotonic()
+            plan = choose_untrained(graph, images, Targets(macs=left), surgery=Surgery(what=WHAT[what]))
+            seconds = round(time.monotonic() - start, 1)
+            plans = {"chosen": plan, "random": at_random(graph, plan, settings.seed)}
+            for row in of:
+                if row not in known:
+                    network = of_stage(row.stage, graph, plans[row.choice], images, data, settings)
+                    told = {"plan": str(plan), "seconds_choosing": seconds}
+                    yield row, {**finished(network, graph, data, test), **told}
+
+
+def of_stage(
+    stage: str, graph: fx.GraphModule, plan: PruningPlan, images: list[Any], data: ImageData, settings: Settings
+) -> fx.GraphModule:
+    """Return the network of a stage."""
+    network = plan.apply(graph).graph_module
+    if stage.startswith("repaired"):
+        network = Repair(data=images, reference=graph)(network).graph_module
+    if stage.endswith("norms anew"):
+        network = MeasureNorms(data=images)(network).graph_module
+    if stage.endswith("an epoch"):
+        torch.manual_seed(settings.seed)
+        train(network, data, settings, print)
+        network.cpu().to(memory_format=torch.contiguous_format)
+    return network.eval()
+
+
+def at_random(graph: fx.GraphModule, plan: PruningPlan, seed: int) -> PruningPlan:
+    """Return a plan of as many channels of the same groups, and layers of the same kinds, drawn by ``seed``."""
+    draw = random.Random(seed)
+    width = {site.path: site.width for site in channel_sites(graph)}
+    names: dict[str, list[str]] = {}
+    for (kind, _, _), name in names_of_layers(graph).items():
+        names.setdefault(kind, []).append(name)
+    drawn = {kind: draw.sample(known, k=len(plan.layers(kind))) for kind, known in names.items()}
+    sites = []
+    for one in plan.sites:
+        if one.kind == "channels":
+            places = sorted(draw.sample(range(width.get(one.path, one.width)), k=len(one.indices)))
+            sites.append(replace(one, indices=tuple(places)))
+        else:
+            sites.append(replace(one, path=drawn[one.kind].pop()))
+    return replace(plan, sites=sites, criterion="random")
+
+
+def read_rows(file: Path) -> dict[Row, dict[str, Any]]:
+    """Return the rows of a file; none if there is none."""
+    found: dict[Row, dict[str, Any]] = {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        content = json.loads(line)
+        found[Row(*(content.pop(name) for name in Row._fields))] = content
+    return found
+
+
+if __name__ == "__main__":
+    main()

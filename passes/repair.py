@@ -52,7 +52,7 @@ class Repair(Pass):
     after: ClassVar[tuple[str, ...]] = ("remove-channels", "remove-layers", "fuse-resconv")
     data: Any = field(default=None, hash=False, compare=False, repr=False)
     reference: fx.GraphModule | None = field(default=None, hash=False, compare=False, repr=False)
-    ridge: float = 1e-3
+    ridge: float = 0.1
     statistics: Statistics = "layer after layer"
     taps: Taps = "apart"
     memory: int = MEMORY

@@ -25,6 +25,7 @@ from fxprune.facts.layer_by_layer import MEMORY, LayerByLayer, bytes_held, room_
 from fxprune.files import write_json
 from fxprune.ir.copies import copy_graphs
 from fxprune.ir.nodes import as_taken_now
+from fxprune.passes import Repair
 from fxprune.pruning.layer_sites import name_of, names_of_layers
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.untrained.quality import change_of
@@ -215,7 +216,7 @@ class _Damages:
                 self._graph_module,
                 pruned,
                 self._batches,
-                Fitting(1e-3, "layer after layer", "apart", MEMORY),
+                Fitting(Repair.ridge, "layer after layer", "apart", MEMORY),
                 Log(),
                 "",
             )

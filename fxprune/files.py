@@ -107,6 +107,16 @@ def append_line(path: Path, line: str) -> None:
         raise cannot_write(path, error) from error
 
 
+def read_json_of(path: str | Path, kind: str) -> Any:
+    """Return what a JSON file holds; raises LoadError if it cannot be read, or is no ``kind``, "blend" say."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LoadError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # of another encoding too
+        raise LoadError(f"{path} is no {kind}: {first_line(error)}") from error
+
+
 def write_json(path: Path, content: Any, indent: int = 2) -> None:
     """Write ``content`` as JSON, atomically; raises LoadError if it cannot be written."""
     write_text(path, json.dumps(content, indent=indent) + "\n")

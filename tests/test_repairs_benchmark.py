@@ -14,6 +14,7 @@ from criterion_nets import MIDDLE, STREAM, scores, small
 from benchmarks.accuracy import repairs
 from benchmarks.accuracy.paired import difference, packed
 from benchmarks.accuracy.repair_arms import L1TimesL1
+from benchmarks.accuracy.rows import read_rows
 
 
 def of_rows(layer: Any) -> torch.Tensor:
@@ -47,11 +48,11 @@ def test_the_record_has_means_and_differences_to_ours(tmp_path: Path, monkeypatc
         content = {"top1": float(which.mean()), "correct": packed(which), "settings": {"test_images": 40}}
         lines.append(json.dumps({**row._asdict(), **content}))
     file.write_text("\n".join(lines) + "\n")
-    found = repairs.record(repairs._read(file), "resnet20")
+    found = repairs.record(read_rows(file, repairs.Row), "resnet20")
     ours, cap = found["rows"]
     assert found["checkpoints"] == ["a", "b"]
     assert "against_ours" not in ours
     assert cap["top1"] == pytest.approx(np.mean([right["a", "CaP"].mean(), right["b", "CaP"].mean()]))
     wanted = difference(*([right[one, repair] for one in "ab"] for repair in ("CaP", "ours")))
     assert tuple(cap["against_ours"].values()) == pytest.approx(wanted)
-    assert repairs._read(tmp_path / "none.jsonl") == {}
+    assert read_rows(tmp_path / "none.jsonl", repairs.Row) == {}

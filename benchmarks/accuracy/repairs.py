@@ -32,6 +32,7 @@ import fxprune
 from benchmarks import RESULTS, networks
 from benchmarks.accuracy.paired import correct, difference, packed, unpacked, without_choosing
 from benchmarks.accuracy.repair_arms import MASKS, REPAIRS, cut, repaired
+from benchmarks.accuracy.rows import read_rows
 from benchmarks.provenance import provenance
 from fxprune.costs.macs import total_macs
 from fxprune.files import append_line, make_folder, write_json
@@ -59,7 +60,7 @@ def main() -> None:
     """Work out the rows that are not done yet, or write the table of those that are."""
     arguments = _arguments()
     file = arguments.runs / f"repairs-{arguments.network}.jsonl"
-    rows = _read(file)
+    rows = read_rows(file, Row)
     if arguments.table:
         write_json(RESULTS / f"repairs_{arguments.network}.json", record(rows, arguments.network))
         return
@@ -181,15 +182,6 @@ def _told(kind: Row, rows: dict[Row, dict[str, Any]], count: int) -> dict[str, A
 
 def _right(found: Sequence[Any], count: int) -> list[Any]:
     return [unpacked(one["correct"], count) for one in found]
-
-
-def _read(file: Path) -> dict[Row, dict[str, Any]]:
-    """Return the rows of a file; none if there is none."""
-    found: dict[Row, dict[str, Any]] = {}
-    for line in file.read_text().splitlines() if file.exists() else ():
-        content = json.loads(line)
-        found[Row(*(content.pop(name) for name in Row._fields))] = content
-    return found
 
 
 if __name__ == "__main__":

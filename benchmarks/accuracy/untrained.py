@@ -34,6 +34,7 @@ from torch.utils.data import Dataset
 from benchmarks import RESULTS
 from benchmarks.accuracy.paired import without_choosing
 from benchmarks.accuracy.repairs import IMAGE_SIZE, finished, traced
+from benchmarks.accuracy.rows import read_rows
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
 from benchmarks.accuracy.untrained_record import record
 from fxprune.choosing.sites import channel_sites
@@ -76,7 +77,7 @@ def main() -> None:
     add_training_arguments(parser, epochs=1, lr=0.01)
     arguments = parser.parse_args()
     file = arguments.runs / f"untrained-{arguments.network}.jsonl"
-    rows = read_rows(file)
+    rows = read_rows(file, Row)
     if arguments.table:
         write_json(RESULTS / f"untrained_{arguments.network}.json", record(rows, arguments.network, STAGES))
         return
@@ -150,15 +151,6 @@ def at_random(graph: fx.GraphModule, plan: PruningPlan, seed: int) -> PruningPla
         else:
             sites.append(replace(one, path=drawn[one.kind].pop()))
     return replace(plan, sites=sites, criterion="random")
-
-
-def read_rows(file: Path) -> dict[Row, dict[str, Any]]:
-    """Return the rows of a file; none if there is none."""
-    found: dict[Row, dict[str, Any]] = {}
-    for line in file.read_text().splitlines() if file.exists() else ():
-        content = json.loads(line)
-        found[Row(*(content.pop(name) for name in Row._fields))] = content
-    return found
 
 
 if __name__ == "__main__":

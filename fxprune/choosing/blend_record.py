@@ -20,7 +20,7 @@ import numpy as np
 
 from fxprune.choosing.criterion_clusters import Clusters
 from fxprune.errors import LoadError, first_line
-from fxprune.files import write_text
+from fxprune.files import read_json_of, write_text
 
 FORMAT = 1
 _FORMAT = "fxprune_blend_search"
@@ -68,12 +68,7 @@ class SearchRecord:
     @classmethod
     def load(cls, path: str | Path) -> SearchRecord:
         """Return the search of a file; raises LoadError if it cannot be read, or is none."""
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise LoadError(f"cannot read {path}: {error.strerror or error}") from error
-        except ValueError as error:  # of another encoding too
-            raise LoadError(f"{path} is no search for a blend: {first_line(error)}") from error
+        content = read_json_of(path, "search for a blend")
         if not isinstance(content, dict) or content.pop(_FORMAT, None) != FORMAT:
             raise LoadError(f"{path} is no search for a blend, which has {_FORMAT!r}: {FORMAT}")
         if content.keys() != _KINDS.keys() or any(type(content[name]) is not kind for name, kind in _KINDS.items()):

@@ -13,7 +13,6 @@ paper's abstract says nothing. :func:`fxprune.pruning.blend.search.search_blend`
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -29,8 +28,8 @@ from fxprune.choosing.criteria.base import Criterion, Needs, Score
 from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.samples import Samples
 from fxprune.choosing.sites import ChannelSite, Site
-from fxprune.errors import FxpruneTypeError, FxpruneValueError, LoadError, did_you_mean, first_line
-from fxprune.files import write_json
+from fxprune.errors import FxpruneTypeError, FxpruneValueError, LoadError, did_you_mean
+from fxprune.files import read_json_of, write_json
 from fxprune.ir.arguments import require_kind
 from fxprune.structures.channels.running import Worth
 
@@ -115,12 +114,7 @@ class Blend(Criterion):
     @classmethod
     def load(cls, path: str | Path) -> Blend:
         """Return the blend of a file; raises LoadError if it cannot be read, or is none."""
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise LoadError(f"cannot read {path}: {error.strerror or error}") from error
-        except ValueError as error:  # of another encoding too
-            raise LoadError(f"{path} is no blend: {first_line(error)}") from error
+        content = read_json_of(path, "blend")
         if not isinstance(content, dict) or content.keys() != {_FORMAT, "top1", "factors"}:
             raise LoadError(f"{path} is no blend: Blend.save writes one, which has {_FORMAT!r}, top1 and factors")
         if content[_FORMAT] != FORMAT:

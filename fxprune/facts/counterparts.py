@@ -1,7 +1,7 @@
 """Which node of an unpruned graph computes what a node of the pruned one stands for, and which part of it.
 
-counterparts = Counterparts(pruned, reference)
-counterparts[node].of(value)     # of what the other node computes, the channels that are left at node
+found = counterparts(pruned, reference)
+found[node].of(value)     # of what the other node computes, the channels that are left at node
 """
 
 from __future__ import annotations

@@ -14,14 +14,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
+from fxprune.ir.processes import is_distributed
 from fxprune.ir.pytrees import map_tensors, tensors_in
-
-
-def is_distributed() -> bool:
-    """Say whether this is one of several processes that train together (or the only one of such a group)."""
-    return distributed.is_available() and distributed.is_initialized()
 
 
 def keep_all_parameters_in_training(network: nn.Module) -> None:

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from fxprune.errors import FxpruneError
 from fxprune.gates.base import Gated
-from fxprune.gates.data_parallel import is_distributed
+from fxprune.ir.processes import is_distributed
 
 OPEN, RESTING, CLOSED = range(3)
 _ROWS = 64

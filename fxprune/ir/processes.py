@@ -11,9 +11,14 @@ from torch import distributed
 _Item = TypeVar("_Item")
 
 
+def is_distributed() -> bool:
+    """Say whether this is one of several processes that work together (or the only one of such a group)."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def is_one_of_several() -> bool:
-    """Say whether this process is one of a group (torchrun)."""
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    """Say whether this process is one of a group of two or more."""
+    return is_distributed() and distributed.get_world_size() > 1
 
 
 def share_of(items: Iterable[_Item]) -> list[_Item]:

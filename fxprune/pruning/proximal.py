@@ -22,11 +22,12 @@ from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import FxpruneError, FxpruneValueError
 from fxprune.facts.input_rms import input_sizes
 from fxprune.gates.channel_gate import ChannelScale
-from fxprune.gates.data_parallel import is_distributed, keep_all_parameters_in_training
+from fxprune.gates.data_parallel import keep_all_parameters_in_training
 from fxprune.gates.gate import ScaledLayer, follow_together
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.module_tree import every_module
 from fxprune.ir.nodes import TRACED_MACS, called_module, graphs_of, require_graph
+from fxprune.ir.processes import is_distributed
 from fxprune.structures.channels.labels import LEAST
 from fxprune.structures.gated_layers import Gate, gates_of
 from fxprune.structures.missing_scales import why_no_scales

@@ -22,6 +22,7 @@ from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import example_inputs_of
+from fxprune.ir.processes import is_distributed
 from fxprune.pruning.closing import Closing, shares_of
 from fxprune.pruning.next_site import NextSite
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
@@ -272,7 +273,7 @@ class SteeredL1(ProximalL1):
 
     def _agreed(self, site: Site) -> Site:
         """Return the first process's choice, and take over its units: each process has statistics of its own."""
-        if not (distributed.is_available() and distributed.is_initialized()):
+        if not is_distributed():
             return site
         resconvs = {path: layer for path, layer in self.layers.items() if layer.has_shortcut}
         places = site.places if isinstance(site, Chunk) else None

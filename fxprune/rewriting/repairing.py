@@ -107,9 +107,7 @@ class Repairing:
             folder = held.enter_context(room_for(needed, self._fitting.memory))
             before = LayerByLayer(self._reference, self._inputs, self.compared, folder)
             after = LayerByLayer(self._pruned, self._inputs, (), folder)
-            held.enter_context(
-                after.running()
-            )  # the first: both share layers, and these are in the modes of this one
+            held.enter_context(after.running())  # the first: layers that both share have the modes of this one
             self.fit(held.enter_context(before.running()), after)
         self._warn_of_few()
 
@@ -120,9 +118,8 @@ class Repairing:
 
     def fit(self, before: LayerByLayer, after: LayerByLayer, most: int | None = None) -> None:
         """Fit all layers that the runs of both graphs are still to come to, or ``most`` of those that change."""
-        to_come = [
-            one for one in self._readings if not before.is_past(self._others[one.node].node)
-        ]  # now: sums lie ahead
+        # asked before any is fitted: for a sum the run of the unpruned graph goes ahead
+        to_come = [one for one in self._readings if not before.is_past(self._others[one.node].node)]
         changed, progress = 0, Progress(_LOG, len(to_come))
         for index, one in enumerate(to_come):
             if changed == most:

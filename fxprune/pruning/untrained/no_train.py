@@ -114,15 +114,15 @@ def prune_untrained(
         results[name] = Pipeline([step], verify=surgery.verify)(results[after].graph_module)
     stages = {UNPRUNED: quality(graph_module, told_on, wanted)}
     stages |= {name: quality(one.graph_module, told_on, wanted) for name, one in results.items()}
-    kept = min((CUT, REPAIRED, BOTH), key=lambda name: stages[name].moved)
+    path = (CUT, REPAIRED, BOTH)
+    kept = min(path, key=lambda name: stages[name].moved)
     if math.isinf(stages[kept].moved):
         raise FxpruneError(
             "the pruned network returns NaN or infinity on these images, repaired too: leave more of it"
         )
-    names = (CUT, REPAIRED, BOTH)
-    path = [results[name] for name in names[: names.index(kept) + 1]]
-    end = Pipeline(FINISHING[surgery.norms], verify=surgery.verify)(path[-1].graph_module)
-    return Untrained(plan, joined([*path, end]), stages, kept)
+    end = Pipeline(FINISHING[surgery.norms], verify=surgery.verify)(results[kept].graph_module)
+    steps = [results[name] for name in path[: path.index(kept) + 1]]
+    return Untrained(plan, joined([*steps, end]), stages, kept)
 
 
 def untrained(

@@ -28,7 +28,7 @@ from fxprune.ir.nodes import as_taken_now
 from fxprune.passes import Repair
 from fxprune.pruning.layer_sites import name_of, names_of_layers
 from fxprune.pruning.pruning_plan import PruningPlan
-from fxprune.pruning.untrained.quality import change_of
+from fxprune.pruning.untrained.quality import change_of, outputs_of
 from fxprune.rewriting.contract import Log
 from fxprune.rewriting.repairing import Fitting, Repairing
 from fxprune.run_record import read_json
@@ -187,13 +187,7 @@ class _Damages:
         self._at = 0
         self._state = state
         self._known = _read(state, self._fingerprint)
-        *_, self._output = graph_module.graph.nodes
-        self._wanted = self._outputs()
-
-    def _outputs(self) -> list[Any]:
-        with LayerByLayer(self._graph_module, self._inputs, folder=self._folder).running() as run:
-            run.until(self._output)
-            return run.values(self._output)
+        self._wanted = outputs_of(graph_module, batches)
 
     def of(self, sites: Sequence[PlannedSite]) -> float:
         """Return the damage, measured now or before; infinite if it cannot go."""

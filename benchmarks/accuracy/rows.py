@@ -1,0 +1,19 @@
+"""Files of rows, a line each: what names a row, and what became of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+_Row = TypeVar("_Row", bound=tuple[Any, ...])
+
+
+def read_rows(file: Path, kind: type[_Row]) -> dict[_Row, dict[str, Any]]:
+    """Return the rows of a file, by the NamedTuple that names each; none if there is none."""
+    found: dict[_Row, dict[str, Any]] = {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        content = json.loads(line)
+        names: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]  # of a NamedTuple
+        found[kind(*(content.pop(name) for name in names))] = content
+    return found

@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from fxprune.choosing.samples import Samples
 from fxprune.errors import FxpruneValueError
-from fxprune.facts.layer_by_layer import MEMORY, LayerByLayer, bytes_held, room_for
+from fxprune.facts.layer_by_layer import MEMORY, LayerByLayer, bytes_held, require_bytes, room_for
 from fxprune.facts.module_uses import CallSites
 from fxprune.ir.nodes import as_taken_now, called_module, graphs_of, input_at
 from fxprune.ir.processes import share_of, sum_up, total
@@ -49,6 +49,10 @@ class MeasureNorms(Pass):
     after: ClassVar[tuple[str, ...]] = ("remove-channels", "remove-layers", "repair")
     data: Any = field(default=None, hash=False, compare=False, repr=False)
     memory: int = MEMORY
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_bytes(self.memory)
 
     def may_apply(self, graph_module: fx.GraphModule) -> bool:
         """Say whether there is a batch norm."""

@@ -5,6 +5,7 @@ W' x' + b'   ->   (W' + D) x' + b' + d,    D, d: least squares of what W x + b w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from torch import fx
 
 from fxprune.choosing.samples import Samples
 from fxprune.errors import FxpruneError, FxpruneValueError
-from fxprune.facts.layer_by_layer import MEMORY
+from fxprune.facts.layer_by_layer import MEMORY, require_bytes
 from fxprune.facts.module_uses import CallSites
 from fxprune.ir.nodes import TRACE
 from fxprune.ir.processes import share_of
@@ -59,8 +60,9 @@ class Repair(Pass):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.ridge >= 0:
-            raise FxpruneValueError(f"ridge is 0 at least; got {self.ridge}")
+        if not 0 <= self.ridge < math.inf:
+            raise FxpruneValueError(f"ridge is a finite number, 0 at least; got {self.ridge}")
+        require_bytes(self.memory)
 
     def rewrite_all(self, graphs: Sequence[tuple[str, fx.GraphModule]], log: Log) -> None:
         """Fit the layers of the outermost graph."""

@@ -197,6 +197,12 @@ def _size(node: fx.Node) -> int:
     return sum(math.prod(one.shape) * one.dtype.itemsize for one in metadata_in(node.meta.get(META)))
 
 
+def require_bytes(memory: int) -> None:
+    """Raise FxpruneValueError unless ``memory`` is a number of bytes that values may take."""
+    if memory < 0:
+        raise FxpruneValueError(f"memory is a number of bytes, 0 at least; got {memory}")
+
+
 @contextmanager
 def room_for(needed: int, memory: int = MEMORY) -> Iterator[str | None]:
     """Yield a folder for values, where ``needed`` bytes are more than ``memory``; None where they fit.

@@ -232,8 +232,8 @@ class Repairing:
         if self._few:
             worst = max(self._few, key=self._few.__getitem__)
             self._rewriter.log.warn(
-                f"{self._images:,} images are fewer samples than {len(self._few)} layers have inputs, so that fits "
-                f"rest on the ridge: {worst} would need {self._few[worst]:,}"
+                f"too few images ({self._images:,}): {len(self._few)} of the layers have more inputs than these give "
+                f"samples, and rest on the ridge; {worst} would need {self._few[worst]:,}"
             )
 
 

@@ -18,7 +18,7 @@ from fxprune.choosing.criteria.reader_moments import ReaderMoments, can_be_measu
 from fxprune.choosing.samples import Batch
 from fxprune.choosing.sites import Groups, Statistics
 from fxprune.facts.module_uses import CallSites
-from fxprune.passes import RemoveChannels
+from fxprune.passes import RemoveChannels, Repair
 from fxprune.rewriting.contract import Log
 from fxprune.rewriting.refit import Reading, put, reading
 from fxprune.rewriting.rewriter import Rewriter
@@ -29,7 +29,6 @@ from fxprune.weights.least_squares import Fit, Moments
 Order = Sequence[tuple[str, int]]
 """Channels in the order in which they go: of layers, by path, the places of their outputs."""
 Numbers = tuple[int, ...]
-_RIDGE = 1e-3
 
 
 class StepNetwork:
@@ -40,6 +39,7 @@ class StepNetwork:
         orders: of each group, in forward order.
         batches: what readers are fitted on; None: they are not.
         groups, statistics: how channels go together, as :class:`fxprune.passes.RemoveChannels` takes them.
+        ridge: of the fits, as :class:`fxprune.passes.Repair` takes it.
     """
 
     def __init__(
@@ -49,7 +49,9 @@ class StepNetwork:
         batches: Sequence[Batch] | None,
         groups: Groups = "within",
         statistics: Statistics = "exact",
+        ridge: float = Repair.ridge,
     ) -> None:
+        self._ridge = ridge
         self._orders = orders
         self._batches = batches
         self._groups, self._statistics = groups, statistics
@@ -80,7 +82,7 @@ class StepNetwork:
         if self._batches is not None:
             channels, moments = self._moments(graph, before)
             gone = channels.flagged({int(channels.outputs[path][place]) for path, place in order[:number]})
-            _refit(found, moments, gone)
+            _refit(found, moments, gone, self._ridge)
         return found
 
     def _moments(self, graph: fx.GraphModule, before: Numbers) -> tuple[Channels, dict[str, ReaderMoments]]:
@@ -98,18 +100,18 @@ class StepNetwork:
         return self._measured[1:]
 
 
-def _refit(graph_module: fx.GraphModule, moments: dict[str, ReaderMoments], gone: np.ndarray) -> None:
+def _refit(graph_module: fx.GraphModule, moments: dict[str, ReaderMoments], gone: np.ndarray, ridge: float) -> None:
     """Fit the layers of a cut graph that read what has ``gone``, by class."""
     sites, rewriter = CallSites(graph_module), Rewriter(graph_module, Log(), "step-constraint")
     for node in list(graph_module.graph.find_nodes(op="call_module")):
         one = reading(node, sites) if str(node.target) in moments else None
         if isinstance(one, Reading):
-            fit = _fit(moments[str(node.target)], gone)
+            fit = _fit(moments[str(node.target)], gone, ridge)
             if one.geometry.matrix(one.layer.weight).shape == fit.weight.shape:  # type: ignore[arg-type]
                 put(one, fit, rewriter, sites)
 
 
-def _fit(moments: ReaderMoments, gone: np.ndarray) -> Fit:
+def _fit(moments: ReaderMoments, gone: np.ndarray, ridge: float) -> Fit:
     """Return what the columns that are left add for those that have gone."""
     goes = np.any([gone[one] for one in moments.classes], axis=0)
     kept, lost = (torch.from_numpy(np.flatnonzero(one)).to(moments.sum.device) for one in (~goes, goes))
@@ -121,6 +123,6 @@ def _fit(moments: ReaderMoments, gone: np.ndarray) -> Fit:
     sums.rx = missing @ moments.products[:, lost][:, :, kept]
     sums.x, sums.r = moments.sum[:, kept], (missing @ moments.sum[:, lost].unsqueeze(2)).squeeze(2)
     sums.rr = ((missing @ moments.products[:, lost][:, :, lost]) * missing).sum(2)
-    found = sums.fit(_RIDGE)
+    found = sums.fit(ridge)
     bias = torch.unflatten(found.bias, 1, (moments.taps, -1)).sum(1)
     return found._replace(weight=moments.as_weight(found.weight), bias=bias)

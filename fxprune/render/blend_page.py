@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from string import Template
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +11,8 @@ import numpy as np
 from fxprune.choosing.blend_record import SearchRecord
 from fxprune.choosing.criterion_blend import Blend
 from fxprune.choosing.criterion_clusters import Matrix, mean_correlation
-from fxprune.render.html import escaped, static
+from fxprune.render.plain_page import plain_page, table
 from fxprune.render.plots import COLORS, percent, plotting, svg_of
-from fxprune.render.run_page import table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,11 +40,7 @@ def blend_page(record: SearchRecord, blend: Blend, *, title: str) -> str:
         "<h2>Clusters of criteria, and what counts</h2>",
         table(("group", "clusters", "factors"), _groups(record, blend)),
     ]
-    return Template(static("run.html")).substitute(
-        title=escaped(f"{title}: blend of criteria"),
-        style=static("theme.css") + static("run.css"),
-        body="\n".join(body),
-    )
+    return plain_page(f"{title}: blend of criteria", body)
 
 
 def blend_plots(record: SearchRecord) -> dict[str, str]:

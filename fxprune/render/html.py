@@ -204,7 +204,7 @@ def _document(title: str, data: Mapping[str, Any]) -> str:
     script = "".join(static(name) for name in _SCRIPTS)
     return Template(static("page.html")).substitute(
         title=escaped(title),
-        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}",
+        policy=f"default-src 'none'; style-src {hash_of(style)}; script-src {hash_of(script)}",
         style=style,
         data=_embedded(data),
         script=script,
@@ -221,7 +221,8 @@ def escaped(text: str) -> str:
     return html.escape(text).encode("ascii", "xmlcharrefreplace").decode()
 
 
-def _hash(text: str) -> str:
+def hash_of(text: str) -> str:
+    """Return how a content security policy names an inline style or script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from string import Template
+from collections.abc import Iterator
 
-from fxprune.render.html import escaped, static
+from fxprune.render.html import escaped
+from fxprune.render.plain_page import plain_page, table
 from fxprune.render.plots import run_plots
 from fxprune.run_record import NO_SCALES, RunRecord, run_title
 from fxprune.run_results import before_and_after, notes_on
@@ -26,11 +26,7 @@ def run_page(run: RunRecord) -> str:
     else:
         body.append(f"<p>{escaped(NO_SCALES)}</p>")
     title = run_title({**run.settings, **(run.report or {})})
-    return Template(static("run.html")).substitute(
-        title=escaped(f"{title}: training" if title else "Training run"),
-        style=static("theme.css") + static("run.css"),
-        body="\n".join(body),
-    )
+    return plain_page(f"{title}: training" if title else "Training run", body)
 
 
 def _layers(run: RunRecord) -> Iterator[tuple[str, str, str]]:
@@ -44,10 +40,3 @@ def _layers(run: RunRecord) -> Iterator[tuple[str, str, str]]:
         since = zero if zero is not None else gone.get(path)
         how = [run.gone_how] if path in gone else []
         yield path, f"{values[-1]:.4g}", ", ".join([*([] if since is None else [f"{since:,}"]), *how])
-
-
-def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of texts as HTML."""
-    head = "".join(f'<th scope="col">{escaped(text)}</th>' for text in headers)
-    body = "\n".join(f"<tr>{''.join(f'<td>{escaped(text)}</td>' for text in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'

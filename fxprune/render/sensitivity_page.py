@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from string import Template
 from typing import TYPE_CHECKING, Any
 
-from fxprune.render.html import escaped, static
+from fxprune.render.html import escaped
+from fxprune.render.plain_page import plain_page, table
 from fxprune.render.plots import COLORS, percent, plotting, svg_of
-from fxprune.render.run_page import table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,11 +38,7 @@ def sensitivity_page(told: Told, *, title: str, notes: Sequence[str] = ()) -> st
     if told["curve"]:
         body += ["<h2>What each target of MACs would cost</h2>", table(_CURVE, map(_of_point, told["curve"]))]
     body += ["<h2>One removal at a time</h2>", table(_SITES, _of_sites(told))]
-    return Template(static("run.html")).substitute(
-        title=escaped(f"{title}: sensitivity"),
-        style=static("theme.css") + static("run.css"),
-        body="\n".join(body),
-    )
+    return plain_page(f"{title}: sensitivity", body)
 
 
 def _of_sites(told: Told) -> Iterator[list[str]]:

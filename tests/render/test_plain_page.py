@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from render_helpers import Open
 
-from fxprune.render.plain_page import plain_page, table
+from fxprune.render.plain_page import Cell, plain_page, table
 
-ROWS = [["b", ("9 ms", 9.0)], ["a<i>", ("10 ms", 10.0)], ["c", ""]]
+ROWS: list[list[Cell]] = [["b", ("9 ms", 9.0)], ["a<i>", ("10 ms", 10.0)], ["c", ""]]
+CELLS: list[list[Cell]] = [["<c>"], [("<d>", 1.0)]]
 
 
 def test_there_is_a_script_only_where_something_can_be_sorted() -> None:
@@ -17,7 +18,7 @@ def test_there_is_a_script_only_where_something_can_be_sorted() -> None:
 
 
 def test_everything_is_escaped() -> None:
-    page = plain_page("<T>", [table(("<h>",), [["<c>"], [("<d>", 1.0)]], sortable=True)])
+    page = plain_page("<T>", [table(("<h>",), CELLS, sortable=True)])
     assert page.isascii()
     for text in ("T", "h", "c", "d"):
         assert f"<{text}>" not in page

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import nn
 from torch.nn import functional
+from torchvision import models
 
 from fxprune.training.cifar_resnet import BasicBlock, CifarResNet
 
@@ -64,3 +65,11 @@ class PlainNet(nn.Sequential):
 
 plain20 = partial(PlainNet, depth=20)
 plain56 = partial(PlainNet, depth=56)
+resnet18 = partial(models.resnet18, num_classes=10)
+mobilenet_v2 = partial(models.mobilenet_v2, num_classes=10)
+_IMAGE_SIZES = {"resnet18": 64, "mobilenet_v2": 64}
+
+
+def image_size(network: str) -> int:
+    """Return the side, in pixels, of the images that a network of this file is trained on."""
+    return _IMAGE_SIZES.get(network, 32)

@@ -40,7 +40,6 @@ from fxprune.sources.models import load_weights
 from fxprune.training.data import ImageData, load_data, sample_batches, sample_inputs
 from fxprune.training.evaluation import evaluate
 
-IMAGE_SIZE = 32
 IN_BLOCKS = ("layer*.conv1",)
 OURS = "ours"
 
@@ -65,7 +64,7 @@ def main() -> None:
         write_json(RESULTS / f"repairs_{arguments.network}.json", record(rows, arguments.network))
         return
     make_folder(arguments.runs)
-    data = load_data(arguments.data, IMAGE_SIZE, in_memory=arguments.in_memory)
+    data = load_data(arguments.data, networks.image_size(arguments.network), in_memory=arguments.in_memory)
     data, test = without_choosing(data, arguments.choosing, arguments.seed)
     if arguments.test_images:
         count = len(test)  # type: ignore[arg-type]  # every map-style data set has a length
@@ -82,7 +81,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", help="a CIFAR ResNet of benchmarks/networks.py")
+    parser.add_argument("network", help="one of benchmarks/networks.py")
     parser.add_argument("--weights", required=True, type=Path, nargs="+", help="checkpoints of it")
     parser.add_argument("--data", required=True, help="as for fxprune prune")
     parser.add_argument("--in-memory", action="store_true", help="as for fxprune prune")

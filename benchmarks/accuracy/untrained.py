@@ -31,9 +31,9 @@ import torch
 from torch import fx
 from torch.utils.data import Dataset
 
-from benchmarks import RESULTS
+from benchmarks import RESULTS, networks
 from benchmarks.accuracy.paired import without_choosing
-from benchmarks.accuracy.repairs import IMAGE_SIZE, finished, traced
+from benchmarks.accuracy.repairs import finished, traced
 from benchmarks.accuracy.rows import read_rows
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
 from benchmarks.accuracy.untrained_record import record
@@ -67,7 +67,7 @@ class Row(NamedTuple):
 def main() -> None:
     """Work out the rows that are not done yet, or write the table of those that are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("network", help="a CIFAR ResNet of benchmarks/networks.py")
+    parser.add_argument("network", help="one of benchmarks/networks.py")
     parser.add_argument("--weights", required=True, type=Path, nargs="+", help="checkpoints of it")
     parser.add_argument("--left", type=float, nargs="+", default=[0.7, 0.5], help="shares of the MACs to leave")
     parser.add_argument("--what", nargs="+", choices=WHAT, default=list(WHAT))
@@ -86,7 +86,7 @@ def main() -> None:
     shared = {**settings.shared(), "images": arguments.images, "choosing": arguments.choosing}
     if any(one["settings"] != shared for one in rows.values()):
         raise SystemExit(f"{file} has rows of other settings than {shared}: use the same, or other --runs")
-    data = load_data(arguments.data, IMAGE_SIZE, in_memory=arguments.in_memory)
+    data = load_data(arguments.data, networks.image_size(arguments.network), in_memory=arguments.in_memory)
     data, test = without_choosing(data, arguments.choosing, settings.seed)
     for row, found in worked_out(arguments, settings, data, test, rows):
         append_line(file, json.dumps({**row._asdict(), **found, "settings": shared}))

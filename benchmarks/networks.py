@@ -65,6 +65,51 @@ class PlainNet(nn.Sequential):
 
 plain20 = partial(PlainNet, depth=20)
 plain56 = partial(PlainNet, depth=56)
+
+
+class ConvBlock(nn.Sequential):
+    """A conv, its norm and SiLU."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int = 1, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, channels, kernel, stride, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.SiLU(),
+        )
+
+
+class C2f(nn.Module):
+    """A block in the way of YOLOv8's: half of the channels go through bottlenecks, and all that was made is joined."""
+
+    def __init__(self, in_channels: int, channels: int, bottlenecks: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.first = ConvBlock(in_channels, channels)
+        self.bottlenecks = nn.ModuleList(
+            nn.Sequential(ConvBlock(half, half, 3), ConvBlock(half, half, 3)) for _ in range(bottlenecks)
+        )
+        self.last = ConvBlock((2 + bottlenecks) * half, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the last conv makes of both halves and of what each bottleneck adds to."""
+        parts = list(self.first(x).chunk(2, 1))
+        for bottleneck in self.bottlenecks:
+            parts.append(parts[-1] + bottleneck(parts[-1]))
+        found: torch.Tensor = self.last(torch.cat(parts, 1))
+        return found
+
+
+class C2fNet(nn.Sequential):
+    """A classifier of the widths and depths of YOLOv8s' backbone."""
+
+    def __init__(self, classes: int = 1000) -> None:
+        stages: list[nn.Module] = [ConvBlock(3, 32, 3, 2)]
+        for width, bottlenecks in ((64, 1), (128, 2), (256, 2), (512, 1)):
+            stages += [ConvBlock(width // 2, width, 3, 2), C2f(width, width, bottlenecks)]
+        super().__init__(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+
+
+c2f = C2fNet
 resnet18 = partial(models.resnet18, num_classes=10)
 mobilenet_v2 = partial(models.mobilenet_v2, num_classes=10)
 _IMAGE_SIZES = {"resnet18": 64, "mobilenet_v2": 64}

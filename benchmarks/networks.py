@@ -79,7 +79,7 @@ class ConvBlock(nn.Sequential):
 
 
 class C2f(nn.Module):
-    """A block in the way of YOLOv8's: half of the channels go through bottlenecks, and all that was made is joined."""
+    """A block in the way of YOLOv8's: half of the channels go through bottlenecks, all of it is joined."""
 
     def __init__(self, in_channels: int, channels: int, bottlenecks: int) -> None:
         super().__init__()

@@ -1,0 +1,1 @@
+"""What a network takes on the device that will run it."""

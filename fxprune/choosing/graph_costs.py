@@ -2,41 +2,36 @@
 
     conv(x; W), 16 of 64 rows and 8 of 32 columns gone   ->   (1 - 16/64) (1 - 8/32) of its MACs and parameters
 
-A term goes when all nodes that hold it have gone; of what stays, the share of each of its axes that is kept says how
-much. What is computed by whom, and along which axes, is in one place for all that chooses.
+What is computed by whom, and along which axes, is in one place for all that chooses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import fx, nn
 
 from fxprune.choosing.channel_costs import macs_by_node
+from fxprune.choosing.cost_terms import NO_NODES, Amounts, Axes, Nodes, Term, Terms
+from fxprune.choosing.time_terms import TimeTerms
+from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.costs.macs import batch_size, node_macs
 from fxprune.costs.parameter_holders import Holders
 from fxprune.ir.module_tree import is_opaque, regions_in
 from fxprune.ir.nodes import called_modules, graphs_of
 from fxprune.structures.channels.groups import Channels
-from fxprune.structures.channels.labels import Array
 from fxprune.structures.channels.tensors import Vectors
 
-Amounts = NDArray[np.float64]
-Nodes = frozenset[fx.Node]
-Term = tuple[float, Nodes, Iterable[Vectors]]
-"""An amount, the nodes that hold it, and the labels along each of its axes."""
 Held = Iterable[tuple[nn.Parameter, Nodes]]
-_NO_NODES: Nodes = frozenset()
 
 
 class Cost(NamedTuple):
-    """MACs for one sample, and parameters without those of scales."""
+    """MACs for one sample, parameters without those of scales, milliseconds beside those that any network takes."""
 
     macs: float = 0.0
     params: float = 0.0
+    milliseconds: float = 0.0
 
 
 def total(costs: Iterable[Cost]) -> Cost:
@@ -51,19 +46,26 @@ class GraphCosts:
         graph_module: the graph; the MACs of a region are those of all its calls.
         channels: its channels, if any of them may go.
         held: the parameters that count, each with the nodes that hold it; by default all that the graph holds.
+        latency: what says how long its ops take, where that counts.
     """
 
     def __init__(
-        self, graph_module: fx.GraphModule, channels: Channels | None = None, held: Held | None = None
+        self,
+        graph_module: fx.GraphModule,
+        channels: Channels | None = None,
+        held: Held | None = None,
+        latency: LatencyTable | None = None,
     ) -> None:
         self.graph, self.channels = graph_module.graph, channels
-        self._axes = _Axes(channels)
+        self._axes = Axes(channels)
         held = Holders(graph_module).held(graph_module).values() if held is None else held
         macs, params = _macs(graph_module, channels), _params(channels, held)
-        self._sums: Mapping[str, _Sum] = {"macs": _Sum(macs, self._axes), "params": _Sum(params, self._axes)}
+        self._sums: dict[str, Terms] = {"macs": Terms(macs, self._axes), "params": Terms(params, self._axes)}
+        if latency is not None:
+            self._sums["milliseconds"] = TimeTerms(graph_module, latency, self._axes)
         self._axes.close()
 
-    def left(self, classes: Collection[int] = (), gone: Nodes = _NO_NODES) -> Cost:
+    def left(self, classes: Collection[int] = (), gone: Nodes = NO_NODES) -> Cost:
         """Return the costs without these classes and nodes."""
         kept = self._axes.kept(frozenset(classes))
         return Cost(**{name: one.left(kept, gone) for name, one in self._sums.items()})
@@ -71,9 +73,9 @@ class GraphCosts:
     def saved(
         self,
         classes: Collection[int] = (),
-        nodes: Nodes = _NO_NODES,
+        nodes: Nodes = NO_NODES,
         gone_classes: frozenset[int] = frozenset(),
-        gone: Nodes = _NO_NODES,
+        gone: Nodes = NO_NODES,
     ) -> Cost:
         """Return what goes with ``nodes``, or with ``classes`` of one group, once others are gone."""
         kept = self._axes.kept(gone_classes)
@@ -86,6 +88,12 @@ class GraphCosts:
         """Return by cost what goes with each class alone, by class (of ``count``), to first order."""
         return {name: self._axes.by_class(one.of_axes(), count) for name, one in self._sums.items()}
 
+    def refit(self, latency: LatencyTable) -> None:
+        """Go on with another fit of the same times of ops."""
+        times = self._sums.get("milliseconds")
+        if isinstance(times, TimeTerms):
+            times.refit(latency)
+
     def joined_without(self, node: fx.Node) -> frozenset[int]:
         """Return the classes of what ``node`` reads and computes; none where they are the same."""
         if self.channels is None:
@@ -97,131 +105,12 @@ class GraphCosts:
         return frozenset().union(*sides) if len(set(sides)) > 1 else frozenset()
 
 
-class _Axes:
-    """The distinct axes of all terms, numbered, and the share of each that is left; behind them 1, at -1."""
-
-    def __init__(self, channels: Channels | None) -> None:
-        self._channels = channels
-        self._numbers: dict[tuple[int, ...], int] = {}
-        self._classes: list[Array] = []  # at each place of an axis, a row for each layer of labels
-
-    def numbers(self, axes: Iterable[Vectors]) -> list[int]:
-        """Return the numbers of the axes that have labels."""
-        return [self._number(vectors) for vectors in axes if vectors]
-
-    def _number(self, vectors: Vectors) -> int:
-        assert self._channels is not None
-        key = tuple(map(id, vectors))  # held by the analysis
-        if key not in self._numbers:
-            self._numbers[key] = len(self._classes)
-            self._classes.append(np.stack([self._channels.class_of[one] for one in vectors]))
-        return self._numbers[key]
-
-    def close(self) -> None:
-        """Take note that all axes are known."""
-        self._whole = np.ones(len(self._classes) + 1)
-        self._last = frozenset[int](), self._whole
-        self._of_group: dict[int, Sequence[int]] = {}
-
-    def kept(self, classes: frozenset[int]) -> Amounts:
-        """Return the share of each axis that is left without ``classes``."""
-        if not classes:
-            return self._whole
-        if self._last[0] != classes:
-            assert self._channels is not None
-            goes = self._channels.flagged(classes)
-            self._last = classes, np.array([1 - goes[one].any(0).mean() for one in self._classes] + [1.0])
-        return self._last[1]
-
-    def kept_beside(self, gone: frozenset[int], classes: Collection[int]) -> Amounts:
-        """Return the same without ``classes`` too, all of them of one group."""
-        assert self._channels is not None
-        goes = self._channels.flagged(gone | set(classes))
-        found = self.kept(gone).copy()
-        for axis in self._touched(next(iter(classes))):
-            found[axis] = 1 - goes[self._classes[axis]].any(0).mean()
-        return found
-
-    def _touched(self, one: int) -> Sequence[int]:
-        """Return the axes that have channels of the group of a class."""
-        assert self._channels is not None
-        if not self._of_group:
-            for group in self._channels.groups:
-                member = self._channels.flagged(group.classes)
-                axes = [axis for axis, classes in enumerate(self._classes) if member[classes].any()]
-                self._of_group |= dict.fromkeys(group.classes.tolist(), axes)
-        return self._of_group.get(one, range(len(self._classes)))
-
-    def by_class(self, of_axes: Mapping[int, float], count: int) -> Amounts:
-        """Return by class the sum of what is lost with each axis, a place of it at a time."""
-        found = np.zeros(count)
-        for axis, amount in of_axes.items():
-            classes = self._classes[axis]
-            np.add.at(found, classes, amount / classes.shape[1])
-        return found
-
-
-class _Sum:
-    """One cost: of each term the product of its amount with the shares of its axes that are kept."""
-
-    def __init__(self, terms: Iterable[Term], axes: _Axes) -> None:
-        known = [(amount, nodes, axes.numbers(along)) for amount, nodes, along in terms]
-        self._amounts = np.array([float(amount) for amount, *_ in known])
-        self._holders = [nodes for _, nodes, _ in known]
-        self._along = _padded([numbers for *_, numbers in known])
-        self._of_node: dict[fx.Node, list[int]] = {}
-        for index, nodes in enumerate(self._holders):
-            for node in nodes:
-                self._of_node.setdefault(node, []).append(index)
-        self._last: tuple[Nodes, Amounts] = _NO_NODES, np.ones(len(known))
-
-    def _values(self, kept: Amounts, terms: Sequence[int] | slice = slice(None)) -> Amounts:
-        """Return what each of ``terms`` comes to where so much of each axis is kept."""
-        found: Amounts = self._amounts[terms] * kept[self._along[terms]].prod(1)
-        return found
-
-    def _stays(self, gone: Nodes) -> Amounts:
-        """Return 1 for each term that a node which is not ``gone`` holds, 0 for the others."""
-        if self._last[0] != gone:
-            self._last = gone, np.array([not nodes <= gone for nodes in self._holders], dtype=float)
-        return self._last[1]
-
-    def left(self, kept: Amounts, gone: Nodes) -> float:
-        """Return the sum without what is ``gone``."""
-        return float((self._values(kept) * self._stays(gone)).sum())
-
-    def saved_with(self, nodes: Nodes, kept: Amounts, gone: Nodes) -> float:
-        """Return what goes with ``nodes``."""
-        found = sorted({index for node in nodes - gone for index in self._of_node.get(node, ())})
-        going = [index for index in found if self._holders[index] <= nodes | gone]
-        return float(self._values(kept, going).sum())
-
-    def saved_between(self, before: Amounts, after: Amounts, gone: Nodes) -> float:
-        """Return what goes where less of the axes is kept."""
-        return float(((self._values(before) - self._values(after)) * self._stays(gone)).sum())
-
-    def of_axes(self) -> Mapping[int, float]:
-        """Return what goes with each axis, to first order."""
-        found: dict[int, float] = {}
-        for amount, numbers in zip(self._amounts.tolist(), self._along.tolist(), strict=True):
-            for number in numbers:
-                if number >= 0:
-                    found[number] = found.get(number, 0.0) + amount
-        return found
-
-
-def _padded(rows: Sequence[Sequence[int]]) -> NDArray[np.int64]:
-    """Return the numbers of axes of each term, (terms, axes); in free places that of one that loses nothing."""
-    width = max([1, *map(len, rows)])
-    return np.array([[*row, *[-1] * (width - len(row))] for row in rows], dtype=np.int64).reshape(-1, width)
-
-
 def _macs(graph_module: fx.GraphModule, channels: Channels | None) -> list[Term]:
     """Return the MACs of each node; what regions cost is told by their own graphs."""
     inside = inside_opaque(graph_module)
     if channels is not None:
         terms = macs_by_node(channels)
-        return [(amount, nodes, axes) for nodes, (amount, axes) in terms if inside.keys().isdisjoint(nodes)]
+        return [(amount, nodes, _labelled(axes)) for nodes, (amount, axes) in terms if inside.keys().isdisjoint(nodes)]
     batch = batch_size(graph_module)
     macs = {node: node_macs(node) for node in graph_module.graph.nodes if node not in inside}
     return [(float(count / batch), frozenset((node,)), ()) for node, count in macs.items() if count]
@@ -229,7 +118,11 @@ def _macs(graph_module: fx.GraphModule, channels: Channels | None) -> list[Term]
 
 def _params(channels: Channels | None, held: Held) -> list[Term]:
     axes_of = {} if channels is None else {id(one.tensor): one.axes.values() for one in channels.walk.records}
-    return [(one.numel(), nodes, axes_of.get(id(one), ())) for one, nodes in held]
+    return [(one.numel(), nodes, _labelled(axes_of.get(id(one), ()))) for one, nodes in held]
+
+
+def _labelled(axes: Iterable[Vectors]) -> list[Vectors]:
+    return [one for one in axes if one]
 
 
 def inside_opaque(graph_module: fx.GraphModule) -> dict[fx.Node, Nodes]:

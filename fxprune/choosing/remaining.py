@@ -1,4 +1,4 @@
-"""What is left of a graph's MACs and parameters without some of its layers and channels."""
+"""What is left of a graph's MACs, parameters and time without some of its layers and channels."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import numpy as np
 from torch import fx
 
-from fxprune.choosing.graph_costs import Cost, GraphCosts, Nodes, inside_opaque, total
+from fxprune.choosing.cost_terms import NO_NODES, Nodes
+from fxprune.choosing.graph_costs import Cost, GraphCosts, inside_opaque, total
 from fxprune.choosing.sites import ChannelSite
+from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.costs.parameter_holders import Holders
+from fxprune.facts.ranges import bounds_of_values
 from fxprune.gates.channel_gate import ChannelScale
 from fxprune.ir.nodes import graphs_of
+from fxprune.ops.op import Bounds
 from fxprune.structures.channel_chunk import Chunk, classes_of_gates
 from fxprune.structures.channels.groups import Channels, Group
 from fxprune.structures.channels.labels import Array
 from fxprune.structures.gated_layers import Gate, gates_of
+from fxprune.structures.idle_activations import idle_without
 
 Site = Gate | Chunk
 """What may go: a conv, a branch, or some channels of a group."""
@@ -27,14 +32,18 @@ class Remaining:
     Args:
         graph_module: a graph with gates, as it is now.
         holders: who holds which parameter of the graph, where somebody asked already.
+        latency: what says how long its ops take, where time counts; costs have no milliseconds otherwise.
 
     Attributes:
         layers: the gates that can be removed, by path.
         channels: those of channels, by path.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, holders: Holders | None = None) -> None:
+    def __init__(
+        self, graph_module: fx.GraphModule, holders: Holders | None = None, latency: LatencyTable | None = None
+    ) -> None:
         holders = holders or Holders(graph_module)
+        self.latency = latency
         gates = gates_of(graph_module)
         self.layers = {gate.path: gate for gate in gates if gate.removable}
         self.channels = {gate.path: gate for gate in gates if isinstance(gate.module, ChannelScale)}
@@ -47,8 +56,16 @@ class Remaining:
             channels = Channels(graph, gated=True) if region in regions else None
             held = {key: one for key, one in holders.held(graph).items() if key not in counted}
             counted |= held.keys()
-            self._graphs[region] = GraphCosts(graph, channels, held.values())
+            self._graphs[region] = GraphCosts(graph, channels, held.values(), latency)
             self._classes |= {} if channels is None else classes_of_gates(channels)
+
+        self._idle = {} if latency is None else _idle_without(self.layers.values())
+
+    def refit(self, latency: LatencyTable) -> None:
+        """Go on with another fit of the same times of ops."""
+        self.latency = latency
+        for costs in self._graphs.values():
+            costs.refit(latency)
 
     def chunk(self, path: str, places: Sequence[int]) -> Chunk:
         """Return the classes at ``places`` of the gate of channels at ``path``."""
@@ -77,7 +94,7 @@ class Remaining:
 
     def _nodes(self, removed: Iterable[Site]) -> Nodes:
         """Return the nodes that go, those of regions in what goes too."""
-        gone = frozenset[fx.Node]().union(*(one.nodes for one in removed))
+        gone = frozenset[fx.Node]().union(*(one.nodes | self._idle.get(one.path, NO_NODES) for one in removed))
         return gone.union(*(self._inside[node] for node in gone & self._inside.keys()))
 
     def left(self, removed: Sequence[Site]) -> Cost:
@@ -101,6 +118,20 @@ class Remaining:
             if region == one.region or (len(regions) > 1 and costs.graph in regions)
         ]
         return total(parts)
+
+
+def _idle_without(layers: Iterable[Gate]) -> dict[str, Nodes]:
+    """Return by path the activations that an emitted network has not without each of ``layers``."""
+    bounds: dict[fx.Graph, dict[fx.Node, Bounds]] = {}
+    found = {}
+    for layer in layers:
+        graph, source = layer.node.graph, layer.node.args[0]
+        assert isinstance(source, fx.Node)
+        if graph not in bounds:
+            assert graph.owning_module is not None
+            bounds[graph] = bounds_of_values(graph.owning_module)
+        found[layer.path] = idle_without(layer.node, source, bounds[graph])
+    return found
 
 
 def _classes(removed: Iterable[Site], region: str) -> set[int]:

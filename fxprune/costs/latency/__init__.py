@@ -1,1 +1,1 @@
-"""What a network takes on the device that will run it."""
+"""How long a network takes on the device and backend that run it: measured, fitted, predicted."""

@@ -1,0 +1,128 @@
+"""What runs a network: each backend prepares a graph and its inputs to be timed again and again.
+
+A timer of the user's own is called with the graph and its inputs, and returns milliseconds: a phone can be asked so.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import fx
+
+from fxprune.costs.latency.conditions import Conditions
+from fxprune.costs.latency.in_place import in_place_copy
+from fxprune.costs.latency.timing import Timer
+from fxprune.errors import FxpruneError, first_line
+from fxprune.ir.pytrees import tensors_in
+
+Measure = Callable[[fx.GraphModule, tuple[Any, ...]], float]
+"""A user's timer."""
+Prepare = Callable[[fx.GraphModule, tuple[Any, ...]], Timer]
+_WARM_UP = 2
+
+
+@contextmanager
+def as_before(conditions: Conditions) -> Iterator[None]:
+    """Inside, torch has the threads of ``conditions``, no gradients, and random numbers of its own; then as before."""
+    threads = torch.get_num_threads()
+    devices = [torch.device(conditions.device)] if conditions.device.startswith("cuda") else []
+    with torch.random.fork_rng(devices), torch.no_grad():
+        torch.set_num_threads(conditions.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def preparing(conditions: Conditions, measure: Measure | None = None) -> Prepare:
+    """Return what prepares graphs to be timed under ``conditions``, or by the user's own timer ``measure``."""
+    if measure is not None:
+        return lambda graph_module, inputs: lambda: _asked(measure, graph_module, inputs)
+    makers = {"eager": _eager, "compile": _compiled, "onnxruntime": _by_onnxruntime}
+    make = makers[conditions.backend]
+
+    def prepare(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> Timer:
+        run = make(graph_module, inputs, conditions)
+        timer = _clocked(run, conditions.device)
+        for _ in range(_WARM_UP):
+            timer()
+        return timer
+
+    return prepare
+
+
+def _clocked(run: Callable[[], Any], device: str) -> Timer:
+    def timer() -> float:
+        start = time.perf_counter()
+        run()
+        if device != "cpu":
+            torch.accelerator.synchronize(device) if hasattr(torch, "accelerator") else torch.cuda.synchronize(device)
+        return (time.perf_counter() - start) * 1e3
+
+    return timer
+
+
+def _eager(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> Callable[[], Any]:
+    network = in_place_copy(graph_module)
+    return lambda: network(*inputs)
+
+
+def _compiled(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> Callable[[], Any]:
+    compiled = torch.compile(graph_module, dynamic=False)
+    return lambda: compiled(*inputs)
+
+
+def _by_onnxruntime(
+    graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions
+) -> Callable[[], Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = conditions.threads, 1, 3
+    providers = ["CPUExecutionProvider"] if conditions.device == "cpu" else ["CUDAExecutionProvider"]
+    try:
+        session = onnxruntime.InferenceSession(_as_onnx(graph_module, inputs), options, providers=providers)
+    except Exception as error:
+        raise FxpruneError(
+            f"ONNX Runtime cannot run the network: {first_line(error)}; take another backend"
+        ) from error
+    names = [one.name for one in session.get_inputs()]
+    given = dict(zip(names, (one.cpu().numpy() for one in tensors_in(inputs)), strict=False))
+    return lambda: session.run(None, given)
+
+
+def _as_onnx(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> bytes:
+    """Return the graph as ONNX, by the exporter that takes milliseconds for one op; by torch's newer one if it fails."""
+    written = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(graph_module, inputs, written, dynamo=False)
+        except Exception:
+            try:
+                written = io.BytesIO()
+                torch.onnx.export(graph_module, inputs, written, dynamo=True, verbose=False)
+            except Exception as error:
+                raise FxpruneError(
+                    f"torch cannot export the network to ONNX: {first_line(error)}; take another backend"
+                ) from error
+    return written.getvalue()
+
+
+def _asked(measure: Measure, graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> float:
+    """Return what a user's timer says; raises FxpruneError if that is no time."""
+    try:
+        found = measure(graph_module, inputs)
+    except Exception as error:
+        raise FxpruneError(f"measure= raised {type(error).__name__}: {first_line(error)}") from error
+    if isinstance(found, bool) or not isinstance(found, Real) or not math.isfinite(found) or found <= 0:
+        raise FxpruneError(f"measure= must return milliseconds, a finite number above 0; it returned {found!r}")
+    return float(found)

@@ -1,0 +1,54 @@
+"""The timed ops of a graph, and of all its regions, for a number of inputs at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import fx
+
+from fxprune.costs.latency.timed_ops import OpsOfGraph, TimedOp
+from fxprune.costs.macs import batch_size
+from fxprune.errors import FxpruneValueError
+from fxprune.ir.module_tree import is_opaque, is_region, regions_in
+from fxprune.ir.nodes import called_module, example_inputs_of
+from fxprune.ir.pytrees import map_tensors, tensors_in
+
+
+def inputs_at(graph_module: fx.GraphModule, batch: int) -> tuple[Any, ...]:
+    """Return the example inputs of a graph, so many at a time: the first, again and again.
+
+    Raises FxpruneValueError if the inputs share no first dimension.
+    """
+    inputs, own = example_inputs_of(graph_module), int(batch_size(graph_module))
+    if batch == own:
+        return inputs
+    if {one.shape[0] if one.dim() else 0 for one in tensors_in(inputs)} != {own}:
+        raise FxpruneValueError("the inputs share no first dimension that a batch could be; leave out batch")
+    found: tuple[Any, ...] = map_tensors(inputs, lambda one: one[:1].repeat(batch, *[1] * (one.dim() - 1)))
+    return found
+
+
+def ops_of(graph_module: fx.GraphModule, batch: int) -> list[TimedOp]:
+    """Return the timed ops of one graph; of a region in all its calls, for so many inputs of the whole graph."""
+    inputs, calls = example_inputs_of(graph_module), batch / float(batch_size(graph_module))
+    if not is_region(graph_module):
+        inputs, calls = inputs_at(graph_module, batch), 1.0
+    found = OpsOfGraph(graph_module, inputs).timed()
+    return [replace(one, calls=calls, inside=_inside(one.node, batch)) for one in found]
+
+
+def ops_of_all(graph_module: fx.GraphModule, batch: int) -> list[TimedOp]:
+    """Return the timed ops of a graph and of its regions."""
+    return [one for op in ops_of(graph_module, batch) for one in _with_inside(op)]
+
+
+def _with_inside(op: TimedOp) -> list[TimedOp]:
+    return [op, *(one for each in op.inside for one in _with_inside(each))]
+
+
+def _inside(node: fx.Node, batch: int) -> tuple[TimedOp, ...]:
+    module = called_module(node)
+    if module is None or not is_opaque(module):
+        return ()
+    return tuple(op for _, region in regions_in(module) for op in ops_of(region, batch))

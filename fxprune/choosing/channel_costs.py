@@ -8,16 +8,14 @@ the groups hold adds up to more than what all of them hold together. That some c
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
 from fxprune.costs.macs import batch_size, node_macs
-from fxprune.costs.parameter_holders import Holders
 from fxprune.gates.base import ungated
 from fxprune.ops.call import Call
 from fxprune.structures.channels.groups import Channels
@@ -28,11 +26,8 @@ from fxprune.structures.channels.values import Value
 ALL = 0
 _WEIGHTED = ("conv", "transposed conv", "linear")
 Amounts = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 Nodes = frozenset[fx.Node]
 Term = tuple[float, Sequence[Vectors]]  # an amount, and the labels along each axis of what has it
-COSTS = ("macs", "params")
-"""What is counted, in the order of all that is returned here."""
 
 
 def held(channels: Channels, owner: Array, count: int) -> tuple[Amounts, Amounts]:
@@ -53,60 +48,6 @@ def held(channels: Channels, owner: Array, count: int) -> tuple[Amounts, Amounts
             for group, share in shares.of(axes).items():
                 amounts[group] += amount * share
     return found
-
-
-class Costs:
-    """What goes of the MACs for one sample, and of the parameters, with any channels of one graph.
-
-    Of each amount the product, over its axes, of the shares that are kept is left: what the cut graph has, exactly.
-    """
-
-    def __init__(self, channels: Channels) -> None:
-        self._classes: list[Array] = []  # of each axis: (layers of labels, its size)
-        known: dict[tuple[int, ...], tuple[int, Vectors]] = {}
-        self._terms: list[list[tuple[float, list[int], Nodes]]] = []  # with the nodes that compute, or hold, it
-        held = Holders(channels.graph_module).held(channels.graph_module)
-        holders = {key: nodes for key, (_, nodes) in held.items()}
-        for terms in (macs_by_node(channels), _params_by_holder(channels, holders)):
-            self._terms.append([])
-            for nodes, (amount, axes) in terms:
-                places = [self._place(channels, vectors, known) for vectors in axes if vectors]
-                self._terms[-1].append((amount, places, nodes))
-
-    def _place(self, channels: Channels, vectors: Vectors, known: dict[tuple[int, ...], tuple[int, Vectors]]) -> int:
-        key = tuple(map(id, vectors))
-        if key not in known:
-            known[key] = len(self._classes), vectors  # held, so that no other gets its id
-            self._classes.append(channels.class_of[np.stack(vectors)])
-        return known[key][0]
-
-    def saved(self, goes: Flags, without: Nodes = frozenset()) -> tuple[float, ...]:
-        """Return the MACs and the parameters that go with the classes that ``goes`` flags, by class.
-
-        What goes ``without`` these nodes anyway is left out.
-        """
-        kept = [1 - np.count_nonzero(goes[one].any(0)) / one.shape[1] for one in self._classes]
-        return tuple(
-            sum(
-                amount * (1 - math.prod(kept[place] for place in places))
-                for amount, places, nodes in terms
-                if not without or not nodes <= without
-            )
-            for terms in self._terms
-        )
-
-    def of_each(self, count: int) -> list[Amounts]:
-        """Return what goes with each class alone, both by class (of ``count``), to first order."""
-        found = []
-        for terms in self._terms:
-            by_axis = np.zeros(len(self._classes))
-            for amount, places, _ in terms:
-                np.add.at(by_axis, places, amount)
-            each = np.zeros(count)
-            for amount, classes in zip(by_axis, self._classes, strict=True):
-                np.add.at(each, classes, amount / classes.shape[1])
-            found.append(each)
-        return found
 
 
 class _Shares:
@@ -140,13 +81,8 @@ class _Shares:
 
 
 def _params(channels: Channels) -> Iterator[Term]:
-    return (term for _, term in _params_by_holder(channels, {}))
-
-
-def _params_by_holder(channels: Channels, holders: Mapping[int, Nodes]) -> Iterator[tuple[Nodes, Term]]:
-    for record in channels.walk.records:
-        if isinstance(record.tensor, nn.Parameter):
-            yield holders.get(id(record.tensor), frozenset()), (record.tensor.numel(), list(record.axes.values()))
+    records = (one for one in channels.walk.records if isinstance(one.tensor, nn.Parameter))
+    return ((one.tensor.numel(), list(one.axes.values())) for one in records)
 
 
 def _macs(channels: Channels) -> Iterator[Term]:
@@ -163,7 +99,7 @@ def macs_by_node(channels: Channels) -> Iterator[tuple[Nodes, Term]]:
     for node in channels.graph_module.graph.nodes:
         macs = float(node_macs(node) / batch)
         if macs:
-            for share, axes in _multiplied(channels, node, summed[node]):
+            for share, axes in [*_multiplied(channels, node, summed[node])] or [(1, ())]:
                 yield frozenset((node,)), (macs * share, axes)
 
 

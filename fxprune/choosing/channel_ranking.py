@@ -16,10 +16,13 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import fx
 
 from fxprune.choosing.channel_amounts import Amount
-from fxprune.choosing.channel_costs import COSTS, Costs
+from fxprune.choosing.graph_costs import GraphCosts
 from fxprune.choosing.keeping import matches
+from fxprune.choosing.targets import Targets
+from fxprune.costs.parameter_holders import Holders
 from fxprune.structures.channels.groups import Channels, Group
 from fxprune.structures.channels.labels import LEAST, Array
 
@@ -66,9 +69,9 @@ class Field:
         return free[np.argsort(self.worth[free], kind="stable")]
 
     @cached_property
-    def costs(self) -> Costs:
-        """What the channels hold."""
-        return Costs(self.channels)
+    def costs(self) -> GraphCosts:
+        """What the graph costs; see :func:`count_together` for what several hold."""
+        return GraphCosts(self.channels.graph_module, self.channels)
 
     @cached_property
     def makers(self) -> Mapping[Group, Sequence[str]]:
@@ -87,6 +90,22 @@ class Field:
             _, counts = np.unique(self.channels.outputs[_inside(path, self.region)], return_counts=True)
             found = math.gcd(found, *counts.tolist())
         return max(found, 1)
+
+
+def count_together(fields: Sequence[Field], graph_module: fx.GraphModule) -> None:
+    """Have the costs of ``fields`` be those of parts of ``graph_module``: what several of them hold counts once."""
+    holders, counted = Holders(graph_module), set[int]()
+    for one in fields:
+        held = {key: found for key, found in holders.held(one.channels.graph_module).items() if key not in counted}
+        counted |= held.keys()
+        one.costs = GraphCosts(one.channels.graph_module, one.channels, held.values())
+
+
+def weights_of(targets: Targets, balance: float) -> dict[str, float]:
+    """Return by cost how much its savings count, 1 in all: ``balance`` that of MACs where parameters count too."""
+    macs, params = targets.macs is not None or targets.memory is not None, targets.params is not None
+    weights = {"macs": balance if params else 1.0} if macs else {}
+    return weights | ({"params": 1 - balance if macs else 1.0} if params else {})
 
 
 class Ranking:
@@ -141,15 +160,15 @@ class Ranking:
     def saved(self) -> list[NDArray[np.float64]]:
         """What each class saves, by graph and class: the sum of its shares of all that has a target."""
         found = [np.zeros(len(one.channels.labels)) for one in self._fields]
-        wanted = self._amount.targets
-        counted = [wanted.macs is not None or wanted.memory is not None, wanted.params is not None]
-        each = [one.costs.of_each(len(one.channels.labels)) if any(counted) else [] for one in self._fields]
-        for place, weight in zip(range(len(COSTS)), (self.balance, 1 - self.balance), strict=True):
-            if counted[place]:
-                whole = sum(float(one[place].sum()) for one in each) or 1.0
-                for saved, one in zip(found, each, strict=True):
-                    saved += one[place] / whole * (weight if all(counted) else 1.0)
-        return [np.maximum(one, np.finfo(float).tiny) if any(counted) else np.ones_like(one) for one in found]
+        weights = weights_of(self._amount.targets, self.balance)
+        if not weights:
+            return [np.ones_like(one) for one in found]
+        each = [one.costs.of_each(len(one.channels.labels)) for one in self._fields]
+        for name, weight in weights.items():
+            whole = sum(float(one[name].sum()) for one in each) or 1.0
+            for saved, one in zip(found, each, strict=True):
+                saved += one[name] / whole * weight
+        return [np.maximum(one, np.finfo(float).tiny) for one in found]
 
     def _least(self, one: Field, group: Group) -> int:
         """Return how many classes of ``group`` stay at least."""

@@ -10,16 +10,14 @@ import numpy as np
 from torch import fx
 
 from fxprune.choosing.channel_amounts import Amount
-from fxprune.choosing.channel_costs import COSTS
-from fxprune.choosing.channel_ranking import ALL, Field, Ranking
+from fxprune.choosing.channel_ranking import ALL, Field, Ranking, count_together
+from fxprune.choosing.graph_costs import Cost, total
 from fxprune.choosing.keeping import KEPT
 from fxprune.choosing.removal import OVERSHOOT
 from fxprune.choosing.targets import Targets
-from fxprune.costs.macs import batch_size, node_macs, total_macs, total_params
-from fxprune.costs.parameter_holders import Holders
+from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import TargetError
-from fxprune.ir.module_tree import is_opaque
-from fxprune.ir.nodes import TRACED_MACS, called_module
+from fxprune.ir.nodes import TRACED_MACS
 
 Gone = Sequence[Collection[int]]
 """The classes that go, by graph."""
@@ -42,40 +40,33 @@ class Left:
         self._fields = fields
         self._targets = targets
         self.peak = peak
-        self._graph_module = graph_module
-        totals = float(total_macs(graph_module)), float(total_params(graph_module))
-        self._totals = totals
-        self._wholes = graph_module.meta.get(TRACED_MACS, totals[0]) or 1, totals[1] or 1
+        count_together(fields, graph_module)
+        macs, params = float(total_macs(graph_module)), float(total_params(graph_module))
+        self._totals = Cost(macs, params)
+        self._traced = Cost(graph_module.meta.get(TRACED_MACS, macs), params)
 
     def of(self, gone: Gone) -> dict[str, float]:
         """Return the shares, by what has a target."""
-        flags = [one.channels.flagged(each) for one, each in zip(self._fields, gone, strict=True)]
-        saved = [one.costs.saved(each, self.without) for one, each in zip(self._fields, flags, strict=True)]
-        saved.append(self._saved_without())
-        found = {}
-        for place, name in enumerate(COSTS):
-            if getattr(self._targets, name) is not None:
-                found[name] = (self._totals[place] - sum(one[place] for one in saved)) / self._wholes[place]
+        saved = self._saved(gone)
+        costs = zip(Cost._fields, self._totals, saved, self._traced, strict=True)
+        found = {
+            name: (total - saved) / (traced or 1)
+            for name, total, saved, traced in costs
+            if getattr(self._targets, name) is not None
+        }
         if self._targets.memory is not None:
             found["memory"] = self.peak(gone) / (self._peak_of_all or 1.0)
         return found
 
-    def _saved_without(self) -> tuple[float, ...]:
-        """Return the MACs and the parameters that go with ``without``."""
-        if not self.without:
-            return 0.0, 0.0
-        graphs = [one.channels.graph_module for one in self._fields]
-        macs = sum(
-            float(node_macs(node) / batch_size(graph))
-            for graph in graphs
-            for node in graph.graph.nodes
-            if node in self.without and not is_opaque(called_module(node))
-        )
-        return macs, float(self._holders.only_by(self.without))
+    def _saved(self, gone: Gone) -> Cost:
+        parts = zip(self._fields, gone, strict=True)
+        left = total([one.costs.left(frozenset(each), self.without) for one, each in parts])
+        return Cost(*(whole - rest for whole, rest in zip(self._whole, left, strict=True)))
 
     @cached_property
-    def _holders(self) -> Holders:
-        return Holders(self._graph_module)
+    def _whole(self) -> Cost:
+        """What the terms of all graphs come to."""
+        return total([one.costs.left() for one in self._fields])
 
     @cached_property
     def _peak_of_all(self) -> float:

@@ -141,11 +141,11 @@ class Removals:
             self._refused.append(NotMeasured("channels", group.name or "of the model itself", why))
             return
         for count, gone in sorted(by_count.items()):
-            macs, params = field.costs.saved(self._channels.flagged(gone))
+            saved = field.costs.saved(gone)
             run = without_channels(self._channels, gone)
             planned = self._planned(gone, order)
             place = "channels", group.name, count, group.width
-            yield Removal(*place, macs, params, planned, run, tuple(order.tolist()))
+            yield Removal(*place, saved.macs, saved.params, planned, run, tuple(order.tolist()))
 
     def _planned(self, gone: Collection[int], order: Array) -> tuple[PlannedSite, ...]:
         """Return these classes as plans name them, with their places in ``order`` for scores."""

@@ -14,6 +14,7 @@ import click
 import fxprune
 from fxprune.cli.compare import diff_command
 from fxprune.cli.graphs import inspect, list_passes, run
+from fxprune.cli.latency import latency
 from fxprune.cli.plans import apply, plan
 from fxprune.cli.predict import predict
 from fxprune.cli.report import report
@@ -34,7 +35,11 @@ def cli(context: click.Context, debug: bool) -> None:
         click.echo(context.get_help())
 
 
-for command in (demo, inspect, sensitivity, prune, run, plan, apply, diff_command, report, predict, list_passes):
+_COMMANDS = (
+    *(demo, inspect, sensitivity, latency, prune, run, plan, apply),
+    *(diff_command, report, predict, list_passes),
+)
+for command in _COMMANDS:
     cli.add_command(command)
 
 

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from string import Template
+from typing import NamedTuple
+from urllib.parse import quote
 
 from fxprune.render.html import escaped, hash_of, static
 
-Cell = str | tuple[str, float]
-"""A text, and what it is sorted by, where that is another number than it shows."""
+
+class Link(NamedTuple):
+    """A text that leads to a file beside the page."""
+
+    text: str
+    href: str
+
+
+Cell = str | tuple[str, float] | Link
+"""A text; one with what it is sorted by, where that is another number than it shows; or a link."""
 
 
 def plain_page(title: str, body: Sequence[str]) -> str:
@@ -40,5 +50,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Cell]], *, sortable: b
 def _cell(cell: Cell) -> str:
     if isinstance(cell, str):
         return f"<td>{escaped(cell)}</td>"
+    if isinstance(cell, Link):
+        return f'<td><a href="{escaped(quote(cell.href))}">{escaped(cell.text)}</a></td>'
     text, value = cell
     return f'<td data-value="{float(value)!r}">{escaped(text)}</td>'

@@ -13,13 +13,14 @@ import click
 
 import fxprune
 from fxprune.cli.compare import diff_command
+from fxprune.cli.demo import demo
 from fxprune.cli.graphs import inspect, list_passes, run
 from fxprune.cli.latency import latency
 from fxprune.cli.plans import apply, plan
 from fxprune.cli.predict import predict
+from fxprune.cli.pruning import prune
 from fxprune.cli.report import report
 from fxprune.cli.sensitivity import sensitivity
-from fxprune.cli.training import demo, prune
 from fxprune.errors import FxpruneError, FxpruneWarning
 
 _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}

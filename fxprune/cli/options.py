@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 NORMS = ("fold", "keep")
 """The values of :data:`fxprune.passes.chains.Norms`, told without torch."""
+REPORTED = "out, and what report.json holds; progress goes to stderr"
 MODEL_HELP = f"MODEL: {FORMS}."
 CRITERIA = (
     "l1",

@@ -9,14 +9,26 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import click
 
 if TYPE_CHECKING:
     from rich.live import Live
 
 _BAR = 10  # characters
+
+
+def saying(aside: bool) -> Callable[[str], None]:
+    """Return what says a line at once: on stderr if ``aside``, where stdout is for a result alone."""
+
+    def say(line: str) -> None:
+        click.echo(line, err=aside)
+        sys.stdout.flush()
+
+    return say
 
 
 @contextmanager

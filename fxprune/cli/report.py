@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def report(run: Path, as_json: bool, html_file: Path | None) -> None:
     write_page(html_file, run_page(record))
 
 
-def show_results(report: dict[str, Any], out: Path, as_json: bool) -> None:
+def show_results(report: Mapping[str, Any], out: Path, as_json: bool) -> None:
     """Print what came of a run that is finished, from its report."""
     if as_json:
         print_json({"out": str(out), **report})
@@ -42,10 +43,8 @@ def show_results(report: dict[str, Any], out: Path, as_json: bool) -> None:
     click.echo(f"the pruned model, report.json and diff.html are in {out}")
 
 
-def show_finished(out: Path, as_json: bool) -> None:
+def show_finished(report: Mapping[str, Any], out: Path, as_json: bool) -> None:
     """Say in a line that the run in ``out`` is finished, and what came of it."""
-    report = read_run(out).report
-    assert report is not None
     if as_json:
         print_json({"out": str(out), **report})
         return

@@ -1,0 +1,167 @@
+"""What ``fxprune prune`` does once its options are read: one run in one folder, with or without training."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fxprune.cli.progress import progress_line, saying
+from fxprune.cli.teachers import of_random_weights, require_classes, teacher_of
+from fxprune.emission.formats import Exports
+from fxprune.run_record import read_run
+from fxprune.sources.models import LoadedModel, load_model
+from fxprune.training.data import ImageData, load_data
+from fxprune.training.engine import make_accelerator
+from fxprune.training.folder import is_finished, open_folder
+from fxprune.training.goal import Goal
+from fxprune.training.job import Run, prune_on_data, say_nothing
+from fxprune.training.settings import Settings
+from fxprune.training.untrained_job import Without, prune_on_images
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Report = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which network, from where its weights are, and who teaches it."""
+
+    model: str
+    weights: Path | None
+    pretrained: bool
+    classes: int | None
+    teacher_weights: Sequence[Path] = ()
+
+    def load(self) -> LoadedModel:
+        """Return the network."""
+        return load_model(self.model, self.weights, self.classes, pretrained=self.pretrained)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the record of a run tells of it."""
+        return {
+            "model": self.model,
+            "weights": self.weights and str(self.weights),
+            "weights_sha256": self.weights and _sha256(self.weights),
+            "pretrained": self.pretrained or None,
+            "teacher_weights": [str(path) for path in self.teacher_weights],
+            "teacher_weights_sha256": [_sha256(path) for path in self.teacher_weights],
+        }
+
+
+@dataclass(frozen=True)
+class Images:
+    """Which images, and how they are read."""
+
+    data: str
+    image_size: int | None
+    in_memory: bool
+    on_bad_image: str
+
+    def load(self) -> ImageData:
+        """Return them."""
+        options: dict[str, Any] = {"in_memory": self.in_memory, "on_bad_image": self.on_bad_image}
+        return load_data(self.data, self.image_size, **options)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the record of a run tells of them."""
+        return {"data": self.data, "image_size": self.image_size, "in_memory": self.in_memory}
+
+
+@dataclass(frozen=True)
+class Job:
+    """All of a run but its goal and its folder.
+
+    Attributes:
+        way: how it prunes without training; None if it trains.
+        aside: lines on how it goes are for stderr.
+    """
+
+    source: Source
+    images: Images
+    settings: Settings
+    way: Without | None
+    exports: Exports
+    aside: bool
+
+    def run(self, out: Path, goal: Goal) -> Done | None:
+        """Do it, or go on with it, unless that is done; None in a process that is not the main one."""
+        return self._trained(out, goal) if self.way is None else self._untrained(self.way, out, goal)
+
+    def _untrained(self, way: Without, out: Path, goal: Goal) -> Done:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise click.UsageError(
+                "--no-train runs in one process: leave torchrun out (in Python passes.Repair takes it)"
+            )
+        loaded, say = self._loaded(saying(self.aside), untaught=False)
+        data = self.images.load()
+        given = {**self.source.record(), **self.images.record()}
+        record = {**given, **way.options(), **_told(goal)}
+        if is_finished(out, record):
+            return Done.before(out)
+        with open_folder(out, record), progress_line("looking at the images"):
+            return Done(prune_on_images(loaded.model, data, out, goal, way, say, given))
+
+    def _trained(self, out: Path, goal: Goal) -> Done | None:
+        accelerator = make_accelerator(self.settings, out)
+        is_main: bool = accelerator.is_main_process
+        untaught = self.settings.learns_from_teacher and not self.source.teacher_weights
+        loaded, say = self._loaded(saying(self.aside) if is_main else say_nothing, untaught)
+        teacher = self._teacher(loaded)
+        data = self.images.load()
+        given = {**self.source.record(), **self.images.record()}
+        record = {**given, **_told(goal), **self.settings.shared()}
+        if is_finished(out, record):
+            return Done.before(out) if is_main else None
+        with ExitStack() as held:
+            if is_main:
+                held.enter_context(open_folder(out, record))
+            accelerator.wait_for_everyone()
+            run = Run(say, given, accelerator, self.exports)
+            report = prune_on_data(loaded.model, data, out, self.settings, goal=goal, run=run, teacher=teacher)
+        return Done(report) if is_main else None
+
+    def _loaded(self, say: Callable[[str], None], untaught: bool) -> tuple[LoadedModel, Callable[[str], None]]:
+        loaded = self.source.load()
+        for line in of_random_weights(self.source.model, self.source.weights, loaded, untaught):
+            say(line)
+        return loaded, say
+
+    def _teacher(self, loaded: LoadedModel) -> nn.Module | None:
+        source = self.source
+        known = [load_model(source.model, path, source.classes) for path in source.teacher_weights]
+        if self.settings.distill:
+            require_classes(dict(zip(source.teacher_weights, known, strict=True)) or {source.weights: loaded})
+        return teacher_of(known)
+
+
+@dataclass(frozen=True)
+class Done:
+    """The report of a run, and whether it was done before."""
+
+    report: Report
+    is_old: bool = False
+
+    @classmethod
+    def before(cls, out: Path) -> Done:
+        """Return what the finished run in a folder reported."""
+        report = read_run(out).report
+        assert report is not None
+        return cls(report, is_old=True)
+
+
+def _told(goal: Goal) -> dict[str, Any]:
+    """Return a goal as records have it; older ones have no patterns."""
+    return {name: value or None for name, value in goal.options().items()}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

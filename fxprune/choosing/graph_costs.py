@@ -110,7 +110,9 @@ def _macs(graph_module: fx.GraphModule, channels: Channels | None) -> list[Term]
     inside = inside_opaque(graph_module)
     if channels is not None:
         terms = macs_by_node(channels)
-        return [(amount, nodes, _labelled(axes)) for nodes, (amount, axes) in terms if inside.keys().isdisjoint(nodes)]
+        return [
+            (amount, nodes, _labelled(axes)) for nodes, (amount, axes) in terms if inside.keys().isdisjoint(nodes)
+        ]
     batch = batch_size(graph_module)
     macs = {node: node_macs(node) for node in graph_module.graph.nodes if node not in inside}
     return [(float(count / batch), frozenset((node,)), ()) for node, count in macs.items() if count]

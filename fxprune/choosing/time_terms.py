@@ -1,6 +1,6 @@
 """The time of a graph as a sum over its ops: of each what it takes at the widths that are left, and its launch.
 
-    conv of 64 to 128 channels, 16 of the 64 gone   ->   b t(48, 128) + c
+conv of 64 to 128 channels, 16 of the 64 gone   ->   b t(48, 128) + c
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -133,7 +133,7 @@ def inspected(traced: fx.GraphModule, what: str) -> bool:
 
 
 @torch.no_grad()
-def close(graph: fx.GraphModule, sites: list[Site]) -> None:
+def close(graph: fx.GraphModule, sites: Sequence[Site]) -> None:
     """Close what goes."""
     gates = {one.path: one for one in fxprune.gates_of(graph)}
     for site in sites:
@@ -146,5 +146,5 @@ def close(graph: fx.GraphModule, sites: list[Site]) -> None:
             gate.assign(scale=0.0, **({"shortcut": 1.0} if gate.module.has_shortcut else {}))
 
 
-def time_left(remaining: Remaining, latency: FakeLatency, sites: list[Site]) -> float:
+def time_left(remaining: Remaining, latency: FakeLatency, sites: Sequence[Site]) -> float:
     return fit_of(latency)[0] + remaining.left(sites).milliseconds

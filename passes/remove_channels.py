@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -23,7 +24,9 @@ from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.samples import Samples
 from fxprune.choosing.sites import Groups, Statistics, sites_of
 from fxprune.choosing.targets import Targets
+from fxprune.choosing.time_asked import require_latency
 from fxprune.costs.activation_memory import activation_bytes
+from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.costs.macs import warn_of_unknown_macs
 from fxprune.errors import FxpruneValueError, require_share
 from fxprune.facts.shapes import renew_shapes
@@ -40,6 +43,7 @@ from fxprune.structures.channels.reading import unread
 from fxprune.structures.gated_layers import layers_of_graph
 
 _SHOWN = 8
+_SHARES = {"macs": "the MACs", "params": "the parameters", "memory": "the activation memory", "latency": "the time"}
 Graphs = Sequence[tuple[str, fx.GraphModule]]
 Chooser = Callable[[Sequence[Field], Amount, Left], list[set[int]]]
 
@@ -62,8 +66,11 @@ class RemoveChannels(KeepingPass):
         ratio: the share of each group that goes, above 0 and below 1; those that are worth least. In Python also one
             share a stage, by patterns over the paths of layers (see :mod:`fxprune.choosing.keeping`): a group is of
             the first that matches a layer which makes its channels; groups that none matches stay.
-        target_macs, target_params, target_memory: the shares of :class:`fxprune.Targets` to leave: as few channels go
-            as meet all that are given.
+        target_macs, target_params, target_memory, target_latency: the shares of :class:`fxprune.Targets` to leave: as
+            few channels go as meet all that are given.
+        target_ms: its milliseconds, likewise.
+        latency: what says how long ops take, for a target in time: a :class:`fxprune.LatencyModel`. Groups then lose
+            channels in steps that save time.
         scope: "uniform": one ratio everywhere. "global": the channels of all groups are ranked together, for targets
             by their scores over what each saves of these.
         criterion: what a channel is worth, by name, or as a :class:`fxprune.choosing.criteria.base.Criterion`: "l1",
@@ -111,10 +118,13 @@ class RemoveChannels(KeepingPass):
     aggregate: Aggregate = "sum"
     normalize: Normalize | None = None
     data: Any = field(default=None, hash=False, compare=False, repr=False)
+    target_ms: float | None = None
+    target_latency: float | None = None
+    latency: LatencyTable | None = field(default=None, hash=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, of in (("macs", "the MACs"), ("params", "the parameters"), ("memory", "the activation memory")):
+        for name, of in _SHARES.items():
             require_share(f"target_{name}", of, getattr(self, f"target_{name}"))
         if self.amount.is_empty and self.scope != "uniform":
             raise FxpruneValueError(f"scope={self.scope!r} needs a ratio or a target")
@@ -125,7 +135,7 @@ class RemoveChannels(KeepingPass):
     @property
     def amount(self) -> Amount:
         """How many channels go."""
-        targets = Targets(self.target_macs, self.target_params, self.target_memory)
+        targets = Targets.of_options(vars(self))
         return Amount(self.ratio, targets, self.scope, self.multiple_of, self.least)
 
     @property
@@ -151,13 +161,15 @@ class RemoveChannels(KeepingPass):
     def chosen(self, graphs: Graphs, log: Log, chooser: Chooser = choose) -> list[Chosen]:
         """Return what goes of each of ``graphs``, with the cuts that :meth:`rewrite_all` makes; none is edited."""
         self.kept.require_sense(graphs)
+        require_latency(self.amount.targets, self.latency, self.name)
         if isinstance(self.ratio, Mapping):
             require_matches({"ratio": self.ratio}, graphs)
         if self.target_macs is not None:
             warn_of_unknown_macs(graphs[0][1], stacklevel=4)
         fields = self._fields(graphs, log)
         named = self._named(fields, log)
-        left = Left(graphs[0][1], fields, self.amount.targets, lambda gone: self._peak(graphs, fields, gone))
+        peak = partial(self._peak, graphs, fields)
+        left = Left(graphs[0][1], fields, self.amount.targets, peak, self.latency)
         while True:
             try:
                 gone = map(self._with_named, fields, chooser(fields, self.amount, left), named)
@@ -167,7 +179,7 @@ class RemoveChannels(KeepingPass):
                 continue
             told = None
             if self.multiple_of > 1 or left.without:
-                told = overshoot(self.amount, left.of([one.gone for one in found]), bool(left.without))
+                told = overshoot(self.amount, left, [one.gone for one in found])
             log.warnings += [told] if told else []
             return found
 

@@ -1,4 +1,4 @@
-"""How far a graph without some of its layers and channels is from a share of its MACs, or of its parameters."""
+"""How far a graph without some of its layers and channels is from a target of MACs, parameters or time."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from torch import fx
 
 from fxprune.choosing.budget import SumBudget
 from fxprune.choosing.remaining import Remaining, Site
+from fxprune.choosing.targets import Targets
+from fxprune.choosing.time_asked import milliseconds_asked, require_milliseconds
+from fxprune.choosing.time_terms import fit_of
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import TargetError
 from fxprune.ir.nodes import TRACED_MACS
@@ -72,6 +75,40 @@ class ParamsBudget(SumBudget):
     def saved(self, candidates: Collection[Site], removed: Sequence[Site]) -> dict[str, float]:
         """Return the parameters that go with each."""
         return {path: cost.params for path, cost in self._remaining.saved(candidates, removed).items()}
+
+
+class LatencyBudget(SumBudget):
+    """The milliseconds that a forward pass of the network that is emitted may take, as a model of them predicts.
+
+    A target in shares is of what the graph takes with all that can go of it.
+
+    Attributes:
+        limit: the milliseconds.
+
+    Raises:
+        TargetError: without all that can go it takes longer; says how long.
+        FxpruneError: the model is of another network.
+    """
+
+    unit = 1e-9
+
+    def __init__(self, targets: Targets, remaining: Remaining) -> None:
+        self._remaining = remaining
+        self.limit = milliseconds_asked(targets, self.left(()))
+        require_milliseconds(targets, self.limit, self.left(remaining.all_but(LEAST)), "all that can go")
+
+    def left(self, removed: Sequence[Site]) -> float:
+        """Return the milliseconds of the network without these sites."""
+        assert self._remaining.latency is not None
+        return fit_of(self._remaining.latency)[0] + self._remaining.left(removed).milliseconds
+
+    def excess(self, removed: Sequence[Site]) -> float:
+        """Return the milliseconds that are above the target."""
+        return self.left(removed) - self.limit
+
+    def saved(self, candidates: Collection[Site], removed: Sequence[Site]) -> dict[str, float]:
+        """Return the milliseconds that go with each."""
+        return {path: cost.milliseconds for path, cost in self._remaining.saved(candidates, removed).items()}
 
 
 def _require(name: str, share: float, least: float, of: str, count: int | None = None) -> None:

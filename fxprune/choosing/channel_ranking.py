@@ -22,6 +22,7 @@ from fxprune.choosing.channel_amounts import Amount
 from fxprune.choosing.graph_costs import GraphCosts
 from fxprune.choosing.keeping import matches
 from fxprune.choosing.targets import Targets
+from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.costs.parameter_holders import Holders
 from fxprune.structures.channels.groups import Channels, Group
 from fxprune.structures.channels.labels import LEAST, Array
@@ -92,20 +93,25 @@ class Field:
         return max(found, 1)
 
 
-def count_together(fields: Sequence[Field], graph_module: fx.GraphModule) -> None:
+def count_together(fields: Sequence[Field], graph_module: fx.GraphModule, latency: LatencyTable | None) -> None:
     """Have the costs of ``fields`` be those of parts of ``graph_module``: what several of them hold counts once."""
     holders, counted = Holders(graph_module), set[int]()
     for one in fields:
         held = {key: found for key, found in holders.held(one.channels.graph_module).items() if key not in counted}
         counted |= held.keys()
-        one.costs = GraphCosts(one.channels.graph_module, one.channels, held.values())
+        one.costs = GraphCosts(one.channels.graph_module, one.channels, held.values(), latency)
 
 
 def weights_of(targets: Targets, balance: float) -> dict[str, float]:
-    """Return by cost how much its savings count, 1 in all: ``balance`` that of MACs where parameters count too."""
-    macs, params = targets.macs is not None or targets.memory is not None, targets.params is not None
-    weights = {"macs": balance if params else 1.0} if macs else {}
-    return weights | ({"params": 1 - balance if macs else 1.0} if params else {})
+    """Return by cost how much its savings count, 1 in all: ``balance`` that of others where parameters count too.
+
+    Memory counts as MACs.
+    """
+    others = ["macs"] if targets.macs is not None or targets.memory is not None else []
+    others += ["milliseconds"] if targets.is_timed else []
+    of_others = 1.0 if targets.params is None else balance
+    found = {name: of_others / len(others) for name in others}
+    return found if targets.params is None else {**found, "params": 1 - balance if others else 1.0}
 
 
 class Ranking:
@@ -118,6 +124,7 @@ class Ranking:
         self._fields = fields
         self._amount = amount
         self.balance = balance
+        self._steps: dict[Group, int] = {}
         self.levels = [np.full(len(one.channels.labels), _NEVER) for one in fields]
         for number, (share, pool) in enumerate(self._pools()):
             self._rank(share, pool, number * _TIE if not amount.targets.is_empty else 0.0)
@@ -165,21 +172,34 @@ class Ranking:
             return [np.ones_like(one) for one in found]
         each = [one.costs.of_each(len(one.channels.labels)) for one in self._fields]
         for name, weight in weights.items():
-            whole = sum(float(one[name].sum()) for one in each) or 1.0
+            whole = self._whole(name, each) or 1.0
             for saved, one in zip(found, each, strict=True):
                 saved += one[name] / whole * weight
         return [np.maximum(one, np.finfo(float).tiny) for one in found]
 
+    def _whole(self, name: str, each: Sequence[Mapping[str, NDArray[np.float64]]]) -> float:
+        """Return what savings of a cost are shares of: of time all that goes with ops, as for layers."""
+        if name == "milliseconds":
+            return sum(one.costs.left().milliseconds for one in self._fields)
+        return sum(float(one[name].sum()) for one in each)
+
     def _least(self, one: Field, group: Group) -> int:
         """Return how many classes of ``group`` stay at least."""
-        least, multiple = self._amount.least, self._amount.multiple_of
-        if least <= LEAST and multiple == 1 and least >= 1:
+        least, step = self._amount.least, self._step(one, group)
+        if least <= LEAST and step == 1 and self._amount.multiple_of == 1 and least >= 1:
             # of every axis two stay anyway, chosen together; a share of all groups is of those that can go
             return LEAST if self._amount.scope == "global" else 0
         size = one.channels_of_a_class(group)
-        step = multiple // math.gcd(multiple, size)
         wanted = math.ceil(least * group.width) if least < 1 else math.ceil(least / size)
         return -(-max(wanted, LEAST) // step) * step
+
+    def _step(self, one: Field, group: Group) -> int:
+        """Return of what the number of classes of ``group`` that are left is a multiple."""
+        if group not in self._steps:
+            multiple = self._amount.multiple_of
+            own = multiple // math.gcd(multiple, one.channels_of_a_class(group)) if multiple > 1 else 1
+            self._steps[group] = one.costs.step(group.classes, own) if self._amount.targets.is_timed else own
+        return self._steps[group]
 
     @cached_property
     def steps(self) -> NDArray[np.float64]:
@@ -193,16 +213,18 @@ class Ranking:
         for one, levels in zip(self._fields, self.levels, strict=True):
             silent = {each for each in one.silent if np.isfinite(levels[each])}
             gone = one.channels.spared(set(np.flatnonzero(levels <= level).tolist()) | silent, levels)
-            found.append(self._rounded(one, gone, levels) if self._amount.multiple_of > 1 else gone)
+            found.append(self._rounded(one, gone, levels) if self._is_stepped else gone)
         return found
+
+    @property
+    def _is_stepped(self) -> bool:
+        return self._amount.multiple_of > 1 or self._amount.targets.is_timed
 
     def _rounded(self, one: Field, gone: set[int], levels: NDArray[np.float64]) -> set[int]:
         """Return ``gone`` without those that go last of each group, so that a multiple is left, or all of it."""
         for group in one.channels.groups:
             mine = sorted(gone.intersection(group.classes.tolist()), key=lambda each: levels[each])
-            size = one.channels_of_a_class(group)
-            step = self._amount.multiple_of // math.gcd(self._amount.multiple_of, size)
-            too_few = -(group.width - len(mine)) % step
+            too_few = -(group.width - len(mine)) % self._step(one, group)
             gone = gone.difference(mine[max(0, len(mine) - too_few) :]) if too_few else gone
         return gone
 

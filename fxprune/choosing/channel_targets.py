@@ -10,11 +10,14 @@ import numpy as np
 from torch import fx
 
 from fxprune.choosing.channel_amounts import Amount
-from fxprune.choosing.channel_ranking import ALL, Field, Ranking, count_together
+from fxprune.choosing.channel_ranking import ALL, Field, Ranking, count_together, weights_of
 from fxprune.choosing.graph_costs import Cost, total
 from fxprune.choosing.keeping import KEPT
 from fxprune.choosing.removal import OVERSHOOT
 from fxprune.choosing.targets import Targets
+from fxprune.choosing.time_asked import milliseconds_asked, time_error
+from fxprune.choosing.time_terms import fit_of
+from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import TargetError
 from fxprune.ir.nodes import TRACED_MACS
@@ -26,34 +29,41 @@ _OF = {"macs": "MACs", "params": "parameters", "memory": "activation memory"}
 
 
 class Left:
-    """What is left of what has a target once channels are gone, as shares of what was traced.
+    """What is left of what has a target once channels are gone, as shares of what was traced; time as milliseconds.
 
-    ``peak`` says how many bytes of activations are held at most: that takes a cut. ``without`` is what goes of other
-    things: nodes of all graphs.
+    ``latency`` says how long ops take, if that has a target. ``peak`` says how many bytes of activations are held at
+    most: that takes a cut. ``without`` is what goes of other things: nodes of all graphs.
     """
 
     without: frozenset[fx.Node] = frozenset()
 
     def __init__(
-        self, graph_module: fx.GraphModule, fields: Sequence[Field], targets: Targets, peak: Callable[[Gone], float]
+        self,
+        graph_module: fx.GraphModule,
+        fields: Sequence[Field],
+        targets: Targets,
+        peak: Callable[[Gone], float],
+        latency: LatencyTable | None = None,
     ) -> None:
         self._fields = fields
         self._targets = targets
         self.peak = peak
-        count_together(fields, graph_module)
+        self._latency = latency if targets.is_timed else None
+        count_together(fields, graph_module, self._latency)
         macs, params = float(total_macs(graph_module)), float(total_params(graph_module))
         self._totals = Cost(macs, params)
         self._traced = Cost(graph_module.meta.get(TRACED_MACS, macs), params)
 
     def of(self, gone: Gone) -> dict[str, float]:
-        """Return the shares, by what has a target."""
+        """Return the shares, by what has a target; of time the milliseconds."""
         saved = self._saved(gone)
-        costs = zip(Cost._fields, self._totals, saved, self._traced, strict=True)
-        found = {
-            name: (total - saved) / (traced or 1)
-            for name, total, saved, traced in costs
-            if getattr(self._targets, name) is not None
-        }
+        found = {}
+        for name in ("macs", "params"):
+            if getattr(self._targets, name) is not None:
+                whole, part, traced = (getattr(one, name) for one in (self._totals, saved, self._traced))
+                found[name] = (whole - part) / (traced or 1)
+        if self._latency is not None:
+            found["milliseconds"] = self._unpruned - saved.milliseconds
         if self._targets.memory is not None:
             found["memory"] = self.peak(gone) / (self._peak_of_all or 1.0)
         return found
@@ -62,6 +72,29 @@ class Left:
         parts = zip(self._fields, gone, strict=True)
         left = total([one.costs.left(frozenset(each), self.without) for one, each in parts])
         return Cost(*(whole - rest for whole, rest in zip(self._whole, left, strict=True)))
+
+    @cached_property
+    def _unpruned(self) -> float:
+        """The milliseconds of the whole network, as predicted."""
+        assert self._latency is not None
+        return fit_of(self._latency)[0] + self._whole.milliseconds
+
+    @cached_property
+    def limits(self) -> dict[str, float]:
+        """What :meth:`of` may be, by what has a target."""
+        wanted = {name: getattr(self._targets, name) for name in ("macs", "params", "memory")}
+        found = {name: share for name, share in wanted.items() if share is not None}
+        if self._latency is not None:
+            found["milliseconds"] = milliseconds_asked(self._targets, self._unpruned)
+        return found
+
+    def shares_with(self, place: int, nodes: frozenset[fx.Node]) -> dict[str, float]:
+        """Return the share of each cost that goes with nodes of the graph at ``place``, beside nothing else."""
+        saved = self._fields[place].costs.saved((), nodes)
+        found = {name: getattr(saved, name) / max(getattr(self._totals, name), 1) for name in ("macs", "params")}
+        if self._latency is not None:
+            found["milliseconds"] = saved.milliseconds / self._whole.milliseconds
+        return found
 
     @cached_property
     def _whole(self) -> Cost:
@@ -77,7 +110,22 @@ class Left:
 
     def unmet(self, gone: Gone) -> dict[str, float]:
         """Return those that are above their targets."""
-        return {name: share for name, share in self.of(gone).items() if share > getattr(self._targets, name) + 1e-12}
+        return {name: left for name, left in self.of(gone).items() if left > self.limits[name] + 1e-12}
+
+    def share(self, name: str, amount: float) -> float:
+        """Return an amount of what :meth:`of` tells as a share of the whole."""
+        return amount / self._unpruned if name == "milliseconds" else amount
+
+    def refusal(self, unmet: Mapping[str, float], what: str) -> TargetError:
+        """Return what to raise where ``unmet`` is left without all of ``what`` may go; "" if nothing may."""
+        name, left = next(iter(unmet.items()))
+        without = f"without all {what} that may go" if what else "nothing may go:"
+        if name == "milliseconds":
+            return time_error(self._targets, self.limits[name], left, without)
+        return TargetError(
+            f"target_{name}={getattr(self._targets, name):g} cannot be met: {without} {left:.3f} of the {_OF[name]} "
+            f"are left; ask for at least {left + 5e-4:.3f}"
+        )
 
 
 def choose(fields: Sequence[Field], amount: Amount, left: Left) -> list[set[int]]:
@@ -88,23 +136,23 @@ def choose(fields: Sequence[Field], amount: Amount, left: Left) -> list[set[int]
     """
     if amount.targets.is_empty:
         return Ranking(fields, amount).at(ALL if amount.ratio is not None else 0.0)
-    found = [_fewest(Ranking(fields, amount, balance), left, amount.targets) for balance in balances(amount)]
+    found = [_fewest(Ranking(fields, amount, balance), left) for balance in balances(amount)]
     return min(found, key=lambda gone: lost(fields, gone))
 
 
-def _fewest(ranking: Ranking, left: Left, targets: Targets) -> list[set[int]]:
+def _fewest(ranking: Ranking, left: Left) -> list[set[int]]:
     least = ranking.at(ALL)
     unmet = left.unmet(least)
     if unmet:
         count = sum(map(len, least))
-        raise cannot_be_met(targets, unmet, f"{count:,} channels" if count else "")
+        raise left.refusal(unmet, f"{count:,} channels" if count else "")
     return ranking.at(lowest([0.0, *ranking.steps.tolist()], lambda level: not left.unmet(ranking.at(level))))
 
 
 def balances(amount: Amount) -> Sequence[float]:
-    """Return how much MACs may matter beside parameters: what is best where both have a target is tried."""
+    """Return how much MACs and time may matter beside parameters: what is best where both have a target is tried."""
     wanted = amount.targets
-    has_both = wanted.params is not None and (wanted.macs is not None or wanted.memory is not None)
+    has_both = wanted.params is not None and len(weights_of(wanted, 0.5)) > 1
     return _BALANCES if has_both and amount.scope == "global" else (0.5,)
 
 
@@ -125,18 +173,18 @@ def lowest(levels: Sequence[float], is_enough: Callable[[float], bool]) -> float
     return levels[last]
 
 
-def overshoot(amount: Amount, shares: Mapping[str, float], layers: bool = False) -> str | None:
-    """Return what to say where much less than every target is left, because groups go in steps; None where not.
-
-    ``layers`` says whether any go too.
-    """
-    wanted = {name: getattr(amount.targets, name) for name in shares}
-    nearest = min(shares, key=lambda name: wanted[name] - shares[name], default="")
-    if not nearest or wanted[nearest] - shares[nearest] <= OVERSHOOT or (amount.multiple_of == 1 and not layers):
+def overshoot(amount: Amount, left: Left, gone: Gone) -> str | None:
+    """Return what to say where much less than every target is left, because groups go in steps; None where not."""
+    layers, found = bool(left.without), left.of(gone)
+    beyond = {name: left.share(name, left.limits[name] - one) for name, one in found.items()}
+    nearest = min(beyond, key=beyond.__getitem__, default="")
+    if not nearest or beyond[nearest] <= OVERSHOOT or (amount.multiple_of == 1 and not layers):
         return None
+    told = f"{found[nearest]:.1%} of the {_OF[nearest]} are left where target_{nearest}={left.limits[nearest]:g}"
+    if nearest == "milliseconds":
+        told = f"{found[nearest]:.4g} ms are left where {left.limits[nearest]:.4g} ms"
     return (
-        f"{shares[nearest]:.1%} of the {_OF[nearest]} are left where target_{nearest}={wanted[nearest]:g} was asked "
-        "for: "
+        f"{told} was asked for: "
         + ("layers go as a whole" if layers else f"groups go in steps of multiple_of={amount.multiple_of}")
         + ("; scope=global overshoots less" if amount.scope == "uniform" else "")
     )
@@ -158,14 +206,4 @@ def why_nothing(fields: Sequence[Field], amount: Amount) -> str:
     return (
         "every channel is read: close gates of InsertChannelGate first, or give a ratio, or indices of those "
         "that shall go"
-    )
-
-
-def cannot_be_met(targets: Targets, unmet: Mapping[str, float], what: str) -> TargetError:
-    """Return what to raise where ``unmet`` is left without all of ``what`` may go; "" if nothing may."""
-    name, share = next(iter(unmet.items()))
-    without = f"without all {what} that may go" if what else "nothing may go:"
-    return TargetError(
-        f"target_{name}={getattr(targets, name):g} cannot be met: {without} {share:.3f} of the {_OF[name]} "
-        f"are left; ask for at least {share + 5e-4:.3f}"
     )

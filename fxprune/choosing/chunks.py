@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -13,7 +14,7 @@ from fxprune.structures.channels.running import Worth
 
 
 class Chunks:
-    """What closes next of each group.
+    """What closes next of each group; where time counts, in steps that save some.
 
     Args:
         remaining: the gates of a graph.
@@ -23,8 +24,10 @@ class Chunks:
 
     def __init__(self, remaining: Remaining, share: float, multiple_of: int) -> None:
         self._remaining = remaining
+        self._steps = {path: math.lcm(multiple_of, remaining.step(path)) for path in remaining.channels}
+        self._aligns = {path: remaining.step(path) > 1 for path in remaining.channels}
         self.sizes = {
-            path: max(1, round(gate.width * share / multiple_of)) * multiple_of
+            path: max(1, round(gate.width * share / self._steps[path])) * self._steps[path]
             for path, gate in remaining.channels.items()
         }
 
@@ -37,7 +40,13 @@ class Chunks:
         found = []
         for path, gate in self._remaining.channels.items():
             places = [one for one in range(gate.width) if one not in closed.get(path, ())]
-            if len(places) - self.sizes[path] >= LEAST:
+            size = self._size(path, len(places))
+            if len(places) - size >= LEAST:
                 places.sort(key=lambda one: worth[path][one])
-                found.append(self._remaining.chunk(path, sorted(places[: self.sizes[path]])))
+                found.append(self._remaining.chunk(path, sorted(places[:size])))
         return found
+
+    def _size(self, path: str, left: int) -> int:
+        """Return how many of those ``left`` close together: first what is beyond a step."""
+        beyond = left % self._steps[path] if self._aligns[path] else 0
+        return beyond or self.sizes[path]

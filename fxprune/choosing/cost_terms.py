@@ -77,6 +77,15 @@ class Axes:
                 self._of_group |= dict.fromkeys(group.classes.tolist(), axes)
         return self._of_group.get(one, range(len(self._classes)))
 
+    def own(self, classes: Array) -> dict[int, int]:
+        """Return the axes that have no other channels than ``classes``, each with how many of a class."""
+        assert self.channels is not None
+        member, found = self.channels.flagged(classes.tolist()), {}
+        for axis in self._touched(int(classes[0])):
+            if member[self._classes[axis]].any(0).all():
+                found[axis] = max(1, self._classes[axis].shape[1] // len(classes))
+        return found
+
     def by_class(self, of_axes: Mapping[int, float], count: int) -> Amounts:
         """Return by class the sum of what is lost with each axis, a place of it at a time."""
         found = np.zeros(count)

@@ -21,6 +21,7 @@ from fxprune.costs.parameter_holders import Holders
 from fxprune.ir.module_tree import is_opaque, regions_in
 from fxprune.ir.nodes import called_modules, graphs_of
 from fxprune.structures.channels.groups import Channels
+from fxprune.structures.channels.labels import Array
 from fxprune.structures.channels.tensors import Vectors
 
 Held = Iterable[tuple[nn.Parameter, Nodes]]
@@ -87,6 +88,13 @@ class GraphCosts:
     def of_each(self, count: int) -> Mapping[str, Amounts]:
         """Return by cost what goes with each class alone, by class (of ``count``), to first order."""
         return {name: self._axes.by_class(one.of_axes(), count) for name, one in self._sums.items()}
+
+    def step(self, classes: Array, multiple: int = 1) -> int:
+        """Return in steps of how many classes a group saves time: a multiple of ``multiple``, or that itself."""
+        times = self._sums.get("milliseconds")
+        if not isinstance(times, TimeTerms):
+            return multiple
+        return times.step(self._axes.own(classes), len(classes), multiple)
 
     def refit(self, latency: LatencyTable) -> None:
         """Go on with another fit of the same times of ops."""

@@ -80,6 +80,12 @@ class Remaining:
         assert found is not None
         return ChannelSite(path, gate.region, found, Group(path, classes, classes))
 
+    def step(self, path: str) -> int:
+        """Return how many channels of a group must go together to save time; 1 where that does not matter."""
+        gate = self.channels[path]
+        classes = self._classes[gate.node]
+        return self._graphs[gate.region].step(classes) if classes.all() else 1
+
     def all_but(self, least: int) -> list[Site]:
         """Return all layers, and of each group all channels but ``least``."""
         chunks = [self.chunk(path, range(gate.width - least)) for path, gate in self.channels.items()]

@@ -5,13 +5,20 @@ conv of 64 to 128 channels, 16 of the 64 gone   ->   b t(48, 128) + c
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 from torch import fx
 
 from fxprune.choosing.cost_terms import Amounts, Axes, Places, Terms
 from fxprune.costs.latency.latency_table import LatencyTable
+from fxprune.errors import FxpruneError
+from fxprune.ir.nodes import place as place_of
 from fxprune.structures.channels.tensors import Vectors
 from fxprune.structures.channels.values import Value
+
+_STEPS = 4
 
 
 class TimeTerms(Terms):
@@ -54,10 +61,34 @@ class TimeTerms(Terms):
                 found[place, axis] = 2 * slope * (self._time(place, full) - self._time(place, half))
         return found
 
+    def step(self, axes: Mapping[int, int], width: int, multiple: int) -> int:
+        """Return in what steps a group of ``width`` classes saves time, a multiple of ``multiple``.
+
+        ``axes`` are those that are wholly its own, each with how many channels of it a class has. Of steps that
+        differ the small ones come first, and none that would leave the group less than four.
+        """
+        steps = set()
+        for place, op in enumerate(self._ops):
+            for parameter, number in enumerate(self._along[place, : len(op.axes)].tolist()):
+                if number in axes:
+                    step = self._latency.step(op, parameter)
+                    steps.add(step // math.gcd(step, axes[number]))
+        found = multiple
+        for step in sorted(steps):
+            both = math.lcm(found, step)
+            found = both if both <= width // _STEPS else found
+        return found
+
     def _time(self, place: int, widths: tuple[float, ...]) -> float:
         known, op = self._known[place], self._ops[place]
         if widths not in known:
-            known[widths] = self._latency.op_time(op, widths[: len(op.axes)])
+            try:
+                known[widths] = self._latency.op_time(op, widths[: len(op.axes)])
+            except KeyError as error:
+                raise FxpruneError(
+                    f"latency is a model of another network: it has no times of {place_of(op.node)} ({error.args[0]}); "
+                    "measure this one with fxprune.LatencyModel.measure(traced)"
+                ) from error
         return known[widths]
 
 

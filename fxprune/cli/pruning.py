@@ -140,7 +140,7 @@ def _goal(strength: float | None, norms: Norms | None, plan: Path | None, **name
     known = None if plan is None else PruningPlan.load(plan)
     kept: dict[str, Any] = {name: list(named.pop(name)) for name in ("keep", "only")}
     layers, what = (named.pop(name) for name in ("layers", "what"))
-    targets = Targets(**{name.removeprefix("target_"): share for name, share in named.items()})
+    targets = Targets.of_options(named)
     if targets.is_empty and strength is None and known is None:
         targets = Targets(macs=0.5)
     return Goal(targets, strength, layers, what=what, **kept, norms=norms or Goal.norms, plan=known)

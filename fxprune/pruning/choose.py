@@ -17,6 +17,8 @@ from fxprune.choosing.fingerprint import fingerprint
 from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.targets import Targets
+from fxprune.choosing.time_asked import require_latency
+from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.errors import FxpruneValueError, FxpruneWarning
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graphs
@@ -30,7 +32,12 @@ from fxprune.rewriting.contract import Log
 
 
 def choose(
-    graph_module: fx.GraphModule, what: What = "channels", targets: Targets | None = None, **options: Any
+    graph_module: fx.GraphModule,
+    what: What = "channels",
+    targets: Targets | None = None,
+    *,
+    latency: LatencyTable | None = None,
+    **options: Any,
 ) -> PruningPlan:
     """Return what goes of a traced network, as a plan; nothing is removed.
 
@@ -41,7 +48,9 @@ def choose(
     Args:
         graph_module: what :func:`fxprune.trace` returned; it is never changed.
         what: some of "convs", "branches" and "channels", as "branches,channels" or in a sequence, or "all".
-        targets: the shares of costs to leave.
+        targets: the shares of costs to leave, or a time.
+        latency: what predicts times, for a target of these: a :class:`fxprune.LatencyModel`, whose conditions say on
+            what device and for how large a batch. Channels then go in steps that save time there.
         options: those of :class:`fxprune.passes.RemoveChannels`: criterion, ratio, scope, multiple_of, least,
             normalize, data, keep, only, ...
 
@@ -55,7 +64,8 @@ def choose(
     require_arguments(choose, locals())
     graph_module = require_graph(graph_module, "choose")
     sites = sites_named(what)
-    step = channel_step("choose", targets or Targets(), options)
+    require_latency(targets or Targets(), latency, "choose")
+    step = channel_step("choose", targets or Targets(), {**options, "latency": latency})
     log = Log()
     graphs = copy_graphs(graph_module)
     mixed = None if sites == ("channels",) else Mixed(graph_module, graphs, sites, _in_one(step, sites))

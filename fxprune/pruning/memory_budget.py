@@ -5,25 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 
-import torch
 from torch import fx
 
 from fxprune.choosing.budget import Budget
 from fxprune.choosing.remaining import Remaining, Site
 from fxprune.costs.activation_memory import activation_bytes
 from fxprune.errors import TargetError
-from fxprune.ir.module_tree import evaluating
 from fxprune.ir.nodes import origins, place
-from fxprune.passes import RemoveChannels, RemoveLayers
-from fxprune.passes.chains import AFTER_TRAINING
-from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pruning.emitted import emitted_without, set_gate
 from fxprune.structures.channel_chunk import Chunk
 from fxprune.structures.channels.labels import LEAST
-from fxprune.structures.gated_layers import Gate, awake
-
-_COMPILE = Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING], verify=False)
-_COMPILE_CHANNELS = Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING, RemoveChannels()], verify=False)
-_NO_UNIT = 0.7  # for shortcuts, in the place of units that are measured later
+from fxprune.structures.gated_layers import awake
 
 
 class MemoryBudget(Budget):
@@ -46,7 +38,7 @@ class MemoryBudget(Budget):
             for layer in self._remaining.layers.values():
                 if layer.module.closed:
                     opened.enter_context(awake(layer))
-                    _set_gate(layer, 1.0)
+                    set_gate(layer, 1.0)
             whole = max(self._bytes_without(()).values())
         self.limit = share * whole
         held = self._bytes_without(everything)
@@ -98,15 +90,8 @@ class MemoryBudget(Budget):
         return {name for node, count in held.items() if count > self.limit for name in origins(node)}
 
     def _bytes_without(self, removed: Collection[Site]) -> dict[fx.Node, int]:
-        with evaluating(self.graph_module), ExitStack() as closed:
-            for site in removed:
-                if isinstance(site, Chunk):
-                    closed.enter_context(site.lowered(0.0))
-                else:
-                    closed.enter_context(awake(site))
-                    _set_gate(site, 0.0)
-            compiled = (_COMPILE_CHANNELS if self._remaining.channels else _COMPILE)(self.graph_module).graph_module
-        return activation_bytes(compiled)
+        channels = bool(self._remaining.channels)
+        return activation_bytes(emitted_without(self.graph_module, removed, channels=channels))
 
 
 def _holding(ranked: Sequence[Site], peaks: set[str]) -> list[Site]:
@@ -118,11 +103,3 @@ def _holding(ranked: Sequence[Site], peaks: set[str]) -> list[Site]:
             found.append(layer)
             peaks = peaks - inside
     return found
-
-
-@torch.no_grad()
-def _set_gate(layer: Gate, gate: float) -> None:
-    """Set the gate of ``layer``, and the unit of its shortcut, if it has one, so that this is not 1 by chance."""
-    layer.module.gate.fill_(gate)
-    if layer.module.has_shortcut:
-        layer.module.set_units(input_rms=float(layer.module.unit("gain")) * _NO_UNIT)

@@ -10,23 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from torch import fx
 
 from fxprune.choosing.channel_amounts import Amount
-from fxprune.choosing.channel_ranking import ALL, Field, Ranking
+from fxprune.choosing.channel_ranking import ALL, Field, Ranking, weights_of
 from fxprune.choosing.channel_scores import normalized
-from fxprune.choosing.channel_targets import Gone, Left, balances, cannot_be_met, lost, lowest
+from fxprune.choosing.channel_targets import Gone, Left, balances, lost, lowest
 from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.samples import Samples
 from fxprune.costs.activation_memory import activation_bytes
-from fxprune.costs.macs import batch_size, node_macs, total_macs, total_params
-from fxprune.costs.parameter_holders import Holders
 from fxprune.errors import FxpruneError, TargetError
+from fxprune.facts.ranges import bounds_of_values
 from fxprune.gates.words import told_by_kind
 from fxprune.passes import RemoveChannels
 from fxprune.passes.chains import AFTER_TRAINING
@@ -35,6 +33,7 @@ from fxprune.pruning.layer_sites import gates_by_name, removing
 from fxprune.structures.channels.groups import Group
 from fxprune.structures.channels.values import values_in
 from fxprune.structures.gated_layers import layers as gates_that_go
+from fxprune.structures.idle_activations import idle_without
 
 _TRIES = 8
 _KINDS = {"convs": "conv", "branches": "branch"}
@@ -42,12 +41,17 @@ _KINDS = {"convs": "conv", "branches": "branch"}
 
 @dataclass(eq=False)
 class Layer:
-    """A conv or a branch that may go: ``nodes`` are those of the graph, ``level`` is its place in the ranking."""
+    """A conv or a branch that may go.
+
+    ``nodes`` are those of the graph, and ``idle`` those that its removal leaves nothing to do: the sum of a branch, and
+    activations. ``level`` is its place in the ranking.
+    """
 
     kind: str
     name: str
     region: str
     nodes: frozenset[fx.Node]
+    idle: frozenset[fx.Node]
     score: float
     level: float = np.inf
 
@@ -91,13 +95,16 @@ class Mixed:
         nodes = {}
         for region, graph in self._graphs.items():
             prefix = f"{region}." if region else ""
+            bounds = bounds_of_values(graph) if self.step.amount.targets.is_timed else {}
             for site in self.step.kept.conv_sites(graph, region):
                 if site.eligible:
                     own = (site.node,) if site.norm is None else (site.node, site.norm)
-                    nodes["conv", prefix + (site.path or site.node.name)] = region, frozenset(own)
+                    idle = idle_without(own[-1], site.node.all_input_nodes[0], bounds)
+                    nodes["conv", prefix + (site.path or site.node.name)] = region, frozenset(own), idle
             for branch in self.step.kept.branches(graph, region):
                 if branch.eligible:
-                    nodes["branch", prefix + branch.path] = region, frozenset(branch.nodes)
+                    idle = idle_without(branch.addition, branch.shortcut, bounds) | {branch.addition}
+                    nodes["branch", prefix + branch.path] = region, frozenset(branch.nodes), idle
         gated, known = gates_by_name(self._graph_module, kinds)
         gates = {key: gate for key, gate in known.items() if key in nodes}
         criterion = made(self.step.criterion, known_criteria(), "criterion")
@@ -133,7 +140,7 @@ class Mixed:
 
         Another that comes later may overshoot less. Raises TargetError if nothing is enough.
         """
-        levels = [0.0, *self._merge(fields, ranking)]
+        levels = [0.0, *self._merge(fields, ranking, left)]
 
         def at(level: float) -> list[set[int]]:
             self._take([one for one in self.layers if one.level <= level], left)
@@ -141,7 +148,7 @@ class Mixed:
 
         unmet = left.unmet(at(ALL))
         if unmet:
-            raise cannot_be_met(self.step.amount.targets, unmet, self._told(at(ALL)))
+            raise left.refusal(unmet, self._told(at(ALL)))
         for _ in range(_TRIES):
             level = lowest(levels, lambda level: not left.unmet(at(level)))
             gone = at(level)
@@ -155,12 +162,12 @@ class Mixed:
 
     def _take(self, taken: list[Layer], left: Left) -> None:
         self.taken = taken
-        left.without = frozenset().union(*(one.nodes for one in taken))
+        left.without = frozenset().union(*(one.nodes | one.idle for one in taken))
 
-    def _merge(self, fields: Sequence[Field], ranking: Ranking) -> list[float]:
+    def _merge(self, fields: Sequence[Field], ranking: Ranking, left: Left) -> list[float]:
         """Give layers and classes levels in one ranking; return these in order."""
         items: list[tuple[float, Layer | tuple[int, int]]] = [
-            (one.score / max(self._saved(one, ranking.balance), 1e-12), one) for one in self.layers
+            (one.score / max(self._saved(one, ranking.balance, left), 1e-12), one) for one in self.layers
         ]
         for index, levels in enumerate(ranking.levels):
             for group in fields[index].channels.groups:
@@ -186,21 +193,11 @@ class Mixed:
                 found.append(level)
         return found
 
-    def _saved(self, layer: Layer, balance: float) -> float:
-        """Return the sum of its shares of all that has a target; memory counts as MACs."""
-        wanted = self.step.amount.targets
-        macs = float(sum(map(node_macs, layer.nodes)) / batch_size(self._graphs[layer.region]))
-        of_macs = macs / max(total_macs(self._graphs[""]), 1)
-        if wanted.params is None:
-            return of_macs
-        of_params = self._holders.only_by(layer.nodes) / max(total_params(self._graphs[""]), 1)
-        if wanted.macs is None and wanted.memory is None:
-            return of_params
-        return balance * of_macs + (1 - balance) * of_params
-
-    @cached_property
-    def _holders(self) -> Holders:
-        return Holders(self._graphs[""])
+    def _saved(self, layer: Layer, balance: float, left: Left) -> float:
+        """Return the sum of its shares of all that has a target."""
+        place = list(self._graphs).index(layer.region)
+        shares = left.shares_with(place, layer.nodes | layer.idle)
+        return sum(weight * shares[name] for name, weight in weights_of(self.step.amount.targets, balance).items())
 
     def _told(self, gone: Gone) -> str:
         count = sum(map(len, gone))

@@ -60,6 +60,12 @@ class NextSite:
         self.damages: dict[str, float] = {}
         self.no_relief: set[str] = set()
 
+    def retarget(self, targets: Targets) -> None:
+        """Go on with the same costs and other targets."""
+        if targets != self._targets:
+            self._targets = targets
+            self.surplus = self._surplus = Surplus(self._graph_module, targets, self._remaining)
+
     def first(self) -> list[Site]:
         """Return all layers, and a chunk of each group."""
         return [*self._remaining.layers.values(), *self.chunks.first()]

@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.choosing.remaining import Remaining, Site
+from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import FxpruneError, FxpruneValueError
 from fxprune.facts.input_rms import input_sizes
@@ -63,6 +64,8 @@ class ProximalL1:
         FxpruneError: the graph has no gates, or a strength names none.
     """
 
+    latency: LatencyTable | None = None
+
     def __init__(self, graph_module: fx.GraphModule, strength: float | Mapping[str, float] = 1e-3) -> None:
         require_arguments(ProximalL1.__init__, locals())
         self.graph_module = graph_module = require_graph(graph_module, type(self).__name__)
@@ -91,7 +94,7 @@ class ProximalL1:
 
     def _find_gates(self) -> None:
         """Note what the graph has: that of a copy is looked at anew, whose nodes are others."""
-        self._remaining = Remaining(self.graph_module)
+        self._remaining = Remaining(self.graph_module, latency=self.latency)
         self._found, self._groups = self._remaining.layers, self._remaining.channels
         self.layers = {path: layer.module for path, layer in self._found.items()}
         self.channels = {path: _scales(gate) for path, gate in self._groups.items()}

@@ -111,9 +111,9 @@ class PruningPlan:
         require_arguments(PruningPlan.load, locals())
         content = read_plan(Path(path))
         try:
-            targets = {name.removeprefix("target_"): share for name, share in content.pop("targets", {}).items()}
+            targets = Targets.of_options(content.pop("targets", {}))
             sites = [PlannedSite.read(one) for one in content.pop("sites")]
-            return cls(sites, targets=Targets(**targets), **content)
+            return cls(sites, targets=targets, **content)
         except (FxpruneValueError, FxpruneTypeError) as error:
             raise LoadError(f"{path}: {error}") from error
 

@@ -19,10 +19,13 @@ from fxprune.choosing.remaining import Site
 from fxprune.choosing.schedule import Schedule
 from fxprune.choosing.search.base import Search
 from fxprune.choosing.targets import Targets
+from fxprune.choosing.time_asked import require_latency
+from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.errors import FxpruneError
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import example_inputs_of
 from fxprune.ir.processes import is_distributed
+from fxprune.pruning.clock import Clock
 from fxprune.pruning.closing import Closing, shares_of
 from fxprune.pruning.next_site import NextSite
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
@@ -53,7 +56,8 @@ class SteeredL1(ProximalL1):
     as its group has chunks left, so that groups get narrower together. A conv's removal would tie the channels that
     it reads to those that it makes: where one goes, channels of neither do, and the other way round.
 
-    With a target of memory the layers whose removal lowers the peak of activation memory go first, in the same order
+    With a target in time what is saved is milliseconds, as ``latency`` predicts them, and channels go in steps that
+    save any. With a target of memory the layers whose removal lowers the peak of activation memory go first, in the same order
     among themselves, until that target is met. With one of parameters a layer is weighed by the mean of what it saves
     of the two, in shares of what is to be saved; until it is met, parameters are nothing that had better stay.
 
@@ -67,10 +71,14 @@ class SteeredL1(ProximalL1):
         plan: by which criterion layers are compared, how the next is searched, and how fast it closes.
         closing: what closes, in turn, and nothing else (:func:`fxprune.pruning.closing.closing_of` a plan); what each
             saves of the MACs is its share of the time.
+        latency: what predicts times, for a target of these: a :class:`fxprune.LatencyModel`, whose conditions say on
+            what device, and for how large a batch. As the target comes near the network is timed as it would be
+            emitted, and predictions are corrected (:class:`fxprune.pruning.clock.Clock`).
 
     Attributes:
         order: what was chosen, in turn: the paths of layers, and the keys of ``chunks``.
         chunks: the places, in the gate of their group, of the channels that were chosen together.
+        clock: what was timed, beside what was predicted.
         comparing: called before a layer is compared, with how many were before it and how many may be; the first step
             compares all.
 
@@ -89,14 +97,17 @@ class SteeredL1(ProximalL1):
         probe_inputs: Sequence[Any] | None = None,
         plan: Plan = _USUAL,
         closing: Closing | None = None,
+        latency: LatencyTable | None = None,
     ) -> None:
         require_arguments(SteeredL1.__init__, locals())
+        require_latency(targets, latency, "SteeredL1")
         if meet_after < 1:
             raise FxpruneError(f"meet_after is the number of steps after which targets are met; got {meet_after}")
         if targets.is_empty and closing is None:
             raise FxpruneError("SteeredL1 needs a target: give one in Targets, as Targets(macs=0.5)")
         if not targets.is_empty and closing is not None:
             raise FxpruneError(f"{targets}: closing says what goes; leave one of the two out")
+        self.latency = latency
         super().__init__(graph_module, 0.0)
         graph_module = self.graph_module
         if any(layer.parametrization == "free" for layer in self.layers.values()):
@@ -119,6 +130,7 @@ class SteeredL1(ProximalL1):
         self._shut_before = super().closed_channels
         self._scales = self._scales_now()
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
+        self.clock = Clock(graph_module, self._remaining, targets)
         self._next = self._choosing()
         self._closing = closing
         self._planned = self._planned_sites()
@@ -153,17 +165,18 @@ class SteeredL1(ProximalL1):
         return None if self._closing is None else [*self._closing.sites(self._remaining, self._next.chunks.sizes)]
 
     def _choosing(self) -> NextSite:
-        return NextSite(self.graph_module, self._remaining, self.targets, self.plan, self._probe)
+        return NextSite(self.graph_module, self._remaining, self.clock.targets, self.plan, self._probe)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and files hold: nothing that follows from the graph."""
         known = self._next.damages, self._next.no_relief
-        return {**super().__getstate__(), "_planned": None, "_next": known}
+        return {**super().__getstate__(), "_planned": None, "_next": known, "clock": self.clock.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`__getstate__` returned."""
         super().__setstate__(state)
         damages, no_relief = state["_next"]
+        self.clock = Clock(self.graph_module, self._remaining, self.targets, state["clock"])
         self._next = self._choosing()
         self._next.damages, self._next.no_relief = damages, no_relief
         self._planned = self._planned_sites()
@@ -222,6 +235,7 @@ class SteeredL1(ProximalL1):
             self.chunks[key] = list(site.places)
         self.order.append(key)
         self._schedule.shares.append(share)
+        self.clock.look(self._chosen())
         self._enough_chosen = self._is_enough()
         if gate.module.resting:
             gate.wake()
@@ -338,6 +352,7 @@ class SteeredL1(ProximalL1):
             "damages": dict(self._next.damages),
             "no_relief": sorted(self._next.no_relief),
             "gates": dict(self._gates),
+            "clock": self.clock.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -354,6 +369,9 @@ class SteeredL1(ProximalL1):
         self._schedule.shares = list(state["shares"])
         self._next.damages = dict(state["damages"])
         self._next.no_relief = set(state.get("no_relief", ()))
+        if "clock" in state:
+            self.clock.load_state_dict(state["clock"])
+            self._next.retarget(self.clock.targets)
         for path, layer in self.layers.items():
             if path in self.order and layer.resting:  # it was chosen in the last step, and its gate is still 1
                 self._found[path].wake()

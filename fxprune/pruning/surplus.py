@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 from torch import fx
 
 from fxprune.choosing.budget import Budget, SumBudget
-from fxprune.choosing.budgets import MacsBudget, ParamsBudget
+from fxprune.choosing.budgets import LatencyBudget, MacsBudget, ParamsBudget
 from fxprune.choosing.remaining import Remaining, Site
 from fxprune.choosing.targets import Targets
+from fxprune.choosing.time_asked import require_latency
 from fxprune.costs.macs import warn_of_unknown_macs
 from fxprune.pruning.memory_budget import MemoryBudget
 
@@ -20,11 +21,13 @@ class Surplus:
     Args:
         graph_module: a graph with gates.
         targets: the shares to leave.
-        remaining: what the graph costs without some of its sites, where somebody asked already.
+        remaining: what the graph costs without some of its sites, where somebody asked already; with a model of times,
+            where these have a target.
 
     Attributes:
-        sums: the budgets of costs that add up: of MACs, and of parameters if they have a target.
+        sums: the budgets of costs that add up: of MACs, and of parameters and time if they have a target.
         params: that of parameters, if they have one.
+        time: that of time, likewise.
         memory: that of the memory, likewise: of a peak, which sites lower together or not at all.
 
     Raises:
@@ -38,6 +41,7 @@ class Surplus:
         if targets.macs is not None:
             warn_of_unknown_macs(graph_module, stacklevel=3)
         remaining = remaining or Remaining(graph_module)
+        require_latency(targets, remaining.latency, "Surplus")
         self.memory: Budget | None = None
         least = 0
         if targets.memory is not None:
@@ -45,8 +49,8 @@ class Surplus:
             least = self.memory.macs_to_meet_it()
         self.sums: list[SumBudget] = [MacsBudget(graph_module, targets.macs or 1.0, least, remaining)]
         self.params = None if targets.params is None else ParamsBudget(graph_module, targets.params, remaining)
-        if self.params is not None:
-            self.sums.append(self.params)
+        self.time = LatencyBudget(targets, remaining) if targets.is_timed else None
+        self.sums += [one for one in (self.params, self.time) if one is not None]
 
     def is_met(self, removed: Sequence[Site]) -> bool:
         """Say whether the graph without these sites meets all targets."""
@@ -56,7 +60,7 @@ class Surplus:
     def shares(self, candidates: Collection[Site], removed: Sequence[Site]) -> dict[str, float]:
         """Return by path which share of all that must be saved each candidate saves beside what is removed already.
 
-        Of MACs and parameters the mean, if both are to be saved. What is saved beyond a target counts as nothing.
+        Of several costs the mean of those that are to be saved. What is saved beyond a target counts as nothing.
         """
         parts = []
         for budget in self._counted():
@@ -74,7 +78,7 @@ class Surplus:
                 if amount < missing:
                     found.pop(path, None)
                 elif path in found:
-                    found[path] += amount / max(left - amount, 1)
+                    found[path] += amount / max(left - amount, budget.unit or 1)
         return found
 
     def _counted(self) -> list[SumBudget]:

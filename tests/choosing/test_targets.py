@@ -23,7 +23,7 @@ def sparse_graph() -> fx.GraphModule:
 
 
 @pytest.mark.parametrize("share", [50, 0, -1, float("nan")])
-@pytest.mark.parametrize("name", ["macs", "params", "memory"])
+@pytest.mark.parametrize("name", ["macs", "params", "memory", "latency"])
 def test_a_share_is_a_share(name: str, share: float) -> None:
     with pytest.raises(fxprune.FxpruneError, match=rf"^{name} of Targets is the share of .*, in \(0, 1\]; got"):
         Targets(**{name: share})
@@ -46,10 +46,31 @@ def test_it_can_be_read() -> None:
     assert str(Targets()) == "no target"
     assert str(Targets(macs=0.5)) == "at most 50% of the MACs"
     assert str(Targets(macs=0.5, memory=0.125)) == "at most 50% of the MACs and 12.5% of the activation memory"
+    assert str(Targets(milliseconds=4.0, macs=0.5)) == "at most 50% of the MACs and 4 ms"
+    assert str(Targets(latency=0.5)) == "at most 50% of the time"
 
 
 def test_records_of_runs_have_the_names_of_the_shell() -> None:
-    assert Targets(params=0.3).options() == {"target_macs": None, "target_params": 0.3, "target_memory": None}
+    none = {"target_macs": None, "target_memory": None, "target_ms": None, "target_latency": None}
+    assert Targets(params=0.3).options() == {**none, "target_params": 0.3}
+    timed = Targets(milliseconds=4.0, macs=0.5)
+    assert timed.options()["target_ms"] == 4.0
+    assert Targets.of_options(timed.options()) == timed
+    assert Targets.of_options({"target_macs": 0.5}) == Targets(macs=0.5)  # an older record
+
+
+@pytest.mark.parametrize("time", [0, -1.0, float("nan"), float("inf")])
+def test_a_time_is_above_zero(time: float) -> None:
+    with pytest.raises(fxprune.FxpruneError, match=r"^milliseconds of Targets is a time above 0; got"):
+        Targets(milliseconds=time)
+
+
+def test_a_time_is_asked_for_once() -> None:
+    with pytest.raises(fxprune.FxpruneError, match="milliseconds and latency of Targets both say"):
+        Targets(milliseconds=4.0, latency=0.5)
+    assert Targets(latency=0.5).is_timed
+    assert Targets(milliseconds=4.0).is_timed
+    assert not Targets(macs=0.5).is_timed
 
 
 def told(call: Callable[[], Any]) -> tuple[Any, list[warnings.WarningMessage]]:

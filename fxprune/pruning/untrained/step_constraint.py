@@ -21,7 +21,7 @@ from torch import fx
 
 from fxprune.choosing.channel_amounts import Amount
 from fxprune.choosing.channel_ranking import Field
-from fxprune.choosing.channel_targets import Left, cannot_be_met
+from fxprune.choosing.channel_targets import Left
 from fxprune.choosing.fingerprint import fingerprint
 from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
@@ -186,7 +186,7 @@ class _Search:
     def choose(self, fields: Sequence[Field], amount: Amount, left: Left) -> list[set[int]]:
         """Return the classes that go, by graph: of the outermost one."""
         self._classes, self._orders = orders_of(fields[0])
-        self._left, self._targets, self._graphs = left, amount.targets, len(fields)
+        self._left, self._graphs = left, len(fields)
         step = self._step
         self._network = StepNetwork(self._graph_module, self._orders, self._batches, step.groups, step.statistics)
         self._start = self._right.top1(self._graph_module)
@@ -209,7 +209,7 @@ class _Search:
         """Return what the least drop comes to that meets the targets."""
         unmet = self._left.unmet(self._gone(tuple(map(len, self._orders))))
         if unmet:
-            raise cannot_be_met(self._targets, unmet, f"{sum(map(len, self._orders)):,} channels")
+            raise self._left.refusal(unmet, f"{sum(map(len, self._orders)):,} channels")
         low, high = 0.0, self._start or 1.0
         while (found := self._along(high)) is None:  # all goes at a drop of L accuracies, at the latest
             low, high = high, 2 * high
@@ -229,7 +229,7 @@ class _Search:
         """Return how many go of each group on the line of that drop; None if targets are not met then."""
         numbers: Numbers = ()
         for place in range(len(self._orders)):
-            if not self._targets.is_empty:
+            if self._left.limits:
                 if not self._left.unmet(self._gone(numbers)):
                     return numbers
                 rest = tuple(map(len, self._orders[place:]))

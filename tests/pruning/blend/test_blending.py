@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def test_it_is_known_by_its_name() -> None:
 def test_what_goes_is_what_the_best_blend_was_judged_by(step: RemoveChannels, tmp_path: Path) -> None:
     graph, data = pictured()
     out, state = tmp_path / "blend.json", tmp_path / "search.json"
-    options = {"ratio": step.ratio, "scope": step.scope}
+    options: dict[str, Any] = {"ratio": step.ratio, "scope": step.scope}
     targets = fxprune.Targets(macs=step.target_macs)
     criterion = Blending(QUICK, state, out)
     plan = fxprune.choose(graph, "channels", targets, criterion=criterion, data=data, **options)

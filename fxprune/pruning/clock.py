@@ -1,0 +1,113 @@
+"""A true clock for what is pruned while it trains: near the target the network is timed, and the model corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import distributed, fx
+
+from fxprune.choosing.remaining import Remaining, Site
+from fxprune.choosing.targets import Targets
+from fxprune.choosing.time_terms import fit_of
+from fxprune.costs.latency.latency_table import LatencyTable
+from fxprune.ir.processes import is_distributed
+from fxprune.pruning.emitted import emitted_without
+from fxprune.pruning.latency_model import LatencyModel
+
+_NEAR = (1.2, 1.05, 1.0)
+_MOST = 12
+
+
+class Clock:
+    """Times the network that would be emitted as predictions come near a target of time.
+
+    At 1.2, 1.05 and once the target is met by the prediction; at the last again after each choice until the clock
+    agrees. Without a model that can time networks nothing is measured. In several processes the first one measures.
+
+    Args:
+        graph_module: a graph with gates.
+        remaining: what it costs without some of its sites; the model in it is corrected.
+        targets: what is asked for.
+        state: what another one that goes on here has measured.
+
+    Attributes:
+        targets: the same, with a share of the time as milliseconds: of what the network takes unpruned, measured.
+        points: what was predicted, and what measured, in turn, in milliseconds, with the spread of the repeats.
+    """
+
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        remaining: Remaining,
+        targets: Targets,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._graph_module, self._remaining = graph_module, remaining
+        self._first = remaining.latency
+        self._at = 0
+        self.points: list[tuple[float, float, float]] = []
+        self.targets = targets
+        if state is not None:
+            self.load_state_dict(state)
+        elif targets.latency is not None and self._can_measure and not self._is_pruned:
+            self._measure(())
+            whole = targets.latency * self.points[-1][1]
+            self.targets = replace(targets, latency=None, milliseconds=whole)
+
+    @property
+    def _can_measure(self) -> bool:
+        return isinstance(self._first, LatencyModel)
+
+    @property
+    def _is_pruned(self) -> bool:
+        gates = (*self._remaining.layers.values(), *self._remaining.channels.values())
+        return any(bool((gate.scale == 0).any()) for gate in gates)
+
+    def look(self, chosen: Sequence[Site]) -> None:
+        """Time the network without ``chosen`` if that is due, and correct the model."""
+        limit = self.targets.milliseconds
+        if limit is None or not self._can_measure or len(self.points) >= _MOST:
+            return
+        near = self._predicted(chosen) / limit
+        if near <= _NEAR[self._at]:
+            while self._at < len(_NEAR) - 1 and near <= _NEAR[self._at]:
+                self._at += 1
+            self._measure(chosen)
+
+    def _predicted(self, chosen: Sequence[Site]) -> float:
+        assert self._remaining.latency is not None
+        return fit_of(self._remaining.latency)[0] + self._remaining.left(chosen).milliseconds
+
+    def _measure(self, chosen: Sequence[Site]) -> None:
+        predicted = self._predicted(chosen)
+        known: list[Any] = [None]
+        if not is_distributed() or distributed.get_rank() == 0:
+            plain = emitted_without(self._graph_module, chosen, channels=bool(self._remaining.channels))
+            assert isinstance(self._first, LatencyModel)
+            timing = self._first.measured(plain)
+            known = [(predicted, timing.milliseconds, timing.spread)]
+        if is_distributed():
+            distributed.broadcast_object_list(known, src=0)
+        self._take(known[0])
+
+    def _take(self, point: tuple[float, float, float]) -> None:
+        self.points.append(point)
+        model = self._remaining.latency
+        assert isinstance(model, LatencyModel)
+        self._remaining.refit(model.corrected(point[0], point[1]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was measured, as plain data."""
+        return {"points": [list(one) for one in self.points], "at": self._at, "limit": self.targets.milliseconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what was measured before."""
+        if state["limit"] is not None:
+            self.targets = replace(self.targets, latency=None, milliseconds=state["limit"])
+        self.points, self._at = [], int(state["at"])
+        if isinstance(self._first, LatencyTable):
+            self._remaining.refit(self._first)
+        for predicted, measured, spread in state["points"]:
+            self._take((predicted, measured, spread))

@@ -1,0 +1,128 @@
+"""Targets in time while a network trains: what is chosen, when the clock is asked, what is gone on from."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from channel_training import gated
+from fake_latency import FakeLatency, plain
+from torch import fx
+
+import fxprune
+from fxprune import SteeredL1, Targets
+from fxprune.costs.latency.latency_table import LatencyTable
+from fxprune.errors import TargetError
+from fxprune.pipelines.chains import insert_scales
+from fxprune.training.cifar_resnet import CifarResNet
+
+STEPS = 12
+
+
+def resnet(what: str) -> fx.GraphModule:
+    torch.manual_seed(0)
+    traced = fxprune.trace(CifarResNet(20).eval(), torch.randn(2, 3, 8, 8))
+    return insert_scales(traced, what=what, verify=False).graph_module
+
+
+def trained(shrink: SteeredL1, steps: int = STEPS) -> SteeredL1:
+    for _ in range(steps):
+        shrink.step(0.1)
+    return shrink
+
+
+@pytest.mark.parametrize("what", ["branches", "channels", "branches,channels"])
+@pytest.mark.parametrize("off", [0.85, 1.0, 1.15])
+def test_the_network_is_as_fast_as_asked_by_the_clock(what: str, off: float) -> None:
+    graph, latency = resnet(what), FakeLatency(off=off, stairs=2)
+    whole = latency.off * latency.milliseconds(plain(graph))
+    shrink = trained(SteeredL1(graph, targets=Targets(milliseconds=0.7 * whole), meet_after=STEPS, latency=latency))
+    assert shrink.is_met
+    measured = latency.measured(plain(graph)).milliseconds
+    assert measured <= 0.7 * whole * 1.0001
+    assert measured >= 0.6 * whole
+    assert 1 <= len(shrink.clock.points) <= 5
+    assert shrink.clock.points[-1][1] == pytest.approx(measured)
+
+
+def test_a_share_is_of_what_is_measured() -> None:
+    graph, latency = resnet("branches"), FakeLatency(off=1.15)
+    shrink = SteeredL1(graph, targets=Targets(latency=0.5), meet_after=STEPS, latency=latency)
+    whole = 1.15 * latency.milliseconds(plain(graph))
+    assert shrink.clock.targets.milliseconds == pytest.approx(0.5 * whole)
+    assert shrink.clock.targets.latency is None
+    assert shrink.targets == Targets(latency=0.5)
+    trained(shrink)
+    assert latency.measured(plain(graph)).milliseconds <= 0.5 * whole * 1.0001
+
+
+def test_time_and_parameters_are_both_met() -> None:
+    graph, latency = resnet("branches"), FakeLatency()
+    targets = Targets(latency=0.8, params=0.5)
+    shrink = trained(SteeredL1(graph, targets=targets, meet_after=STEPS, latency=latency))
+    assert shrink.params_left <= 0.5
+    assert shrink.clock.points[-1][1] <= 0.8 * shrink.clock.points[0][1]
+
+
+@pytest.mark.parametrize("stop", [3, 6, 9])
+def test_a_run_that_was_stopped_goes_on_with_what_was_measured(stop: int) -> None:
+    def made() -> tuple[fx.GraphModule, SteeredL1]:
+        graph = resnet("branches")
+        latency = FakeLatency(off=1.15)
+        return graph, SteeredL1(graph, targets=Targets(latency=0.5), meet_after=STEPS, latency=latency)
+
+    _, through = made()
+    trained(through)
+    graph, first = made()
+    trained(first, stop)
+    again_graph, again = made()
+    again_graph.load_state_dict(graph.state_dict())
+    again.load_state_dict(first.state_dict())
+    assert again.clock.points == first.clock.points
+    trained(again, STEPS - stop)
+    assert (again.order, again.clock.points) == (through.order, through.clock.points)
+    copied = copy.deepcopy(first)
+    assert copied.clock.points == first.clock.points
+    trained(copied, STEPS - stop)
+    assert copied.order == through.order
+
+
+def test_a_table_alone_predicts() -> None:
+    graph, latency = resnet("branches"), FakeLatency(off=1.15)
+    table: Any = Predicting(latency)
+    shrink = trained(SteeredL1(graph, targets=Targets(latency=0.5), meet_after=STEPS, latency=table))
+    assert shrink.clock.points == []
+    assert latency.asked == 0
+    whole = latency.milliseconds(plain(resnet("branches")))
+    assert latency.milliseconds(plain(graph)) <= 0.5 * whole
+
+
+class Predicting(LatencyTable):
+    """What has no clock."""
+
+    def __init__(self, latency: FakeLatency) -> None:
+        super().__init__(latency.conditions, fit=latency.fit)
+        self.op_time, self.step = latency.op_time, latency.step  # type: ignore[method-assign]
+
+
+def test_a_target_in_time_needs_a_model() -> None:
+    with pytest.raises(
+        fxprune.FxpruneError, match=r"SteeredL1 needs a model of times for at most 4 ms: give latency="
+    ):
+        SteeredL1(gated("branches"), targets=Targets(milliseconds=4.0), meet_after=4)
+
+
+def test_what_cannot_be_met_says_what_can() -> None:
+    graph, latency = resnet("branches"), FakeLatency()
+    with pytest.raises(TargetError, match=r"target_ms=0.1 cannot be met: without all that can go a .* ms"):
+        SteeredL1(graph, targets=Targets(milliseconds=0.1), meet_after=4, latency=latency)
+    with pytest.raises(TargetError, match=r"target_latency=0.01 cannot be met: .* ask for at least 0\.\d+$"):
+        SteeredL1(graph, targets=Targets(latency=0.01), meet_after=4, latency=Predicting(latency))
+
+
+def test_a_model_of_another_network_is_refused() -> None:
+    other = LatencyTable(FakeLatency().conditions)
+    with pytest.raises(fxprune.FxpruneError, match=r"latency is a model of another network: it has no times of"):
+        SteeredL1(resnet("branches"), targets=Targets(latency=0.5), meet_after=4, latency=other)

@@ -114,7 +114,11 @@ class Measuring:
                 for place, stairs in enumerate(family.stairs)
             )
         wanted = [(by_family[name][0], at) for name, each in lines.items() if each for at in product(*each)]
-        self._time(wanted, "between widths")
+        own = {(each[0].family, one.widths) for each in by_family.values() for one in each}
+        again = [
+            (work, at) for work, at in wanted if (work.family, at) in own and not self.families[work.family].lines
+        ]
+        self._time(wanted, "between widths", again=again)  # those at full width too: all under the same circumstances
         missing = []
         for name, each in lines.items():
             if each and all(at in self.families[name].points for at in product(*each)):
@@ -124,15 +128,16 @@ class Measuring:
         self._keep()
         return missing
 
-    def _time(self, points: Sequence[Point], doing: str, turns: int = _TURNS) -> bool:
-        """Time what is not known yet; return whether all is known then."""
-        wanted = [one for one in dict.fromkeys(points) if one[1] not in self._known(one[0])]
+    def _time(self, points: Sequence[Point], doing: str, turns: int = _TURNS, again: Sequence[Point] = ()) -> bool:
+        """Time what is not known yet, and some ``again``; return whether all is known then."""
+        anew = set(again)
+        wanted = [one for one in dict.fromkeys(points) if one in anew or one[1] not in self._known(one[0])]
         done = 0
         while done < len(wanted) and time.monotonic() < self._until:
             self._tell(done / len(wanted), doing)
             with as_before(self._conditions):
                 timers = self._prepared(wanted[done:])
-                timings = in_turns(timers, turns=turns, most=2 * turns, until=self._until)
+                timings = in_turns(timers, turns=turns, most=3 * turns, until=self._until)
             for (workload, widths), timing in zip(wanted[done:], timings, strict=False):
                 self._known(workload)[widths] = timing
             done += len(timers)

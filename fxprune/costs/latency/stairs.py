@@ -55,7 +55,7 @@ def stairs_of(sweeps: Sequence[Mapping[int, float]]) -> Stairs:
 
 
 def _told(milliseconds: Mapping[int, float], aligned: int, step: int) -> tuple[float, float]:
-    """Return how badly, and for how many numbers, stairs explain a sweep, and how much slower is what is not aligned."""
+    """Return how badly stairs explain a sweep, for so many numbers, and how much slower is what is not aligned."""
     widths = np.array(sorted(milliseconds))
     times = np.array([milliseconds[one] for one in widths.tolist()])
     fast = widths % aligned == 0

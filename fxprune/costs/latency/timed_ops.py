@@ -192,7 +192,9 @@ class OpsOfGraph:
             at = lambda one: x[places[one]]  # noqa: E731
             return kind, target, fx.map_arg(args, at), fx.map_arg(kwargs, at)
 
-        told = pytree.tree_map(lambda one: places.get(one, one) if isinstance(one, fx.Node) else _told(one), (args, kwargs))
+        told = pytree.tree_map(
+            lambda one: places.get(one, one) if isinstance(one, fx.Node) else _told(one), (args, kwargs)
+        )
         return call_workload(f"{op_name(target)}{told}", again, operands, (width,))
 
     def _is_fresh(self, source: fx.Node | None) -> bool:
@@ -274,7 +276,7 @@ def _axis_behind(call: Call, axis: int, read: tuple[int, ...], made: tuple[int, 
     if name == "transpose":
         first, second = (call.argument(one) for one in ("dim0", "dim1"))
         swapped = {first % len(read): second % len(read), second % len(read): first % len(read)}
-        return swapped.get(axis, axis)
+        return int(swapped.get(axis, axis))
     if call.kind in ("join", "pad") or (len(made) == len(read) and made[axis] == width):
         return axis if axis < len(made) else None
     alike = [place for place, size in enumerate(made) if size == width]

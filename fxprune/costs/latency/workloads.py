@@ -8,7 +8,6 @@ A family is all but the widths: ops of one family share what was measured of any
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -154,7 +153,9 @@ def padded_workload(operand: Operand, axis: int, width: int) -> Workload:
         pads = (0,) * (2 * (len(shape) - 1 - axis)) + (0, at[0] - read.shape[axis])
         return alone(lambda x: ("call_function", functional.pad, (x[0], pads), {}), [read])
 
-    return Workload(f"channels padded, axis {axis}{_ON}{operand._replace(shape=spatial).text((1,))}", (width,), (1,), True, make)
+    return Workload(
+        f"channels padded, axis {axis}{_ON}{operand._replace(shape=spatial).text((1,))}", (width,), (1,), True, make
+    )
 
 
 def _filled(made: Callable[[Widths], nn.Module], at: Widths) -> nn.Module:

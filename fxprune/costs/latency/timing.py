@@ -10,7 +10,7 @@ import numpy as np
 
 Timer = Callable[[], float]
 """Runs something once, returns the milliseconds that it took."""
-_QUANTILE = 0.25
+_QUANTILE, _COUNTED = 0.25, 2
 
 
 class Timing(NamedTuple):
@@ -38,17 +38,18 @@ def in_turns(
     *,
     turns: int = 8,
     most: int = 8,
-    burst: int = 1,
     noisy: float = 0.02,
     until: float = float("inf"),
 ) -> list[Timing]:
     """Return what each of ``timers`` takes, called in turns: what slows the machine down slows all of them.
 
+    In each turn it is called three times, the first is not counted: kernels that were made for shapes are kept for
+    some hundred shapes only (oneDNN's are), and what ran in between may have pushed them out.
+
     Args:
         timers: what is timed; each has run before.
         turns: how often each is called at least, the time allowing: twice in any case.
         most: up to so often, those alone whose spread is above ``noisy``.
-        burst: of so many calls in a row the fastest counts, once: the first finds the caches cold.
         noisy: above this spread it is measured again.
         until: when to stop, by time.monotonic().
     """
@@ -57,5 +58,6 @@ def in_turns(
         for timer, repeats in zip(timers, found, strict=True):
             enough = turn >= turns and Timing.of(repeats).spread <= noisy
             if not enough and (turn < 2 or time.monotonic() < until):
-                repeats.append(min(timer() for _ in range(burst)))
+                timer()
+                repeats += [timer() for _ in range(_COUNTED)]
     return [Timing.of(repeats) for repeats in found]

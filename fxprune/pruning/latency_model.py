@@ -2,7 +2,7 @@
 
     model = fxprune.LatencyModel.measure(traced, backend="onnxruntime", threads=1)
     model.milliseconds(traced), model.measured(traced).milliseconds
-    print(model.table.error)                                   # on prunings that the fit has not seen
+    print(model.error)                                   # on prunings that the fit has not seen
 
     t(net) = a + b (sum of the ops, each timed alone) + c (number of ops)
 
@@ -17,7 +17,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -49,16 +48,17 @@ _SHARE_OF_OPS = 0.7  # of the time that is given
 """How much of the seconds that are given ops may take, the rest is for whole networks."""
 
 
-@dataclass(frozen=True)
-class LatencyModel:
-    """What a network takes, predicted from what its ops take: see :meth:`measure`.
+class LatencyModel(LatencyTable):
+    """What a network takes, predicted from what its ops take, and measured: see :meth:`measure`.
 
-    Attributes:
+    Args:
         table: what the ops take at any widths, the fit to whole networks, and its error.
+        prepare: makes a timer of a network.
     """
 
-    table: LatencyTable
-    _prepare: Prepare = field(repr=False, compare=False)
+    def __init__(self, table: LatencyTable, prepare: Prepare) -> None:
+        super().__init__(table.conditions, table.families, table.fit, table.error, table.missing)
+        self._prepare = prepare
 
     @classmethod
     def measure(
@@ -90,7 +90,7 @@ class LatencyModel:
             layout: "contiguous" or "channels_last".
             measure: a timer of your own: called with a plain GraphModule and a tuple of inputs, it returns
                 milliseconds. A phone can be asked so.
-            seconds: about how long it may take; what was not measured then is in ``table.missing``.
+            seconds: about how long it may take; what was not measured then is in ``missing``.
             cache: whether what was measured is kept, and where: True for the user's folder of caches. Another
                 machine's, or another version's, is measured anew.
 
@@ -118,25 +118,25 @@ class LatencyModel:
     def milliseconds(self, graph_module: fx.GraphModule) -> float:
         """Return what the network that will be emitted of a graph takes, predicted."""
         graph_module = require_graph(graph_module, "LatencyModel.milliseconds")
-        ops = ops_of_all(graph_module, self.table.conditions.batch)
-        unknown = [one for one in ops if one.workload.family not in self.table.families]
+        ops = ops_of_all(graph_module, self.conditions.batch)
+        unknown = [one for one in ops if one.workload.family not in self.families]
         if unknown:
-            Measuring(self.table.conditions, self._prepare, self.table.families).measure(unknown)
-        return self.table.total(sum(self.table.op_time(one, one.workload.widths) for one in ops), len(ops))
+            Measuring(self.conditions, self._prepare, self.families).measure(unknown)
+        return self.total(sum(self.op_time(one, one.workload.widths) for one in ops), len(ops))
 
     def measured(self, graph_module: fx.GraphModule) -> Timing:
         """Return what the network that will be emitted of a graph takes, under the same conditions."""
         graph_module = require_graph(graph_module, "LatencyModel.measured")
-        return _timed([plain(graph_module)], self.table.conditions, self._prepare, math.inf)[0]
+        return _timed([plain(graph_module)], self.conditions, self._prepare, math.inf)[0]
 
     def corrected(self, predicted: float, measured: float) -> LatencyModel:
         """Return the model moved such that what it ``predicted`` becomes what was ``measured``, in milliseconds."""
         for name, value in (("predicted", predicted), ("measured", measured)):
             if not (math.isfinite(value) and value > 0):
                 raise FxpruneValueError(f"{name} is in milliseconds, a finite number above 0; got {value}")
-        fit, factor = self.table.fit, measured / predicted
+        fit, factor = self.fit, measured / predicted
         moved = fit._replace(a=fit.a * factor, b=fit.b * factor, c=fit.c * factor)
-        return replace(self, table=self.table.with_fit(moved, self.table.error))
+        return LatencyModel(self.with_fit(moved, self.error), self._prepare)
 
 
 _EAGER = "eager"

@@ -31,9 +31,20 @@ def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         before, after = (format(report[name], ",") for name in _ACTIVATIONS)
         where = ", opaque parts left out" if report.get("opaque") else ""
         rows.append((f"peak activation bytes{where}", before, after))
+    if "latency" in report:
+        rows += _timed(report["latency"])
     for size, times in report.get("latency_ms", {}).items():
         rows.append((f"ms at batch {size} (before: {BEFORE})", f"{times['before']:.2f}", f"{times['after']:.2f}"))
     return rows
+
+
+def _timed(told: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what is told of times, where one was asked for."""
+    sides = ("before", "after")
+    measured = [f"{told[f'{side}_ms']:.3g} (spread {told[f'{side}_spread']:.1%})" for side in sides]
+    predicted = [f"{told[f'predicted_{side}_ms']:.3g}" for side in sides]
+    title = f"ms ({told['conditions']}), target {told['target_ms']:.3g}"
+    return [(title, measured[0], measured[1]), ("predicted ms", predicted[0], predicted[1])]
 
 
 def notes_on(report: Mapping[str, Any]) -> list[str]:

@@ -46,10 +46,13 @@ def latency(model: str, given: Given, timed: Timed, as_json: bool, html_file: Pa
 
         plotting()  # an error now, and not after all was measured
     from fxprune.pruning.latency_inspection import inspect_latency
+    from fxprune.pruning.latency_model import LatencyModel
 
     graph_module = load_traced(model, given).eval()
+    given_options = {name: value for name, value in options.items() if value is not None}
     with progress_line("measuring"):
-        found = inspect_latency(graph_module, timed.measure(graph_module, **options))
+        measured = LatencyModel.measure(graph_module, **timed.conditions, **given_options)
+        found = inspect_latency(graph_module, measured)
     if as_json:
         print_json({"model": model, **found.to_json()})
     else:

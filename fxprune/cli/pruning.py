@@ -26,6 +26,7 @@ from fxprune.cli.options import (
     what_option,
 )
 from fxprune.cli.report import show_finished, show_results
+from fxprune.cli.timed import Timed, timed_options
 from fxprune.cli.training_options import training_options
 from fxprune.training.settings import Settings
 
@@ -37,6 +38,8 @@ _GOAL = (
     "target_macs",
     "target_params",
     "target_memory",
+    "target_ms",
+    "target_latency",
     "strength",
     "layers",
     "what",
@@ -47,7 +50,35 @@ _GOAL = (
 )
 
 
-@click.command(epilog=MODEL_HELP)
+class _WithFrontier(click.Command):
+    """A command whose option --frontier takes all numbers behind it."""
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        return super().parse_args(context, spread("--frontier", arguments))
+
+
+def spread(option: str, arguments: Sequence[str]) -> list[str]:
+    """Return ``arguments`` with an option in front of each of the numbers behind it."""
+    found: list[str] = []
+    is_behind = False
+    for one in arguments:
+        if is_behind and _is_number(one) and found[-1] != option:
+            found.append(option)
+        elif not _is_number(one):
+            is_behind = one == option
+        found.append(one)
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@click.command(epilog=MODEL_HELP, cls=_WithFrontier)
 @click.argument("model")
 @weights_option
 @pretrained_option
@@ -69,6 +100,24 @@ _GOAL = (
     type=click.FloatRange(0, 1, min_open=True),
     help="Share of the parameters to leave; none asked for by default.",
 )
+@click.option(
+    "--target-ms",
+    type=click.FloatRange(0, min_open=True),
+    help="Milliseconds that the pruned network may take, measured here on --backend; none asked for by default.",
+)
+@click.option(
+    "--target-latency",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="The same as a share of what the network takes unpruned.",
+)
+@click.option(
+    "--frontier",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    multiple=True,
+    metavar="SHARE ...",
+    help="Several such shares, 0.8 0.6 0.4: one run on the way down, a saved network for each, a page of all.",
+)
+@timed_options
 @click.option(
     "--strength",
     type=click.FloatRange(0, min_open=True),
@@ -93,7 +142,7 @@ _GOAL = (
 @training_options
 @export_options
 @json_option(REPORTED)
-def prune(model: str, data: str, out: Path, **options: Any) -> None:
+def prune(model: str, data: str, out: Path, timed: Timed, frontier: tuple[float, ...], **options: Any) -> None:
     """Fine-tune MODEL on your images, prune its layers or channels meanwhile, write the result to a folder.
 
     With --no-train nothing is trained: what goes is chosen, removed and repaired by least squares, in minutes.
@@ -101,7 +150,7 @@ def prune(model: str, data: str, out: Path, **options: Any) -> None:
     Killed at any moment, the same command goes on from its last checkpoint. On several GPUs or hosts:
     torchrun --nproc-per-node 4 -m fxprune prune MODEL ...
     """
-    from fxprune.cli.pruning_job import Images, Job, Source
+    from fxprune.cli.pruning_job import Images, Job, Source, along
     from fxprune.emission.formats import require_exporter
     from fxprune.training.batches import default_workers
     from fxprune.training.untrained_job import Without
@@ -117,10 +166,14 @@ def prune(model: str, data: str, out: Path, **options: Any) -> None:
     settings = Settings(**options)
     _require_way(way["no_train"])
     _require_use(settings, goal_options, source.teacher_weights)
-    goal = _goal(**goal_options)
+    goal = _goal(timed=timed, frontier=frontier, **goal_options)
     _seed(settings.seed)
     no_train = Without(**way, workers=settings.workers, exports=exports) if way.pop("no_train") else None
-    done = Job(source, images, settings, no_train, exports, as_json).run(out, goal)
+    job = Job(source, images, settings, no_train, exports, as_json)
+    if frontier:
+        along(job, goal, frontier, out)
+        return
+    done = job.run(out, goal)
     if done is not None:
         (show_finished if done.is_old else show_results)(done.report, out, as_json)
 
@@ -131,7 +184,14 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _goal(strength: float | None, norms: Norms | None, plan: Path | None, **named: Any) -> Goal:
+def _goal(
+    strength: float | None,
+    norms: Norms | None,
+    plan: Path | None,
+    timed: Mapping[str, Any],
+    frontier: Any,
+    **named: Any,
+) -> Goal:
     """Return what is asked for; half of the MACs, where that is nothing."""
     from fxprune.choosing.targets import Targets
     from fxprune.pruning.pruning_plan import PruningPlan
@@ -141,9 +201,15 @@ def _goal(strength: float | None, norms: Norms | None, plan: Path | None, **name
     kept: dict[str, Any] = {name: list(named.pop(name)) for name in ("keep", "only")}
     layers, what = (named.pop(name) for name in ("layers", "what"))
     targets = Targets.of_options(named)
-    if targets.is_empty and strength is None and known is None:
+    if targets.is_empty and strength is None and known is None and not frontier:
         targets = Targets(macs=0.5)
-    return Goal(targets, strength, layers, what=what, **kept, norms=norms or Goal.norms, plan=known)
+    if timed.given and not targets.is_timed and not frontier:
+        raise click.UsageError(f"--{next(iter(timed.given))} needs --target-ms, --target-latency or --frontier")
+    if frontier and not (targets.is_empty and strength is None and known is None):
+        raise click.UsageError("--frontier says what is asked for: leave other targets, --strength and --plan out")
+    return Goal(
+        targets, strength, layers, what=what, **kept, norms=norms or Goal.norms, plan=known, timed=timed.conditions
+    )
 
 
 def _require_way(no_train: bool) -> None:
@@ -170,7 +236,7 @@ def _require_use(settings: Settings, goal: Mapping[str, Any], teacher_weights: S
         ("temperature", "--distill", settings.distill > 0),
         ("shrink_share", "no --strength", strength is None),
         ("target_memory", "no --strength", strength is None),
-        ("target_params", "no --strength", strength is None),
+        *((one, "no --strength", strength is None) for one in ("target_params", "target_ms", "target_latency")),
         *((one, "no --plan: that says what goes", goal["plan"] is None) for one in goal.keys() - {"norms", "plan"}),
     ):
         if given(option) is click.core.ParameterSource.COMMANDLINE and not is_there:

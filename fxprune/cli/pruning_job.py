@@ -6,20 +6,25 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fxprune.choosing.targets import Targets
+from fxprune.cli.options import print_json
 from fxprune.cli.progress import progress_line, saying
 from fxprune.cli.teachers import of_random_weights, require_classes, teacher_of
 from fxprune.emission.formats import Exports
-from fxprune.run_record import read_run
+from fxprune.files import make_folder
+from fxprune.render.plots import plotting
+from fxprune.run_record import SEARCHED, read_run
 from fxprune.sources.models import LoadedModel, load_model
 from fxprune.training.data import ImageData, load_data
 from fxprune.training.engine import make_accelerator
 from fxprune.training.folder import is_finished, open_folder
+from fxprune.training.frontier import Stop, folder_of, stops, write_frontier
 from fxprune.training.goal import Goal
 from fxprune.training.job import Run, prune_on_data, say_nothing
 from fxprune.training.settings import Settings
@@ -156,6 +161,39 @@ class Done:
         report = read_run(out).report
         assert report is not None
         return cls(report, is_old=True)
+
+
+def along(job: Job, goal: Goal, shares: Sequence[float], out: Path) -> None:
+    """Prune to each of several shares of the time, from the largest down, and write what is on the way, and a page.
+
+    With training each network goes on from the one before it, with its norms; without, all begin with the first.
+    """
+    plotting()  # an error now, and not after the first, where it cannot draw
+    say = saying(job.aside)
+    trains = job.way is None
+    if trains:
+        goal = replace(goal, norms="keep")
+    elif job.way is not None:
+        make_folder(out)
+        job = replace(job, way=replace(job.way, state=out / SEARCHED))
+    done: list[Stop] = []
+    for share in stops(shares):
+        folder = folder_of(out, share)
+        targets = Targets(latency=share)
+        if trains and done:
+            targets = Targets(milliseconds=share * done[0].report["latency"]["before_ms"])
+            job = replace(job, source=replace(job.source, model=str(done[-1].folder), weights=None, pretrained=False))
+        found = job.run(folder, replace(goal, targets=targets))
+        if found is not None:
+            done.append(Stop(share, folder, found.report))
+            told = write_frontier(out, done)
+            say(
+                f"{share:.0%} of the time: held-out top-1 {told['points'][-1]['top1']:.2%} at {told['points'][-1]['ms']:.3g} ms"
+            )
+    if done and job.aside:
+        print_json({"out": str(out), **told})
+    elif done:
+        say(f"frontier.html, frontier.json and a folder for each network are in {out}")
 
 
 def _told(goal: Goal) -> dict[str, Any]:

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from fxprune.cli.options import collected
-
-if TYPE_CHECKING:
-    from torch import fx
-
-    from fxprune.pruning.latency_model import LatencyModel
 
 BACKENDS = ("eager", "compile", "onnxruntime")
 """The values of :data:`fxprune.costs.latency.conditions.Backend`, told without torch."""
@@ -36,11 +31,10 @@ class Timed:
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in named.items() if value is not None}
 
-    def measure(self, graph_module: fx.GraphModule, **more: Any) -> LatencyModel:
-        """Return what the ops of a graph take under these conditions: measured now, or before on this machine."""
-        from fxprune.pruning.latency_model import LatencyModel
-
-        return LatencyModel.measure(graph_module, **self.given, **{k: v for k, v in more.items() if v is not None})
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """The options of :meth:`fxprune.LatencyModel.measure`: a batch is one image by default."""
+        return {"batch": 1, **self.given}
 
 
 _OPTIONS: Sequence[Callable[..., Any]] = (

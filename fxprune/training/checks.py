@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import fx, nn
 
+from fxprune.choosing.remaining import Remaining
 from fxprune.emission.emit import source_obstacle
 from fxprune.emission.strip import savable
 from fxprune.facts.shapes import shape
@@ -18,12 +19,13 @@ from fxprune.passes import FoldBatchNorm, FuseResConv
 from fxprune.pipelines.chains import insert_scales
 from fxprune.pipelines.result import PipelineResult
 from fxprune.pruning.closing import Closing, gated_for
+from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.surplus import Surplus
 from fxprune.tracing.check import require_finite
 from fxprune.tracing.trace import trace
 from fxprune.training.batches import steps_per_epoch
 from fxprune.training.evaluation import check_outputs
-from fxprune.training.goal import Goal
+from fxprune.training.goal import Goal, OnClock, Shrink
 from fxprune.training.settings import Schedule, Settings
 
 _FOLDING = frozenset((FoldBatchNorm.name, FuseResConv.name))
@@ -34,13 +36,20 @@ PICKLED = "model.pt"
 class Prepared(NamedTuple):
     """A network that was traced, with the scales that were put in, and why it has no source, if it has none.
 
-    ``closing`` is what closes of these, in turn, where a plan says so.
+    ``closing`` is what closes of these, in turn, where a plan says so; ``latency`` times it, where a time is asked for.
     """
 
     traced: fx.GraphModule
     inserted: PipelineResult
     obstacle: str | None
     closing: Closing | None = None
+    latency: LatencyModel | None = None
+
+    def shrink(self, goal: Goal) -> Shrink:
+        """Return how the scales shrink for a goal."""
+        if self.closing is not None:
+            return self.closing
+        return goal.shrink if self.latency is None else OnClock(goal.targets, self.latency)
 
     @property
     def opaque(self) -> list[str]:
@@ -64,8 +73,10 @@ def prepared(model: nn.Module, examples: torch.Tensor, goal: Goal) -> Prepared:
         inserted, closing = gated_for(goal.plan, traced)
     for step in inserted.steps:
         step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
-    Surplus(inserted.graph_module, goal.targets)  # raises if a target cannot be met
-    return Prepared(traced, inserted, source_obstacle(traced), closing)
+    latency = goal.measured(traced)
+    graph = inserted.graph_module
+    Surplus(graph, goal.targets, Remaining(graph, latency=latency))  # raises if a target cannot be met
+    return Prepared(traced, inserted, source_obstacle(traced), closing, latency)
 
 
 def traced_for_images(model: nn.Module, examples: torch.Tensor) -> fx.GraphModule:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from torch import fx
 
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError
 from fxprune.passes.chains import Norms
 from fxprune.pipelines import LAYERS, Layers, What, sites_named
 from fxprune.pruning.closing import Closing, require_alone
+from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.pruning_plan import PruningPlan
 
-Shrink = Targets | Closing | float | None
+
+class OnClock(NamedTuple):
+    """Targets of which one is a time, and what predicts and measures times."""
+
+    targets: Targets
+    latency: LatencyModel
+
+
+Shrink = Targets | OnClock | Closing | float | None
 """How scales shrink in a training: steered, until targets are met or what is planned is closed, or by a fixed L1."""
 
 
@@ -33,6 +44,8 @@ class Goal:
         what: what to prune: some of "convs", "branches" and "channels", or "all" of the three; convs and branches by
             default.
         plan: what goes, in turn, in the place of all that says what may go and how much.
+        timed: how the network will run, where a time is asked for: options of
+            :meth:`fxprune.LatencyModel.measure`.
 
     Raises:
         FxpruneError: targets beyond that of MACs are given beside a strength, or any of these beside a plan.
@@ -46,6 +59,7 @@ class Goal:
     norms: Norms = "fold"
     what: What | None = None
     plan: PruningPlan | None = None
+    timed: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.plan is not None:
@@ -59,9 +73,15 @@ class Goal:
         """What may go, of convs, branches and channels."""
         return sites_named(self.what, self.layers) if self.plan is None else self.plan.what
 
+    def measured(self, graph_module: fx.GraphModule) -> LatencyModel | None:
+        """Return what times the network, if a time is asked for."""
+        if not self.targets.is_timed:
+            return None
+        return LatencyModel.measure(graph_module, **self.timed)
+
     @property
     def shrink(self) -> Shrink:
-        """How the scales shrink while the network trains, where no plan says what closes."""
+        """How scales shrink in the training, where no plan says what closes, and no time is asked for."""
         return self.targets if self.strength is None else self.strength
 
     def options(self) -> dict[str, Any]:
@@ -75,6 +95,7 @@ class Goal:
             **kept,
             "norms": self.norms,
             **plan,
+            **({"timed": dict(self.timed)} if self.targets.is_timed else {}),
         }
 
 

@@ -42,7 +42,15 @@ from fxprune.training.evaluation import evaluate
 from fxprune.training.goal import Goal, Shrink
 from fxprune.training.metrics import epochs
 from fxprune.training.recipe import Say, Session, Trained, trained
-from fxprune.training.report import REPORT_SCHEMA, costs, latencies, options_and_versions, write_results
+from fxprune.training.report import (
+    REPORT_SCHEMA,
+    Point,
+    costs,
+    latencies,
+    options_and_versions,
+    timed,
+    write_results,
+)
 from fxprune.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -128,6 +136,7 @@ class _Outcome(NamedTuple):
     """What came of a run."""
 
     plan: PruningPlan  # what was closed
+    points: Sequence[Point]  # what the clock said on the way, where a time is asked for
     results: list[PipelineResult]
     rows: Rows  # of all training
     path: Rows  # of the epochs in which layers went
@@ -164,7 +173,7 @@ class _Work:
         for line in advice(self.settings, goal, self.data.train_count):
             self.say(line)
         self.accelerator.init_trackers("tensorboard")
-        rows, shrink = self.train(sparse, self.settings, CHECKPOINT, METRICS, ready.closing or goal.shrink)
+        rows, shrink = self.train(sparse, self.settings, CHECKPOINT, METRICS, ready.shrink(goal))
         path = epochs(rows)
         trained = self.accuracy(sparse)
         closed = sum(groups.values()) - sum(
@@ -184,6 +193,7 @@ class _Work:
         staying = {layer.path for layer in layers_of(removed)}
         gone = [layer for layer in candidates if layer.path not in staying]  # with what lay in branches
         plan = _plan(ready, shrink, gone, goal)
+        points = shrink.clock.points if isinstance(shrink, SteeredL1) else ()
         self.say(f"removed {counted(gone) if gone else 'channels'}: held-out top-1 {trained:.2%} -> {without:.2%}")
         if self.settings.finetune_epochs:
             rows += self.finetune(removed)
@@ -198,7 +208,7 @@ class _Work:
         accuracies = dict(zip(steps, (before, trained, without), strict=True))
         if unpruned is not None:
             accuracies["accuracy_baseline"] = self.baseline(unpruned)
-        return _Outcome(plan, results, rows, path, layers, accuracies)
+        return _Outcome(plan, points, results, rows, path, layers, accuracies)
 
     def train(
         self, graph_module: fx.GraphModule, settings: Settings, checkpoint: str, metrics: str, shrink: Shrink = None
@@ -246,6 +256,7 @@ class _Work:
             "accuracy_after": self.accuracy(pruned),
             "max_relative_difference": max(one.max_relative or 0.0 for one in (ready.inserted, *outcome.results)),
             "latency_ms": latencies(traced.to(self.accelerator.device), pruned),
+            **timed(ready.latency, traced, pruned, goal, outcome.points),
             "path": outcome.path,
             **options_and_versions(self.settings, goal),
             "hardware": hardware(self.accelerator),

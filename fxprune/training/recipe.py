@@ -27,7 +27,7 @@ from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import make_accelerator
 from fxprune.training.evaluation import recalibrate
-from fxprune.training.goal import Shrink, require_either
+from fxprune.training.goal import OnClock, Shrink, require_either
 from fxprune.training.loop import Trainer
 from fxprune.training.metrics import Metrics, progress_bar
 from fxprune.training.settings import Settings
@@ -120,7 +120,7 @@ def trained(
         say(f"resuming after {_where(trainer)} from {session.checkpoint}")
     log.resume(trainer.step)
     _require_one_step(trainer)
-    if isinstance(shrink, Targets) and isinstance(trainer.shrink, SteeredL1) and not trainer.shrink.order:
+    if not _targets(shrink).is_empty and isinstance(trainer.shrink, SteeredL1) and not trainer.shrink.order:
         say(
             f"the first step compares all that may go, {trainer.shrink.candidates} of them, on {_probe_count(data)} "
             "images each: it takes longer than the others"
@@ -185,7 +185,8 @@ def _recalibrate(trainer: Trainer) -> None:
 
 
 def _shrinking(model: nn.Module, data: ImageData, settings: Settings, shrink: Shrink) -> ProximalL1 | None:
-    if shrink is None or (isinstance(shrink, Targets) and shrink.is_empty):
+    targets = _targets(shrink)
+    if shrink is None or (isinstance(shrink, Targets) and targets.is_empty):
         return None
     assert isinstance(model, fx.GraphModule)
     if isinstance(shrink, (int, float)):
@@ -193,11 +194,19 @@ def _shrinking(model: nn.Module, data: ImageData, settings: Settings, shrink: Sh
     steps = steps_per_epoch(data.train_count, settings.batch_size) * settings.epochs
     return SteeredL1(
         model,
-        targets=shrink if isinstance(shrink, Targets) else _NOTHING,
+        targets=targets,
+        latency=shrink.latency if isinstance(shrink, OnClock) else None,
         closing=shrink if isinstance(shrink, Closing) else None,
         meet_after=max(1, round(steps * settings.shrink_share)),
         probe_inputs=(sample_inputs(data, _probe_count(data)),),
     )
+
+
+def _targets(shrink: Shrink) -> Targets:
+    """Return what is asked for; nothing where something else says what closes."""
+    if isinstance(shrink, OnClock):
+        return shrink.targets
+    return shrink if isinstance(shrink, Targets) else _NOTHING
 
 
 def _probe_count(data: ImageData) -> int:
@@ -216,7 +225,7 @@ class _Checkpoints:
 
     def __init__(self, path: Path | None, trainer: Trainer, shrink: Shrink) -> None:
         self._path, self._trainer = path, trainer
-        targets = shrink if isinstance(shrink, Targets) else Targets()
+        targets = _targets(shrink)
         strength = shrink if isinstance(shrink, (int, float)) else None
         plan = shrink.digest if isinstance(shrink, Closing) else None
         goal = {**targets.options(), "strength": strength, "plan": plan}

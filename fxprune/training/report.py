@@ -24,6 +24,7 @@ from fxprune.files import save_with_torch, write_json
 from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
+from fxprune.pruning.latency_model import LatencyModel
 from fxprune.render.folder import write_diff
 from fxprune.run_record import REPORT
 from fxprune.training.checks import PICKLED
@@ -31,7 +32,9 @@ from fxprune.training.goal import Goal
 from fxprune.training.preprocessing import CONFIG
 from fxprune.training.settings import Settings
 
-REPORT_SCHEMA = 4
+REPORT_SCHEMA = 5
+Point = tuple[float, float, float]
+"""What was predicted of a network, and what was measured, in milliseconds, and the spread of the repeats."""
 
 
 def costs(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, int]:
@@ -59,6 +62,30 @@ def latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[s
         times = compare_latency(ways, batch_size)
         measured[str(batch_size)] = {**times, "ratio": times["after"] / times["before"]}
     return measured
+
+
+def timed(
+    latency: LatencyModel | None, before: fx.GraphModule, after: fx.GraphModule, goal: Goal, points: Sequence[Point]
+) -> dict[str, Any]:
+    """Return what a report tells of times, where one is asked for: predicted and measured, with their spread.
+
+    Predictions are those of the model as it was measured; ``points`` are what it was corrected by on the way.
+    """
+    if latency is None:
+        return {}
+    told: dict[str, Any] = {"conditions": str(latency.conditions)}
+    for name, one in (("before", before), ("after", after)):
+        timing = latency.measured(one)
+        told |= {
+            f"{name}_ms": timing.milliseconds,
+            f"{name}_spread": timing.spread,
+            f"predicted_{name}_ms": latency.milliseconds(one),
+        }
+    target = goal.targets.milliseconds or (goal.targets.latency or 1.0) * told["before_ms"]
+    names = ("predicted_ms", "measured_ms", "spread")
+    on_the_way = [dict(zip(names, point, strict=True)) for point in points]
+    error = None if latency.error is None else latency.error._asdict()
+    return {"latency": {**told, "target_ms": target, "error": error, "points": on_the_way}}
 
 
 def options_and_versions(settings: Settings, goal: Goal) -> dict[str, Any]:

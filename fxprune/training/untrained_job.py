@@ -47,6 +47,8 @@ class Without:
         search: "cap" for CaP's, of channels alone, by its criterion unless another is given.
         workers: processes that decode images.
         exports: what else is written of the pruned network.
+        state: a JSON file of what was measured while it was chosen, which runs of one network share; by default in
+            the folder of the run.
     """
 
     images: int = 512
@@ -54,6 +56,7 @@ class Without:
     search: str | None = None
     workers: int = 0
     exports: Exports = SOURCE_ONLY
+    state: Path | None = None
 
     def options(self) -> dict[str, Any]:
         """Return what a record tells of it."""
@@ -101,7 +104,7 @@ def _chosen(
 ) -> PruningPlan:
     """Return what goes, by the search that is asked for."""
     if way.search is None:
-        criterion = way.criterion or RepairedDamage(traced, state=out / SEARCHED)
+        criterion = way.criterion or RepairedDamage(traced, state=way.state or out / SEARCHED)
         return choose_untrained(traced, batches, goal.targets, surgery=surgery, criterion=criterion)
     if sites_named(surgery.what) != ("channels",):
         raise FxpruneValueError("search cap is of channels alone: give --what channels too")

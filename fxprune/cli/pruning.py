@@ -188,7 +188,7 @@ def _goal(
     strength: float | None,
     norms: Norms | None,
     plan: Path | None,
-    timed: Mapping[str, Any],
+    timed: Timed,
     frontier: Any,
     **named: Any,
 ) -> Goal:

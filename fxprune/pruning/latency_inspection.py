@@ -10,11 +10,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 from tabulate import tabulate
 from torch import fx
 
 from fxprune.choosing.graph_costs import Cost
 from fxprune.choosing.remaining import Remaining
+from fxprune.choosing.sites import ChannelSite
 from fxprune.choosing.time_terms import fit_of
 from fxprune.costs.latency.latency_table import LatencyTable, TimedOp
 from fxprune.costs.latency.timing import Timing
@@ -192,12 +194,21 @@ def _sites(graph_module: fx.GraphModule, model: LatencyTable) -> tuple[list[Site
     saved = remaining.saved(remaining.layers.values(), ())
     for path, gate in remaining.layers.items():
         found.append(_line(gate.kind, name_of(gate, names), (1, 1), saved[path]))
-    halves = [remaining.chunk(path, range(gate.width // 2)) for path, gate in remaining.channels.items()]
+    halves = [remaining.chunk(path, range(1, gate.width, 2)) for path, gate in remaining.channels.items()]
     halves = [one for one in halves if one.places]
     saved = remaining.saved(halves, ())
     for one in halves:
-        found.append(_line("channels", one.path, (len(one.places), one.gate.width), saved[one.path]))
+        name = _first_layer(remaining.site(one.path))
+        found.append(_line("channels", name, (len(one.places), one.gate.width), saved[one.path]))
     return found, []
+
+
+def _first_layer(site: ChannelSite) -> str:
+    """Return the path of the first layer that makes channels of a group; its gate's, if none does."""
+    classes = site.group.classes
+    layers = (path for path, made in site.channels.outputs.items() if np.isin(made, classes).any())
+    prefix = f"{site.region}." if site.region else ""
+    return next((prefix + path for path in layers), site.path)
 
 
 def _line(kind: str, path: str, goes_of: tuple[int, int], saved: Cost) -> SiteLine:

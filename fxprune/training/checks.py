@@ -36,7 +36,7 @@ PICKLED = "model.pt"
 class Prepared(NamedTuple):
     """A network that was traced, with the scales that were put in, and why it has no source, if it has none.
 
-    ``closing`` is what closes of these, in turn, where a plan says so; ``latency`` times it, where a time is asked for.
+    ``closing`` is what closes of these, in turn, where a plan says so; ``latency`` what times it, for a target in time.
     """
 
     traced: fx.GraphModule

@@ -56,10 +56,10 @@ class SteeredL1(ProximalL1):
     as its group has chunks left, so that groups get narrower together. A conv's removal would tie the channels that
     it reads to those that it makes: where one goes, channels of neither do, and the other way round.
 
-    With a target in time what is saved is milliseconds, as ``latency`` predicts them, and channels go in steps that
-    save any. With a target of memory the layers whose removal lowers the peak of activation memory go first, in the same order
+    With a target of memory the layers whose removal lowers the peak of activation memory go first, in the same order
     among themselves, until that target is met. With one of parameters a layer is weighed by the mean of what it saves
-    of the two, in shares of what is to be saved; until it is met, parameters are nothing that had better stay.
+    of the two, in shares of what is to be saved; until it is met, parameters are nothing that had better stay. With
+    one in time milliseconds are saved, as ``latency`` predicts them, and channels go in steps that save any.
 
     Args:
         graph_module: a graph with BranchScales, ResConvs in the "gain-gate" parametrisation, gates of channels, or

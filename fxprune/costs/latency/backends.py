@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
 
-from fxprune.costs.latency.conditions import Conditions
+from fxprune.costs.latency.conditions import Conditions, require_backend
 from fxprune.costs.latency.in_place import in_place_copy
-from fxprune.costs.latency.timing import Timer
+from fxprune.costs.latency.timing import Timer, Turns
 from fxprune.errors import FxpruneError, first_line
 from fxprune.ir.pytrees import tensors_in
 
@@ -28,6 +28,7 @@ Measure = Callable[[fx.GraphModule, tuple[Any, ...]], float]
 """A user's timer."""
 Prepare = Callable[[fx.GraphModule, tuple[Any, ...]], Timer]
 _WARM_UP = 2
+_ASKED = Turns(2, 4, warm=False)
 
 
 @contextmanager
@@ -43,10 +44,28 @@ def as_before(conditions: Conditions) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def preparing(conditions: Conditions, measure: Measure | None = None) -> Prepare:
-    """Return what prepares graphs to be timed under ``conditions``, or by the user's own timer ``measure``."""
+class Instrument(NamedTuple):
+    """What times graphs.
+
+    Attributes:
+        prepare: makes a timer of a graph and its inputs.
+        of_ops: how often one op is timed.
+        of_networks: how often a whole network is.
+    """
+
+    prepare: Prepare
+    of_ops: Turns = Turns(6, 18)
+    of_networks: Turns = Turns(5, 60)
+
+
+def instrument(conditions: Conditions, measure: Measure | None = None) -> Instrument:
+    """Return what times graphs under ``conditions``, or the user's own timer ``measure``, which is called less often.
+
+    Raises FxpruneError if nothing here can run under them.
+    """
     if measure is not None:
-        return lambda graph_module, inputs: lambda: _asked(measure, graph_module, inputs)
+        return Instrument(lambda graph_module, inputs: lambda: _asked(measure, graph_module, inputs), _ASKED, _ASKED)
+    require_backend(conditions)
     makers = {"eager": _eager, "compile": _compiled, "onnxruntime": _by_onnxruntime}
     make = makers[conditions.backend]
 
@@ -57,7 +76,7 @@ def preparing(conditions: Conditions, measure: Measure | None = None) -> Prepare
             timer()
         return timer
 
-    return prepare
+    return Instrument(prepare)
 
 
 def _clocked(run: Callable[[], Any], conditions: Conditions) -> Timer:

@@ -35,4 +35,4 @@ def test_what_is_read_for_a_width() -> None:
     assert stairs.read_as(20) == (32, 1.0)
     assert stairs.read_as(32.0) == (32, 1.0)
     assert stairs.read_as(21) == (21, 1.5)
-    assert Stairs().read_as(21.5) == (22, 1.0)
+    assert Stairs().read_as(21.5) == (21.5, 1.0)

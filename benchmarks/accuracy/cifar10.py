@@ -27,7 +27,7 @@ from benchmarks.accuracy.training_arguments import add_training_arguments, setti
 from benchmarks.provenance import provenance
 from fxprune.cli import cli
 from fxprune.costs.macs import total_macs, total_params
-from fxprune.costs.measured_latency import compare_latency
+from fxprune.costs.latency.comparing import compare_latency
 from fxprune.emission.emit import load_emitted
 from fxprune.files import write_json
 from fxprune.passes import FoldBatchNorm, Simplify

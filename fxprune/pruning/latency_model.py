@@ -1,26 +1,252 @@
-"""Stand-in of the interface, dropped when the real one is merged."""
+"""How long a network and its prunings take: measured on the backend that runs them, and predicted from that.
+
+    model = fxprune.LatencyModel.measure(traced, backend="onnxruntime", threads=1)
+    model.milliseconds(traced), model.measured(traced).milliseconds
+    print(model.table.error)                                   # on prunings that the fit has not seen
+
+    t(net) = a + b (sum of the ops, each timed alone) + c (number of ops)
+
+fitted to random prunings of this very network, and judged by others.
+"""
 
 from __future__ import annotations
 
+import logging
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import fx
 
+from fxprune.costs.latency.backends import Instrument, as_before, instrument
+from fxprune.costs.latency.conditions import Conditions, Layout
+from fxprune.costs.latency.fit import Fit, FitError, fitted, judged
+from fxprune.costs.latency.latency_cache import LatencyCache, cache_folder
 from fxprune.costs.latency.latency_table import LatencyTable
+from fxprune.costs.latency.measuring import Measuring
+from fxprune.costs.latency.network_ops import inputs_at, ops_of_all
+from fxprune.costs.latency.timed_ops import TimedOp
+from fxprune.costs.latency.timing import Timing, in_turns
+from fxprune.costs.latency.workloads import digest
+from fxprune.costs.macs import batch_size
+from fxprune.errors import FxpruneValueError, FxpruneWarning
+from fxprune.ir.arguments import require_arguments
+from fxprune.ir.copies import copy_module
+from fxprune.ir.nodes import require_graph
+from fxprune.ir.pytrees import map_tensors
+from fxprune.pruning.random_prunings import plain, random_prunings
+
+_LOGGER = logging.getLogger(__name__)
+_NETWORKS, _FITTED = 16, (0, 2, 4, 6, 9, 11, 13, 15)  # which are fitted: both ends are
+_LONGEST = 60.0  # seconds that whole networks are timed, if each was once
+_NOISY = 0.1  # above this spread, and twice the error that is usual, a fit is said to mean little
+_SHARE_OF_OPS = 0.7  # of the time that is given
+"""How much of the seconds that are given ops may take, the rest is for whole networks."""
 
 
-class LatencyModel(LatencyTable):
-    """What can be measured too."""
+@dataclass(frozen=True)
+class LatencyModel:
+    """What a network takes, predicted from what its ops take: see :meth:`measure`.
+
+    Attributes:
+        table: what the ops take at any widths, the fit to whole networks, and its error.
+    """
+
+    table: LatencyTable
+    _instrument: Instrument = field(repr=False, compare=False)
 
     @classmethod
-    def measure(cls, graph_module: fx.GraphModule, **options: Any) -> LatencyModel:
-        """Return a model of a graph."""
-        raise NotImplementedError
+    def measure(
+        cls,
+        graph_module: fx.GraphModule,
+        *,
+        backend: str = "eager",
+        device: str | None = None,
+        batch: int | None = None,
+        threads: int | None = None,
+        dtype: str | None = None,
+        layout: Layout = "contiguous",
+        measure: Callable[..., Any] | None = None,
+        seconds: float | None = None,
+        cache: bool | str | os.PathLike[str] = True,
+    ) -> LatencyModel:
+        """Time the ops of a graph, and random prunings of it: 8 that the model is fitted to, and 8 that judge it.
 
-    def measured(self, graph_module: fx.GraphModule) -> Any:
-        """Return the Timing of the network as it would be emitted."""
-        raise NotImplementedError
+        Times of one thread of the CPU are those that the thread ran: what other processes take is left out.
+        Progress is told by logging (:mod:`fxprune.ir.time_left`).
+
+        Args:
+            graph_module: a traced graph, with gates or without; it stays as it is.
+            backend: "eager", "compile" (torch.compile) or "onnxruntime"; with ``measure`` its name.
+            device: "cpu", "cuda"; where the graph's weights are by default.
+            batch: how many inputs at a time; as many as were traced by default.
+            threads: of the CPU; torch's number by default, and put back to that.
+            dtype: "float32", "bfloat16", say; the weights' own by default.
+            layout: "contiguous" or "channels_last".
+            measure: a timer of your own: called with a plain GraphModule and a tuple of inputs, it returns
+                milliseconds. A phone can be asked so.
+            seconds: about how long it may take; what was not measured then is in ``table.missing``.
+            cache: whether what was measured is kept, and where: True for the user's folder of caches. Another
+                machine's, or another version's, is measured anew.
+
+        Raises:
+            FxpruneError: the backend or the device is not there (says what to install), it cannot run the network, or
+                ``seconds`` are not enough to time each op once.
+            FxpruneValueError: a number or a name that makes no sense.
+
+        Warns:
+            FxpruneWarning: the seconds were over before all was measured, or the machine is so noisy that the fit
+                means little; says the spread of repeats.
+        """
+        require_arguments(LatencyModel.measure.__func__, locals(), "LatencyModel.measure")  # type: ignore[attr-defined]
+        graph_module = require_graph(graph_module, "LatencyModel.measure")
+        if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
+            raise FxpruneValueError(f"seconds is a finite number above 0; got {seconds}")
+        conditions = _conditions(graph_module, backend, device, batch, threads, dtype, layout, measure is not None)
+        folder = cache_folder(cache)
+        if measure is not None and backend == _EAGER and cache is True:
+            folder = None  # nobody knows of which device this tells
+        timed_by = instrument(conditions, measure)
+        with torch.random.fork_rng(devices=[]):
+            return _Run(conditions, timed_by, LatencyCache(conditions, folder), seconds).model(graph_module)
+
+    def milliseconds(self, graph_module: fx.GraphModule) -> float:
+        """Return what the network that will be emitted of a graph takes, predicted."""
+        graph_module = require_graph(graph_module, "LatencyModel.milliseconds")
+        ops = ops_of_all(graph_module, self.table.conditions.batch)
+        unknown = [one for one in ops if one.workload.family not in self.table.families]
+        if unknown:
+            Measuring(self.table.conditions, self._instrument, self.table.families).measure(unknown)
+        return self.table.total(sum(self.table.op_time(one, one.workload.widths) for one in ops), len(ops))
+
+    def measured(self, graph_module: fx.GraphModule) -> Timing:
+        """Return what the network that will be emitted of a graph takes, under the same conditions."""
+        graph_module = require_graph(graph_module, "LatencyModel.measured")
+        return _timed([plain(graph_module)], self.table.conditions, self._instrument, math.inf)[0]
 
     def corrected(self, predicted: float, measured: float) -> LatencyModel:
-        """Return the same with the fit moved by that point."""
-        raise NotImplementedError
+        """Return the model moved such that what it ``predicted`` becomes what was ``measured``, in milliseconds."""
+        for name, value in (("predicted", predicted), ("measured", measured)):
+            if not (math.isfinite(value) and value > 0):
+                raise FxpruneValueError(f"{name} is in milliseconds, a finite number above 0; got {value}")
+        fit, factor = self.table.fit, measured / predicted
+        moved = fit._replace(a=fit.a * factor, b=fit.b * factor, c=fit.c * factor)
+        return replace(self, table=self.table.with_fit(moved, self.table.error))
+
+
+_EAGER = "eager"
+
+
+def _conditions(
+    graph_module: fx.GraphModule,
+    backend: str,
+    device: str | None,
+    batch: int | None,
+    threads: int | None,
+    dtype: str | None,
+    layout: Layout,
+    is_own: bool,
+) -> Conditions:
+    """Return the conditions that are asked for; what is not is as the graph has it."""
+    weight = next((one for one in graph_module.parameters() if one.is_floating_point()), None)
+    return Conditions(
+        "measure" if is_own and backend == _EAGER else backend,
+        device or ("cpu" if weight is None else str(weight.device)),
+        int(batch_size(graph_module)) if batch is None else batch,
+        torch.get_num_threads() if threads is None else threads,
+        dtype or ("float32" if weight is None else str(weight.dtype).rpartition(".")[2]),
+        layout,
+    )
+
+
+class _Run:
+    """One measurement of a network."""
+
+    def __init__(
+        self, conditions: Conditions, timed_by: Instrument, cache: LatencyCache, seconds: float | None
+    ) -> None:
+        self._conditions = conditions
+        self._instrument = timed_by
+        self._cache = cache
+        self._start = time.monotonic()
+        self._seconds = math.inf if seconds is None else seconds
+        self._missing: list[str] = []
+
+    def model(self, graph_module: fx.GraphModule) -> LatencyModel:
+        """Return the model, from what the cache holds and what is measured."""
+        ops = ops_of_all(graph_module, self._conditions.batch)
+        name = digest(*(one.workload for one in ops))
+        known = self._cache.networks.get(name)
+        families = self._cache.families
+        if known is None or not all(one.workload.family in families for one in ops):
+            known = self._measured(graph_module, ops)
+            if not self._missing:
+                self._cache.networks[name] = known
+                self._cache.keep()
+        error = None if known["error"] is None else FitError(**known["error"])
+        table = LatencyTable(self._conditions, families, Fit(**known["fit"]), error, self._missing)
+        self._tell_problems(table)
+        return LatencyModel(table, self._instrument)
+
+    def _measured(self, graph_module: fx.GraphModule, ops: Sequence[TimedOp]) -> dict[str, Any]:
+        networks = random_prunings(graph_module, _NETWORKS)
+        of_networks = [ops_of_all(one, self._conditions.batch) for one in networks]
+        measuring = Measuring(
+            self._conditions,
+            self._instrument,
+            self._cache.families,
+            self._start + _SHARE_OF_OPS * self._seconds,
+            self._cache.keep,
+            lambda share, doing: _LOGGER.info("%s", doing, extra={"share": _SHARE_OF_OPS * share}),
+        )
+        seen = {one.workload.family for one in ops}
+        others = [one for each in of_networks for one in each if one.workload.family not in seen]
+        self._missing += measuring.measure([*ops, *others])
+        return self._fit(networks, of_networks)
+
+    def _fit(self, networks: Sequence[fx.GraphModule], of_networks: Sequence[Sequence[TimedOp]]) -> dict[str, Any]:
+        """Return the fit to every other of ``networks``, and how far it is off for the rest."""
+        _LOGGER.info("whole networks", extra={"share": _SHARE_OF_OPS})
+        until = self._start + self._seconds
+        if time.monotonic() >= until:
+            self._missing.append("whole networks: the sum of their ops")
+            return {"fit": Fit()._asdict(), "error": None}
+        timings = _timed(networks, self._conditions, self._instrument, until)
+        table = LatencyTable(self._conditions, self._cache.families)
+        sums = [table.sums(one) for one in of_networks]
+        times = [one.milliseconds for one in timings]
+        fit = fitted([sums[one] for one in _FITTED], [times[one] for one in _FITTED])
+        spread = sorted(one.spread for one in timings)[len(timings) // 2]
+        others = [one for one in range(_NETWORKS) if one not in _FITTED]
+        error = judged([fit.of(sums[one]) for one in others], [times[one] for one in others], spread)
+        return {"fit": fit._asdict(), "error": error._asdict()}
+
+    def _tell_problems(self, table: LatencyTable) -> None:
+        if self._missing:
+            more = f", and {len(self._missing) - 1} more" if self._missing[1:] else ""
+            message = f"{self._seconds:g} seconds were too few to measure all: {self._missing[0]}{more}"
+            warnings.warn(message, FxpruneWarning, stacklevel=4)
+        error = table.error
+        if error is not None and error.spread > _NOISY and error.median > _NOISY / 2:
+            message = (
+                f"the machine is too noisy for latencies: repeats of a network are {error.spread:.0%} apart, "
+                f"predictions {error.median:.0%} off (at worst {error.worst:.0%}); measure it while nothing else runs"
+            )
+            warnings.warn(message, FxpruneWarning, stacklevel=4)
+
+
+def _timed(
+    networks: Sequence[fx.GraphModule], conditions: Conditions, timed_by: Instrument, until: float
+) -> list[Timing]:
+    """Return what plain networks take, in turns."""
+    with as_before(conditions):
+        timers = []
+        for one in networks:
+            inputs = map_tensors(inputs_at(one, conditions.batch), conditions.placed)
+            timers.append(timed_by.prepare(conditions.placed(copy_module(one)).eval(), inputs))
+        return in_turns(timers, timed_by.of_networks, min(until, time.monotonic() + _LONGEST))

@@ -33,7 +33,7 @@ class AsCalled:
         self._nodes.append(node)
         module = called_module(node)
         what = op_name(node.target) if module is None else type(module).__qualname__
-        given = fx.map_arg((node.args, node.kwargs), lambda one: _told(one))  # type: ignore[arg-type, return-value]
+        given = fx.map_arg((node.args, node.kwargs), lambda one: _told(one))
         own = "" if module is None else [repr(module), *((n, p.shape) for n, p in module.named_parameters())]
         return Workload(
             f"{what} as called, {digest(given, node.target if module is None else '', own)}",

@@ -5,21 +5,22 @@ A timer of the user's own is called with the graph and its inputs, and returns m
 
 from __future__ import annotations
 
-import io
 import math
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Real
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
 
-from fxprune.costs.latency.conditions import Conditions
+from fxprune.costs.latency.conditions import Conditions, require_backend
 from fxprune.costs.latency.in_place import in_place_copy
-from fxprune.costs.latency.timing import Timer
+from fxprune.costs.latency.timing import Timer, Turns
 from fxprune.errors import FxpruneError, first_line
 from fxprune.ir.pytrees import tensors_in
 
@@ -27,11 +28,12 @@ Measure = Callable[[fx.GraphModule, tuple[Any, ...]], float]
 """A user's timer."""
 Prepare = Callable[[fx.GraphModule, tuple[Any, ...]], Timer]
 _WARM_UP = 2
+_ASKED = Turns(2, 4, warm=False)
 
 
 @contextmanager
 def as_before(conditions: Conditions) -> Iterator[None]:
-    """Inside, torch has the threads of ``conditions``, no gradients, and random numbers of its own; then as before."""
+    """Inside, torch has the threads of ``conditions``, no gradients, and its own random numbers; then as before."""
     threads = torch.get_num_threads()
     devices = [torch.device(conditions.device)] if conditions.device.startswith("cuda") else []
     with torch.random.fork_rng(devices), torch.no_grad():
@@ -42,32 +44,58 @@ def as_before(conditions: Conditions) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def preparing(conditions: Conditions, measure: Measure | None = None) -> Prepare:
-    """Return what prepares graphs to be timed under ``conditions``, or by the user's own timer ``measure``."""
+class Instrument(NamedTuple):
+    """What times graphs.
+
+    Attributes:
+        prepare: makes a timer of a graph and its inputs.
+        of_ops: how often one op is timed.
+        of_networks: how often a whole network is.
+    """
+
+    prepare: Prepare
+    of_ops: Turns = Turns(6, 18)
+    of_networks: Turns = Turns(5, 60)
+
+
+def instrument(conditions: Conditions, measure: Measure | None = None) -> Instrument:
+    """Return what times graphs under ``conditions``, or the user's own timer ``measure``, which is called less often.
+
+    Raises FxpruneError if nothing here can run under them.
+    """
     if measure is not None:
-        return lambda graph_module, inputs: lambda: _asked(measure, graph_module, inputs)
+        return Instrument(lambda graph_module, inputs: lambda: _asked(measure, graph_module, inputs), _ASKED, _ASKED)
+    require_backend(conditions)
     makers = {"eager": _eager, "compile": _compiled, "onnxruntime": _by_onnxruntime}
     make = makers[conditions.backend]
 
     def prepare(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> Timer:
         run = make(graph_module, inputs, conditions)
-        timer = _clocked(run, conditions.device)
+        timer = _clocked(run, conditions)
         for _ in range(_WARM_UP):
             timer()
         return timer
 
-    return prepare
+    return Instrument(prepare)
 
 
-def _clocked(run: Callable[[], Any], device: str) -> Timer:
+def _clocked(run: Callable[[], Any], conditions: Conditions) -> Timer:
+    """Return a timer of ``run``; of one thread of the CPU it tells how long that ran, whatever else runs."""
+    clock = time.thread_time if _is_alone(conditions) else time.perf_counter
+
     def timer() -> float:
-        start = time.perf_counter()
+        start = clock()
         run()
-        if device != "cpu":
-            torch.accelerator.synchronize(device) if hasattr(torch, "accelerator") else torch.cuda.synchronize(device)
-        return (time.perf_counter() - start) * 1e3
+        if conditions.device != "cpu":
+            torch.accelerator.synchronize(conditions.device)
+        return (clock() - start) * 1e3
 
     return timer
+
+
+def _is_alone(conditions: Conditions) -> bool:
+    is_fine = time.get_clock_info("thread_time").resolution <= 1e-6
+    return conditions.device == "cpu" and conditions.threads == 1 and is_fine
 
 
 def _eager(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> Callable[[], Any]:
@@ -100,21 +128,20 @@ def _by_onnxruntime(
 
 
 def _as_onnx(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> bytes:
-    """Return the graph as ONNX, by the exporter that takes milliseconds for one op; by torch's newer one if it fails."""
-    written = io.BytesIO()
-    with warnings.catch_warnings():
+    """Return the graph as ONNX: by torch's older exporter, which takes milliseconds for one op, or else the newer."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        file = Path(folder) / "network.onnx"
         try:
-            torch.onnx.export(graph_module, inputs, written, dynamo=False)
+            torch.onnx.export(graph_module, inputs, file, dynamo=False)
         except Exception:
             try:
-                written = io.BytesIO()
-                torch.onnx.export(graph_module, inputs, written, dynamo=True, verbose=False)
+                torch.onnx.export(graph_module, inputs, file, dynamo=True, external_data=False, verbose=False)
             except Exception as error:
                 raise FxpruneError(
                     f"torch cannot export the network to ONNX: {first_line(error)}; take another backend"
                 ) from error
-    return written.getvalue()
+        return file.read_bytes()
 
 
 def _asked(measure: Measure, graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> float:

@@ -97,8 +97,8 @@ def _not_negative(columns: Numbers, times: Numbers) -> list[float]:
 def judged(predicted: Sequence[float], measured: Sequence[float], spread: float) -> FitError:
     """Return how far ``predicted`` is from ``measured``."""
     errors = np.abs(np.array(predicted) / np.array(measured) - 1)
-    ranks = [np.argsort(np.argsort(one)) for one in (predicted, measured)]
-    correlation = float(np.corrcoef(*ranks)[0, 1]) if len(errors) > 1 else 1.0
+    ranks = np.stack([np.argsort(np.argsort(one)) for one in (predicted, measured)])
+    correlation = float(np.asarray(np.corrcoef(ranks))[0, 1]) if len(errors) > 1 else 1.0
     return FitError(float(np.median(errors)), float(errors.max()), correlation, spread)
 
 

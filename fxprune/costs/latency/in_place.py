@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from typing import Any
 
 from torch import fx
 
@@ -19,7 +20,7 @@ def in_place_copy(graph_module: fx.GraphModule) -> fx.GraphModule:
         module = called_module(node)
         if module is not None:
             owner = duplicate.get_submodule(str(node.target).rpartition(".")[0])
-            made = copy.copy(module)
+            made: Any = copy.copy(module)
             made.inplace = True
             owner._modules[str(node.target).rpartition(".")[2]] = made
         elif is_sum(node):

@@ -89,13 +89,13 @@ class LatencyTable:
     def __init__(
         self,
         conditions: Conditions,
-        families: Mapping[str, Family] | None = None,
+        families: dict[str, Family] | None = None,
         fit: Fit | None = None,
         error: FitError | None = None,
         missing: Sequence[str] = (),
     ) -> None:
         self.conditions = conditions
-        self.families = dict(families or {})
+        self.families = {} if families is None else families
         self.fit = fit or Fit()
         self.error = error
         self.missing = tuple(missing)

@@ -28,7 +28,7 @@ def weighted_workload(call: Call, read: TensorMetadata, made: TensorMetadata, ha
         last = len(read.shape) - 1
         widths = (int(read.shape[-1]), int(made.shape[-1]))
         operand = Operand.like(read, [-1] * last + [0])
-        return layer_workload(f"linear{' +b' * bias}", lambda at: nn.Linear(*at, bias=bias), operand, widths)
+        return layer_workload(f"linear{' +b' * bias}", lambda at: nn.Linear(at[0], at[1], bias=bias), operand, widths)
     return _conv_workload(call, op, read, made, bias)
 
 
@@ -73,11 +73,12 @@ def _weight_shape(call: Call) -> tuple[int, ...] | None:
 
 
 def norm_workload(call: Call, read: TensorMetadata, axis: int) -> Workload | None:
-    """Return the work of a norm that stays, by the width along ``axis``; None of one that is timed as it is called."""
+    """Return the work of a norm that stays, by the width along ``axis``; None of one to be timed as it is called."""
     assert call.op is not None
     name, rank = call.op.name, len(read.shape)
+    by_rank: Any = {"batch_norm": _BATCH_NORMS, "instance_norm": _INSTANCE_NORMS}.get(name, {})
     kind: Any = {"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm, "group_norm": nn.GroupNorm}.get(name)
-    kind = kind or {"batch_norm": _BATCH_NORMS, "instance_norm": _INSTANCE_NORMS}.get(name, {}).get(rank)
+    kind = kind or by_rank.get(rank)
     if kind is None:
         return None
     width, step = int(read.shape[axis]), 1

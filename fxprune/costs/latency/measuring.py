@@ -1,26 +1,27 @@
 """Measures what a table needs of a network's ops: each at its full width first, then staircases, then between.
 
-Ops are timed in chunks, in turns within each, and each chunk is kept once it is done. When the time is over, what is
+Ops are timed in turns, as many at once as memory is for, and kept once that is done. When the time is over, what is
 missing is named, with what stands in for it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 
-from fxprune.costs.latency.backends import Prepare, as_before
+from fxprune.costs.latency.backends import Instrument, as_before
 from fxprune.costs.latency.conditions import Conditions
 from fxprune.costs.latency.latency_table import Family
 from fxprune.costs.latency.stairs import SWEEP, Stairs, stairs_of
 from fxprune.costs.latency.timed_ops import TimedOp
-from fxprune.costs.latency.timing import in_turns
+from fxprune.costs.latency.timing import Timer, Timing, in_turns
 from fxprune.costs.latency.workloads import Widths, Workload
 from fxprune.errors import FxpruneError
+from fxprune.ir.pytrees import tensors_in
 
-_CHUNK, _SHARES = 24, (1.0, 0.75, 0.5, 0.25, 0.125)
-_TURNS, _MOST, _BURST = 4, 12, 3
+_BYTES, _SWEPT = 1 << 29, 3
+_SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
 Point = tuple[Workload, Widths]
 
 
@@ -29,24 +30,24 @@ class Measuring:
 
     Args:
         conditions: under which ops are timed.
-        prepare: makes a timer of an op's graph.
+        instrument: times an op's graph.
         families: what is known already; it is not measured again.
         until: when to stop, by time.monotonic().
         keep: called when more is known, a chunk at a time.
-        tell: called with what share of the ops at hand is done, and what is being done.
+        tell: called with what share of this is done, and what is being done.
     """
 
     def __init__(
         self,
         conditions: Conditions,
-        prepare: Prepare,
+        instrument: Instrument,
         families: dict[str, Family],
         until: float = float("inf"),
         keep: Callable[[], None] = lambda: None,
         tell: Callable[[float, str], None] = lambda share, doing: None,
     ) -> None:
         self._conditions = conditions
-        self._prepare = prepare
+        self._instrument = instrument
         self.families = families
         self._until = until
         self._keep = keep
@@ -57,88 +58,115 @@ class Measuring:
 
         Raises FxpruneError if the time is over before every op was timed once.
         """
-        by_family: dict[str, list[Workload]] = {}
-        for op in ops:
-            by_family.setdefault(op.workload.family, []).append(op.workload)
-        full = [(one, one.widths) for each in by_family.values() for one in dict.fromkeys(each)]
-        if not self._time(full, "ops as they are"):
+        works = list(dict.fromkeys(op.workload for op in ops))
+        if not self._time([(one, one.widths) for one in works], "ops as they are"):
             raise FxpruneError(
-                f"not all of {len(full)} ops could be timed once in the seconds that were given; give more seconds"
+                f"not all of {len(works)} ops could be timed once in the seconds that were given; give more seconds"
             )
+        by_family: dict[str, list[Workload]] = {}
+        for one in works:
+            if one.widths:
+                by_family.setdefault(one.family, []).append(one)
+        self._find_stairs([each[0] for each in by_family.values()])
+        return self._measure_between(by_family)
+
+    def exact(self, ops: Iterable[TimedOp]) -> bool:
+        """Measure ``ops`` at the very widths that they have; return whether there was time for all."""
+        return self._time([(one.workload, one.workload.widths) for one in ops], "ops as they are")
+
+    def _find_stairs(self, works: Sequence[Workload]) -> None:
+        """Tell families their staircases: one for all ops of a kind, by sweeps of some that take longest."""
+        by_kind: dict[str, list[Workload]] = {}
+        for one in works:
+            if not self.families[one.family].stairs:
+                by_kind.setdefault(one.kind, []).append(one)
+        swept = {
+            kind: sorted(each, key=lambda one: -self._known(one)[one.widths].milliseconds)[:_SWEPT]
+            for kind, each in by_kind.items()
+            if not each[0].fused and max(each[0].steps) == 1
+        }
+        wanted = [(one, at) for each in swept.values() for one in each for at in _sweeps(one)]
+        is_known = self._time(wanted, "staircases")
+        for kind, each in by_kind.items():
+            stairs: tuple[Stairs, ...] = (Stairs(),) * len(each[0].widths)
+            if kind in swept and is_known:
+                sweeps = [self._swept(one) for one in swept[kind]]
+                stairs = tuple(stairs_of(along) for along in zip(*sweeps, strict=True))
+            for one in each:
+                if kind not in swept or is_known:
+                    self.families[one.family].stairs = stairs
+
+    def _swept(self, work: Workload) -> list[dict[int, float]]:
+        """Return the milliseconds by width along each parameter."""
+        known = self._known(work)
+        return [
+            {at[place]: known[at].milliseconds for at in _sweep(work, place)} for place in range(len(work.widths))
+        ]
+
+    def _measure_between(self, by_family: Mapping[str, Sequence[Workload]]) -> list[str]:
+        """Measure families at the crossings of lines; return what is missing."""
+        lines: dict[str, tuple[tuple[int, ...], ...]] = {}
+        for name, works in by_family.items():
+            family = self.families[name]
+            before = family.lines or ((),) * len(works[0].widths)
+            lines[name] = tuple(
+                _lines([one.widths[place] for one in works], stairs.step, works[0].steps[place], before[place])
+                for place, stairs in enumerate(family.stairs)
+            )
+        wanted = [(by_family[name][0], at) for name, each in lines.items() if each for at in product(*each)]
+        own = {(each[0].family, one.widths) for each in by_family.values() for one in each}
+        again = [
+            (work, at) for work, at in wanted if (work.family, at) in own and not self.families[work.family].lines
+        ]
+        self._time(wanted, "between widths", again=again)  # those at full width too: all under the same circumstances
         missing = []
-        for each in sorted(by_family.values(), key=self._cost, reverse=True):
-            missing += self._complete(each)
+        for name, each in lines.items():
+            if each and all(at in self.families[name].points for at in product(*each)):
+                self.families[name].lines = each
+            else:
+                missing.append(f"{name}: between widths, in proportion to them")
+        self._keep()
         return missing
 
-    def exact(self, ops: Iterable[TimedOp]) -> None:
-        """Measure ``ops`` at their own widths."""
-        self._time([(one.workload, one.workload.widths) for one in ops], "ops as they are")
-
-    def _cost(self, workloads: Sequence[Workload]) -> float:
-        points = self.families[workloads[0].family].points
-        return sum(points[one.widths].milliseconds for one in workloads)
-
-    def _complete(self, workloads: Sequence[Workload]) -> list[str]:
-        """Measure the staircases of a family and the times between them."""
-        first = workloads[0]
-        family = self.families[first.family]
-        if not first.widths:
-            return []
-        if not family.stairs:
-            found = self._stairs(first, len(first.widths))
-            if found is None:
-                return [f"{first.family}: widths count in proportion"]
-            family.stairs = found
-        lines = tuple(
-            _lines([one.widths[place] for one in workloads], stairs.step, first.steps[place], before)
-            for place, (stairs, before) in enumerate(
-                zip(family.stairs, family.lines or ((),) * len(family.stairs), strict=True)
-            )
-        )
-        if not self._time([(first, widths) for widths in product(*lines)], first.family):
-            return [f"{first.family}: times between widths are in proportion"]
-        family.lines = lines
-        self._keep()
-        return []
-
-    def _stairs(self, workload: Workload, count: int) -> tuple[Stairs, ...] | None:
-        """Return the staircase along each parameter of an op that has weights; None if the time is over."""
-        if workload.fused or max(workload.steps) > 1:
-            return (Stairs(),) * count
-        found = []
-        for place in range(count):
-            others = [min(64, width) for width in workload.widths]
-            points = {
-                width: tuple(width if at == place else other for at, other in enumerate(others)) for width in SWEEP
-            }
-            if not self._time([(workload, widths) for widths in points.values()], workload.family, turns=3 * _TURNS):
-                return None
-            known = self.families[workload.family].points
-            found.append(stairs_of({width: known[widths].milliseconds for width, widths in points.items()}))
-        return tuple(found)
-
-    def _time(self, points: Sequence[Point], doing: str, turns: int = _TURNS) -> bool:
-        """Time what is not known yet; return whether all is known then."""
-        wanted = [one for one in dict.fromkeys(points) if one[1] not in self._known(one[0])]
-        for chunk in _chunks(wanted):
-            if time.monotonic() >= self._until:
-                return False
-            self._tell(0.0, doing)
+    def _time(self, points: Sequence[Point], doing: str, again: Sequence[Point] = ()) -> bool:
+        """Time what is not known yet, and some ``again``; return whether all is known then."""
+        anew = set(again)
+        wanted = [one for one in dict.fromkeys(points) if one in anew or one[1] not in self._known(one[0])]
+        done = 0
+        while done < len(wanted) and time.monotonic() < self._until:
+            self._tell(done / len(wanted), doing)
             with as_before(self._conditions):
-                timers = [self._prepare(*workload.make(widths, self._conditions)) for workload, widths in chunk]
-                timings = in_turns(timers, turns=turns, most=max(_MOST, turns), burst=_BURST, until=self._until)
-            for (workload, widths), timing in zip(chunk, timings, strict=True):
+                timers = self._prepared(wanted[done:])
+                timings = in_turns(timers, self._instrument.of_ops, self._until)
+            for (workload, widths), timing in zip(wanted[done:], timings, strict=False):
                 self._known(workload)[widths] = timing
+            done += len(timers)
             self._keep()
-        return True
+        return done == len(wanted)
 
-    def _known(self, workload: Workload) -> dict[Widths, object]:
-        return self.families.setdefault(workload.family, Family()).points  # type: ignore[return-value]
+    def _prepared(self, points: Sequence[Point]) -> list[Timer]:
+        """Return timers of the first of ``points``, as many as memory is for."""
+        timers, held = [], 0
+        for workload, widths in points:
+            graph, inputs = workload.make(widths, self._conditions)
+            timers.append(self._instrument.prepare(graph, inputs))
+            held += sum(one.nbytes for one in (*graph.parameters(), *tensors_in(inputs)))
+            if held > _BYTES or time.monotonic() >= self._until:
+                break
+        return timers
+
+    def _known(self, workload: Workload) -> dict[Widths, Timing]:
+        return self.families.setdefault(workload.family, Family()).points
 
 
-def _chunks(points: Sequence[Point]) -> Iterator[Sequence[Point]]:
-    for start in range(0, len(points), _CHUNK):
-        yield points[start : start + _CHUNK]
+def _sweeps(work: Workload) -> list[Widths]:
+    return [at for place in range(len(work.widths)) for at in _sweep(work, place)]
+
+
+def _sweep(work: Workload, place: int) -> list[Widths]:
+    """Return the widths at which the staircase along a parameter shows; the others are narrow."""
+    others = [min(SWEEP[0], width) for width in work.widths]
+    return [(*others[:place], width, *others[place + 1 :]) for width in SWEEP]
 
 
 def _lines(widths: Sequence[int], step: int, own: int, before: Sequence[int]) -> tuple[int, ...]:

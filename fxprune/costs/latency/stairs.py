@@ -8,14 +8,15 @@ ONNX Runtime, 3x3 conv: so too, but with a number of channels that 4 does not di
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 SWEEP = (*range(64, 15, -3), *range(63, 16, -6), 62, 56, 48, 47, 40, 36, 32, 31, 24, 20, 16)
 """The widths that tell: some of every residue, over three steps of 16."""
-_ALIGNED, _STEPS = (1, 2, 4, 8), (1, 2, 4, 8, 16, 32)
+_ALIGNED, _STEPS = (1, 2, 4, 8), (2, 4, 8, 16, 32)
+_SLOWER, _CLEARLY = 1.15, 6.0  # what counts as another way, and how much better stairs have to explain a sweep
 
 
 class Stairs(NamedTuple):
@@ -29,43 +30,44 @@ class Stairs(NamedTuple):
     slower: float = 1.0
 
     def read_as(self, width: float) -> tuple[float, float]:
-        """Return the width to look up, and the factor on its time; a width between two whole ones is none of both."""
+        """Return the width to look up, and the factor on its time."""
         if self.aligned > 1 and abs(width / self.aligned - round(width / self.aligned)) > 1e-6:
             return width, self.slower
-        return math.ceil(width / self.step - 1e-6) * self.step, 1.0
+        return (width if self.step == 1 else math.ceil(width / self.step - 1e-6) * self.step), 1.0
 
 
-def stairs_of(milliseconds: Mapping[int, float]) -> Stairs:
-    """Return the staircase that explains times by width best, for the fewest numbers (Schwarz's criterion)."""
-    widths = np.array(sorted(milliseconds))
-    times = np.array([milliseconds[one] for one in widths.tolist()])
-    best, found = math.inf, Stairs()
+def stairs_of(sweeps: Sequence[Mapping[int, float]]) -> Stairs:
+    """Return the one staircase that explains times by width best, for the fewest numbers (Schwarz's criterion).
+
+    Args:
+        sweeps: milliseconds by width, of one kind of op on inputs of several sizes.
+    """
+    plain = sum(_told(one, 1, 1)[0] for one in sweeps)
+    best, found = plain - _CLEARLY * len(sweeps), Stairs()
     for aligned in _ALIGNED:
         for step in _STEPS:
-            if step % aligned:
-                continue
-            error, parameters, slower = _explained(widths, times, aligned, step)
-            score = len(widths) * math.log(error + 1e-12) + parameters * math.log(len(widths))
-            if score < best - 1e-9:
-                best, found = score, Stairs(aligned, step, slower)
+            if step % aligned == 0 and step > 1:
+                told = [_told(one, aligned, step) for one in sweeps]
+                score = sum(one for one, _ in told)
+                if score < best:
+                    best, found = score, Stairs(aligned, step, float(np.median([slower for _, slower in told])))
     return found
 
 
-def _explained(widths: np.ndarray, times: np.ndarray, aligned: int, step: int) -> tuple[float, int, float]:
-    """Return the mean squared relative error, how many numbers it takes, and how much slower what is not aligned is."""
+def _told(milliseconds: Mapping[int, float], aligned: int, step: int) -> tuple[float, float]:
+    """Return how badly stairs explain a sweep, for so many numbers, and how much slower is what is not aligned."""
+    widths = np.array(sorted(milliseconds))
+    times = np.array([milliseconds[one] for one in widths.tolist()])
     fast = widths % aligned == 0
     rounded = np.where(fast, -(-widths // step) * step, widths)
-    fitted = np.empty_like(times)
-    lines = {}
-    for is_fast in (True, False):
+    fitted, lines = np.empty_like(times), {}
+    for is_fast in np.unique(fast).tolist():
         mine = fast == is_fast
-        if mine.any():
-            lines[is_fast] = np.polyfit(rounded[mine], times[mine], 1)
-            fitted[mine] = np.polyval(lines[is_fast], rounded[mine])
-    error = float(np.mean((fitted / times - 1) ** 2))
-    extra = 1 if step > 1 else 0
+        lines[is_fast] = np.polyfit(rounded[mine], times[mine], 1)
+        fitted[mine] = np.polyval(lines[is_fast], rounded[mine])
+    error = float(np.mean((fitted / times - 1) ** 2)) + 1e-6
+    score = len(widths) * math.log(error) + (2 * len(lines) + 2) * math.log(len(widths))
     if len(lines) == 1:
-        return error, 2 + extra, 1.0
-    middle = float(np.median(widths))
-    slower = float(np.polyval(lines[False], middle) / np.polyval(lines[True], middle))
-    return (error, 5 + extra, slower) if slower > 1.05 else (math.inf, 5, 1.0)
+        return score, 1.0
+    slower = [float(np.polyval(lines[is_fast], np.median(widths))) for is_fast in (False, True)]
+    return (score, slower[0] / slower[1]) if slower[0] > _SLOWER * slower[1] else (math.inf, 1.0)

@@ -15,10 +15,11 @@ from typing import Any
 from torch import fx
 from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
+from torch.utils import _pytree as pytree
 
 from fxprune.costs.latency.as_called import AsCalled
 from fxprune.costs.latency.layers import norm_workload, weighted_workload
-from fxprune.costs.latency.workloads import Operand, Workload, call_workload, layer_workload
+from fxprune.costs.latency.workloads import Operand, Workload, call_workload, layer_workload, padded_workload
 from fxprune.facts.overwriting import is_sum
 from fxprune.facts.shape_cache import Values
 from fxprune.facts.shapes import metadata_in, values_of
@@ -175,6 +176,8 @@ class OpsOfGraph:
                 operands,
                 (width,),
             )
+        if call.kind == "pad" and operands[0].scaled[self._axes[node] or 0] < 0:
+            return padded_workload(operands[0], self._axes[node] or 0, width)
         if is_sum(node) and len(operands) == 2 and operands[0].shape == operands[1].shape:
             return call_workload("+=", _in_place_sum, operands, (width,))
         if call.module is not None:
@@ -189,7 +192,9 @@ class OpsOfGraph:
             at = lambda one: x[places[one]]  # noqa: E731
             return kind, target, fx.map_arg(args, at), fx.map_arg(kwargs, at)
 
-        told = fx.map_arg((args, kwargs), lambda one: f"x{places[one]}")  # type: ignore[arg-type, return-value]
+        told = pytree.tree_map(
+            lambda one: places.get(one, one) if isinstance(one, fx.Node) else _told(one), (args, kwargs)
+        )
         return call_workload(f"{op_name(target)}{told}", again, operands, (width,))
 
     def _is_fresh(self, source: fx.Node | None) -> bool:
@@ -251,6 +256,11 @@ def _channels_of_conv(call: Call, read: TensorMetadata) -> int:
     return len(read.shape) - call.op.axes - 1
 
 
+def _told(value: Any) -> Any:
+    """Return an argument as far as times depend on it: by which number one multiplies does not matter."""
+    return "number" if isinstance(value, float) else value
+
+
 def _in_place_sum(read: list[fx.Node]) -> tuple[str, Any, Any, Any]:
     return "call_function", operator.iadd, tuple(read[:2]), {}
 
@@ -266,8 +276,8 @@ def _axis_behind(call: Call, axis: int, read: tuple[int, ...], made: tuple[int, 
     if name == "transpose":
         first, second = (call.argument(one) for one in ("dim0", "dim1"))
         swapped = {first % len(read): second % len(read), second % len(read): first % len(read)}
-        return swapped.get(axis, axis)
-    if call.kind == "join" or (len(made) == len(read) and made[axis] == width):
+        return int(swapped.get(axis, axis))
+    if call.kind in ("join", "pad") or (len(made) == len(read) and made[axis] == width):
         return axis if axis < len(made) else None
     alike = [place for place, size in enumerate(made) if size == width]
     return alike[0] if len(alike) == 1 else None

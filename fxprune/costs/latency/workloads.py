@@ -8,7 +8,6 @@ A family is all but the widths: ops of one family share what was measured of any
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
+from torch.nn import functional
 
 from fxprune.costs.latency.conditions import Conditions
 
@@ -24,6 +24,9 @@ Alone = tuple[fx.GraphModule, tuple[Any, ...]]
 """A graph of one op, and what it is called with."""
 Call = Callable[[list[fx.Node]], tuple[str, Any, Any, Any]]
 """Returns, for the values that an op reads, how torch.fx makes the node that calls it."""
+
+
+_ON = " on "
 
 
 class Operand(NamedTuple):
@@ -89,11 +92,10 @@ class Workload:
     fused: bool = field(compare=False, repr=False)
     make: Callable[[Widths, Conditions], Alone] = field(compare=False, repr=False)
 
-    def nearest(self, widths: Sequence[float]) -> Widths:
-        """Return the least widths that can be, of those at least as wide."""
-        return tuple(
-            max(step, math.ceil(width / step - 1e-6) * step) for width, step in zip(widths, self.steps, strict=True)
-        )
+    @property
+    def kind(self) -> str:
+        """What it is, whatever the size of what it reads."""
+        return self.family.partition(_ON)[0]
 
 
 def alone(call: Call, inputs: Sequence[Any], module: nn.Module | None = None) -> Alone:
@@ -121,7 +123,7 @@ def layer_workload(
     def make(at: Widths, conditions: Conditions) -> Alone:
         return alone(_of_layer, [operand.tensor(widths, at, conditions)], conditions.placed(_filled(made, at)))
 
-    return Workload(f"{name} on {operand.text(widths)}", widths, steps or (1,) * len(widths), fused, make)
+    return Workload(f"{name}{_ON}{operand.text(widths)}", widths, steps or (1,) * len(widths), fused, make)
 
 
 def call_workload(
@@ -136,7 +138,24 @@ def call_workload(
         return alone(call, [one.tensor(widths, at, conditions) for one in operands])
 
     told = ", ".join(one.text(widths) for one in operands)
-    return Workload(f"{name} on {told}", widths, (1,) * len(widths), True, make)
+    return Workload(f"{name}{_ON}{told}", widths, (1,) * len(widths), True, make)
+
+
+def padded_workload(operand: Operand, axis: int, width: int) -> Workload:
+    """Return the work of padding channels with zeros: to twice as many, however many they are, up to ``width``."""
+    scaled = [0 if place == axis else -1 for place in range(len(operand.shape))]
+    shape = [(width + 1) // 2 if place == axis else size for place, size in enumerate(operand.shape)]
+    spatial = tuple(0 if place == axis else size for place, size in enumerate(operand.shape))
+    half = operand._replace(shape=tuple(shape), scaled=tuple(scaled))
+
+    def make(at: Widths, conditions: Conditions) -> Alone:
+        read = half.tensor((width,), at, conditions)
+        pads = (0,) * (2 * (len(shape) - 1 - axis)) + (0, at[0] - read.shape[axis])
+        return alone(lambda x: ("call_function", functional.pad, (x[0], pads), {}), [read])
+
+    return Workload(
+        f"channels padded, axis {axis}{_ON}{operand._replace(shape=spatial).text((1,))}", (width,), (1,), True, make
+    )
 
 
 def _filled(made: Callable[[Widths], nn.Module], at: Widths) -> nn.Module:

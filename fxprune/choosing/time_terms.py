@@ -37,8 +37,8 @@ class TimeTerms(Terms):
         for place, op in enumerate(self._ops):
             self._widths[place, : len(op.axes)] = op.workload.widths[: len(op.axes)]
         self._known: list[dict[tuple[float, ...], float]] = [{} for _ in self._ops]
-        for place, widths in enumerate(self._widths.tolist()):
-            self._time(place, tuple(widths))  # raises now, if it is not known
+        for place, full in enumerate(self._widths):
+            self._time(place, tuple(full.tolist()))  # raises now, if it is not known
 
     def refit(self, latency: LatencyTable) -> None:
         """Go on with another fit of the same times of ops."""

@@ -73,7 +73,7 @@ def prune(
         plan: what goes, in the place of targets and all that says what may go: with ``meet_after`` it is trained to
             zero by then, in its order; without, it goes before the training, and ``fit`` trains what is left.
         latency: what predicts and measures times, for a target of these; measured of this network by default, in
-            eager mode, one input at a time.
+            eager mode, for as many inputs at a time as are traced.
 
     Returns:
         The result of the passes; its ``graph_module``, in eval mode, is the pruned network.

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from torch import fx
 
 from fxprune.choosing.targets import Targets
-from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.costs.latency.timing import Timing
 from fxprune.errors import TargetError
 from fxprune.passes.chains import AFTER_TRAINING
@@ -24,7 +23,7 @@ from fxprune.pruning.pruning_plan import PruningPlan
 MOST, LEAST = 1.02, 0.93
 """What the measured time may be of the target, and shall be at least, where something fits in between."""
 TRIES = 5
-Choose = Callable[[Targets, LatencyTable], PruningPlan]
+Choose = Callable[[Targets, LatencyModel], PruningPlan]
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 from channel_nets import NETS
-from fake_latency import FakeLatency, plain
+from fake_latency import FakeLatency, FakeTable, plain
 from torch import fx
 
 import fxprune
 from fxprune import Targets, choose
 from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.errors import FxpruneError, TargetError
+from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.surgery import Surgery
 from fxprune.pruning.timed_choice import timed_choice
@@ -33,7 +34,7 @@ def resnet(seed: int = 0) -> fx.GraphModule:
 def test_the_network_is_as_fast_as_asked_by_the_clock(what: str, off: float) -> None:
     graph, latency = resnet(), FakeLatency(off=off)
 
-    def chosen(targets: Targets, model: LatencyTable) -> PruningPlan:
+    def chosen(targets: Targets, model: LatencyModel) -> PruningPlan:
         return choose(graph, what, targets, latency=model, scope="global")
 
     plan, timed = timed_choice(graph, Targets(latency=0.7), latency, chosen)
@@ -110,8 +111,6 @@ def test_what_is_measured_of_damages_is_kept(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_prune_measures_a_model_where_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fxprune.pruning.latency_model import LatencyModel
-
     latency = FakeLatency(off=1.1)
     monkeypatch.setattr(LatencyModel, "measure", lambda *given, **options: latency)
     torch.manual_seed(0)
@@ -139,13 +138,13 @@ def test_bad_input() -> None:
     with pytest.raises(TargetError, match=r"target_ms=0.1 cannot be met: without all .* ask for at least .* ms"):
         choose(graph, "all", Targets(milliseconds=0.1), latency=FakeLatency())
     with pytest.raises(FxpruneError, match=r"latency is a model of another network"):
-        choose(graph, targets=Targets(latency=0.5), latency=LatencyTable(FakeLatency().conditions))
+        choose(graph, targets=Targets(latency=0.5), latency=LatencyTable(FakeTable().conditions))
 
 
 def test_the_best_of_what_was_tried_is_kept_where_nothing_fits() -> None:
     graph, latency = resnet(), FakeLatency(off=1.15)
 
-    def chosen(targets: Targets, model: LatencyTable) -> PruningPlan:
+    def chosen(targets: Targets, model: LatencyModel) -> PruningPlan:
         return choose(graph, "branches", targets, latency=model)
 
     _, timed = timed_choice(graph, Targets(latency=0.72), latency, chosen)

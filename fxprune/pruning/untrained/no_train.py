@@ -24,7 +24,6 @@ from fxprune.choosing.criteria.base import Criterion
 from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.samples import Batch, Samples
 from fxprune.choosing.targets import Targets
-from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError, FxpruneWarning
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import require_graph
@@ -104,7 +103,7 @@ def prune_untrained(
         criterion: how much each is missed; by default what is lost where it is repaired (repaired_damage).
         held_out: images like ``data`` that nothing is fitted to; by default every fourth of it.
         latency: what predicts and measures times, for a target of these; measured of this network by default, in
-            eager mode, one image at a time.
+            eager mode, for as many images at a time as were traced.
 
     Raises:
         FxpruneError: the network is in train mode, there are no images, or nothing may go.
@@ -206,7 +205,7 @@ def _chosen(
         what = surgery.what or surgery.layers or "all"
         options: dict[str, Any] = {"scope": "global", "keep": surgery.keep, "only": surgery.only}
 
-        def chosen(targets: Targets, latency: LatencyTable | None) -> PruningPlan:
+        def chosen(targets: Targets, latency: LatencyModel | None) -> PruningPlan:
             if one.needs != "weights":
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", FxpruneWarning)

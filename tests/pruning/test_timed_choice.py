@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from channel_nets import NETS
 from fake_latency import FakeLatency, FakeTable, plain
-from torch import fx
+from torch import fx, nn
 
 import fxprune
-from fxprune import Targets, choose
+from fxprune import SteeredL1, Targets, choose
+from fxprune.choosing.plan import Plan
 from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.errors import FxpruneError, TargetError
+from fxprune.pipelines.chains import insert_scales
 from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.surgery import Surgery
@@ -58,21 +61,36 @@ def test_channels_of_all_structures_are_as_fast_as_predicted(name: str) -> None:
     assert 0.7 * whole <= found <= 0.9 * whole
 
 
+def straight() -> fx.GraphModule:
+    """Return convs in a row, each with a group of its own."""
+    torch.manual_seed(0)
+    widths = (3, 32, 48, 64, 5)
+    convs = [nn.Conv2d(ins, outs, 3, padding=1) for ins, outs in pairwise(widths)]
+    return fxprune.trace(nn.Sequential(*convs).eval(), torch.randn(2, 3, 8, 8))
+
+
 @pytest.mark.parametrize("scope", ["uniform", "global"])
-@pytest.mark.parametrize(("multiple", "step"), [(1, 4), (3, 3), (2, 4)])
+@pytest.mark.parametrize(("multiple", "step"), [(1, 4), (3, 3), (2, 4), (8, 8)])
 def test_groups_lose_channels_in_steps_that_save_time(scope: Any, multiple: int, step: int) -> None:
-    graph, latency = resnet(), FakeLatency(stairs=4)
-    plan = choose(graph, targets=Targets(latency=0.6), latency=latency, scope=scope, multiple_of=multiple)
-    inner = [one for one in plan.sites if one.path.endswith("conv1") and "." in one.path]  # groups of one width each
-    gone = {one.path: (one.width, len(one.indices)) for one in inner}
-    assert gone
-    assert all((width - count) % step == 0 for width, count in gone.values())
+    graph, latency = straight(), FakeLatency(stairs=4)
+    plan = choose(graph, targets=Targets(latency=0.9), latency=latency, scope=scope, multiple_of=multiple)
+    left = [one.width - len(one.indices) for one in plan.sites]
+    assert left
+    assert all(width % step == 0 for width in left)
 
 
 def test_without_stairs_any_number_goes() -> None:
-    graph = resnet()
-    plan = choose(graph, targets=Targets(latency=0.8), latency=FakeLatency(), scope="global")
+    plan = choose(straight(), targets=Targets(latency=0.9), latency=FakeLatency(), scope="global")
     assert any((one.width - len(one.indices)) % 2 for one in plan.sites)
+
+
+def test_chunks_close_in_steps_that_save_time() -> None:
+    graph = insert_scales(straight(), what="channels", verify=False).graph_module
+    targets = Targets(latency=0.9)
+    shrink = SteeredL1(graph, targets=targets, meet_after=4, latency=FakeLatency(stairs=4), plan=Plan(chunk=0.01))
+    for _ in range(4):
+        shrink.step(0.1)
+    assert {len(places) for places in shrink.chunks.values()} == {4}
 
 
 def test_without_training_a_time_is_met_and_told() -> None:

@@ -21,6 +21,7 @@ from fxprune.errors import FxpruneError
 from fxprune.ir.pytrees import tensors_in
 
 _BYTES, _SWEPT = 1 << 29, 3
+_NEAR = 0.12  # lines are further apart than this, relative
 _SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
 Point = tuple[Workload, Widths]
 
@@ -171,10 +172,9 @@ def _sweep(work: Workload, place: int) -> list[Widths]:
 
 def _lines(widths: Sequence[int], step: int, own: int, before: Sequence[int]) -> tuple[int, ...]:
     """Return the widths at which times are measured: those of the ops, shares of the widest, on the staircase."""
-    unit = max(step, own)
-    wanted = {max(widths) * share for share in _SHARES} | set(widths)
-    rounded = {max(unit, -(-int(width) // unit) * unit) for width in wanted}
-    rounded |= set(before)
-    if len(rounded) == 1:
-        return (*rounded, 2 * max(rounded))
-    return tuple(sorted(rounded))
+    unit, found = max(step, own), set(before)
+    for width in (*(max(widths) * share for share in _SHARES), *widths):
+        rounded = max(unit, -(-int(width) // unit) * unit)
+        if all(abs(rounded - one) > _NEAR * max(rounded, one) for one in found):
+            found.add(rounded)
+    return tuple(sorted(found)) if len(found) > 1 else (*found, 2 * max(found))

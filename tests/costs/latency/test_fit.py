@@ -6,7 +6,9 @@ import pytest
 
 from fxprune.costs.latency.fit import Fit, Sums, fitted, judged
 
-_NETWORKS = [Sums(x, y, n) for x, y, n in zip(range(1, 9), (3, 1, 4, 1, 5, 9, 2, 6), (20, 8, 17, 3, 9, 30, 5, 11))]
+_NETWORKS = [
+    Sums(x, y, n) for x, y, n in zip(range(1, 9), (3, 1, 4, 1, 5, 9, 2, 6), (20, 8, 17, 3, 9, 30, 5, 11), strict=True)
+]
 
 
 @pytest.mark.parametrize("expected", [Fit(0.5, 0.9), Fit(0.0, 1.1), Fit(0.3, 0.8, 0.05), Fit(0.2, 0.8, 0.0, 0.0)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
@@ -14,16 +15,17 @@ from fxprune.costs.latency.network_ops import ops_of
 from fxprune.costs.latency.timing import Timing
 
 
-def measured(device: FakeDevice) -> LatencyTable:
+@functools.cache
+def measured(step: int = 1) -> LatencyTable:
     table = LatencyTable(CONDITIONS)
-    assert Measuring(CONDITIONS, device.instrument, table.families).measure(ops_of(small_graph(), 1)) == []
+    assert Measuring(CONDITIONS, FakeDevice(step).instrument, table.families).measure(ops_of(small_graph(), 1)) == []
     return table
 
 
 @pytest.mark.parametrize("step", [1, 8, 16])
 def test_interpolation_stairs_and_steps(step: int) -> None:
     device = FakeDevice(step)
-    table = measured(device)
+    table = measured(step)
     for op in table.timed_ops(small_graph()):
         if op.workload.fused or len(op.axes) != 2 or "linear" in op.workload.family:
             continue
@@ -34,7 +36,7 @@ def test_interpolation_stairs_and_steps(step: int) -> None:
 
 
 def test_nothing_is_left_at_width_zero() -> None:
-    table = measured(FakeDevice())
+    table = measured()
     for op in table.timed_ops(small_graph()):
         assert table.op_time(op, [0] * len(op.axes)) == 0
         assert table.op_time(op, op.workload.widths) > 0
@@ -42,8 +44,7 @@ def test_nothing_is_left_at_width_zero() -> None:
 
 
 def test_a_network_is_the_sum_of_its_ops() -> None:
-    device = FakeDevice(8)
-    table = measured(device).with_fit(Fit(0.5, 2.0, 0.1), None)
+    table = measured(8).with_fit(Fit(0.5, 2.0, 0.1), None)
     graph = small_graph()
     ops = table.timed_ops(graph)
     alone = sum(table.op_time(one, one.workload.widths) for one in ops)
@@ -52,15 +53,17 @@ def test_a_network_is_the_sum_of_its_ops() -> None:
 
 
 def test_what_backends_join_counts_by_its_factor() -> None:
-    table = measured(FakeDevice())
-    relu, conv = (next(one for one in table.timed_ops(small_graph()) if name in one.node.name) for name in ("relu", "wide"))
+    table = measured()
+    relu, conv = (
+        next(one for one in table.timed_ops(small_graph()) if name in one.node.name) for name in ("relu", "wide")
+    )
     halved = table.with_fit(Fit(f=0.5), None)
     assert halved.op_time(relu, (32,)) == pytest.approx(0.5 * table.op_time(relu, (32,)))
     assert halved.op_time(conv, (32, 48)) == table.op_time(conv, (32, 48))
 
 
 def test_json_and_back() -> None:
-    table = measured(FakeDevice(8)).with_fit(Fit(0.5, 2.0), FitError(0.01, 0.05, 0.99, 0.02))
+    table = measured(8).with_fit(Fit(0.5, 2.0), FitError(0.01, 0.05, 0.99, 0.02))
     again = LatencyTable.from_json(json.loads(json.dumps(table.to_json())))
     assert again.milliseconds(small_graph()) == table.milliseconds(small_graph())
     assert (again.conditions, again.error, again.fit) == (table.conditions, table.error, table.fit)

@@ -32,14 +32,14 @@ def test_grouped_convs_keep_their_groups() -> None:
     assert (grouped.workload.widths, grouped.workload.steps) == ((8, 16), (4, 4))
     assert (deep.workload.widths, deep.workload.steps) == ((32,), (2,))
     graph, inputs = deep.workload.make((8,), CONDITIONS)
-    assert graph.op.weight.shape == (8, 1, 3, 3)
+    assert graph.get_parameter("op.weight").shape == (8, 1, 3, 3)
     assert inputs[0].shape == (1, 4, 7, 7)
 
 
 def test_conditions_are_kept() -> None:
     op = ops_of(small_graph(), 1)[0]
     graph, inputs = op.workload.make((3, 32), Conditions(dtype="bfloat16", layout="channels_last"))
-    assert graph.op.weight.dtype == inputs[0].dtype == torch.bfloat16
+    assert graph.get_parameter("op.weight").dtype == inputs[0].dtype == torch.bfloat16
     assert inputs[0].is_contiguous(memory_format=torch.channels_last)
 
 

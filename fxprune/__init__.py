@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fxprune.pipelines.result import PipelineResult
     from fxprune.pruning.choose import choose
     from fxprune.pruning.group_lasso import GroupLasso, NetworkSlimming
+    from fxprune.pruning.latency_model import LatencyModel
     from fxprune.pruning.proximal import ProximalL1
     from fxprune.pruning.prune import prune
     from fxprune.pruning.pruning_plan import PruningPlan
@@ -47,6 +48,7 @@ __all__ = [
     "FxpruneWarning",
     "GraphDiff",
     "GroupLasso",
+    "LatencyModel",
     "NetworkSlimming",
     "Pass",
     "PassResult",
@@ -90,6 +92,7 @@ _HOMES = {
     "pipelines.result": ("PipelineResult",),
     "pruning.group_lasso": ("GroupLasso", "NetworkSlimming"),
     "pruning.choose": ("choose",),
+    "pruning.latency_model": ("LatencyModel",),
     "pruning.proximal": ("ProximalL1",),
     "pruning.prune": ("prune",),
     "pruning.pruning_plan": ("PruningPlan",),

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import fx
 
 from fxprune.costs.latency.conditions import Conditions
 from fxprune.costs.latency.fit import Fit
-from fxprune.costs.latency.latency_table import TimedOp
+from fxprune.costs.latency.latency_table import LatencyTable, TimedOp
 from fxprune.costs.latency.timing import Timing
+from fxprune.passes import RemoveChannels, RemoveLayers
+from fxprune.passes.chains import AFTER_TRAINING
+from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pruning.latency_model import LatencyModel
+from fxprune.structures.gated_layers import gates_of
 
 
-class FakeLatency(LatencyModel):
-    """Ops take a fixed time, and one that grows with the product of their widths, in steps of ``stairs``.
+class FakeTable(LatencyTable):
+    """Ops take a fixed time, and one that grows with the product of their widths, in steps of ``stairs``."""
 
-    What is measured is ``off`` times what is predicted at first; ``asked`` counts how often.
-    """
-
-    def __init__(self, batch: int = 2, stairs: int = 1, off: float = 1.0, fit: Fit | None = None) -> None:
-        super().__init__(Conditions(batch=batch), fit=fit or Fit(0.05, 1.2, 0.003, 1.0))
-        self.stairs, self.off, self.asked = stairs, off, 0
-        self.first = self
+    def __init__(self, batch: int = 2, stairs: int = 1, fit: Fit | None = None) -> None:
+        super().__init__(Conditions(batch=batch), fit=fit or Fit(0.05, 1.2, 0.003))
+        self.stairs = stairs
 
     def op_time(self, op: TimedOp, widths: Sequence[float]) -> float:
         """Return the milliseconds of an op alone."""
@@ -36,28 +37,45 @@ class FakeLatency(LatencyModel):
         """Return the width of a step."""
         return self.stairs
 
+
+class FakeLatency(LatencyModel):
+    """What is measured is ``off`` times what is predicted at first; ``asked`` has every time that it was."""
+
+    table: FakeTable
+
+    def __init__(self, batch: int = 2, stairs: int = 1, off: float = 1.0, table: FakeTable | None = None) -> None:
+        own = FakeTable(batch, stairs) if table is None else table
+        asked: list[float] = []
+        for name, value in {"table": own, "off": off, "first": own, "asked": asked}.items():
+            object.__setattr__(self, name, value)
+
+    off: float
+    first: FakeTable
+    asked: list[float]
+
+    def milliseconds(self, graph_module: fx.GraphModule) -> float:
+        """Return what is predicted."""
+        return self.table.milliseconds(graph_module)
+
     def measured(self, graph_module: fx.GraphModule) -> Timing:
         """Return what the clock says of a network."""
-        self.first.asked += 1
-        return Timing(self.off * self.first.milliseconds(plain(graph_module)), 0.01, 5)
+        self.asked.append(self.off * self.first.milliseconds(plain(graph_module)))
+        return Timing(self.asked[-1], 0.01, 5)
 
     def corrected(self, predicted: float, measured: float) -> FakeLatency:
         """Return a model that is right at that point."""
-        factor = measured / predicted
-        found = FakeLatency(
-            self.conditions.batch, self.stairs, self.off, Fit(*(factor * one for one in self.fit[:3]))
-        )
-        found.first = self.first
+        factor, fit = measured / predicted, self.table.fit
+        moved = Fit(fit.a * factor, fit.b * factor, fit.c * factor)
+        table = FakeTable(self.table.conditions.batch, self.table.stairs, moved)
+        found = FakeLatency(off=self.off, table=table)
+        own: dict[str, Any] = {"first": self.first, "asked": self.asked}
+        for name, value in own.items():
+            object.__setattr__(found, name, value)
         return found
 
 
 def plain(graph_module: fx.GraphModule) -> fx.GraphModule:
     """Return what would be emitted of a graph, with gates or without."""
-    from fxprune.passes import RemoveChannels, RemoveLayers
-    from fxprune.passes.chains import AFTER_TRAINING
-    from fxprune.pipelines.pipeline import Pipeline
-    from fxprune.structures.gated_layers import gates_of
-
     if not gates_of(graph_module):
         return Pipeline(AFTER_TRAINING, verify=False)(graph_module).graph_module
     steps = [RemoveLayers(threshold=0.0), RemoveChannels(), *AFTER_TRAINING, RemoveChannels()]

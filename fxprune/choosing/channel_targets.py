@@ -180,9 +180,10 @@ def overshoot(amount: Amount, left: Left, gone: Gone) -> str | None:
     nearest = min(beyond, key=beyond.__getitem__, default="")
     if not nearest or beyond[nearest] <= OVERSHOOT or (amount.multiple_of == 1 and not layers):
         return None
-    told = f"{found[nearest]:.1%} of the {_OF[nearest]} are left where target_{nearest}={left.limits[nearest]:g}"
     if nearest == "milliseconds":
-        told = f"{found[nearest]:.4g} ms are left where {left.limits[nearest]:.4g} ms"
+        told = f"a forward pass takes {found[nearest]:.4g} ms, as predicted, where {left.limits[nearest]:.4g} ms"
+    else:
+        told = f"{found[nearest]:.1%} of the {_OF[nearest]} are left where target_{nearest}={left.limits[nearest]:g}"
     return (
         f"{told} was asked for: "
         + ("layers go as a whole" if layers else f"groups go in steps of multiple_of={amount.multiple_of}")

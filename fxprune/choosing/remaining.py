@@ -43,7 +43,7 @@ class Remaining:
         self, graph_module: fx.GraphModule, holders: Holders | None = None, latency: LatencyTable | None = None
     ) -> None:
         holders = holders or Holders(graph_module)
-        self.latency = latency
+        self.graph_module, self.latency = graph_module, latency
         gates = gates_of(graph_module)
         self.layers = {gate.path: gate for gate in gates if gate.removable}
         self.channels = {gate.path: gate for gate in gates if isinstance(gate.module, ChannelScale)}

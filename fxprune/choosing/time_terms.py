@@ -22,7 +22,10 @@ _STEPS = 4
 
 
 class TimeTerms(Terms):
-    """The milliseconds of one graph; those that any network takes, the "a" of the fit, are left out."""
+    """The milliseconds of one graph; those that any network takes, the "a" of the fit, are left out.
+
+    Raises FxpruneError if ``latency`` does not know an op.
+    """
 
     def __init__(self, graph_module: fx.GraphModule, latency: LatencyTable, axes: Axes) -> None:
         self._ops = latency.timed_ops(graph_module)
@@ -34,6 +37,8 @@ class TimeTerms(Terms):
         for place, op in enumerate(self._ops):
             self._widths[place, : len(op.axes)] = op.workload.widths[: len(op.axes)]
         self._known: list[dict[tuple[float, ...], float]] = [{} for _ in self._ops]
+        for place, full in enumerate(self._widths):
+            self._time(place, tuple(full.tolist()))  # raises now, if it is not known
 
     def refit(self, latency: LatencyTable) -> None:
         """Go on with another fit of the same times of ops."""
@@ -85,9 +90,10 @@ class TimeTerms(Terms):
             try:
                 known[widths] = self._latency.op_time(op, widths[: len(op.axes)])
             except KeyError as error:
+                told = f"it has no times of {place_of(op.node)} ({error.args[0]})"
                 raise FxpruneError(
-                    f"latency is a model of another network: it has no times of {place_of(op.node)} ({error.args[0]}); "
-                    "measure this one with fxprune.LatencyModel.measure(traced)"
+                    f"latency is a model of another network: {told}; measure this one with "
+                    "fxprune.LatencyModel.measure(traced)"
                 ) from error
         return known[widths]
 

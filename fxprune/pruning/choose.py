@@ -18,7 +18,6 @@ from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.targets import Targets
 from fxprune.choosing.time_asked import require_latency
-from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.errors import FxpruneValueError, FxpruneWarning
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graphs
@@ -27,6 +26,7 @@ from fxprune.passes import RemoveChannels
 from fxprune.pipelines import What, sites_named
 from fxprune.pruning.channel_step import channel_step
 from fxprune.pruning.mixed_choice import Mixed
+from fxprune.pruning.predictions import Latency, table_of
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.rewriting.contract import Log
 
@@ -36,7 +36,7 @@ def choose(
     what: What = "channels",
     targets: Targets | None = None,
     *,
-    latency: LatencyTable | None = None,
+    latency: Latency | None = None,
     **options: Any,
 ) -> PruningPlan:
     """Return what goes of a traced network, as a plan; nothing is removed.
@@ -64,8 +64,9 @@ def choose(
     require_arguments(choose, locals())
     graph_module = require_graph(graph_module, "choose")
     sites = sites_named(what)
-    require_latency(targets or Targets(), latency, "choose")
-    step = channel_step("choose", targets or Targets(), {**options, "latency": latency})
+    table = table_of(latency)
+    require_latency(targets or Targets(), table, "choose")
+    step = channel_step("choose", targets or Targets(), {**options, "latency": table})
     log = Log()
     graphs = copy_graphs(graph_module)
     mixed = None if sites == ("channels",) else Mixed(graph_module, graphs, sites, _in_one(step, sites))

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import distributed, fx
+from torch import distributed
 
 from fxprune.choosing.remaining import Remaining, Site
 from fxprune.choosing.targets import Targets
 from fxprune.choosing.time_terms import fit_of
-from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.ir.processes import is_distributed
 from fxprune.pruning.emitted import emitted_without
 from fxprune.pruning.latency_model import LatencyModel
+from fxprune.pruning.predictions import Latency
 
 _NEAR = (1.2, 1.05, 1.0)
 _MOST = 12
@@ -27,9 +27,9 @@ class Clock:
     agrees. Without a model that can time networks nothing is measured. In several processes the first one measures.
 
     Args:
-        graph_module: a graph with gates.
-        remaining: what it costs without some of its sites; the model in it is corrected.
+        remaining: what a graph with gates costs without some of its sites; the times in it are corrected.
         targets: what is asked for.
+        latency: what predicts times, and a model of it that measures them.
         state: what another one that goes on here has measured.
 
     Attributes:
@@ -38,27 +38,19 @@ class Clock:
     """
 
     def __init__(
-        self,
-        graph_module: fx.GraphModule,
-        remaining: Remaining,
-        targets: Targets,
-        state: Mapping[str, Any] | None = None,
+        self, remaining: Remaining, targets: Targets, latency: Latency | None, state: Mapping[str, Any] | None = None
     ) -> None:
-        self._graph_module, self._remaining = graph_module, remaining
-        self._first = remaining.latency
+        self._remaining = remaining
+        self._first = self._model = latency if isinstance(latency, LatencyModel) else None
         self._at = 0
         self.points: list[tuple[float, float, float]] = []
         self.targets = targets
         if state is not None:
             self.load_state_dict(state)
-        elif targets.latency is not None and self._can_measure and not self._is_pruned:
+        elif targets.latency is not None and self._model is not None and not self._is_pruned:
             self._measure(())
             whole = targets.latency * self.points[-1][1]
             self.targets = replace(targets, latency=None, milliseconds=whole)
-
-    @property
-    def _can_measure(self) -> bool:
-        return isinstance(self._first, LatencyModel)
 
     @property
     def _is_pruned(self) -> bool:
@@ -68,7 +60,7 @@ class Clock:
     def look(self, chosen: Sequence[Site]) -> None:
         """Time the network without ``chosen`` if that is due, and correct the model."""
         limit = self.targets.milliseconds
-        if limit is None or not self._can_measure or len(self.points) >= _MOST:
+        if limit is None or self._model is None or len(self.points) >= _MOST:
             return
         near = self._predicted(chosen) / limit
         if near <= _NEAR[self._at]:
@@ -84,9 +76,9 @@ class Clock:
         predicted = self._predicted(chosen)
         known: list[Any] = [None]
         if not is_distributed() or distributed.get_rank() == 0:
-            plain = emitted_without(self._graph_module, chosen, channels=bool(self._remaining.channels))
-            assert isinstance(self._first, LatencyModel)
-            timing = self._first.measured(plain)
+            plain = emitted_without(self._remaining.graph_module, chosen, channels=bool(self._remaining.channels))
+            assert self._model is not None
+            timing = self._model.measured(plain)
             known = [(predicted, timing.milliseconds, timing.spread)]
         if is_distributed():
             distributed.broadcast_object_list(known, src=0)
@@ -94,9 +86,9 @@ class Clock:
 
     def _take(self, point: tuple[float, float, float]) -> None:
         self.points.append(point)
-        model = self._remaining.latency
-        assert isinstance(model, LatencyModel)
-        self._remaining.refit(model.corrected(point[0], point[1]))
+        if self._model is not None:
+            self._model = self._model.corrected(point[0], point[1])
+            self._remaining.refit(self._model.table)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was measured, as plain data."""
@@ -107,7 +99,6 @@ class Clock:
         if state["limit"] is not None:
             self.targets = replace(self.targets, latency=None, milliseconds=state["limit"])
         self.points, self._at = [], int(state["at"])
-        if isinstance(self._first, LatencyTable):
-            self._remaining.refit(self._first)
+        self._model = self._first
         for predicted, measured, spread in state["points"]:
             self._take((predicted, measured, spread))

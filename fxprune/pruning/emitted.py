@@ -22,7 +22,7 @@ _NO_UNIT = 0.7  # for shortcuts, in the place of units that are measured later
 
 
 def emitted_without(graph_module: fx.GraphModule, removed: Collection[Site], *, channels: bool) -> fx.GraphModule:
-    """Return the plain network without ``removed``; ``channels`` says whether any may go. The graph stays as it is."""
+    """Return the plain network without ``removed``; ``channels`` says whether any may go."""
     with evaluating(graph_module), ExitStack() as closed:
         for site in removed:
             if isinstance(site, Chunk):

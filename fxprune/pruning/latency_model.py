@@ -2,7 +2,7 @@
 
     model = fxprune.LatencyModel.measure(traced, backend="onnxruntime", threads=1)
     model.milliseconds(traced), model.measured(traced).milliseconds
-    print(model.error)                                   # on prunings that the fit has not seen
+    print(model.table.error)                                   # on prunings that the fit has not seen
 
     t(net) = a + b (sum of the ops, each timed alone) + c (number of ops)
 
@@ -17,13 +17,14 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx
 
-from fxprune.costs.latency.backends import Prepare, as_before, preparing
-from fxprune.costs.latency.conditions import Conditions, Layout, require_backend
+from fxprune.costs.latency.backends import Instrument, as_before, instrument
+from fxprune.costs.latency.conditions import Conditions, Layout
 from fxprune.costs.latency.fit import Fit, FitError, fitted, judged
 from fxprune.costs.latency.latency_cache import LatencyCache, cache_folder
 from fxprune.costs.latency.latency_table import LatencyTable
@@ -42,23 +43,22 @@ from fxprune.pruning.random_prunings import plain, random_prunings
 
 _LOGGER = logging.getLogger(__name__)
 _NETWORKS, _FITTED = 16, (0, 2, 4, 6, 9, 11, 13, 15)  # which are fitted: both ends are
-_TURNS, _MOST, _LONGEST = 5, 60, 60.0  # turns of whole networks, and seconds that those above the least may take
+_LONGEST = 60.0  # seconds that whole networks are timed, if each was once
 _NOISY = 0.1  # above this spread, and twice the error that is usual, a fit is said to mean little
 _SHARE_OF_OPS = 0.7  # of the time that is given
 """How much of the seconds that are given ops may take, the rest is for whole networks."""
 
 
-class LatencyModel(LatencyTable):
-    """What a network takes, predicted from what its ops take, and measured: see :meth:`measure`.
+@dataclass(frozen=True)
+class LatencyModel:
+    """What a network takes, predicted from what its ops take: see :meth:`measure`.
 
-    Args:
+    Attributes:
         table: what the ops take at any widths, the fit to whole networks, and its error.
-        prepare: makes a timer of a network.
     """
 
-    def __init__(self, table: LatencyTable, prepare: Prepare) -> None:
-        super().__init__(table.conditions, table.families, table.fit, table.error, table.missing)
-        self._prepare = prepare
+    table: LatencyTable
+    _instrument: Instrument = field(repr=False, compare=False)
 
     @classmethod
     def measure(
@@ -90,7 +90,7 @@ class LatencyModel(LatencyTable):
             layout: "contiguous" or "channels_last".
             measure: a timer of your own: called with a plain GraphModule and a tuple of inputs, it returns
                 milliseconds. A phone can be asked so.
-            seconds: about how long it may take; what was not measured then is in ``missing``.
+            seconds: about how long it may take; what was not measured then is in ``table.missing``.
             cache: whether what was measured is kept, and where: True for the user's folder of caches. Another
                 machine's, or another version's, is measured anew.
 
@@ -111,32 +111,32 @@ class LatencyModel(LatencyTable):
         folder = cache_folder(cache)
         if measure is not None and backend == _EAGER and cache is True:
             folder = None  # nobody knows of which device this tells
-        prepare = preparing(conditions, measure)
+        timed_by = instrument(conditions, measure)
         with torch.random.fork_rng(devices=[]):
-            return _Run(conditions, prepare, LatencyCache(conditions, folder), seconds).model(graph_module)
+            return _Run(conditions, timed_by, LatencyCache(conditions, folder), seconds).model(graph_module)
 
     def milliseconds(self, graph_module: fx.GraphModule) -> float:
         """Return what the network that will be emitted of a graph takes, predicted."""
         graph_module = require_graph(graph_module, "LatencyModel.milliseconds")
-        ops = ops_of_all(graph_module, self.conditions.batch)
-        unknown = [one for one in ops if one.workload.family not in self.families]
+        ops = ops_of_all(graph_module, self.table.conditions.batch)
+        unknown = [one for one in ops if one.workload.family not in self.table.families]
         if unknown:
-            Measuring(self.conditions, self._prepare, self.families).measure(unknown)
-        return self.total(sum(self.op_time(one, one.workload.widths) for one in ops), len(ops))
+            Measuring(self.table.conditions, self._instrument, self.table.families).measure(unknown)
+        return self.table.total(sum(self.table.op_time(one, one.workload.widths) for one in ops), len(ops))
 
     def measured(self, graph_module: fx.GraphModule) -> Timing:
         """Return what the network that will be emitted of a graph takes, under the same conditions."""
         graph_module = require_graph(graph_module, "LatencyModel.measured")
-        return _timed([plain(graph_module)], self.conditions, self._prepare, math.inf)[0]
+        return _timed([plain(graph_module)], self.table.conditions, self._instrument, math.inf)[0]
 
     def corrected(self, predicted: float, measured: float) -> LatencyModel:
         """Return the model moved such that what it ``predicted`` becomes what was ``measured``, in milliseconds."""
         for name, value in (("predicted", predicted), ("measured", measured)):
             if not (math.isfinite(value) and value > 0):
                 raise FxpruneValueError(f"{name} is in milliseconds, a finite number above 0; got {value}")
-        fit, factor = self.fit, measured / predicted
+        fit, factor = self.table.fit, measured / predicted
         moved = fit._replace(a=fit.a * factor, b=fit.b * factor, c=fit.c * factor)
-        return LatencyModel(self.with_fit(moved, self.error), self._prepare)
+        return replace(self, table=self.table.with_fit(moved, self.table.error))
 
 
 _EAGER = "eager"
@@ -154,7 +154,7 @@ def _conditions(
 ) -> Conditions:
     """Return the conditions that are asked for; what is not is as the graph has it."""
     weight = next((one for one in graph_module.parameters() if one.is_floating_point()), None)
-    found = Conditions(
+    return Conditions(
         "measure" if is_own and backend == _EAGER else backend,
         device or ("cpu" if weight is None else str(weight.device)),
         int(batch_size(graph_module)) if batch is None else batch,
@@ -162,17 +162,16 @@ def _conditions(
         dtype or ("float32" if weight is None else str(weight.dtype).rpartition(".")[2]),
         layout,
     )
-    if not is_own:
-        require_backend(found)
-    return found
 
 
 class _Run:
     """One measurement of a network."""
 
-    def __init__(self, conditions: Conditions, prepare: Prepare, cache: LatencyCache, seconds: float | None) -> None:
+    def __init__(
+        self, conditions: Conditions, timed_by: Instrument, cache: LatencyCache, seconds: float | None
+    ) -> None:
         self._conditions = conditions
-        self._prepare = prepare
+        self._instrument = timed_by
         self._cache = cache
         self._start = time.monotonic()
         self._seconds = math.inf if seconds is None else seconds
@@ -192,14 +191,14 @@ class _Run:
         error = None if known["error"] is None else FitError(**known["error"])
         table = LatencyTable(self._conditions, families, Fit(**known["fit"]), error, self._missing)
         self._tell_problems(table)
-        return LatencyModel(table, self._prepare)
+        return LatencyModel(table, self._instrument)
 
     def _measured(self, graph_module: fx.GraphModule, ops: Sequence[TimedOp]) -> dict[str, Any]:
         networks = random_prunings(graph_module, _NETWORKS)
         of_networks = [ops_of_all(one, self._conditions.batch) for one in networks]
         measuring = Measuring(
             self._conditions,
-            self._prepare,
+            self._instrument,
             self._cache.families,
             self._start + _SHARE_OF_OPS * self._seconds,
             self._cache.keep,
@@ -217,7 +216,7 @@ class _Run:
         if time.monotonic() >= until:
             self._missing.append("whole networks: the sum of their ops")
             return {"fit": Fit()._asdict(), "error": None}
-        timings = _timed(networks, self._conditions, self._prepare, until)
+        timings = _timed(networks, self._conditions, self._instrument, until)
         table = LatencyTable(self._conditions, self._cache.families)
         sums = [table.sums(one) for one in of_networks]
         times = [one.milliseconds for one in timings]
@@ -242,12 +241,12 @@ class _Run:
 
 
 def _timed(
-    networks: Sequence[fx.GraphModule], conditions: Conditions, prepare: Prepare, until: float
+    networks: Sequence[fx.GraphModule], conditions: Conditions, timed_by: Instrument, until: float
 ) -> list[Timing]:
     """Return what plain networks take, in turns."""
     with as_before(conditions):
         timers = []
         for one in networks:
             inputs = map_tensors(inputs_at(one, conditions.batch), conditions.placed)
-            timers.append(prepare(conditions.placed(copy_module(one)).eval(), inputs))
-        return in_turns(timers, turns=_TURNS, most=_MOST, until=min(until, time.monotonic() + _LONGEST))
+            timers.append(timed_by.prepare(conditions.placed(copy_module(one)).eval(), inputs))
+        return in_turns(timers, timed_by.of_networks, min(until, time.monotonic() + _LONGEST))

@@ -43,8 +43,8 @@ _KINDS = {"convs": "conv", "branches": "branch"}
 class Layer:
     """A conv or a branch that may go.
 
-    ``nodes`` are those of the graph, and ``idle`` those that its removal leaves nothing to do: the sum of a branch, and
-    activations. ``level`` is its place in the ranking.
+    ``nodes`` are those of the graph, and ``idle`` those that its removal leaves nothing to do: the sum of a branch,
+    and activations. ``level`` is its place in the ranking.
     """
 
     kind: str

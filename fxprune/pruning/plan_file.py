@@ -3,7 +3,8 @@
 {
   "fxprune_plan": 1,
   "criterion": "l1",
-  "targets": {"target_macs": 0.5, "target_params": null, "target_memory": null, "target_ms": null, "target_latency": null},
+  "targets": {"target_macs": 0.5, "target_params": null, "target_memory": null, "target_ms": null,
+    "target_latency": null},
   "groups": "within",
   "statistics": "exact",
   "sites": [

@@ -18,7 +18,6 @@ import torch
 from torch import fx, nn
 
 from fxprune.choosing.remaining import Remaining, Site
-from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import FxpruneError, FxpruneValueError
 from fxprune.facts.input_rms import input_sizes
@@ -29,6 +28,7 @@ from fxprune.ir.arguments import require_arguments
 from fxprune.ir.module_tree import every_module
 from fxprune.ir.nodes import TRACED_MACS, called_module, graphs_of, require_graph
 from fxprune.ir.processes import is_distributed
+from fxprune.pruning.predictions import Latency, table_of
 from fxprune.structures.channels.labels import LEAST
 from fxprune.structures.gated_layers import Gate, gates_of
 from fxprune.structures.missing_scales import why_no_scales
@@ -64,7 +64,7 @@ class ProximalL1:
         FxpruneError: the graph has no gates, or a strength names none.
     """
 
-    latency: LatencyTable | None = None
+    latency: Latency | None = None
 
     def __init__(self, graph_module: fx.GraphModule, strength: float | Mapping[str, float] = 1e-3) -> None:
         require_arguments(ProximalL1.__init__, locals())
@@ -94,7 +94,7 @@ class ProximalL1:
 
     def _find_gates(self) -> None:
         """Note what the graph has: that of a copy is looked at anew, whose nodes are others."""
-        self._remaining = Remaining(self.graph_module, latency=self.latency)
+        self._remaining = Remaining(self.graph_module, latency=table_of(self.latency))
         self._found, self._groups = self._remaining.layers, self._remaining.channels
         self.layers = {path: layer.module for path, layer in self._found.items()}
         self.channels = {path: _scales(gate) for path, gate in self._groups.items()}

@@ -20,6 +20,7 @@ from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult, joined
 from fxprune.pruning.closing import Closing, gated_for, require_alone
+from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.pruning_plan import PruningPlan
@@ -46,6 +47,7 @@ def prune(
     meet_after: int | None = None,
     surgery: Surgery = _USUAL,
     plan: PruningPlan | None = None,
+    latency: LatencyModel | None = None,
 ) -> PipelineResult:
     """Prune whole layers of ``model``, or channels, while ``fit`` trains it, or without training.
 
@@ -61,8 +63,8 @@ def prune(
             trained, what goes is chosen and repaired by
             :func:`fxprune.pruning.untrained.no_train.prune_untrained`, which tells more.
         labels: without ``fit``, of the images, (N,); nothing is fitted to them.
-        targets: the shares of MACs, parameters and memory to leave. Without ``meet_after`` only that of MACs: the
-            smallest scales go first until it is met.
+        targets: the shares of MACs, parameters and memory to leave, or a time. With ``fit`` and without
+            ``meet_after`` only that of MACs: the smallest scales go first until it is met.
         strength: of the proximal L1 (:class:`fxprune.ProximalL1`), without ``meet_after``; 1e-3 by default.
         meet_after: number of optimizer steps after which the targets shall be met by exact zeros
             (:class:`fxprune.SteeredL1`); a quarter of the training is a good choice.
@@ -70,6 +72,8 @@ def prune(
             whether passes are verified.
         plan: what goes, in the place of targets and all that says what may go: with ``meet_after`` it is trained to
             zero by then, in its order; without, it goes before the training, and ``fit`` trains what is left.
+        latency: what predicts and measures times, for a target of these; measured of this network by default, in
+            eager mode, for as many inputs at a time as are traced.
 
     Returns:
         The result of the passes; its ``graph_module``, in eval mode, is the pruned network.
@@ -86,7 +90,7 @@ def prune(
     if fit is not None or plan is not None:
         _require_sense(targets, strength, meet_after, surgery, plan)
     if fit is None:
-        return untrained(model, example_inputs, labels, plan or targets, surgery).result
+        return untrained(model, example_inputs, labels, plan or targets, surgery, latency).result
     if labels is not None:
         raise FxpruneError("labels are for pruning without fit: a training has its own")
     traced = trace(model, example_inputs)
@@ -100,7 +104,9 @@ def prune(
     removal(sparse)  # before any training: raises if the target cannot be met
     shrink: ProximalL1
     if meet_after is not None:
-        shrink = SteeredL1(sparse, targets=targets, meet_after=meet_after, closing=closing)
+        if targets.is_timed:
+            latency = latency or LatencyModel.measure(traced)
+        shrink = SteeredL1(sparse, targets=targets, meet_after=meet_after, closing=closing, latency=latency)
     else:
         shrink = ProximalL1(sparse, 1e-3 if strength is None else strength)
     _fit(fit, sparse, shrink)

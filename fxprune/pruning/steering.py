@@ -20,7 +20,6 @@ from fxprune.choosing.schedule import Schedule
 from fxprune.choosing.search.base import Search
 from fxprune.choosing.targets import Targets
 from fxprune.choosing.time_asked import require_latency
-from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.errors import FxpruneError
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import example_inputs_of
@@ -29,6 +28,7 @@ from fxprune.pruning.clock import Clock
 from fxprune.pruning.closing import Closing, shares_of
 from fxprune.pruning.next_site import NextSite
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
+from fxprune.pruning.predictions import Latency, table_of
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.structures.channel_chunk import Chunk
 
@@ -56,10 +56,10 @@ class SteeredL1(ProximalL1):
     as its group has chunks left, so that groups get narrower together. A conv's removal would tie the channels that
     it reads to those that it makes: where one goes, channels of neither do, and the other way round.
 
-    With a target in time what is saved is milliseconds, as ``latency`` predicts them, and channels go in steps that
-    save any. With a target of memory the layers whose removal lowers the peak of activation memory go first, in the same order
+    With a target of memory the layers whose removal lowers the peak of activation memory go first, in the same order
     among themselves, until that target is met. With one of parameters a layer is weighed by the mean of what it saves
-    of the two, in shares of what is to be saved; until it is met, parameters are nothing that had better stay.
+    of the two, in shares of what is to be saved; until it is met, parameters are nothing that had better stay. With
+    one in time milliseconds are saved, as ``latency`` predicts them, and channels go in steps that save any.
 
     Args:
         graph_module: a graph with BranchScales, ResConvs in the "gain-gate" parametrisation, gates of channels, or
@@ -97,10 +97,10 @@ class SteeredL1(ProximalL1):
         probe_inputs: Sequence[Any] | None = None,
         plan: Plan = _USUAL,
         closing: Closing | None = None,
-        latency: LatencyTable | None = None,
+        latency: Latency | None = None,
     ) -> None:
         require_arguments(SteeredL1.__init__, locals())
-        require_latency(targets, latency, "SteeredL1")
+        require_latency(targets, table_of(latency), "SteeredL1")
         if meet_after < 1:
             raise FxpruneError(f"meet_after is the number of steps after which targets are met; got {meet_after}")
         if targets.is_empty and closing is None:
@@ -130,7 +130,7 @@ class SteeredL1(ProximalL1):
         self._shut_before = super().closed_channels
         self._scales = self._scales_now()
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
-        self.clock = Clock(graph_module, self._remaining, targets)
+        self.clock = Clock(self._remaining, targets, latency)
         self._next = self._choosing()
         self._closing = closing
         self._planned = self._planned_sites()
@@ -176,7 +176,7 @@ class SteeredL1(ProximalL1):
         """Take over what :meth:`__getstate__` returned."""
         super().__setstate__(state)
         damages, no_relief = state["_next"]
-        self.clock = Clock(self.graph_module, self._remaining, self.targets, state["clock"])
+        self.clock = Clock(self._remaining, self.targets, self.latency, state["clock"])
         self._next = self._choosing()
         self._next.damages, self._next.no_relief = damages, no_relief
         self._planned = self._planned_sites()

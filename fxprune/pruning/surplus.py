@@ -21,8 +21,8 @@ class Surplus:
     Args:
         graph_module: a graph with gates.
         targets: the shares to leave.
-        remaining: what the graph costs without some of its sites, where somebody asked already; with a model of times,
-            where these have a target.
+        remaining: what the graph costs without some of its sites, where somebody asked already; with a model of
+            times, where these have a target.
 
     Attributes:
         sums: the budgets of costs that add up: of MACs, and of parameters and time if they have a target.

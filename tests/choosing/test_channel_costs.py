@@ -45,7 +45,7 @@ def test_they_hold_what_a_cut_takes_away(name: str) -> None:
         field.score(group, scores[""][group.free])
     (gone,) = Ranking([field], Amount(ratio=0.5)).at(1.0)
     cut = passes.RemoveChannels(ratio=0.5, criterion="random")(traced).graph_module
-    told = [a - b for a, b in zip(field.costs.left(), field.costs.left(gone), strict=True)]
+    told = [a - b for a, b in zip(field.costs.left()[:2], field.costs.left(gone)[:2], strict=True)]
     for before, after, found, saved in zip(costs(traced), costs(cut), held_by(channels, gone), told, strict=True):
         assert before - after == pytest.approx(found[1], abs=1)
         assert found[0] == found[1] == pytest.approx(saved)

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from channel_nets import NETS
 from channel_training import Block
-from fake_latency import FakeLatency, plain
+from fake_latency import FakeTable, plain
 from torch import fx, nn
 
 import fxprune
@@ -34,7 +34,7 @@ def test_time_without_channels_is_that_of_the_cut_graph(name: str) -> None:
     model, inputs = NETS[name]()
     traced = fxprune.trace(model.eval(), inputs)
     graph = passes.InsertChannelGate()(traced).graph_module
-    latency = FakeLatency(len(inputs[0]), stairs=3)
+    latency = FakeTable(len(inputs[0]), stairs=3)
     remaining = Remaining(graph, latency=latency)
     assert time_left(remaining, latency, []) == pytest.approx(latency.milliseconds(plain(traced)))
     chunks = []
@@ -109,7 +109,7 @@ def test_time_without_layers_and_channels_is_that_of_the_cut_graph(
     if not inspected(traced, what):
         return
     graph = insert_scales(traced, what=what, verify=False).graph_module
-    latency = FakeLatency(2, stairs=2)
+    latency = FakeTable(2, stairs=2)
     for seed in range(2):
         remaining = Remaining(graph, latency=latency)
         chosen = random.Random(seed)
@@ -146,5 +146,5 @@ def close(graph: fx.GraphModule, sites: Sequence[Site]) -> None:
             gate.assign(scale=0.0, **({"shortcut": 1.0} if gate.module.has_shortcut else {}))
 
 
-def time_left(remaining: Remaining, latency: FakeLatency, sites: Sequence[Site]) -> float:
+def time_left(remaining: Remaining, latency: FakeTable, sites: Sequence[Site]) -> float:
     return fit_of(latency)[0] + remaining.left(sites).milliseconds

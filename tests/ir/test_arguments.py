@@ -28,6 +28,7 @@ DATA = {
     "PipelineResult",
     "GraphDiff",
     "Verification",
+    "LatencyModel",
     "Contract",
     "FxpruneError",
     "FxpruneWarning",

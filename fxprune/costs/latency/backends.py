@@ -6,28 +6,26 @@ A timer of the user's own is called with the graph and its inputs, and returns m
 from __future__ import annotations
 
 import math
-import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Real
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
 
-from fxprune.costs.latency.conditions import Conditions
+from fxprune.costs.latency.conditions import Conditions, require_backend
 from fxprune.costs.latency.in_place import in_place_copy
-from fxprune.costs.latency.timing import Timer
+from fxprune.costs.latency.onnx_session import session_of, share_of_ops
+from fxprune.costs.latency.timing import Timer, Turns
 from fxprune.errors import FxpruneError, first_line
-from fxprune.ir.pytrees import tensors_in
 
 Measure = Callable[[fx.GraphModule, tuple[Any, ...]], float]
 """A user's timer."""
 Prepare = Callable[[fx.GraphModule, tuple[Any, ...]], Timer]
 _WARM_UP = 2
+_ASKED = Turns(2, 4, warm=False)
 
 
 @contextmanager
@@ -43,11 +41,29 @@ def as_before(conditions: Conditions) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def preparing(conditions: Conditions, measure: Measure | None = None) -> Prepare:
-    """Return what prepares graphs to be timed under ``conditions``, or by the user's own timer ``measure``."""
+class Instrument(NamedTuple):
+    """What times graphs.
+
+    Attributes:
+        prepare: makes a timer of a graph and its inputs.
+        of_ops: how often one op is timed.
+        of_networks: how often a whole network is.
+    """
+
+    prepare: Prepare
+    of_ops: Turns = Turns(6, 18)
+    of_networks: Turns = Turns(5, 60)
+
+
+def instrument(conditions: Conditions, measure: Measure | None = None) -> Instrument:
+    """Return what times graphs under ``conditions``, or the user's own timer ``measure``, which is called less often.
+
+    Raises FxpruneError if nothing here can run under them.
+    """
     if measure is not None:
-        return lambda graph_module, inputs: lambda: _asked(measure, graph_module, inputs)
-    makers = {"eager": _eager, "compile": _compiled, "onnxruntime": _by_onnxruntime}
+        return Instrument(lambda graph_module, inputs: lambda: _asked(measure, graph_module, inputs), _ASKED, _ASKED)
+    require_backend(conditions)
+    makers = {"eager": _eager, "compile": _compiled, "onnxruntime": session_of}
     make = makers[conditions.backend]
 
     def prepare(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> Timer:
@@ -55,9 +71,10 @@ def preparing(conditions: Conditions, measure: Measure | None = None) -> Prepare
         timer = _clocked(run, conditions)
         for _ in range(_WARM_UP):
             timer()
-        return timer
+        share = 1.0 if conditions.backend != "onnxruntime" else share_of_ops(graph_module, inputs, conditions)
+        return timer if share == 1 else lambda: share * timer()
 
-    return prepare
+    return Instrument(prepare)
 
 
 def _clocked(run: Callable[[], Any], conditions: Conditions) -> Timer:
@@ -87,42 +104,6 @@ def _eager(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Co
 def _compiled(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> Callable[[], Any]:
     compiled = torch.compile(graph_module, dynamic=False)
     return lambda: compiled(*inputs)
-
-
-def _by_onnxruntime(
-    graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions
-) -> Callable[[], Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = conditions.threads, 1, 3
-    providers = ["CPUExecutionProvider"] if conditions.device == "cpu" else ["CUDAExecutionProvider"]
-    try:
-        session = onnxruntime.InferenceSession(_as_onnx(graph_module, inputs), options, providers=providers)
-    except Exception as error:
-        raise FxpruneError(
-            f"ONNX Runtime cannot run the network: {first_line(error)}; take another backend"
-        ) from error
-    names = [one.name for one in session.get_inputs()]
-    given = dict(zip(names, (one.cpu().numpy() for one in tensors_in(inputs)), strict=False))
-    return lambda: session.run(None, given)
-
-
-def _as_onnx(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> bytes:
-    """Return the graph as ONNX: by torch's older exporter, which takes milliseconds for one op, or else the newer."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        file = Path(folder) / "network.onnx"
-        try:
-            torch.onnx.export(graph_module, inputs, file, dynamo=False)
-        except Exception:
-            try:
-                torch.onnx.export(graph_module, inputs, file, dynamo=True, external_data=False, verbose=False)
-            except Exception as error:
-                raise FxpruneError(
-                    f"torch cannot export the network to ONNX: {first_line(error)}; take another backend"
-                ) from error
-        return file.read_bytes()
 
 
 def _asked(measure: Measure, graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> float:

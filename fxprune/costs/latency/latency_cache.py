@@ -82,7 +82,7 @@ def _hardware(device: str) -> dict[str, Any]:
         "capability": torch.backends.cpu.get_cpu_capability(),
     }
     if device.startswith("cuda"):
-        found["gpu"] = [torch.cuda.get_device_name(device), torch.version.cuda, torch.backends.cudnn.version()]
+        found["gpu"] = [torch.cuda.get_device_name(device), torch.version.cuda]
     return found
 
 
@@ -98,5 +98,6 @@ def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is not None:
-            found[package] = str(import_module(package).__version__)
+            module: Any = import_module(package)
+            found[package] = str(module.__version__)
     return found

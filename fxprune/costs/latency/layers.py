@@ -38,6 +38,8 @@ def _conv_workload(call: Call, op: Op, read: TensorMetadata, made: TensorMetadat
     settings = {name: call.argument(name) for name in ("stride", "padding", "dilation", "groups")}
     if shape is None or not isinstance(settings["groups"], int):
         return None
+    numbers = {name: call.numbers(name) for name in ("stride", "padding", "dilation")}
+    settings |= {name: value for name, value in numbers.items() if value is not None}
     settings |= {"kernel_size": shape[2:], "bias": bias}
     if op.kind == "transposed conv":
         settings["output_padding"] = call.argument("output_padding")

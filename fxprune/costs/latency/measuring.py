@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 
-from fxprune.costs.latency.backends import Prepare, as_before
+from fxprune.costs.latency.backends import Instrument, as_before
 from fxprune.costs.latency.conditions import Conditions
 from fxprune.costs.latency.latency_table import Family
 from fxprune.costs.latency.stairs import SWEEP, Stairs, stairs_of
@@ -20,7 +20,8 @@ from fxprune.costs.latency.workloads import Widths, Workload
 from fxprune.errors import FxpruneError
 from fxprune.ir.pytrees import tensors_in
 
-_BYTES, _SWEPT, _TURNS = 1 << 29, 3, 6
+_BYTES, _SWEPT = 1 << 29, 3
+_NEAR = 0.12  # lines are further apart than this, relative
 _SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
 Point = tuple[Workload, Widths]
 
@@ -30,7 +31,7 @@ class Measuring:
 
     Args:
         conditions: under which ops are timed.
-        prepare: makes a timer of an op's graph.
+        instrument: times an op's graph.
         families: what is known already; it is not measured again.
         until: when to stop, by time.monotonic().
         keep: called when more is known, a chunk at a time.
@@ -40,14 +41,14 @@ class Measuring:
     def __init__(
         self,
         conditions: Conditions,
-        prepare: Prepare,
+        instrument: Instrument,
         families: dict[str, Family],
         until: float = float("inf"),
         keep: Callable[[], None] = lambda: None,
         tell: Callable[[float, str], None] = lambda share, doing: None,
     ) -> None:
         self._conditions = conditions
-        self._prepare = prepare
+        self._instrument = instrument
         self.families = families
         self._until = until
         self._keep = keep
@@ -86,7 +87,7 @@ class Measuring:
             if not each[0].fused and max(each[0].steps) == 1
         }
         wanted = [(one, at) for each in swept.values() for one in each for at in _sweeps(one)]
-        is_known = self._time(wanted, "staircases", turns=2 * _TURNS)
+        is_known = self._time(wanted, "staircases")
         for kind, each in by_kind.items():
             stairs: tuple[Stairs, ...] = (Stairs(),) * len(each[0].widths)
             if kind in swept and is_known:
@@ -128,7 +129,7 @@ class Measuring:
         self._keep()
         return missing
 
-    def _time(self, points: Sequence[Point], doing: str, turns: int = _TURNS, again: Sequence[Point] = ()) -> bool:
+    def _time(self, points: Sequence[Point], doing: str, again: Sequence[Point] = ()) -> bool:
         """Time what is not known yet, and some ``again``; return whether all is known then."""
         anew = set(again)
         wanted = [one for one in dict.fromkeys(points) if one in anew or one[1] not in self._known(one[0])]
@@ -137,7 +138,7 @@ class Measuring:
             self._tell(done / len(wanted), doing)
             with as_before(self._conditions):
                 timers = self._prepared(wanted[done:])
-                timings = in_turns(timers, turns=turns, most=3 * turns, until=self._until)
+                timings = in_turns(timers, self._instrument.of_ops, self._until)
             for (workload, widths), timing in zip(wanted[done:], timings, strict=False):
                 self._known(workload)[widths] = timing
             done += len(timers)
@@ -149,7 +150,7 @@ class Measuring:
         timers, held = [], 0
         for workload, widths in points:
             graph, inputs = workload.make(widths, self._conditions)
-            timers.append(self._prepare(graph, inputs))
+            timers.append(self._instrument.prepare(graph, inputs))
             held += sum(one.nbytes for one in (*graph.parameters(), *tensors_in(inputs)))
             if held > _BYTES or time.monotonic() >= self._until:
                 break
@@ -171,10 +172,9 @@ def _sweep(work: Workload, place: int) -> list[Widths]:
 
 def _lines(widths: Sequence[int], step: int, own: int, before: Sequence[int]) -> tuple[int, ...]:
     """Return the widths at which times are measured: those of the ops, shares of the widest, on the staircase."""
-    unit = max(step, own)
-    wanted = {max(widths) * share for share in _SHARES} | set(widths)
-    rounded = {max(unit, -(-int(width) // unit) * unit) for width in wanted}
-    rounded |= set(before)
-    if len(rounded) == 1:
-        return (*rounded, 2 * max(rounded))
-    return tuple(sorted(rounded))
+    unit, found = max(step, own), set(before)
+    for width in (*(max(widths) * share for share in _SHARES), *widths):
+        rounded = max(unit, -(-int(width) // unit) * unit)
+        if all(abs(rounded - one) > _NEAR * max(rounded, one) for one in found):
+            found.add(rounded)
+    return tuple(sorted(found)) if len(found) > 1 else (*found, 2 * max(found))

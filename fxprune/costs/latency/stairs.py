@@ -30,10 +30,10 @@ class Stairs(NamedTuple):
     slower: float = 1.0
 
     def read_as(self, width: float) -> tuple[float, float]:
-        """Return the width to look up, and the factor on its time; a width between two whole ones is none of both."""
+        """Return the width to look up, and the factor on its time."""
         if self.aligned > 1 and abs(width / self.aligned - round(width / self.aligned)) > 1e-6:
             return width, self.slower
-        return math.ceil(width / self.step - 1e-6) * self.step, 1.0
+        return (width if self.step == 1 else math.ceil(width / self.step - 1e-6) * self.step), 1.0
 
 
 def stairs_of(sweeps: Sequence[Mapping[int, float]]) -> Stairs:

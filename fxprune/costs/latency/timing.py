@@ -10,7 +10,7 @@ import numpy as np
 
 Timer = Callable[[], float]
 """Runs something once, returns the milliseconds that it took."""
-_QUANTILE, _COUNTED = 0.25, 2
+_QUANTILE = 0.25
 
 
 class Timing(NamedTuple):
@@ -33,31 +33,38 @@ class Timing(NamedTuple):
         return cls(float(low), float((high - low) / low), len(repeats))
 
 
-def in_turns(
-    timers: Sequence[Timer],
-    *,
-    turns: int = 8,
-    most: int = 8,
-    noisy: float = 0.02,
-    until: float = float("inf"),
-) -> list[Timing]:
+class Turns(NamedTuple):
+    """How often timers are called.
+
+    Attributes:
+        least: times each is called in any case, the time allowing: once otherwise.
+        most: times those are whose spread stays above ``noisy``.
+        warm: whether a turn is three calls, of which the first is not counted: kernels that were made for shapes are
+            kept for some hundred shapes only (oneDNN's are), and what ran in between may have pushed them out.
+        noisy: above this spread it is measured again.
+    """
+
+    least: int
+    most: int
+    warm: bool = True
+    noisy: float = 0.02
+
+
+def in_turns(timers: Sequence[Timer], turns: Turns, until: float = float("inf")) -> list[Timing]:
     """Return what each of ``timers`` takes, called in turns: what slows the machine down slows all of them.
 
-    In each turn it is called three times, the first is not counted: kernels that were made for shapes are kept for
-    some hundred shapes only (oneDNN's are), and what ran in between may have pushed them out.
-
     Args:
-        timers: what is timed; each has run before.
-        turns: how often each is called at least, the time allowing: twice in any case.
-        most: up to so often, those alone whose spread is above ``noisy``.
-        noisy: above this spread it is measured again.
-        until: when to stop, by time.monotonic().
+        timers: what is timed.
+        turns: how often.
+        until: when to stop, by time.monotonic(), once each was called.
     """
     found: list[list[float]] = [[] for _ in timers]
-    for turn in range(most):
+    for turn in range(turns.most):
         for timer, repeats in zip(timers, found, strict=True):
-            enough = turn >= turns and Timing.of(repeats).spread <= noisy
-            if not enough and (turn < 2 or time.monotonic() < until):
+            enough = turn >= turns.least and Timing.of(repeats).spread <= turns.noisy
+            if enough or (turn and time.monotonic() >= until):
+                continue
+            if turns.warm:
                 timer()
-                repeats += [timer() for _ in range(_COUNTED)]
+            repeats += [timer() for _ in range(1 + turns.warm)]
     return [Timing.of(repeats) for repeats in found]

@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -31,9 +33,11 @@ from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult, joined
 from fxprune.pruning.choose import choose
+from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.sensitivity.output_change import is_finite
 from fxprune.pruning.surgery import Surgery
+from fxprune.pruning.timed_choice import Timed, timed_choice
 from fxprune.pruning.untrained.quality import Quality, outputs_of, quality
 from fxprune.pruning.untrained.repaired_damage import RepairedDamage
 from fxprune.rewriting.contract import Site
@@ -58,12 +62,14 @@ class Untrained:
         stages: how it did on held-out images after each step, by name; controls too: the cut alone, and with its
             batch norms measured anew.
         kept: the name of the stage that the result is of.
+        timed: for a target in time what was predicted and measured; None for others.
     """
 
     plan: PruningPlan
     result: PipelineResult
     stages: Mapping[str, Quality]
     kept: str
+    timed: Timed | None = None
 
     @property
     def repaired(self) -> tuple[Site, ...]:
@@ -71,7 +77,8 @@ class Untrained:
         return tuple(site for step in self.result.steps if step.name == Repair.name for site in step.result.rewritten)
 
     def __str__(self) -> str:
-        return stages_text({"stages": {name: one.to_json() for name, one in self.stages.items()}})
+        told = stages_text({"stages": {name: one.to_json() for name, one in self.stages.items()}})
+        return told if self.timed is None else f"{told}\n{self.timed}"
 
 
 def prune_untrained(
@@ -82,16 +89,21 @@ def prune_untrained(
     surgery: Surgery = _USUAL,
     criterion: str | Criterion | None = None,
     held_out: Iterable[Any] | None = None,
+    latency: LatencyModel | None = None,
 ) -> Untrained:
     """Prune a traced network with some hundred images, and repair it by least squares.
 
     Args:
         graph_module: what :func:`fxprune.trace` returned, in eval mode; it is never changed.
         data: an iterable of inputs, or of pairs of these and labels; labels are for telling the top-1 alone.
-        to: the shares of costs to leave, or a plan of what goes.
+        to: the shares of costs to leave, or a time, or a plan of what goes. For a time the choice is measured as it
+            would be emitted, and made again where it is above 1.02 of the target, or below 0.93
+            (:mod:`fxprune.pruning.timed_choice`).
         surgery: what may go, by default convs, branches and channels, and what becomes of batch norms.
         criterion: how much each is missed; by default what is lost where it is repaired (repaired_damage).
         held_out: images like ``data`` that nothing is fitted to; by default every fourth of it.
+        latency: what predicts and measures times, for a target of these; measured of this network by default, in
+            eager mode, for as many images at a time as were traced.
 
     Raises:
         FxpruneError: the network is in train mode, there are no images, or nothing may go.
@@ -105,7 +117,11 @@ def prune_untrained(
     fitted, told_on = parted(graph_module, data, held_out)
     wanted = outputs_of(graph_module, told_on)
     _require_finite(wanted)
-    plan = to if isinstance(to, PruningPlan) else _chosen(graph_module, to, fitted, surgery, criterion)
+    timed = None
+    if isinstance(to, PruningPlan):
+        plan = to
+    else:
+        plan, timed = _chosen(graph_module, to, fitted, surgery, criterion, latency)
     cut = plan.apply(graph_module, verify=surgery.verify)
     repair = Repair(data=fitted, reference=graph_module)
     measure = MeasureNorms(data=fitted)
@@ -122,11 +138,16 @@ def prune_untrained(
         )
     end = Pipeline(FINISHING[surgery.norms], verify=surgery.verify)(results[kept].graph_module)
     steps = [results[name] for name in path[: path.index(kept) + 1]]
-    return Untrained(plan, joined([*steps, end]), stages, kept)
+    return Untrained(plan, joined([*steps, end]), stages, kept, timed)
 
 
 def untrained(
-    model: nn.Module, images: Any, labels: torch.Tensor | None, to: Targets | PruningPlan, surgery: Surgery
+    model: nn.Module,
+    images: Any,
+    labels: torch.Tensor | None,
+    to: Targets | PruningPlan,
+    surgery: Surgery,
+    latency: LatencyModel | None = None,
 ) -> Untrained:
     """Trace ``model`` and prune it as :func:`prune_untrained`; ``images`` are a tensor, (N, ...), or batches."""
     if isinstance(to, Targets) and to.is_empty:
@@ -136,7 +157,7 @@ def untrained(
     if first is None:
         raise FxpruneValueError("there are no images: give some hundred")
     graph_module = trace(model, first.first(_TRACED).inputs).eval()
-    return prune_untrained(graph_module, data, to, surgery=surgery)
+    return prune_untrained(graph_module, data, to, surgery=surgery, latency=latency)
 
 
 def _batches(images: Any, labels: torch.Tensor | None) -> list[Any]:
@@ -160,11 +181,12 @@ def choose_untrained(
     *,
     surgery: Surgery = _USUAL,
     criterion: str | Criterion | None = None,
+    latency: LatencyModel | None = None,
 ) -> PruningPlan:
     """Return what :func:`prune_untrained` takes out for ``targets``; arguments and errors are the same."""
     require_arguments(choose_untrained, locals())
     graph_module = require_graph(graph_module, "choose_untrained")
-    return _chosen(graph_module, targets, parted(graph_module, data, None)[0], surgery, criterion)
+    return _chosen(graph_module, targets, parted(graph_module, data, None)[0], surgery, criterion, latency)[0]
 
 
 def _chosen(
@@ -173,17 +195,30 @@ def _chosen(
     data: Sequence[Batch],
     surgery: Surgery,
     criterion: str | Criterion | None,
-) -> PruningPlan:
-    """Return what goes for ``targets``."""
-    one = RepairedDamage(graph_module) if criterion is None else copy(made(criterion, known_criteria(), "criterion"))
-    one.comparing = _telling()
-    what = surgery.what or surgery.layers or "all"
-    options: dict[str, Any] = {"scope": "global", "keep": surgery.keep, "only": surgery.only}
-    if one.needs != "weights":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FxpruneWarning)
-            choose(graph_module, what, targets, criterion="l1", **options)  # raises at once what would be raised late
-    return choose(graph_module, what, targets, criterion=one, data=data, **options)
+    latency: LatencyModel | None,
+) -> tuple[PruningPlan, Timed | None]:
+    """Return what goes for ``targets``, and of a time how that was found."""
+    with TemporaryDirectory() as folder:
+        state = Path(folder) / "damages.json" if targets.is_timed else None  # they stay, whatever the times are
+        one = RepairedDamage(graph_module, state=state) if criterion is None else copy(_made(criterion))
+        one.comparing = _telling()
+        what = surgery.what or surgery.layers or "all"
+        options: dict[str, Any] = {"scope": "global", "keep": surgery.keep, "only": surgery.only}
+
+        def chosen(targets: Targets, latency: LatencyModel | None) -> PruningPlan:
+            if one.needs != "weights":
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", FxpruneWarning)
+                    choose(graph_module, what, targets, criterion="l1", latency=latency, **options)  # raises at once
+            return choose(graph_module, what, targets, criterion=one, data=data, latency=latency, **options)
+
+        if not targets.is_timed:
+            return chosen(targets, None), None
+        return timed_choice(graph_module, targets, latency or LatencyModel.measure(graph_module), chosen)
+
+
+def _made(criterion: str | Criterion) -> Criterion:
+    return made(criterion, known_criteria(), "criterion")
 
 
 def _telling() -> Callable[[int, int], None]:

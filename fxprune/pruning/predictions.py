@@ -1,0 +1,13 @@
+"""What predicts times, as it is given to what prunes: a model, which can measure networks too, or a table alone."""
+
+from __future__ import annotations
+
+from fxprune.costs.latency.latency_table import LatencyTable
+from fxprune.pruning.latency_model import LatencyModel
+
+Latency = LatencyModel | LatencyTable
+
+
+def table_of(latency: Latency | None) -> LatencyTable | None:
+    """Return what says how long ops take."""
+    return latency.table if isinstance(latency, LatencyModel) else latency

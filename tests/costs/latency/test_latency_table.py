@@ -1,0 +1,80 @@
+"""Times between those that were measured, and of whole networks."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+from latency_helpers import CONDITIONS, FakeDevice, small_graph
+
+from fxprune.costs.latency.fit import Fit, FitError
+from fxprune.costs.latency.latency_table import Family, LatencyTable
+from fxprune.costs.latency.measuring import Measuring
+from fxprune.costs.latency.network_ops import ops_of
+from fxprune.costs.latency.timing import Timing
+
+
+@functools.cache
+def measured(step: int = 1) -> LatencyTable:
+    table = LatencyTable(CONDITIONS)
+    assert Measuring(CONDITIONS, FakeDevice(step).instrument, table.families).measure(ops_of(small_graph(), 1)) == []
+    return table
+
+
+@pytest.mark.parametrize("step", [1, 8, 16])
+def test_interpolation_stairs_and_steps(step: int) -> None:
+    device = FakeDevice(step)
+    table = measured(step)
+    for op in table.timed_ops(small_graph()):
+        if op.workload.fused or len(op.axes) != 2 or "linear" in op.workload.family:
+            continue
+        assert [table.step(op, place) for place in (0, 1)] == [step, step]
+        for widths in ((16, 16), (21, 30), (3, 17), (32, 9)):
+            expected = device(*op.workload.make(widths, CONDITIONS))
+            assert table.op_time(op, widths) == pytest.approx(expected, rel=0.02), (op.workload.family, widths)
+
+
+def test_nothing_is_left_at_width_zero() -> None:
+    table = measured()
+    for op in table.timed_ops(small_graph()):
+        assert table.op_time(op, [0] * len(op.axes)) == 0
+        assert table.op_time(op, op.workload.widths) > 0
+        assert table.op_time(op, [0.5] * len(op.axes)) > 0
+
+
+def test_a_network_is_the_sum_of_its_ops() -> None:
+    table = measured(8).with_fit(Fit(0.5, 2.0, 0.1), None)
+    graph = small_graph()
+    ops = table.timed_ops(graph)
+    alone = sum(table.op_time(one, one.workload.widths) for one in ops)
+    assert table.milliseconds(graph) == pytest.approx(0.5 + 2 * alone + 0.1 * len(ops))
+    assert table.total(alone, len(ops)) == pytest.approx(table.milliseconds(graph))
+
+
+def test_what_backends_join_counts_by_its_factor() -> None:
+    table = measured()
+    relu, conv = (
+        next(one for one in table.timed_ops(small_graph()) if name in one.node.name) for name in ("relu", "wide")
+    )
+    halved = table.with_fit(Fit(f=0.5), None)
+    assert halved.op_time(relu, (32,)) == pytest.approx(0.5 * table.op_time(relu, (32,)))
+    assert halved.op_time(conv, (32, 48)) == table.op_time(conv, (32, 48))
+
+
+def test_json_and_back() -> None:
+    table = measured(8).with_fit(Fit(0.5, 2.0), FitError(0.01, 0.05, 0.99, 0.02))
+    again = LatencyTable.from_json(json.loads(json.dumps(table.to_json())))
+    assert again.milliseconds(small_graph()) == table.milliseconds(small_graph())
+    assert (again.conditions, again.error, again.fit) == (table.conditions, table.error, table.fit)
+
+
+def test_times_in_proportion_where_nothing_else_is_known() -> None:
+    family = Family(points={(32, 64): Timing(2.0, 0.0, 4)})
+    assert family.time((16, 64)) == pytest.approx(1.0)
+    assert Family().time((16, 64)) is None
+
+
+def test_an_op_that_was_not_measured_is_named() -> None:
+    with pytest.raises(KeyError, match="conv2d"):
+        LatencyTable(CONDITIONS).milliseconds(small_graph())

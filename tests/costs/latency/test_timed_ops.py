@@ -1,0 +1,130 @@
+"""Which ops take time, whatever form the graph is in, and what their widths are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import Wrapped
+from latency_helpers import small_graph
+from torch import nn
+from torch.nn import functional
+
+import fxprune
+from fxprune.costs.latency.network_ops import ops_of, ops_of_all
+from fxprune.costs.latency.timed_ops import TimedOp
+from fxprune.errors import FxpruneError
+from fxprune.training.cifar_resnet import CifarResNet
+
+
+def told(ops: list[TimedOp]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(one.workload.family, one.workload.widths) for one in ops]
+
+
+def traced(model: nn.Module, *shape: int) -> list[TimedOp]:
+    return ops_of(fxprune.trace(model.eval(), torch.randn(*shape)), shape[0])
+
+
+def test_what_is_timed_and_along_which_axes() -> None:
+    ops = ops_of(small_graph(), 1)
+    names = [(one.node.name, one.workload.widths) for one in ops]
+    assert names == [
+        ("stem", (3, 32)), ("relu", (32,)), ("wide", (32, 48)), ("relu_1", (48,)), ("depth", (48,)), ("relu6", (48,)),
+        ("narrow", (48, 32)), ("add", (32,)), ("same", (32, 32)), ("relu_2", (32,)), ("adaptive_avg_pool2d", (32,)),
+        ("head", (32, 10)),
+    ]  # fmt: skip
+    axes = {one.node.name: [(node.name, axis) for node, axis in one.axes] for one in ops}
+    assert axes["wide"] == [("relu", 1), ("wide", 1)]
+    assert axes["depth"] == [("depth", 1)]
+    assert axes["add"] == [("add", 1)]
+    assert axes["head"] == [("dropout", 1), ("head", 1)]
+    assert all("bias=True" in one.workload.family for one in ops if "conv2d" in one.workload.family)
+
+
+@pytest.mark.parametrize("model", ["small", "resnet"])
+def test_the_same_ops_whatever_form_the_graph_is_in(model: str) -> None:
+    graph = small_graph() if model == "small" else fxprune.trace(CifarResNet(8).eval(), torch.randn(1, 3, 16, 16))
+    expected = told(ops_of(graph, 1))
+    gated = fxprune.insert_scales(graph, what="all", verify=False).graph_module
+    assert told(ops_of(gated, 1)) == expected
+    plain = fxprune.Pipeline(fxprune.AFTER_TRAINING, verify=False)(gated).graph_module
+    assert told(ops_of(plain, 1)) == expected
+
+
+def test_a_batch_other_than_the_traced_one() -> None:
+    graph = small_graph()
+    assert "4xc0x8x8" in ops_of(graph, 4)[0].workload.family
+    assert told(ops_of(fxprune.trace(graph, torch.randn(4, 3, 8, 8)), 4)) == told(ops_of(graph, 4))
+
+
+def test_inputs_that_share_no_batch() -> None:
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x + y
+
+    graph = fxprune.trace(Two(), (torch.randn(2, 3), torch.randn(1, 3)))
+    with pytest.raises(FxpruneError, match="share no first dimension"):
+        ops_of(graph, 4)
+
+
+def test_functional_layers_are_the_same_work() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(8, 4, 3, 3)), nn.Parameter(torch.randn(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return functional.conv2d(x, self.weight, self.bias, stride=(2, 2), padding=(1, 1))
+
+    layer = traced(nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=1)), 1, 4, 8, 8)
+    assert told(traced(Functional(), 1, 4, 8, 8)) == told(layer)
+
+
+def test_norms_that_stay_and_linear_layers_behind_axes_that_moved() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.up, self.scale = nn.LayerNorm(8), nn.Linear(8, 16), nn.Parameter(torch.ones(16, 1, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = functional.gelu(self.up(self.norm(x.permute(0, 2, 3, 1))))
+            return y.permute(0, 3, 1, 2) * self.scale
+
+    ops = traced(Block(), 1, 8, 4, 4)
+    assert [one.workload.widths for one in ops] == [(8,), (8, 16), (16,), (16,)]
+    assert [axis for one in ops for _, axis in one.axes] == [3, 3, 3, 3, 1]
+    assert ops[-1].workload.family == "mul((0, 1), {}) on 1xc0x4x4@0231, c0x1x1"
+
+
+def test_joined_and_padded_channels() -> None:
+    class Joined(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x, functional.pad(x, (0, 0, 0, 0, 2, 2))], 1)
+
+    ops = traced(Joined(), 1, 4, 6, 6)
+    assert [one.workload.widths for one in ops] == [(8,), (12,)]
+    assert ops[0].workload.family == "channels padded, axis 1 on 1x0x6x6"
+
+
+def test_an_op_that_nobody_can_make_is_timed_as_it_is_called() -> None:
+    ops = traced(Wrapped(lambda self, x: self.lstm(x)[0], lstm=nn.LSTM(4, 8, batch_first=True)), 2, 3, 4)
+    assert [one.workload.widths for one in ops] == [()]
+    assert ops[0].workload.family.startswith("LSTM as called")
+
+
+def test_regions_are_counted_by_their_calls() -> None:
+    class Opaque(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(int(x.shape[0] + float(x.sum() > 1e9))):
+                x = self.block(x)
+            return x
+
+    graph = fxprune.trace(Opaque().eval(), torch.randn(2, 3, 8, 8))
+    ops = ops_of_all(graph, 2)
+    convs = [one for one in ops if "conv2d" in one.workload.family]
+    assert [one.calls for one in convs] == [2.0]
+    assert [one.calls for one in ops_of_all(graph, 4) if "conv2d" in one.workload.family] == [4.0]
+    assert any(one.inside for one in ops)

@@ -107,10 +107,11 @@ class LatencyModel:
         graph_module = require_graph(graph_module, "LatencyModel.measure")
         if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
             raise FxpruneValueError(f"seconds is a finite number above 0; got {seconds}")
-        conditions = _conditions(graph_module, backend, device, batch, threads, dtype, layout, measure is not None)
-        folder = cache_folder(cache)
-        if measure is not None and backend == _EAGER and cache is True:
-            folder = None  # nobody knows of which device this tells
+        given = {"device": device, "batch": batch, "threads": threads, "dtype": dtype}
+        asked = _own_conditions(graph_module) | {name: value for name, value in given.items() if value is not None}
+        is_unnamed = measure is not None and backend == "eager"
+        conditions = Conditions("measure" if is_unnamed else backend, layout=layout, **asked)
+        folder = None if is_unnamed and cache is True else cache_folder(cache)  # of which device does it tell?
         timed_by = instrument(conditions, measure)
         with torch.random.fork_rng(devices=[]):
             return _Run(conditions, timed_by, LatencyCache(conditions, folder), seconds).model(graph_module)
@@ -139,29 +140,15 @@ class LatencyModel:
         return replace(self, table=self.table.with_fit(moved, self.table.error))
 
 
-_EAGER = "eager"
-
-
-def _conditions(
-    graph_module: fx.GraphModule,
-    backend: str,
-    device: str | None,
-    batch: int | None,
-    threads: int | None,
-    dtype: str | None,
-    layout: Layout,
-    is_own: bool,
-) -> Conditions:
-    """Return the conditions that are asked for; what is not is as the graph has it."""
-    weight = next((one for one in graph_module.parameters() if one.is_floating_point()), None)
-    return Conditions(
-        "measure" if is_own and backend == _EAGER else backend,
-        device or ("cpu" if weight is None else str(weight.device)),
-        int(batch_size(graph_module)) if batch is None else batch,
-        torch.get_num_threads() if threads is None else threads,
-        dtype or ("float32" if weight is None else str(weight.dtype).rpartition(".")[2]),
-        layout,
-    )
+def _own_conditions(graph_module: fx.GraphModule) -> dict[str, Any]:
+    """Return where the weights of a graph are, their dtype, how many inputs were traced, and torch's threads."""
+    weight = next((one for one in graph_module.parameters() if one.is_floating_point()), torch.empty(0))
+    return {
+        "device": str(weight.device),
+        "batch": int(batch_size(graph_module)),
+        "threads": torch.get_num_threads(),
+        "dtype": str(weight.dtype).rpartition(".")[2],
+    }
 
 
 class _Run:
@@ -248,5 +235,5 @@ def _timed(
         timers = []
         for one in networks:
             inputs = map_tensors(inputs_at(one, conditions.batch), conditions.placed)
-            timers.append(timed_by.prepare(conditions.placed(copy_module(one)).eval(), inputs))
+            timers.append(timed_by.whole(conditions.placed(copy_module(one)).eval(), inputs))
         return in_turns(timers, timed_by.of_networks, min(until, time.monotonic() + _LONGEST))

@@ -150,7 +150,7 @@ class Measuring:
         timers, held = [], 0
         for workload, widths in points:
             graph, inputs = workload.make(widths, self._conditions)
-            timers.append(self._instrument.prepare(graph, inputs))
+            timers.append(self._instrument.alone(graph, inputs))
             held += sum(one.nbytes for one in (*graph.parameters(), *tensors_in(inputs)))
             if held > _BYTES or time.monotonic() >= self._until:
                 break

@@ -92,16 +92,16 @@ def measured_row(row: Row) -> dict[str, Any]:
                 graph, backend=row.backend, batch=row.batch, threads=row.threads, cache=Path(folder)
             )
             seconds.append(round(time.monotonic() - start, 1))
-    assert found.error is not None
+    assert found.table.error is not None
     whole = found.measured(graph)
     return {
-        **found.error._asdict(),
+        **found.table.error._asdict(),
         "macs": total_macs(graph),
         "milliseconds": whole.milliseconds,
         "spread_of_whole": whole.spread,
         "seconds": seconds[0],
         "seconds_from_cache": seconds[1],
-        "missing": list(found.missing),
+        "missing": list(found.table.missing),
     }
 
 

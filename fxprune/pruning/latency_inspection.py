@@ -139,21 +139,22 @@ def inspect_latency(graph_module: fx.GraphModule, model: LatencyModel) -> Latenc
     """
     require_arguments(inspect_latency, locals())
     graph_module = require_graph(graph_module, "inspect_latency")
-    lines, ops = _ops(graph_module, model)
-    sites, why_none = _sites(graph_module, model)
     predicted, measured = model.milliseconds(graph_module), model.measured(graph_module)
+    table = model.table
+    lines, ops = _ops(graph_module, table)
+    sites, why_none = _sites(graph_module, table)
     told = (
-        f"{model.conditions}: {predicted:.4g} ms predicted, {measured.milliseconds:.4g} measured "
+        f"{table.conditions}: {predicted:.4g} ms predicted, {measured.milliseconds:.4g} measured "
         f"(spread of repeats {measured.spread:.1%})"
     )
     return LatencyInspection(
-        str(model.conditions),
+        str(table.conditions),
         predicted,
         measured,
         tuple(sorted(lines, key=lambda one: -one.ms)),
         tuple(sorted(sites, key=lambda one: -one.ms)),
-        tuple(_stairs(ops, model)),
-        (told, *_of_error(model), *model.missing, *why_none),
+        tuple(_stairs(ops, table)),
+        (told, *_of_error(table), *table.missing, *why_none),
     )
 
 

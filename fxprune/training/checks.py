@@ -20,6 +20,7 @@ from fxprune.pipelines.chains import insert_scales
 from fxprune.pipelines.result import PipelineResult
 from fxprune.pruning.closing import Closing, gated_for
 from fxprune.pruning.latency_model import LatencyModel
+from fxprune.pruning.predictions import table_of
 from fxprune.pruning.surplus import Surplus
 from fxprune.tracing.check import require_finite
 from fxprune.tracing.trace import trace
@@ -75,7 +76,7 @@ def prepared(model: nn.Module, examples: torch.Tensor, goal: Goal) -> Prepared:
         step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
     latency = goal.measured(traced)
     graph = inserted.graph_module
-    Surplus(graph, goal.targets, Remaining(graph, latency=latency))  # raises if a target cannot be met
+    Surplus(graph, goal.targets, Remaining(graph, latency=table_of(latency)))  # raises if a target cannot be met
     return Prepared(traced, inserted, source_obstacle(traced), closing, latency)
 
 

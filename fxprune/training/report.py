@@ -73,7 +73,7 @@ def timed(
     """
     if latency is None:
         return {}
-    told: dict[str, Any] = {"conditions": str(latency.conditions)}
+    told: dict[str, Any] = {"conditions": str(latency.table.conditions)}
     for name, one in (("before", before), ("after", after)):
         timing = latency.measured(one)
         told |= {
@@ -84,7 +84,7 @@ def timed(
     target = goal.targets.milliseconds or (goal.targets.latency or 1.0) * told["before_ms"]
     names = ("predicted_ms", "measured_ms", "spread")
     on_the_way = [dict(zip(names, point, strict=True)) for point in points]
-    error = None if latency.error is None else latency.error._asdict()
+    error = None if latency.table.error is None else latency.table.error._asdict()
     return {"latency": {**told, "target_ms": target, "error": error, "points": on_the_way}}
 
 

@@ -119,7 +119,7 @@ class LatencyModel:
     def milliseconds(self, graph_module: fx.GraphModule) -> float:
         """Return what the network that will be emitted of a graph takes, predicted."""
         graph_module = require_graph(graph_module, "LatencyModel.milliseconds")
-        ops = ops_of_all(graph_module, self.table.conditions.batch)
+        ops = ops_of_all(graph_module, self.table.conditions.batch, self.table.conditions.layout)
         unknown = [one for one in ops if one.workload.family not in self.table.families]
         if unknown:
             Measuring(self.table.conditions, self._instrument, self.table.families).measure(unknown)
@@ -166,7 +166,7 @@ class _Run:
 
     def model(self, graph_module: fx.GraphModule) -> LatencyModel:
         """Return the model, from what the cache holds and what is measured."""
-        ops = ops_of_all(graph_module, self._conditions.batch)
+        ops = ops_of_all(graph_module, self._conditions.batch, self._conditions.layout)
         name = digest(*(one.workload for one in ops))
         known = self._cache.networks.get(name)
         families = self._cache.families
@@ -182,7 +182,7 @@ class _Run:
 
     def _measured(self, graph_module: fx.GraphModule, ops: Sequence[TimedOp]) -> dict[str, Any]:
         networks = random_prunings(graph_module, _NETWORKS)
-        of_networks = [ops_of_all(one, self._conditions.batch) for one in networks]
+        of_networks = [ops_of_all(one, self._conditions.batch, self._conditions.layout) for one in networks]
         measuring = Measuring(
             self._conditions,
             self._instrument,

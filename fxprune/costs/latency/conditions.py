@@ -12,7 +12,12 @@ from fxprune.errors import FxpruneError, FxpruneValueError, did_you_mean
 
 Backend = Literal["eager", "compile", "onnxruntime"]
 Layout = Literal["contiguous", "channels_last"]
-_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def in_layout(value: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Return a tensor that lies so in memory, if it is of images."""
+    return value.to(memory_format=MEMORY_FORMATS[layout]) if value.dim() == 4 else value
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Conditions:
         for name in ("batch", "threads"):
             if getattr(self, name) < 1:
                 raise FxpruneValueError(f"{name} is at least 1; got {getattr(self, name)}")
-        if self.layout not in _LAYOUTS:
+        if self.layout not in MEMORY_FORMATS:
             raise FxpruneValueError(f"layout is contiguous or channels_last; got {self.layout!r}")
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise FxpruneValueError(f"dtype is one of torch's, float32 say; got {self.dtype!r}")
@@ -62,8 +67,8 @@ class Conditions:
         """Return a tensor or a module on the device, floating point numbers in the dtype, images in the layout."""
         if isinstance(value, torch.Tensor):
             value = value.to(self.device, self.torch_dtype if value.is_floating_point() else None)
-            return value.to(memory_format=_LAYOUTS[self.layout]) if value.dim() == 4 else value
-        return value.to(self.device, self.torch_dtype).to(memory_format=_LAYOUTS[self.layout])
+            return in_layout(value, self.layout)
+        return value.to(self.device, self.torch_dtype).to(memory_format=MEMORY_FORMATS[self.layout])
 
     def to_json(self) -> dict[str, Any]:
         """Return the conditions as plain data."""

@@ -105,7 +105,7 @@ class LatencyTable:
 
         The graph may be as traced, with gates, or plain: the same ops come out.
         """
-        return ops_of(graph_module, self.conditions.batch)
+        return ops_of(graph_module, self.conditions.batch, self.conditions.layout)
 
     def op_time(self, op: TimedOp, widths: Sequence[float]) -> float:
         """Return the milliseconds that ``op`` takes alone, in all its calls, at widths of its axes, in channels.
@@ -129,7 +129,7 @@ class LatencyTable:
 
     def milliseconds(self, graph_module: fx.GraphModule) -> float:
         """Return what the network that will be emitted of a graph takes, predicted, regions included."""
-        ops = ops_of_all(graph_module, self.conditions.batch)
+        ops = ops_of_all(graph_module, self.conditions.batch, self.conditions.layout)
         return self.total(sum(self.op_time(one, one.workload.widths) for one in ops), len(ops))
 
     def step(self, op: TimedOp, parameter: int) -> int:

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import fx
 
+from fxprune.costs.latency.conditions import MEMORY_FORMATS, Layout, in_layout
 from fxprune.costs.latency.timed_ops import OpsOfGraph, TimedOp
 from fxprune.costs.macs import batch_size
 from fxprune.errors import FxpruneValueError
+from fxprune.ir.copies import copy_module
 from fxprune.ir.module_tree import is_opaque, is_region, regions_in
 from fxprune.ir.nodes import called_module, example_inputs_of
 from fxprune.ir.pytrees import map_tensors, tensors_in
@@ -29,26 +31,51 @@ def inputs_at(graph_module: fx.GraphModule, batch: int) -> tuple[Any, ...]:
     return found
 
 
-def ops_of(graph_module: fx.GraphModule, batch: int) -> list[TimedOp]:
-    """Return the timed ops of one graph; of a region in all its calls, for so many inputs of the whole graph."""
-    inputs, calls = example_inputs_of(graph_module), batch / float(batch_size(graph_module))
-    if not is_region(graph_module):
-        inputs, calls = inputs_at(graph_module, batch), 1.0
-    found = OpsOfGraph(graph_module, inputs).timed()
-    return [replace(one, calls=calls, inside=_inside(one.node, batch)) for one in found]
+def ops_of(graph_module: fx.GraphModule, batch: int, layout: Layout = "contiguous") -> list[TimedOp]:
+    """Return the timed ops of one graph; of a region in all its calls, for so many inputs of the whole graph.
+
+    Values lie in memory as they do where inputs and weights have this layout, whatever they have here.
+    """
+    calls, own = batch / float(batch_size(graph_module)), {node.name: node for node in graph_module.graph.nodes}
+    graph = _laid_out(graph_module, layout)
+    inputs = example_inputs_of(graph)
+    if not is_region(graph):
+        inputs, calls = inputs_at(graph, batch), 1.0
+    inputs = map_tensors(inputs, lambda one: in_layout(one, layout))
+    found = OpsOfGraph(graph, inputs).timed()
+    return [
+        replace(
+            one,
+            node=own[one.node.name],
+            axes=tuple((own[node.name], axis) for node, axis in one.axes),
+            calls=calls,
+            inside=_inside(one.node, batch, layout),
+        )
+        for one in found
+    ]
 
 
-def ops_of_all(graph_module: fx.GraphModule, batch: int) -> list[TimedOp]:
+def _laid_out(graph_module: fx.GraphModule, layout: Layout) -> fx.GraphModule:
+    """Return the graph, or a copy whose weights have this layout: training may have moved them to another."""
+    tensors = (*graph_module.parameters(), *graph_module.buffers())
+    if all(one.dim() != 4 or one.is_contiguous(memory_format=MEMORY_FORMATS[layout]) for one in tensors):
+        return graph_module
+    found = copy_module(graph_module)
+    assert isinstance(found, fx.GraphModule)
+    return found.to(memory_format=MEMORY_FORMATS[layout])
+
+
+def ops_of_all(graph_module: fx.GraphModule, batch: int, layout: Layout = "contiguous") -> list[TimedOp]:
     """Return the timed ops of a graph and of its regions."""
-    return [one for op in ops_of(graph_module, batch) for one in _with_inside(op)]
+    return [one for op in ops_of(graph_module, batch, layout) for one in _with_inside(op)]
 
 
 def _with_inside(op: TimedOp) -> list[TimedOp]:
     return [op, *(one for each in op.inside for one in _with_inside(each))]
 
 
-def _inside(node: fx.Node, batch: int) -> tuple[TimedOp, ...]:
+def _inside(node: fx.Node, batch: int, layout: Layout) -> tuple[TimedOp, ...]:
     module = called_module(node)
     if module is None or not is_opaque(module):
         return ()
-    return tuple(op for _, region in regions_in(module) for op in ops_of(region, batch))
+    return tuple(op for _, region in regions_in(module) for op in ops_of(region, batch, layout))

@@ -1,0 +1,90 @@
+"""fxprune latency, and targets of time in fxprune prune: on a clock of closed formulas."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_helpers import run
+from fake_latency import FakeLatency
+
+from fxprune.pruning.latency_model import LatencyModel
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+def network():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU()
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10))
+"""
+
+
+@pytest.fixture
+def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A small network, which takes what a formula says."""
+
+    def measure(graph_module: Any, *, batch: int = 1, **options: Any) -> LatencyModel:
+        return FakeLatency(batch=batch)
+
+    monkeypatch.setattr(LatencyModel, "measure", measure)
+    file = tmp_path / "network.py"
+    file.write_text(NETWORK)
+    return f"{file}:network"
+
+
+def test_it_tells_where_time_goes(network: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    page = tmp_path / "latency.html"
+    code, text, err = run(capsys, "latency", network, "--input", "1,1,8,8", "--html", str(page))
+    assert (code, err) == (0, "")
+    assert "8 -> 12" in text
+    assert "what may go" in text
+    assert "op by op" in page.read_text().lower()
+    code, text, _ = run(capsys, "latency", network, "--input", "1,1,8,8", "--json")
+    told = json.loads(text)
+    assert code == 0
+    assert sum(one["ms"] for one in told["ops"]) == pytest.approx(told["predicted_ms"])
+    assert {one["kind"] for one in told["sites"]} == {"channels"}
+    code, _, err = run(capsys, "latency", network, "--json", "--html", str(page))
+    assert code == 2
+    assert "exclude one another" in err
+
+
+def test_a_training_meets_a_target_of_time(
+    network: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ("--data", "digits", "--epochs", "1", "--what", "channels", "--target-latency", "0.8", "--out", str(out))
+    code, text, _ = run(capsys, "prune", network, *options)
+    assert code == 0
+    told = json.loads((out / "report.json").read_text())["latency"]
+    assert told["after_ms"] <= told["target_ms"] * 1.0001 == pytest.approx(0.8 * told["before_ms"], rel=1e-3)
+    assert told["points"]
+    assert "predicted ms" in text
+    code, text, _ = run(capsys, "report", str(out))
+    assert "predicted ms" in text
+
+
+@pytest.mark.parametrize("way", [("--epochs", "1"), ("--no-train", "--images", "80")])
+def test_a_frontier_is_one_run_with_a_network_for_each_target(
+    network: str, way: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ("prune", network, "--data", "digits", "--what", "channels", *way, "--frontier", "0.7", "0.9", "--out")
+    code, text, _ = run(capsys, *command, str(out))
+    assert code == 0
+    points = json.loads((out / "frontier.json").read_text())["points"]
+    assert [one["target"] for one in points] == [None, 0.9, 0.7]
+    assert points[1]["ms"] <= 0.9001 * points[0]["ms"]
+    assert points[2]["ms"] <= 0.7001 * points[0]["ms"]
+    assert 'href="latency-0.7/diff.html"' in (out / "frontier.html").read_text()
+    assert (out / "latency-0.9" / "model.py").exists()
+    (out / "frontier.json").unlink()
+    before = (out / "latency-0.9" / "report.json").read_bytes()
+    assert run(capsys, *command, str(out))[0] == 0
+    assert (out / "latency-0.9" / "report.json").read_bytes() == before
+    assert json.loads((out / "frontier.json").read_text())["points"] == points

@@ -176,7 +176,7 @@ class SteeredL1(ProximalL1):
         """Take over what :meth:`__getstate__` returned."""
         super().__setstate__(state)
         damages, no_relief = state["_next"]
-        self.clock = Clock(self._remaining, self.targets, self.latency, state["clock"])
+        self.clock = Clock(self._remaining, self.targets, self.latency, state.get("clock"))
         self._next = self._choosing()
         self._next.damages, self._next.no_relief = damages, no_relief
         self._planned = self._planned_sites()

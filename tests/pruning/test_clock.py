@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,3 +121,46 @@ def test_a_model_of_another_network_is_refused() -> None:
     other = LatencyTable(FakeTable().conditions)
     with pytest.raises(fxprune.FxpruneError, match=r"latency is a model of another network: it has no times of"):
         SteeredL1(resnet("branches"), targets=Targets(latency=0.5), meet_after=4, latency=other)
+
+
+TOGETHER = """
+import sys
+import torch
+from torch import distributed
+sys.path.insert(0, {tests!r})
+from channel_training import gated
+from fake_latency import FakeLatency
+import fxprune
+
+rank = int(sys.argv[2])
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
+latency = FakeLatency(8, off=(1.15, 3.0)[rank])  # the second one's clock is not asked
+graph = gated("branches,channels")
+shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(latency=0.7), meet_after=8, latency=latency)
+for _ in range(8):
+    shrink.step(0.1)
+torch.save((shrink.order, shrink.clock.points, shrink.is_met, len(latency.asked)), sys.argv[3])
+distributed.destroy_process_group()
+"""
+
+
+def test_of_several_processes_the_first_measures(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(TOGETHER.format(tests=str(Path(__file__).parents[1])))
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(tmp_path / "store"), str(rank), str(tmp_path / f"{rank}.pt")],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for one in running:
+        _, errors = one.communicate()
+        assert one.returncode == 0, errors
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert first[:3] == second[:3]
+    assert first[2]
+    assert first[3] == len(first[1]) > 1
+    assert second[3] == 0

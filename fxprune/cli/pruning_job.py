@@ -187,9 +187,8 @@ def along(job: Job, goal: Goal, shares: Sequence[float], out: Path) -> None:
         if found is not None:
             done.append(Stop(share, folder, found.report))
             told = write_frontier(out, done)
-            say(
-                f"{share:.0%} of the time: held-out top-1 {told['points'][-1]['top1']:.2%} at {told['points'][-1]['ms']:.3g} ms"
-            )
+            last = told["points"][-1]
+            say(f"{share:.0%} of the time: held-out top-1 {last['top1']:.2%} at {last['ms']:.3g} ms")
     if done and job.aside:
         print_json({"out": str(out), **told})
     elif done:

@@ -37,7 +37,7 @@ PICKLED = "model.pt"
 class Prepared(NamedTuple):
     """A network that was traced, with the scales that were put in, and why it has no source, if it has none.
 
-    ``closing`` is what closes of these, in turn, where a plan says so; ``latency`` what times it, for a target in time.
+    ``closing`` is what closes of these, in turn, where a plan says so; ``latency`` times it, for a target in time.
     """
 
     traced: fx.GraphModule

@@ -20,9 +20,11 @@ from fxprune.errors import FxpruneValueError
 from fxprune.files import make_folder
 from fxprune.ir.trace_notes import opaque_modules
 from fxprune.pipelines import sites_named
+from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.surgery import Surgery
-from fxprune.pruning.untrained.no_train import Untrained, choose_untrained, parted, prune_untrained
+from fxprune.pruning.timed_choice import Timed
+from fxprune.pruning.untrained.no_train import Untrained, choose_and_time, parted, prune_untrained
 from fxprune.pruning.untrained.repaired_damage import RepairedDamage
 from fxprune.pruning.untrained.step_constraint import Progress, Session, search
 from fxprune.run_record import PLAN, SEARCHED
@@ -31,7 +33,7 @@ from fxprune.training.data import ImageData, sample_batches, sample_inputs
 from fxprune.training.evaluation import evaluate
 from fxprune.training.goal import Goal
 from fxprune.training.recipe import Say
-from fxprune.training.report import REPORT_SCHEMA, costs, latencies, versions, write_results
+from fxprune.training.report import REPORT_SCHEMA, Point, costs, latencies, timed, versions, write_results
 
 _LOG = logging.getLogger(__name__)
 _EXAMPLES = 16
@@ -78,9 +80,10 @@ def prune_on_images(
     say(f"traced: held-out top-1 {before:.2%} before pruning; looking at {way.images:,} training images")
     surgery = Surgery(what=goal.what or goal.layers or "all", keep=goal.keep, only=goal.only, norms=goal.norms)
     batches = sample_batches(data, way.images)
-    plan = goal.plan or _known_plan(out)
+    latency = goal.measured(traced)
+    plan, found_by = goal.plan or _known_plan(out), None
     if plan is None:
-        plan = _chosen(traced, batches, goal, surgery, way, out)
+        plan, found_by = _chosen(traced, batches, (goal, surgery, latency), way, out)
     plan.save(out / PLAN)
     say(f"chosen: {plan}")
     found = prune_untrained(traced, batches, plan, surgery=surgery)
@@ -89,6 +92,7 @@ def prune_on_images(
         "schema": REPORT_SCHEMA,
         **extra,
         **_measured(traced, found, data),
+        **timed(latency, traced, found.result.graph_module, goal, _points(found_by)),
         "accuracy_before": before,
         "accuracy_after": evaluate(found.result.graph_module, data.held_out, workers=way.workers),
         "settings": {**way.options(), **goal.options()},
@@ -100,18 +104,29 @@ def prune_on_images(
 
 
 def _chosen(
-    traced: fx.GraphModule, batches: Sequence[Any], goal: Goal, surgery: Surgery, way: Without, out: Path
-) -> PruningPlan:
-    """Return what goes, by the search that is asked for."""
+    traced: fx.GraphModule,
+    batches: Sequence[Any],
+    wanted: tuple[Goal, Surgery, LatencyModel | None],
+    way: Without,
+    out: Path,
+) -> tuple[PruningPlan, Timed | None]:
+    """Return what goes, by the search that is asked for, and of a time how that was found."""
+    goal, surgery, latency = wanted
+    fitted, held_out = parted(traced, batches)
     if way.search is None:
         criterion = way.criterion or RepairedDamage(traced, state=way.state or out / SEARCHED)
-        return choose_untrained(traced, batches, goal.targets, surgery=surgery, criterion=criterion)
+        return choose_and_time(traced, goal.targets, fitted, surgery, criterion, latency)
     if sites_named(surgery.what) != ("channels",):
         raise FxpruneValueError("search cap is of channels alone: give --what channels too")
+    if latency is not None:
+        raise FxpruneValueError("search cap knows no target in time: leave --search out, or give other targets")
     session = Session(_tell, out / SEARCHED)
-    fitted, held_out = parted(traced, batches)
     options: dict[str, Any] = {"criterion": way.criterion or "cap", "keep": surgery.keep, "only": surgery.only}
-    return search(traced, fitted, held_out, goal.targets, session=session, **options)
+    return search(traced, fitted, held_out, goal.targets, session=session, **options), None
+
+
+def _points(found_by: Timed | None) -> list[Point]:
+    return [] if found_by is None else [(one.predicted, one.measured, one.spread) for one in found_by.tries]
 
 
 def _tell(one: Progress) -> None:

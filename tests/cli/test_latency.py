@@ -54,11 +54,20 @@ def test_it_tells_where_time_goes(network: str, capsys: pytest.CaptureFixture[st
     assert "exclude one another" in err
 
 
-def test_a_training_meets_a_target_of_time(
-    network: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_training_meets_a_target_of_time(network: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    options = ("--data", "digits", "--epochs", "1", "--what", "channels", "--target-latency", "0.8", "--out", str(out))
+    options = (
+        "--data",
+        "digits",
+        "--epochs",
+        "1",
+        "--what",
+        "channels",
+        "--target-latency",
+        "0.8",
+        "--out",
+        str(out),
+    )
     code, text, _ = run(capsys, "prune", network, *options)
     assert code == 0
     told = json.loads((out / "report.json").read_text())["latency"]

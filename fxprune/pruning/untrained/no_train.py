@@ -121,7 +121,7 @@ def prune_untrained(
     if isinstance(to, PruningPlan):
         plan = to
     else:
-        plan, timed = _chosen(graph_module, to, fitted, surgery, criterion, latency)
+        plan, timed = choose_and_time(graph_module, to, fitted, surgery, criterion, latency)
     cut = plan.apply(graph_module, verify=surgery.verify)
     repair = Repair(data=fitted, reference=graph_module)
     measure = MeasureNorms(data=fitted)
@@ -186,10 +186,10 @@ def choose_untrained(
     """Return what :func:`prune_untrained` takes out for ``targets``; arguments and errors are the same."""
     require_arguments(choose_untrained, locals())
     graph_module = require_graph(graph_module, "choose_untrained")
-    return _chosen(graph_module, targets, parted(graph_module, data, None)[0], surgery, criterion, latency)[0]
+    return choose_and_time(graph_module, targets, parted(graph_module, data, None)[0], surgery, criterion, latency)[0]
 
 
-def _chosen(
+def choose_and_time(
     graph_module: fx.GraphModule,
     targets: Targets,
     data: Sequence[Batch],
@@ -197,7 +197,7 @@ def _chosen(
     criterion: str | Criterion | None,
     latency: LatencyModel | None,
 ) -> tuple[PruningPlan, Timed | None]:
-    """Return what goes for ``targets``, and of a time how that was found."""
+    """Return what goes for ``targets``, chosen on batches, and of a time how that was found."""
     with TemporaryDirectory() as folder:
         state = Path(folder) / "damages.json" if targets.is_timed else None  # they stay, whatever the times are
         one = RepairedDamage(graph_module, state=state) if criterion is None else copy(_made(criterion))

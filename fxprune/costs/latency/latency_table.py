@@ -23,6 +23,8 @@ from fxprune.costs.latency.stairs import Stairs
 from fxprune.costs.latency.timed_ops import TimedOp
 from fxprune.costs.latency.timing import Timing
 from fxprune.costs.latency.workloads import Widths
+from fxprune.errors import FxpruneError
+from fxprune.ir.nodes import place
 
 __all__ = ["LatencyTable", "TimedOp"]
 
@@ -75,6 +77,9 @@ class Family:
         return self.points[nearest].milliseconds * float(np.prod(np.array(widths, dtype=float) / np.array(nearest)))
 
 
+_UNKNOWN = Family()
+
+
 class LatencyTable:
     """What ops take alone under some conditions, and the fit to whole networks.
 
@@ -111,16 +116,16 @@ class LatencyTable:
         """Return the milliseconds that ``op`` takes alone, in all its calls, at widths of its axes, in channels.
 
         What compiled networks join with the op in front of it counts for as much as it adds to a network. Raises
-        KeyError of an op of which nothing was measured.
+        FxpruneError for an op of which nothing was measured.
         """
         return self._alone(op, widths) * (self.fit.f if op.workload.fused else 1.0)
 
     def _alone(self, op: TimedOp, widths: Sequence[float]) -> float:
         if any(width <= 0 for width in widths):
             return 0.0
-        found = self.families[op.workload.family].time(widths)
+        found = self.families.get(op.workload.family, _UNKNOWN).time(widths)
         if found is None:
-            raise KeyError(op.workload.family)
+            raise FxpruneError(f"{place(op.node)}: no op like it was measured; measure a network that has it")
         return max(0.0, found * op.calls - sum(self._alone(one, one.workload.widths) for one in op.inside))
 
     def total(self, op_milliseconds: float, launches: int) -> float:

@@ -8,6 +8,8 @@ table.step(op, 0)                                         16: fewer channels sav
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -60,12 +62,11 @@ class Family:
     def _between(self, widths: Sequence[float]) -> float:
         """Return the time between lines, linear along each parameter; beyond them as between the last two."""
         cells = [_cell(lines, width) for lines, width in zip(self.lines, widths, strict=True)]
-        total = 0.0
-        for corner in product(*cells):
-            weight = float(np.prod([share for _, share in corner]))
-            total += weight * self.points[tuple(width for width, _ in corner)].milliseconds
-        least = min(one.milliseconds for one in self.points.values())
-        return max(total, min(least, self._in_proportion(widths)))
+        total = sum(
+            math.prod(share for _, share in corner) * self.points[tuple(width for width, _ in corner)].milliseconds
+            for corner in product(*cells)
+        )
+        return total if total > 0 else self._in_proportion(widths)
 
     def _in_proportion(self, widths: Sequence[float]) -> float:
         """Return the time of the nearest point, in proportion to each width."""
@@ -205,7 +206,7 @@ def _cell(lines: Sequence[int], width: float) -> list[tuple[int, float]]:
     """Return the lines beside a width, each with its share; beyond the last two they go on."""
     if len(lines) == 1:
         return [(lines[0], width / lines[0])]
-    high = min(max(int(np.searchsorted(lines, width)), 1), len(lines) - 1)
+    high = min(max(bisect_left(lines, width), 1), len(lines) - 1)
     low, up = lines[high - 1], lines[high]
     share = (width - low) / (up - low)
     return [(low, 1 - share), (up, share)]

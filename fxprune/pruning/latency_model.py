@@ -118,7 +118,7 @@ class LatencyModel:
             return _Run(conditions, timed_by, LatencyCache(conditions, folder), seconds).model(graph_module)
 
     def milliseconds(self, graph_module: fx.GraphModule) -> float:
-        """Return what the network that will be emitted of a graph takes, predicted; ops like none so far are timed."""
+        """Return what the network that will be emitted of a graph takes, predicted; new kinds of ops are timed."""
         graph_module = require_graph(graph_module, "LatencyModel.milliseconds")
         known, ops = self.table.families, ops_of_all(graph_module, self.table.conditions.batch)
         unknown = [one for one in ops if one.workload.family not in known]

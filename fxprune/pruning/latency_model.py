@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.costs.latency.measuring import Measuring
 from fxprune.costs.latency.network_ops import inputs_at, ops_of_all
 from fxprune.costs.latency.timed_ops import TimedOp
-from fxprune.costs.latency.timing import Timing, in_turns
+from fxprune.costs.latency.timing import Timer, Timing, in_turns
 from fxprune.costs.latency.workloads import digest
 from fxprune.costs.macs import batch_size
 from fxprune.errors import FxpruneValueError, FxpruneWarning
@@ -117,13 +118,16 @@ class LatencyModel:
             return _Run(conditions, timed_by, LatencyCache(conditions, folder), seconds).model(graph_module)
 
     def milliseconds(self, graph_module: fx.GraphModule) -> float:
-        """Return what the network that will be emitted of a graph takes, predicted."""
+        """Return what the network that will be emitted of a graph takes, predicted; new kinds of ops are timed."""
         graph_module = require_graph(graph_module, "LatencyModel.milliseconds")
-        ops = ops_of_all(graph_module, self.table.conditions.batch, self.table.conditions.layout)
-        unknown = [one for one in ops if one.workload.family not in self.table.families]
+        known, ops = (
+            self.table.families,
+            ops_of_all(graph_module, self.table.conditions.batch, self.table.conditions.layout),
+        )
+        unknown = [one for one in ops if one.workload.family not in known]
         if unknown:
-            Measuring(self.table.conditions, self._instrument, self.table.families).measure(unknown)
-        return self.table.total(sum(self.table.op_time(one, one.workload.widths) for one in ops), len(ops))
+            Measuring(self.table.conditions, self._instrument, known).exact(unknown)
+        return self.table.milliseconds(graph_module)
 
     def measured(self, graph_module: fx.GraphModule) -> Timing:
         """Return what the network that will be emitted of a graph takes, under the same conditions."""
@@ -158,7 +162,7 @@ class _Run:
         self, conditions: Conditions, timed_by: Instrument, cache: LatencyCache, seconds: float | None
     ) -> None:
         self._conditions = conditions
-        self._instrument = timed_by
+        self._timed_by = timed_by
         self._cache = cache
         self._start = time.monotonic()
         self._seconds = math.inf if seconds is None else seconds
@@ -178,14 +182,14 @@ class _Run:
         error = None if known["error"] is None else FitError(**known["error"])
         table = LatencyTable(self._conditions, families, Fit(**known["fit"]), error, self._missing)
         self._tell_problems(table)
-        return LatencyModel(table, self._instrument)
+        return LatencyModel(table, self._timed_by)
 
     def _measured(self, graph_module: fx.GraphModule, ops: Sequence[TimedOp]) -> dict[str, Any]:
         networks = random_prunings(graph_module, _NETWORKS)
         of_networks = [ops_of_all(one, self._conditions.batch, self._conditions.layout) for one in networks]
         measuring = Measuring(
             self._conditions,
-            self._instrument,
+            self._timed_by,
             self._cache.families,
             self._start + _SHARE_OF_OPS * self._seconds,
             self._cache.keep,
@@ -197,21 +201,23 @@ class _Run:
         return self._fit(networks, of_networks)
 
     def _fit(self, networks: Sequence[fx.GraphModule], of_networks: Sequence[Sequence[TimedOp]]) -> dict[str, Any]:
-        """Return the fit to every other of ``networks``, and how far it is off for the rest."""
+        """Return the fit to half of ``networks``, and how far it is off for the others; of what there is time for."""
         _LOGGER.info("whole networks", extra={"share": _SHARE_OF_OPS})
+        order = [*_FITTED, *(one for one in range(len(networks)) if one not in _FITTED)]
         until = self._start + self._seconds
-        if time.monotonic() >= until:
-            self._missing.append("whole networks: the sum of their ops")
-            return {"fit": Fit()._asdict(), "error": None}
-        timings = _timed(networks, self._conditions, self._instrument, until)
+        timings = _timed([networks[one] for one in order], self._conditions, self._timed_by, until)
+        if len(timings) < len(order):
+            self._missing.append(f"{len(order) - len(timings)} of {len(order)} whole networks")
         table = LatencyTable(self._conditions, self._cache.families)
-        sums = [table.sums(one) for one in of_networks]
+        sums = [table.sums(of_networks[one]) for one in order[: len(timings)]]
         times = [one.milliseconds for one in timings]
-        fit = fitted([sums[one] for one in _FITTED], [times[one] for one in _FITTED])
-        spread = sorted(one.spread for one in timings)[len(timings) // 2]
-        others = [one for one in range(_NETWORKS) if one not in _FITTED]
-        error = judged([fit.of(sums[one]) for one in others], [times[one] for one in others], spread)
-        return {"fit": fit._asdict(), "error": error._asdict()}
+        count = len(_FITTED)
+        fit = fitted(sums[:count], times[:count]) if len(times) > 2 else Fit()
+        error = None
+        if len(times) > count + 1:
+            spread = median(one.spread for one in timings)
+            error = judged([fit.of(one) for one in sums[count:]], times[count:], spread)._asdict()
+        return {"fit": fit._asdict(), "error": error}
 
     def _tell_problems(self, table: LatencyTable) -> None:
         if self._missing:
@@ -230,10 +236,12 @@ class _Run:
 def _timed(
     networks: Sequence[fx.GraphModule], conditions: Conditions, timed_by: Instrument, until: float
 ) -> list[Timing]:
-    """Return what plain networks take, in turns."""
+    """Return what plain networks take, in turns: the first of them, if the time is over before all are prepared."""
+    timers: list[Timer] = []
     with as_before(conditions):
-        timers = []
         for one in networks:
+            if time.monotonic() >= until:
+                break
             inputs = map_tensors(inputs_at(one, conditions.batch), conditions.placed)
             timers.append(timed_by.whole(conditions.placed(copy_module(one)).eval(), inputs))
         return in_turns(timers, timed_by.of_networks, min(until, time.monotonic() + _LONGEST))

@@ -84,8 +84,7 @@ def test_a_frontier_is_one_run_with_a_network_for_each_target(
 ) -> None:
     out = tmp_path / "out"
     command = ("prune", network, "--data", "digits", "--what", "channels", *way, "--frontier", "0.8", "0.9", "--out")
-    code, text, _ = run(capsys, *command, str(out))
-    assert code == 0
+    assert run(capsys, *command, str(out))[0] == 0
     points = json.loads((out / "frontier.json").read_text())["points"]
     assert [one["target"] for one in points] == [None, 0.9, 0.8]
     assert points[1]["ms"] <= 0.9001 * points[0]["ms"]

@@ -53,7 +53,7 @@ class Instrument(NamedTuple):
 
     alone: Prepare
     whole: Prepare
-    of_ops: Turns = Turns(6, 18)
+    of_ops: Turns = Turns(6, 12)
     of_networks: Turns = Turns(5, 60)
 
 

@@ -20,9 +20,9 @@ from fxprune.costs.latency.workloads import Widths, Workload
 from fxprune.errors import FxpruneError
 from fxprune.ir.pytrees import tensors_in
 
-_BYTES, _SWEPT = 1 << 29, 3
+_BYTES, _SWEPT = 1 << 29, 2
 _NEAR = 0.12  # lines are further apart than this, relative
-_SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
+_SHARES = (1.0, 0.6, 0.3, 0.12)
 Point = tuple[Workload, Widths]
 
 

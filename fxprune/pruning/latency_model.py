@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.costs.latency.measuring import Measuring
 from fxprune.costs.latency.network_ops import inputs_at, ops_of_all
 from fxprune.costs.latency.timed_ops import TimedOp
-from fxprune.costs.latency.timing import Timing, in_turns
+from fxprune.costs.latency.timing import Timer, Timing, in_turns
 from fxprune.costs.latency.workloads import digest
 from fxprune.costs.macs import batch_size
 from fxprune.errors import FxpruneValueError, FxpruneWarning
@@ -107,22 +108,23 @@ class LatencyModel:
         graph_module = require_graph(graph_module, "LatencyModel.measure")
         if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
             raise FxpruneValueError(f"seconds is a finite number above 0; got {seconds}")
-        conditions = _conditions(graph_module, backend, device, batch, threads, dtype, layout, measure is not None)
-        folder = cache_folder(cache)
-        if measure is not None and backend == _EAGER and cache is True:
-            folder = None  # nobody knows of which device this tells
+        given = {"device": device, "batch": batch, "threads": threads, "dtype": dtype}
+        asked = _own_conditions(graph_module) | {name: value for name, value in given.items() if value is not None}
+        is_unnamed = measure is not None and backend == "eager"
+        conditions = Conditions("measure" if is_unnamed else backend, layout=layout, **asked)
+        folder = None if is_unnamed and cache is True else cache_folder(cache)  # of which device does it tell?
         timed_by = instrument(conditions, measure)
         with torch.random.fork_rng(devices=[]):
             return _Run(conditions, timed_by, LatencyCache(conditions, folder), seconds).model(graph_module)
 
     def milliseconds(self, graph_module: fx.GraphModule) -> float:
-        """Return what the network that will be emitted of a graph takes, predicted."""
+        """Return what the network that will be emitted of a graph takes, predicted; new kinds of ops are timed."""
         graph_module = require_graph(graph_module, "LatencyModel.milliseconds")
-        ops = ops_of_all(graph_module, self.table.conditions.batch)
-        unknown = [one for one in ops if one.workload.family not in self.table.families]
+        known, ops = self.table.families, ops_of_all(graph_module, self.table.conditions.batch)
+        unknown = [one for one in ops if one.workload.family not in known]
         if unknown:
-            Measuring(self.table.conditions, self._instrument, self.table.families).measure(unknown)
-        return self.table.total(sum(self.table.op_time(one, one.workload.widths) for one in ops), len(ops))
+            Measuring(self.table.conditions, self._instrument, known).exact(unknown)
+        return self.table.milliseconds(graph_module)
 
     def measured(self, graph_module: fx.GraphModule) -> Timing:
         """Return what the network that will be emitted of a graph takes, under the same conditions."""
@@ -139,29 +141,15 @@ class LatencyModel:
         return replace(self, table=self.table.with_fit(moved, self.table.error))
 
 
-_EAGER = "eager"
-
-
-def _conditions(
-    graph_module: fx.GraphModule,
-    backend: str,
-    device: str | None,
-    batch: int | None,
-    threads: int | None,
-    dtype: str | None,
-    layout: Layout,
-    is_own: bool,
-) -> Conditions:
-    """Return the conditions that are asked for; what is not is as the graph has it."""
-    weight = next((one for one in graph_module.parameters() if one.is_floating_point()), None)
-    return Conditions(
-        "measure" if is_own and backend == _EAGER else backend,
-        device or ("cpu" if weight is None else str(weight.device)),
-        int(batch_size(graph_module)) if batch is None else batch,
-        torch.get_num_threads() if threads is None else threads,
-        dtype or ("float32" if weight is None else str(weight.dtype).rpartition(".")[2]),
-        layout,
-    )
+def _own_conditions(graph_module: fx.GraphModule) -> dict[str, Any]:
+    """Return where the weights of a graph are, their dtype, how many inputs were traced, and torch's threads."""
+    weight = next((one for one in graph_module.parameters() if one.is_floating_point()), torch.empty(0))
+    return {
+        "device": str(weight.device),
+        "batch": int(batch_size(graph_module)),
+        "threads": torch.get_num_threads(),
+        "dtype": str(weight.dtype).rpartition(".")[2],
+    }
 
 
 class _Run:
@@ -171,7 +159,7 @@ class _Run:
         self, conditions: Conditions, timed_by: Instrument, cache: LatencyCache, seconds: float | None
     ) -> None:
         self._conditions = conditions
-        self._instrument = timed_by
+        self._timed_by = timed_by
         self._cache = cache
         self._start = time.monotonic()
         self._seconds = math.inf if seconds is None else seconds
@@ -191,14 +179,14 @@ class _Run:
         error = None if known["error"] is None else FitError(**known["error"])
         table = LatencyTable(self._conditions, families, Fit(**known["fit"]), error, self._missing)
         self._tell_problems(table)
-        return LatencyModel(table, self._instrument)
+        return LatencyModel(table, self._timed_by)
 
     def _measured(self, graph_module: fx.GraphModule, ops: Sequence[TimedOp]) -> dict[str, Any]:
         networks = random_prunings(graph_module, _NETWORKS)
         of_networks = [ops_of_all(one, self._conditions.batch) for one in networks]
         measuring = Measuring(
             self._conditions,
-            self._instrument,
+            self._timed_by,
             self._cache.families,
             self._start + _SHARE_OF_OPS * self._seconds,
             self._cache.keep,
@@ -210,21 +198,23 @@ class _Run:
         return self._fit(networks, of_networks)
 
     def _fit(self, networks: Sequence[fx.GraphModule], of_networks: Sequence[Sequence[TimedOp]]) -> dict[str, Any]:
-        """Return the fit to every other of ``networks``, and how far it is off for the rest."""
+        """Return the fit to half of ``networks``, and how far it is off for the others; of what there is time for."""
         _LOGGER.info("whole networks", extra={"share": _SHARE_OF_OPS})
+        order = [*_FITTED, *(one for one in range(len(networks)) if one not in _FITTED)]
         until = self._start + self._seconds
-        if time.monotonic() >= until:
-            self._missing.append("whole networks: the sum of their ops")
-            return {"fit": Fit()._asdict(), "error": None}
-        timings = _timed(networks, self._conditions, self._instrument, until)
+        timings = _timed([networks[one] for one in order], self._conditions, self._timed_by, until)
+        if len(timings) < len(order):
+            self._missing.append(f"{len(order) - len(timings)} of {len(order)} whole networks")
         table = LatencyTable(self._conditions, self._cache.families)
-        sums = [table.sums(one) for one in of_networks]
+        sums = [table.sums(of_networks[one]) for one in order[: len(timings)]]
         times = [one.milliseconds for one in timings]
-        fit = fitted([sums[one] for one in _FITTED], [times[one] for one in _FITTED])
-        spread = sorted(one.spread for one in timings)[len(timings) // 2]
-        others = [one for one in range(_NETWORKS) if one not in _FITTED]
-        error = judged([fit.of(sums[one]) for one in others], [times[one] for one in others], spread)
-        return {"fit": fit._asdict(), "error": error._asdict()}
+        count = len(_FITTED)
+        fit = fitted(sums[:count], times[:count]) if len(times) > 2 else Fit()
+        error = None
+        if len(times) > count + 1:
+            spread = median(one.spread for one in timings)
+            error = judged([fit.of(one) for one in sums[count:]], times[count:], spread)._asdict()
+        return {"fit": fit._asdict(), "error": error}
 
     def _tell_problems(self, table: LatencyTable) -> None:
         if self._missing:
@@ -243,10 +233,12 @@ class _Run:
 def _timed(
     networks: Sequence[fx.GraphModule], conditions: Conditions, timed_by: Instrument, until: float
 ) -> list[Timing]:
-    """Return what plain networks take, in turns."""
+    """Return what plain networks take, in turns: the first of them, if the time is over before all are prepared."""
+    timers: list[Timer] = []
     with as_before(conditions):
-        timers = []
         for one in networks:
+            if time.monotonic() >= until:
+                break
             inputs = map_tensors(inputs_at(one, conditions.batch), conditions.placed)
-            timers.append(timed_by.prepare(conditions.placed(copy_module(one)).eval(), inputs))
+            timers.append(timed_by.whole(conditions.placed(copy_module(one)).eval(), inputs))
         return in_turns(timers, timed_by.of_networks, min(until, time.monotonic() + _LONGEST))

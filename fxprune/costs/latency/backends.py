@@ -17,7 +17,7 @@ from torch import fx
 
 from fxprune.costs.latency.conditions import Conditions, require_backend
 from fxprune.costs.latency.in_place import in_place_copy
-from fxprune.costs.latency.onnx_session import session_of, share_of_ops
+from fxprune.costs.latency.onnx_session import Running, op_session, session_of
 from fxprune.costs.latency.timing import Timer, Turns
 from fxprune.errors import FxpruneError, first_line
 
@@ -45,40 +45,47 @@ class Instrument(NamedTuple):
     """What times graphs.
 
     Attributes:
-        prepare: makes a timer of a graph and its inputs.
-        of_ops: how often one op is timed.
-        of_networks: how often a whole network is.
+        alone: makes a timer of a graph of one op and its inputs.
+        whole: makes one of a network.
+        of_ops: how often an op is timed.
+        of_networks: how often a network is.
     """
 
-    prepare: Prepare
-    of_ops: Turns = Turns(6, 18)
+    alone: Prepare
+    whole: Prepare
+    of_ops: Turns = Turns(6, 12)
     of_networks: Turns = Turns(5, 60)
 
 
 def instrument(conditions: Conditions, measure: Measure | None = None) -> Instrument:
     """Return what times graphs under ``conditions``, or the user's own timer ``measure``, which is called less often.
 
-    Raises FxpruneError if nothing here can run under them.
+    To compile an op takes seconds: for "compile" ops are timed in eager mode, and the fit to compiled networks says
+    what that is worth. Raises FxpruneError if nothing here can run under them.
     """
     if measure is not None:
-        return Instrument(lambda graph_module, inputs: lambda: _asked(measure, graph_module, inputs), _ASKED, _ASKED)
+        asked: Prepare = lambda graph_module, inputs: lambda: _asked(measure, graph_module, inputs)  # noqa: E731
+        return Instrument(asked, asked, _ASKED, _ASKED)
     require_backend(conditions)
-    makers = {"eager": _eager, "compile": _compiled, "onnxruntime": session_of}
-    make = makers[conditions.backend]
+    if conditions.backend == "onnxruntime":
+        return Instrument(_preparing(op_session, conditions), _preparing(session_of, conditions))
+    whole = _compiled if conditions.backend == "compile" else _eager
+    return Instrument(_preparing(_eager, conditions), _preparing(whole, conditions))
 
+
+def _preparing(make: Callable[..., Running], conditions: Conditions) -> Prepare:
     def prepare(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> Timer:
-        run = make(graph_module, inputs, conditions)
-        timer = _clocked(run, conditions)
+        run, share = make(graph_module, inputs, conditions)
+        timer = _clocked(run, share, conditions)
         for _ in range(_WARM_UP):
             timer()
-        share = 1.0 if conditions.backend != "onnxruntime" else share_of_ops(graph_module, inputs, conditions)
-        return timer if share == 1 else lambda: share * timer()
+        return timer
 
-    return Instrument(prepare)
+    return prepare
 
 
-def _clocked(run: Callable[[], Any], conditions: Conditions) -> Timer:
-    """Return a timer of ``run``; of one thread of the CPU it tells how long that ran, whatever else runs."""
+def _clocked(run: Callable[[], Any], share: float, conditions: Conditions) -> Timer:
+    """Return a timer of a share of ``run``; of one thread of the CPU it tells how long that thread ran."""
     clock = time.thread_time if _is_alone(conditions) else time.perf_counter
 
     def timer() -> float:
@@ -86,7 +93,7 @@ def _clocked(run: Callable[[], Any], conditions: Conditions) -> Timer:
         run()
         if conditions.device != "cpu":
             torch.accelerator.synchronize(conditions.device)
-        return (clock() - start) * 1e3
+        return share * (clock() - start) * 1e3
 
     return timer
 
@@ -96,14 +103,20 @@ def _is_alone(conditions: Conditions) -> bool:
     return conditions.device == "cpu" and conditions.threads == 1 and is_fine
 
 
-def _eager(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> Callable[[], Any]:
+def _eager(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> Running:
     network = in_place_copy(graph_module)
-    return lambda: network(*inputs)
+    return lambda: network(*inputs), 1.0
 
 
-def _compiled(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> Callable[[], Any]:
+def _compiled(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> Running:
     compiled = torch.compile(graph_module, dynamic=False)
-    return lambda: compiled(*inputs)
+    try:
+        compiled(*inputs)
+    except Exception as error:
+        raise FxpruneError(
+            f"torch.compile cannot compile the network: {first_line(error)}; take another backend"
+        ) from error
+    return lambda: compiled(*inputs), 1.0
 
 
 def _asked(measure: Measure, graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> float:

@@ -8,6 +8,8 @@ table.step(op, 0)                                         16: fewer channels sav
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -23,6 +25,8 @@ from fxprune.costs.latency.stairs import Stairs
 from fxprune.costs.latency.timed_ops import TimedOp
 from fxprune.costs.latency.timing import Timing
 from fxprune.costs.latency.workloads import Widths
+from fxprune.errors import FxpruneError
+from fxprune.ir.nodes import place
 
 __all__ = ["LatencyTable", "TimedOp"]
 
@@ -58,12 +62,11 @@ class Family:
     def _between(self, widths: Sequence[float]) -> float:
         """Return the time between lines, linear along each parameter; beyond them as between the last two."""
         cells = [_cell(lines, width) for lines, width in zip(self.lines, widths, strict=True)]
-        total = 0.0
-        for corner in product(*cells):
-            weight = float(np.prod([share for _, share in corner]))
-            total += weight * self.points[tuple(width for width, _ in corner)].milliseconds
-        least = min(one.milliseconds for one in self.points.values())
-        return max(total, min(least, self._in_proportion(widths)))
+        total = sum(
+            math.prod(share for _, share in corner) * self.points[tuple(width for width, _ in corner)].milliseconds
+            for corner in product(*cells)
+        )
+        return total if total > 0 else self._in_proportion(widths)
 
     def _in_proportion(self, widths: Sequence[float]) -> float:
         """Return the time of the nearest point, in proportion to each width."""
@@ -73,6 +76,9 @@ class Family:
 
         nearest = min(self.points, key=far)
         return self.points[nearest].milliseconds * float(np.prod(np.array(widths, dtype=float) / np.array(nearest)))
+
+
+_UNKNOWN = Family()
 
 
 class LatencyTable:
@@ -111,16 +117,16 @@ class LatencyTable:
         """Return the milliseconds that ``op`` takes alone, in all its calls, at widths of its axes, in channels.
 
         What compiled networks join with the op in front of it counts for as much as it adds to a network. Raises
-        KeyError of an op of which nothing was measured.
+        FxpruneError for an op of which nothing was measured.
         """
         return self._alone(op, widths) * (self.fit.f if op.workload.fused else 1.0)
 
     def _alone(self, op: TimedOp, widths: Sequence[float]) -> float:
         if any(width <= 0 for width in widths):
             return 0.0
-        found = self.families[op.workload.family].time(widths)
+        found = self.families.get(op.workload.family, _UNKNOWN).time(widths)
         if found is None:
-            raise KeyError(op.workload.family)
+            raise FxpruneError(f"{place(op.node)}: no op like it was measured; measure a network that has it")
         return max(0.0, found * op.calls - sum(self._alone(one, one.workload.widths) for one in op.inside))
 
     def total(self, op_milliseconds: float, launches: int) -> float:
@@ -200,7 +206,7 @@ def _cell(lines: Sequence[int], width: float) -> list[tuple[int, float]]:
     """Return the lines beside a width, each with its share; beyond the last two they go on."""
     if len(lines) == 1:
         return [(lines[0], width / lines[0])]
-    high = min(max(int(np.searchsorted(lines, width)), 1), len(lines) - 1)
+    high = min(max(bisect_left(lines, width), 1), len(lines) - 1)
     low, up = lines[high - 1], lines[high]
     share = (width - low) / (up - low)
     return [(low, 1 - share), (up, share)]

@@ -20,9 +20,9 @@ from fxprune.costs.latency.workloads import Widths, Workload
 from fxprune.errors import FxpruneError
 from fxprune.ir.pytrees import tensors_in
 
-_BYTES, _SWEPT = 1 << 29, 3
+_BYTES, _SWEPT = 1 << 29, 2
 _NEAR = 0.12  # lines are further apart than this, relative
-_SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
+_SHARES = (1.0, 0.6, 0.3, 0.12)
 Point = tuple[Workload, Widths]
 
 
@@ -150,7 +150,7 @@ class Measuring:
         timers, held = [], 0
         for workload, widths in points:
             graph, inputs = workload.make(widths, self._conditions)
-            timers.append(self._instrument.prepare(graph, inputs))
+            timers.append(self._instrument.alone(graph, inputs))
             held += sum(one.nbytes for one in (*graph.parameters(), *tensors_in(inputs)))
             if held > _BYTES or time.monotonic() >= self._until:
                 break

@@ -9,7 +9,7 @@ import json
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,37 +21,44 @@ from fxprune.costs.latency.conditions import Conditions
 from fxprune.errors import FxpruneError, first_line
 from fxprune.ir.pytrees import tensors_in
 
+Running = tuple[Callable[[], Any], float]
+"""What runs a graph once, and the share of that time that counts."""
 _RUNS = 6
 _REORDERS = ("ReorderInput", "ReorderOutput")
 
 
-def session_of(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> Callable[[], Any]:
-    """Return what runs a graph once; raises FxpruneError where torch cannot export it, or the runtime not run it."""
-    session = _session(_as_onnx(graph_module, inputs), conditions)
-    given = _given(session, inputs)
+def session_of(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> Running:
+    """Return what runs a network; raises FxpruneError where torch cannot export it, or the runtime not run it."""
+    return _running(_session(as_onnx(graph_module, inputs), conditions), inputs), 1.0
+
+
+def op_session(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> Running:
+    """Return what runs a graph of one op, and how much of that is not to bring tensors into another layout."""
+    model = as_onnx(graph_module, inputs)
+    with tempfile.TemporaryDirectory() as folder:
+        session = _session(model, conditions, profile=Path(folder) / "profile")
+        run = _running(session, inputs)
+        for _ in range(_RUNS):
+            run()
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    return _running(_session(model, conditions), inputs), _share_of_ops(events)
+
+
+def _running(session: Any, inputs: tuple[Any, ...]) -> Callable[[], Any]:
+    names = [one.name for one in session.get_inputs()]
+    given = dict(zip(names, (one.cpu().numpy() for one in tensors_in(inputs)), strict=False))
     return lambda: session.run(None, given)
 
 
-def share_of_ops(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> float:
-    """Return how much of the time of a graph of one op is not spent on bringing tensors into another layout.
-
-    Of a graph of several it is 1: there that is part of what the network takes.
-    """
-    if sum(node.op.startswith("call") for node in graph_module.graph.nodes) != 1:
-        return 1.0
-    with tempfile.TemporaryDirectory() as folder:
-        session = _session(_as_onnx(graph_module, inputs), conditions, profile=Path(folder) / "profile")
-        given = _given(session, inputs)
-        for _ in range(_RUNS):
-            session.run(None, given)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+def _share_of_ops(events: Sequence[Mapping[str, Any]]) -> float:
+    """Return the share of the kernels' time, as the runtime's profiler told it, that is not of reorders."""
     spent: dict[str, list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
             spent[event["args"]["op_name"]].append(event["dur"])
-    own = sum(median(one) for name, one in spent.items() if name not in _REORDERS)
-    moved = sum(median(spent[name]) for name in _REORDERS if name in spent)
-    return own / (own + moved) if own and moved else 1.0
+    medians = {name: median(one) for name, one in spent.items()}
+    own = sum(one for name, one in medians.items() if name not in _REORDERS)
+    return own / sum(medians.values()) if own else 1.0
 
 
 def _session(model: bytes, conditions: Conditions, profile: Path | None = None) -> Any:
@@ -72,12 +79,7 @@ def _session(model: bytes, conditions: Conditions, profile: Path | None = None) 
         ) from error
 
 
-def _given(session: Any, inputs: tuple[Any, ...]) -> dict[str, Any]:
-    names = [one.name for one in session.get_inputs()]
-    return dict(zip(names, (one.cpu().numpy() for one in tensors_in(inputs)), strict=False))
-
-
-def _as_onnx(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> bytes:
+def as_onnx(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> bytes:
     """Return the graph as ONNX: by torch's older exporter, which takes milliseconds for one op, or else the newer."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SWEEP = (*range(64, 15, -3), *range(63, 16, -6), 62, 56, 48, 47, 40, 36, 32, 31, 24, 20, 16)
+SWEEP = (64, 62, 61, 60, 57, 56, 52, 49, 48, 47, 45, 44, 40, 36, 33, 32, 31, 30, 28, 24, 22, 20, 17, 16)
 """The widths that tell: some of every residue, over three steps of 16."""
 _ALIGNED, _STEPS = (1, 2, 4, 8), (2, 4, 8, 16, 32)
 _SLOWER, _CLEARLY = 1.15, 6.0  # what counts as another way, and how much better stairs have to explain a sweep
@@ -22,7 +22,7 @@ _SLOWER, _CLEARLY = 1.15, 6.0  # what counts as another way, and how much better
 class Stairs(NamedTuple):
     """How time follows width along an axis: width w costs what w rounded up to ``step`` does.
 
-    What ``aligned`` does not divide costs ``slower`` times what that width would cost without stairs.
+    What ``aligned`` does not divide costs ``slower`` times what that width would cost without stairs; less, below 1.
     """
 
     aligned: int = 1
@@ -70,4 +70,5 @@ def _told(milliseconds: Mapping[int, float], aligned: int, step: int) -> tuple[f
     if len(lines) == 1:
         return score, 1.0
     slower = [float(np.polyval(lines[is_fast], np.median(widths))) for is_fast in (False, True)]
-    return (score, slower[0] / slower[1]) if slower[0] > _SLOWER * slower[1] else (math.inf, 1.0)
+    differs = max(slower) > _SLOWER * min(slower)
+    return (score, slower[0] / slower[1]) if differs else (math.inf, 1.0)

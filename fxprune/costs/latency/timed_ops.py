@@ -7,6 +7,7 @@ flatten, dropout, identities, views             nothing
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,12 +102,9 @@ class OpsOfGraph:
             return True  # of channels: they are multiplied into weights
         if not metadata_in(self._values.metadata(node)) or self._is_folded(node, call):
             return True
-        own = call.module is None or is_layer(call.module)
-        return (
-            own
-            and (call.module is not None or is_torchs_own(node.target) or node.op == "call_method")
-            and (self._is_view(node))
-        )
+        if call.module is not None:
+            return is_layer(call.module) and self._is_view(node)
+        return (node.op == "call_method" or is_torchs_own(node.target)) and self._is_view(node)
 
     def _is_view(self, node: fx.Node) -> bool:
         read = {key for one in node.all_input_nodes for key in self._values.storages(one)}
@@ -162,10 +160,12 @@ class OpsOfGraph:
         if isinstance(gate, Gated):
             found: Workload | None = call_workload("+=", _in_place_sum, operands, (width,))
         else:
-            found = self._same_call(node, call, operands, width)
+            found = self._same_call(node, call, operands, axis, width)
         return None if found is None else TimedOp(node, found, ((node, axis),))
 
-    def _same_call(self, node: fx.Node, call: Call, operands: list[Operand], width: int) -> Workload | None:
+    def _same_call(
+        self, node: fx.Node, call: Call, operands: list[Operand], axis: int, width: int
+    ) -> Workload | None:
         if call.kind not in _SCALING or call.op is None or (call.op.weights and call.kind != "elementwise"):
             return None
         if call.op.name in _IN_PLACE and self._is_fresh(call.input):
@@ -176,15 +176,15 @@ class OpsOfGraph:
                 operands,
                 (width,),
             )
-        if call.kind == "pad" and operands[0].scaled[self._axes[node] or 0] < 0:
-            return padded_workload(operands[0], self._axes[node] or 0, width)
+        if call.kind == "pad" and operands[0].scaled[axis] < 0:
+            return padded_workload(operands[0], axis, width)
         if is_sum(node) and len(operands) == 2 and operands[0].shape == operands[1].shape:
             return call_workload("+=", _in_place_sum, operands, (width,))
         if call.module is not None:
             if list(call.module.parameters()) or len(operands) != 1 or not is_layer(call.module):
                 return None
             layer = call.module
-            return layer_workload(repr(layer), lambda _: layer, operands[0], (width,), fused=True)
+            return layer_workload(repr(layer), lambda _: copy.copy(layer), operands[0], (width,), fused=True)
         places = {one: place for place, one in enumerate(node.all_input_nodes)}
         args, kwargs, kind, target = node.args, node.kwargs, node.op, node.target
 

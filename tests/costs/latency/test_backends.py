@@ -14,6 +14,7 @@ from torch import fx, nn
 import fxprune
 from fxprune.costs.latency.backends import as_before, instrument
 from fxprune.costs.latency.conditions import Conditions
+from fxprune.costs.latency.network_ops import ops_of
 from fxprune.errors import FxpruneError
 from fxprune.ir.nodes import example_inputs_of
 
@@ -24,7 +25,7 @@ def test_a_network_is_timed_and_stays_as_it_is(backend: str) -> None:
     code = graph.code
     state = {name: value.clone() for name, value in graph.state_dict().items()}
     with as_before(conditions):
-        timer = instrument(conditions).prepare(graph, example_inputs_of(graph))
+        timer = instrument(conditions).whole(graph, example_inputs_of(graph))
         assert timer() > 0
     assert graph.code == code
     assert all(torch.equal(value, state[name]) for name, value in graph.state_dict().items())
@@ -34,7 +35,7 @@ def test_a_compiled_network_is_timed() -> None:
     conditions = Conditions("compile")
     graph = fxprune.trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval(), torch.randn(1, 3, 4, 4))
     with as_before(conditions):
-        assert instrument(conditions).prepare(graph, example_inputs_of(graph))() > 0
+        assert instrument(conditions).whole(graph, example_inputs_of(graph))() > 0
 
 
 def test_threads_random_numbers_and_gradients_are_as_before() -> None:
@@ -51,7 +52,7 @@ def test_threads_random_numbers_and_gradients_are_as_before() -> None:
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -1.0, 0, None, "4 ms", True, torch.ones(1)])
 def test_a_timer_that_returns_no_time_is_named(wrong: Any) -> None:
-    timer = instrument(CONDITIONS, lambda graph, inputs: wrong).prepare(small_graph(), ())
+    timer = instrument(CONDITIONS, lambda graph, inputs: wrong).whole(small_graph(), ())
     with pytest.raises(FxpruneError, match="measure= must return milliseconds, a finite number above 0; it returned"):
         timer()
 
@@ -61,14 +62,23 @@ def test_a_timer_that_fails_is_named() -> None:
         raise ConnectionError("no route to phone")
 
     with pytest.raises(FxpruneError, match="measure= raised ConnectionError: no route to phone"):
-        instrument(CONDITIONS, lost).prepare(small_graph(), ())()
+        instrument(CONDITIONS, lost).whole(small_graph(), ())()
 
 
 def test_what_onnx_cannot_express_is_said() -> None:
     class Foreign(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.special.bessel_j0(x)
+            found: torch.Tensor = torch.special.bessel_j0(x)
+            return found
 
     graph = fxprune.trace(Foreign(), torch.randn(2, 3))
     with pytest.raises(FxpruneError, match=r"torch cannot export the network to ONNX: .*; take another backend"):
-        instrument(Conditions("onnxruntime")).prepare(graph, example_inputs_of(graph))
+        instrument(Conditions("onnxruntime")).whole(graph, example_inputs_of(graph))
+
+
+def test_ops_are_timed_alone_in_every_backend() -> None:
+    for backend in ("eager", "compile", "onnxruntime"):
+        conditions = Conditions(backend)
+        for op in ops_of(small_graph(), 1):
+            with as_before(conditions):
+                assert instrument(conditions).alone(*op.workload.make(op.workload.widths, conditions))() > 0

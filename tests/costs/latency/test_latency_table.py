@@ -13,6 +13,7 @@ from fxprune.costs.latency.latency_table import Family, LatencyTable
 from fxprune.costs.latency.measuring import Measuring
 from fxprune.costs.latency.network_ops import ops_of
 from fxprune.costs.latency.timing import Timing
+from fxprune.errors import FxpruneError
 
 
 @functools.cache
@@ -76,5 +77,5 @@ def test_times_in_proportion_where_nothing_else_is_known() -> None:
 
 
 def test_an_op_that_was_not_measured_is_named() -> None:
-    with pytest.raises(KeyError, match="conv2d"):
+    with pytest.raises(FxpruneError, match="stem: no op like it was measured"):
         LatencyTable(CONDITIONS).milliseconds(small_graph())

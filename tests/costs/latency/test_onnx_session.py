@@ -1,0 +1,39 @@
+"""ONNX Runtime: what it computes, and what only brings tensors into its own layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.costs.latency.conditions import Conditions
+from fxprune.costs.latency.onnx_session import op_session, session_of
+from fxprune.errors import FxpruneError
+
+CONDITIONS = Conditions("onnxruntime")
+
+
+def test_it_computes_what_the_graph_does() -> None:
+    x = torch.randn(1, 3, 8, 8)
+    graph = fxprune.trace(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU()).eval(), x)
+    run, share = session_of(graph, (x,), CONDITIONS)
+    assert share == 1
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(run()[0]), graph(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_share_of_one_op_is_a_share() -> None:
+    x = torch.randn(1, 64, 8, 8)
+    _, share = op_session(fxprune.trace(nn.Sequential(nn.Conv2d(64, 64, 3)).eval(), x), (x,), CONDITIONS)
+    assert 0 < share <= 1
+
+
+def test_a_provider_that_is_not_there() -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("it is there")
+    x = torch.randn(1, 3)
+    with pytest.raises(FxpruneError, match="has no CUDAExecutionProvider; pip install onnxruntime-gpu"):
+        session_of(fxprune.trace(nn.Sequential(nn.Linear(3, 3)), x), (x,), Conditions("onnxruntime", device="cuda"))

@@ -26,7 +26,7 @@ from benchmarks import RESULTS, networks
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
 from benchmarks.provenance import provenance
 from fxprune.cli import cli
-from fxprune.costs.latency.comparing import compare_latency
+from fxprune.costs.latency.measured_latency import compare_latency
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.emission.emit import load_emitted
 from fxprune.files import write_json

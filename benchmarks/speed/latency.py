@@ -32,7 +32,7 @@ from benchmarks import RESULTS, networks
 from benchmarks.provenance import provenance
 from benchmarks.speed.emitted import emitted_model
 from fxprune.choosing.targets import Targets
-from fxprune.costs.latency.comparing import median_times
+from fxprune.costs.latency.measured_latency import median_times
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.emission.emit import load_emitted
 from fxprune.files import write_json

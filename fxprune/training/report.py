@@ -14,7 +14,7 @@ from torch import fx
 
 import fxprune
 from fxprune.costs.activation_memory import peak_activation_bytes
-from fxprune.costs.latency.comparing import compare_latency
+from fxprune.costs.latency.measured_latency import compare_latency
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.emission.emit import emit, source_obstacle
 from fxprune.emission.formats import SOURCE_ONLY, Exports

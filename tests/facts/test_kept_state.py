@@ -20,7 +20,7 @@ from tracing_helpers import conv, images
 import fxprune
 from fxprune import passes
 from fxprune.choosing.inspection import inspect_graph
-from fxprune.costs.latency.comparing import compare_latency
+from fxprune.costs.latency.measured_latency import compare_latency
 from fxprune.errors import EmitError, FxpruneError
 
 Use = Callable[[Any, torch.Tensor], Any]

@@ -18,7 +18,7 @@ from torch import fx, nn
 import fxprune
 from fxprune import passes, pruning
 from fxprune.costs.activation_memory import activation_bytes
-from fxprune.costs.latency.comparing import compare_latency
+from fxprune.costs.latency.measured_latency import compare_latency
 from fxprune.facts.input_rms import input_sizes
 from fxprune.ir.nodes import called_module, example_inputs_of
 

@@ -8,7 +8,7 @@ from latency_helpers import small_graph
 from torch import nn
 
 import fxprune
-from fxprune.costs.latency.comparing import compare_latency
+from fxprune.costs.latency.measured_latency import compare_latency
 from fxprune.errors import FxpruneError
 
 

@@ -13,8 +13,6 @@ from torch import fx
 
 from fxprune.choosing.cost_terms import Amounts, Axes, Places, Terms
 from fxprune.costs.latency.latency_table import LatencyTable
-from fxprune.errors import FxpruneError
-from fxprune.ir.nodes import place as place_of
 from fxprune.structures.channels.tensors import Vectors
 from fxprune.structures.channels.values import Value
 
@@ -87,14 +85,7 @@ class TimeTerms(Terms):
     def _time(self, place: int, widths: tuple[float, ...]) -> float:
         known, op = self._known[place], self._ops[place]
         if widths not in known:
-            try:
-                known[widths] = self._latency.op_time(op, widths[: len(op.axes)])
-            except KeyError as error:
-                told = f"it has no times of {place_of(op.node)} ({error.args[0]})"
-                raise FxpruneError(
-                    f"latency is a model of another network: {told}; measure this one with "
-                    "fxprune.LatencyModel.measure(traced)"
-                ) from error
+            known[widths] = self._latency.op_time(op, widths[: len(op.axes)])
         return known[widths]
 
 

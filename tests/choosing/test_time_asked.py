@@ -18,23 +18,15 @@ def test_a_share_is_of_the_whole() -> None:
 def test_who_asks_for_a_time_gives_a_model() -> None:
     require_latency(Targets(macs=0.5), None, "choose")
     require_latency(Targets(latency=0.5), FakeTable(), "choose")
-    with pytest.raises(
-        FxpruneError, match=r"^choose needs a model of times for at most 50% of the time: give latency="
-    ):
+    with pytest.raises(FxpruneError, match=r"^choose needs a model of times for .* time: give latency="):
         require_latency(Targets(latency=0.5), None, "choose")
 
 
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (
-            Targets(milliseconds=4.0),
-            r"target_ms=4 cannot be met: .* takes 4\.567 ms, as predicted; .* at least 4\.57 ms$",
-        ),
-        (
-            Targets(latency=0.4),
-            r"target_latency=0\.4 cannot be met: .* 4\.567 ms, as predicted; ask for at least 0\.457$",
-        ),
+        (Targets(milliseconds=4.0), r"target_ms=4 cannot be met: .* takes 4\.567 ms, .* at least 4\.57 ms$"),
+        (Targets(latency=0.4), r"target_latency=0\.4 cannot be met: .* 4\.567 ms, .* at least 0\.457$"),
     ],
 )
 def test_what_cannot_be_had_says_what_can(targets: Targets, message: str) -> None:

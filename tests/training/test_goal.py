@@ -29,6 +29,7 @@ def test_a_target_of_macs_is_for_what_a_strength_leaves() -> None:
 
 def test_records_of_runs_have_the_names_of_the_shell() -> None:
     goal = Goal(Targets(params=0.3), layers="convs", keep=("stem",))
-    shares = {"target_macs": None, "target_params": 0.3, "target_memory": None}
+    none = dict.fromkeys(("target_macs", "target_memory", "target_ms", "target_latency"))
+    shares = {**none, "target_params": 0.3}
     staying = {"keep": ["stem"], "only": [], "norms": "fold"}
     assert goal.options() == {**shares, "strength": None, "layers": "convs", **staying}

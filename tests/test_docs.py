@@ -34,7 +34,17 @@ ROOT = Path(__file__).parent.parent
 PAGES = {"README.md": ROOT / "README.md", **{f"docs/{one.name}": one for one in sorted((ROOT / "docs").glob("*.md"))}}
 QUESTIONS = (
     *("prune my detector", "prune my U-Net", "prune my ViT", "keep the first conv", "exclude a layer"),
-    *("choose a target", "prune without data", "train on", "quantise", "deploy", "resume", "several GPUs", "my loss"),
+    *(
+        "choose a target",
+        "prune to a time in milliseconds",
+        "prune without data",
+        "train on",
+        "quantise",
+        "deploy",
+        "resume",
+        "several GPUs",
+        "my loss",
+    ),
     *("why a layer stayed", "compare two models", "write a pass", "What if it diverges", "Why is it not faster"),
     *("What hardware", "different from Torch-Pruning", "my own training loop", "Why was nothing removed"),
 )

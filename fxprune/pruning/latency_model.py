@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -56,10 +57,20 @@ class LatencyModel:
 
     Attributes:
         table: what the ops take at any widths, the fit to whole networks, and its error.
+        timer: the user's own, if one is asked.
     """
 
     table: LatencyTable
-    _instrument: Instrument = field(repr=False, compare=False)
+    timer: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def _instrument(self) -> Instrument:
+        """What times a network."""
+        return instrument(self.table.conditions, self.timer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and files hold: nothing that is made anew."""
+        return {name: value for name, value in vars(self).items() if name != "_instrument"}
 
     @classmethod
     def measure(
@@ -113,9 +124,8 @@ class LatencyModel:
         is_unnamed = measure is not None and backend == "eager"
         conditions = Conditions("measure" if is_unnamed else backend, layout=layout, **asked)
         folder = None if is_unnamed and cache is True else cache_folder(cache)  # of which device does it tell?
-        timed_by = instrument(conditions, measure)
         with torch.random.fork_rng(devices=[]):
-            return _Run(conditions, timed_by, LatencyCache(conditions, folder), seconds).model(graph_module)
+            return _Run(conditions, measure, LatencyCache(conditions, folder), seconds).model(graph_module)
 
     def milliseconds(self, graph_module: fx.GraphModule) -> float:
         """Return what the network that will be emitted of a graph takes, predicted; new kinds of ops are timed."""
@@ -159,10 +169,10 @@ class _Run:
     """One measurement of a network."""
 
     def __init__(
-        self, conditions: Conditions, timed_by: Instrument, cache: LatencyCache, seconds: float | None
+        self, conditions: Conditions, timer: Callable[..., Any] | None, cache: LatencyCache, seconds: float | None
     ) -> None:
         self._conditions = conditions
-        self._timed_by = timed_by
+        self._timer, self._timed_by = timer, instrument(conditions, timer)
         self._cache = cache
         self._start = time.monotonic()
         self._seconds = math.inf if seconds is None else seconds
@@ -182,7 +192,7 @@ class _Run:
         error = None if known["error"] is None else FitError(**known["error"])
         table = LatencyTable(self._conditions, families, Fit(**known["fit"]), error, self._missing)
         self._tell_problems(table)
-        return LatencyModel(table, self._timed_by)
+        return LatencyModel(table, self._timer)
 
     def _measured(self, graph_module: fx.GraphModule, ops: Sequence[TimedOp]) -> dict[str, Any]:
         networks = random_prunings(graph_module, _NETWORKS)

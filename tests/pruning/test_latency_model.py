@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,20 @@ def test_a_correction_moves_the_prediction(model: LatencyModel) -> None:
     assert model.milliseconds(graph) == predicted
     with pytest.raises(FxpruneValueError, match="measured is in milliseconds"):
         model.corrected(1.0, 0.0)
+
+
+def test_a_model_goes_through_a_file_and_measures_on(model: LatencyModel) -> None:
+    graph = small_graph()
+    other = pickle.loads(pickle.dumps(model))
+    assert other.milliseconds(graph) == model.milliseconds(graph)
+    assert other.measured(graph) == model.measured(graph)
+
+
+def test_training_may_lay_weights_out_in_another_way(model: LatencyModel) -> None:
+    graph = small_graph()
+    moved = small_graph().to(memory_format=torch.channels_last)
+    assert model.milliseconds(moved) == model.milliseconds(graph)
+    assert {one.node.graph for one in model.table.timed_ops(moved)} == {moved.graph}
 
 
 def test_the_users_network_and_process_stay_as_they_are() -> None:

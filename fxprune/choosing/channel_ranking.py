@@ -172,16 +172,10 @@ class Ranking:
             return [np.ones_like(one) for one in found]
         each = [one.costs.of_each(len(one.channels.labels)) for one in self._fields]
         for name, weight in weights.items():
-            whole = self._whole(name, each) or 1.0
+            whole = sum(getattr(one.costs.left(), name) for one in self._fields) or 1.0
             for saved, one in zip(found, each, strict=True):
                 saved += one[name] / whole * weight
         return [np.maximum(one, np.finfo(float).tiny) for one in found]
-
-    def _whole(self, name: str, each: Sequence[Mapping[str, NDArray[np.float64]]]) -> float:
-        """Return what savings of a cost are shares of: of time all that goes with ops, as for layers."""
-        if name == "milliseconds":
-            return sum(one.costs.left().milliseconds for one in self._fields)
-        return sum(float(one[name].sum()) for one in each)
 
     def _least(self, one: Field, group: Group) -> int:
         """Return how many classes of ``group`` stay at least."""

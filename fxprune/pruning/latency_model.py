@@ -16,7 +16,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import median
@@ -173,6 +173,9 @@ class _Run:
     ) -> None:
         self._conditions = conditions
         self._timer, self._timed_by = timer, instrument(conditions, timer)
+        self._pace = self._timed_by.pace
+        if self._pace is not None:
+            self._pace.best = cache.pace
         self._cache = cache
         self._start = time.monotonic()
         self._seconds = math.inf if seconds is None else seconds
@@ -184,7 +187,7 @@ class _Run:
         name = digest(*(one.workload for one in ops))
         known = self._cache.networks.get(name)
         families = self._cache.families
-        if known is None or not all(one.workload.family in families for one in ops):
+        if known is None or self._was_slow(known) or not all(one.workload.family in families for one in ops):
             known = self._measured(graph_module, ops)
             if not self._missing:
                 self._cache.networks[name] = known
@@ -193,6 +196,9 @@ class _Run:
         table = LatencyTable(self._conditions, families, Fit(**known["fit"]), error, self._missing)
         self._tell_problems(table)
         return LatencyModel(table, self._timer)
+
+    def _was_slow(self, known: Mapping[str, Any]) -> bool:
+        return self._pace is not None and self._pace.is_slow(known["pace"])
 
     def _measured(self, graph_module: fx.GraphModule, ops: Sequence[TimedOp]) -> dict[str, Any]:
         networks = random_prunings(graph_module, _NETWORKS)
@@ -207,8 +213,14 @@ class _Run:
         )
         seen = {one.workload.family for one in ops}
         others = [one for each in of_networks for one in each if one.workload.family not in seen]
+        if self._pace is not None:
+            with as_before(self._conditions):
+                self._pace.look()
         self._missing += measuring.measure([*ops, *others])
-        return self._fit(networks, of_networks)
+        found = self._fit(networks, of_networks)
+        if self._pace is not None:
+            self._cache.pace = self._pace.best
+        return found
 
     def _fit(self, networks: Sequence[fx.GraphModule], of_networks: Sequence[Sequence[TimedOp]]) -> dict[str, Any]:
         """Return the fit to half of ``networks``, and how far it is off for the others; of what there is time for."""
@@ -227,7 +239,7 @@ class _Run:
         if len(times) > count + 1:
             spread = median(one.spread for one in timings)
             error = judged([fit.of(one) for one in sums[count:]], times[count:], spread)._asdict()
-        return {"fit": fit._asdict(), "error": error}
+        return {"fit": fit._asdict(), "error": error, "pace": max(one.pace for one in timings)}
 
     def _tell_problems(self, table: LatencyTable) -> None:
         if self._missing:
@@ -254,4 +266,5 @@ def _timed(
                 break
             inputs = map_tensors(inputs_at(one, conditions.batch), conditions.placed)
             timers.append(timed_by.whole(conditions.placed(copy_module(one)).eval(), inputs))
-        return in_turns(timers, timed_by.of_networks, min(until, time.monotonic() + _LONGEST))
+        until = min(until, time.monotonic() + _LONGEST)
+        return in_turns(timers, timed_by.of_networks, until, timed_by.pace)

@@ -18,6 +18,7 @@ from torch import fx
 from fxprune.costs.latency.conditions import Conditions, require_backend
 from fxprune.costs.latency.in_place import in_place_copy
 from fxprune.costs.latency.onnx_session import Running, op_session, session_of
+from fxprune.costs.latency.pace import Pace, pace_of
 from fxprune.costs.latency.timing import Timer, Turns
 from fxprune.errors import FxpruneError, first_line
 
@@ -49,12 +50,14 @@ class Instrument(NamedTuple):
         whole: makes one of a network.
         of_ops: how often an op is timed.
         of_networks: how often a network is.
+        pace: tells when the machine is slow; None if nobody can.
     """
 
     alone: Prepare
     whole: Prepare
     of_ops: Turns = Turns(6, 12)
     of_networks: Turns = Turns(5, 60)
+    pace: Pace | None = None
 
 
 def instrument(conditions: Conditions, measure: Measure | None = None) -> Instrument:
@@ -67,10 +70,11 @@ def instrument(conditions: Conditions, measure: Measure | None = None) -> Instru
         asked: Prepare = lambda graph_module, inputs: lambda: _asked(measure, graph_module, inputs)  # noqa: E731
         return Instrument(asked, asked, _ASKED, _ASKED)
     require_backend(conditions)
+    pace = pace_of(conditions)
     if conditions.backend == "onnxruntime":
-        return Instrument(_preparing(op_session, conditions), _preparing(session_of, conditions))
+        return Instrument(_preparing(op_session, conditions), _preparing(session_of, conditions), pace=pace)
     whole = _compiled if conditions.backend == "compile" else _eager
-    return Instrument(_preparing(_eager, conditions), _preparing(whole, conditions))
+    return Instrument(_preparing(_eager, conditions), _preparing(whole, conditions), pace=pace)
 
 
 def _preparing(make: Callable[..., Running], conditions: Conditions) -> Prepare:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from fxprune.costs.latency.workloads import digest
 from fxprune.errors import LoadError
 from fxprune.files import make_folder, read_json_of, write_json
 
-_SCHEMA = 1
+_SCHEMA = 2
 _PACKAGES = ("fxprune", "torch", "onnxruntime")
 
 
@@ -35,6 +36,7 @@ class LatencyCache:
     Attributes:
         families: what was measured of ops.
         networks: what was measured of whole networks, by :func:`digest` of what these are.
+        pace: the least milliseconds that the machine's fixed work took (:mod:`fxprune.costs.latency.pace`).
     """
 
     def __init__(self, conditions: Conditions, folder: Path | None) -> None:
@@ -42,6 +44,7 @@ class LatencyCache:
         self.path = None if folder is None else folder / f"{digest(self._made_by)}.json"
         self.families: dict[str, Family] = {}
         self.networks: dict[str, Any] = {}
+        self.pace = math.inf
         if self.path is not None and self.path.exists():
             self._read(self.path)
 
@@ -50,6 +53,7 @@ class LatencyCache:
             data = read_json_of(path, "record of latencies")
             if data["made_by"] == self._made_by:
                 self.families, self.networks = families_from_json(data["families"]), dict(data["networks"])
+                self.pace = math.inf if data["pace"] is None else float(data["pace"])
         except (LoadError, KeyError, TypeError, ValueError, AttributeError):
             return
 
@@ -59,7 +63,9 @@ class LatencyCache:
             return
         make_folder(self.path.parent)
         families = families_to_json(self.families)
-        write_json(self.path, {"made_by": self._made_by, "families": families, "networks": self.networks}, indent=0)
+        pace = None if math.isinf(self.pace) else self.pace
+        content = {"made_by": self._made_by, "pace": pace, "families": families, "networks": self.networks}
+        write_json(self.path, content, indent=0)
 
 
 def cache_folder(cache: bool | str | os.PathLike[str]) -> Path | None:

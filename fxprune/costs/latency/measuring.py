@@ -132,13 +132,13 @@ class Measuring:
     def _time(self, points: Sequence[Point], doing: str, again: Sequence[Point] = ()) -> bool:
         """Time what is not known yet, and some ``again``; return whether all is known then."""
         anew = set(again)
-        wanted = [one for one in dict.fromkeys(points) if one in anew or one[1] not in self._known(one[0])]
+        wanted = [one for one in dict.fromkeys(points) if one in anew or not self._is_known(*one)]
         done = 0
         while done < len(wanted) and time.monotonic() < self._until:
             self._tell(done / len(wanted), doing)
             with as_before(self._conditions):
                 timers = self._prepared(wanted[done:])
-                timings = in_turns(timers, self._instrument.of_ops, self._until)
+                timings = in_turns(timers, self._instrument.of_ops, self._until, self._instrument.pace)
             for (workload, widths), timing in zip(wanted[done:], timings, strict=False):
                 self._known(workload)[widths] = timing
             done += len(timers)
@@ -155,6 +155,11 @@ class Measuring:
             if held > _BYTES or time.monotonic() >= self._until:
                 break
         return timers
+
+    def _is_known(self, workload: Workload, widths: Widths) -> bool:
+        """Say whether it was timed, and the machine was not slow then, as is known by now."""
+        timing, pace = self._known(workload).get(widths), self._instrument.pace
+        return timing is not None and (pace is None or not pace.is_slow(timing.pace))
 
     def _known(self, workload: Workload) -> dict[Widths, Timing]:
         return self.families.setdefault(workload.family, Family()).points

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fxprune.costs.latency.pace import SLOW, Pace
+
 Timer = Callable[[], float]
 """Runs something once, returns the milliseconds that it took."""
 _QUANTILE = 0.25
@@ -20,17 +22,19 @@ class Timing(NamedTuple):
         milliseconds: the lower quartile of the repeats: what else the machine does only ever adds to a time.
         spread: the distance between the quartiles of the repeats over that.
         repeats: how many there were.
+        pace: the milliseconds of a fixed work meanwhile (:mod:`fxprune.costs.latency.pace`); 0 where nobody looked.
     """
 
     milliseconds: float
     spread: float
     repeats: int
+    pace: float = 0.0
 
     @classmethod
-    def of(cls, repeats: Sequence[float]) -> Timing:
+    def of(cls, repeats: Sequence[float], pace: float = 0.0) -> Timing:
         """Return what ``repeats``, in milliseconds, say."""
         low, high = np.quantile(repeats, (_QUANTILE, 1 - _QUANTILE))
-        return cls(float(low), float((high - low) / low), len(repeats))
+        return cls(float(low), float((high - low) / low), len(repeats), pace)
 
 
 class Turns(NamedTuple):
@@ -50,21 +54,57 @@ class Turns(NamedTuple):
     noisy: float = 0.02
 
 
-def in_turns(timers: Sequence[Timer], turns: Turns, until: float = float("inf")) -> list[Timing]:
+def in_turns(
+    timers: Sequence[Timer], turns: Turns, until: float = float("inf"), pace: Pace | None = None
+) -> list[Timing]:
     """Return what each of ``timers`` takes, called in turns: what slows the machine down slows all of them.
 
     Args:
         timers: what is timed.
         turns: how often.
         until: when to stop, by time.monotonic(), once each was called.
+        pace: tells when the machine is slow: repeats of such times are left out, if there are others.
     """
-    found: list[list[float]] = [[] for _ in timers]
+    found = [_Repeats(pace) for _ in timers]
     for turn in range(turns.most):
         for timer, repeats in zip(timers, found, strict=True):
-            enough = turn >= turns.least and Timing.of(repeats).spread <= turns.noisy
+            enough = turn >= turns.least and repeats.count >= turns.least and repeats.told().spread <= turns.noisy
             if enough or (turn and time.monotonic() >= until):
                 continue
+            if pace is not None:
+                pace.wait(until)
             if turns.warm:
                 timer()
-            repeats += [timer() for _ in range(1 + turns.warm)]
-    return [Timing.of(repeats) for repeats in found]
+            repeats.add([timer() for _ in range(1 + turns.warm)])
+    return [one.told() for one in found]
+
+
+class _Repeats:
+    """The repeats of one timer, each with the pace of the machine right behind it."""
+
+    def __init__(self, pace: Pace | None) -> None:
+        self._pace = pace
+        self._all: list[tuple[float, float]] = []
+
+    def add(self, milliseconds: Sequence[float]) -> None:
+        pace = 0.0 if self._pace is None else self._pace.now()
+        self._all += [(one, pace) for one in milliseconds]
+
+    @property
+    def _kept(self) -> list[tuple[float, float]]:
+        """Those of a fast machine; if there are none, those of the fastest that there was."""
+        if self._pace is None:
+            return self._all
+        kept = [one for one in self._all if not self._pace.is_slow(one[1])]
+        limit = SLOW * min(pace for _, pace in self._all)
+        return kept or [one for one in self._all if one[1] <= limit]
+
+    @property
+    def count(self) -> int:
+        """How many count."""
+        return len(self._kept)
+
+    def told(self) -> Timing:
+        """Return what they say."""
+        kept = self._kept
+        return Timing.of([one for one, _ in kept], max(pace for _, pace in kept))

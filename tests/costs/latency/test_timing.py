@@ -9,7 +9,7 @@ from fxprune.costs.latency.timing import Timing, Turns, in_turns
 
 def test_the_lower_quartile_and_the_spread() -> None:
     found = Timing.of([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert found == (2.0, 1.0, 5)
+    assert found == Timing(2.0, 1.0, 5)
 
 
 def test_timers_are_called_in_turns_and_the_first_call_does_not_count() -> None:
@@ -22,7 +22,7 @@ def test_timers_are_called_in_turns_and_the_first_call_does_not_count() -> None:
 
     found = in_turns([lambda: timer("a"), lambda: timer("b")], Turns(2, 2))
     assert "".join(order) == "aaabbbaaabbb"
-    assert found == [(1.0, 0.0, 4), (2.0, 0.0, 4)]
+    assert found == [Timing(1.0, 0.0, 4), Timing(2.0, 0.0, 4)]
 
 
 def test_what_is_noisy_is_measured_again_alone() -> None:

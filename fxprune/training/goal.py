@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from torch import fx
@@ -59,7 +59,7 @@ class Goal:
     norms: Norms = "fold"
     what: What | None = None
     plan: PruningPlan | None = None
-    timed: Mapping[str, Any] = field(default_factory=dict)
+    timed: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.plan is not None:
@@ -77,7 +77,7 @@ class Goal:
         """Return what times the network, if a time is asked for."""
         if not self.targets.is_timed:
             return None
-        return LatencyModel.measure(graph_module, **self.timed)
+        return LatencyModel.measure(graph_module, **(self.timed or {}))
 
     @property
     def shrink(self) -> Shrink:
@@ -95,7 +95,7 @@ class Goal:
             **kept,
             "norms": self.norms,
             **plan,
-            **({"timed": dict(self.timed)} if self.targets.is_timed else {}),
+            **({"timed": dict(self.timed or {})} if self.targets.is_timed else {}),
         }
 
 

@@ -175,7 +175,7 @@ class _Run:
         self._timer, self._timed_by = timer, instrument(conditions, timer)
         self._pace = self._timed_by.pace
         if self._pace is not None:
-            self._pace.best = cache.pace
+            self._pace.note(cache.pace)
         self._cache = cache
         self._start = time.monotonic()
         self._seconds = math.inf if seconds is None else seconds
@@ -187,7 +187,7 @@ class _Run:
         name = digest(*(one.workload for one in ops))
         known = self._cache.networks.get(name)
         families = self._cache.families
-        if known is None or self._was_slow(known) or not all(one.workload.family in families for one in ops):
+        if known is None or self._was_off(known) or not all(one.workload.family in families for one in ops):
             known = self._measured(graph_module, ops)
             if not self._missing:
                 self._cache.networks[name] = known
@@ -197,8 +197,8 @@ class _Run:
         self._tell_problems(table)
         return LatencyModel(table, self._timer)
 
-    def _was_slow(self, known: Mapping[str, Any]) -> bool:
-        return self._pace is not None and self._pace.is_slow(known["pace"])
+    def _was_off(self, known: Mapping[str, Any]) -> bool:
+        return self._pace is not None and self._pace.is_off(known["pace"])
 
     def _measured(self, graph_module: fx.GraphModule, ops: Sequence[TimedOp]) -> dict[str, Any]:
         networks = random_prunings(graph_module, _NETWORKS)
@@ -219,7 +219,7 @@ class _Run:
         self._missing += measuring.measure([*ops, *others])
         found = self._fit(networks, of_networks)
         if self._pace is not None:
-            self._cache.pace = self._pace.best
+            self._cache.pace = self._pace.usual
         return found
 
     def _fit(self, networks: Sequence[fx.GraphModule], of_networks: Sequence[Sequence[TimedOp]]) -> dict[str, Any]:
@@ -239,7 +239,7 @@ class _Run:
         if len(times) > count + 1:
             spread = median(one.spread for one in timings)
             error = judged([fit.of(one) for one in sums[count:]], times[count:], spread)._asdict()
-        return {"fit": fit._asdict(), "error": error, "pace": max(one.pace for one in timings)}
+        return {"fit": fit._asdict(), "error": error, "pace": median(one.pace for one in timings)}
 
     def _tell_problems(self, table: LatencyTable) -> None:
         if self._missing:

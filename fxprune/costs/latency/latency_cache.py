@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import os
 import platform
 from collections.abc import Mapping
@@ -36,7 +35,7 @@ class LatencyCache:
     Attributes:
         families: what was measured of ops.
         networks: what was measured of whole networks, by :func:`digest` of what these are.
-        pace: the least milliseconds that the machine's fixed work took (:mod:`fxprune.costs.latency.pace`).
+        pace: the milliseconds that a fixed work usually took (:mod:`fxprune.costs.latency.pace`); 0: nobody looked.
     """
 
     def __init__(self, conditions: Conditions, folder: Path | None) -> None:
@@ -44,7 +43,7 @@ class LatencyCache:
         self.path = None if folder is None else folder / f"{digest(self._made_by)}.json"
         self.families: dict[str, Family] = {}
         self.networks: dict[str, Any] = {}
-        self.pace = math.inf
+        self.pace = 0.0
         if self.path is not None and self.path.exists():
             self._read(self.path)
 
@@ -53,7 +52,7 @@ class LatencyCache:
             data = read_json_of(path, "record of latencies")
             if data["made_by"] == self._made_by:
                 self.families, self.networks = families_from_json(data["families"]), dict(data["networks"])
-                self.pace = math.inf if data["pace"] is None else float(data["pace"])
+                self.pace = float(data["pace"])
         except (LoadError, KeyError, TypeError, ValueError, AttributeError):
             return
 
@@ -63,8 +62,7 @@ class LatencyCache:
             return
         make_folder(self.path.parent)
         families = families_to_json(self.families)
-        pace = None if math.isinf(self.pace) else self.pace
-        content = {"made_by": self._made_by, "pace": pace, "families": families, "networks": self.networks}
+        content = {"made_by": self._made_by, "pace": self.pace, "families": families, "networks": self.networks}
         write_json(self.path, content, indent=0)
 
 

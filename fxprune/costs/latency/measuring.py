@@ -157,9 +157,9 @@ class Measuring:
         return timers
 
     def _is_known(self, workload: Workload, widths: Widths) -> bool:
-        """Say whether it was timed, and the machine was not slow then, as is known by now."""
+        """Say whether it was timed, and the machine was as usual then."""
         timing, pace = self._known(workload).get(widths), self._instrument.pace
-        return timing is not None and (pace is None or not pace.is_slow(timing.pace))
+        return timing is not None and (pace is None or not pace.is_off(timing.pace))
 
     def _known(self, workload: Workload) -> dict[Widths, Timing]:
         return self.families.setdefault(workload.family, Family()).points

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 
-from fxprune.costs.latency.pace import SLOW, Pace
+from fxprune.costs.latency.pace import Pace
 
 Timer = Callable[[], float]
 """Runs something once, returns the milliseconds that it took."""
-_QUANTILE = 0.25
 
 
 class Timing(NamedTuple):
     """What was measured.
 
     Attributes:
-        milliseconds: the lower quartile of the repeats: what else the machine does only ever adds to a time.
-        spread: the distance between the quartiles of the repeats over that.
+        milliseconds: the median of the repeats.
+        spread: the distance between their quartiles over that.
         repeats: how many there were.
         pace: the milliseconds of a fixed work meanwhile (:mod:`fxprune.costs.latency.pace`); 0 where nobody looked.
     """
@@ -33,8 +33,8 @@ class Timing(NamedTuple):
     @classmethod
     def of(cls, repeats: Sequence[float], pace: float = 0.0) -> Timing:
         """Return what ``repeats``, in milliseconds, say."""
-        low, high = np.quantile(repeats, (_QUANTILE, 1 - _QUANTILE))
-        return cls(float(low), float((high - low) / low), len(repeats), pace)
+        low, middle, high = np.quantile(repeats, (0.25, 0.5, 0.75))
+        return cls(float(middle), float((high - low) / middle), len(repeats), pace)
 
 
 class Turns(NamedTuple):
@@ -63,7 +63,7 @@ def in_turns(
         timers: what is timed.
         turns: how often.
         until: when to stop, by time.monotonic(), once each was called.
-        pace: tells when the machine is slow: repeats of such times are left out, if there are others.
+        pace: tells when the machine is not as usual: repeats of such times are left out, if there are others.
     """
     found = [_Repeats(pace) for _ in timers]
     for turn in range(turns.most):
@@ -92,12 +92,9 @@ class _Repeats:
 
     @property
     def _kept(self) -> list[tuple[float, float]]:
-        """Those of a fast machine; if there are none, those of the fastest that there was."""
-        if self._pace is None:
-            return self._all
-        kept = [one for one in self._all if not self._pace.is_slow(one[1])]
-        limit = SLOW * min(pace for _, pace in self._all)
-        return kept or [one for one in self._all if one[1] <= limit]
+        """Those of a machine that was as usual; all, if there are none."""
+        pace = self._pace
+        return [one for one in self._all if pace is None or not pace.is_off(one[1])] or self._all
 
     @property
     def count(self) -> int:
@@ -107,4 +104,4 @@ class _Repeats:
     def told(self) -> Timing:
         """Return what they say."""
         kept = self._kept
-        return Timing.of([one for one, _ in kept], max(pace for _, pace in kept))
+        return Timing.of([one for one, _ in kept], median(pace for _, pace in kept))

@@ -1,4 +1,4 @@
-"""Timers in turns: quartiles, what is called how often, and when it stops."""
+"""Timers in turns: medians, what is called how often, and when it stops."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 from fxprune.costs.latency.timing import Timing, Turns, in_turns
 
 
-def test_the_lower_quartile_and_the_spread() -> None:
+def test_the_median_and_the_spread() -> None:
     found = Timing.of([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert found == Timing(2.0, 1.0, 5)
+    assert found == Timing(3.0, 2 / 3, 5)
 
 
 def test_timers_are_called_in_turns_and_the_first_call_does_not_count() -> None:

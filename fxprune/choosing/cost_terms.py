@@ -60,9 +60,11 @@ class Axes:
 
     def kept_beside(self, gone: frozenset[int], classes: Collection[int]) -> Amounts:
         """Return the same without ``classes`` too, all of them of one group."""
+        found = self.kept(gone).copy()
+        if not classes:
+            return found
         assert self.channels is not None
         goes = self.channels.flagged(gone | set(classes))
-        found = self.kept(gone).copy()
         for axis in self._touched(next(iter(classes))):
             found[axis] = 1 - goes[self._classes[axis]].any(0).mean()
         return found

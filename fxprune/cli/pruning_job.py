@@ -17,6 +17,7 @@ from fxprune.cli.options import print_json
 from fxprune.cli.progress import progress_line, saying
 from fxprune.cli.teachers import of_random_weights, require_classes, teacher_of
 from fxprune.emission.formats import Exports
+from fxprune.errors import LoadError
 from fxprune.files import make_folder
 from fxprune.render.plots import plotting
 from fxprune.run_record import SEARCHED, read_run
@@ -38,17 +39,25 @@ Report = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """Which network, from where its weights are, and who teaches it."""
+    """Which network, from where its weights are, and who teaches it: ``teacher``, with its classes, or the same."""
 
     model: str
     weights: Path | None
     pretrained: bool
     classes: int | None
     teacher_weights: Sequence[Path] = ()
+    teacher: tuple[str, int | None] | None = None
 
     def load(self) -> LoadedModel:
         """Return the network."""
         return load_model(self.model, self.weights, self.classes, pretrained=self.pretrained)
+
+    def gone_on_from(self, folder: Path) -> Source:
+        """Return the network that a run wrote, with the same teacher; raises LoadError if that has no source."""
+        if not (folder / "model.py").exists():
+            raise LoadError(f"{folder} has no model.py to go on from: give the targets of the frontier one by one")
+        teacher = self.teacher or (self.model, self.classes)
+        return Source(str(folder), None, False, None, self.teacher_weights, teacher)
 
     def record(self) -> dict[str, Any]:
         """Return what the record of a run tells of it."""
@@ -132,6 +141,7 @@ class Job:
             accelerator.wait_for_everyone()
             run = Run(say, given, accelerator, self.exports)
             report = prune_on_data(loaded.model, data, out, self.settings, goal=goal, run=run, teacher=teacher)
+        accelerator.wait_for_everyone()  # the report is written
         return Done(report) if is_main else None
 
     def _loaded(self, say: Callable[[str], None], untaught: bool) -> tuple[LoadedModel, Callable[[str], None]]:
@@ -142,7 +152,8 @@ class Job:
 
     def _teacher(self, loaded: LoadedModel) -> nn.Module | None:
         source = self.source
-        known = [load_model(source.model, path, source.classes) for path in source.teacher_weights]
+        teacher, classes = source.teacher or (source.model, source.classes)
+        known = [load_model(teacher, path, classes) for path in source.teacher_weights]
         if self.settings.distill:
             require_classes(dict(zip(source.teacher_weights, known, strict=True)) or {source.weights: loaded})
         return teacher_of(known)
@@ -176,22 +187,22 @@ def along(job: Job, goal: Goal, shares: Sequence[float], out: Path) -> None:
     elif job.way is not None:
         make_folder(out)
         job = replace(job, way=replace(job.way, state=out / SEARCHED))
+    is_main = os.environ.get("RANK", "0") == "0"
     done: list[Stop] = []
     for share in stops(shares):
         folder = folder_of(out, share)
         targets = Targets(latency=share)
         if trains and done:
             targets = Targets(milliseconds=share * done[0].report["latency"]["before_ms"])
-            job = replace(job, source=replace(job.source, model=str(done[-1].folder), weights=None, pretrained=False))
-        found = job.run(folder, replace(goal, targets=targets))
-        if found is not None:
-            done.append(Stop(share, folder, found.report))
-            told = write_frontier(out, done)
-            last = told["points"][-1]
+            job = replace(job, source=job.source.gone_on_from(done[-1].folder))
+        found = job.run(folder, replace(goal, targets=targets)) or Done.before(folder)
+        done.append(Stop(share, folder, found.report))
+        if is_main:
+            last = write_frontier(out, done)["points"][-1]
             say(f"{share:.0%} of the time: held-out top-1 {last['top1']:.2%} at {last['ms']:.3g} ms")
-    if done and job.aside:
-        print_json({"out": str(out), **told})
-    elif done:
+    if is_main and job.aside:
+        print_json({"out": str(out), **write_frontier(out, done)})
+    elif is_main:
         say(f"frontier.html, frontier.json and a folder for each network are in {out}")
 
 

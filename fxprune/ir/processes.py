@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+
+from fxprune.errors import FxpruneError
 
 _Item = TypeVar("_Item")
 
@@ -32,6 +34,26 @@ def sum_up(*tensors: torch.Tensor) -> None:
     if is_one_of_several():
         for one in tensors:
             distributed.all_reduce(one)
+
+
+def by_the_first(work: Callable[[], _Item]) -> _Item:
+    """Return what ``work`` returns: of several processes the first does it, and tells the others.
+
+    What it returns is pickled. Raises FxpruneError in all processes, if it raises one in the first.
+    """
+    if not is_one_of_several():
+        return work()
+    told: list[Any] = [None, None]
+    if distributed.get_rank() == 0:
+        try:
+            told[0] = work()
+        except Exception as error:
+            told[1] = error if isinstance(error, FxpruneError) else FxpruneError(f"{type(error).__name__}: {error}")
+    distributed.broadcast_object_list(told, src=0)
+    if told[1] is not None:
+        raise told[1]
+    found: _Item = told[0]
+    return found
 
 
 def total(number: int, device: torch.device | None = None) -> int:

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import distributed
-
 from fxprune.choosing.remaining import Remaining, Site
 from fxprune.choosing.targets import Targets
 from fxprune.choosing.time_terms import fit_of
-from fxprune.ir.processes import is_distributed
+from fxprune.ir.processes import by_the_first
 from fxprune.pruning.emitted import emitted_without
 from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.predictions import Latency
@@ -73,16 +71,13 @@ class Clock:
         return fit_of(self._remaining.latency)[0] + self._remaining.left(chosen).milliseconds
 
     def _measure(self, chosen: Sequence[Site]) -> None:
-        predicted = self._predicted(chosen)
-        known: list[Any] = [None]
-        if not is_distributed() or distributed.get_rank() == 0:
+        def point() -> tuple[float, float, float]:
             plain = emitted_without(self._remaining.graph_module, chosen, channels=bool(self._remaining.channels))
             assert self._model is not None
             timing = self._model.measured(plain)
-            known = [(predicted, timing.milliseconds, timing.spread)]
-        if is_distributed():
-            distributed.broadcast_object_list(known, src=0)
-        self._take(known[0])
+            return self._predicted(chosen), timing.milliseconds, timing.spread
+
+        self._take(by_the_first(point))
 
     def _take(self, point: tuple[float, float, float]) -> None:
         self.points.append(point)

@@ -20,13 +20,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import fx
 
 from fxprune.costs.latency.backends import Instrument, as_before, instrument
-from fxprune.costs.latency.conditions import Conditions, Layout
+from fxprune.costs.latency.conditions import Backend, Conditions, Layout, require_backend
 from fxprune.costs.latency.fit import Fit, FitError, fitted, judged
 from fxprune.costs.latency.latency_cache import LatencyCache, cache_folder
 from fxprune.costs.latency.latency_table import LatencyTable
@@ -36,7 +36,7 @@ from fxprune.costs.latency.timed_ops import TimedOp
 from fxprune.costs.latency.timing import Timer, Timing, in_turns
 from fxprune.costs.latency.workloads import digest
 from fxprune.costs.macs import batch_size
-from fxprune.errors import FxpruneValueError, FxpruneWarning
+from fxprune.errors import FxpruneError, FxpruneValueError, FxpruneWarning
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_module
 from fxprune.ir.nodes import require_graph
@@ -123,6 +123,12 @@ class LatencyModel:
         asked = _own_conditions(graph_module) | {name: value for name, value in given.items() if value is not None}
         is_unnamed = measure is not None and backend == "eager"
         conditions = Conditions("measure" if is_unnamed else backend, layout=layout, **asked)
+        if measure is None:
+            require_backend(conditions)
+        elif conditions.backend in get_args(Backend):
+            raise FxpruneValueError(
+                f"measure= is a timer of your own, and {backend} is ours: give it another name, as backend='phone'"
+            )
         folder = None if is_unnamed and cache is True else cache_folder(cache)  # of which device does it tell?
         with torch.random.fork_rng(devices=[]):
             return _Run(conditions, measure, LatencyCache(conditions, folder), seconds).model(graph_module)
@@ -228,6 +234,8 @@ class _Run:
         order = [*_FITTED, *(one for one in range(len(networks)) if one not in _FITTED)]
         until = self._start + self._seconds
         timings = _timed([networks[one] for one in order], self._conditions, self._timed_by, until)
+        if not timings:
+            raise FxpruneError("no network could be timed in the seconds that were given; give more seconds")
         if len(timings) < len(order):
             self._missing.append(f"{len(order) - len(timings)} of {len(order)} whole networks")
         table = LatencyTable(self._conditions, self._cache.families)

@@ -7,6 +7,7 @@ Of all tries the best is kept: of those within 1.02 of the target the one that t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,7 @@ from torch import fx
 
 from fxprune.choosing.targets import Targets
 from fxprune.costs.latency.timing import Timing
-from fxprune.errors import TargetError
+from fxprune.errors import FxpruneWarning, TargetError
 from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pruning.latency_model import LatencyModel
@@ -100,6 +101,9 @@ def timed_choice(
             break
         latency = latency.corrected(tries[-1].predicted, tries[-1].measured)
     kept = _best(tries, limit)
+    if tries[kept].measured > MOST * limit:
+        told = f"{tries[kept].measured:.4g} ms were measured of the {limit:.4g} ms that were asked for"
+        warnings.warn(f"{told}, the least of {len(tries)} tries", FxpruneWarning, stacklevel=2)
     return plans[kept], Timed(limit, unpruned, tuple(tries), kept, latency)
 
 

@@ -11,6 +11,7 @@ from torch import fx
 
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError
+from fxprune.ir.processes import by_the_first
 from fxprune.passes.chains import Norms
 from fxprune.pipelines import LAYERS, Layers, What, sites_named
 from fxprune.pruning.closing import Closing, require_alone
@@ -74,10 +75,10 @@ class Goal:
         return sites_named(self.what, self.layers) if self.plan is None else self.plan.what
 
     def measured(self, graph_module: fx.GraphModule) -> LatencyModel | None:
-        """Return what times the network, if a time is asked for."""
+        """Return what times the network, if a time is asked for: of several processes the first measures it."""
         if not self.targets.is_timed:
             return None
-        return LatencyModel.measure(graph_module, **(self.timed or {}))
+        return by_the_first(lambda: LatencyModel.measure(graph_module, **(self.timed or {})))
 
     @property
     def shrink(self) -> Shrink:

@@ -12,6 +12,7 @@ import torch
 from helpers import assert_state_equal, state_of
 from latency_helpers import FakeDevice, small_graph
 from torch import nn
+from torch.nn import functional
 
 import fxprune
 from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError, FxpruneWarning
@@ -67,6 +68,26 @@ def test_a_model_goes_through_a_file_and_measures_on(model: LatencyModel) -> Non
     other = pickle.loads(pickle.dumps(model))
     assert other.milliseconds(graph) == model.milliseconds(graph)
     assert other.measured(graph) == model.measured(graph)
+
+
+class OneWidth(nn.Module):
+    """Ops that fit no other number of channels: a PReLU, a reshape to so many columns, a norm of lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.first, self.slope = nn.BatchNorm1d(3), nn.Conv1d(3, 16, 3), nn.Parameter(torch.rand(16))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = functional.prelu(self.first(self.norm(x)), self.slope)
+        found: torch.Tensor = self.head(y.permute(0, 2, 1).reshape(-1, 16))
+        return found
+
+
+def test_what_runs_at_no_other_width_takes_what_it_takes() -> None:
+    graph = fxprune.trace(OneWidth().eval(), torch.randn(2, 3, 16))
+    model = LatencyModel.measure(graph, measure=FakeDevice(), cache=False)
+    assert model.milliseconds(graph) == pytest.approx(model.measured(graph).milliseconds, rel=0.05)
 
 
 def test_training_may_lay_weights_out_in_another_way(model: LatencyModel) -> None:
@@ -141,6 +162,11 @@ def test_too_few_seconds_are_told() -> None:
 def test_values_that_make_no_sense(wrong: dict[str, Any], told: str) -> None:
     with pytest.raises(FxpruneError, match=told):
         LatencyModel.measure(small_graph(), cache=False, **wrong)
+
+
+def test_a_timer_of_the_users_has_a_name_of_its_own() -> None:
+    with pytest.raises(FxpruneValueError, match="measure= is a timer of your own, and onnxruntime is ours"):
+        LatencyModel.measure(small_graph(), backend="onnxruntime", measure=FakeDevice())
 
 
 def test_arguments_of_the_wrong_kind() -> None:

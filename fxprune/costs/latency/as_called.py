@@ -36,7 +36,7 @@ class AsCalled:
         given = fx.map_arg((node.args, node.kwargs), lambda one: _told(one))
         own = "" if module is None else [repr(module), *((n, p.shape) for n, p in module.named_parameters())]
         return Workload(
-            f"{what} as called, {digest(given, node.target if module is None else '', own)}",
+            f"{what} as called, {digest(given, own)}",
             (),
             (),
             False,

@@ -81,7 +81,7 @@ def norm_workload(call: Call, read: TensorMetadata, axis: int) -> Workload | Non
     by_rank: Any = {"batch_norm": _BATCH_NORMS, "instance_norm": _INSTANCE_NORMS}.get(name, {})
     kind: Any = {"layer_norm": nn.LayerNorm, "rms_norm": nn.RMSNorm, "group_norm": nn.GroupNorm}.get(name)
     kind = kind or by_rank.get(rank)
-    if kind is None:
+    if kind is None or (by_rank and axis != 1):
         return None
     width, step = int(read.shape[axis]), 1
     before: tuple[int, ...] = ()

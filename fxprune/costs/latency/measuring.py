@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 
+from torch import fx
+
 from fxprune.costs.latency.backends import Instrument, as_before
 from fxprune.costs.latency.conditions import Conditions
 from fxprune.costs.latency.latency_table import Family
@@ -17,7 +19,7 @@ from fxprune.costs.latency.stairs import SWEEP, Stairs, stairs_of
 from fxprune.costs.latency.timed_ops import TimedOp
 from fxprune.costs.latency.timing import Timer, Timing, in_turns
 from fxprune.costs.latency.workloads import Widths, Workload
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, first_line
 from fxprune.ir.pytrees import tensors_in
 
 _BYTES, _SWEPT = 1 << 29, 2
@@ -149,12 +151,27 @@ class Measuring:
         """Return timers of the first of ``points``, as many as memory is for."""
         timers, held = [], 0
         for workload, widths in points:
-            graph, inputs = workload.make(widths, self._conditions)
-            timers.append(self._instrument.alone(graph, inputs))
-            held += sum(one.nbytes for one in (*graph.parameters(), *tensors_in(inputs)))
+            timer, size = self._prepared_one(workload, widths)
+            timers.append(timer)
+            held += size
             if held > _BYTES or time.monotonic() >= self._until:
                 break
         return timers
+
+    def _prepared_one(self, workload: Workload, widths: Widths) -> tuple[Timer, int]:
+        """Return a timer, and the bytes that it holds; what runs at no other width takes what it takes at its own."""
+        own = self._known(workload).get(workload.widths)
+        try:
+            graph, inputs = workload.make(widths, self._conditions)
+            if widths != workload.widths:
+                fx.Interpreter(graph).run(*inputs)  # raises if it cannot be
+            timer = self._instrument.alone(graph, inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if own is None or isinstance(error, FxpruneError):
+                raise FxpruneError(f"{workload.family} cannot be run alone: {first_line(error)}") from error
+            milliseconds = own.milliseconds
+            return lambda: milliseconds, 0
+        return timer, sum(one.nbytes for one in (*graph.parameters(), *tensors_in(inputs)))
 
     def _is_known(self, workload: Workload, widths: Widths) -> bool:
         """Say whether it was timed, and the machine was as usual then."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from helpers import Wrapped
@@ -128,3 +131,21 @@ def test_regions_are_counted_by_their_calls() -> None:
     assert [one.calls for one in convs] == [2.0]
     assert [one.calls for one in ops_of_all(graph, 4) if "conv2d" in one.workload.family] == [4.0]
     assert any(one.inside for one in ops)
+
+
+def test_an_op_as_called_is_known_by_what_it_is_called_with_and_by_no_address() -> None:
+    class Products(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.matmul(x, x.transpose(1, 2))
+
+    graph = fxprune.trace(Products().eval(), torch.randn(1, 4, 8))
+    (family,) = [one.workload.family for one in ops_of(graph, 1) if "matmul" in one.workload.family]
+    code = (
+        "import sys, torch, fxprune; from torch import nn; from fxprune.costs.latency.network_ops import ops_of\n"
+        "class Products(nn.Module):\n"
+        "    def forward(self, x): return torch.matmul(x, x.transpose(1, 2))\n"
+        "graph = fxprune.trace(Products().eval(), torch.randn(1, 4, 8))\n"
+        "print([one.workload.family for one in ops_of(graph, 1) if 'matmul' in one.workload.family][0])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == family

@@ -43,7 +43,7 @@ def _timed(told: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     sides = ("before", "after")
     measured = [f"{told[f'{side}_ms']:.3g} (spread {told[f'{side}_spread']:.1%})" for side in sides]
     predicted = [f"{told[f'predicted_{side}_ms']:.3g}" for side in sides]
-    title = f"ms ({told['conditions']}), target {told['target_ms']:.3g}"
+    title = f"ms, norms folded ({told['conditions']}), target {told['target_ms']:.3g}"
     return [(title, measured[0], measured[1]), ("predicted ms", predicted[0], predicted[1])]
 
 

@@ -28,7 +28,7 @@ from fxprune.cli.timed import Timed, timed_options
 @click.argument("model")
 @model_options
 @timed_options
-@click.option("--device", help="cpu, or cuda: where there is one it is taken.")
+@click.option("--device", help="cpu by default; cuda, cuda:1, ...")
 @click.option("--dtype", help="Of weights and inputs, as torch names it; float32 by default.")
 @click.option("--layout", type=click.Choice(["contiguous", "channels_last"]), help="Of images in memory.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="How long measuring may take at most.")

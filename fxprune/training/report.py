@@ -69,7 +69,8 @@ def timed(
 ) -> dict[str, Any]:
     """Return what a report tells of times, where one is asked for: predicted and measured, with their spread.
 
-    Predictions are those of the model as it was measured; ``points`` are what it was corrected by on the way.
+    Of the networks with their norms folded, whether what is written keeps them or not. Predictions are those of the
+    model as it was measured; ``points`` are what it was corrected by on the way.
     """
     if latency is None:
         return {}

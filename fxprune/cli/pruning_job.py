@@ -198,10 +198,11 @@ def along(job: Job, goal: Goal, shares: Sequence[float], out: Path) -> None:
         found = job.run(folder, replace(goal, targets=targets)) or Done.before(folder)
         done.append(Stop(share, folder, found.report))
         if is_main:
-            last = write_frontier(out, done)["points"][-1]
+            told = write_frontier(out, done)
+            last = told["points"][-1]
             say(f"{share:.0%} of the time: held-out top-1 {last['top1']:.2%} at {last['ms']:.3g} ms")
     if is_main and job.aside:
-        print_json({"out": str(out), **write_frontier(out, done)})
+        print_json({"out": str(out), **told})
     elif is_main:
         say(f"frontier.html, frontier.json and a folder for each network are in {out}")
 

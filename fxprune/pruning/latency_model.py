@@ -136,14 +136,11 @@ class LatencyModel:
     def milliseconds(self, graph_module: fx.GraphModule) -> float:
         """Return what the network that will be emitted of a graph takes, predicted; new kinds of ops are timed."""
         graph_module = require_graph(graph_module, "LatencyModel.milliseconds")
-        known, ops = (
-            self.table.families,
-            ops_of_all(graph_module, self.table.conditions.batch, self.table.conditions.layout),
-        )
+        known, ops = self.table.families, self.table.all_ops(graph_module)
         unknown = [one for one in ops if one.workload.family not in known]
         if unknown:
             Measuring(self.table.conditions, self._instrument, known).exact(unknown)
-        return self.table.milliseconds(graph_module)
+        return self.table.of_ops(ops)
 
     def measured(self, graph_module: fx.GraphModule) -> Timing:
         """Return what the network that will be emitted of a graph takes, under the same conditions."""

@@ -7,21 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_helpers import run
+from cli_helpers import SMALL, run
 from fake_latency import FakeLatency
 
 from fxprune.pruning.latency_model import LatencyModel
-
-NETWORK = """
-import torch
-from torch import nn
-
-
-def network():
-    torch.manual_seed(0)
-    layers = nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU()
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10))
-"""
 
 
 @pytest.fixture
@@ -33,7 +22,7 @@ def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
     monkeypatch.setattr(LatencyModel, "measure", measure)
     file = tmp_path / "network.py"
-    file.write_text(NETWORK)
+    file.write_text(SMALL)
     return f"{file}:network"
 
 

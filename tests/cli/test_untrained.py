@@ -6,27 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_helpers import run
+from cli_helpers import SMALL, run
 
 import fxprune
 from fxprune.run_record import read_run
-
-NETWORK = """
-import torch
-from torch import nn
-
-
-def network():
-    torch.manual_seed(0)
-    layers = nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU()
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 10))
-"""
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> tuple[str, ...]:
     file = tmp_path / "network.py"
-    file.write_text(NETWORK)
+    file.write_text(SMALL)
     return ("prune", f"{file}:network", "--data", "digits", "--no-train", "--images", "80", "--out")
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from channel_training import gated
 from fake_latency import FakeLatency, FakeTable, plain
+from together import of_two_processes
 from torch import fx
 
 import fxprune
@@ -145,21 +143,7 @@ distributed.destroy_process_group()
 
 
 def test_of_several_processes_the_first_measures(tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(TOGETHER.format(tests=str(Path(__file__).parents[1])))
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path / "store"), str(rank), str(tmp_path / f"{rank}.pt")],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for one in running:
-        _, errors = one.communicate()
-        assert one.returncode == 0, errors
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = of_two_processes(TOGETHER, tmp_path)
     assert first[:3] == second[:3]
     assert first[2]
     assert first[3] == len(first[1]) > 1

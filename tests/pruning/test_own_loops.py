@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import TinyNet
+from together import of_two_processes
 from torch import fx, nn
 
 import fxprune
@@ -264,21 +262,7 @@ distributed.destroy_process_group()
 
 
 def test_two_processes_close_the_same_gates_without_any_option_of_ddp(tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(TOGETHER.format(tests=str(Path(__file__).parents[1])))
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path / "store"), str(rank), str(tmp_path / f"{rank}.pt")],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for one in running:
-        _, errors = one.communicate()
-        assert one.returncode == 0, errors
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    first, second = of_two_processes(TOGETHER, tmp_path)
     assert len(first) == 4
     plain = [name for name in first if "find_unused" not in name]
     for name, (closed, is_met, state) in first.items():

@@ -135,7 +135,14 @@ class LatencyTable:
 
     def milliseconds(self, graph_module: fx.GraphModule) -> float:
         """Return what the network that will be emitted of a graph takes, predicted, regions included."""
-        ops = ops_of_all(graph_module, self.conditions.batch, self.conditions.layout)
+        return self.of_ops(self.all_ops(graph_module))
+
+    def all_ops(self, graph_module: fx.GraphModule) -> list[TimedOp]:
+        """Return :meth:`timed_ops` of a graph and of all its regions."""
+        return ops_of_all(graph_module, self.conditions.batch, self.conditions.layout)
+
+    def of_ops(self, ops: Sequence[TimedOp]) -> float:
+        """Return what a network of these ops takes, predicted."""
         return self.total(sum(self.op_time(one, one.workload.widths) for one in ops), len(ops))
 
     def step(self, op: TimedOp, parameter: int) -> int:

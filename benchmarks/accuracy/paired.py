@@ -45,14 +45,21 @@ def _part(images: Dataset[Any], indices: Sequence[int]) -> Dataset[Any]:
 
 def correct(model: nn.Module, images: Dataset[Any], *, workers: int = 0) -> Correct:
     """Return for each image, (N,), whether ``model``, in eval mode then and on the CPU, has its class."""
+    found, labels = answers(model, images, workers=workers)
+    return (found == labels).numpy()
+
+
+def answers(model: nn.Module, images: Dataset[Any], *, workers: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the classes that ``model``, in eval mode then and on the CPU, gives images, and their own; (N,) each."""
     indices = range(len(images))  # type: ignore[arg-type]  # every map-style data set has a length
     batches = [list(indices[start : start + 256]) for start in range(0, len(indices), 256)]
     model.eval()
-    found = []
+    found, known = [], []
     with torch.no_grad():
         for batch, labels in loader(images, batches, workers=workers):
-            found.append(model(to_device(batch, torch.device("cpu"))).argmax(1) == labels)
-    return torch.cat(found).numpy()
+            found.append(model(to_device(batch, torch.device("cpu"))).argmax(1))
+            known.append(labels)
+    return torch.cat(found), torch.cat(known)
 
 
 def packed(which: Correct) -> str:

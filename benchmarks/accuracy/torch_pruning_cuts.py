@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +20,19 @@ import fxprune
 from fxprune.choosing.keeping import matches
 from fxprune.costs.macs import total_macs
 
+Cost = Callable[[nn.Module], float]
+"""What a network costs."""
 _HALVINGS = 10
 """2^-10 of a ratio is less than a channel of 64."""
 
 
-def cut_by_l1(network: nn.Module, examples: torch.Tensor, target: float, only: list[str]) -> nn.Module:
-    """Return the network without the channels of the smallest L1, the same share everywhere."""
+def cut_by_l1(
+    network: nn.Module, examples: torch.Tensor, target: float, only: list[str], cost: Cost | None = None
+) -> nn.Module:
+    """Return the network without the channels of the smallest L1, the same share everywhere.
+
+    ``target`` is the share to leave of what ``cost`` says, the MACs by default.
+    """
     importance = tp.importance.GroupMagnitudeImportance(p=1)
 
     def cut(ratio: float) -> nn.Module:
@@ -33,7 +41,7 @@ def cut_by_l1(network: nn.Module, examples: torch.Tensor, target: float, only: l
         tp.pruner.MagnitudePruner(own, examples, importance, pruning_ratio=ratio, ignored_layers=kept).step()
         return own
 
-    return _nearest(cut, network, examples, target)
+    return _nearest(cut, network, target, cost or partial(_macs, examples=examples))
 
 
 def cut_by_group_norm(network: nn.Module, examples: torch.Tensor, target: float, only: list[str]) -> nn.Module:
@@ -44,7 +52,7 @@ def cut_by_group_norm(network: nn.Module, examples: torch.Tensor, target: float,
         _group_norm_pruner(own, examples, only, pruning_ratio=ratio).step()
         return own
 
-    return _nearest(cut, network, examples, target)
+    return _nearest(cut, network, target, partial(_macs, examples=examples))
 
 
 @contextmanager
@@ -72,19 +80,17 @@ def _ignored(network: nn.Module, only: list[str]) -> list[nn.Module]:
     return [one for path, one in found.items() if isinstance(one, nn.Linear) or (only and not matches(only, path))]
 
 
-def _nearest(
-    cut: Callable[[float], nn.Module], network: nn.Module, examples: torch.Tensor, target: float
-) -> nn.Module:
-    """Return ``cut(ratio)`` for the ratio that leaves what is nearest to ``target`` of the MACs of ``network``."""
-    wanted = target * _macs(network, examples)
+def _nearest(cut: Callable[[float], nn.Module], network: nn.Module, target: float, cost: Cost) -> nn.Module:
+    """Return ``cut(ratio)`` for the ratio that leaves what is nearest to ``target`` of the cost of ``network``."""
+    wanted = target * cost(network)
     low, high = 0.0, 1.0
     found: list[tuple[float, int, nn.Module]] = []
     for number in range(_HALVINGS):
         middle = (low + high) / 2
         model = cut(middle)
-        macs = _macs(model, examples)
-        found.append((abs(macs - wanted), number, model))
-        low, high = (low, middle) if macs <= wanted else (middle, high)
+        left = cost(model)
+        found.append((abs(left - wanted), number, model))
+        low, high = (low, middle) if left <= wanted else (middle, high)
     return min(found)[2]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.report.pages import Draw, Page, Record, Section, page_of_records, percent
+from benchmarks.report.pages import Draw, Page, Record, Section, page_of_records, percent, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -141,7 +141,7 @@ def _narrowed_cells(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> list
     cells = [percent(mean[step]) if step in mean else "" for step in steps]
     if against is None:
         return [*shares, *cells, ""]
-    return [*shares, *cells, f"{100 * against['difference']:+.2f} ± {100 * against['standard_error']:.2f}"]
+    return [*shares, *cells, signed(against)]
 
 
 def removal(network: str, record: Record) -> Section:

@@ -106,3 +106,8 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
 def percent(share: float) -> str:
     """Return a share with two digits after the point."""
     return f"{share:.2%}"
+
+
+def signed(found: Mapping[str, float]) -> str:
+    """Return a difference of two shares in points, with its standard error."""
+    return f"{100 * found['difference']:+.2f} ± {100 * found['standard_error']:.2f}"

@@ -1,0 +1,83 @@
+"""Two emitted networks in turns, in a process that has neither fxprune nor what made them: what each takes.
+
+    python -m benchmarks.speed.emitted_in_turns UNPRUNED PRUNED --input 1,3,32,32 --threads 1
+
+prints JSON: the median milliseconds of each, the median of the ratios of neighbouring turns and the distance between
+their quartiles. With one thread times are those that the thread ran: what other processes take is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+WARM = 5
+
+
+def main() -> None:
+    """Time the two networks that are named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs=2, type=Path, help="folders that fxprune wrote, unpruned first")
+    parser.add_argument("--input", required=True, help="shape of what they read, as 1,3,32,32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=10, help="how long to go on, 15 turns at least")
+    arguments = parser.parse_args()
+    sys.modules["fxprune"] = None  # type: ignore[assignment]  # importing it is an error from here on
+    torch.set_num_threads(arguments.threads)
+    clock = time.thread_time if arguments.threads == 1 else time.perf_counter
+    networks = [loaded(folder) for folder in arguments.folders]
+    images = torch.randn(*map(int, arguments.input.split(",")))
+    until = time.monotonic() + arguments.seconds
+    turns: list[list[float]] = []
+    with torch.inference_mode():
+        while len(turns) < WARM + 15 or time.monotonic() < until:
+            turns.append([])
+            for network in networks:
+                network(images)  # what ran in between is out of the caches
+                start = clock()
+                network(images)
+                turns[-1].append((clock() - start) * 1e3)
+    unpruned, pruned = zip(*turns[WARM:], strict=True)
+    ratios = [after / before for before, after in zip(unpruned, pruned, strict=True)]
+    low, high = np.quantile(ratios, (0.25, 0.75))
+    told = {"unpruned": median(unpruned), "pruned": median(pruned), "ratio": median(ratios), "spread": high - low}
+    print(json.dumps({**told, "turns": len(ratios)}))
+
+
+def loaded(folder: Path) -> nn.Module:
+    """Return the network that ``folder`` holds."""
+    spec = importlib.util.spec_from_file_location(f"emitted_{folder.name}", folder / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    network: nn.Module = module.load()
+    return network.eval()
+
+
+def in_turns(
+    unpruned: Path, pruned: Path, shape: Sequence[int], *, threads: int = 1, seconds: float = 10
+) -> dict[str, Any]:
+    """Return what the command says of two folders, run in a process of its own."""
+    command = [sys.executable, "-m", __name__, str(unpruned), str(pruned), "--input", ",".join(map(str, shape))]
+    command += ["--threads", str(threads), "--seconds", str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+if __name__ == "__main__":
+    main()

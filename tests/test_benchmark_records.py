@@ -1,0 +1,52 @@
+"""Records of benchmarks, and the pages made of them, by small rows with known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.accuracy.equal_time import WHAT, Row
+from benchmarks.accuracy.equal_time_record import record
+from benchmarks.accuracy.paired import packed
+from benchmarks.report import in_time, untrained
+
+
+def row(right: int, ratio: float) -> dict[str, object]:
+    """Return what a row tells of a network that has the first ``right`` of ten images right."""
+    flags = np.arange(10) < right
+    told = {"clock": {"ratio": ratio}, "top1": right / 10, "correct": packed(flags), "images": 10}
+    return {**told, "macs_left": 0.4, "agreement": 0.9, "top1_unpruned": 0.9}
+
+
+def test_the_record_says_how_far_both_is_above_the_others_and_how_many_hit_their_time() -> None:
+    rows = {
+        Row("a", 1, 0.5, "layers", 0): row(5, 0.40),
+        Row("a", 1, 0.5, "both", 0): row(8, 0.50),
+        Row("a", 1, 0.5, "Torch-Pruning", 0): row(6, 0.60),
+    }
+    found = record(rows, "net", WHAT, "Torch-Pruning")
+    above = {one["arm"]: one.get("both_above", {}).get("difference") for one in found["rows"]}
+    assert above == {"layers": pytest.approx(0.3), "both": None, "Torch-Pruning": pytest.approx(0.2)}
+    assert (found["on_target"]["hit"], found["on_target"]["of"]) == (1, 2)  # the peer's is not ours to hit
+    assert all("correct" not in one for one in found["rows"])
+    text = in_time.equal_time("net", found).markdown("equal_time_net", found)
+    assert "+30.00 ± 15.28" in text
+    assert "1 of 2 runs" in text
+
+
+def test_no_rows_are_no_record() -> None:
+    with pytest.raises(SystemExit, match="no row of net"):
+        record({}, "net", WHAT, "Torch-Pruning")
+
+
+def test_the_table_of_repairs_has_a_row_a_repair_and_the_unpruned_network_in_its_text() -> None:
+    ours = {"mask": "L1", "left": 0.5, "repair": "ours", "images": 512, "norms": False, "macs_left": 0.5, "top1": 0.8}
+    other = {**ours, "repair": "GRAIL", "top1": 0.7, "against_ours": {"difference": -0.1, "standard_error": 0.01}}
+    whole = {**ours, "mask": "", "repair": "none", "images": 0, "top1": 0.88}
+    settings = {"test_images": 5000, "mask_images": 512}
+    section = untrained.repairs("net", {"rows": [whole, ours, other], "checkpoints": ["a"], "settings": settings})
+    assert "88.00% unpruned" in section.text
+    assert [(cells[2], cells[5], cells[6]) for cells in section.rows] == [
+        ("ours", "80.00%", ""),
+        ("GRAIL", "70.00%", "-10.00 ± 1.00"),
+    ]

@@ -1,6 +1,6 @@
 """Put a squeeze-and-excitation gate right behind each conv whose channels are judged.
 
-    relu(norm(conv(x)))   ->   relu(norm(y * sigmoid(W2 relu(W1 mean(y))))),   y = conv(x)        W1, W2: new, at random
+    relu(norm(conv(x)))   ->   relu(norm(y * sigmoid(W2 relu(W1 mean(y))))),   y = conv(x)       W1, W2: drawn by seed
 
 Uniform channel pruning, Chang et al., arXiv 2010.01251: the network is trained with these, the mean gate of a channel
 says how much it counts, and they are thrown away. Which convs are judged: :mod:`fxprune.structures.judged_convs`.

@@ -86,8 +86,9 @@ class _Drawn:
         try:
             new.cpu()
             for part in every_module(new):
-                if hasattr(part, "reset_parameters"):
-                    part.reset_parameters()
+                reset: Any = getattr(part, "reset_parameters", None)
+                if reset is not None:
+                    reset()
             new.to(device)
         except Exception as error:  # of a class of the user's
             self._copies = known

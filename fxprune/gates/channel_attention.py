@@ -38,7 +38,12 @@ class ChannelAttention(nn.Module):
             nn.Sigmoid(),
         )
 
+    @property
+    def macs(self) -> int:
+        """The MACs of one sample: those of the linear layers."""
+        return sum(layer.in_features * layer.out_features for layer in self.attention if isinstance(layer, nn.Linear))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x``, (N, C, ...), times its gates; of its shape and dtype."""
-        gates = self.attention(x.flatten(2).mean(2))
+        gates: torch.Tensor = self.attention(x.flatten(2).mean(2))
         return x * gates.to(x.dtype).view(*gates.shape, *[1] * (x.dim() - 2))

@@ -1,11 +1,11 @@
 """Which convs uniform channel pruning judges, and which of them have to be alike (Chang et al., arXiv 2010.01251).
 
     plain networks      every conv whose output channels can go
-    basic blocks        likewise, and the blocks of a stage are alike: their first convs have one width, and so on [paper]
+    basic blocks        likewise, and the blocks of a stage are alike: their first convs have one width, ... [paper]
     bottlenecks         the k x k convs between the 1x1 ones [paper]
 
-What is a stage, in any graph, is ours: blocks whose sums have the same channels and the same size. So is that 1x1 convs
-on single pixels, as in squeeze and excitation, are not judged: they are linear layers.
+What is a stage, in any graph, is ours: blocks whose sums have the same channels and the same size. So is that 1x1
+convs on single pixels, as in squeeze and excitation, are not judged: they are linear layers.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     I_c / mean(I)        I_c: the mean gate of channel c over images; above alpha it stays
 
-[paper] the convs of basic blocks at one place of a stage are judged as one: I_c is the mean over them. Ours: what goes
-together, in any graph, is judged together, by the mean over the convs that make it; mean(I) is over the group.
+[paper] the convs of basic blocks at one place of a stage are judged as one: I_c is the mean over them. Ours: what
+goes together, in any graph, is judged together, by the mean over the convs that make it; mean(I) is over the group.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class ChannelAttentionShare(Criterion):
 
         def score(site: Any) -> Worth:
             if not isinstance(site, ChannelSite):
-                raise FxpruneValueError(f"criterion {self.name} scores channels only, and {site.path} is a {site.kind}")
+                raise FxpruneValueError(
+                    f"criterion {self.name} scores channels only, and {site.path} is a {site.kind}"
+                )
             if id(site.channels) not in known:
                 known[id(site.channels)] = site.channels, self.by_class(site.channels, site.region)
             worth = known[id(site.channels)][1]

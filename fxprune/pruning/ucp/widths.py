@@ -2,8 +2,8 @@
 
     keep channel c of a layer where I_c > alpha mean(I)        I_c: its mean gate over images
 
-[paper] alpha, about 0.9 to 1.1, is the same in all layers. Ours: it is found by bisection, the lowest that meets a target.
-Only the widths count: a network of them is trained from scratch.
+[paper] alpha, about 0.9 to 1.1, is the same in all layers. Ours: it is found by bisection, the lowest that meets a
+target. Only the widths count: a network of them is trained from scratch.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import math
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import fx
 
 from fxprune.choosing.channel_amounts import Amount
@@ -33,6 +35,7 @@ from fxprune.pruning.predictions import table_of
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.timed_choice import Timed, timed_choice
 from fxprune.rewriting.contract import Log
+from fxprune.structures.channels.labels import Array
 from fxprune.structures.channels.running import Worth
 from fxprune.structures.judged_convs import JudgedConv, judged_convs
 
@@ -124,7 +127,8 @@ def _chosen(
     kept: Mapping[str, Sequence[str]],
 ) -> Widths:
     wanted = _ALL if targets.is_empty else targets  # channels are scored where there is a target
-    step = RemoveChannels(criterion=criterion, latency=table_of(latency), **wanted.options(), **kept)
+    options: dict[str, Any] = {**wanted.options(), **kept}
+    step = RemoveChannels(criterion=criterion, latency=table_of(latency), **options)
     log = Log()
     chosen = step.chosen(copy_graphs(graph_module), log, rule)
     sites: list[PlannedSite] = []
@@ -181,7 +185,7 @@ class _Rule:
             )
 
 
-def _free(one: Field) -> Iterator[tuple[str, np.ndarray, bool]]:
+def _free(one: Field) -> Iterator[tuple[str, Array, bool]]:
     """Yield the groups that may lose channels: name, the classes that may go, whether others stay in any case."""
     for group in one.channels.groups:
         free = group.free[~one.stays[group.free]]
@@ -214,7 +218,7 @@ def _up_to(fields: Sequence[Field], alpha: float) -> list[set[int]]:
     ]
 
 
-def _goes(one: Field, alpha: float) -> np.ndarray:
+def _goes(one: Field, alpha: float) -> NDArray[np.bool_]:
     """Return which classes that may go are worth at most ``alpha``, by class."""
     found = np.zeros(len(one.worth), dtype=bool)
     for group in one.channels.groups:

@@ -45,5 +45,5 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return ``x``, (N, C, ...), times its gates; of its shape and dtype."""
-        gates: torch.Tensor = self.attention(x.flatten(2).mean(2))
+        gates: torch.Tensor = self.attention(x.mean(tuple(range(2, x.dim()))))
         return x * gates.to(x.dtype).view(*gates.shape, *[1] * (x.dim() - 2))

@@ -9,7 +9,7 @@ goes together, in any graph, is judged together, by the mean over the convs that
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,18 +25,21 @@ from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.running import Worth
 from fxprune.structures.judged_convs import JudgedConv, judged_convs
 
+Gates = Mapping[str, Sequence[float] | Worth]
+"""The mean gate of each output channel over images, by the paths of convs."""
+
 
 @dataclass
 class ChannelAttentionShare(Criterion):
     """The mean gate of a channel over that of its group; what no gate is behind stays.
 
     Args:
-        gates: the mean gate of each output channel over images, (C,), by the paths of convs.
+        gates: the mean gate of each output channel over images, (C,) each.
     """
 
     name: ClassVar[str] = "channel-attention"
     needs: ClassVar[Needs] = "weights"  # the images were looked at before
-    gates: Mapping[str, Worth]
+    gates: Gates
 
     @contextmanager
     def measuring(self, graph_module: fx.GraphModule, sites: Collection[Site], samples: Samples) -> Iterator[Score]:

@@ -21,7 +21,8 @@ from torch import fx
 from fxprune.choosing.channel_amounts import Amount
 from fxprune.choosing.channel_ranking import Field
 from fxprune.choosing.channel_targets import Left, lowest
-from fxprune.choosing.criteria.channel_attention import ChannelAttentionShare
+from fxprune.choosing.criteria.base import Criterion
+from fxprune.choosing.criteria.channel_attention import ChannelAttentionShare, Gates
 from fxprune.choosing.fingerprint import fingerprint
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.targets import Targets
@@ -36,7 +37,6 @@ from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.timed_choice import Timed, timed_choice
 from fxprune.rewriting.contract import Log
 from fxprune.structures.channels.labels import Array
-from fxprune.structures.channels.running import Worth
 from fxprune.structures.judged_convs import JudgedConv, judged_convs
 
 Width = tuple[int, int]
@@ -63,7 +63,7 @@ class Widths:
 
 def choose_widths(
     graph_module: fx.GraphModule,
-    gates: Mapping[str, Worth],
+    gates: Gates,
     targets: Targets = _NOTHING,
     *,
     alpha: float | None = None,
@@ -75,7 +75,7 @@ def choose_widths(
 
     Args:
         graph_module: what :func:`fxprune.trace` returned, without gates; it is never changed.
-        gates: what :func:`fxprune.pruning.ucp.attention.measure_attention` returned.
+        gates: what :func:`fxprune.pruning.ucp.attention.measure_attention` returned; lists of numbers will do.
         targets: the shares of costs to leave, or a time, which is measured as in
             :mod:`fxprune.pruning.timed_choice`.
         alpha: in the place of targets; above 0.
@@ -94,13 +94,13 @@ def choose_widths(
     graph_module = require_graph(graph_module, "choose_widths")
     require_one(targets, alpha)
     criterion = ChannelAttentionShare(gates)
-    kept = {"keep": tuple(keep), "only": tuple(only)}
+    kept: dict[str, Any] = {"keep": keep, "only": only}
     if not targets.is_timed:
-        return _chosen(graph_module, criterion, targets, _Rule(alpha), None, kept)
+        return chosen_by(criterion, graph_module, targets, alpha, **kept)
     found: list[Widths] = []
 
     def choose(wanted: Targets, times: LatencyModel) -> PruningPlan:
-        found.append(_chosen(graph_module, criterion, wanted, _Rule(), times, kept))
+        found.append(chosen_by(criterion, graph_module, wanted, latency=times, **kept))
         return found[-1].plan
 
     plan, timed = timed_choice(graph_module, targets, latency or LatencyModel.measure(graph_module), choose)
@@ -118,16 +118,26 @@ def require_one(targets: Targets, alpha: float | None) -> None:
         raise FxpruneValueError(f"alpha is a share of the mean gate, above 0, about 1; got {alpha}")
 
 
-def _chosen(
+def chosen_by(
+    criterion: Criterion,
     graph_module: fx.GraphModule,
-    criterion: ChannelAttentionShare,
     targets: Targets,
-    rule: _Rule,
-    latency: LatencyModel | None,
-    kept: Mapping[str, Sequence[str]],
+    alpha: float | None = None,
+    *,
+    keep: Sequence[str] = (),
+    only: Sequence[str] = (),
+    latency: LatencyModel | None = None,
 ) -> Widths:
+    """Return the widths that are left where every channel goes whose score is at most alpha, one for all layers.
+
+    Args:
+        criterion: scores channels; those of different layers compare as they are, infinite ones stay.
+        graph_module, targets, alpha, keep, only: as for :func:`choose_widths`, which says what is raised.
+        latency: what predicts times.
+    """
+    rule = _Rule(alpha)
     wanted = _ALL if targets.is_empty else targets  # channels are scored where there is a target
-    options: dict[str, Any] = {**wanted.options(), **kept}
+    options: dict[str, Any] = {**wanted.options(), "keep": keep, "only": only}
     step = RemoveChannels(criterion=criterion, latency=table_of(latency), **options)
     log = Log()
     chosen = step.chosen(copy_graphs(graph_module), log, rule)

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import torch
 from torch import fx, nn
 
-from fxprune.errors import first_line
 from fxprune.gates.base import Gated
 from fxprune.ir.copies import copy_module
 from fxprune.ir.module_tree import every_module, is_opaque, is_parametrized, opaque_children
@@ -64,36 +63,26 @@ class _Drawn:
 
     def __init__(self) -> None:
         self._copies: dict[int, Any] = {}
-        self._failed: dict[int, str] = {}
 
     def put(self, node: fx.Node, layer: nn.Module, rewriter: Rewriter) -> None:
         """Have ``node`` call ``layer`` with weights that are drawn anew, unless it has just these."""
-        is_first = id(layer) not in self._copies and id(layer) not in self._failed
-        if is_first and (why := self._draw(layer)) is not None:
-            self._failed[id(layer)] = why
-        if id(layer) in self._failed:
-            rewriter.log.decline(node, self._failed[id(layer)])
-        elif not _same_state(layer, new := self._copies[id(layer)]):
+        if id(layer) not in self._copies:
+            _draw(copy_module(layer, memo=self._copies))
+        new = self._copies[id(layer)]
+        if not _same_state(layer, new):
             rewriter.log.rewrote(node, f"the weights of its {type(layer).__name__} are drawn anew")
             rewriter.set_layer(node, new)
 
-    def _draw(self, layer: nn.Module) -> str | None:
-        """Draw a copy of ``layer``; return why that cannot be done."""
-        known = self._copies.copy()
-        new = copy_module(layer, memo=self._copies)
-        devices = {id(one): one.device for one in (*new.parameters(), *new.buffers())}
-        device = next(iter(devices.values()))
-        try:
-            new.cpu()
-            for part in every_module(new):
-                reset: Any = getattr(part, "reset_parameters", None)
-                if reset is not None:
-                    reset()
-            new.to(device)
-        except Exception as error:  # of a class of the user's
-            self._copies = known
-            return f"its weights cannot be drawn: {first_line(error)}"
-        return None
+
+def _draw(layer: nn.Module) -> None:
+    """Draw the weights of ``layer`` anew, on the CPU."""
+    device = next(iter((*layer.parameters(), *layer.buffers()))).device
+    layer.cpu()
+    for part in every_module(layer):
+        reset: Any = getattr(part, "reset_parameters", None)
+        if reset is not None:
+            reset()
+    layer.to(device)
 
 
 def _holders(graph_module: fx.GraphModule) -> Iterator[tuple[fx.Node, nn.Module | nn.Parameter]]:
@@ -138,7 +127,10 @@ def _parameters(one: nn.Module | nn.Parameter) -> list[nn.Parameter]:
 
 def _obstacle(one: nn.Module | nn.Parameter) -> str | None:
     if isinstance(one, nn.Parameter):
-        return "is a parameter that the graph reads itself: no class says how it is drawn"
+        return (
+            "is a parameter that the graph reads itself: no class says how it is drawn; freeze-weights makes layers "
+            "of functions that it can"
+        )
     if is_opaque(one):
         return f"it is opaque: {type(one).__name__} may keep more than its layers do"
     parameters = list(one.parameters())

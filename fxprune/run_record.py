@@ -196,7 +196,7 @@ def read_run(folder: Path) -> RunRecord:
     Lines of measurements that are damaged, as a kill can leave one, are left out with a warning.
     Raises LoadError if ``folder`` is not that of a run, or one of its JSON files is damaged.
     """
-    if not any((folder / name).is_file() for name in (METRICS, RUN, REPORT)):
+    if not any((folder / name).is_file() for name in (METRICS, ATTENTION, RUN, REPORT)):
         kind = "is not the folder of a run" if folder.is_dir() else "is not a folder"
         raise LoadError(f"{folder} {kind}: give the one that fxprune prune or fxprune demo writes to")
     report = read_json(folder / REPORT)

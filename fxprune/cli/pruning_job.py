@@ -148,7 +148,6 @@ class Job:
                 report = prune_on_data(loaded.model, data, out, self.settings, **options)
             else:
                 report = prune_by_attention(loaded.model, data, out, self.settings, way=way, **options)
-        accelerator.wait_for_everyone()  # the report is written
         return Done(report) if is_main else None
 
     def _loaded(self, say: Callable[[str], None], untaught: bool) -> tuple[LoadedModel, Callable[[str], None]]:

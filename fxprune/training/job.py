@@ -115,6 +115,7 @@ def prune_on_data(
     if accelerator.is_main_process:
         outcome.plan.save(out / PLAN)
         write_results(out, ready.traced, [ready.inserted, *outcome.results], report, run.exports)
+    accelerator.wait_for_everyone()  # the report is written
     accelerator.end_training()
     return report
 

@@ -110,6 +110,7 @@ def prune_by_attention(
     report = {"schema": REPORT_SCHEMA, **(run.extra or {}), **work.report(ready, outcome, goal, way)}
     if accelerator.is_main_process:
         write_results(out, ready.traced, outcome.results, report, run.exports)
+    accelerator.wait_for_everyone()  # the report is written
     accelerator.end_training()
     return report
 

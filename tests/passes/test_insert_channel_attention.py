@@ -88,7 +88,8 @@ def test_a_graph_with_gates_is_not_emitted(tmp_path: Path) -> None:
 
 def test_training_reaches_gates_and_convs() -> None:
     attended = passes.InsertChannelAttention()(fxprune.trace(plain(), torch.randn(4, 3, 8, 8))).graph_module.train()
-    functional.cross_entropy(attended(torch.randn(4, 3, 8, 8)), torch.tensor([0, 1, 2, 3])).backward()
+    loss = functional.cross_entropy(attended(torch.randn(4, 3, 8, 8)), torch.tensor([0, 1, 2, 3]))
+    torch.autograd.backward(loss)
     gates = [one for one in attended.modules() if isinstance(one, ChannelAttention)]
     assert len(gates) == 2
     assert all(one.grad is not None for one in attended.parameters())

@@ -168,6 +168,11 @@ def test_weights_that_stay_are_told(data: ImageData, tmp_path: Path) -> None:
     model = network()
     model[0].requires_grad_(False)
     said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        until("epoch")(line)
+
     with pytest.raises(Killed):
         prune_by_attention(
             model,
@@ -175,7 +180,7 @@ def test_weights_that_stay_are_told(data: ImageData, tmp_path: Path) -> None:
             tmp_path,
             QUICK,
             goal=HALF,
-            run=Run(lambda line: (said.append(line), until("epoch")(line))[0]),
+            run=Run(say),
         )
     assert any(line.startswith("not all weights are drawn anew: 0: is frozen") for line in said)
 

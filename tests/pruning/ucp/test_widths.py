@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def test_an_alpha_that_empties_a_layer_names_it_and_what_would_not() -> None:
         ({"alpha": "high"}, "choose_widths takes .* for alpha, got str"),
     ],
 )
-def test_what_makes_no_sense_is_told(options: dict[str, object], told: str) -> None:
+def test_what_makes_no_sense_is_told(options: dict[str, Any], told: str) -> None:
     graph = graph_of("resnet20")
     with pytest.raises(fxprune.FxpruneError, match=told) as caught:
         choose_widths(graph, {}, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -65,6 +66,33 @@ class PlainNet(nn.Sequential):
 
 plain20 = partial(PlainNet, depth=20)
 plain56 = partial(PlainNet, depth=56)
+
+
+_VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
+
+
+class Vgg(nn.Sequential):
+    """A VGG with batch norms for images of 32x32: 3x3 convs, pools of 2x2 and one linear layer behind them.
+
+    Configuration A of Simonyan and Zisserman, arXiv 1409.1556, whose three linear layers are one here, as is usual
+    for small images.
+    """
+
+    def __init__(self, layers: Sequence[int | str] = _VGG11, classes: int = 10) -> None:
+        found: list[nn.Module] = []
+        channels = 3
+        for one in layers:
+            if isinstance(one, str):
+                found.append(nn.MaxPool2d(2))
+                continue
+            conv = nn.Conv2d(channels, one, 3, padding=1, bias=False)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            found += [conv, nn.BatchNorm2d(one), nn.ReLU()]
+            channels = one
+        super().__init__(*found, nn.Flatten(), nn.Linear(channels, classes))
+
+
+vgg11 = Vgg
 
 
 class ConvBlock(nn.Sequential):

@@ -13,10 +13,10 @@ from typing import Any
 from tabulate import tabulate
 
 from fxprune.errors import FxpruneWarning, LoadError, first_line
-from fxprune.run_results import RESULTS, results_text, stages_text
+from fxprune.run_results import RESULTS, results_text, stages_text, widths_text
 
-RUN, REPORT, PLAN, SEARCHED = "run.json", "report.json", "plan.json", "search.json"
-METRICS, FINETUNING, UNPRUNED = "metrics.jsonl", "finetune.jsonl", "unpruned.jsonl"
+RUN, REPORT, PLAN, SEARCHED, WIDTHS = "run.json", "report.json", "plan.json", "search.json", "widths.json"
+METRICS, FINETUNING, UNPRUNED, ATTENTION = "metrics.jsonl", "finetune.jsonl", "unpruned.jsonl", "attention.jsonl"
 """Files in the folder of a run: how it was started, what came out, what was closed or
 searched, and what was measured."""
 
@@ -119,7 +119,9 @@ class RunRecord:
         if self.report is not None:
             parts.append(results_text(self.report))
         steps, scales = self.scales()
-        if not steps:
+        if self.report is not None and "ucp" in self.report:
+            parts.append(widths_text(self.report))
+        elif not steps:
             parts.append(NO_SCALES)
         else:
             zero = sum(values[-1] == 0 for values in scales.values())
@@ -194,13 +196,14 @@ def read_run(folder: Path) -> RunRecord:
     Lines of measurements that are damaged, as a kill can leave one, are left out with a warning.
     Raises LoadError if ``folder`` is not that of a run, or one of its JSON files is damaged.
     """
-    if not any((folder / name).is_file() for name in (METRICS, RUN, REPORT)):
+    if not any((folder / name).is_file() for name in (METRICS, ATTENTION, RUN, REPORT)):
         kind = "is not the folder of a run" if folder.is_dir() else "is not a folder"
         raise LoadError(f"{folder} {kind}: give the one that fxprune prune or fxprune demo writes to")
     report = read_json(folder / REPORT)
     if report is not None and not all(_is_number(report.get(k)) for b, a, _ in RESULTS.values() for k in (b, a)):
         raise LoadError(f"{folder / REPORT} is not the report of a run")
-    files = (folder / METRICS, folder / FINETUNING)
+    first = METRICS if (folder / METRICS).is_file() else ATTENTION  # before the widths are known
+    files = (folder / first, folder / FINETUNING)
     measured, finetuning = map(read_rows, files)
     for path, (_, damaged) in zip(files, (measured, finetuning), strict=True):
         if damaged:

@@ -17,6 +17,7 @@ RESULTS = {
     "parameters": ("params_before", "params_after", ","),
     "held-out top-1": ("accuracy_before", "accuracy_after", ".2%"),
 }
+WIDTHS_TITLES = ("channels of", "before", "left")
 STAGES = {"top1": "top-1", "agreement": "first choice as before", "moved": "outputs moved by"}
 _ACTIVATIONS = ("activation_bytes_before", "activation_bytes_after")  # not in reports before schema 3
 
@@ -56,7 +57,12 @@ def notes_on(report: Mapping[str, Any]) -> list[str]:
             "(fxprune prune --baseline trains it)"
         )
     target, left = report.get("settings", {}).get("target_macs"), report["macs_after"] / report["macs_before"]
-    if target is not None and target - left > _OVERSHOOT:
+    if target is not None and target - left > _OVERSHOOT and "ucp" in report:
+        notes.append(
+            f"{left:.1%} of the MACs are left where {target:.1%} were asked for: one rule holds in all layers, and "
+            "convs of a stage lose channels together"
+        )
+    elif target is not None and target - left > _OVERSHOOT:
         what = "layers and chunks of channels go" if "channels_removed" in report else "layers go"
         notes.append(
             f"{left:.1%} of the MACs are left where {target:.1%} were asked for: {what} as a whole, and of those "
@@ -101,3 +107,27 @@ def stages_text(report: Mapping[str, Any]) -> str:
         for name, one in report["stages"].items()
     ]
     return tabulate(rows, headers=["", *STAGES.values()], disable_numparse=True)
+
+
+def widths_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the convs that gates of attention judged, as text: path, channels before, channels left."""
+    return [(path, f"{before:,}", f"{after:,}") for path, (before, after) in report["ucp"]["widths"].items()]
+
+
+def trainings_told(report: Mapping[str, Any]) -> str:
+    """Return what the two trainings of a run with gates of attention came to."""
+    told, seconds = report["ucp"], report["ucp"]["seconds"]
+    scratch = report.get("accuracy_before_finetuning", report["accuracy_after"])
+    return (
+        f"alpha {told['alpha']:.4g}; held-out top-1 {report['accuracy_with_attention']:.2%} with gates of attention "
+        f"({seconds['with attention']:,.0f} s), {scratch:.2%} of the plain network from scratch "
+        f"({seconds['from scratch']:,.0f} s{', fine-tuning too' if scratch != report['accuracy_after'] else ''})"
+    )
+
+
+def widths_text(report: Mapping[str, Any]) -> str:
+    """Return :func:`trainings_told` and the table of :func:`widths_rows`."""
+    table = tabulate(
+        widths_rows(report), headers=WIDTHS_TITLES, colalign=("left", "right", "right"), disable_numparse=True
+    )
+    return f"{trainings_told(report)}\n{table}"

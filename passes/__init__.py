@@ -12,6 +12,7 @@ from fxprune.passes.fuse_branch_scale import FuseBranchScale
 from fxprune.passes.fuse_channel_gate import FuseChannelGate
 from fxprune.passes.fuse_resconv import FuseResConv
 from fxprune.passes.insert_branch_scale import InsertBranchScale
+from fxprune.passes.insert_channel_attention import InsertChannelAttention
 from fxprune.passes.insert_channel_gate import InsertChannelGate
 from fxprune.passes.insert_resconv import InsertResConv
 from fxprune.passes.measure_norms import MeasureNorms
@@ -22,6 +23,7 @@ from fxprune.passes.remove_layers import RemoveLayers
 from fxprune.passes.remove_resconvs import RemoveResConvs
 from fxprune.passes.remove_unused_submodules import RemoveUnusedSubmodules
 from fxprune.passes.repair import Repair
+from fxprune.passes.reset_weights import ResetWeights
 from fxprune.passes.simplify import Simplify
 from fxprune.passes.split_attention import SplitAttention
 from fxprune.passes.split_resconv import SplitResConv
@@ -39,6 +41,7 @@ __all__ = [
     "FuseChannelGate",
     "FuseResConv",
     "InsertBranchScale",
+    "InsertChannelAttention",
     "InsertChannelGate",
     "InsertResConv",
     "MeasureNorms",
@@ -49,6 +52,7 @@ __all__ = [
     "RemoveResConvs",
     "RemoveUnusedSubmodules",
     "Repair",
+    "ResetWeights",
     "Simplify",
     "SplitAttention",
     "SplitResConv",

@@ -108,6 +108,7 @@ def test_the_compiler_knows_no_pass_by_name() -> None:
         "fxprune.pruning.blend.judge",  # what a cut comes to
         "fxprune.passes",
         "fxprune.pruning.prune",
+        "fxprune.pruning.ucp",
         "fxprune.pruning.untrained",
         "fxprune.training",
     )

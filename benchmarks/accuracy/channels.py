@@ -38,7 +38,7 @@ from torch import nn
 import fxprune
 from benchmarks import RESULTS, networks
 from benchmarks.accuracy.channel_arms import ARMS, FAMILIES, Work
-from benchmarks.accuracy.paired import difference, unpacked, without_choosing
+from benchmarks.accuracy.paired import row_of, without_choosing
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
 from benchmarks.provenance import provenance
 from fxprune.costs.macs import total_macs, total_params
@@ -147,27 +147,9 @@ def record(runs: Path, network: str) -> dict[str, Any]:
         "baseline": {name: first[name] for name in ("macs", "params")}
         | {"top1_choosing": {seed: one["top1_choosing"] for seed, one in baselines.items()}},
         "chosen": chosen,
-        "arms": {arm: _row(done, ours, first["test_images"]) for arm, done in arms.items()},
+        "arms": {arm: row_of(done, ours, first["test_images"]) for arm, done in arms.items()},
         "not_run": [arm for arm in ARMS if arm not in arms],
     }
-
-
-def _row(done: dict[int, dict[str, Any]], ours: dict[int, dict[str, Any]], count: int) -> dict[str, Any]:
-    """Return what the record tells of an arm: means over its seeds, what each came to, and "against" ours."""
-    reports = list(done.values())
-    numbers = [name for name, value in reports[0].items() if isinstance(value, (int, float))]
-    by_seed = {
-        seed: {name: value for name, value in one.items() if name not in ("correct", "path")}
-        for seed, one in done.items()
-    }
-    row = {"mean": {name: mean(one[name] for one in reports) for name in numbers}, "path": reports[0]["path"]}
-    both = [seed for seed in done if seed in ours]
-    if both:
-        right = [[unpacked(arms[seed]["correct"], count) for seed in both] for arms in (done, ours)]
-        against, error = difference(*right)
-        singles = {seed: float(a.mean() - b.mean()) for seed, a, b in zip(both, *right, strict=True)}
-        row["against"] = {"difference": against, "standard_error": error, "by_seed": singles}
-    return {**row, "seeds": by_seed}
 
 
 def _best(family: str, arms: dict[str, dict[int, dict[str, Any]]]) -> str | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from fxprune.training.evaluation import to_device
 from fxprune.training.in_memory import InMemory
 
 Correct = NDArray[np.bool_]
+Reports = Mapping[int, Mapping[str, Any]]
 
 
 def without_choosing(data: ImageData, count: int, seed: int) -> tuple[ImageData, Dataset[Any]]:
@@ -81,3 +83,27 @@ def difference(ours: Sequence[Correct], others: Sequence[Correct]) -> tuple[floa
     """
     by_image = np.mean([one.astype(float) - other for one, other in zip(ours, others, strict=True)], axis=0)
     return float(by_image.mean()), float(by_image.std(ddof=1) / math.sqrt(len(by_image)))
+
+
+def row_of(done: Reports, ours: Reports, count: int) -> dict[str, Any]:
+    """Return what a record tells of an arm: means over its seeds, what each came to, and "against" ours.
+
+    Args:
+        done: the reports of the arm by seed, with "correct", the test images that it has right, and "path".
+        ours: those of the arm that it is compared with.
+        count: how many test images there are.
+    """
+    reports = list(done.values())
+    numbers = [name for name, value in reports[0].items() if isinstance(value, (int, float))]
+    by_seed = {
+        seed: {name: value for name, value in one.items() if name not in ("correct", "path")}
+        for seed, one in done.items()
+    }
+    row = {"mean": {name: mean(one[name] for one in reports) for name in numbers}, "path": reports[0]["path"]}
+    both = [seed for seed in done if seed in ours]
+    if both:
+        right = [[unpacked(arms[seed]["correct"], count) for seed in both] for arms in (done, ours)]
+        against, error = difference(*right)
+        singles = {seed: float(a.mean() - b.mean()) for seed, a, b in zip(both, *right, strict=True)}
+        row["against"] = {"difference": against, "standard_error": error, "by_seed": singles}
+    return {**row, "seeds": by_seed}

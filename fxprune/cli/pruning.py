@@ -34,12 +34,9 @@ if TYPE_CHECKING:
     from fxprune.passes.chains import Norms
     from fxprune.training.goal import Goal
 
+_TARGETS = ("target_macs", "target_params", "target_memory", "target_ms", "target_latency")
 _GOAL = (
-    "target_macs",
-    "target_params",
-    "target_memory",
-    "target_ms",
-    "target_latency",
+    *_TARGETS,
     "strength",
     "layers",
     "what",
@@ -48,6 +45,8 @@ _GOAL = (
     "norms",
     "plan",
 )
+
+_NOT_OF_UCP = ("strength", "plan", "no_train", "frontier", "shrink_share", "distill_features")
 
 
 class _WithFrontier(click.Command):
@@ -128,6 +127,18 @@ def _is_number(text: str) -> bool:
     type=click.Path(path_type=Path),
     help="Train what this file of fxprune plan, or plan.json of a run, has to zero, in its order.",
 )
+@click.option(
+    "--method",
+    type=click.Choice(["ucp"]),
+    help="Uniform channel pruning: train with gates of attention, then a plain network of the widths that they tell, "
+    "both from scratch.",
+)
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, min_open=True),
+    help="Of --method ucp: channels stay whose gate is above this share of the mean of their layer; by default found "
+    "for the target.",
+)
 @click.option("--no-train", is_flag=True, help="Train nothing: choose, remove and repair on some hundred images.")
 @click.option("--images", default=512, type=click.IntRange(min=8), help="Training images that --no-train looks at.")
 @criterion_option
@@ -146,6 +157,7 @@ def prune(model: str, data: str, out: Path, timed: Timed, frontier: tuple[float,
     """Fine-tune MODEL on your images, prune its layers or channels meanwhile, write the result to a folder.
 
     With --no-train nothing is trained: what goes is chosen, removed and repaired by least squares, in minutes.
+    With --method ucp two networks are trained from scratch, for --epochs each.
 
     Killed at any moment, the same command goes on from its last checkpoint. On several GPUs or hosts:
     torchrun --nproc-per-node 4 -m fxprune prune MODEL ...
@@ -153,6 +165,7 @@ def prune(model: str, data: str, out: Path, timed: Timed, frontier: tuple[float,
     from fxprune.cli.pruning_job import Images, Job, Source, along
     from fxprune.emission.formats import require_exporter
     from fxprune.training.batches import default_workers
+    from fxprune.training.ucp_job import ByAttention
     from fxprune.training.untrained_job import Without
 
     images = Images(data, *(options.pop(name) for name in ("image_size", "in_memory", "on_bad_image")))
@@ -163,13 +176,17 @@ def prune(model: str, data: str, out: Path, timed: Timed, frontier: tuple[float,
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
     way = {name: options.pop(name) for name in ("no_train", "images", "criterion", "search")}
+    method, alpha = options.pop("method"), options.pop("alpha")
     settings = Settings(**options)
+    _require_method(method, goal_options, alpha)
     _require_way(way["no_train"])
     _require_use(settings, goal_options, source.teacher_weights)
-    goal = _goal(timed=timed, frontier=frontier, **goal_options)
+    if method == "ucp":
+        goal_options["what"] = "channels"
+    goal = _goal(timed=timed, frontier=frontier, alpha=alpha, **goal_options)
     _seed(settings.seed)
-    no_train = Without(**way, workers=settings.workers, exports=exports) if way.pop("no_train") else None
-    job = Job(source, images, settings, no_train, exports, as_json)
+    how = Without(**way, workers=settings.workers, exports=exports) if way.pop("no_train") else None
+    job = Job(source, images, settings, ByAttention(alpha) if method else how, exports, as_json)
     if frontier:
         along(job, goal, frontier, out)
         return
@@ -190,6 +207,7 @@ def _goal(
     plan: Path | None,
     timed: Timed,
     frontier: Any,
+    alpha: float | None,
     **named: Any,
 ) -> Goal:
     """Return what is asked for; half of the MACs, where that is nothing."""
@@ -201,7 +219,7 @@ def _goal(
     kept: dict[str, Any] = {name: list(named.pop(name)) for name in ("keep", "only")}
     layers, what = (named.pop(name) for name in ("layers", "what"))
     targets = Targets.of_options(named)
-    if targets.is_empty and strength is None and known is None and not frontier:
+    if targets.is_empty and strength is None and known is None and alpha is None and not frontier:
         targets = Targets(macs=0.5)
     if timed.given and not targets.is_timed and not frontier:
         raise click.UsageError(f"--{next(iter(timed.given))} needs --target-ms, --target-latency or --frontier")
@@ -225,6 +243,23 @@ def _require_way(no_train: bool) -> None:
             raise click.UsageError(
                 f"{name} is of a training: leave it out" if no_train else f"{name} needs --no-train"
             )
+
+
+def _require_method(method: str | None, goal: Mapping[str, Any], alpha: float | None) -> None:
+    """Raise UsageError for an option that has no meaning for --method ucp, or for --alpha without it."""
+    if method is None:
+        if alpha is not None:
+            raise click.UsageError("--alpha needs --method ucp")
+        return
+    given = click.get_current_context().get_parameter_source
+    for option in _NOT_OF_UCP:
+        if given(option) is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{option.replace('_', '-')} makes no sense with --method ucp: leave one out")
+    if goal["layers"] is not None or goal["what"] not in (None, "channels"):
+        raise click.UsageError("--method ucp is of channels: leave --what out, or give --what channels")
+    for name in _TARGETS if alpha is not None else ():
+        if goal[name] is not None:
+            raise click.UsageError(f"--alpha says how much goes: leave --{name.replace('_', '-')} out")
 
 
 def _require_use(settings: Settings, goal: Mapping[str, Any], teacher_weights: Sequence[Path]) -> None:

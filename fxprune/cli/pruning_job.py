@@ -29,6 +29,7 @@ from fxprune.training.frontier import Stop, folder_of, stops, write_frontier
 from fxprune.training.goal import Goal
 from fxprune.training.job import Run, prune_on_data, say_nothing
 from fxprune.training.settings import Settings
+from fxprune.training.ucp_job import ByAttention, prune_by_attention
 from fxprune.training.untrained_job import Without, prune_on_images
 
 if TYPE_CHECKING:
@@ -95,20 +96,22 @@ class Job:
     """All of a run but its goal and its folder.
 
     Attributes:
-        way: how it prunes without training; None if it trains.
+        way: how it prunes without training, or by gates of attention; None if it trains gates to zero.
         aside: lines on how it goes are for stderr.
     """
 
     source: Source
     images: Images
     settings: Settings
-    way: Without | None
+    way: Without | ByAttention | None
     exports: Exports
     aside: bool
 
     def run(self, out: Path, goal: Goal) -> Done | None:
         """Do it, or go on with it, unless that is done; None in a process that is not the main one."""
-        return self._trained(out, goal) if self.way is None else self._untrained(self.way, out, goal)
+        if isinstance(self.way, Without):
+            return self._untrained(self.way, out, goal)
+        return self._trained(self.way, out, goal)
 
     def _untrained(self, way: Without, out: Path, goal: Goal) -> Done:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -124,7 +127,7 @@ class Job:
         with open_folder(out, record), progress_line("looking at the images"):
             return Done(prune_on_images(loaded.model, data, out, goal, way, say, given))
 
-    def _trained(self, out: Path, goal: Goal) -> Done | None:
+    def _trained(self, way: ByAttention | None, out: Path, goal: Goal) -> Done | None:
         accelerator = make_accelerator(self.settings, out)
         is_main: bool = accelerator.is_main_process
         untaught = self.settings.learns_from_teacher and not self.source.teacher_weights
@@ -132,7 +135,7 @@ class Job:
         teacher = self._teacher(loaded)
         data = self.images.load()
         given = {**self.source.record(), **self.images.record()}
-        record = {**given, **_told(goal), **self.settings.shared()}
+        record = {**given, **_told(goal), **self.settings.shared(), **({} if way is None else way.options())}
         if is_finished(out, record):
             return Done.before(out) if is_main else None
         with ExitStack() as held:
@@ -140,12 +143,17 @@ class Job:
                 held.enter_context(open_folder(out, record))
             accelerator.wait_for_everyone()
             run = Run(say, given, accelerator, self.exports)
-            report = prune_on_data(loaded.model, data, out, self.settings, goal=goal, run=run, teacher=teacher)
-        accelerator.wait_for_everyone()  # the report is written
+            options: dict[str, Any] = {"goal": goal, "run": run, "teacher": teacher}
+            if way is None:
+                report = prune_on_data(loaded.model, data, out, self.settings, **options)
+            else:
+                report = prune_by_attention(loaded.model, data, out, self.settings, way=way, **options)
         return Done(report) if is_main else None
 
     def _loaded(self, say: Callable[[str], None], untaught: bool) -> tuple[LoadedModel, Callable[[str], None]]:
         loaded = self.source.load()
+        if isinstance(self.way, ByAttention) and not self.settings.learns_from_teacher:
+            return loaded, say  # weights are drawn anew, whatever they are
         for line in of_random_weights(self.source.model, self.source.weights, loaded, untaught):
             say(line)
         return loaded, say
@@ -184,7 +192,7 @@ def along(job: Job, goal: Goal, shares: Sequence[float], out: Path) -> None:
     trains = job.way is None
     if trains:
         goal = replace(goal, norms="keep")
-    elif job.way is not None:
+    elif isinstance(job.way, Without):
         make_folder(out)
         job = replace(job, way=replace(job.way, state=out / SEARCHED))
     is_main = os.environ.get("RANK", "0") == "0"

@@ -10,7 +10,7 @@ import click
 
 from fxprune.cli.options import html_option, json_option, print_json, write_page
 from fxprune.run_record import read_run
-from fxprune.run_results import results_text
+from fxprune.run_results import results_text, trainings_told
 
 
 @click.command()
@@ -39,6 +39,8 @@ def show_results(report: Mapping[str, Any], out: Path, as_json: bool) -> None:
         print_json({"out": str(out), **report})
         return
     click.echo(results_text(report))
+    if "ucp" in report:
+        click.echo(trainings_told(report))
     click.echo(f"verified: largest relative difference {report['max_relative_difference']:.2g} (float64)")
     click.echo(f"the pruned model, report.json and diff.html are in {out}")
 

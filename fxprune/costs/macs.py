@@ -20,6 +20,7 @@ from fxprune.costs.mac_rules import UnknownMacs, macs_of_call
 from fxprune.errors import FxpruneWarning
 from fxprune.facts.shapes import is_size, require_shapes, shape
 from fxprune.gates.base import Gated
+from fxprune.gates.channel_attention import ChannelAttention
 from fxprune.ir.by_mode import MODE
 from fxprune.ir.module_tree import CALLS, PER_SAMPLE, every_module, is_opaque, opaque_children, regions_in
 from fxprune.ir.node_targets import attribute
@@ -65,6 +66,8 @@ def _macs(node: fx.Node) -> int:
 def _without_row(node: fx.Node, module: nn.Module | None) -> int:
     if isinstance(module, Gated):
         return sum(_of_part(node, part) for part in module._modules.values() if part is not None)
+    if isinstance(module, ChannelAttention):
+        return module.macs * (shape(node) or (0,))[0]
     if module is not None and is_opaque(module):
         return sum(int(_all_nodes(region) * region.meta[CALLS]) for _, region in regions_in(module))
     is_known_free = is_free_layer(module) if module is not None else is_free(node.target)

@@ -13,6 +13,7 @@ from torch import nn
 from fxprune.emission.expressions import literal
 from fxprune.errors import EmitError
 from fxprune.gates.base import Gated
+from fxprune.gates.channel_attention import ChannelAttention
 from fxprune.ir.applied import Applied
 from fxprune.ir.module_tree import has_hooks, is_opaque
 
@@ -81,6 +82,11 @@ def _require_plain(path: str, module: nn.Module) -> None:
     if isinstance(module, Gated):
         advice = f"apply passes.{module.fused_by} before emitting, or give norms='fold' or 'keep'"
         raise EmitError(f"{path} is still a {kind.__name__}; {advice}")
+    if isinstance(module, ChannelAttention):
+        raise EmitError(
+            f"{path} is a gate of attention, which only measures; choose_widths of fxprune.pruning.ucp.widths says "
+            "what is left of the network without it"
+        )
     if is_opaque(module):
         raise EmitError(
             f"{path} is an opaque call of a {own}, whose code could not be traced, so that source cannot hold it; "

@@ -8,7 +8,7 @@ from fxprune.render.html import escaped
 from fxprune.render.plain_page import plain_page, table
 from fxprune.render.plots import run_plots
 from fxprune.run_record import NO_SCALES, RunRecord, run_title
-from fxprune.run_results import before_and_after, notes_on
+from fxprune.run_results import WIDTHS_TITLES, before_and_after, notes_on, trainings_told, widths_rows
 
 
 def run_page(run: RunRecord) -> str:
@@ -21,7 +21,10 @@ def run_page(run: RunRecord) -> str:
     shown = f'<h2>Over time</h2><div class="plots">{plots}</div>'
     body.append(shown if plots else "<p>Nothing was measured yet.</p>")
     rows = list(_layers(run))
-    if rows:
+    if run.report is not None and "ucp" in run.report:
+        body += ["<h2>Widths</h2>", f"<p>{escaped(trainings_told(run.report))}</p>"]
+        body.append(table(WIDTHS_TITLES, widths_rows(run.report)))
+    elif rows:
         body += ["<h2>Layers</h2>", table(("layer", "scale", "gone from step"), rows)]
     else:
         body.append(f"<p>{escaped(NO_SCALES)}</p>")

@@ -10,9 +10,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from fxprune.choosing.targets import Targets
 from fxprune.errors import LoadError
 from fxprune.files import cannot_write, make_folder, remove_unfinished, write_json
-from fxprune.run_record import PLAN, REPORT, RUN, SEARCHED
+from fxprune.run_record import PLAN, REPORT, RUN, SEARCHED, WIDTHS
 from fxprune.training.goal import Goal
 from fxprune.training.settings import Settings
 
@@ -99,6 +100,8 @@ def _go_on(out: Path, record: Path, run: Mapping[str, Any]) -> None:
     changed = _changes(out, record, run)
     if changed and not any(out.glob("*.pt")) and not any((out / name).exists() for name in (PLAN, SEARCHED)):
         write_json(record, dict(run))  # nothing was trained or chosen yet: nothing is lost by starting anew
+    elif changed and _is_of_widths(changed, run) and not (out / WIDTHS).exists():
+        write_json(record, dict(run))  # what was trained goes on, and is what widths will be chosen by
     elif changed:
         key, (known, wanted) = next(iter(changed.items()))
         if key.endswith("sha256"):
@@ -110,3 +113,8 @@ def _go_on(out: Path, record: Path, run: Mapping[str, Any]) -> None:
             f"{out} holds an unfinished run with {key} {known}, not {wanted}; "
             "use the same options to go on, or another --out"
         )
+
+
+def _is_of_widths(changed: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    """Say whether what is ``changed`` only says which widths are chosen, once gates of attention are trained."""
+    return run.get("method") == "ucp" and changed.keys() <= {"alpha", *Targets().options()}

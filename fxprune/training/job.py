@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import fx, nn
 
 from fxprune import passes
@@ -31,17 +30,15 @@ from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.steering import SteeredL1
 from fxprune.rewriting.contract import Pass
-from fxprune.run_record import FINETUNING, METRICS, PLAN, UNPRUNED
+from fxprune.run_record import METRICS, PLAN
 from fxprune.structures.gated_layers import Gate, by_kind, counted, gates_of
 from fxprune.structures.gated_layers import layers as layers_of
-from fxprune.tracing.trace import trace
 from fxprune.training.checks import Prepared, advice, prepared, warnings_of
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
-from fxprune.training.evaluation import evaluate
-from fxprune.training.goal import Goal, Shrink
+from fxprune.training.goal import Goal
 from fxprune.training.metrics import epochs
-from fxprune.training.recipe import Say, Session, Trained, trained
+from fxprune.training.recipe import Say
 from fxprune.training.report import (
     REPORT_SCHEMA,
     Point,
@@ -52,13 +49,13 @@ from fxprune.training.report import (
     write_results,
 )
 from fxprune.training.settings import Settings
+from fxprune.training.work import Rows, Work, settled, teacher_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 CHECKPOINT = "checkpoint.pt"
 _EXAMPLES = 16
-Rows = list[dict[str, Any]]
 
 
 def say_nothing(_: str) -> None:
@@ -111,25 +108,16 @@ def prune_on_data(
     ready = prepared(model, examples, goal)
     for line in warnings_of(ready, goal, data.classes):
         run.say(line)
-    taught_by = _teacher(teacher or ready.traced, examples, settings)
+    taught_by = teacher_of(teacher or ready.traced, examples, settings)
     work = _Work(data.to(accelerator.device), out, settings, run.say, taught_by, accelerator)
     outcome = work.prune(ready, goal)
     report = {"schema": REPORT_SCHEMA, **(run.extra or {}), **work.report(ready, outcome, goal)}
     if accelerator.is_main_process:
         outcome.plan.save(out / PLAN)
         write_results(out, ready.traced, [ready.inserted, *outcome.results], report, run.exports)
+    accelerator.wait_for_everyone()  # the report is written
     accelerator.end_training()
     return report
-
-
-def _teacher(teacher: nn.Module, examples: torch.Tensor, settings: Settings) -> nn.Module | None:
-    """Return a copy of ``teacher``, if one is asked for: a graph, if its feature maps are to be learned."""
-    if not settings.learns_from_teacher:
-        return None
-    teacher = copy.deepcopy(teacher)
-    if settings.distill_features and not isinstance(teacher, fx.GraphModule):
-        return trace(teacher.cpu(), examples)
-    return teacher
 
 
 class _Outcome(NamedTuple):
@@ -145,21 +133,8 @@ class _Outcome(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Work:
-    """A run at work on its device."""
-
-    data: ImageData
-    out: Path
-    settings: Settings
-    say: Say
-    teacher: nn.Module | None
-    accelerator: Accelerator
-
-    def accuracy(self, graph_module: fx.GraphModule) -> float:
-        """Return the held-out top-1 of ``graph_module``, which is on the device then."""
-        graph_module.to(self.accelerator.device)
-        workers = self.settings.workers
-        return evaluate(graph_module, self.data.held_out, workers=workers, accelerator=self.accelerator)
+class _Work(Work):
+    """A run at work on its device: gates are trained to zero."""
 
     def prune(self, ready: Prepared, goal: Goal) -> _Outcome:
         """Train the graph with scales, take the layers out that went to zero, and make a plain network of it."""
@@ -179,7 +154,7 @@ class _Work:
         closed = sum(groups.values()) - sum(
             int((gate.scale > 0).sum()) for gate in gates_of(sparse) if gate.path in groups
         )
-        _settle(sparse)
+        settled(sparse)
         candidates = layers_of(sparse)
         cut: list[Pass] = [
             passes.RemoveLayers(threshold=0.0, target_macs=None if goal.strength is None else goal.targets.macs)
@@ -209,37 +184,6 @@ class _Work:
         if unpruned is not None:
             accuracies["accuracy_baseline"] = self.baseline(unpruned)
         return _Outcome(plan, points, results, rows, path, layers, accuracies)
-
-    def train(
-        self, graph_module: fx.GraphModule, settings: Settings, checkpoint: str, metrics: str, shrink: Shrink = None
-    ) -> Trained:
-        """Train ``graph_module`` in place; the names are those of files of the run."""
-        session = Session(self.out / checkpoint, self.out / metrics, self.accelerator)
-        return trained(
-            graph_module, self.data, settings, self.say, shrink=shrink, teacher=self.teacher, session=session
-        )
-
-    def finetune(self, removed: fx.GraphModule) -> Rows:
-        """Train ``removed`` for a short while, its scales as they are; it ends on the CPU. Returns the metrics."""
-        for layer in layers_of(removed):
-            layer.module.trained_scale.requires_grad_(False)
-        settings = self.settings
-        short = replace(
-            settings,
-            epochs=settings.finetune_epochs,
-            lr=settings.lr / 10,
-            distill_features=settings.distill_features / 10,  # in proportion
-        )
-        rows = self.train(removed, short, "finetune.pt", FINETUNING).rows
-        _settle(removed)
-        return rows
-
-    def baseline(self, unpruned: fx.GraphModule) -> float:
-        """Train the unpruned network as long as the other was, in the same way; return its held-out top-1."""
-        self.say("training the unpruned network as long, for comparison")
-        settings = replace(self.settings, epochs=self.settings.epochs + self.settings.finetune_epochs)
-        self.train(unpruned, settings, "unpruned.pt", UNPRUNED)
-        return self.accuracy(unpruned)
 
     def report(self, ready: Prepared, outcome: _Outcome, goal: Goal) -> dict[str, Any]:
         """Measure what came out, beside what went in, and return what the report tells."""
@@ -282,8 +226,3 @@ def _plan(ready: Prepared, shrink: ProximalL1 | None, gone: Sequence[Gate], goal
     elif isinstance(shrink, SteeredL1):
         criterion = shrink.criterion.name
     return plan_of(ready.traced, ready.inserted.graph_module, closed, criterion, targets)
-
-
-def _settle(graph_module: fx.GraphModule) -> None:
-    """Put a graph that was trained into eval mode on the CPU, in the order of memory that it had there."""
-    graph_module.cpu().to(memory_format=torch.contiguous_format).eval()

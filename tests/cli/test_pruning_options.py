@@ -28,6 +28,22 @@ def test_a_frontier_takes_all_numbers_behind_it() -> None:
         (("--target-ms", "0"), "not in the range"),
         (("--target-latency", "0.5", "--strength", "0.1"), "--target-latency needs no --strength"),
         (("--target-latency", "0.5", "--backend", "tflite"), "'tflite' is not one of"),
+        (("--method", "gates"), "'gates' is not 'ucp'"),
+        (("--alpha", "0.9"), "--alpha needs --method ucp"),
+        (("--method", "ucp", "--alpha", "0"), "0.0 is not in the range"),
+        (("--method", "ucp", "--alpha", "nan"), "alpha is a share of the mean gate"),
+        (
+            ("--method", "ucp", "--alpha", "0.9", "--target-ms", "3"),
+            "--alpha says how much goes: leave --target-ms out",
+        ),
+        (("--method", "ucp", "--what", "all"), "leave --what out, or give --what channels"),
+        (("--method", "ucp", "--strength", "0.1"), "--strength makes no sense with --method ucp"),
+        (("--method", "ucp", "--no-train"), "--no-train makes no sense with --method ucp"),
+        (("--method", "ucp", "--plan", "plan.json"), "--plan makes no sense with --method ucp"),
+        (("--method", "ucp", "--frontier", "0.8"), "--frontier makes no sense with --method ucp"),
+        (("--method", "ucp", "--shrink-share", "0.5"), "--shrink-share makes no sense with --method ucp"),
+        (("--method", "ucp", "--distill-features", "1"), "--distill-features makes no sense with --method ucp"),
+        (("--method", "ucp", "--criterion", "l1"), "--criterion needs --no-train"),
     ],
 )
 def test_what_makes_no_sense_together_is_told(

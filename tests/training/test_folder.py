@@ -62,3 +62,18 @@ def test_a_run_goes_on_that_is_older_than_a_setting(tmp_path: Path) -> None:
     changed = {**RUN, **replace(QUICK, distill_features=1.0).shared()}
     with pytest.raises(LoadError, match=r"distill_features 0\.0, not 1\.0"), open_folder(out, changed):
         pass
+
+
+def test_widths_that_are_not_chosen_yet_may_be_asked_for_otherwise(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = {**RUN, "method": "ucp", "alpha": 3.0, "target_macs": None}
+    with open_folder(out, first):
+        (out / "attention.pt").touch()
+    other = {**first, "alpha": None, "target_macs": 0.5}
+    with open_folder(out, other):
+        pass
+    (out / "widths.json").touch()
+    with pytest.raises(LoadError, match=r"unfinished run with alpha None, not 3\.0"), open_folder(out, first):
+        pass
+    with pytest.raises(LoadError, match="unfinished run with method ucp, not None"), open_folder(out, RUN):
+        pass

@@ -55,7 +55,7 @@ def emit_partitions(graph_module: fx.GraphModule, folder: str | Path) -> list[Pa
     """
     require_arguments(emit_partitions, locals())
     graph_module = require_graph(graph_module, "emit_partitions")
-    split = _split(graph_module)
+    split = require_partitions(graph_module)
     folder = Path(folder)
     make_folder(folder)
     if any(folder.iterdir()):
@@ -77,7 +77,8 @@ class _Split(NamedTuple):
     enters_by: str  # the layer whose channels can be left out; "" where inputs are picked by index
 
 
-def _split(graph_module: fx.GraphModule) -> _Split:
+def require_partitions(graph_module: fx.GraphModule) -> _Split:
+    """Return the chain whose blocks can be networks of their own; raises EmitError as :func:`emit_partitions`."""
     channels = Channels(graph_module)
     found = []
     for chain in find_chains(channels).chains:

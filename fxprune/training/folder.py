@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from fxprune.errors import LoadError
 from fxprune.files import cannot_write, make_folder, remove_unfinished, write_json
-from fxprune.run_record import PLAN, REPORT, RUN, SEARCHED
+from fxprune.run_record import PARTITION, PLAN, REPORT, RUN, SEARCHED
 from fxprune.training.goal import Goal
 from fxprune.training.settings import Settings
 
@@ -97,7 +97,11 @@ def _changes(out: Path, record: Path, run: Mapping[str, Any]) -> dict[str, tuple
 def _go_on(out: Path, record: Path, run: Mapping[str, Any]) -> None:
     """Raise LoadError unless the unfinished run that ``record`` tells of is the one that is wanted."""
     changed = _changes(out, record, run)
-    if changed and not any(out.glob("*.pt")) and not any((out / name).exists() for name in (PLAN, SEARCHED)):
+    if (
+        changed
+        and not any(out.glob("*.pt"))
+        and not any((out / name).exists() for name in (PLAN, SEARCHED, PARTITION))
+    ):
         write_json(record, dict(run))  # nothing was trained or chosen yet: nothing is lost by starting anew
     elif changed:
         key, (known, wanted) = next(iter(changed.items()))

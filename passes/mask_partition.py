@@ -5,12 +5,13 @@ fc1 -> relu -> fc2 -> relu -> fc3   ->   fc1 and fc2 with W_ij = 0 wherever i an
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fxprune.choosing.keeping import KEPT
 from fxprune.choosing.partitions.choose import (
@@ -27,14 +28,18 @@ from fxprune.choosing.partitions.reads import rows_read
 from fxprune.choosing.partitions.sites import chains_of
 from fxprune.choosing.samples import Samples
 from fxprune.errors import FxpruneValueError
-from fxprune.ir.nodes import called_module
+from fxprune.facts.shapes import note_shape, shape
+from fxprune.ir.node_targets import free_target
+from fxprune.ir.nodes import PASSES, called_module
 from fxprune.ir.weight_blocks import WeightBlocks, blocks_of, note_blocks
+from fxprune.ops.call import Call
 from fxprune.rewriting.contract import Contract, Log
 from fxprune.rewriting.keeping_pass import KeepingPass
 from fxprune.rewriting.rewriter import Rewriter
 from fxprune.structures.partitions.chains import Chain
-from fxprune.weights.masking import masked
+from fxprune.weights.masking import LowRank, low_rank, masked
 
+_REST = "is of what was kept across blocks"
 _IN_REGION = "it is in an opaque module, whose inputs are not known one by one: choose by weight"
 
 
@@ -55,6 +60,8 @@ class MaskPartition(KeepingPass):
             variance of the output, W S W^T.
         data: for the last two: an iterable of inputs, or of pairs of these and labels; by default the graph's example
             inputs.
+        keep_cross: a rest of low rank of what lies across each layer's blocks is added to it, in two layers with at
+            most this share of the weights across. Such layers are not repaired, and parts are no networks apart.
         seed: of what is drawn.
         plan: the blocks of layers, by their paths, in the place of all the above.
         keep, only: chains with layers that stay (see :mod:`fxprune.choosing.keeping`).
@@ -73,11 +80,14 @@ class MaskPartition(KeepingPass):
     by: By = "weight"
     data: Any = field(default=None, hash=False, compare=False, repr=False)
     seed: int = 0
+    keep_cross: float = 0.0
     plan: PartitionPlan | None = field(default=None, hash=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_blocks(self.blocks)
+        if not 0 <= self.keep_cross < 1:
+            raise FxpruneValueError(f"keep_cross is a share of at least 0 and below 1; got {self.keep_cross}")
 
     def rewrite_all(self, graphs: Sequence[tuple[str, fx.GraphModule]], log: Log) -> None:
         """Mask the layers of all graphs; raises FxpruneValueError if the plan has layers that none of them has."""
@@ -106,7 +116,7 @@ class MaskPartition(KeepingPass):
             planned.update(where)
             chosen = self._chosen(chain, where, graph, log)
             for node, blocks, why in chosen:
-                _mask_layer(node, blocks, why, rewriter)
+                self._mask_layer(node, blocks, why, rewriter)
         return planned
 
     def _chosen(
@@ -114,10 +124,10 @@ class MaskPartition(KeepingPass):
     ) -> list[tuple[fx.Node, WeightBlocks, str]]:
         """Return the layers of a chain that get blocks, with these and what is told of them."""
         split = list(zip(chain.nodes[:-1], chain.layers[:-1], strict=True))
-        known = [(node, blocks_of(node, layer.weight)) for node, layer in split]
-        if any(blocks is not None for _, blocks in known):
-            for node, blocks in known:
-                log.decline(node, f"is in blocks already: {blocks}")
+        if any(self.name in node.meta.get(PASSES, ()) for node in chain.nodes):
+            for node, layer in split:
+                blocks = blocks_of(node, layer.weight)
+                log.decline(node, _REST if blocks is None else f"is in blocks already: {blocks}")
             return []
         if self.plan is not None:
             return _planned(chain, [self.plan.layers.get(path) for path in where])
@@ -131,6 +141,24 @@ class MaskPartition(KeepingPass):
             chain, self.blocks, SEARCHES[self.search](), self.by, self._reads(chain, graph, log), self.seed
         )
         return [(node, one, why) for (node, _), one, why in zip(split, found.layers, self._told(found), strict=True)]
+
+    def _mask_layer(self, node: fx.Node, blocks: WeightBlocks, why: str, rewriter: Rewriter) -> None:
+        """Mask one layer, and add the rest that is asked for."""
+        layer: Any = called_module(node)
+        mask = blocks.mask()
+        rest = low_rank(layer, ~mask, self.keep_cross, self.seed) if self.keep_cross else None
+        if self.keep_cross and rest is None:
+            rewriter.log.warn(f"keep_cross={self.keep_cross:g} of {node.target} is less than a rank: nothing is kept")
+        told = (
+            ""
+            if rest is None
+            else f"; rank {rest.up.in_features} of what lies across, {rest.kept:.1%} of it, is added"
+        )
+        rewriter.log.rewrote(node, f"{blocks}; {why}{told}")
+        rewriter.set_layer(node, masked(layer, mask))
+        if rest is not None:
+            _add(node, rest, rewriter)
+        note_blocks(node, replace(blocks, has_rest=rest is not None))
 
     def _told(self, found: ChosenBlocks) -> list[str]:
         return [f"{share:.1%} of its {self.by} lies in them ({self.search})" for share in found.kept]
@@ -164,8 +192,18 @@ def _planned(chain: Chain, given: Sequence[WeightBlocks | None]) -> list[tuple[f
     return found
 
 
-def _mask_layer(node: fx.Node, blocks: WeightBlocks, why: str, rewriter: Rewriter) -> None:
-    rewriter.log.rewrote(node, f"{blocks}; {why}")
-    layer: Any = called_module(node)
-    rewriter.set_layer(node, masked(layer, blocks.mask()))
-    note_blocks(node, blocks)
+def _add(node: fx.Node, rest: LowRank, rewriter: Rewriter) -> None:
+    """Have those who read ``node`` read its sum with what ``rest`` makes of its input."""
+    readers = list(node.users)
+    path, behind = free_target(rewriter.graph_module, f"{node.target}_cross"), node.next
+    rewriter.put(path, nn.Module().train(rest.up.training))
+    read = Call(node).operand(0)
+    down = rewriter.insert("call_module", rewriter.put(f"{path}.down", rest.down), (read,), before=behind, of=[node])
+    sizes = shape(node)
+    if sizes is not None:
+        note_shape(
+            down, torch.empty((*sizes[:-1], rest.down.out_features), dtype=rest.up.weight.dtype, device="meta")
+        )
+    up = rewriter.insert("call_module", rewriter.put(f"{path}.up", rest.up), (down,), before=behind, of=[node])
+    total = rewriter.insert("call_function", operator.add, (node, up), before=behind, of=[node])
+    rewriter.replace(node, total, readers)

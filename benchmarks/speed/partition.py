@@ -7,10 +7,10 @@
 Heads as those of TinyVGG16 (25,088 - 4,096 - 2,048 - 200) and VGG-16 (25,088 - 4,096 - 4,096 - 1,000), of random
 weights and without dropout, at batch 1 and 64. On one thread, in turns: the unpruned head; blocks as PartitionLinear
 writes them, in each form, with the features of a block side by side (as where permutations are folded into the conv
-before the head); the same with drawn blocks that are picked by index in front of each layer; and the unpruned layers with as many
-weights as the blocks have, drawn, as torch.sparse CSR. Then k processes of a thread each, a block each, against the
-unpruned head and the blocks in one process with one and with two threads: process 0 scatters the inputs and gets the
-logits added up (gloo), which is in the time. Medians of wall time; the first turn is not counted.
+before the head); the same with drawn blocks that are picked by index in front of each layer; and the unpruned layers
+with as many weights as the blocks have, drawn, as torch.sparse CSR. Then k processes of a thread each, a block each,
+against the unpruned head and the blocks in one process with one and with two threads: process 0 scatters the inputs
+and gets the logits added up (gloo), which is in the time. Medians of wall time; the first turn is not counted.
 
 Energy is a model and no measurement: 4.6 pJ a multiplication and addition in float32, and 160 pJ a byte of weights
 read from memory once a batch (640 pJ a word; 45 nm, Horowitz, ISSCC 2014). Activations are left out.

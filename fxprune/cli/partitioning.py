@@ -29,14 +29,15 @@ class Partition:
 
     partition: int | None
     partition_search: str
+    keep_cross: float
     parallel: bool
 
     def way(self, options: Mapping[str, Any], trains: bool, images: int) -> Partitioning | None:
         """Return how the head is split; raises UsageError for options that would do nothing."""
         given = click.get_current_context().get_parameter_source
-        is_given = {name for name in (*_NO_USE, "partition_search", "parallel") if given(name) in _BY_USER}
+        is_given = {name for name in (*_NO_USE, *_OWN) if given(name) in _BY_USER}
         if self.partition is None:
-            for name in is_given & {"partition_search", "parallel"}:
+            for name in [one for one in _OWN if one in is_given]:
                 raise click.UsageError(f"--{name.replace('_', '-')} needs --partition")
             return None
         for name in [one for one in _NO_USE if one in is_given]:
@@ -45,12 +46,15 @@ class Partition:
             )
         from fxprune.training.partition_job import Partitioning
 
+        if self.parallel and self.keep_cross:
+            raise click.UsageError("--parallel is for blocks that need nothing of each other: leave --keep-cross out")
         search: Any = self.partition_search
         norms = options["norms"] or Partitioning.norms
         kept = tuple(options["keep"]), tuple(options["only"])
-        return Partitioning(self.partition, search, trains, images, self.parallel, *kept, norms)
+        return Partitioning(self.partition, search, trains, images, self.keep_cross, self.parallel, *kept, norms)
 
 
+_OWN = ("partition_search", "keep_cross", "parallel")
 _BY_USER = (click.core.ParameterSource.COMMANDLINE,)
 _count = click.option(
     "--partition",
@@ -65,6 +69,12 @@ _search = click.option(
     show_default=True,
     help="How features are shared out to blocks.",
 )
+_cross = click.option(
+    "--keep-cross",
+    type=click.FloatRange(0, 1, max_open=True),
+    default=0.0,
+    help="Share of the weights across blocks that two layers of low rank may have, which are added; none by default.",
+)
 _parallel = click.option(
     "--parallel", is_flag=True, help="Write parts/ too: a network a block, and run.py, which runs them as processes."
 )
@@ -72,4 +82,4 @@ _parallel = click.option(
 
 def partition_options(command: Any) -> Any:
     """Give ``command`` the options of :class:`Partition`, as one value ``partition``."""
-    return _count(_search(_parallel(collected("partition", Partition)(command))))
+    return _count(_search(_cross(_parallel(collected("partition", Partition)(command)))))

@@ -19,7 +19,7 @@ from fxprune.errors import EmitError
 from fxprune.files import make_folder, write_text
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graph_module
-from fxprune.ir.nodes import called_module, require_graph
+from fxprune.ir.nodes import called_module, called_modules, require_graph
 from fxprune.ir.weight_blocks import WeightBlocks, blocks_of, forget_blocks
 from fxprune.ops.call import Call
 from fxprune.passes.remove_channels import RemoveChannels
@@ -88,12 +88,19 @@ def require_partitions(graph_module: fx.GraphModule) -> _Split:
             raise EmitError(f"only some of {', '.join(chain.paths[:-1])} have blocks: mask the whole chain")
         if blocks:
             found.append(_Split(chain, blocks, _enters_by(channels, chain)))
+    if any(one is not None and one.has_rest for one in _noted(graph_module)):
+        raise EmitError("parts need something of each other where keep_cross was asked for: leave it out")
     if len(found) != 1:
         chains = " and ".join(one.chain.paths[0] for one in found)
         what = f"there are blocks behind {chains}: keep= all but one" if found else "apply MaskPartition first"
         raise EmitError(f"one network a partition takes one chain of layers with blocks: {what}")
     _require_exact(graph_module, found[0])
     return found[0]
+
+
+def _noted(graph_module: fx.GraphModule) -> list[WeightBlocks | None]:
+    calls = called_modules(graph_module).items()
+    return [blocks_of(node, layer.weight) for node, layer in calls if isinstance(layer, nn.Linear)]
 
 
 def _require_exact(graph_module: fx.GraphModule, split: _Split) -> None:

@@ -23,10 +23,14 @@ Assignment = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class WeightBlocks:
-    """The block of each row (out,) and of each column (in,) of a weight, counted from 0."""
+    """The block of each row (out,) and of each column (in,) of a weight, counted from 0.
+
+    ``has_rest`` says whether something of what lay across is added to what the layer computes.
+    """
 
     rows: Assignment
     columns: Assignment
+    has_rest: bool = False
 
     @property
     def count(self) -> int:

@@ -93,6 +93,9 @@ class Repairing:
                 one = "nothing in the unpruned graph computes what it reads"
             elif isinstance(one, Reading) and self._shares_taps(one) and not self._taps(one).has_old_weights():
                 one = "its weights are not those of the unpruned graph any more, to which shared taps would be added"
+            blocks = _blocks(one) if isinstance(one, Reading) else None
+            if blocks is not None and blocks.has_rest:
+                one = "what lay across its blocks is added to it in part: those behind it make up for the rest"
             if isinstance(one, str):
                 self._rewriter.log.decline(node, one)
             elif one is not None:

@@ -56,6 +56,7 @@ class Partitioning:
         search: how they are found, see :class:`fxprune.passes.MaskPartition`; by weight and activation.
         trains: whether the network is trained behind the repair.
         images: how many training images are looked at, to choose and to repair.
+        keep_cross: the share of the weights across blocks that a rest of low rank may have.
         parallel: whether a network a partition is written too, to ``parts``.
         keep, only: patterns over the paths of modules; chains with layers that stay.
         norms: "fold" batch norms into the weights, or "keep" them.
@@ -65,6 +66,7 @@ class Partitioning:
     search: SearchName = "alternating"
     trains: bool = True
     images: int = 512
+    keep_cross: float = 0.0
     parallel: bool = False
     keep: Sequence[str] = ()
     only: Sequence[str] = ()
@@ -76,7 +78,8 @@ class Partitioning:
     def options(self) -> dict[str, Any]:
         """Return each by its name in records of runs, which is that of its option in the shell."""
         kept = {"keep": list(self.keep) or None, "only": list(self.only) or None}
-        told = {"partition": self.blocks, "partition_search": self.search, "parallel": self.parallel}
+        told: dict[str, Any] = {"partition": self.blocks, "partition_search": self.search, "parallel": self.parallel}
+        told |= {"keep_cross": self.keep_cross} if self.keep_cross else {}
         return {**told, "images": self.images, "no_train": not self.trains, **kept, "norms": self.norms}
 
 
@@ -201,11 +204,11 @@ def _masked(
     traced: fx.GraphModule, batches: Sequence[Any], way: Partitioning, known: Path, seed: int
 ) -> PipelineResult:
     """Return the masked network: with the blocks that were chosen before, where there are some."""
-    kept: dict[str, Any] = {"keep": list(way.keep), "only": list(way.only)}
+    options: dict[str, Any] = {"keep": list(way.keep), "only": list(way.only), "keep_cross": way.keep_cross}
     if known.exists():
-        one = passes.MaskPartition(way.blocks, plan=PartitionPlan.load(known), **kept)
+        one = passes.MaskPartition(way.blocks, plan=PartitionPlan.load(known), **options)
     else:
-        one = passes.MaskPartition(way.blocks, way.search, "activation", batches, seed, **kept)
+        one = passes.MaskPartition(way.blocks, way.search, "activation", batches, seed, **options)
     chain: list[Pass] = [passes.FreezeWeights(), one]
     found = Pipeline(chain)(traced)
     if not PartitionPlan.of(found.graph_module).layers:

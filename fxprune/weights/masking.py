@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from fxprune.weights.exact import exact, keeping_exact, make_parameter
 from fxprune.weights.slicing import narrowed, with_tensors
 
+_MORE = 8
 Places = Sequence[tuple[torch.Tensor, torch.Tensor]]
 """The rows and the columns of each block."""
 
@@ -20,6 +22,42 @@ def masked(layer: nn.Linear, mask: torch.Tensor) -> nn.Module:
     weight = layer.weight
     kept = torch.where(mask.to(weight.device), exact(weight), 0.0)
     return with_tensors(layer, {"weight": make_parameter(kept, weight, weight.requires_grad)})
+
+
+class LowRank(NamedTuple):
+    """Two layers without biases, in -> rank and rank -> out, whose product is near to a matrix.
+
+    ``kept`` is the share of its squares that they hold.
+    """
+
+    down: nn.Linear
+    up: nn.Linear
+    kept: float
+
+
+@torch.no_grad()
+def low_rank(layer: nn.Linear, across: torch.Tensor, share: float, seed: int) -> LowRank | None:
+    """Return the weight of ``layer`` where ``across`` (out, in) is True, by so few numbers; None if none is enough.
+
+    The singular vectors of the largest values, as many as have at most ``share`` of the weights across (a randomised
+    method: Halko et al., arXiv 0909.4061, with a fixed seed).
+    """
+    rank = int(share * int(across.sum()) / (layer.in_features + layer.out_features))
+    if rank < 1:
+        return None
+    weight = layer.weight
+    rest = torch.where(across.to(weight.device), weight.detach().double(), 0.0)
+    with torch.random.fork_rng(devices=[weight.device] if weight.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        left, values, right = torch.svd_lowrank(rest, q=min(rank + _MORE, *rest.shape), niter=4)
+    root = values[:rank].sqrt()
+    found = []
+    for matrix in (right[:, :rank].T * root[:, None], left[:, :rank] * root):
+        one = nn.Linear(matrix.shape[1], matrix.shape[0], bias=False, device="meta")
+        one.weight = make_parameter(matrix, weight, weight.requires_grad)
+        found.append(one.train(layer.training))
+    total = float(rest.square().sum())
+    return LowRank(found[0], found[1], float(values[:rank].square().sum()) / total if total else 1.0)
 
 
 def part(layer: nn.Linear, rows: torch.Tensor, columns: torch.Tensor) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,46 @@ def test_no_plan(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(LoadError, match=r"partition\.json"):
         PartitionPlan.load(path)
+
+
+def test_a_rest_of_what_lies_across_is_added() -> None:
+    graph, x = conv_head(64), torch.randn(64, 3, 8, 8)
+    one = passes.MaskPartition(blocks=2, keep_cross=0.5)
+    result = assert_rewrites(graph, one, count=2)
+    down, up = (weight(result.graph_module, f"fc1_cross.{name}") for name in ("down", "up"))
+    rank = int(0.5 * (24 * 48 / 2) / (24 + 48))
+    assert (down.shape, up.shape) == ((rank, 48), (24, rank))
+    across = weight(graph, "fc1") - weight(result.graph_module, "fc1")
+    assert float((across - up @ down).detach().norm()) == pytest.approx(
+        float(torch.linalg.svdvals(across.detach())[rank:].norm()), rel=1e-3
+    )
+    whole = copy.deepcopy(graph)
+    for path in ("fc1", "fc2"):
+        down, up = (weight(result.graph_module, f"{path}_cross.{name}") for name in ("down", "up"))
+        weight(whole, path).data.copy_(weight(result.graph_module, path) + up @ down)
+    assert torch.allclose(result.graph_module(x), whole(x), atol=1e-6)
+    assert_rewrites(result.graph_module, passes.PartitionLinear(), count=11)
+
+
+def test_a_rest_is_not_fitted_twice() -> None:
+    data = [torch.randn(64, 3, 8, 8)]
+    graph = conv_head()
+    chain = [passes.MaskPartition(blocks=2, keep_cross=0.5), passes.Repair(data=data), passes.PartitionLinear()]
+    result = fxprune.Pipeline(chain)(graph)
+    x = data[0]
+    wanted = graph(x).detach()
+    masked = result.steps[0].result.graph_module
+    before, after = (float((one(x).detach() - wanted).square().mean()) for one in (masked, result.graph_module))
+    assert after < before
+    declined = {site.path: site.why for site in result.steps[1].result.declined}
+    assert "is added to it in part" in declined["fc1"]
+
+
+def test_a_rest_of_less_than_a_rank_is_told() -> None:
+    result = passes.MaskPartition(blocks=2, keep_cross=0.01)(conv_head())
+    assert "keep_cross=0.01 of fc1 is less than a rank" in result.warnings[0]
+    with pytest.raises(FxpruneValueError, match="keep_cross is a share"):
+        passes.MaskPartition(keep_cross=1.0)
+    rest = passes.MaskPartition(blocks=2, keep_cross=0.5)(conv_head()).graph_module
+    with pytest.raises(fxprune.FxpruneError, match="leave it out"):
+        fxprune.emit_partitions(rest, "nowhere")

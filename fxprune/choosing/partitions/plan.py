@@ -65,6 +65,12 @@ class PartitionPlan:
         return cls({str(name): _blocks(path, str(name), one) for name, one in layers.items()})
 
 
+def is_partition_plan(path: Path) -> bool:
+    """Say whether a JSON file is the plan of a partition; raises LoadError if it cannot be read."""
+    data = read_json_of(path, "plan")
+    return isinstance(data, dict) and _FORMAT in data
+
+
 def _blocks(path: Path, name: str, data: Any) -> WeightBlocks:
     sides = [data.get(side) for side in ("rows", "columns")] if isinstance(data, dict) else []
     if len(sides) != 2 or not all(map(_is_assignment, sides)):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fxprune.cli.options import print_json
-from fxprune.errors import FxpruneError
 
 if TYPE_CHECKING:
     from torch import fx
@@ -20,8 +19,9 @@ if TYPE_CHECKING:
     from fxprune.passes.chains import Norms
     from fxprune.pipelines.result import PipelineResult
 
+_CHOOSING = ("keep", "only", "seed")
 _OWN = ("model", "weights", "pretrained", "classes", "input_shape", "data", "image_size", "count")
-_ALSO = (*_OWN, "keep", "only", "seed", "file", "as_json", "partition")
+_ALSO = (*_OWN, *_CHOOSING, "file", "as_json", "partition")
 
 
 def require_alone() -> None:
@@ -38,21 +38,12 @@ def plan_partition(
     graph_module: fx.GraphModule, blocks: int, data: Sequence[Any] | None, file: Path, options: Mapping[str, Any]
 ) -> None:
     """Choose the blocks of a graph, by weight and activation where there are images, and write them to a file."""
-    from fxprune.choosing.partitions.plan import PartitionPlan
-    from fxprune.passes import MaskPartition
+    from fxprune.pruning.partition_plans import plan_partition
 
-    as_json, model = options["as_json"], options["model"]
-    chosen: dict[str, Any] = {name: options[name] for name in ("keep", "only", "seed")}
-    chosen |= {"by": "weight"} if data is None else {"by": "activation", "data": data}
-    result = MaskPartition(blocks, **chosen)(graph_module)
-    found = PartitionPlan.of(result.graph_module)
-    if not found.layers:
-        reasons = "; ".join(map(str, result.declined)) or "there is no linear layer"
-        raise FxpruneError(f"no chain of linear layers can be split: {reasons}")
+    found, told = plan_partition(graph_module, blocks, data, **{name: options[name] for name in _CHOOSING})
     found.save(file)
-    told = [*map(str, result.rewritten), *result.warnings]
-    if as_json:
-        print_json({"model": model, "out": str(file), "blocks": told})
+    if options["as_json"]:
+        print_json({"model": options["model"], "out": str(file), "blocks": told})
         return
     click.echo("\n".join([*told, f"written to {file}"]))
 
@@ -65,11 +56,8 @@ def is_partition(file: Path) -> bool:
 
 
 def applied(file: Path, graph_module: fx.GraphModule, norms: Norms, verify: bool) -> PipelineResult:
-    """Return a graph with the blocks of a file, each a layer; what lies across is gone."""
+    """Return a graph with the blocks of a file, each a layer."""
     from fxprune.choosing.partitions.plan import PartitionPlan
-    from fxprune.passes import MaskPartition, PartitionLinear
-    from fxprune.passes.chains import FINISHING
-    from fxprune.pipelines.pipeline import Pipeline
+    from fxprune.pruning.partition_plans import apply_partition
 
-    mask = MaskPartition(plan=PartitionPlan.load(file))
-    return Pipeline([*FINISHING[norms], mask, PartitionLinear()], verify=verify)(graph_module)
+    return apply_partition(PartitionPlan.load(file), graph_module, norms=norms, verify=verify)

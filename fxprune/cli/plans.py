@@ -163,11 +163,9 @@ def apply(plan_file: Path, model: str, given: Given, output: Output, no_verify: 
     """
     from fxprune.pruning.pruning_plan import PruningPlan
 
-    norms = output.norms or "keep"
-    splits = is_partition(plan_file)
-    found = None if splits else PruningPlan.load(plan_file)
+    found = None if is_partition(plan_file) else PruningPlan.load(plan_file)
     output.require_sense()
-    graph_module = load_traced(model, given).eval()
+    graph_module, norms = load_traced(model, given).eval(), output.norms or "keep"
     if found is None:
         result = applied(plan_file, graph_module, norms, not no_verify)
     else:

@@ -5,6 +5,7 @@ fc3 relu(fc2 relu(fc1 x))  with blocks b   ->   sum over b of fc3_b relu(fc2_b r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,17 +17,19 @@ from fxprune.choosing.partitions.plan import PartitionPlan
 from fxprune.emission.emit import emit
 from fxprune.emission.partition_script import SCRIPT
 from fxprune.errors import EmitError
+from fxprune.facts.shapes import renew_shapes
 from fxprune.files import make_folder, write_text
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graph_module
-from fxprune.ir.nodes import called_module, called_modules, require_graph
+from fxprune.ir.nodes import called_module, called_modules, remove_unused_state, require_graph
 from fxprune.ir.weight_blocks import WeightBlocks, blocks_of, forget_blocks
 from fxprune.ops.call import Call
-from fxprune.passes.remove_channels import RemoveChannels
 from fxprune.rewriting.block_products import BlockWriter
 from fxprune.rewriting.contract import Log
+from fxprune.rewriting.cutting.cut import Cut
 from fxprune.rewriting.rewriter import Rewriter
 from fxprune.structures.channels.groups import Channels
+from fxprune.structures.channels.labels import Array
 from fxprune.structures.partitions.chains import Chain, find_chains
 from fxprune.structures.partitions.movable import Movable, in_order_of_making
 from fxprune.weights.masking import part
@@ -132,17 +135,15 @@ def _enters_by(channels: Channels, chain: Chain) -> str:
 def _network(graph_module: fx.GraphModule, split: _Split, block: int) -> fx.GraphModule:
     """Return the network of one block."""
     chain, first = split.chain, split.blocks[0]
-    gone = {
-        path: np.flatnonzero(one.rows != block).tolist() for path, one in zip(chain.paths, split.blocks, strict=False)
-    }
+    gone = {path: np.flatnonzero(one.rows != block) for path, one in zip(chain.paths, split.blocks, strict=False)}
     inputs = first.columns == block
     if split.enters_by:
         units = np.zeros(chain.widths[0], dtype=bool)
         units[chain.entry[inputs]] = True
         if np.count_nonzero(units) < 2:
             raise EmitError(f"one channel of {split.enters_by} enters a block: give MaskPartition fewer blocks")
-        gone[split.enters_by] = np.flatnonzero(~units).tolist()
-    network = copy_graph_module(RemoveChannels(indices=gone)(graph_module).graph_module)
+        gone[split.enters_by] = np.flatnonzero(~units)
+    network = _without(graph_module, gone)
     nodes: dict[Any, fx.Node] = {node.target: node for node in network.graph.find_nodes(op="call_module")}
     rewriter = Rewriter(network, Log(), _MADE_BY)
     for path in chain.paths:
@@ -152,7 +153,18 @@ def _network(graph_module: fx.GraphModule, split: _Split, block: int) -> fx.Grap
     if block:
         last: Any = called_module(nodes[chain.paths[-1]])
         rewriter.set_layer(nodes[chain.paths[-1]], _without_bias(last))
+    remove_unused_state(network)
     network.recompile()
+    renew_shapes(network)
+    return network
+
+
+def _without(graph_module: fx.GraphModule, gone: Mapping[str, Array]) -> fx.GraphModule:
+    """Return a copy without the output channels ``gone`` of layers, by path, and all that goes with them."""
+    network = copy_graph_module(graph_module)
+    channels = Channels(network)
+    classes = np.concatenate([channels.outputs[path][places] for path, places in gone.items()])
+    Cut(channels.walk, set(classes.tolist())).apply()
     return network
 
 

@@ -22,12 +22,12 @@ from fxprune import passes
 from fxprune.choosing.partitions.choose import SearchName, require_blocks
 from fxprune.choosing.partitions.plan import PartitionPlan
 from fxprune.emission.emit_partitions import emit_partitions, require_partitions
-from fxprune.errors import FxpruneError
 from fxprune.files import make_folder
 from fxprune.ir.trace_notes import opaque_modules
 from fxprune.passes.chains import FINISHING, Norms
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
+from fxprune.pruning.partition_plans import require_any
 from fxprune.rewriting.contract import Pass
 from fxprune.run_record import METRICS, PARTITION, UNPRUNED
 from fxprune.training.checks import traced_for_images
@@ -211,9 +211,7 @@ def _masked(
         one = passes.MaskPartition(way.blocks, way.search, "activation", batches, seed, **options)
     chain: list[Pass] = [passes.FreezeWeights(), one]
     found = Pipeline(chain)(traced)
-    if not PartitionPlan.of(found.graph_module).layers:
-        reasons = "; ".join(str(site) for site in found.steps[-1].result.declined) or "there is no linear layer"
-        raise FxpruneError(f"no chain of linear layers can be split: {reasons}")
+    require_any(PartitionPlan.of(found.graph_module), found.steps[-1].result.declined)
     return found
 
 

@@ -19,6 +19,7 @@ from torch import fx
 
 from fxprune.errors import LoadError
 from fxprune.files import read_json_of, write_text
+from fxprune.ir.arguments import option_kinds, require_arguments, require_kind
 from fxprune.ir.nodes import called_modules, graphs_of
 from fxprune.ir.weight_blocks import WeightBlocks, blocks_of
 
@@ -31,6 +32,10 @@ class PartitionPlan:
     """The blocks of linear layers, by path; those of regions begin with that of the region."""
 
     layers: Mapping[str, WeightBlocks]
+
+    def __post_init__(self) -> None:
+        for name, hint in option_kinds(PartitionPlan).items():
+            require_kind(getattr(self, name), hint, "PartitionPlan", name)
 
     @classmethod
     def of(cls, graph_module: fx.GraphModule) -> PartitionPlan:
@@ -51,13 +56,16 @@ class PartitionPlan:
         }
         return {_FORMAT: VERSION, "layers": layers}
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write it, atomically; raises LoadError if it cannot be written."""
-        write_text(path, json.dumps(self.to_json()))
+        require_arguments(PartitionPlan.save, locals())
+        write_text(Path(path), json.dumps(self.to_json()))
 
     @classmethod
-    def load(cls, path: Path) -> PartitionPlan:
+    def load(cls, path: str | Path) -> PartitionPlan:
         """Return what was saved; raises LoadError for a file that is no such plan."""
+        require_arguments(PartitionPlan.load, locals())
+        path = Path(path)
         data = read_json_of(path, "plan of a partition")
         layers = data.get("layers") if isinstance(data, dict) and data.get(_FORMAT) == VERSION else None
         if not isinstance(layers, dict):

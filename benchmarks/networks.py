@@ -138,9 +138,41 @@ class C2fNet(nn.Sequential):
 
 
 c2f = C2fNet
+
+
+class Vgg11Head(nn.Sequential):
+    """VGG-11 with batch norms for 32 x 32, without its last two poolings: 8,192 features, and a head for them.
+
+    Simonyan and Zisserman, arXiv 1409.1556, configuration A; the head is 8,192 - 1,024 - 1,024 - 10.
+    """
+
+    def __init__(self, classes: int = 10) -> None:
+        layers: list[nn.Module] = []
+        for before, width, is_pooled in (
+            *((3, 64, True), (64, 128, True), (128, 256, False), (256, 256, True)),
+            *((256, 512, False), (512, 512, False), (512, 512, False), (512, 512, False)),
+        ):
+            layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.MaxPool2d(2)] if is_pooled else []
+        head = (nn.Linear(8192, 1024), nn.ReLU(), nn.Dropout(), nn.Linear(1024, 1024), nn.ReLU(), nn.Dropout())
+        super().__init__(*layers, nn.Flatten(), *head, nn.Linear(1024, classes))
+
+
+vgg11_head = Vgg11Head
+
+
+class DigitsMlp(nn.Sequential):
+    """Three linear layers for images of 8 x 8: 64 - 128 - 128 - 10."""
+
+    def __init__(self, classes: int = 10) -> None:
+        layers = (nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, classes))
+        super().__init__(nn.Flatten(), *layers)
+
+
+digits_mlp = DigitsMlp
 resnet18 = partial(models.resnet18, num_classes=10)
 mobilenet_v2 = partial(models.mobilenet_v2, num_classes=10)
-_IMAGE_SIZES = {"resnet18": 64, "mobilenet_v2": 64}
+_IMAGE_SIZES = {"digits_mlp": 8, "resnet18": 64, "mobilenet_v2": 64}
 
 
 def image_size(network: str) -> int:

@@ -9,11 +9,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fxprune.choosing.partitions.plan import PartitionPlan
     from fxprune.choosing.plan import Plan
     from fxprune.choosing.targets import Targets
     from fxprune.diffing.diff import diff
     from fxprune.diffing.graph_diff import GraphDiff
     from fxprune.emission.emit import emit, load_emitted
+    from fxprune.emission.emit_partitions import emit_partitions
     from fxprune.emission.strip import strip
     from fxprune.errors import FxpruneError, FxpruneWarning
     from fxprune.gates.branch_scale import BranchScale
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from fxprune.pipelines.result import PipelineResult
     from fxprune.pruning.choose import choose
     from fxprune.pruning.group_lasso import GroupLasso, NetworkSlimming
+    from fxprune.pruning.held_partition import HeldPartition
     from fxprune.pruning.latency_model import LatencyModel
     from fxprune.pruning.proximal import ProximalL1
     from fxprune.pruning.prune import prune
@@ -48,8 +51,10 @@ __all__ = [
     "FxpruneWarning",
     "GraphDiff",
     "GroupLasso",
+    "HeldPartition",
     "LatencyModel",
     "NetworkSlimming",
+    "PartitionPlan",
     "Pass",
     "PassResult",
     "Pipeline",
@@ -65,6 +70,7 @@ __all__ = [
     "choose",
     "diff",
     "emit",
+    "emit_partitions",
     "gates_of",
     "insert_scales",
     "load_emitted",
@@ -77,11 +83,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "choosing.partitions.plan": ("PartitionPlan",),
     "choosing.plan": ("Plan",),
     "choosing.targets": ("Targets",),
     "diffing.diff": ("diff",),
     "diffing.graph_diff": ("GraphDiff",),
     "emission.emit": ("emit", "load_emitted"),
+    "emission.emit_partitions": ("emit_partitions",),
     "emission.strip": ("strip",),
     "errors": ("FxpruneError", "FxpruneWarning"),
     "gates.branch_scale": ("BranchScale",),
@@ -92,6 +100,7 @@ _HOMES = {
     "pipelines.result": ("PipelineResult",),
     "pruning.group_lasso": ("GroupLasso", "NetworkSlimming"),
     "pruning.choose": ("choose",),
+    "pruning.held_partition": ("HeldPartition",),
     "pruning.latency_model": ("LatencyModel",),
     "pruning.proximal": ("ProximalL1",),
     "pruning.prune": ("prune",),

@@ -15,10 +15,11 @@ from tabulate import tabulate
 from fxprune.errors import FxpruneWarning, LoadError, first_line
 from fxprune.run_results import RESULTS, results_text, stages_text, widths_text
 
-RUN, REPORT, PLAN, SEARCHED, WIDTHS = "run.json", "report.json", "plan.json", "search.json", "widths.json"
+RUN, REPORT, PLAN, SEARCHED = "run.json", "report.json", "plan.json", "search.json"
+WIDTHS, PARTITION = "widths.json", "partition.json"
 METRICS, FINETUNING, UNPRUNED, ATTENTION = "metrics.jsonl", "finetune.jsonl", "unpruned.jsonl", "attention.jsonl"
-"""Files in the folder of a run: how it was started, what came out, what was closed or
-searched, and what was measured."""
+"""Files in the folder of a run: how it was started, what came out, what was closed or searched, which blocks were
+chosen, and what was measured."""
 
 NO_SCALES = "scales were not recorded: nothing shrinks in this run, or an earlier version wrote it"
 _MAX_EPOCHS = 20  # in the printed table
@@ -115,6 +116,10 @@ class RunRecord:
     def __str__(self) -> str:
         if self.report is not None and "stages" in self.report:  # nothing was trained
             return "\n\n".join([self.headline, stages_text(self.report), results_text(self.report)])
+        if self.report is not None and "blocks" in self.report:  # a head was split, and maybe trained
+            trained = [self._epochs()] if self.rows else []
+            blocks = "\n".join(_paths(self.report["blocks"]))
+            return "\n\n".join([self.headline, *trained, blocks, results_text(self.report)])
         parts = [self.headline, self._epochs()]
         if self.report is not None:
             parts.append(results_text(self.report))

@@ -25,6 +25,10 @@ _ACTIVATIONS = ("activation_bytes_before", "activation_bytes_after")  # not in r
 def before_and_after(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return what a report compares, as text: what, before, after."""
     rows = [(label, format(report[b], form), format(report[a], form)) for label, (b, a, form) in RESULTS.items()]
+    for name, label in (("mask", "masked"), ("repair", "masked and repaired")):
+        if f"accuracy_after_{name}" in report:
+            before, after = (format(report[one], ".2%") for one in ("accuracy_before", f"accuracy_after_{name}"))
+            rows.append((f"top-1, {label}", before, after))
     if "accuracy_baseline" in report:
         baseline, after = (f"{report[name]:.2%}" for name in ("accuracy_baseline", "accuracy_after"))
         rows.append(("top-1 with both trained as long", baseline, after))

@@ -15,7 +15,9 @@ from fxprune.passes.insert_branch_scale import InsertBranchScale
 from fxprune.passes.insert_channel_attention import InsertChannelAttention
 from fxprune.passes.insert_channel_gate import InsertChannelGate
 from fxprune.passes.insert_resconv import InsertResConv
+from fxprune.passes.mask_partition import MaskPartition
 from fxprune.passes.measure_norms import MeasureNorms
+from fxprune.passes.partition_linear import PartitionLinear
 from fxprune.passes.propagate_zeros import PropagateZeros
 from fxprune.passes.remove_branches import RemoveBranches
 from fxprune.passes.remove_channels import RemoveChannels
@@ -44,7 +46,9 @@ __all__ = [
     "InsertChannelAttention",
     "InsertChannelGate",
     "InsertResConv",
+    "MaskPartition",
     "MeasureNorms",
+    "PartitionLinear",
     "PropagateZeros",
     "RemoveBranches",
     "RemoveChannels",

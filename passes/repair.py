@@ -30,8 +30,9 @@ class Repair(Pass):
     Without a loss and without labels (after CaP, Xie et al., arXiv 2108.13728, who fit the readers of channels on the
     inputs of the unpruned network): the layers are fitted in the order of the graph, each on what it reads once those
     before it are, so that a later one makes up for what an earlier one could not; the last layer of a residual branch
-    is fitted to what the sum lacks (both ours). Means go into biases, or into the norm behind. Of several processes
-    (torchrun) each takes its share of the batches.
+    is fitted to what the sum lacks (both ours). Means go into biases, or into the norm behind. Layers with blocks
+    (:class:`MaskPartition`) are fitted inside of them. Of several processes (torchrun) each takes its share of the
+    batches.
 
     Args:
         data: an iterable of inputs, or of pairs of these and labels; by default the graph's example inputs.
@@ -50,7 +51,7 @@ class Repair(Pass):
     name: ClassVar[str] = "repair"
     contract: ClassVar[Contract] = Contract.SIGNATURE
     changes_shapes: ClassVar[bool] = False
-    after: ClassVar[tuple[str, ...]] = ("remove-channels", "remove-layers", "fuse-resconv")
+    after: ClassVar[tuple[str, ...]] = ("remove-channels", "remove-layers", "fuse-resconv", "mask-partition")
     data: Any = field(default=None, hash=False, compare=False, repr=False)
     reference: fx.GraphModule | None = field(default=None, hash=False, compare=False, repr=False)
     ridge: float = 0.1

@@ -101,7 +101,7 @@ def test_the_compiler_knows_no_pass_by_name() -> None:
         "fxprune.pipelines",  # chains of them, and passes by name
         *(
             f"fxprune.pruning.{name}"
-            for name in ("choose", "channel_step", "mixed_choice", "layer_sites", "pruning_plan")
+            for name in ("choose", "channel_step", "mixed_choice", "layer_sites", "pruning_plan", "partition_plans")
         ),  # of plans
         "fxprune.pruning.emitted",  # what would be emitted
         "fxprune.pruning.random_prunings",  # what a model of latency is fitted to

@@ -1,4 +1,4 @@
-"""What can be pruned in a graph, and why the rest cannot: every conv and every residual sum, with its cost."""
+"""What can be pruned in a graph, and why the rest cannot: each conv, residual sum and linear layer, with its cost."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tabulate import tabulate
 from torch import fx
 
 from fxprune.choosing.keeping import Kept
+from fxprune.choosing.partitions.sites import LinearSite, linear_sites
 from fxprune.costs.macs import (
     at_least,
     batch_size,
@@ -35,7 +36,8 @@ _TIERS: dict[Tier, str] = {
 
 @dataclass(frozen=True)
 class Inspection:
-    """The convs and sums of a graph, each with its path. MACs are for one sample; printing it shows tables.
+    """The convs, sums and linear layers of a graph, each with its path. MACs are for one sample; printing it shows
+    tables.
 
     ``removable_macs`` lie in eligible convs or branches, what is in both counted once. ``tier`` is how the graph was
     traced, ``opaque`` what could not be, ``assumptions`` what the graph takes for granted about its inputs. ``macs``
@@ -55,6 +57,7 @@ class Inspection:
     assumptions: tuple[Assumption, ...] = ()
     unknown: tuple[str, ...] = ()
     inputs: tuple[tuple[int, ...], ...] = ()
+    linears: tuple[LinearSite, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""
@@ -70,6 +73,7 @@ class Inspection:
             "removable_macs_in_branches": self.branch_macs,
             "convs": convs,
             "branches": branches,
+            "linears": [one.to_json() for one in self.linears],
             "traced": self.tier,
             "opaque": [asdict(one) for one in self.opaque],
             "assumptions": [asdict(one) for one in self.assumptions],
@@ -81,6 +85,9 @@ class Inspection:
         parts = [tabulate(convs, headers=["conv", "eligible", "MACs", "params"], intfmt=",")]
         if branches:
             parts.append(tabulate(branches, headers=["residual branch", "eligible", "MACs", "params"], intfmt=","))
+        if self.linears:
+            linears = [[one.path, one.verdict, one.macs, one.params] for one in self.linears]
+            parts.append(tabulate(linears, headers=["linear layer", "partition", "MACs", "params"], intfmt=","))
         eligible = [sum(one.eligible for _, one in found) for found in (self.convs, self.branches)]
         parts.append(
             f"{eligible[0]} of {len(self.convs)} convs are eligible and hold {self._share(self.conv_macs)} of "
@@ -117,6 +124,8 @@ def _verdict(found: ConvSite | Branch) -> str:
 def inspect_graph(graph_module: fx.GraphModule, keep: Sequence[str] = (), only: Sequence[str] = ()) -> Inspection:
     """Return what :class:`fxprune.passes.InsertResConv` and :class:`fxprune.passes.InsertBranchScale` would find.
 
+    Of linear layers, what :class:`fxprune.passes.MaskPartition` would.
+
     ``keep`` and ``only`` are theirs (see :mod:`fxprune.choosing.keeping`).
     """
     require_shapes(graph_module)
@@ -135,6 +144,9 @@ def inspect_graph(graph_module: fx.GraphModule, keep: Sequence[str] = (), only: 
         for index, nodes in enumerate((in_convs, in_branches, in_convs | in_branches)):
             costs[index] += int(sum(node_macs(node) for node in nodes) // batch_size(graph))
     return Inspection(
+        linears=tuple(
+            site for region, graph in graphs_of(graph_module) for site in linear_sites(graph, region, kept)
+        ),
         convs=tuple(convs),
         branches=tuple(branches),
         macs=total_macs(graph_module),

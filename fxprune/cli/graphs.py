@@ -50,11 +50,11 @@ _IMAGES = 512
 @keeping_options
 @click.option("--channels", is_flag=True, help="List the groups of channels too.")
 @click.option("--why", metavar="PATH", help="All that is known of one layer, or of those of one module.")
-@json_option("model, its costs, convs, branches, opaque, assumptions, channels")
+@json_option("model, its costs, convs, branches, linears, opaque, assumptions, channels")
 @html_option
 @collected("shown", Shown)
 def inspect(model: str, given: Given, shown: Shown, **kept: Sequence[str]) -> None:
-    """List each conv and each residual branch of MODEL: eligible or why not, its MACs and parameters.
+    """List each conv, residual branch and linear layer of MODEL: eligible or why not, its MACs and parameters.
 
     Of channels it says how many can go.
     """

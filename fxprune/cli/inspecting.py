@@ -61,6 +61,10 @@ def story(found: Inspection, channels: ChannelInspection, path: str) -> list[str
         for name, site in sites:
             verdict = "can be removed" if site.eligible else f"stays: {site.reason}"
             told.setdefault(name, []).append(f"{kind}: {verdict}; {site.macs:,} MACs, {site.params:,} parameters")
+    for one in found.linears:
+        told.setdefault(one.path, []).append(
+            f"partition: {one.verdict}; {one.macs:,} MACs, {one.params:,} parameters"
+        )
     known = dict.fromkeys((*told, *channels.paths))
     lines = []
     for name in known:
@@ -68,5 +72,5 @@ def story(found: Inspection, channels: ChannelInspection, path: str) -> list[str
             lines += [name, *(f"  {line}" for line in (*told.get(name, ()), *channels.why(name)))]
     if not lines:
         hint = did_you_mean(path, list(known)) or "; fxprune inspect lists them"
-        raise LoadError(f"no conv, no branch and no channels are called {path!r}{hint}")
+        raise LoadError(f"no conv, no branch, no linear layer and no channels are called {path!r}{hint}")
     return lines

@@ -25,6 +25,7 @@ from fxprune.cli.options import (
     model_options,
     print_json,
 )
+from fxprune.cli.partition_plans import applied, is_partition, plan_partition, require_alone
 from fxprune.cli.progress import progress_line
 
 if TYPE_CHECKING:
@@ -83,8 +84,14 @@ class Asked:
 )
 @image_options
 @keeping_options
+@click.option(
+    "--partition",
+    type=click.IntRange(2, 16),
+    metavar="K",
+    help="Choose K blocks of linear layers, and nothing else: see fxprune prune --partition.",
+)
 @click.option("-o", "--out", "file", required=True, type=click.Path(path_type=Path), help="File to write: plan.json.")
-@json_option("model, out, criterion, targets, sites, macs_left, params_left")
+@json_option("model, out, criterion, targets, sites, macs_left, params_left; with --partition model, out, blocks")
 def plan(model: str, given: Given, asked: Asked, images: Images, file: Path, as_json: bool, **options: Any) -> None:
     """Choose what goes of MODEL, and write it to a file: sites, indices and scores, to be read, edited and applied.
 
@@ -93,6 +100,15 @@ def plan(model: str, given: Given, asked: Asked, images: Images, file: Path, as_
     from fxprune.choosing.named import known_criteria, made
     from fxprune.pruning.choose import choose
 
+    partition = options.pop("partition")
+    if partition is not None:
+        require_alone()
+        graph_module = images.graph_of(model, given).eval()
+        with progress_line("choosing"):
+            plan_partition(
+                graph_module, partition, images.batches(), file, {**options, "model": model, "as_json": as_json}
+            )
+        return
     search: Search = options.pop("search")
     what, criterion = options.pop("what"), search.criterion(options.pop("criterion") or "l1")
     looks = made(criterion, known_criteria(), "criterion").needs != "weights"
@@ -142,14 +158,18 @@ def _show(model: str, graph_module: fx.GraphModule, found: PruningPlan, file: Pa
 def apply(plan_file: Path, model: str, given: Given, output: Output, no_verify: bool, as_json: bool) -> None:
     """Take out of MODEL what PLAN says, a file of fxprune plan; a plan for another network is refused.
 
+    A plan of a partition (plan --partition, or partition.json of a run) splits its linear layers.
     Batch norms are kept, to train on, unless --norms says otherwise.
     """
     from fxprune.pruning.pruning_plan import PruningPlan
 
-    found = PruningPlan.load(plan_file)
+    found = None if is_partition(plan_file) else PruningPlan.load(plan_file)
     output.require_sense()
-    graph_module = load_traced(model, given).eval()
-    result = found.apply(graph_module, norms=output.norms or "keep", verify=not no_verify)
+    graph_module, norms = load_traced(model, given).eval(), output.norms or "keep"
+    if found is None:
+        result = applied(plan_file, graph_module, norms, not no_verify)
+    else:
+        result = found.apply(graph_module, norms=norms, verify=not no_verify)
     if not as_json:
         click.echo(str(result))
     output.write(model, graph_module, result)

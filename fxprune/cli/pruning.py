@@ -25,12 +25,14 @@ from fxprune.cli.options import (
     weights_option,
     what_option,
 )
+from fxprune.cli.partitioning import Partition, partition_options
 from fxprune.cli.report import show_finished, show_results
 from fxprune.cli.timed import Timed, timed_options
 from fxprune.cli.training_options import training_options
 from fxprune.training.settings import Settings
 
 if TYPE_CHECKING:
+    from fxprune.cli.pruning_job import Done
     from fxprune.passes.chains import Norms
     from fxprune.training.goal import Goal
 
@@ -140,7 +142,13 @@ def _is_number(text: str) -> bool:
     "for the target.",
 )
 @click.option("--no-train", is_flag=True, help="Train nothing: choose, remove and repair on some hundred images.")
-@click.option("--images", default=512, type=click.IntRange(min=8), help="Training images that --no-train looks at.")
+@partition_options
+@click.option(
+    "--images",
+    default=512,
+    type=click.IntRange(min=8),
+    help="Training images that --no-train and --partition look at.",
+)
 @criterion_option
 @click.option(
     "--search",
@@ -153,11 +161,20 @@ def _is_number(text: str) -> bool:
 @training_options
 @export_options
 @json_option(REPORTED)
-def prune(model: str, data: str, out: Path, timed: Timed, frontier: tuple[float, ...], **options: Any) -> None:
+def prune(
+    model: str,
+    data: str,
+    out: Path,
+    timed: Timed,
+    frontier: tuple[float, ...],
+    partition: Partition,
+    **options: Any,
+) -> None:
     """Fine-tune MODEL on your images, prune its layers or channels meanwhile, write the result to a folder.
 
     With --no-train nothing is trained: what goes is chosen, removed and repaired by least squares, in minutes.
     With --method ucp two networks are trained from scratch, for --epochs each.
+    With --partition the head's linear layers are split into blocks, and nothing else goes.
 
     Killed at any moment, the same command goes on from its last checkpoint. On several GPUs or hosts:
     torchrun --nproc-per-node 4 -m fxprune prune MODEL ...
@@ -179,8 +196,13 @@ def prune(model: str, data: str, out: Path, timed: Timed, frontier: tuple[float,
     method, alpha = options.pop("method"), options.pop("alpha")
     settings = Settings(**options)
     _require_method(method, goal_options, alpha)
-    _require_way(way["no_train"])
+    _require_way(way["no_train"], () if partition.partition else ("images",))
+    split = partition.way(goal_options, not way["no_train"], way["images"])
     _require_use(settings, goal_options, source.teacher_weights)
+    if split is not None:
+        _seed(settings.seed)
+        _show(Job(source, images, settings, None, exports, as_json).split(out, split), out, as_json)
+        return
     if method == "ucp":
         goal_options["what"] = "channels"
     goal = _goal(timed=timed, frontier=frontier, alpha=alpha, **goal_options)
@@ -190,7 +212,11 @@ def prune(model: str, data: str, out: Path, timed: Timed, frontier: tuple[float,
     if frontier:
         along(job, goal, frontier, out)
         return
-    done = job.run(out, goal)
+    _show(job.run(out, goal), out, as_json)
+
+
+def _show(done: Done | None, out: Path, as_json: bool) -> None:
+    """Print what came of a run, in the main process."""
     if done is not None:
         (show_finished if done.is_old else show_results)(done.report, out, as_json)
 
@@ -230,14 +256,14 @@ def _goal(
     )
 
 
-def _require_way(no_train: bool) -> None:
-    """Raise UsageError for an option of a training with --no-train, or of that without it."""
+def _require_way(no_train: bool, without: Sequence[str]) -> None:
+    """Raise UsageError for an option of a training with --no-train, or of that, or ``without``, without it."""
     given = click.get_current_context().get_parameter_source
     of_training = {*(field.name for field in fields(Settings))} - {"workers", "seed"} | {
         "strength",
         "teacher_weights",
     }
-    for option in of_training if no_train else ("images", "criterion", "search"):
+    for option in of_training if no_train else (*without, "criterion", "search"):
         if given(option) is click.core.ParameterSource.COMMANDLINE:
             name = f"--{option.replace('_', '-')}"
             raise click.UsageError(

@@ -28,6 +28,7 @@ from fxprune.training.folder import is_finished, open_folder
 from fxprune.training.frontier import Stop, folder_of, stops, write_frontier
 from fxprune.training.goal import Goal
 from fxprune.training.job import Run, prune_on_data, say_nothing
+from fxprune.training.partition_job import Partitioning, partition_on_data
 from fxprune.training.settings import Settings
 from fxprune.training.ucp_job import ByAttention, prune_by_attention
 from fxprune.training.untrained_job import Without, prune_on_images
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Report = Mapping[str, Any]
+Work = Callable[[LoadedModel, ImageData, Run, "nn.Module | None"], Report]
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,26 @@ class Job:
             return Done(prune_on_images(loaded.model, data, out, goal, way, say, given))
 
     def _trained(self, way: ByAttention | None, out: Path, goal: Goal) -> Done | None:
+        def work(loaded: LoadedModel, data: ImageData, run: Run, teacher: nn.Module | None) -> Report:
+            options: dict[str, Any] = {"goal": goal, "run": run, "teacher": teacher}
+            if way is None:
+                return prune_on_data(loaded.model, data, out, self.settings, **options)
+            return prune_by_attention(loaded.model, data, out, self.settings, way=way, **options)
+
+        told = {**_told(goal), **self.settings.shared(), **({} if way is None else way.options())}
+        return self._among_processes(out, told, work)
+
+    def split(self, out: Path, way: Partitioning) -> Done | None:
+        """Split a head into blocks in the place of pruning, likewise."""
+
+        def work(loaded: LoadedModel, data: ImageData, run: Run, teacher: nn.Module | None) -> Report:
+            return partition_on_data(loaded.model, data, out, self.settings, way=way, run=run, teacher=teacher)
+
+        trained = self.settings.shared() if way.trains else {"seed": self.settings.seed}
+        return self._among_processes(out, {**way.options(), **trained}, work)
+
+    def _among_processes(self, out: Path, told: Mapping[str, Any], work: Work) -> Done | None:
+        """Do what is asked for, which is ``told``, in each process, in a folder that the first of them opens."""
         accelerator = make_accelerator(self.settings, out)
         is_main: bool = accelerator.is_main_process
         untaught = self.settings.learns_from_teacher and not self.source.teacher_weights
@@ -135,7 +157,7 @@ class Job:
         teacher = self._teacher(loaded)
         data = self.images.load()
         given = {**self.source.record(), **self.images.record()}
-        record = {**given, **_told(goal), **self.settings.shared(), **({} if way is None else way.options())}
+        record = {**given, **told}
         if is_finished(out, record):
             return Done.before(out) if is_main else None
         with ExitStack() as held:
@@ -143,11 +165,7 @@ class Job:
                 held.enter_context(open_folder(out, record))
             accelerator.wait_for_everyone()
             run = Run(say, given, accelerator, self.exports)
-            options: dict[str, Any] = {"goal": goal, "run": run, "teacher": teacher}
-            if way is None:
-                report = prune_on_data(loaded.model, data, out, self.settings, **options)
-            else:
-                report = prune_by_attention(loaded.model, data, out, self.settings, way=way, **options)
+            report = work(loaded, data, run, teacher)
         return Done(report) if is_main else None
 
     def _loaded(self, say: Callable[[str], None], untaught: bool) -> tuple[LoadedModel, Callable[[str], None]]:

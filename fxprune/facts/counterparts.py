@@ -81,5 +81,6 @@ def _places(node: fx.Node, other: fx.Node, sizes: Sequence[int]) -> dict[int, Pl
         every = before.get(axis) or KeptPlaces(np.arange(sizes[axis]), sizes[axis])
         if kept.of != every.of or not np.isin(kept.places, every.places).all():
             return None
-        found[axis] = np.searchsorted(every.places, kept.places)
+        order = np.argsort(every.places)  # they may be in another order than they were traced in
+        found[axis] = order[np.searchsorted(every.places, kept.places, sorter=order)]
     return found

@@ -73,13 +73,15 @@ def graph_page(
         title: the model's name.
     """
     table = _Table()
-    verdicts = _verdicts(graph_module, found)
+    verdicts, linears = _verdicts(graph_module, found), _of_linears(found)
     changes = []
     for region, graph in graphs_of(graph_module):
         for node, info in describe(graph, region).items():
             verdict = verdicts.get(node, {})
             kind = next((kind for kind in ("opaque", "eligible", "kept") if kind in verdict), "other")
             why = [table.reason(reason) for kind in verdict for reason in verdict[kind]]
+            partition = linears.get(_own_path(node, region))
+            why += [table.reason(partition)] if partition is not None else []
             why += [table.reason(reason) for reason in _of_channels(channels, node, region)]
             changes.append([list(_VERDICT_MARKS).index(kind), [], table.node(info), [], why])
     convs, branches = (sum(one.eligible for _, one in sites) for sites in (found.convs, found.branches))
@@ -133,12 +135,21 @@ def _verdicts(graph_module: fx.GraphModule, found: Inspection) -> dict[fx.Node, 
     return verdicts
 
 
+def _of_linears(found: Inspection) -> dict[str, Reason]:
+    """Return whether each linear layer can be split into partitions, by its path."""
+    return {one.path: Reason("partition", one.verdict, None) for one in found.linears}
+
+
 def _of_channels(channels: ChannelInspection | None, node: fx.Node, region: str) -> list[Reason]:
     """Return what is known of the channels of ``node``."""
     if channels is None:
         return []
+    return [Reason("channels", text, None) for text in channels.marks(_own_path(node, region))]
+
+
+def _own_path(node: fx.Node, region: str) -> str:
     own = node.name if node.op.startswith("call_") and node.op != "call_module" else str(node.target)
-    return [Reason("channels", text, None) for text in channels.marks(f"{region}.{own}" if region else own)]
+    return f"{region}.{own}" if region else own
 
 
 class _Table:

@@ -21,16 +21,19 @@ from fxprune.facts.shapes import shape
 from fxprune.ir.nodes import as_taken_now
 from fxprune.ir.processes import is_one_of_several, sum_up, total
 from fxprune.ir.time_left import Progress
+from fxprune.ir.weight_blocks import WeightBlocks, blocks_of
 from fxprune.rewriting.contract import Log
 from fxprune.rewriting.refit import Reading, at_once, missed, put, reading, told
 from fxprune.rewriting.rewriter import Rewriter
 from fxprune.rewriting.shared_taps import SharedTaps, shares_taps
 from fxprune.structures.summands import Summand, summand
+from fxprune.weights.block_sums import BlockSums
 from fxprune.weights.least_squares import Moments, Rows
 
 _LOG = logging.getLogger(__name__)
 Statistics = Literal["layer after layer", "once"]
 Taps = Literal["apart", "shared"]
+Sums = Moments | Rows | BlockSums
 _UNCHANGED = 1e-12
 _ROUNDED = 8
 _WIDE = 4096
@@ -90,6 +93,9 @@ class Repairing:
                 one = "nothing in the unpruned graph computes what it reads"
             elif isinstance(one, Reading) and self._shares_taps(one) and not self._taps(one).has_old_weights():
                 one = "its weights are not those of the unpruned graph any more, to which shared taps would be added"
+            blocks = _blocks(one) if isinstance(one, Reading) else None
+            if blocks is not None and blocks.has_rest:
+                one = "what lay across its blocks is added to it in part: those behind it make up for the rest"
             if isinstance(one, str):
                 self._rewriter.log.decline(node, one)
             elif one is not None:
@@ -140,6 +146,8 @@ class Repairing:
         return found if term is None else [*found, self._others[term.addition].node]
 
     def _shares_taps(self, one: Reading) -> bool:
+        if _blocks(one) is not None:
+            return False
         return self._fitting.taps == "shared" and one.source in self._others and shares_taps(one)
 
     def _taps(self, one: Reading) -> SharedTaps:
@@ -176,18 +184,22 @@ class Repairing:
                 sums.add(*missed(one, *parts))
         return self._put(one, sums)
 
-    def _sums(self, one: Reading, samples: int, wanted: Sequence[torch.Tensor]) -> Moments | Rows | None:
+    def _sums(self, one: Reading, samples: int, wanted: Sequence[torch.Tensor]) -> Sums | None:
         """Return what sums up what a layer reads; None, and a reason, if that takes too much memory."""
-        geometry = one.geometry
-        wide = geometry.columns > max(_WIDE, samples) and not is_one_of_several()
-        size = geometry.columns if not wide else samples
-        needed = 8 * _COPIES * geometry.groups * size * geometry.columns
+        geometry, blocks = one.geometry, _blocks(one)
+        sizes = [(geometry.rows, geometry.columns)] * geometry.groups if blocks is None else blocks.sizes
+        columns = max(read for _, read in sizes)
+        wide = columns > max(_WIDE, samples) and not is_one_of_several()
+        needed = sum(8 * _COPIES * (samples if wide else read) * read for _, read in sizes)
         if needed > max(self._fitting.memory, 1 << 28):
             self._rewriter.log.decline(
-                one.node, f"its {geometry.columns:,} inputs would take {needed / 1e9:.1f} GB: give it more memory"
+                one.node, f"its {columns:,} inputs would take {needed / 1e9:.1f} GB: give it more memory"
             )
             return None
         device = wanted[0].device if wanted else None
+        if blocks is not None:
+            parts = [Rows() if wide else Moments(1, read, rows, device) for rows, read in sizes]
+            return BlockSums(list(blocks.places()), parts)
         return Rows() if wide else Moments(geometry.groups, geometry.columns, geometry.rows, device)
 
     def _wanted(self, one: Reading, before: LayerByLayer, after: LayerByLayer) -> list[torch.Tensor]:
@@ -209,18 +221,21 @@ class Repairing:
             sums.add(*taps.missed(x, all_of_x * factor))
         return self._put(one, sums, taps)
 
-    def _put(self, one: Reading, sums: Moments | Rows, taps: SharedTaps | None = None) -> bool:
+    def _put(self, one: Reading, sums: Sums, taps: SharedTaps | None = None) -> bool:
         """Give a layer the weights that the sums say; say whether it has others now."""
-        if isinstance(sums, Moments):
-            sum_up(*sums.tensors)
-            sums.count = total(sums.count, sums.xx.device)
+        for part in sums.parts if isinstance(sums, BlockSums) else [sums]:
+            if isinstance(part, Moments):
+                sum_up(*part.tensors)
+                part.count = total(part.count, part.xx.device)
         try:
             fit = sums.fit(self._fitting.ridge)
         except FxpruneError as error:
             raise FxpruneValueError(f"{one.node.target} cannot be fitted: {error}") from error
         if fit.before <= _unchanged(one) * max(fit.total, 1e-300):
             return False
+        blocks = _blocks(one)
         columns = one.geometry.columns if taps is None else taps.left
+        columns = columns if blocks is None else max(read for _, read in blocks.sizes)
         if sums.count < columns:
             self._few[str(one.node.target)] = math.ceil(self._images * columns / max(sums.count, 1))
         what = "what it computed" if taps is None else "what it read"
@@ -235,6 +250,12 @@ class Repairing:
                 f"too few images ({self._images:,}): {len(self._few)} of the layers have more inputs than these give "
                 f"samples, and rest on the ridge; {worst} would need {self._few[worst]:,}"
             )
+
+
+def _blocks(one: Reading) -> WeightBlocks | None:
+    """Return the blocks of a layer, which hold when it is fitted."""
+    weight: torch.Tensor = one.layer.weight  # type: ignore[assignment]
+    return blocks_of(one.node, weight) if one.geometry.kind == "linear" else None
 
 
 def _unchanged(one: Reading) -> float:

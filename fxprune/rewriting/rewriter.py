@@ -16,6 +16,7 @@ from torch import fx, nn
 
 from fxprune.ir.node_targets import set_attribute, set_buffer
 from fxprune.ir.nodes import inherit
+from fxprune.ir.weight_blocks import BLOCKS
 from fxprune.rewriting.contract import Log
 
 _Fact = TypeVar("_Fact")
@@ -79,7 +80,10 @@ class Rewriter:
         """
         self._facts = None
         set_attribute(self.graph_module, str(node.target), value)
+        blocks = node.meta.get(BLOCKS)
         inherit(node, node, *absorbed, made_by=self.made_by)
+        if blocks is not None:  # of the layer that it calls, and not of what that has absorbed
+            node.meta[BLOCKS] = blocks
 
     def replace(self, node: fx.Node, by: fx.Node, readers: Container[fx.Node] | None = None) -> None:
         """Have what reads ``node``, or ``readers`` alone, read ``by``; erase ``node`` if nothing reads it then."""

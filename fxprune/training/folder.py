@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from fxprune.choosing.targets import Targets
 from fxprune.errors import LoadError
 from fxprune.files import cannot_write, make_folder, remove_unfinished, write_json
-from fxprune.run_record import PLAN, REPORT, RUN, SEARCHED, WIDTHS
+from fxprune.run_record import PARTITION, PLAN, REPORT, RUN, SEARCHED, WIDTHS
 from fxprune.training.goal import Goal
 from fxprune.training.settings import Settings
 
@@ -98,7 +98,11 @@ def _changes(out: Path, record: Path, run: Mapping[str, Any]) -> dict[str, tuple
 def _go_on(out: Path, record: Path, run: Mapping[str, Any]) -> None:
     """Raise LoadError unless the unfinished run that ``record`` tells of is the one that is wanted."""
     changed = _changes(out, record, run)
-    if changed and not any(out.glob("*.pt")) and not any((out / name).exists() for name in (PLAN, SEARCHED)):
+    if (
+        changed
+        and not any(out.glob("*.pt"))
+        and not any((out / name).exists() for name in (PLAN, SEARCHED, PARTITION))
+    ):
         write_json(record, dict(run))  # nothing was trained or chosen yet: nothing is lost by starting anew
     elif changed and _is_of_widths(changed, run) and not (out / WIDTHS).exists():
         write_json(record, dict(run))  # what was trained goes on, and is what widths will be chosen by

@@ -18,6 +18,7 @@ from fxprune.gates.data_parallel import keep_all_parameters_in_training
 from fxprune.passes import RemoveChannels, RemoveLayers, RemoveUnusedSubmodules
 from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pruning.held_partition import HeldPartition, has_blocks
 from fxprune.pruning.proximal import ProximalL1, parameter_groups
 from fxprune.pruning.steering import SteeredL1
 from fxprune.rewriting.contract import Pass
@@ -42,7 +43,8 @@ class Trainer:
 
     What is computed is the model without its closed layers and channels: a copy that shares the weights of what is
     whole with it, and has parts of the others (:mod:`fxprune.training.sliced`), made anew when something closes. So
-    training gets cheaper as layers and channels go. Where feature maps are learned all channels are computed.
+    training gets cheaper as layers and channels go. Where feature maps are learned all channels are computed. What
+    lies across the blocks of linear layers (:class:`fxprune.passes.MaskPartition`) is held at zero.
 
     Args:
         model: what to train; on the device of the metrics' accelerator, which trains it.
@@ -69,6 +71,7 @@ class Trainer:
         self.schedule = Schedule(settings.lr, self.steps_per_epoch * settings.epochs)
         groups = parameter_groups(model, settings.weight_decay)
         self.optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True)
+        self.held = HeldPartition(model) if isinstance(model, fx.GraphModule) and has_blocks(model) else None
         self.step = 0
         self.loss_sum = 0.0  # of the epoch so far
         self.seconds = 0.0  # likewise
@@ -204,6 +207,8 @@ class Trainer:
         if settings.cuda_graphs:
             separate_gradients(self.model.parameters())
         self.optimizer.step()
+        if self.held is not None:
+            self.held.step()
         self.step += 1
         if self.shrink is not None:
             self.shrink.step(lr)

@@ -76,7 +76,7 @@ def test_the_page_tells_of_channels(capsys: pytest.CaptureFixture[str], tmp_path
         (
             ("--why", "layr1.0.conv1"),
             1,
-            "no conv, no branch and no channels are called 'layr1.0.conv1'; did you mean",
+            "no conv, no branch, no linear layer and no channels are called 'layr1.0.conv1'; did you mean",
         ),
         (("--why", "@"), 1, "are called '@'; fxprune inspect lists them"),
         (("--why", "conv1", "--json"), 2, "exclude one another"),
@@ -88,3 +88,13 @@ def test_errors(capsys: pytest.CaptureFixture[str], options: tuple[str, ...], co
     found, out, err = run(capsys, "inspect", NET, *INPUT, *options)
     assert (found, out) == (code, "")
     assert message in err
+
+
+def test_linear_layers_are_listed_with_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    out = inspect(capsys)
+    assert "linear layer" in out
+    found = json.loads(inspect(capsys, "--json"))["linears"]
+    assert [one["path"] for one in found] == ["linear"]
+    assert found[0]["chain"] == []
+    assert "an output of the network" in found[0]["reason"]
+    assert f"partition: no: {found[0]['reason']}" in inspect(capsys, "--why", "linear")

@@ -60,7 +60,7 @@ def right(graph: fx.GraphModule, folder: Path) -> dict[str, Any]:
     return {
         "graph_module": graph, "before": graph, "after": graph, "a": graph, "b": graph, "model": graph,
         "example_inputs": x, "fit": lambda sparse: None, "meet_after": 4, "targets": fxprune.Targets(macs=0.9),
-        "folder": folder / "out", "result": graph,
+        "folder": folder / "out", "result": graph, "layers": {},
         "passes": [passes.Simplify()], "conv": nn.Conv2d(3, 3, 3, padding=1), "strength": 0.1, "weight_decay": 0.1,
     }  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""Which features of linear layers go into which block."""

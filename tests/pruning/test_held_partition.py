@@ -1,0 +1,104 @@
+"""Blocks held in a user's training loop: with averages, casts, compile, a resume in another copy."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from partition_nets import conv_head
+from torch import fx, nn
+from torch.optim.swa_utils import AveragedModel
+
+import fxprune
+from fxprune import passes
+from fxprune.errors import FxpruneValueError
+
+
+def masked() -> fx.GraphModule:
+    return passes.MaskPartition(blocks=3)(conv_head()).graph_module.train()
+
+
+def steps(network: nn.Module, graph: fx.GraphModule, count: int = 3, device_type: str = "") -> None:
+    """Take some steps with momentum and decay."""
+    held = fxprune.HeldPartition(graph)
+    optimizer = torch.optim.AdamW(graph.parameters(), lr=0.01)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(count):
+        x = torch.randn(8, 3, 8, 8, generator=generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(device_type)):
+            loss = network(x).float().square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        held.step()
+
+
+def is_in_blocks(graph: fx.GraphModule) -> bool:
+    plan = fxprune.PartitionPlan.of(graph)
+    assert len(plan.layers) == 2
+    return not any(graph.get_parameter(f"{path}.weight")[~one.mask()].any() for path, one in plan.layers.items())
+
+
+@pytest.mark.parametrize("device_type", ["", "cpu"])
+def test_a_training_keeps_the_blocks(device_type: str) -> None:
+    graph = masked()
+    before = graph.get_parameter("fc1.weight").detach().clone()
+    steps(graph, graph, device_type=device_type)
+    assert is_in_blocks(graph)
+    assert not torch.equal(before, graph.get_parameter("fc1.weight"))
+    split = fxprune.Pipeline([passes.PartitionLinear()])(graph.eval())
+    assert split.steps[0].result.modified
+
+
+def test_without_it_they_are_lost() -> None:
+    graph = masked()
+    optimizer = torch.optim.SGD(graph.parameters(), lr=0.1)
+    graph(torch.randn(8, 3, 8, 8)).square().mean().backward()
+    optimizer.step()
+    assert not is_in_blocks(graph)
+
+
+def test_averages_stay_in_the_blocks() -> None:
+    graph = masked()
+    average = AveragedModel(graph)
+    steps(graph, graph)
+    average.update_parameters(graph)
+    steps(graph, graph)
+    average.update_parameters(graph)
+    inside: Any = average.module
+    assert is_in_blocks(inside)
+
+
+def test_a_copy_is_held_alone() -> None:
+    graph = masked()
+    other = copy.deepcopy(graph)
+    steps(other, other)
+    assert is_in_blocks(other)
+    assert torch.equal(graph.get_parameter("fc1.weight"), masked().get_parameter("fc1.weight"))
+
+
+def test_a_cast_after_it_was_made_is_followed() -> None:
+    graph = masked()
+    held = fxprune.HeldPartition(graph)
+    graph.double()
+    with torch.no_grad():
+        graph.get_parameter("fc1.weight").add_(1.0)
+    held.step()
+    assert is_in_blocks(graph)
+
+
+def test_a_resume_in_another_copy_goes_on() -> None:
+    graph = masked()
+    steps(graph, graph)
+    plan = fxprune.PartitionPlan.of(graph)
+    again = passes.MaskPartition(plan=plan)(conv_head()).graph_module.train()
+    again.load_state_dict(graph.state_dict())
+    steps(again, again)
+    assert is_in_blocks(again)
+
+
+def test_a_graph_without_blocks_is_refused() -> None:
+    with pytest.raises(FxpruneValueError, match="apply MaskPartition"):
+        fxprune.HeldPartition(conv_head())

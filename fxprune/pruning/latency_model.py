@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import pickle
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -30,13 +31,14 @@ from fxprune.costs.latency.conditions import Backend, Conditions, Layout, requir
 from fxprune.costs.latency.fit import Fit, FitError, fitted, judged
 from fxprune.costs.latency.latency_cache import LatencyCache, cache_folder
 from fxprune.costs.latency.latency_table import LatencyTable
+from fxprune.costs.latency.layouts import inputs_in, lay_out
 from fxprune.costs.latency.measuring import Measuring
 from fxprune.costs.latency.network_ops import inputs_at, ops_of_all
 from fxprune.costs.latency.timed_ops import TimedOp
 from fxprune.costs.latency.timing import Timer, Timing, in_turns
 from fxprune.costs.latency.workloads import digest
 from fxprune.costs.macs import batch_size
-from fxprune.errors import FxpruneError, FxpruneValueError, FxpruneWarning
+from fxprune.errors import FxpruneError, FxpruneValueError, FxpruneWarning, first_line
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_module
 from fxprune.ir.nodes import require_graph
@@ -57,7 +59,8 @@ class LatencyModel:
 
     Attributes:
         table: what the ops take at any widths, the fit to whole networks, and its error.
-        timer: the user's own, if one is asked.
+        timer: the user's own, if one is asked. In a file, and in other processes, a model has it if it can be
+            pickled: a function of a module, no lambda. Without it, it predicts, and measures nothing.
     """
 
     table: LatencyTable
@@ -66,11 +69,22 @@ class LatencyModel:
     @cached_property
     def _instrument(self) -> Instrument:
         """What times a network."""
+        name = self.table.conditions.backend
+        if self.timer is None and name not in get_args(Backend):
+            raise FxpruneError(
+                f"{name} is a timer of your own that did not come along: what cannot be pickled, a lambda say, stays "
+                "in its process; make it a function of a module"
+            )
         return instrument(self.table.conditions, self.timer)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what copies and files hold: nothing that is made anew."""
-        return {name: value for name, value in vars(self).items() if name != "_instrument"}
+        """Return what files and other processes get: nothing that is made anew, and a timer that can be pickled."""
+        kept = {name: value for name, value in vars(self).items() if name != "_instrument"}
+        return kept if _can_be_pickled(self.timer) else {**kept, "timer": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LatencyModel:
+        """Return the model itself, which is never changed, with its timer."""
+        return self
 
     @classmethod
     def measure(
@@ -157,6 +171,14 @@ class LatencyModel:
         return replace(self, table=self.table.with_fit(moved, self.table.error))
 
 
+def _can_be_pickled(timer: Callable[..., Any] | None) -> bool:
+    try:
+        pickle.dumps(timer)
+    except Exception:  # what a class of the user's raises may be anything
+        return False
+    return True
+
+
 def _own_conditions(graph_module: fx.GraphModule) -> dict[str, Any]:
     """Return where the weights of a graph are, their dtype, how many inputs were traced, and torch's threads."""
     weight = next((one for one in graph_module.parameters() if one.is_floating_point()), torch.empty(0))
@@ -205,6 +227,8 @@ class _Run:
 
     def _measured(self, graph_module: fx.GraphModule, ops: Sequence[TimedOp]) -> dict[str, Any]:
         networks = random_prunings(graph_module, _NETWORKS)
+        if self._timer is None:
+            _require_run(networks[0], self._conditions)
         of_networks = [ops_of_all(one, self._conditions.batch, self._conditions.layout) for one in networks]
         measuring = Measuring(
             self._conditions,
@@ -260,6 +284,26 @@ class _Run:
             warnings.warn(message, FxpruneWarning, stacklevel=4)
 
 
+def _require_run(network: fx.GraphModule, conditions: Conditions) -> None:
+    """Raise FxpruneError if a network cannot be run under ``conditions``, before anything is timed."""
+    try:
+        with as_before(conditions):
+            network, inputs = _placed(network, conditions)
+            network(*inputs)
+    except FxpruneError:
+        raise
+    except Exception as error:
+        raise FxpruneError(f"the network does not run under {conditions}: {first_line(error)}") from error
+
+
+def _placed(network: fx.GraphModule, conditions: Conditions) -> tuple[fx.GraphModule, tuple[Any, ...]]:
+    """Return a copy of a network, and inputs, as ``conditions`` want them."""
+    inputs = map_tensors(inputs_at(network, conditions.batch), conditions.placed)
+    found = conditions.placed(copy_module(network)).eval()
+    lay_out(found, conditions.layout)
+    return found, inputs_in(found, inputs, conditions.layout)
+
+
 def _timed(
     networks: Sequence[fx.GraphModule], conditions: Conditions, timed_by: Instrument, until: float
 ) -> list[Timing]:
@@ -269,7 +313,6 @@ def _timed(
         for one in networks:
             if time.monotonic() >= until:
                 break
-            inputs = map_tensors(inputs_at(one, conditions.batch), conditions.placed)
-            timers.append(timed_by.whole(conditions.placed(copy_module(one)).eval(), inputs))
+            timers.append(timed_by.whole(*_placed(one, conditions)))
         until = min(until, time.monotonic() + _LONGEST)
         return in_turns(timers, timed_by.of_networks, until, timed_by.pace)

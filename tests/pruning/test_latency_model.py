@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import warnings
 from pathlib import Path
@@ -68,6 +69,16 @@ def test_a_model_goes_through_a_file_and_measures_on(model: LatencyModel) -> Non
     other = pickle.loads(pickle.dumps(model))
     assert other.milliseconds(graph) == model.milliseconds(graph)
     assert other.measured(graph) == model.measured(graph)
+
+
+def test_a_timer_that_cannot_be_pickled_stays_in_its_process() -> None:
+    graph, device = small_graph(), FakeDevice()
+    own = LatencyModel.measure(graph, measure=lambda *given: device(*given), backend="phone", cache=False)
+    assert copy.deepcopy(own).measured(graph) == own.measured(graph)
+    other = pickle.loads(pickle.dumps(own))
+    assert other.milliseconds(graph) == own.milliseconds(graph)
+    with pytest.raises(FxpruneError, match="phone is a timer of your own that did not come along"):
+        other.measured(graph)
 
 
 class OneWidth(nn.Module):

@@ -15,11 +15,11 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fxprune.costs.latency.conditions import Conditions
 from fxprune.errors import FxpruneError, first_line
-from fxprune.ir.pytrees import tensors_in
+from fxprune.ir.pytrees import map_tensors, tensors_in
 
 Running = tuple[Callable[[], Any], float]
 """What runs a graph once, and the share of that time that counts."""
@@ -45,9 +45,28 @@ def op_session(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions
 
 
 def _running(session: Any, inputs: tuple[Any, ...]) -> Callable[[], Any]:
-    names = [one.name for one in session.get_inputs()]
-    given = dict(zip(names, (one.cpu().numpy() for one in tensors_in(inputs)), strict=False))
+    wanted = {one.name for one in session.get_inputs()}  # what nothing reads is not among them
+    named = zip(_names(inputs), tensors_in(inputs), strict=True)
+    given = {name: one.contiguous().cpu().numpy() for name, one in named if name in wanted}
     return lambda: session.run(None, given)
+
+
+def _names(inputs: tuple[Any, ...]) -> list[str]:
+    """Return what the tensors in ``inputs`` are called, in turn."""
+    return [f"x{place}" for place in range(len(tensors_in(inputs)))]
+
+
+class _OfTensors(nn.Module):
+    """A graph as a function of the tensors in its inputs, whatever containers hold these: it returns those it makes."""
+
+    def __init__(self, graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.graph_module, self._inputs = graph_module, inputs
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Call the graph."""
+        left = iter(tensors)
+        return tuple(tensors_in(self.graph_module(*map_tensors(self._inputs, lambda _: next(left)))))
 
 
 def _share_of_ops(events: Sequence[Mapping[str, Any]]) -> float:
@@ -80,15 +99,20 @@ def _session(model: bytes, conditions: Conditions, profile: Path | None = None) 
 
 
 def as_onnx(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> bytes:
-    """Return the graph as ONNX: by torch's older exporter, which takes milliseconds for one op, or else the newer."""
+    """Return the graph as ONNX: by torch's older exporter, which takes milliseconds for one op, or else the newer.
+
+    Its inputs are the tensors in ``inputs``, "x0", "x1", ... in turn.
+    """
+    network, tensors, names = _OfTensors(graph_module, inputs).eval(), tuple(tensors_in(inputs)), _names(inputs)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         file = Path(folder) / "network.onnx"
         try:
-            torch.onnx.export(graph_module, inputs, file, dynamo=False)
+            torch.onnx.export(network, tensors, file, input_names=names, dynamo=False)
         except Exception:
             try:
-                torch.onnx.export(graph_module, inputs, file, dynamo=True, external_data=False, verbose=False)
+                options: Any = {"dynamo": True, "external_data": False, "verbose": False}
+                torch.onnx.export(network, tensors, file, input_names=names, **options)
             except Exception as error:
                 raise FxpruneError(
                     f"torch cannot export the network to ONNX: {first_line(error)}; take another backend"

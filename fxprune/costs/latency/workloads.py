@@ -18,6 +18,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
 from fxprune.costs.latency.conditions import Conditions
+from fxprune.costs.latency.layouts import lay_out
 
 Widths = tuple[int, ...]
 Alone = tuple[fx.GraphModule, tuple[Any, ...]]
@@ -121,7 +122,9 @@ def layer_workload(
     """Return the work of a layer of one input that ``made`` makes at any widths."""
 
     def make(at: Widths, conditions: Conditions) -> Alone:
-        return alone(_of_layer, [operand.tensor(widths, at, conditions)], conditions.placed(_filled(made, at)))
+        layer = conditions.placed(_filled(made, at))
+        lay_out(layer, conditions.layout)
+        return alone(_of_layer, [operand.tensor(widths, at, conditions)], layer)
 
     return Workload(f"{name}{_ON}{operand.text(widths)}", widths, steps or (1,) * len(widths), fused, make)
 

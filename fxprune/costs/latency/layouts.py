@@ -86,7 +86,7 @@ def _lies(weight: torch.Tensor, layout: Layout) -> bool:
 def _weights(module: nn.Module) -> dict[int, torch.Tensor]:
     """Return the weights of convs, by identity; of a conv whose weight is computed what it is computed from."""
     layers = [one for one in module.modules() if isinstance(one, (*CONV_CLASSES, *TRANSPOSED_CLASSES))]
-    found = {id(weight): weight for layer in layers for weight in layer.parameters()}
+    found: dict[int, torch.Tensor] = {id(weight): weight for layer in layers for weight in layer.parameters()}
     for graph_module in (one for one in module.modules() if isinstance(one, fx.GraphModule)):
         for node in graph_module.graph.nodes:
             weight = Call(node).argument("weight") if is_conv(node) and node.op == "call_function" else None

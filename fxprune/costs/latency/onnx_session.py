@@ -57,7 +57,7 @@ def _names(inputs: tuple[Any, ...]) -> list[str]:
 
 
 class _OfTensors(nn.Module):
-    """A graph as a function of the tensors in its inputs, whatever containers hold these: it returns those it makes."""
+    """A graph as a function of the tensors in its inputs, whatever holds these; it returns those that it makes."""
 
     def __init__(self, graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
         super().__init__()

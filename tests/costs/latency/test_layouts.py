@@ -23,7 +23,12 @@ class Mixed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 3, padding=1)
-        self.norm, self.up, self.down, self.qkv = nn.LayerNorm(8), nn.Linear(8, 16), nn.Linear(16, 8), nn.Linear(8, 24)
+        self.norm, self.up, self.down, self.qkv = (
+            nn.LayerNorm(8),
+            nn.Linear(8, 16),
+            nn.Linear(16, 8),
+            nn.Linear(8, 24),
+        )
         self.weight = nn.Parameter(torch.randn(8, 8, 3, 3))
         self.table = nn.Parameter(torch.randn(1, 2, 36, 36))
 
@@ -32,8 +37,8 @@ class Mixed(nn.Module):
         x = functional.conv2d(functional.relu(self.stem(x)), self.weight, padding=1)
         x = x + self.down(functional.gelu(self.up(self.norm(x.permute(0, 2, 3, 1))))).permute(0, 3, 1, 2)
         tokens = x.flatten(2).transpose(1, 2)
-        parts = self.qkv(tokens).reshape(tokens.shape[0], -1, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
-        y = functional.scaled_dot_product_attention(*parts, attn_mask=mask + self.table)
+        q, k, v = self.qkv(tokens).reshape(tokens.shape[0], -1, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask + self.table)
         return functional.relu(self.last(x)), y
 
 
@@ -70,7 +75,7 @@ def test_weights_of_convs_alone_are_laid_out_and_the_users_stay() -> None:
         "stem.weight",
         "last.weight",
     ]
-    assert found.table.is_contiguous()
+    assert found.get_parameter("table").is_contiguous()
     assert in_layout_of(found, "channels_last") is found
     image, mask = inputs_in(graph, example_inputs_of(graph), "channels_last")
     assert image.is_contiguous(**last)

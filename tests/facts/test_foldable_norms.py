@@ -55,7 +55,8 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...], int]] = {
         ROWS,
         1,
     ),
-    "a linear layer": (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), ROWS, 0),
+    "a linear layer": (nn.Sequential(nn.Flatten(), nn.Linear(144, 4), nn.BatchNorm1d(4)), IMAGE, 0),
+    "a linear layer of any rank": (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), ROWS, 1),
     "a linear layer of three axes": (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(3)), (2, 3, 4), 1),
     "a function": (
         Wrapped(

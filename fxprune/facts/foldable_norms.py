@@ -13,6 +13,7 @@ from fxprune.facts.equal_shapes import EqualShapes
 from fxprune.facts.linear_calls import linear_call
 from fxprune.facts.module_uses import CallSites
 from fxprune.facts.own_layers import own_module
+from fxprune.gates.base import ungated
 from fxprune.ir.nodes import called_module, only_user, place
 from fxprune.ops.call import Call
 from fxprune.ops.layer_classes import CONV_CLASSES, NORM_CLASSES, WEIGHTED_CLASSES, Conv
@@ -29,13 +30,13 @@ def folding_obstacle(
         sites: of its graph.
         shapes: likewise.
         training: whether that graph is in train mode, where running statistics are folded.
-        frozen: of that graph, where weights that are computed, or read by functions, will be those of plain layers
-            by then (freeze-weights).
+        frozen: of that graph, where weights that are computed, gated or read by functions will be those of plain
+            layers by then.
     """
     node = norm_node.args[0] if norm_node.args else None
     layer, norm = called_module(node), called_module(norm_node)
     assert norm is not None
-    if frozen is not None and isinstance(node, fx.Node) and node.op == "call_function":
+    if frozen is not None and isinstance(node, fx.Node):
         layer = _layer_of(node, sites, frozen)
     if not isinstance(node, fx.Node) or not isinstance(layer, WEIGHTED_CLASSES):
         return "no conv or linear layer directly in front of it"
@@ -52,8 +53,10 @@ def folding_obstacle(
 
 
 def _layer_of(node: fx.Node, sites: CallSites, constants: Constants) -> nn.Module | None:
-    """Return the layer that freeze-weights makes of a function's call, if it does."""
-    kind = Call(node).kind
+    """Return the layer that is called, that a gate is for, or that freeze-weights makes of a function's call."""
+    module, kind = called_module(node), Call(node).kind
+    if module is not None:
+        return ungated(module)
     if kind == "linear":
         layer = linear_call(node, sites)
         return None if isinstance(layer, str) else layer

@@ -85,7 +85,10 @@ class OpsOfGraph:
 
     @cached_property
     def _sites(self) -> CallSites:
-        return CallSites(self._graph_module)
+        """Which layers are called once, what gates measure left out: they go."""
+        reads = self._graph_module.graph.find_nodes(op="get_attr")
+        of_gates = {one for one in reads if all(isinstance(called_module(user), Gated) for user in one.users)}
+        return CallSites(self._graph_module, of_gates)
 
     @cached_property
     def _constants(self) -> Constants:

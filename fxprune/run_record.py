@@ -16,6 +16,8 @@ from fxprune.errors import FxpruneWarning, LoadError, first_line
 from fxprune.run_results import RESULTS, results_text, stages_text
 
 RUN, REPORT, PLAN, SEARCHED = "run.json", "report.json", "plan.json", "search.json"
+CLOCKED = "clock.json"
+"""What the clock said while --no-train chose, beside the plan."""
 METRICS, FINETUNING, UNPRUNED = "metrics.jsonl", "finetune.jsonl", "unpruned.jsonl"
 """Files in the folder of a run: how it was started, what came out, what was closed or
 searched, and what was measured."""

@@ -116,6 +116,7 @@ class Job:
                 "--no-train runs in one process: leave torchrun out (in Python passes.Repair takes it)"
             )
         loaded, say = self._loaded(saying(self.aside), untaught=False)
+        _say_where(say, goal)
         data = self.images.load()
         given = {**self.source.record(), **self.images.record()}
         record = {**given, **way.options(), **_told(goal)}
@@ -129,6 +130,7 @@ class Job:
         is_main: bool = accelerator.is_main_process
         untaught = self.settings.learns_from_teacher and not self.source.teacher_weights
         loaded, say = self._loaded(saying(self.aside) if is_main else say_nothing, untaught)
+        _say_where(say, goal)
         teacher = self._teacher(loaded)
         data = self.images.load()
         given = {**self.source.record(), **self.images.record()}
@@ -205,6 +207,13 @@ def along(job: Job, goal: Goal, shares: Sequence[float], out: Path) -> None:
         print_json({"out": str(out), **told})
     elif is_main:
         say(f"frontier.html, frontier.json and a folder for each network are in {out}")
+
+
+def _say_where(say: Callable[[str], None], goal: Goal) -> None:
+    """Say on which device times are measured, before that takes its minutes."""
+    if goal.targets.is_timed:
+        device = (goal.timed or {}).get("device", "cpu")
+        say(f"times are measured on {device}: --latency-device says where else")
 
 
 def _told(goal: Goal) -> dict[str, Any]:

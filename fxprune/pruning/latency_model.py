@@ -159,7 +159,21 @@ class LatencyModel:
     def measured(self, graph_module: fx.GraphModule) -> Timing:
         """Return what the network that will be emitted of a graph takes, under the same conditions."""
         graph_module = require_graph(graph_module, "LatencyModel.measured")
-        return _timed([plain(graph_module)], self.table.conditions, self._instrument, math.inf)[0]
+        return self.measured_in_turns([graph_module])[0]
+
+    def measured_in_turns(self, graph_modules: Sequence[fx.GraphModule]) -> list[Timing]:
+        """Return what each of several networks takes, called in turns: what slows the machine down slows all."""
+        networks = [plain(require_graph(one, "LatencyModel.measured_in_turns")) for one in graph_modules]
+        return _timed(networks, self.table.conditions, self._instrument, math.inf)
+
+    def measured_beside(self, graph_module: fx.GraphModule, whole: fx.GraphModule, milliseconds: float) -> Timing:
+        """Return what a network takes while ``whole`` takes ``milliseconds``, as it did when it was timed before.
+
+        Both are called in turns, and what the one takes is told at the pace of the other: a machine that is slower
+        now makes no network slower.
+        """
+        found, now = self.measured_in_turns([graph_module, whole])
+        return found._replace(milliseconds=found.milliseconds * milliseconds / now.milliseconds)
 
     def corrected(self, predicted: float, measured: float) -> LatencyModel:
         """Return the model moved such that what it ``predicted`` becomes what was ``measured``, in milliseconds."""

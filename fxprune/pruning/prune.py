@@ -186,7 +186,7 @@ def _require_training(shrink: ProximalL1) -> None:
     if not isinstance(shrink, SteeredL1):
         return
     further = replace(shrink.targets, macs=None)
-    if (not further.is_empty or shrink.targets.is_empty) and not shrink.is_met:
+    if (not further.is_empty or shrink.targets.is_empty) and not shrink.is_settled:
         missed = "not all of the plan is closed" if further.is_empty else f"the target may not be met ({further})"
         warnings.warn(
             f"{missed}: fit took {shrink.steps_done} steps of the {shrink.meet_after} "

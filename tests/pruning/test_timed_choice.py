@@ -40,14 +40,39 @@ def test_the_network_is_as_fast_as_asked_by_the_clock(what: str, off: float) -> 
     def chosen(targets: Targets, model: LatencyModel) -> PruningPlan:
         return choose(graph, what, targets, latency=model, scope="global")
 
-    plan, timed = timed_choice(graph, Targets(latency=0.7), latency, chosen)
-    assert timed.unpruned.milliseconds == pytest.approx(off * latency.milliseconds(plain(graph)))
-    assert timed.limit == pytest.approx(0.7 * timed.unpruned.milliseconds)
+    whole = off * latency.milliseconds(plain(graph))
+    plan, timed = timed_choice(graph, Targets(milliseconds=0.7 * whole), latency, chosen)
+    assert timed.unpruned.milliseconds == pytest.approx(whole)
     assert 0.85 <= timed.best.measured / timed.limit <= 1.02
     assert timed.tries[0].measured == pytest.approx(off * timed.tries[0].predicted)
     assert len(timed.tries) <= 3
     cut = plan.apply(graph, norms="fold", verify=False).graph_module
     assert latency.measured(cut).milliseconds == pytest.approx(timed.best.measured)
+
+
+def test_a_share_is_of_what_is_measured_unpruned_at_the_pace_of_that_moment() -> None:
+    graph = resnet()
+    found = []
+    for pace in ((), (1.0, 1.3, 0.8, 1.2)):
+        latency = FakeLatency(off=1.15, pace=pace)
+        plan, timed = timed_choice(
+            graph, Targets(latency=0.7), latency, lambda targets, model: choose(graph, targets=targets, latency=model)
+        )
+        assert timed.limit == pytest.approx(0.7 * 1.15 * latency.milliseconds(plain(graph)))
+        assert [one.measured for one in timed.tries] == [pytest.approx(one.predicted) for one in timed.tries]
+        found.append(plan.sites)
+    assert found[0] == found[1]
+
+
+def test_who_asked_for_a_share_is_told_the_share() -> None:
+    graph = resnet()
+    with pytest.raises(TargetError, match=r"target_latency=0.01 cannot be met: .* ask for at least 0\.\d+$"):
+        timed_choice(
+            graph,
+            Targets(latency=0.01),
+            FakeLatency(off=1.15),
+            lambda targets, model: choose(graph, "all", targets, latency=model),
+        )
 
 
 @pytest.mark.parametrize("name", ["Depthwise", "Grouped", "CrossStagePartial", "PaddedShortcut", "ConvNextBlock"])

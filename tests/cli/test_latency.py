@@ -12,7 +12,6 @@ from fake_latency import FakeLatency
 
 from fxprune.pruning.latency_model import LatencyModel
 
-
 ASKED: list[dict[str, Any]] = []
 """The options that models were measured with."""
 
@@ -96,7 +95,7 @@ def test_times_are_of_the_device_that_is_asked_for(
     command = ("prune", network, *NO_TRAIN, "--target-latency", "0.8", "--out", str(tmp_path / "out"))
     code, text, _ = run(capsys, *command, *options)
     assert code == 0
-    assert ASKED == [expected]
+    assert [expected] == ASKED
     assert said in text
 
 

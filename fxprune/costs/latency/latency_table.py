@@ -122,12 +122,17 @@ class LatencyTable:
         return self._alone(op, widths) * (self.fit.f if op.workload.fused else 1.0)
 
     def _alone(self, op: TimedOp, widths: Sequence[float]) -> float:
+        """Return what an op takes alone, without what has lines of its own inside it."""
+        inside = sum(self._with_inside(one, one.workload.widths) for one in op.inside)
+        return max(0.0, self._with_inside(op, widths) - inside)
+
+    def _with_inside(self, op: TimedOp, widths: Sequence[float]) -> float:
         if any(width <= 0 for width in widths):
             return 0.0
         found = self.families.get(op.workload.family, _UNKNOWN).time(widths)
         if found is None:
             raise FxpruneError(f"{place(op.node)}: no op like it was measured; measure a network that has it")
-        return max(0.0, found * op.calls - sum(self._alone(one, one.workload.widths) for one in op.inside))
+        return found * op.calls
 
     def total(self, op_milliseconds: float, launches: int) -> float:
         """Return what a whole network takes, whose ops take so long alone in sum, and are so many."""

@@ -13,7 +13,7 @@ from fxprune.costs.latency.timed_ops import OpsOfGraph, TimedOp
 from fxprune.costs.macs import batch_size
 from fxprune.errors import FxpruneValueError
 from fxprune.ir.module_tree import is_opaque, is_region, regions_in
-from fxprune.ir.nodes import called_module, example_inputs_of
+from fxprune.ir.nodes import called_module, example_inputs_of, graphs_of
 from fxprune.ir.pytrees import map_tensors, tensors_in
 
 
@@ -55,16 +55,15 @@ def ops_of(graph_module: fx.GraphModule, batch: int, layout: Layout = "contiguou
 
 
 def ops_of_all(graph_module: fx.GraphModule, batch: int, layout: Layout = "contiguous") -> list[TimedOp]:
-    """Return the timed ops of a graph and of its regions."""
-    return [one for op in ops_of(graph_module, batch, layout) for one in _with_inside(op)]
-
-
-def _with_inside(op: TimedOp) -> list[TimedOp]:
-    return [op, *(one for each in op.inside for one in _with_inside(each))]
+    """Return the timed ops of a graph and of its regions, each region once, however often it is called."""
+    return [op for _, graph in graphs_of(graph_module) for op in ops_of(graph, batch, layout)]
 
 
 def _inside(node: fx.Node, batch: int, layout: Layout) -> tuple[TimedOp, ...]:
+    """Return what is timed in the regions that a node calls: of several calls of one module each has its part."""
     module = called_module(node)
     if module is None or not is_opaque(module):
         return ()
-    return tuple(op for _, region in regions_in(module) for op in ops_of(region, batch, layout))
+    sites = sum(called_module(one) is module for one in node.graph.find_nodes(op="call_module"))
+    found = [op for _, region in regions_in(module) for op in ops_of(region, batch, layout)]
+    return tuple(replace(op, calls=op.calls / sites, inside=()) for op in found)

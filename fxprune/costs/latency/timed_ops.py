@@ -58,7 +58,7 @@ class TimedOp:
         workload: what it computes, at full width.
         axes: of each of its parameters whose width that is: of the value of that node, along that axis.
         calls: how often it runs in one call of the whole network.
-        inside: what is timed of its own in the regions of the opaque module that it calls.
+        inside: what is timed of its own in the regions of the opaque module that it calls, not in regions of these.
     """
 
     node: fx.Node

@@ -6,8 +6,3 @@ from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.pruning.latency_model import LatencyModel
 
 Latency = LatencyModel | LatencyTable
-
-
-def table_of(latency: Latency | None) -> LatencyTable | None:
-    """Return what says how long ops take."""
-    return latency.table if isinstance(latency, LatencyModel) else latency

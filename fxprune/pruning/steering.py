@@ -21,6 +21,7 @@ from fxprune.choosing.schedule import Schedule
 from fxprune.choosing.search.base import Search
 from fxprune.choosing.targets import Targets
 from fxprune.choosing.time_asked import require_latency
+from fxprune.costs.latency.latency_table import table_of
 from fxprune.errors import FxpruneError, FxpruneWarning, TargetError
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import example_inputs_of
@@ -29,7 +30,7 @@ from fxprune.pruning.clock import Clock
 from fxprune.pruning.closing import Closing, shares_of
 from fxprune.pruning.next_site import NextSite
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
-from fxprune.pruning.predictions import Latency, table_of
+from fxprune.pruning.predictions import Latency
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.structures.channel_chunk import Chunk
 

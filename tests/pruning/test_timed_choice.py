@@ -16,6 +16,7 @@ from fxprune import SteeredL1, Targets, choose
 from fxprune.choosing.plan import Plan
 from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.errors import FxpruneError, TargetError
+from fxprune.passes import RemoveChannels
 from fxprune.pipelines.chains import insert_scales
 from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.pruning_plan import PruningPlan
@@ -170,6 +171,16 @@ def test_prune_measures_a_model_where_none_is_given(monkeypatch: pytest.MonkeyPa
     result = fxprune.prune(model, images, fit, targets=Targets(latency=0.7), meet_after=5, surgery=surgery)
     whole = latency.measured(plain(fxprune.trace(model.eval(), images))).milliseconds
     assert latency.measured(result.graph_module).milliseconds <= 0.7 * whole * 1.001
+
+
+def test_the_pass_takes_a_model_of_times() -> None:
+    graph, latency = straight(), FakeLatency()
+    found = RemoveChannels(target_latency=0.8, scope="global", latency=latency)(graph).graph_module
+    assert latency.milliseconds(found) <= 0.8 * latency.milliseconds(graph)
+    with pytest.raises(TargetError, match=r"target_latency=0.01 cannot be met: without all 138 channels that may go"):
+        RemoveChannels(target_latency=0.01, latency=latency)(graph)
+    with pytest.raises(FxpruneError, match=r"remove-channels needs a model of times .* fxprune prune --target-ms"):
+        RemoveChannels(target_ms=4.0)(graph)
 
 
 def test_bad_input() -> None:

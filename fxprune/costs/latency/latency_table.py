@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import fx
@@ -188,6 +188,20 @@ class LatencyTable:
             None if error is None else FitError(**error),
             data["missing"],
         )
+
+
+@runtime_checkable
+class HasTable(Protocol):
+    """What predicts by a table, and can do more: a :class:`fxprune.LatencyModel`."""
+
+    @property
+    def table(self) -> LatencyTable:
+        """What ops take."""
+
+
+def table_of(latency: LatencyTable | HasTable | None) -> LatencyTable | None:
+    """Return what says how long ops take."""
+    return latency if latency is None or isinstance(latency, LatencyTable) else latency.table
 
 
 def families_to_json(families: Mapping[str, Family]) -> dict[str, Any]:

@@ -76,7 +76,19 @@ def test_who_asked_for_a_share_is_told_the_share() -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["Depthwise", "Grouped", "CrossStagePartial", "PaddedShortcut", "ConvNextBlock"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Depthwise",
+        "Grouped",
+        "CrossStagePartial",
+        "PaddedShortcut",
+        "ConvNextBlock",
+        "Attention",
+        "FusedAttention",
+        "NonLocal",
+    ],
+)
 def test_channels_of_all_structures_are_as_fast_as_predicted(name: str) -> None:
     torch.manual_seed(0)
     model, inputs = NETS[name]()

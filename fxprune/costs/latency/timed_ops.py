@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.costs.latency.as_called import AsCalled
 from fxprune.costs.latency.layers import norm_workload, weighted_workload
+from fxprune.costs.latency.products import product_workload
 from fxprune.costs.latency.workloads import Operand, Workload, call_workload, layer_workload, padded_workload
 from fxprune.facts.constants import Constants
 from fxprune.facts.equal_shapes import EqualShapes
@@ -112,7 +113,8 @@ class OpsOfGraph:
         return found
 
     def _op(self, node: fx.Node, call: Call) -> TimedOp:
-        found = self._weighted(node, call) or self._norm(node, call) or self._scaling(node, call)
+        found = self._weighted(node, call) or self._norm(node, call) or self._product(node, call)
+        found = found or self._scaling(node, call)
         return found or TimedOp(node, self._as_called.workload(node), ())
 
     def _is_free(self, node: fx.Node, call: Call) -> bool:
@@ -166,6 +168,11 @@ class OpsOfGraph:
             return None
         found = norm_workload(call, read, axis)
         return None if found is None else TimedOp(node, found, ((node, axis),))
+
+    def _product(self, node: fx.Node, call: Call) -> TimedOp | None:
+        """Return a product of two values, or attention."""
+        found = product_workload(call, self._meta)
+        return None if found is None else TimedOp(node, *found)
 
     def _scaling(self, node: fx.Node, call: Call) -> TimedOp | None:
         """Return an op that is the same call at any width."""
@@ -250,6 +257,8 @@ class OpsOfGraph:
             return None if node.op == "get_attr" else 1 if rank in (2, 4, 5) else rank - 1
         if call.kind == "linear":
             return rank - 1
+        if call.kind in ("product", "attention"):
+            return 1 if rank == 4 else None  # of heads
         source = next((one for one in node.all_input_nodes if self._axes.get(one) is not None), None)
         read = None if source is None else self._meta(source)
         if call.kind in _WEIGHTED:

@@ -85,6 +85,7 @@ class Workload:
         steps: what the width of each is a multiple of anyway: of a grouped conv.
         fused: a backend that compiles whole networks joins it with what is in front of it.
         make: returns the op alone at other widths.
+        straight: its time is taken to follow each width in a line, without steps.
     """
 
     family: str
@@ -92,6 +93,7 @@ class Workload:
     steps: Widths = field(compare=False, repr=False)
     fused: bool = field(compare=False, repr=False)
     make: Callable[[Widths, Conditions], Alone] = field(compare=False, repr=False)
+    straight: bool = field(default=False, compare=False, repr=False)
 
     @property
     def kind(self) -> str:
@@ -134,6 +136,9 @@ def call_workload(
     call: Call,
     operands: Sequence[Operand],
     widths: Widths,
+    *,
+    fused: bool = True,
+    straight: bool = False,
 ) -> Workload:
     """Return the work of a function, a method or a layer without weights, of operands at any widths."""
 
@@ -141,7 +146,7 @@ def call_workload(
         return alone(call, [one.tensor(widths, at, conditions) for one in operands])
 
     told = ", ".join(one.text(widths) for one in operands)
-    return Workload(f"{name}{_ON}{told}", widths, (1,) * len(widths), True, make)
+    return Workload(f"{name}{_ON}{told}", widths, (1,) * len(widths), fused, make, straight)
 
 
 def padded_workload(operand: Operand, axis: int, width: int) -> Workload:

@@ -77,16 +77,20 @@ class FakeLatency(LatencyModel):
         self.asked.append(found[0])
         return [Timing(one, 0.01, 5) for one in found]
 
-    def corrected(self, predicted: float, measured: float) -> FakeLatency:
-        """Return a model that is right at that point."""
-        factor, fit = measured / predicted, self.table.fit
-        moved = Fit(fit.a * factor, fit.b * factor, fit.c * factor)
-        table = FakeTable(self.table.conditions.batch, self.table.stairs, moved)
+    def with_table(self, table: LatencyTable) -> FakeLatency:
+        """Return the same clock with other predictions."""
+        assert isinstance(table, FakeTable)
         found = FakeLatency(off=self.off, table=table)
         own: dict[str, Any] = {"first": self.first, "asked": self.asked, "pace": self.pace}
         for name, value in own.items():
             object.__setattr__(found, name, value)
         return found
+
+    def corrected(self, predicted: float, measured: float) -> FakeLatency:
+        """Return a model that is right at that point."""
+        factor, fit = measured / predicted, self.table.fit
+        moved = Fit(fit.a * factor, fit.b * factor, fit.c * factor)
+        return self.with_table(FakeTable(self.table.conditions.batch, self.table.stairs, moved))
 
 
 def plain(graph_module: fx.GraphModule) -> fx.GraphModule:

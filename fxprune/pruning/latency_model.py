@@ -175,7 +175,11 @@ class LatencyModel:
                 raise FxpruneValueError(f"{name} is in milliseconds, a finite number above 0; got {value}")
         fit, factor = self.table.fit, measured / predicted
         moved = fit._replace(a=fit.a * factor, b=fit.b * factor, c=fit.c * factor)
-        return replace(self, table=self.table.with_fit(moved, self.table.error))
+        return self.with_table(self.table.with_fit(moved, self.table.error))
+
+    def with_table(self, table: LatencyTable) -> LatencyModel:
+        """Return a model with the same timer that predicts by another table."""
+        return replace(self, table=table)
 
 
 def _can_be_pickled(timer: Callable[..., Any] | None) -> bool:

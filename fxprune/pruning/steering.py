@@ -30,7 +30,7 @@ from fxprune.pruning.clock import Clock
 from fxprune.pruning.closing import Closing, shares_of
 from fxprune.pruning.next_site import NextSite
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
-from fxprune.pruning.predictions import Latency
+from fxprune.pruning.predictions import Latency, of_the_first
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.structures.channel_chunk import Chunk
 
@@ -75,7 +75,8 @@ class SteeredL1(ProximalL1):
             saves of the MACs is its share of the time.
         latency: what predicts times, for a target of these: a :class:`fxprune.LatencyModel`, whose conditions say on
             what device, and for how large a batch. As the target comes near the network is timed as it would be
-            emitted, and predictions are corrected (:class:`fxprune.pruning.clock.Clock`).
+            emitted, and predictions are corrected (:class:`fxprune.pruning.clock.Clock`). In several processes that
+            of the first one counts.
 
     Attributes:
         order: what was chosen, in turn: the paths of layers, and the keys of ``chunks``.
@@ -109,7 +110,7 @@ class SteeredL1(ProximalL1):
             raise FxpruneError("SteeredL1 needs a target: give one in Targets, as Targets(macs=0.5)")
         if not targets.is_empty and closing is not None:
             raise FxpruneError(f"{targets}: closing says what goes; leave one of the two out")
-        self.latency = latency
+        self.latency = of_the_first(latency)
         super().__init__(graph_module, 0.0)
         graph_module = self.graph_module
         if any(layer.parametrization == "free" for layer in self.layers.values()):
@@ -132,7 +133,7 @@ class SteeredL1(ProximalL1):
         self._shut_before = super().closed_channels
         self._scales = self._scales_now()
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
-        self.clock = Clock(self._remaining, targets, latency)
+        self.clock = Clock(self._remaining, targets, self.latency)
         self._next = NextSite(graph_module, self._remaining, targets, plan, self._probe)
         self._closing = closing
         self._planned = self._planned_sites()

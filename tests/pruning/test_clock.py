@@ -200,12 +200,14 @@ import torch
 from torch import distributed
 sys.path.insert(0, {tests!r})
 from channel_training import gated
-from fake_latency import FakeLatency
+from fake_latency import FakeLatency, FakeTable
 import fxprune
+from fxprune.costs.latency.fit import Fit
 
 rank = int(sys.argv[2])
 distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
-latency = FakeLatency(8, off=(1.15, 3.0)[rank])  # the second one's clock is not asked
+table = FakeTable(8, fit=Fit(0.05, (1.2, 2.5)[rank], 0.003))  # each measured for itself
+latency = FakeLatency(off=(1.15, 3.0)[rank], table=table)  # the second one's clock is not asked
 graph = gated("branches,channels")
 shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(latency=0.7), meet_after=8, latency=latency)
 for _ in range(8):

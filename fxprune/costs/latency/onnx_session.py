@@ -19,29 +19,53 @@ from torch import fx, nn
 
 from fxprune.costs.latency.conditions import Conditions
 from fxprune.errors import FxpruneError, first_line
+from fxprune.ir.copies import copy_module
 from fxprune.ir.pytrees import map_tensors, tensors_in
 
 Running = tuple[Callable[[], Any], float]
 """What runs a graph once, and the share of that time that counts."""
 _RUNS = 6
+_COPIES, _BYTES = 8, 1 << 24
 _REORDERS = ("ReorderInput", "ReorderOutput")
 
 
-def session_of(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> Running:
+def session_of(graph_module: nn.Module, inputs: tuple[Any, ...], conditions: Conditions) -> Running:
     """Return what runs a network; raises FxpruneError where torch cannot export it, or the runtime not run it."""
     return _running(_session(as_onnx(graph_module, inputs), conditions), inputs), 1.0
 
 
 def op_session(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> Running:
-    """Return what runs a graph of one op, and how much of that is not to bring tensors into another layout."""
-    model = as_onnx(graph_module, inputs)
+    """Return what runs a graph of one op, and how much of that is one op's, without bringing tensors into layouts."""
+    beside = _Beside(graph_module)
+    model = as_onnx(beside, inputs)
     with tempfile.TemporaryDirectory() as folder:
         session = _session(model, conditions, profile=Path(folder) / "profile")
         run = _running(session, inputs)
         for _ in range(_RUNS):
             run()
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    return _running(_session(model, conditions), inputs), _share_of_ops(events)
+    return _running(_session(model, conditions), inputs), _share_of_ops(events) / len(beside.copies)
+
+
+class _Beside(nn.Module):
+    """An op with weights several times, each with weights of its own: in a network they come from slower memory.
+
+    Of one op, called again and again, they stay in the nearest cache. The values differ, or the exporter would share
+    them.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__()
+        size = sum(one.nbytes for one in graph_module.parameters())
+        count = min(_COPIES, max(1, _BYTES // size)) if size else 1
+        self.copies = nn.ModuleList(copy_module(graph_module) for _ in range(count))
+        for place, one in enumerate(self.copies):
+            for weight in one.parameters():
+                weight.data = weight.data * (1 + place / count)
+
+    def forward(self, *inputs: Any) -> tuple[Any, ...]:
+        """Call each."""
+        return tuple(one(*inputs) for one in self.copies)
 
 
 def _running(session: Any, inputs: tuple[Any, ...]) -> Callable[[], Any]:
@@ -59,7 +83,7 @@ def _names(inputs: tuple[Any, ...]) -> list[str]:
 class _OfTensors(nn.Module):
     """A graph as a function of the tensors in its inputs, whatever holds these; it returns those that it makes."""
 
-    def __init__(self, graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
+    def __init__(self, graph_module: nn.Module, inputs: tuple[Any, ...]) -> None:
         super().__init__()
         self.graph_module, self._inputs = graph_module, inputs
 
@@ -75,9 +99,9 @@ def _share_of_ops(events: Sequence[Mapping[str, Any]]) -> float:
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith("kernel_time"):
             spent[event["args"]["op_name"]].append(event["dur"])
-    medians = {name: median(one) for name, one in spent.items()}
-    own = sum(one for name, one in medians.items() if name not in _REORDERS)
-    return own / sum(medians.values()) if own else 1.0
+    times = {name: median(one) * len(one) for name, one in spent.items()}
+    own = sum(one for name, one in times.items() if name not in _REORDERS)
+    return own / sum(times.values()) if own else 1.0
 
 
 def _session(model: bytes, conditions: Conditions, profile: Path | None = None) -> Any:
@@ -98,7 +122,7 @@ def _session(model: bytes, conditions: Conditions, profile: Path | None = None) 
         ) from error
 
 
-def as_onnx(graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> bytes:
+def as_onnx(graph_module: nn.Module, inputs: tuple[Any, ...]) -> bytes:
     """Return the graph as ONNX: by torch's older exporter, which takes milliseconds for one op, or else the newer.
 
     Its inputs are the tensors in ``inputs``, "x0", "x1", ... in turn.

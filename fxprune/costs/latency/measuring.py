@@ -170,7 +170,8 @@ class Measuring:
                 raise FxpruneError(f"{workload.family} cannot be run alone: {first_line(error)}") from error
             milliseconds = own.milliseconds
             return lambda: milliseconds, 0
-        return timer, sum(one.nbytes for one in (*graph.parameters(), *tensors_in(inputs)))
+        weights = self._instrument.copies * sum(one.nbytes for one in graph.parameters())
+        return timer, weights + sum(one.nbytes for one in tensors_in(inputs))
 
     def _is_known(self, workload: Workload, widths: Widths) -> bool:
         """Say whether it was timed, and the machine was as usual then."""

@@ -25,7 +25,9 @@ from fxprune.ir.pytrees import map_tensors, tensors_in
 Running = tuple[Callable[[], Any], float]
 """What runs a graph once, and the share of that time that counts."""
 _RUNS = 6
-_COPIES, _BYTES = 8, 1 << 24
+COPIES = 8
+"""So many of an op are timed side by side, unless their weights are large."""
+_LARGE = 1 << 22  # bytes, more than the nearest caches of a core hold
 _REORDERS = ("ReorderInput", "ReorderOutput")
 
 
@@ -57,7 +59,7 @@ class _Beside(nn.Module):
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__()
         size = sum(one.nbytes for one in graph_module.parameters())
-        count = min(_COPIES, max(1, _BYTES // size)) if size else 1
+        count = min(COPIES, max(1, _LARGE // size)) if size else 1
         self.copies = nn.ModuleList(copy_module(graph_module) for _ in range(count))
         for place, one in enumerate(self.copies):
             for weight in one.parameters():

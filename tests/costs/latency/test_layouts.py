@@ -47,6 +47,11 @@ def mixed() -> fx.GraphModule:
     return fxprune.trace(Mixed().eval(), (torch.randn(3, 3, 6, 6), torch.randn(3, 2, 36, 36)))
 
 
+def order(value: torch.Tensor) -> list[int]:
+    """Return the axes of a tensor from the outermost in memory to the innermost; parts of wider ones have gaps."""
+    return sorted(range(value.dim()), key=lambda axis: -value.stride(axis))
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_ops_alone_read_what_they_read_in_the_network(layout: Layout) -> None:
     graph, conditions = mixed(), Conditions(batch=3, layout=layout)
@@ -60,7 +65,7 @@ def test_ops_alone_read_what_they_read_in_the_network(layout: Layout) -> None:
         read = [made[node.name] for node in op.node.all_input_nodes]
         _, alone = op.workload.make(op.workload.widths, conditions)
         for mine, real in zip(alone, read, strict=False):
-            assert (op.node.name, mine.shape, mine.stride()) == (op.node.name, real.shape, real.stride())
+            assert (op.node.name, mine.shape, order(mine)) == (op.node.name, real.shape, order(real))
             compared += 1
     assert compared >= 12
 

@@ -16,10 +16,10 @@ from fxprune.errors import FxpruneWarning, LoadError, first_line
 from fxprune.run_results import RESULTS, results_text, stages_text, widths_text
 
 RUN, REPORT, PLAN, SEARCHED = "run.json", "report.json", "plan.json", "search.json"
-WIDTHS, PARTITION = "widths.json", "partition.json"
+WIDTHS, PARTITION, CLOCKED = "widths.json", "partition.json", "clock.json"
 METRICS, FINETUNING, UNPRUNED, ATTENTION = "metrics.jsonl", "finetune.jsonl", "unpruned.jsonl", "attention.jsonl"
 """Files in the folder of a run: how it was started, what came out, what was closed or searched, which blocks were
-chosen, and what was measured."""
+chosen, what the clock said while --no-train chose, and what was measured."""
 
 NO_SCALES = "scales were not recorded: nothing shrinks in this run, or an earlier version wrote it"
 _MAX_EPOCHS = 20  # in the printed table

@@ -14,6 +14,8 @@ import torch
 from torch import fx, nn
 
 from fxprune.facts.constants import Constants
+from fxprune.facts.conv_calls import ConvCall, conv_call
+from fxprune.facts.linear_calls import linear_call
 from fxprune.facts.module_uses import CallSites
 from fxprune.gates.base import ungated
 from fxprune.ir.module_tree import every_module
@@ -24,8 +26,6 @@ from fxprune.rewriting.contract import Contract, Log, Pass
 from fxprune.rewriting.rewriter import Facts, Rewriter
 from fxprune.rewriting.rules import CALLS, LAYERS, apply_rules
 from fxprune.structures.computed_weights import computed_weights, frozen_layer, frozen_value
-from fxprune.structures.conv_calls import ConvCall, conv_call
-from fxprune.structures.linear_calls import linear_call
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from fxprune.choosing.samples import Samples
 from fxprune.errors import FxpruneValueError
 from fxprune.facts.layer_by_layer import MEMORY, LayerByLayer, bytes_held, require_bytes, room_for
 from fxprune.facts.module_uses import CallSites
+from fxprune.facts.own_layers import own_module
 from fxprune.ir.nodes import as_taken_now, called_module, graphs_of, input_at
 from fxprune.ir.processes import share_of, sum_up, total
 from fxprune.ops.layer_classes import NORM_CLASSES
 from fxprune.rewriting.contract import Contract, Log, Pass
 from fxprune.rewriting.rewriter import Rewriter
-from fxprune.structures.conv_calls import own_module
 from fxprune.weights.channel_moments import ChannelMoments
 from fxprune.weights.folding import norm_obstacle
 from fxprune.weights.slicing import with_tensors

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from fxprune.facts.conv_calls import own_module
 from fxprune.facts.module_uses import CallSites
 from fxprune.ir.nodes import called_module, graphs_of
 from fxprune.ir.weight_blocks import Assignment, WeightBlocks, blocks_of, forget_blocks
@@ -23,7 +24,6 @@ from fxprune.rewriting.contract import Contract, Log, Pass
 from fxprune.rewriting.permuting import Permutation
 from fxprune.rewriting.rewriter import Rewriter
 from fxprune.structures.channels.groups import Channels
-from fxprune.structures.conv_calls import own_module
 from fxprune.structures.partitions.chains import find_chains
 from fxprune.structures.partitions.movable import Movable, in_order_of_making
 from fxprune.structures.partitions.zero_blocks import blocks_in_zeros

@@ -26,7 +26,7 @@ from fxprune.choosing.sites import Groups, Statistics, sites_of
 from fxprune.choosing.targets import Targets
 from fxprune.choosing.time_asked import require_latency
 from fxprune.costs.activation_memory import activation_bytes
-from fxprune.costs.latency.latency_table import LatencyTable
+from fxprune.costs.latency.latency_table import HasTable, LatencyTable, table_of
 from fxprune.costs.macs import warn_of_unknown_macs
 from fxprune.errors import FxpruneValueError, require_share
 from fxprune.facts.shapes import renew_shapes
@@ -120,7 +120,7 @@ class RemoveChannels(KeepingPass):
     data: Any = field(default=None, hash=False, compare=False, repr=False)
     target_ms: float | None = None
     target_latency: float | None = None
-    latency: LatencyTable | None = field(default=None, hash=False, compare=False, repr=False)
+    latency: LatencyTable | HasTable | None = field(default=None, hash=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,7 +161,8 @@ class RemoveChannels(KeepingPass):
     def chosen(self, graphs: Graphs, log: Log, chooser: Chooser = choose) -> list[Chosen]:
         """Return what goes of each of ``graphs``, with the cuts that :meth:`rewrite_all` makes; none is edited."""
         self.kept.require_sense(graphs)
-        require_latency(self.amount.targets, self.latency, self.name)
+        latency = table_of(self.latency)
+        require_latency(self.amount.targets, latency, self.name)
         if isinstance(self.ratio, Mapping):
             require_matches({"ratio": self.ratio}, graphs)
         if self.target_macs is not None:
@@ -169,7 +170,7 @@ class RemoveChannels(KeepingPass):
         fields = self._fields(graphs, log)
         named = self._named(fields, log)
         peak = partial(self._peak, graphs, fields)
-        left = Left(graphs[0][1], fields, self.amount.targets, peak, self.latency)
+        left = Left(graphs[0][1], fields, self.amount.targets, peak, latency)
         while True:
             try:
                 gone = map(self._with_named, fields, chooser(fields, self.amount, left), named)

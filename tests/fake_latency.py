@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
 from typing import Any
 
 from torch import fx
@@ -39,39 +40,57 @@ class FakeTable(LatencyTable):
 
 
 class FakeLatency(LatencyModel):
-    """What is measured is ``off`` times what is predicted at first; ``asked`` has every time that it was."""
+    """What is measured is ``off`` times what is predicted at first; ``asked`` has every time that it was.
+
+    ``pace`` says how slow the machine is each time, beside that.
+    """
 
     table: FakeTable
 
-    def __init__(self, batch: int = 2, stairs: int = 1, off: float = 1.0, table: FakeTable | None = None) -> None:
+    def __init__(
+        self,
+        batch: int = 2,
+        stairs: int = 1,
+        off: float = 1.0,
+        table: FakeTable | None = None,
+        pace: Iterable[float] = (),
+    ) -> None:
         own = FakeTable(batch, stairs) if table is None else table
         asked: list[float] = []
-        for name, value in {"table": own, "off": off, "first": own, "asked": asked}.items():
+        fields = {"table": own, "off": off, "first": own, "asked": asked, "pace": chain(pace, repeat(1.0))}
+        for name, value in fields.items():
             object.__setattr__(self, name, value)
 
     off: float
     first: FakeTable
     asked: list[float]
+    pace: Iterator[float]
 
     def milliseconds(self, graph_module: fx.GraphModule) -> float:
         """Return what is predicted."""
         return self.table.milliseconds(graph_module)
 
-    def measured(self, graph_module: fx.GraphModule) -> Timing:
-        """Return what the clock says of a network."""
-        self.asked.append(self.off * self.first.milliseconds(plain(graph_module)))
-        return Timing(self.asked[-1], 0.01, 5)
+    def measured_in_turns(self, graph_modules: Sequence[fx.GraphModule]) -> list[Timing]:
+        """Return what the clock says of networks."""
+        pace = self.off * next(self.pace)
+        found = [pace * self.first.milliseconds(plain(one)) for one in graph_modules]
+        self.asked.append(found[0])
+        return [Timing(one, 0.01, 5) for one in found]
+
+    def with_table(self, table: LatencyTable) -> FakeLatency:
+        """Return the same clock with other predictions."""
+        assert isinstance(table, FakeTable)
+        found = FakeLatency(off=self.off, table=table)
+        own: dict[str, Any] = {"first": self.first, "asked": self.asked, "pace": self.pace}
+        for name, value in own.items():
+            object.__setattr__(found, name, value)
+        return found
 
     def corrected(self, predicted: float, measured: float) -> FakeLatency:
         """Return a model that is right at that point."""
         factor, fit = measured / predicted, self.table.fit
         moved = Fit(fit.a * factor, fit.b * factor, fit.c * factor)
-        table = FakeTable(self.table.conditions.batch, self.table.stairs, moved)
-        found = FakeLatency(off=self.off, table=table)
-        own: dict[str, Any] = {"first": self.first, "asked": self.asked}
-        for name, value in own.items():
-            object.__setattr__(found, name, value)
-        return found
+        return self.with_table(FakeTable(self.table.conditions.batch, self.table.stairs, moved))
 
 
 def plain(graph_module: fx.GraphModule) -> fx.GraphModule:

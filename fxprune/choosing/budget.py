@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from functools import cached_property
 from typing import ClassVar
 
 from fxprune.choosing.remaining import Site
@@ -46,7 +45,7 @@ class SumBudget(Budget):
     def saved(self, candidates: Collection[Site], removed: Sequence[Site]) -> dict[str, float]:
         """Return by path what the removal of each candidate saves beside what is removed already."""
 
-    @cached_property
+    @property
     def surplus(self) -> float:
         """What has to be saved in all."""
         return self.excess(())

@@ -84,18 +84,18 @@ class LatencyBudget(SumBudget):
 
     Attributes:
         limit: the milliseconds.
-
-    Raises:
-        TargetError: without all that can go it takes longer; says how long.
-        FxpruneError: the model is of another network.
     """
 
     unit = 1e-9
 
     def __init__(self, targets: Targets, remaining: Remaining) -> None:
-        self._remaining = remaining
+        self._remaining, self._targets = remaining, targets
         self.limit = milliseconds_asked(targets, self.left(()))
-        require_milliseconds(targets, self.limit, self.left(remaining.all_but(LEAST)), "all that can go")
+
+    def require_possible(self) -> None:
+        """Raise TargetError if it takes longer without all that can go, as predicted now; says how long."""
+        least = self.left(self._remaining.all_but(LEAST))
+        require_milliseconds(self._targets, self.limit, least, "all that can go")
 
     def left(self, removed: Sequence[Site]) -> float:
         """Return the milliseconds of the network without these sites."""

@@ -14,7 +14,7 @@ def require_latency(targets: Targets, latency: LatencyTable | None, taker: str) 
     if targets.is_timed and latency is None:
         raise FxpruneError(
             f"{taker} needs a model of times for {targets}: give latency=fxprune.LatencyModel.measure(traced), "
-            "which measures the network where it will run"
+            "which measures the network where it will run (in the shell: fxprune prune --target-ms)"
         )
 
 

@@ -32,7 +32,7 @@ from fxprune.cli.timed import Timed, timed_options
 @click.option("--dtype", help="Of weights and inputs, as torch names it; float32 by default.")
 @click.option("--layout", type=click.Choice(["contiguous", "channels_last"]), help="Of images in memory.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="How long measuring may take at most.")
-@json_option("model, conditions, predicted_ms, measured_ms, spread, ops, sites, stairs, notes")
+@json_option("model, conditions, batch, predicted_ms, measured_ms, spread, ops, sites, stairs, notes")
 @html_option
 def latency(model: str, given: Given, timed: Timed, as_json: bool, html_file: Path | None, **options: Any) -> None:
     """Measure where the time of MODEL goes, op by op, and what each removal could save.

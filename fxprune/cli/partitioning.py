@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _NO_USE = (
     *("target_macs", "target_params", "target_memory", "target_ms", "target_latency", "frontier", "strength"),
     *("plan", "criterion", "search", "what", "layers", "finetune_epochs", "shrink_share"),
-    *("backend", "batch", "threads", "method", "alpha"),
+    *("backend", "batch", "threads", "latency_device", "method", "alpha"),
 )
 
 

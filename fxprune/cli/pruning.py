@@ -119,6 +119,7 @@ def _is_number(text: str) -> bool:
     help="Several such shares, 0.8 0.6 0.4: one run on the way down, a saved network for each, a page of all.",
 )
 @timed_options
+@click.option("--latency-device", help="Where times are measured: on --device if that is given, else on the CPU.")
 @click.option(
     "--strength",
     type=click.FloatRange(0, min_open=True),
@@ -190,13 +191,15 @@ def prune(
     exports, as_json = options.pop("exports"), options.pop("as_json")
     require_exporter(exports)
     goal_options = {name: options.pop(name) for name in _GOAL}
+    where = _latency_device(options.pop("latency_device"), options["device"])
     if options["workers"] is None:
         options["workers"] = 0 if data == "digits" else default_workers()
     way = {name: options.pop(name) for name in ("no_train", "images", "criterion", "search")}
     method, alpha = options.pop("method"), options.pop("alpha")
     settings = Settings(**options)
     _require_method(method, goal_options, alpha)
-    _require_way(way["no_train"], () if partition.partition else ("images",))
+    is_timed = _is_timed(goal_options) or bool(frontier)
+    _require_way(way["no_train"], () if partition.partition else ("images",), is_timed=is_timed)
     split = partition.way(goal_options, not way["no_train"], way["images"])
     _require_use(settings, goal_options, source.teacher_weights)
     if split is not None:
@@ -205,7 +208,7 @@ def prune(
         return
     if method == "ucp":
         goal_options["what"] = "channels"
-    goal = _goal(timed=timed, frontier=frontier, alpha=alpha, **goal_options)
+    goal = _goal(timed=timed, where=where, frontier=frontier, alpha=alpha, **goal_options)
     _seed(settings.seed)
     how = Without(**way, workers=settings.workers, exports=exports) if way.pop("no_train") else None
     job = Job(source, images, settings, ByAttention(alpha) if method else how, exports, as_json)
@@ -227,11 +230,22 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def _latency_device(asked: str | None, device: str) -> dict[str, str]:
+    """Return on which device times are measured, as an option of LatencyModel.measure; none: on the CPU."""
+    found = asked or (None if device == Settings.device else device)
+    return {} if found is None else {"device": found}
+
+
+def _is_timed(goal: Mapping[str, Any]) -> bool:
+    return goal["target_ms"] is not None or goal["target_latency"] is not None
+
+
 def _goal(
     strength: float | None,
     norms: Norms | None,
     plan: Path | None,
     timed: Timed,
+    where: Mapping[str, str],
     frontier: Any,
     alpha: float | None,
     **named: Any,
@@ -247,22 +261,27 @@ def _goal(
     targets = Targets.of_options(named)
     if targets.is_empty and strength is None and known is None and alpha is None and not frontier:
         targets = Targets(macs=0.5)
-    if timed.given and not targets.is_timed and not frontier:
-        raise click.UsageError(f"--{next(iter(timed.given))} needs --target-ms, --target-latency or --frontier")
+    asked = click.get_current_context().params.get("latency_device")
+    given = [*timed.given, *(["latency-device"] if asked else [])]
+    if given and not targets.is_timed and not frontier:
+        raise click.UsageError(f"--{given[0]} needs --target-ms, --target-latency or --frontier")
     if frontier and not (targets.is_empty and strength is None and known is None):
         raise click.UsageError("--frontier says what is asked for: leave other targets, --strength and --plan out")
-    return Goal(
-        targets, strength, layers, what=what, **kept, norms=norms or Goal.norms, plan=known, timed=timed.conditions
-    )
+    conditions = {**timed.conditions, **where}
+    return Goal(targets, strength, layers, what=what, **kept, norms=norms or Goal.norms, plan=known, timed=conditions)
 
 
-def _require_way(no_train: bool, without: Sequence[str]) -> None:
-    """Raise UsageError for an option of a training with --no-train, or of that, or ``without``, without it."""
+def _require_way(no_train: bool, without: Sequence[str], *, is_timed: bool) -> None:
+    """Raise UsageError for an option of a training with --no-train, or of that, or ``without``, without it.
+
+    With a target in time --device says where times are measured too.
+    """
     given = click.get_current_context().get_parameter_source
     of_training = {*(field.name for field in fields(Settings))} - {"workers", "seed"} | {
         "strength",
         "teacher_weights",
     }
+    of_training -= {"device"} if is_timed else set()
     for option in of_training if no_train else (*without, "criterion", "search"):
         if given(option) is click.core.ParameterSource.COMMANDLINE:
             name = f"--{option.replace('_', '-')}"

@@ -121,6 +121,7 @@ class Job:
                 "--no-train runs in one process: leave torchrun out (in Python passes.Repair takes it)"
             )
         loaded, say = self._loaded(saying(self.aside), untaught=False)
+        _say_where(say, goal)
         data = self.images.load()
         given = {**self.source.record(), **self.images.record()}
         record = {**given, **way.options(), **_told(goal)}
@@ -131,6 +132,7 @@ class Job:
 
     def _trained(self, way: ByAttention | None, out: Path, goal: Goal) -> Done | None:
         def work(loaded: LoadedModel, data: ImageData, run: Run, teacher: nn.Module | None) -> Report:
+            _say_where(run.say, goal)
             options: dict[str, Any] = {"goal": goal, "run": run, "teacher": teacher}
             if way is None:
                 return prune_on_data(loaded.model, data, out, self.settings, **options)
@@ -231,6 +233,13 @@ def along(job: Job, goal: Goal, shares: Sequence[float], out: Path) -> None:
         print_json({"out": str(out), **told})
     elif is_main:
         say(f"frontier.html, frontier.json and a folder for each network are in {out}")
+
+
+def _say_where(say: Callable[[str], None], goal: Goal) -> None:
+    """Say on which device times are measured, before that takes its minutes."""
+    if goal.targets.is_timed:
+        device = (goal.timed or {}).get("device", "cpu")
+        say(f"times are measured on {device}: --latency-device says where else")
 
 
 def _told(goal: Goal) -> dict[str, Any]:

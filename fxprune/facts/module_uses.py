@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 
 import torch
 from torch import fx, nn
@@ -17,9 +18,13 @@ class CallSites:
     """How often each module and each parameter of a graph is used, by identity and not by name.
 
     Buffers count where the graph itself reads them: beside the layer that holds them, under whatever name.
+
+    Args:
+        graph_module: the graph.
+        leaving_out: reads of parameters that do not count.
     """
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
+    def __init__(self, graph_module: fx.GraphModule, leaving_out: Collection[fx.Node] = ()) -> None:
         self._calls: defaultdict[int, int] = defaultdict(int)  # a Counter takes twice the time
         self._reads: defaultdict[int, int] = defaultdict(int)
         self._updated = updated_storages(graph_module)
@@ -31,6 +36,8 @@ class CallSites:
                         if parameter is not None:
                             self._reads[id(parameter)] += 1
         for node in graph_module.graph.find_nodes(op="get_attr", sort=False):
+            if node in leaving_out:
+                continue
             self._reads[id(attribute(graph_module, str(node.target)))] += max(uses(node), 1)
 
     def calls(self, module: nn.Module) -> int:

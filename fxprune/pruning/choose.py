@@ -18,6 +18,7 @@ from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.targets import Targets
 from fxprune.choosing.time_asked import require_latency
+from fxprune.costs.latency.latency_table import table_of
 from fxprune.errors import FxpruneValueError, FxpruneWarning
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graphs
@@ -26,7 +27,7 @@ from fxprune.passes import RemoveChannels
 from fxprune.pipelines import What, sites_named
 from fxprune.pruning.channel_step import channel_step
 from fxprune.pruning.mixed_choice import Mixed
-from fxprune.pruning.predictions import Latency, table_of
+from fxprune.pruning.predictions import Latency
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.rewriting.contract import Log
 

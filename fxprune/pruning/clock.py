@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from torch import fx
+
 from fxprune.choosing.remaining import Remaining, Site
 from fxprune.choosing.targets import Targets
 from fxprune.choosing.time_terms import fit_of
-from fxprune.ir.processes import by_the_first
+from fxprune.errors import FxpruneError, FxpruneWarning
+from fxprune.ir.processes import by_the_first, is_the_first
 from fxprune.pruning.emitted import emitted_without
 from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.predictions import Latency
@@ -22,7 +26,9 @@ class Clock:
     """Times the network that would be emitted as predictions come near a target of time.
 
     At 1.2, 1.05 and once the target is met by the prediction; at the last again after each choice until the clock
-    agrees. Without a model that can time networks nothing is measured. In several processes the first one measures.
+    agrees. Each time in turns with the unpruned network, at whose first time all are told: the pace of a machine
+    drifts over a training. Without a model that can time networks nothing is measured. In several processes the first
+    one measures. A clock that fails on the way is told in a warning, and predictions go on without it.
 
     Args:
         remaining: what a graph with gates costs without some of its sites; the times in it are corrected.
@@ -41,8 +47,10 @@ class Clock:
         self._remaining = remaining
         self._first = self._model = latency if isinstance(latency, LatencyModel) else None
         self._at = 0
+        self._usual = 0.0  # milliseconds of the unpruned network when it was first timed
         self.points: list[tuple[float, float, float]] = []
         self.targets = targets
+        self._whole = self._unpruned()
         if state is not None:
             self.load_state_dict(state)
         elif targets.latency is not None and self._model is not None and not self._is_pruned:
@@ -55,29 +63,51 @@ class Clock:
         gates = (*self._remaining.layers.values(), *self._remaining.channels.values())
         return any(bool((gate.scale == 0).any()) for gate in gates)
 
-    def look(self, chosen: Sequence[Site]) -> None:
-        """Time the network without ``chosen`` if that is due, and correct the model."""
-        limit = self.targets.milliseconds
-        if limit is None or self._model is None or len(self.points) >= _MOST:
-            return
+    def _unpruned(self) -> fx.GraphModule | None:
+        """Return the unpruned network as it would be emitted, where it is to be timed, and nothing is closed yet."""
+        if self._model is None or not self.targets.is_timed or not is_the_first() or self._is_pruned:
+            return None
+        return self._emitted(())
+
+    def _emitted(self, chosen: Sequence[Site]) -> fx.GraphModule:
+        return emitted_without(self._remaining.graph_module, chosen, channels=bool(self._remaining.channels))
+
+    def look(self, chosen: Sequence[Site]) -> bool:
+        """Time the network without ``chosen`` if that is due, and correct the model; say whether that was done."""
+        limit, before = self.targets.milliseconds, len(self.points)
+        if limit is None or self._model is None or before >= _MOST:
+            return False
         near = self._predicted(chosen) / limit
         if near <= _NEAR[self._at]:
             while self._at < len(_NEAR) - 1 and near <= _NEAR[self._at]:
                 self._at += 1
-            self._measure(chosen)
+            try:
+                self._measure(chosen)
+            except FxpruneError as error:  # what was trained till now is worth more
+                self._model = None
+                warnings.warn(f"predictions of time go on uncorrected: {error}", FxpruneWarning, stacklevel=2)
+        return len(self.points) > before
 
     def _predicted(self, chosen: Sequence[Site]) -> float:
         assert self._remaining.latency is not None
         return fit_of(self._remaining.latency)[0] + self._remaining.left(chosen).milliseconds
 
     def _measure(self, chosen: Sequence[Site]) -> None:
-        def point() -> tuple[float, float, float]:
-            plain = emitted_without(self._remaining.graph_module, chosen, channels=bool(self._remaining.channels))
-            assert self._model is not None
-            timing = self._model.measured(plain)
-            return self._predicted(chosen), timing.milliseconds, timing.spread
+        def point() -> tuple[tuple[float, float, float], float]:
+            model, whole, usual = self._model, self._whole, self._usual
+            assert model is not None
+            if whole is None:
+                timing = model.measured(self._emitted(chosen))
+            elif not chosen:
+                timing = model.measured(whole)
+                usual = timing.milliseconds
+            else:
+                usual = usual or model.measured(whole).milliseconds
+                timing = model.measured_beside(self._emitted(chosen), whole, usual)
+            return (self._predicted(chosen), timing.milliseconds, timing.spread), usual
 
-        self._take(by_the_first(point))
+        found, self._usual = by_the_first(point)
+        self._take(found)
 
     def _take(self, point: tuple[float, float, float]) -> None:
         self.points.append(point)
@@ -87,13 +117,14 @@ class Clock:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was measured, as plain data."""
-        return {"points": [list(one) for one in self.points], "at": self._at, "limit": self.targets.milliseconds}
+        points, limit = [list(one) for one in self.points], self.targets.milliseconds
+        return {"points": points, "at": self._at, "limit": limit, "usual": self._usual}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what was measured before."""
         if state["limit"] is not None:
             self.targets = replace(self.targets, latency=None, milliseconds=state["limit"])
-        self.points, self._at = [], int(state["at"])
+        self.points, self._at, self._usual = [], int(state["at"]), float(state.get("usual", 0.0))
         self._model = self._first
         for predicted, measured, spread in state["points"]:
             self._take((predicted, measured, spread))

@@ -71,6 +71,7 @@ class LatencyInspection:
 
     Attributes:
         conditions: under which it was measured, as text.
+        batch: how many inputs at a time, which all milliseconds are for.
         predicted: the milliseconds that the model says, of the network with its norms folded.
         measured: those of the network itself.
         ops, sites: by their time, the longest first.
@@ -79,6 +80,7 @@ class LatencyInspection:
     """
 
     conditions: str
+    batch: int
     predicted: float
     measured: Timing
     ops: tuple[OpLine, ...]
@@ -90,6 +92,7 @@ class LatencyInspection:
         """Return it as plain data."""
         return {
             "conditions": self.conditions,
+            "batch": self.batch,
             "predicted_ms": self.predicted,
             "measured_ms": self.measured.milliseconds,
             "spread": self.measured.spread,
@@ -149,6 +152,7 @@ def inspect_latency(graph_module: fx.GraphModule, model: LatencyModel) -> Latenc
     )
     return LatencyInspection(
         str(table.conditions),
+        table.conditions.batch,
         predicted,
         measured,
         tuple(sorted(lines, key=lambda one: -one.ms)),

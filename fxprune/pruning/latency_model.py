@@ -11,44 +11,40 @@ fitted to random prunings of this very network, and judged by others.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import time
-import warnings
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from statistics import median
-from typing import Any, get_args
+from typing import Any, TypedDict, Unpack, get_args, get_type_hints
 
 import torch
 from torch import fx
 
-from fxprune.costs.latency.backends import Instrument, as_before, instrument
+from fxprune.costs.latency.backends import Instrument, instrument
 from fxprune.costs.latency.conditions import Backend, Conditions, Layout, require_backend
-from fxprune.costs.latency.fit import Fit, FitError, fitted, judged
 from fxprune.costs.latency.latency_cache import LatencyCache, cache_folder
 from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.costs.latency.measuring import Measuring
-from fxprune.costs.latency.network_ops import inputs_at, ops_of_all
-from fxprune.costs.latency.timed_ops import TimedOp
-from fxprune.costs.latency.timing import Timer, Timing, in_turns
-from fxprune.costs.latency.workloads import digest
+from fxprune.costs.latency.timing import Timing
 from fxprune.costs.macs import batch_size
-from fxprune.errors import FxpruneError, FxpruneValueError, FxpruneWarning
-from fxprune.ir.arguments import require_arguments
-from fxprune.ir.copies import copy_module
+from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError, did_you_mean
+from fxprune.ir.arguments import require_arguments, require_kind
 from fxprune.ir.nodes import require_graph
-from fxprune.ir.pytrees import map_tensors
-from fxprune.pruning.random_prunings import plain, random_prunings
+from fxprune.pruning.latency_run import LatencyRun, timed
+from fxprune.pruning.random_prunings import plain
 
-_LOGGER = logging.getLogger(__name__)
-_NETWORKS, _FITTED = 16, (0, 2, 4, 6, 9, 11, 13, 15)  # which are fitted: both ends are
-_LONGEST = 60.0  # seconds that whole networks are timed, if each was once
-_NOISY = 0.1  # above this spread, and twice the error that is usual, a fit is said to mean little
-_SHARE_OF_OPS = 0.7  # of the time that is given
-"""How much of the seconds that are given ops may take, the rest is for whole networks."""
+
+class How(TypedDict, total=False):
+    """How a network will run, by the names of :class:`fxprune.costs.latency.conditions.Conditions`."""
+
+    backend: str
+    device: str | None
+    batch: int | None
+    threads: int | None
+    dtype: str | None
+    layout: Layout | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,8 @@ class LatencyModel:
 
     Attributes:
         table: what the ops take at any widths, the fit to whole networks, and its error.
-        timer: the user's own, if one is asked.
+        timer: the user's own, if one is asked. In a file, and in other processes, a model has it if it can be
+            pickled: a function of a module, no lambda. Without it, it predicts, and measures nothing.
     """
 
     table: LatencyTable
@@ -66,26 +63,33 @@ class LatencyModel:
     @cached_property
     def _instrument(self) -> Instrument:
         """What times a network."""
+        name = self.table.conditions.backend
+        if self.timer is None and name not in get_args(Backend):
+            raise FxpruneError(
+                f"{name} is a timer of your own that did not come along: what cannot be pickled, a lambda say, stays "
+                "in its process; make it a function of a module"
+            )
         return instrument(self.table.conditions, self.timer)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what copies and files hold: nothing that is made anew."""
-        return {name: value for name, value in vars(self).items() if name != "_instrument"}
+        """Return what files and other processes get: nothing that is made anew, and a timer that can be pickled."""
+        kept = {name: value for name, value in vars(self).items() if name != "_instrument"}
+        return kept if _can_be_pickled(self.timer) else {**kept, "timer": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LatencyModel:
+        """Return the model itself, which is never changed, with its timer."""
+        return self
 
     @classmethod
     def measure(
         cls,
         graph_module: fx.GraphModule,
+        conditions: Conditions | None = None,
         *,
-        backend: str = "eager",
-        device: str | None = None,
-        batch: int | None = None,
-        threads: int | None = None,
-        dtype: str | None = None,
-        layout: Layout = "contiguous",
         measure: Callable[..., Any] | None = None,
         seconds: float | None = None,
         cache: bool | str | os.PathLike[str] = True,
+        **how: Unpack[How],
     ) -> LatencyModel:
         """Time the ops of a graph, and random prunings of it: 8 that the model is fitted to, and 8 that judge it.
 
@@ -94,6 +98,8 @@ class LatencyModel:
 
         Args:
             graph_module: a traced graph, with gates or without; it stays as it is.
+            conditions: how it will run, all in one value, another model's say; or leave it out, and name what is
+                not as usual:
             backend: "eager", "compile" (torch.compile) or "onnxruntime"; with ``measure`` its name.
             device: "cpu", "cuda"; where the graph's weights are by default.
             batch: how many inputs at a time; as many as were traced by default.
@@ -119,19 +125,20 @@ class LatencyModel:
         graph_module = require_graph(graph_module, "LatencyModel.measure")
         if seconds is not None and not (math.isfinite(seconds) and seconds > 0):
             raise FxpruneValueError(f"seconds is a finite number above 0; got {seconds}")
-        given = {"device": device, "batch": batch, "threads": threads, "dtype": dtype}
-        asked = _own_conditions(graph_module) | {name: value for name, value in given.items() if value is not None}
-        is_unnamed = measure is not None and backend == "eager"
-        conditions = Conditions("measure" if is_unnamed else backend, layout=layout, **asked)
+        _require_how(conditions, how)
+        is_unnamed = measure is not None and conditions is None and how.get("backend", "eager") == "eager"
+        conditions = conditions or _conditions(graph_module, how, "measure" if is_unnamed else None)
         if measure is None:
             require_backend(conditions)
         elif conditions.backend in get_args(Backend):
             raise FxpruneValueError(
-                f"measure= is a timer of your own, and {backend} is ours: give it another name, as backend='phone'"
+                f"measure= is a timer of your own, and {conditions.backend} is ours: give it another name, as "
+                "backend='phone'"
             )
         folder = None if is_unnamed and cache is True else cache_folder(cache)  # of which device does it tell?
         with torch.random.fork_rng(devices=[]):
-            return _Run(conditions, measure, LatencyCache(conditions, folder), seconds).model(graph_module)
+            run = LatencyRun(conditions, measure, LatencyCache(conditions, folder), seconds)
+            return cls(run.table(graph_module), measure)
 
     def milliseconds(self, graph_module: fx.GraphModule) -> float:
         """Return what the network that will be emitted of a graph takes, predicted; new kinds of ops are timed."""
@@ -145,7 +152,21 @@ class LatencyModel:
     def measured(self, graph_module: fx.GraphModule) -> Timing:
         """Return what the network that will be emitted of a graph takes, under the same conditions."""
         graph_module = require_graph(graph_module, "LatencyModel.measured")
-        return _timed([plain(graph_module)], self.table.conditions, self._instrument, math.inf)[0]
+        return self.measured_in_turns([graph_module])[0]
+
+    def measured_in_turns(self, graph_modules: Sequence[fx.GraphModule]) -> list[Timing]:
+        """Return what each of several networks takes, called in turns: what slows the machine down slows all."""
+        networks = [plain(require_graph(one, "LatencyModel.measured_in_turns")) for one in graph_modules]
+        return timed(networks, self.table.conditions, self._instrument, math.inf)
+
+    def measured_beside(self, graph_module: fx.GraphModule, whole: fx.GraphModule, milliseconds: float) -> Timing:
+        """Return what a network takes while ``whole`` takes ``milliseconds``, as it did when it was timed before.
+
+        Both are called in turns, and what the one takes is told at the pace of the other: a machine that is slower
+        now makes no network slower.
+        """
+        found, now = self.measured_in_turns([graph_module, whole])
+        return found._replace(milliseconds=found.milliseconds * milliseconds / now.milliseconds)
 
     def corrected(self, predicted: float, measured: float) -> LatencyModel:
         """Return the model moved such that what it ``predicted`` becomes what was ``measured``, in milliseconds."""
@@ -154,7 +175,37 @@ class LatencyModel:
                 raise FxpruneValueError(f"{name} is in milliseconds, a finite number above 0; got {value}")
         fit, factor = self.table.fit, measured / predicted
         moved = fit._replace(a=fit.a * factor, b=fit.b * factor, c=fit.c * factor)
-        return replace(self, table=self.table.with_fit(moved, self.table.error))
+        return self.with_table(self.table.with_fit(moved, self.table.error))
+
+    def with_table(self, table: LatencyTable) -> LatencyModel:
+        """Return a model with the same timer that predicts by another table."""
+        return replace(self, table=table)
+
+
+def _can_be_pickled(timer: Callable[..., Any] | None) -> bool:
+    try:
+        pickle.dumps(timer)
+    except Exception:  # what a class of the user's raises may be anything
+        return False
+    return True
+
+
+def _require_how(conditions: Conditions | None, how: Mapping[str, Any]) -> None:
+    """Raise FxpruneTypeError for an option that there is not, or of the wrong kind, or beside ``conditions``."""
+    kinds = get_type_hints(How)
+    for name, value in how.items():
+        if name not in kinds:
+            hint = did_you_mean(name, [*kinds, "measure", "seconds", "cache"])
+            raise FxpruneTypeError(f"LatencyModel.measure takes no {name}{hint}")
+        require_kind(value, kinds[name], "LatencyModel.measure", name)
+    if conditions is not None and how:
+        raise FxpruneTypeError(f"conditions says how the network runs: leave out {', '.join(how)}")
+
+
+def _conditions(graph_module: fx.GraphModule, how: How, backend: str | None) -> Conditions:
+    given = {name: value for name, value in how.items() if value is not None}
+    named = {} if backend is None else {"backend": backend}
+    return Conditions(**{**_own_conditions(graph_module), **given, **named})
 
 
 def _own_conditions(graph_module: fx.GraphModule) -> dict[str, Any]:
@@ -166,110 +217,3 @@ def _own_conditions(graph_module: fx.GraphModule) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "dtype": str(weight.dtype).rpartition(".")[2],
     }
-
-
-class _Run:
-    """One measurement of a network."""
-
-    def __init__(
-        self, conditions: Conditions, timer: Callable[..., Any] | None, cache: LatencyCache, seconds: float | None
-    ) -> None:
-        self._conditions = conditions
-        self._timer, self._timed_by = timer, instrument(conditions, timer)
-        self._pace = self._timed_by.pace
-        if self._pace is not None:
-            self._pace.note(cache.pace)
-        self._cache = cache
-        self._start = time.monotonic()
-        self._seconds = math.inf if seconds is None else seconds
-        self._missing: list[str] = []
-
-    def model(self, graph_module: fx.GraphModule) -> LatencyModel:
-        """Return the model, from what the cache holds and what is measured."""
-        ops = ops_of_all(graph_module, self._conditions.batch, self._conditions.layout)
-        name = digest(*(one.workload for one in ops))
-        known = self._cache.networks.get(name)
-        families = self._cache.families
-        if known is None or self._was_off(known) or not all(one.workload.family in families for one in ops):
-            known = self._measured(graph_module, ops)
-            if not self._missing:
-                self._cache.networks[name] = known
-                self._cache.keep()
-        error = None if known["error"] is None else FitError(**known["error"])
-        table = LatencyTable(self._conditions, families, Fit(**known["fit"]), error, self._missing)
-        self._tell_problems(table)
-        return LatencyModel(table, self._timer)
-
-    def _was_off(self, known: Mapping[str, Any]) -> bool:
-        return self._pace is not None and self._pace.is_off(known["pace"])
-
-    def _measured(self, graph_module: fx.GraphModule, ops: Sequence[TimedOp]) -> dict[str, Any]:
-        networks = random_prunings(graph_module, _NETWORKS)
-        of_networks = [ops_of_all(one, self._conditions.batch, self._conditions.layout) for one in networks]
-        measuring = Measuring(
-            self._conditions,
-            self._timed_by,
-            self._cache.families,
-            self._start + _SHARE_OF_OPS * self._seconds,
-            self._cache.keep,
-            lambda share, doing: _LOGGER.info("%s", doing, extra={"share": _SHARE_OF_OPS * share}),
-        )
-        seen = {one.workload.family for one in ops}
-        others = [one for each in of_networks for one in each if one.workload.family not in seen]
-        if self._pace is not None:
-            with as_before(self._conditions):
-                self._pace.look()
-        self._missing += measuring.measure([*ops, *others])
-        found = self._fit(networks, of_networks)
-        if self._pace is not None:
-            self._cache.pace = self._pace.usual
-        return found
-
-    def _fit(self, networks: Sequence[fx.GraphModule], of_networks: Sequence[Sequence[TimedOp]]) -> dict[str, Any]:
-        """Return the fit to half of ``networks``, and how far it is off for the others; of what there is time for."""
-        _LOGGER.info("whole networks", extra={"share": _SHARE_OF_OPS})
-        order = [*_FITTED, *(one for one in range(len(networks)) if one not in _FITTED)]
-        until = self._start + self._seconds
-        timings = _timed([networks[one] for one in order], self._conditions, self._timed_by, until)
-        if not timings:
-            raise FxpruneError("no network could be timed in the seconds that were given; give more seconds")
-        if len(timings) < len(order):
-            self._missing.append(f"{len(order) - len(timings)} of {len(order)} whole networks")
-        table = LatencyTable(self._conditions, self._cache.families)
-        sums = [table.sums(of_networks[one]) for one in order[: len(timings)]]
-        times = [one.milliseconds for one in timings]
-        count = len(_FITTED)
-        fit = fitted(sums[:count], times[:count]) if len(times) > 2 else Fit()
-        error = None
-        if len(times) > count + 1:
-            spread = median(one.spread for one in timings)
-            error = judged([fit.of(one) for one in sums[count:]], times[count:], spread)._asdict()
-        return {"fit": fit._asdict(), "error": error, "pace": median(one.pace for one in timings)}
-
-    def _tell_problems(self, table: LatencyTable) -> None:
-        if self._missing:
-            more = f", and {len(self._missing) - 1} more" if self._missing[1:] else ""
-            message = f"{self._seconds:g} seconds were too few to measure all: {self._missing[0]}{more}"
-            warnings.warn(message, FxpruneWarning, stacklevel=4)
-        error = table.error
-        if error is not None and error.spread > _NOISY and error.median > _NOISY / 2:
-            message = (
-                f"the machine is too noisy for latencies: repeats of a network are {error.spread:.0%} apart, "
-                f"predictions {error.median:.0%} off (at worst {error.worst:.0%}); measure it while nothing else runs"
-            )
-            warnings.warn(message, FxpruneWarning, stacklevel=4)
-
-
-def _timed(
-    networks: Sequence[fx.GraphModule], conditions: Conditions, timed_by: Instrument, until: float
-) -> list[Timing]:
-    """Return what plain networks take, in turns: the first of them, if the time is over before all are prepared."""
-    timers: list[Timer] = []
-    with as_before(conditions):
-        for one in networks:
-            if time.monotonic() >= until:
-                break
-            inputs = map_tensors(inputs_at(one, conditions.batch), conditions.placed)
-            timers.append(timed_by.whole(conditions.placed(copy_module(one)).eval(), inputs))
-        until = min(until, time.monotonic() + _LONGEST)
-        return in_turns(timers, timed_by.of_networks, until, timed_by.pace)

@@ -36,6 +36,7 @@ class NextSite:
         targets: the shares to leave.
         plan: by which criterion sites are compared, how the next is searched, how many channels close together.
         probe: the inputs on which sites are compared.
+        training: it trains already, see :class:`fxprune.pruning.surplus.Surplus`.
 
     Attributes:
         criterion, within, search: what the plan names.
@@ -46,7 +47,14 @@ class NextSite:
     """
 
     def __init__(
-        self, graph_module: fx.GraphModule, remaining: Remaining, targets: Targets, plan: Plan, probe: tuple[Any, ...]
+        self,
+        graph_module: fx.GraphModule,
+        remaining: Remaining,
+        targets: Targets,
+        plan: Plan,
+        probe: tuple[Any, ...],
+        *,
+        training: bool = False,
     ) -> None:
         self._graph_module, self._remaining, self._targets = graph_module, remaining, targets
         self._samples = Samples.of_inputs(probe)
@@ -54,17 +62,16 @@ class NextSite:
         self.within = made(plan.within, known_criteria(), "criterion")
         self.search = made(plan.search, known_searches(), "search")
         self.chunks = Chunks(remaining, plan.chunk, plan.multiple_of)
-        self.surplus = self._surplus = Surplus(graph_module, targets, remaining)
+        self.surplus = self._surplus = Surplus(graph_module, targets, remaining, training=training)
         saved = remaining.saved(self.first(), ())
         self._params = {path: max(1.0, cost.params) for path, cost in saved.items()}
         self.damages: dict[str, float] = {}
         self.no_relief: set[str] = set()
 
-    def retarget(self, targets: Targets) -> None:
-        """Go on with the same costs and other targets."""
-        if targets != self._targets:
-            self._targets = targets
-            self.surplus = self._surplus = Surplus(self._graph_module, targets, self._remaining)
+    def limit_time(self, milliseconds: float | None) -> None:
+        """Take over what a target of time is in milliseconds, as the clock of another run measured it."""
+        if self._surplus.time is not None and milliseconds is not None:
+            self._surplus.time.limit = milliseconds
 
     def first(self) -> list[Site]:
         """Return all layers, and a chunk of each group."""

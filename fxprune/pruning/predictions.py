@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from fxprune.costs.latency.latency_table import LatencyTable
+from fxprune.costs.latency.latency_table import LatencyTable, table_of
+from fxprune.ir.processes import by_the_first, is_one_of_several
 from fxprune.pruning.latency_model import LatencyModel
 
 Latency = LatencyModel | LatencyTable
 
 
-def table_of(latency: Latency | None) -> LatencyTable | None:
-    """Return what says how long ops take."""
-    return latency.table if isinstance(latency, LatencyModel) else latency
+def of_the_first(latency: Latency | None) -> Latency | None:
+    """Return what predicts as it does in the first of several processes: what each measured is not the same."""
+    if latency is None or not is_one_of_several():
+        return latency
+    table = by_the_first(lambda: table_of(latency))
+    assert table is not None
+    return latency.with_table(table) if isinstance(latency, LatencyModel) else table

@@ -18,6 +18,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.choosing.remaining import Remaining, Site
+from fxprune.costs.latency.latency_table import table_of
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import FxpruneError, FxpruneValueError
 from fxprune.facts.input_rms import input_sizes
@@ -28,7 +29,7 @@ from fxprune.ir.arguments import require_arguments
 from fxprune.ir.module_tree import every_module
 from fxprune.ir.nodes import TRACED_MACS, called_module, graphs_of, require_graph
 from fxprune.ir.processes import is_distributed
-from fxprune.pruning.predictions import Latency, table_of
+from fxprune.pruning.predictions import Latency
 from fxprune.structures.channels.labels import LEAST
 from fxprune.structures.gated_layers import Gate, gates_of
 from fxprune.structures.missing_scales import why_no_scales

@@ -15,6 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError, FxpruneWarning
 from fxprune.ir.arguments import require_arguments
+from fxprune.ir.processes import by_the_first
 from fxprune.passes import RemoveChannels, RemoveLayers
 from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline
@@ -105,7 +106,7 @@ def prune(
     shrink: ProximalL1
     if meet_after is not None:
         if targets.is_timed:
-            latency = latency or LatencyModel.measure(traced)
+            latency = latency or by_the_first(lambda: LatencyModel.measure(traced))
         shrink = SteeredL1(sparse, targets=targets, meet_after=meet_after, closing=closing, latency=latency)
     else:
         shrink = ProximalL1(sparse, 1e-3 if strength is None else strength)
@@ -186,7 +187,7 @@ def _require_training(shrink: ProximalL1) -> None:
     if not isinstance(shrink, SteeredL1):
         return
     further = replace(shrink.targets, macs=None)
-    if (not further.is_empty or shrink.targets.is_empty) and not shrink.is_met:
+    if (not further.is_empty or shrink.targets.is_empty) and not shrink.is_settled:
         missed = "not all of the plan is closed" if further.is_empty else f"the target may not be met ({further})"
         warnings.warn(
             f"{missed}: fit took {shrink.steps_done} steps of the {shrink.meet_after} "

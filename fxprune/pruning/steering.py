@@ -7,6 +7,7 @@ for ...:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,8 @@ from fxprune.choosing.schedule import Schedule
 from fxprune.choosing.search.base import Search
 from fxprune.choosing.targets import Targets
 from fxprune.choosing.time_asked import require_latency
-from fxprune.errors import FxpruneError
+from fxprune.costs.latency.latency_table import table_of
+from fxprune.errors import FxpruneError, FxpruneWarning, TargetError
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import example_inputs_of
 from fxprune.ir.processes import is_distributed
@@ -28,7 +30,7 @@ from fxprune.pruning.clock import Clock
 from fxprune.pruning.closing import Closing, shares_of
 from fxprune.pruning.next_site import NextSite
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
-from fxprune.pruning.predictions import Latency, table_of
+from fxprune.pruning.predictions import Latency, of_the_first
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.structures.channel_chunk import Chunk
 
@@ -73,7 +75,8 @@ class SteeredL1(ProximalL1):
             saves of the MACs is its share of the time.
         latency: what predicts times, for a target of these: a :class:`fxprune.LatencyModel`, whose conditions say on
             what device, and for how large a batch. As the target comes near the network is timed as it would be
-            emitted, and predictions are corrected (:class:`fxprune.pruning.clock.Clock`).
+            emitted, and predictions are corrected (:class:`fxprune.pruning.clock.Clock`). In several processes that
+            of the first one counts.
 
     Attributes:
         order: what was chosen, in turn: the paths of layers, and the keys of ``chunks``.
@@ -107,7 +110,7 @@ class SteeredL1(ProximalL1):
             raise FxpruneError("SteeredL1 needs a target: give one in Targets, as Targets(macs=0.5)")
         if not targets.is_empty and closing is not None:
             raise FxpruneError(f"{targets}: closing says what goes; leave one of the two out")
-        self.latency = latency
+        self.latency = of_the_first(latency)
         super().__init__(graph_module, 0.0)
         graph_module = self.graph_module
         if any(layer.parametrization == "free" for layer in self.layers.values()):
@@ -130,12 +133,14 @@ class SteeredL1(ProximalL1):
         self._shut_before = super().closed_channels
         self._scales = self._scales_now()
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
-        self.clock = Clock(self._remaining, targets, latency)
-        self._next = self._choosing()
+        self.clock = Clock(self._remaining, targets, self.latency)
+        self._next = NextSite(graph_module, self._remaining, targets, plan, self._probe)
         self._closing = closing
         self._planned = self._planned_sites()
         self._planned_shares = shares_of(self._planned or (), self._remaining)
-        self._enough_chosen = self._is_enough()
+        if self.clock.look(self._chosen()) and self._next.surplus.time is not None:
+            self._next.surplus.time.require_possible()  # as corrected, while nothing is lost
+        self._enough_chosen, self._is_short = self._is_enough(), False
         shares = self._planned_shares or self._next.surplus.shares(self._next.first(), ()).values()
         self._schedule = Schedule(meet_after, plan.window, shares)
 
@@ -164,9 +169,6 @@ class SteeredL1(ProximalL1):
         """Return what a plan closes, in turn."""
         return None if self._closing is None else [*self._closing.sites(self._remaining, self._next.chunks.sizes)]
 
-    def _choosing(self) -> NextSite:
-        return NextSite(self.graph_module, self._remaining, self.clock.targets, self.plan, self._probe)
-
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and files hold: nothing that follows from the graph."""
         known = self._next.damages, self._next.no_relief
@@ -177,7 +179,9 @@ class SteeredL1(ProximalL1):
         super().__setstate__(state)
         damages, no_relief = state["_next"]
         self.clock = Clock(self._remaining, self.targets, self.latency, state.get("clock"))
-        self._next = self._choosing()
+        given = self.graph_module, self._remaining, self.targets, self.plan, self._probe
+        self._next = NextSite(*given, training=True)
+        self._next.limit_time(self.clock.targets.milliseconds)
         self._next.damages, self._next.no_relief = damages, no_relief
         self._planned = self._planned_sites()
 
@@ -191,6 +195,11 @@ class SteeredL1(ProximalL1):
     @property
     def is_met(self) -> bool:
         """Whether the graph without its closed layers meets all targets, or all of a plan is closed."""
+        return self.is_settled and not self._is_short
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all is closed that will be: targets are met, or a time cannot be, by the clock."""
         return self._enough_chosen and all(
             self._is_shut(key) if key in self.chunks else self.layers[key].closed for key in self.order
         )
@@ -211,7 +220,7 @@ class SteeredL1(ProximalL1):
             if not self.channels[path].resting or self.channels[path].gate.requires_grad:
                 self.channels[path].gate.copy_(scales)
         while self._schedule.wants_another(self.steps_done) and not self._enough_chosen:
-            self._choose()
+            self._choose_if_possible()
         for path, layer in self.layers.items():
             if layer.closed:
                 layer.close()  # momentum may have moved it
@@ -219,6 +228,16 @@ class SteeredL1(ProximalL1):
                 self._lower(path)
         for key in self.chunks:
             self._lower_chunk(key)
+
+    def _choose_if_possible(self) -> None:
+        """Choose; where the clock says what no prediction did, that nothing left meets a time, warn and train on."""
+        try:
+            self._choose()
+        except TargetError as error:
+            if not self.clock.points:
+                raise
+            self._enough_chosen = self._is_short = True
+            warnings.warn(f"{error}; the training goes on without", FxpruneWarning, stacklevel=4)
 
     def _choose(self) -> None:
         for path, layer in self.layers.items():
@@ -371,7 +390,7 @@ class SteeredL1(ProximalL1):
         self._next.no_relief = set(state.get("no_relief", ()))
         if "clock" in state:
             self.clock.load_state_dict(state["clock"])
-            self._next.retarget(self.clock.targets)
+            self._next.limit_time(self.clock.targets.milliseconds)
         for path, layer in self.layers.items():
             if path in self.order and layer.resting:  # it was chosen in the last step, and its gate is still 1
                 self._found[path].wake()

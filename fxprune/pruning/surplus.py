@@ -23,6 +23,7 @@ class Surplus:
         targets: the shares to leave.
         remaining: what the graph costs without some of its sites, where somebody asked already; with a model of
             times, where these have a target.
+        training: it trains already, and goes on whether or not a time can be met.
 
     Attributes:
         sums: the budgets of costs that add up: of MACs, and of parameters and time if they have a target.
@@ -37,7 +38,14 @@ class Surplus:
         FxpruneWarning: the graph has ops whose MACs nobody knows; a target counts the others.
     """
 
-    def __init__(self, graph_module: fx.GraphModule, targets: Targets, remaining: Remaining | None = None) -> None:
+    def __init__(
+        self,
+        graph_module: fx.GraphModule,
+        targets: Targets,
+        remaining: Remaining | None = None,
+        *,
+        training: bool = False,
+    ) -> None:
         if targets.macs is not None:
             warn_of_unknown_macs(graph_module, stacklevel=3)
         remaining = remaining or Remaining(graph_module)
@@ -50,6 +58,8 @@ class Surplus:
         self.sums: list[SumBudget] = [MacsBudget(graph_module, targets.macs or 1.0, least, remaining)]
         self.params = None if targets.params is None else ParamsBudget(graph_module, targets.params, remaining)
         self.time = LatencyBudget(targets, remaining) if targets.is_timed else None
+        if self.time is not None and not training:
+            self.time.require_possible()
         self.sums += [one for one in (self.params, self.time) if one is not None]
 
     def is_met(self, removed: Sequence[Site]) -> bool:

@@ -2,6 +2,7 @@
 
     chosen -> measured 4.4 ms of 4.0 -> predictions corrected -> chosen again -> measured 3.98 ms: enough
 
+Each is timed in turns with the unpruned network, at whose first time it is told: the pace of a machine drifts.
 Of all tries the best is kept: of those within 1.02 of the target the one that takes most of it, else the fastest.
 """
 
@@ -74,16 +75,19 @@ def timed_choice(
 
     Args:
         graph_module: the traced network.
-        targets: with a time.
+        targets: with a time; a share is of what the network takes unpruned, measured.
         latency: what predicts and measures times.
         choose: chooses for targets with milliseconds, as a model predicts them.
 
     Raises:
         TargetError: the targets cannot be met, by the first prediction; says what can.
     """
-    unpruned = latency.measured(Pipeline(AFTER_TRAINING, verify=False)(graph_module).graph_module)
-    limit = targets.milliseconds or (targets.latency or 1.0) * unpruned.milliseconds
-    wanted = replace(targets, latency=None, milliseconds=limit)
+    whole = Pipeline(AFTER_TRAINING, verify=False)(graph_module).graph_module
+    unpruned = latency.measured(whole)
+    limit, wanted = targets.milliseconds, targets
+    if limit is None:  # of the corrected prediction the share is the limit: who is refused is told the share
+        limit = (targets.latency or 1.0) * unpruned.milliseconds
+        latency = latency.corrected(latency.milliseconds(whole), unpruned.milliseconds)
     plans: list[PruningPlan] = []
     tries: list[Try] = []
     while len(tries) < TRIES:
@@ -96,21 +100,18 @@ def timed_choice(
         if any(plan.sites == one.sites for one in plans):
             break  # nothing fits in between
         plans.append(plan)
-        tries.append(_tried(graph_module, plan, latency))
+        plain = plan.apply(graph_module, norms="fold", verify=False).graph_module
+        timing = latency.measured_beside(plain, whole, unpruned.milliseconds)
+        tries.append(Try(latency.milliseconds(plain), timing.milliseconds, timing.spread))
         if LEAST <= tries[-1].measured / limit <= MOST:
             break
         latency = latency.corrected(tries[-1].predicted, tries[-1].measured)
+        wanted = replace(targets, latency=None, milliseconds=limit)
     kept = _best(tries, limit)
     if tries[kept].measured > MOST * limit:
         told = f"{tries[kept].measured:.4g} ms were measured of the {limit:.4g} ms that were asked for"
         warnings.warn(f"{told}, the least of {len(tries)} tries", FxpruneWarning, stacklevel=2)
     return plans[kept], Timed(limit, unpruned, tuple(tries), kept, latency)
-
-
-def _tried(graph_module: fx.GraphModule, plan: PruningPlan, latency: LatencyModel) -> Try:
-    plain = plan.apply(graph_module, norms="fold", verify=False).graph_module
-    timing = latency.measured(plain)
-    return Try(latency.milliseconds(plain), timing.milliseconds, timing.spread)
 
 
 def _best(tries: list[Try], limit: float) -> int:

@@ -44,7 +44,7 @@ def latency_page(told: Told, *, title: str) -> str:
 def _of_ops(told: Told) -> Iterator[Sequence[Cell]]:
     whole = sum(one["ms"] for one in told["ops"]) or 1.0
     for one in told["ops"]:
-        speed = one["macs"] / one["ms"] / 1e6 if one["ms"] else 0.0
+        speed = told["batch"] * one["macs"] / one["ms"] / 1e6 if one["ms"] else 0.0
         yield [
             one["path"],
             one["what"],

@@ -14,12 +14,12 @@ from torch import fx, nn
 
 from fxprune.facts.input_statistics import KINDS, Geometry
 from fxprune.facts.module_uses import CallSites
+from fxprune.facts.own_layers import own_module
 from fxprune.facts.shapes import shape
 from fxprune.ir.nodes import called_module, only_user
 from fxprune.ops.call import Call
 from fxprune.ops.layer_classes import CONV_CLASSES, NORM_CLASSES, TRANSPOSED_CLASSES
 from fxprune.rewriting.rewriter import Rewriter
-from fxprune.structures.conv_calls import own_module
 from fxprune.weights.exact import exact, make_parameter
 from fxprune.weights.folding import norm_obstacle
 from fxprune.weights.least_squares import Fit

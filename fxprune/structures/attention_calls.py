@@ -11,9 +11,9 @@ from torch import fx, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from fxprune.facts.module_uses import CallSites
+from fxprune.facts.own_layers import own_module
 from fxprune.facts.shapes import META
 from fxprune.ir.nodes import called_module
-from fxprune.structures.conv_calls import own_module
 
 _PARAMETERS = (
     *("query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal"),

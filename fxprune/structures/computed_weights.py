@@ -18,6 +18,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm
 
 from fxprune.facts.constants import Constants
+from fxprune.facts.conv_calls import ConvCall
+from fxprune.facts.own_layers import changes_by_call
 from fxprune.gates.base import ungated
 from fxprune.gates.gate import ScaledLayer
 from fxprune.gates.resconv import WEIGHT_HOOKS
@@ -26,7 +28,6 @@ from fxprune.ir.lazy_graph_module import LazyGraphModule
 from fxprune.ir.module_tree import has_hooks, is_parametrized
 from fxprune.ir.node_targets import attribute
 from fxprune.ops.layer_classes import TRANSPOSED_CLASSES, WEIGHTED_CLASSES, Conv
-from fxprune.structures.conv_calls import ConvCall, changes_by_call
 from fxprune.weights.exact import in_float64, keeping_exact, make_parameter, rounded
 
 _LAYERS = (*WEIGHTED_CLASSES, *TRANSPOSED_CLASSES)

@@ -8,8 +8,11 @@ from torch import fx, nn
 
 from fxprune.costs.macs import batch_size, node_macs, node_params
 from fxprune.facts.constants import Constants
+from fxprune.facts.conv_calls import ConvCall, conv_call
 from fxprune.facts.equal_shapes import EqualShapes
+from fxprune.facts.foldable_norms import is_batched
 from fxprune.facts.module_uses import CallSites
+from fxprune.facts.own_layers import own_module
 from fxprune.facts.shapes import same_shape, shape
 from fxprune.gates.gate import ScaledLayer
 from fxprune.ir.by_mode import MODE
@@ -18,7 +21,6 @@ from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module, module_path, only_user
 from fxprune.ops.call import is_conv
 from fxprune.ops.layer_classes import CONV_CLASSES, NORM_CLASSES, Conv
-from fxprune.structures.conv_calls import ConvCall, conv_call, own_module
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,6 @@ def _obstacle(call: ConvCall, sites: CallSites, shapes: EqualShapes) -> tuple[st
     if norm is not None and not is_batched(call.node, call.module, shapes):
         return f"its norm {norm.name} may read an unbatched output", None
     return None, norm
-
-
-def is_batched(node: fx.Node, conv: Conv, shapes: EqualShapes) -> bool:
-    """Say whether the output of ``conv`` at ``node`` has a batch dimension before the channels, for every input."""
-    return shapes.rank(node) == len(conv.kernel_size) + 2
 
 
 def _shape_reason(call: ConvCall) -> str:

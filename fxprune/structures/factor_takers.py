@@ -16,13 +16,13 @@ from torch import fx, nn
 
 from fxprune.facts.constant_factors import passes_factor
 from fxprune.facts.module_uses import CallSites
+from fxprune.facts.own_layers import own_module
 from fxprune.ir.by_mode import is_by_mode
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module, only_user
 from fxprune.ops.call import Call, is_a, operands
 from fxprune.ops.layer_classes import NORM_CLASSES, WEIGHTED_CLASSES
 from fxprune.structures.choices import scaled_source
-from fxprune.structures.conv_calls import own_module
 
 _NORMS = (*NORM_CLASSES, nn.LayerNorm, nn.GroupNorm)
 

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.choosing.remaining import Remaining
+from fxprune.costs.latency.latency_table import table_of
 from fxprune.emission.emit import source_obstacle
 from fxprune.emission.strip import savable
 from fxprune.facts.shapes import shape
@@ -20,7 +21,6 @@ from fxprune.pipelines.chains import insert_scales
 from fxprune.pipelines.result import PipelineResult
 from fxprune.pruning.closing import Closing, gated_for
 from fxprune.pruning.latency_model import LatencyModel
-from fxprune.pruning.predictions import table_of
 from fxprune.pruning.surplus import Surplus
 from fxprune.tracing.check import require_finite
 from fxprune.tracing.trace import trace

@@ -41,7 +41,7 @@ from fxprune.training.metrics import epochs
 from fxprune.training.recipe import Say
 from fxprune.training.report import (
     REPORT_SCHEMA,
-    Point,
+    Clocked,
     costs,
     latencies,
     options_and_versions,
@@ -124,7 +124,7 @@ class _Outcome(NamedTuple):
     """What came of a run."""
 
     plan: PruningPlan  # what was closed
-    points: Sequence[Point]  # what the clock said on the way, where a time is asked for
+    clocked: Clocked  # what the clock said on the way, where a time is asked for
     results: list[PipelineResult]
     rows: Rows  # of all training
     path: Rows  # of the epochs in which layers went
@@ -168,7 +168,9 @@ class _Work(Work):
         staying = {layer.path for layer in layers_of(removed)}
         gone = [layer for layer in candidates if layer.path not in staying]  # with what lay in branches
         plan = _plan(ready, shrink, gone, goal)
-        points = shrink.clock.points if isinstance(shrink, SteeredL1) else ()
+        clocked = Clocked()
+        if isinstance(shrink, SteeredL1):
+            clocked = Clocked(shrink.clock.targets.milliseconds, shrink.clock.points)
         self.say(f"removed {counted(gone) if gone else 'channels'}: held-out top-1 {trained:.2%} -> {without:.2%}")
         if self.settings.finetune_epochs:
             rows += self.finetune(removed)
@@ -183,7 +185,7 @@ class _Work(Work):
         accuracies = dict(zip(steps, (before, trained, without), strict=True))
         if unpruned is not None:
             accuracies["accuracy_baseline"] = self.baseline(unpruned)
-        return _Outcome(plan, points, results, rows, path, layers, accuracies)
+        return _Outcome(plan, clocked, results, rows, path, layers, accuracies)
 
     def report(self, ready: Prepared, outcome: _Outcome, goal: Goal) -> dict[str, Any]:
         """Measure what came out, beside what went in, and return what the report tells."""
@@ -200,7 +202,7 @@ class _Work(Work):
             "accuracy_after": self.accuracy(pruned),
             "max_relative_difference": max(one.max_relative or 0.0 for one in (ready.inserted, *outcome.results)),
             "latency_ms": latencies(traced.to(self.accelerator.device), pruned),
-            **timed(ready.latency, traced, pruned, goal, outcome.points),
+            **timed(ready.latency, traced, pruned, outcome.clocked),
             "path": outcome.path,
             **options_and_versions(self.settings, goal),
             "hardware": hardware(self.accelerator),

@@ -163,7 +163,7 @@ class Trainer:
         self._called = self._network
         if self.settings.cuda_graphs:
             self._called = CudaGraphs(self._network)
-        elif self.settings.compile and (not isinstance(self.shrink, SteeredL1) or self.shrink.is_met):
+        elif self.settings.compile and (not isinstance(self.shrink, SteeredL1) or self.shrink.is_settled):
             self._called = torch.compile(self._network, backend=engine.COMPILER)  # takes too long for every change
 
     def _shortening(self) -> list[Pass]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx
@@ -35,6 +35,22 @@ from fxprune.training.settings import Settings
 REPORT_SCHEMA = 5
 Point = tuple[float, float, float]
 """What was predicted of a network, and what was measured, in milliseconds, and the spread of the repeats."""
+
+
+class Clocked(NamedTuple):
+    """What the clock of a run said: the milliseconds that were asked for, None without a model, and its points."""
+
+    limit: float | None = None
+    points: Sequence[Point] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {"target_ms": self.limit, "points": [list(one) for one in self.points]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Clocked:
+        """Return what :meth:`to_json` told."""
+        return cls(data["target_ms"], [(float(a), float(b), float(c)) for a, b, c in data["points"]])
 
 
 def costs(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, int]:
@@ -65,28 +81,27 @@ def latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[s
 
 
 def timed(
-    latency: LatencyModel | None, before: fx.GraphModule, after: fx.GraphModule, goal: Goal, points: Sequence[Point]
+    latency: LatencyModel | None, before: fx.GraphModule, after: fx.GraphModule, found: Clocked
 ) -> dict[str, Any]:
     """Return what a report tells of times, where one is asked for: predicted and measured, with their spread.
 
-    Of the networks with their norms folded, whether what is written keeps them or not. Predictions are those of the
-    model as it was measured; ``points`` are what it was corrected by on the way.
+    Of the networks with their norms folded, whether what is written keeps them or not, timed in turns. Predictions
+    are those of the model as it was measured; ``found`` says what was asked of it, and corrected it, on the way.
     """
     if latency is None:
         return {}
     told: dict[str, Any] = {"conditions": str(latency.table.conditions)}
-    for name, one in (("before", before), ("after", after)):
-        timing = latency.measured(one)
+    timings = latency.measured_in_turns([before, after])
+    for name, one, timing in zip(("before", "after"), (before, after), timings, strict=True):
         told |= {
             f"{name}_ms": timing.milliseconds,
             f"{name}_spread": timing.spread,
             f"predicted_{name}_ms": latency.milliseconds(one),
         }
-    target = goal.targets.milliseconds or (goal.targets.latency or 1.0) * told["before_ms"]
     names = ("predicted_ms", "measured_ms", "spread")
-    on_the_way = [dict(zip(names, point, strict=True)) for point in points]
+    on_the_way = [dict(zip(names, point, strict=True)) for point in found.points]
     error = None if latency.table.error is None else latency.table.error._asdict()
-    return {"latency": {**told, "target_ms": target, "error": error, "points": on_the_way}}
+    return {"latency": {**told, "target_ms": found.limit, "error": error, "points": on_the_way}}
 
 
 def options_and_versions(settings: Settings, goal: Goal) -> dict[str, Any]:

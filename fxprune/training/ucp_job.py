@@ -41,7 +41,15 @@ from fxprune.training.engine import hardware, make_accelerator
 from fxprune.training.goal import Goal
 from fxprune.training.job import CHECKPOINT, Run
 from fxprune.training.metrics import epochs
-from fxprune.training.report import REPORT_SCHEMA, costs, latencies, options_and_versions, timed, write_results
+from fxprune.training.report import (
+    REPORT_SCHEMA,
+    Clocked,
+    costs,
+    latencies,
+    options_and_versions,
+    timed,
+    write_results,
+)
 from fxprune.training.settings import Settings
 from fxprune.training.work import Rows, Work, settled, teacher_of
 
@@ -276,7 +284,7 @@ class _Work(Work):
             "accuracy_after": self.accuracy(pruned),
             "max_relative_difference": max(one.max_relative or 0.0 for one in outcome.results),
             "latency_ms": latencies(traced.to(self.accelerator.device), pruned),
-            **timed(ready.latency, traced, pruned, goal, points),
+            **timed(ready.latency, traced, pruned, Clocked(goal.targets.milliseconds, points)),
             "path": epochs(outcome.rows),
             **options,
             "hardware": hardware(self.accelerator),

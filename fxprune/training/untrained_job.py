@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from fxprune.emission.formats import SOURCE_ONLY, Exports
 from fxprune.errors import FxpruneValueError
-from fxprune.files import make_folder
+from fxprune.files import make_folder, read_json_of, write_json
 from fxprune.ir.trace_notes import opaque_modules
 from fxprune.pipelines import sites_named
 from fxprune.pruning.latency_model import LatencyModel
@@ -27,13 +27,13 @@ from fxprune.pruning.timed_choice import Timed
 from fxprune.pruning.untrained.no_train import Untrained, choose_and_time, parted, prune_untrained
 from fxprune.pruning.untrained.repaired_damage import RepairedDamage
 from fxprune.pruning.untrained.step_constraint import Progress, Session, search
-from fxprune.run_record import PLAN, SEARCHED
+from fxprune.run_record import CLOCKED, PLAN, SEARCHED
 from fxprune.training.checks import traced_for_images
 from fxprune.training.data import ImageData, sample_batches, sample_inputs
 from fxprune.training.evaluation import evaluate
 from fxprune.training.goal import Goal
 from fxprune.training.recipe import Say
-from fxprune.training.report import REPORT_SCHEMA, Point, costs, latencies, timed, versions, write_results
+from fxprune.training.report import REPORT_SCHEMA, Clocked, costs, latencies, timed, versions, write_results
 
 _LOG = logging.getLogger(__name__)
 _EXAMPLES = 16
@@ -74,6 +74,7 @@ def prune_on_images(
     FxpruneError if it does not take the images.
     """
     start = time.monotonic()
+    _require_sense(goal, way)
     make_folder(out)
     traced = traced_for_images(model, sample_inputs(data, _EXAMPLES)).eval()
     before = evaluate(traced, data.held_out, workers=way.workers)
@@ -81,9 +82,11 @@ def prune_on_images(
     surgery = Surgery(what=goal.what or goal.layers or "all", keep=goal.keep, only=goal.only, norms=goal.norms)
     batches = sample_batches(data, way.images)
     latency = goal.measured(traced)
-    plan, found_by = goal.plan or _known_plan(out), None
+    plan = goal.plan or _known_plan(out)
     if plan is None:
         plan, found_by = _chosen(traced, batches, (goal, surgery, latency), way, out)
+        if found_by is not None:
+            write_json(out / CLOCKED, _clocked(found_by).to_json())  # before the plan, which says that all is chosen
     plan.save(out / PLAN)
     say(f"chosen: {plan}")
     found = prune_untrained(traced, batches, plan, surgery=surgery)
@@ -92,7 +95,7 @@ def prune_on_images(
         "schema": REPORT_SCHEMA,
         **extra,
         **_measured(traced, found, data),
-        **timed(latency, traced, found.result.graph_module, goal, _points(found_by)),
+        **timed(latency, traced, found.result.graph_module, _known_clock(out)),
         "accuracy_before": before,
         "accuracy_after": evaluate(found.result.graph_module, data.held_out, workers=way.workers),
         "settings": {**way.options(), **goal.options()},
@@ -116,17 +119,23 @@ def _chosen(
     if way.search is None:
         criterion = way.criterion or RepairedDamage(traced, state=way.state or out / SEARCHED)
         return choose_and_time(traced, goal.targets, fitted, surgery, criterion, latency)
-    if sites_named(surgery.what) != ("channels",):
-        raise FxpruneValueError("search cap is of channels alone: give --what channels too")
-    if latency is not None:
-        raise FxpruneValueError("search cap knows no target in time: leave --search out, or give other targets")
     session = Session(_tell, out / SEARCHED)
     options: dict[str, Any] = {"criterion": way.criterion or "cap", "keep": surgery.keep, "only": surgery.only}
     return search(traced, fitted, held_out, goal.targets, session=session, **options), None
 
 
-def _points(found_by: Timed | None) -> list[Point]:
-    return [] if found_by is None else [(one.predicted, one.measured, one.spread) for one in found_by.tries]
+def _require_sense(goal: Goal, way: Without) -> None:
+    """Raise FxpruneValueError where a search cannot do what is asked for, before anything is measured."""
+    if way.search is None or goal.plan is not None:
+        return
+    if goal.targets.is_timed:
+        raise FxpruneValueError("search cap knows no target in time: leave --search out, or give other targets")
+    if sites_named(goal.what or goal.layers or "all") != ("channels",):
+        raise FxpruneValueError("search cap is of channels alone: give --what channels too")
+
+
+def _clocked(found_by: Timed) -> Clocked:
+    return Clocked(found_by.limit, [(one.predicted, one.measured, one.spread) for one in found_by.tries])
 
 
 def _tell(one: Progress) -> None:
@@ -142,6 +151,12 @@ def _tell(one: Progress) -> None:
 def _known_plan(out: Path) -> PruningPlan | None:
     """Return what was chosen before the run was killed, if it was."""
     return PruningPlan.load(out / PLAN) if (out / PLAN).exists() else None
+
+
+def _known_clock(out: Path) -> Clocked:
+    """Return what the clock said while the plan was chosen, now or before the run was killed."""
+    file = out / CLOCKED
+    return Clocked.from_json(read_json_of(file, "record of a clock")) if file.exists() else Clocked()
 
 
 def _measured(traced: fx.GraphModule, found: Untrained, data: ImageData) -> dict[str, Any]:

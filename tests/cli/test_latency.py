@@ -12,13 +12,17 @@ from fake_latency import FakeLatency
 
 from fxprune.pruning.latency_model import LatencyModel
 
+ASKED: list[dict[str, Any]] = []
+"""The options that models were measured with."""
+
 
 @pytest.fixture
 def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A small network, which takes what a formula says."""
 
     def measure(graph_module: Any, *, batch: int = 1, **options: Any) -> LatencyModel:
-        return FakeLatency(batch=batch)
+        ASKED.append(options)
+        return FakeLatency(batch=batch, off=1.1)
 
     monkeypatch.setattr(LatencyModel, "measure", measure)
     file = tmp_path / "network.py"
@@ -65,6 +69,64 @@ def test_a_training_meets_a_target_of_time(network: str, capsys: pytest.CaptureF
     assert "predicted ms" in text
     code, text, _ = run(capsys, "report", str(out))
     assert "predicted ms" in text
+
+
+NO_TRAIN = ("--data", "digits", "--no-train", "--images", "80", "--what", "channels", "--criterion", "l1")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "said"),
+    [
+        ((), {}, "times are measured on cpu: --latency-device says where else"),
+        (("--device", "cuda:1"), {"device": "cuda:1"}, "times are measured on cuda:1"),
+        (("--device", "cuda:1", "--latency-device", "cpu"), {"device": "cpu"}, "times are measured on cpu"),
+        (("--latency-device", "cuda", "--threads", "1"), {"device": "cuda", "threads": 1}, "on cuda:"),
+    ],
+)
+def test_times_are_of_the_device_that_is_asked_for(
+    options: tuple[str, ...],
+    expected: dict[str, Any],
+    said: str,
+    network: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    ASKED.clear()
+    command = ("prune", network, *NO_TRAIN, "--target-latency", "0.8", "--out", str(tmp_path / "out"))
+    code, text, _ = run(capsys, *command, *options)
+    assert code == 0
+    assert [expected] == ASKED
+    assert said in text
+
+
+def test_options_of_times_need_a_target_in_time(
+    network: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = ("prune", network, *NO_TRAIN, "--out", str(tmp_path / "out"))
+    code, _, err = run(capsys, *command, "--latency-device", "cpu")
+    assert code == 2
+    assert "--latency-device needs --target-ms, --target-latency or --frontier" in err
+    code, _, err = run(capsys, *command, "--device", "cpu")
+    assert code == 2
+    assert "--device is of a training: leave it out" in err
+    ASKED.clear()
+    code, _, err = run(capsys, *command, "--search", "cap", "--target-ms", "4")
+    assert code == 1
+    assert "search cap knows no target in time" in err
+    assert ASKED == []
+
+
+def test_a_run_that_goes_on_has_what_was_asked_and_measured_before(
+    network: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ("prune", network, *NO_TRAIN, "--target-latency", "0.8", "--out", str(out))
+    assert run(capsys, *command)[0] == 0
+    before = json.loads((out / "report.json").read_text())["latency"]
+    assert before["points"]
+    (out / "report.json").unlink()
+    assert run(capsys, *command)[0] == 0
+    assert json.loads((out / "report.json").read_text())["latency"] == before
 
 
 @pytest.mark.parametrize("way", [("--epochs", "1"), ("--no-train", "--images", "80")])

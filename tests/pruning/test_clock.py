@@ -15,8 +15,9 @@ from torch import fx
 import fxprune
 from fxprune import SteeredL1, Targets
 from fxprune.costs.latency.latency_table import LatencyTable
-from fxprune.errors import TargetError
+from fxprune.errors import FxpruneError, FxpruneWarning, TargetError
 from fxprune.pipelines.chains import insert_scales
+from fxprune.structures.gated_layers import gates_of
 from fxprune.training.cifar_resnet import CifarResNet
 
 STEPS = 12
@@ -57,6 +58,77 @@ def test_a_share_is_of_what_is_measured() -> None:
     assert shrink.targets == Targets(latency=0.5)
     trained(shrink)
     assert latency.measured(plain(graph)).milliseconds <= 0.5 * whole * 1.0001
+
+
+def test_the_pace_of_the_machine_makes_no_network_slower() -> None:
+    pace = (1.0, 1.3, 0.8, 1.25, 0.9, 1.2)
+    orders = []
+    for slow in ((), pace):
+        graph, latency = resnet("branches"), FakeLatency(off=1.15, pace=slow)
+        shrink = trained(SteeredL1(graph, targets=Targets(latency=0.6), meet_after=STEPS, latency=latency))
+        whole = 1.15 * latency.milliseconds(plain(resnet("branches")))
+        assert 1.15 * latency.milliseconds(plain(graph)) <= 0.6 * whole * 1.0001
+        orders.append((shrink.order, [pytest.approx(one[1]) for one in shrink.clock.points]))
+    assert orders[0] == orders[1]
+
+
+def test_what_the_prediction_meets_at_once_is_timed_first() -> None:
+    graph, latency = resnet("branches"), FakeLatency(off=1.4)
+    limit = 1.1 * latency.milliseconds(plain(graph))
+    shrink = SteeredL1(graph, targets=Targets(milliseconds=limit), meet_after=STEPS, latency=latency)
+    assert [one[1] for one in shrink.clock.points] == [pytest.approx(1.4 / 1.1 * limit)]
+    assert not shrink.is_met
+    trained(shrink)
+    assert shrink.is_met
+    assert latency.measured(plain(graph)).milliseconds <= limit * 1.0001
+
+
+def test_what_is_to_be_saved_follows_a_correction() -> None:
+    graph, latency = resnet("branches"), FakeLatency(off=1.4)
+    whole = latency.milliseconds(plain(graph))
+    shrink = SteeredL1(graph, targets=Targets(milliseconds=1.1 * whole), meet_after=STEPS, latency=latency)
+    time = shrink._next.surplus.time
+    assert time is not None
+    assert time.surplus == pytest.approx(0.3 * whole)
+
+
+def impossible() -> tuple[fx.GraphModule, FakeLatency, float]:
+    """Return a network, and milliseconds that predictions can meet, but not a clock that is slower."""
+    everything = resnet("branches")
+    for gate in gates_of(everything):
+        gate.module.close()
+    return resnet("branches"), FakeLatency(off=1.1), 1.05 * FakeLatency().milliseconds(plain(everything))
+
+
+def test_a_training_goes_on_where_the_clock_says_that_a_time_cannot_be_met() -> None:
+    graph, latency, limit = impossible()
+    shrink = SteeredL1(graph, targets=Targets(milliseconds=limit), meet_after=STEPS, latency=latency)
+    with pytest.warns(FxpruneWarning, match=r"the targets cannot be met, at most .* ms: .*; the training goes on"):
+        trained(shrink)
+    assert shrink.is_settled
+    assert not shrink.is_met
+    again_graph, *_ = impossible()
+    again = SteeredL1(
+        again_graph, targets=Targets(milliseconds=limit), meet_after=STEPS, latency=FakeLatency(off=1.1)
+    )
+    again_graph.load_state_dict(graph.state_dict())
+    again.load_state_dict(shrink.state_dict())
+    with pytest.warns(FxpruneWarning, match="the training goes on"):
+        trained(copy.deepcopy(again), 1)
+
+
+def test_a_clock_that_fails_on_the_way_costs_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, latency = resnet("branches"), FakeLatency(off=1.1)
+    shrink = SteeredL1(graph, targets=Targets(latency=0.6), meet_after=STEPS, latency=latency)
+
+    def lost(self: FakeLatency, graph_modules: object) -> None:
+        raise FxpruneError("no route to phone")
+
+    monkeypatch.setattr(FakeLatency, "measured_in_turns", lost)
+    with pytest.warns(FxpruneWarning, match="predictions of time go on uncorrected: no route to phone"):
+        trained(shrink)
+    assert shrink.is_met
+    assert len(shrink.clock.points) == 1
 
 
 def test_time_and_parameters_are_both_met() -> None:
@@ -111,8 +183,9 @@ def test_what_cannot_be_met_says_what_can() -> None:
     graph, latency = resnet("branches"), FakeLatency()
     with pytest.raises(TargetError, match=r"target_ms=0.1 cannot be met: without all that can go a .* ms"):
         SteeredL1(graph, targets=Targets(milliseconds=0.1), meet_after=4, latency=latency)
-    with pytest.raises(TargetError, match=r"target_latency=0.01 cannot be met: .* ask for at least 0\.\d+$"):
-        SteeredL1(graph, targets=Targets(latency=0.01), meet_after=4, latency=FakeTable())
+    for model in (FakeTable(), FakeLatency(off=1.2)):
+        with pytest.raises(TargetError, match=r"target_latency=0.01 cannot be met: .* ask for at least 0\.\d+$"):
+            SteeredL1(graph, targets=Targets(latency=0.01), meet_after=4, latency=model)
 
 
 def test_a_model_of_another_network_is_refused() -> None:
@@ -127,12 +200,14 @@ import torch
 from torch import distributed
 sys.path.insert(0, {tests!r})
 from channel_training import gated
-from fake_latency import FakeLatency
+from fake_latency import FakeLatency, FakeTable
 import fxprune
+from fxprune.costs.latency.fit import Fit
 
 rank = int(sys.argv[2])
 distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
-latency = FakeLatency(8, off=(1.15, 3.0)[rank])  # the second one's clock is not asked
+table = FakeTable(8, fit=Fit(0.05, (1.2, 2.5)[rank], 0.003))  # each measured for itself
+latency = FakeLatency(off=(1.15, 3.0)[rank], table=table)  # the second one's clock is not asked
 graph = gated("branches,channels")
 shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(latency=0.7), meet_after=8, latency=latency)
 for _ in range(8):
@@ -146,5 +221,5 @@ def test_of_several_processes_the_first_measures(tmp_path: Path) -> None:
     first, second = of_two_processes(TOGETHER, tmp_path)
     assert first[:3] == second[:3]
     assert first[2]
-    assert first[3] == len(first[1]) > 1
+    assert first[3] == len(first[1]) > 1  # each time in turns with the unpruned network
     assert second[3] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 import fxprune
+from fxprune.costs.latency.conditions import Conditions
 from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError, FxpruneWarning
 from fxprune.passes import RemoveChannels
 from fxprune.pruning.latency_model import LatencyModel
@@ -68,6 +70,16 @@ def test_a_model_goes_through_a_file_and_measures_on(model: LatencyModel) -> Non
     other = pickle.loads(pickle.dumps(model))
     assert other.milliseconds(graph) == model.milliseconds(graph)
     assert other.measured(graph) == model.measured(graph)
+
+
+def test_a_timer_that_cannot_be_pickled_stays_in_its_process() -> None:
+    graph, device = small_graph(), FakeDevice()
+    own = LatencyModel.measure(graph, measure=lambda *given: device(*given), backend="phone", cache=False)
+    assert copy.deepcopy(own).measured(graph) == own.measured(graph)
+    other = pickle.loads(pickle.dumps(own))
+    assert other.milliseconds(graph) == own.milliseconds(graph)
+    with pytest.raises(FxpruneError, match="phone is a timer of your own that did not come along"):
+        other.measured(graph)
 
 
 class OneWidth(nn.Module):
@@ -174,6 +186,20 @@ def test_arguments_of_the_wrong_kind() -> None:
         LatencyModel.measure(nn.Linear(2, 2))  # type: ignore[arg-type]
     with pytest.raises(FxpruneTypeError, match=r"LatencyModel\.measure takes a whole number or None for batch"):
         LatencyModel.measure(small_graph(), batch="one")  # type: ignore[arg-type]
+
+
+def test_conditions_are_given_as_one_value_or_by_name(model: LatencyModel) -> None:
+    given = Conditions("phone", batch=2, threads=3)
+    found = LatencyModel.measure(small_graph(), given, measure=FakeDevice(8, overhead=0.1), cache=False)
+    assert found.table.conditions == given
+    named = LatencyModel.measure(
+        small_graph(), backend="phone", batch=2, threads=3, measure=FakeDevice(), cache=False
+    )
+    assert named.table.conditions == given
+    with pytest.raises(FxpruneTypeError, match="conditions says how the network runs: leave out batch"):
+        LatencyModel.measure(small_graph(), given, batch=4)
+    with pytest.raises(FxpruneTypeError, match=r"LatencyModel\.measure takes no bacth; did you mean 'batch'"):
+        LatencyModel.measure(small_graph(), bacth=4)  # type: ignore[call-arg]
 
 
 def test_the_real_thing_on_a_tiny_network() -> None:

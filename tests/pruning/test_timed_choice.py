@@ -16,6 +16,7 @@ from fxprune import SteeredL1, Targets, choose
 from fxprune.choosing.plan import Plan
 from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.errors import FxpruneError, TargetError
+from fxprune.passes import RemoveChannels
 from fxprune.pipelines.chains import insert_scales
 from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.pruning_plan import PruningPlan
@@ -40,9 +41,9 @@ def test_the_network_is_as_fast_as_asked_by_the_clock(what: str, off: float) -> 
     def chosen(targets: Targets, model: LatencyModel) -> PruningPlan:
         return choose(graph, what, targets, latency=model, scope="global")
 
-    plan, timed = timed_choice(graph, Targets(latency=0.7), latency, chosen)
-    assert timed.unpruned.milliseconds == pytest.approx(off * latency.milliseconds(plain(graph)))
-    assert timed.limit == pytest.approx(0.7 * timed.unpruned.milliseconds)
+    whole = off * latency.milliseconds(plain(graph))
+    plan, timed = timed_choice(graph, Targets(milliseconds=0.7 * whole), latency, chosen)
+    assert timed.unpruned.milliseconds == pytest.approx(whole)
     assert 0.85 <= timed.best.measured / timed.limit <= 1.02
     assert timed.tries[0].measured == pytest.approx(off * timed.tries[0].predicted)
     assert len(timed.tries) <= 3
@@ -50,7 +51,44 @@ def test_the_network_is_as_fast_as_asked_by_the_clock(what: str, off: float) -> 
     assert latency.measured(cut).milliseconds == pytest.approx(timed.best.measured)
 
 
-@pytest.mark.parametrize("name", ["Depthwise", "Grouped", "CrossStagePartial", "PaddedShortcut", "ConvNextBlock"])
+def test_a_share_is_of_what_is_measured_unpruned_at_the_pace_of_that_moment() -> None:
+    graph = resnet()
+    found = []
+    for pace in ((), (1.0, 1.3, 0.8, 1.2)):
+        latency = FakeLatency(off=1.15, pace=pace)
+        plan, timed = timed_choice(
+            graph, Targets(latency=0.7), latency, lambda targets, model: choose(graph, targets=targets, latency=model)
+        )
+        assert timed.limit == pytest.approx(0.7 * 1.15 * latency.milliseconds(plain(graph)))
+        assert [one.measured for one in timed.tries] == [pytest.approx(one.predicted) for one in timed.tries]
+        found.append(plan.sites)
+    assert found[0] == found[1]
+
+
+def test_who_asked_for_a_share_is_told_the_share() -> None:
+    graph = resnet()
+    with pytest.raises(TargetError, match=r"target_latency=0.01 cannot be met: .* ask for at least 0\.\d+$"):
+        timed_choice(
+            graph,
+            Targets(latency=0.01),
+            FakeLatency(off=1.15),
+            lambda targets, model: choose(graph, "all", targets, latency=model),
+        )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Depthwise",
+        "Grouped",
+        "CrossStagePartial",
+        "PaddedShortcut",
+        "ConvNextBlock",
+        "Attention",
+        "FusedAttention",
+        "NonLocal",
+    ],
+)
 def test_channels_of_all_structures_are_as_fast_as_predicted(name: str) -> None:
     torch.manual_seed(0)
     model, inputs = NETS[name]()
@@ -145,6 +183,16 @@ def test_prune_measures_a_model_where_none_is_given(monkeypatch: pytest.MonkeyPa
     result = fxprune.prune(model, images, fit, targets=Targets(latency=0.7), meet_after=5, surgery=surgery)
     whole = latency.measured(plain(fxprune.trace(model.eval(), images))).milliseconds
     assert latency.measured(result.graph_module).milliseconds <= 0.7 * whole * 1.001
+
+
+def test_the_pass_takes_a_model_of_times() -> None:
+    graph, latency = straight(), FakeLatency()
+    found = RemoveChannels(target_latency=0.8, scope="global", latency=latency)(graph).graph_module
+    assert latency.milliseconds(found) <= 0.8 * latency.milliseconds(graph)
+    with pytest.raises(TargetError, match=r"target_latency=0.01 cannot be met: without all 138 channels that may go"):
+        RemoveChannels(target_latency=0.01, latency=latency)(graph)
+    with pytest.raises(FxpruneError, match=r"remove-channels needs a model of times .* fxprune prune --target-ms"):
+        RemoveChannels(target_ms=4.0)(graph)
 
 
 def test_bad_input() -> None:

@@ -10,6 +10,7 @@ from fxprune.render.latency_page import latency_page, latency_plots
 
 TOLD: dict[str, Any] = {
     "notes": ["eager, 1 thread & <more>: 2 ms predicted"],
+    "batch": 4,
     "predicted_ms": 2.0,
     "ops": [
         {"path": "a<b>$x$", "what": "conv 3x3", "ms": 1.5, "macs": 3_000_000, "params": 10},
@@ -37,6 +38,10 @@ def test_everything_is_escaped() -> None:
     assert "<i>" not in page
     assert "a&lt;b&gt;$x$" in page
     assert "1 thread &amp; &lt;more&gt;" in page
+
+
+def test_speeds_are_of_all_inputs_of_a_batch() -> None:
+    assert ">8</td>" in latency_page(TOLD, title="NET")  # 4 x 3,000,000 MACs in 1.5 ms are 8 GMAC/s
 
 
 def test_a_network_of_no_ops_has_a_page() -> None:

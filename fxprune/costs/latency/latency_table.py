@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import fx
@@ -122,12 +122,17 @@ class LatencyTable:
         return self._alone(op, widths) * (self.fit.f if op.workload.fused else 1.0)
 
     def _alone(self, op: TimedOp, widths: Sequence[float]) -> float:
+        """Return what an op takes alone, without what has lines of its own inside it."""
+        inside = sum(self._with_inside(one, one.workload.widths) for one in op.inside)
+        return max(0.0, self._with_inside(op, widths) - inside)
+
+    def _with_inside(self, op: TimedOp, widths: Sequence[float]) -> float:
         if any(width <= 0 for width in widths):
             return 0.0
         found = self.families.get(op.workload.family, _UNKNOWN).time(widths)
         if found is None:
             raise FxpruneError(f"{place(op.node)}: no op like it was measured; measure a network that has it")
-        return max(0.0, found * op.calls - sum(self._alone(one, one.workload.widths) for one in op.inside))
+        return found * op.calls
 
     def total(self, op_milliseconds: float, launches: int) -> float:
         """Return what a whole network takes, whose ops take so long alone in sum, and are so many."""
@@ -183,6 +188,20 @@ class LatencyTable:
             None if error is None else FitError(**error),
             data["missing"],
         )
+
+
+@runtime_checkable
+class HasTable(Protocol):
+    """What predicts by a table, and can do more: a :class:`fxprune.LatencyModel`."""
+
+    @property
+    def table(self) -> LatencyTable:
+        """What ops take."""
+
+
+def table_of(latency: LatencyTable | HasTable | None) -> LatencyTable | None:
+    """Return what says how long ops take."""
+    return latency if latency is None or isinstance(latency, LatencyTable) else latency.table
 
 
 def families_to_json(families: Mapping[str, Family]) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def _conv_workload(call: Call, op: Op, read: TensorMetadata, made: TensorMetadat
     settings |= {"kernel_size": shape[2:], "bias": bias}
     if op.kind == "transposed conv":
         settings["output_padding"] = call.argument("output_padding")
+    if call.module is not None and call.module.padding_mode != "zeros":
+        settings["padding_mode"] = call.module.padding_mode
     groups, channels = settings.pop("groups"), (int(read.shape[axis]), int(made.shape[axis]))
     kind: Any = op.layers[0]
     is_depthwise = groups > 1 and groups == channels[0]

@@ -24,7 +24,7 @@ from fxprune.ir.pytrees import tensors_in
 
 _BYTES, _SWEPT = 1 << 29, 2
 _NEAR = 0.12  # lines are further apart than this, relative
-_SHARES = (1.0, 0.6, 0.3, 0.12)
+_SHARES, _STRAIGHT = (1.0, 0.6, 0.3, 0.12), (1.0, 0.4)
 Point = tuple[Workload, Widths]
 
 
@@ -86,7 +86,7 @@ class Measuring:
         swept = {
             kind: sorted(each, key=lambda one: -self._known(one)[one.widths].milliseconds)[:_SWEPT]
             for kind, each in by_kind.items()
-            if not each[0].fused and max(each[0].steps) == 1
+            if not each[0].fused and not each[0].straight and max(each[0].steps) == 1
         }
         wanted = [(one, at) for each in swept.values() for one in each for at in _sweeps(one)]
         is_known = self._time(wanted, "staircases")
@@ -113,8 +113,7 @@ class Measuring:
             family = self.families[name]
             before = family.lines or ((),) * len(works[0].widths)
             lines[name] = tuple(
-                _lines([one.widths[place] for one in works], stairs.step, works[0].steps[place], before[place])
-                for place, stairs in enumerate(family.stairs)
+                _lines(works, place, stairs.step, before[place]) for place, stairs in enumerate(family.stairs)
             )
         wanted = [(by_family[name][0], at) for name, each in lines.items() if each for at in product(*each)]
         own = {(each[0].family, one.widths) for each in by_family.values() for one in each}
@@ -171,7 +170,8 @@ class Measuring:
                 raise FxpruneError(f"{workload.family} cannot be run alone: {first_line(error)}") from error
             milliseconds = own.milliseconds
             return lambda: milliseconds, 0
-        return timer, sum(one.nbytes for one in (*graph.parameters(), *tensors_in(inputs)))
+        weights = self._instrument.copies * sum(one.nbytes for one in graph.parameters())
+        return timer, weights + sum(one.nbytes for one in tensors_in(inputs))
 
     def _is_known(self, workload: Workload, widths: Widths) -> bool:
         """Say whether it was timed, and the machine was as usual then."""
@@ -192,10 +192,12 @@ def _sweep(work: Workload, place: int) -> list[Widths]:
     return [(*others[:place], width, *others[place + 1 :]) for width in SWEEP]
 
 
-def _lines(widths: Sequence[int], step: int, own: int, before: Sequence[int]) -> tuple[int, ...]:
+def _lines(works: Sequence[Workload], place: int, step: int, before: Sequence[int]) -> tuple[int, ...]:
     """Return the widths at which times are measured: those of the ops, shares of the widest, on the staircase."""
-    unit, found = max(step, own), set(before)
-    for width in (*(max(widths) * share for share in _SHARES), *widths):
+    widths = [one.widths[place] for one in works]
+    unit, found = max(step, works[0].steps[place]), set(before)
+    shares = _STRAIGHT if works[0].straight else _SHARES
+    for width in (*(max(widths) * share for share in shares), *widths):
         rounded = max(unit, -(-int(width) // unit) * unit)
         if all(abs(rounded - one) > _NEAR * max(rounded, one) for one in found):
             found.add(rounded)

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import fx
 
-from fxprune.costs.latency.conditions import MEMORY_FORMATS, Layout, in_layout
+from fxprune.costs.latency.conditions import Layout
+from fxprune.costs.latency.layouts import in_layout_of, inputs_in
 from fxprune.costs.latency.timed_ops import OpsOfGraph, TimedOp
 from fxprune.costs.macs import batch_size
 from fxprune.errors import FxpruneValueError
-from fxprune.ir.copies import copy_module
 from fxprune.ir.module_tree import is_opaque, is_region, regions_in
-from fxprune.ir.nodes import called_module, example_inputs_of
+from fxprune.ir.nodes import called_module, example_inputs_of, graphs_of
 from fxprune.ir.pytrees import map_tensors, tensors_in
 
 
@@ -37,12 +37,11 @@ def ops_of(graph_module: fx.GraphModule, batch: int, layout: Layout = "contiguou
     Values lie in memory as they do where inputs and weights have this layout, whatever they have here.
     """
     calls, own = batch / float(batch_size(graph_module)), {node.name: node for node in graph_module.graph.nodes}
-    graph = _laid_out(graph_module, layout)
+    graph = in_layout_of(graph_module, layout)
     inputs = example_inputs_of(graph)
     if not is_region(graph):
         inputs, calls = inputs_at(graph, batch), 1.0
-    inputs = map_tensors(inputs, lambda one: in_layout(one, layout))
-    found = OpsOfGraph(graph, inputs).timed()
+    found = OpsOfGraph(graph, inputs_in(graph, inputs, layout)).timed()
     return [
         replace(
             one,
@@ -55,27 +54,16 @@ def ops_of(graph_module: fx.GraphModule, batch: int, layout: Layout = "contiguou
     ]
 
 
-def _laid_out(graph_module: fx.GraphModule, layout: Layout) -> fx.GraphModule:
-    """Return the graph, or a copy whose weights have this layout: training may have moved them to another."""
-    tensors = (*graph_module.parameters(), *graph_module.buffers())
-    if all(one.dim() != 4 or one.is_contiguous(memory_format=MEMORY_FORMATS[layout]) for one in tensors):
-        return graph_module
-    found = copy_module(graph_module)
-    assert isinstance(found, fx.GraphModule)
-    return found.to(memory_format=MEMORY_FORMATS[layout])
-
-
 def ops_of_all(graph_module: fx.GraphModule, batch: int, layout: Layout = "contiguous") -> list[TimedOp]:
-    """Return the timed ops of a graph and of its regions."""
-    return [one for op in ops_of(graph_module, batch, layout) for one in _with_inside(op)]
-
-
-def _with_inside(op: TimedOp) -> list[TimedOp]:
-    return [op, *(one for each in op.inside for one in _with_inside(each))]
+    """Return the timed ops of a graph and of its regions, each region once, however often it is called."""
+    return [op for _, graph in graphs_of(graph_module) for op in ops_of(graph, batch, layout)]
 
 
 def _inside(node: fx.Node, batch: int, layout: Layout) -> tuple[TimedOp, ...]:
+    """Return what is timed in the regions that a node calls: of several calls of one module each has its part."""
     module = called_module(node)
     if module is None or not is_opaque(module):
         return ()
-    return tuple(op for _, region in regions_in(module) for op in ops_of(region, batch, layout))
+    sites = sum(called_module(one) is module for one in node.graph.find_nodes(op="call_module"))
+    found = [op for _, region in regions_in(module) for op in ops_of(region, batch, layout)]
+    return tuple(replace(op, calls=op.calls / sites, inside=()) for op in found)

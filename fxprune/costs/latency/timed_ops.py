@@ -3,6 +3,7 @@
 scale(norm(conv(x)))  ->  conv with bias        gates are fused, norms folded
 x + s * R(x)          ->  x + R(x)
 flatten, dropout, identities, views             nothing
+w - mean(w)                                     nothing    weights are computed once
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import copy
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import fx
@@ -20,7 +22,12 @@ from torch.utils import _pytree as pytree
 
 from fxprune.costs.latency.as_called import AsCalled
 from fxprune.costs.latency.layers import norm_workload, weighted_workload
+from fxprune.costs.latency.products import product_workload
 from fxprune.costs.latency.workloads import Operand, Workload, call_workload, layer_workload, padded_workload
+from fxprune.facts.constants import Constants
+from fxprune.facts.equal_shapes import EqualShapes
+from fxprune.facts.foldable_norms import folding_obstacle
+from fxprune.facts.module_uses import CallSites
 from fxprune.facts.overwriting import is_sum
 from fxprune.facts.shape_cache import Values
 from fxprune.facts.shapes import metadata_in, values_of
@@ -30,6 +37,7 @@ from fxprune.ir.module_tree import is_layer
 from fxprune.ir.nodes import called_module, only_user
 from fxprune.ops.call import Call
 from fxprune.ops.free_ops import op_name
+from fxprune.ops.layer_classes import NORM_CLASSES
 from fxprune.ops.operators import is_torchs_own
 
 _FREE = ("identity", "dropout", "size", "check")
@@ -51,7 +59,7 @@ class TimedOp:
         workload: what it computes, at full width.
         axes: of each of its parameters whose width that is: of the value of that node, along that axis.
         calls: how often it runs in one call of the whole network.
-        inside: what is timed of its own in the regions of the opaque module that it calls.
+        inside: what is timed of its own in the regions of the opaque module that it calls, not in regions of these.
     """
 
     node: fx.Node
@@ -76,6 +84,21 @@ class OpsOfGraph:
         self._axes: dict[fx.Node, int | None] = {}
         self._as_called = AsCalled(graph_module, inputs)
 
+    @cached_property
+    def _sites(self) -> CallSites:
+        """Which layers are called once, what gates measure left out: they go."""
+        reads = self._graph_module.graph.find_nodes(op="get_attr")
+        of_gates = {one for one in reads if all(isinstance(called_module(user), Gated) for user in one.users)}
+        return CallSites(self._graph_module, of_gates)
+
+    @cached_property
+    def _constants(self) -> Constants:
+        return Constants(self._graph_module)
+
+    @cached_property
+    def _shapes(self) -> EqualShapes:
+        return EqualShapes(self._graph_module)
+
     def timed(self) -> list[TimedOp]:
         """Return what takes time, in the order of the graph."""
         in_training = only_in(self._graph_module.graph, "train")
@@ -90,7 +113,8 @@ class OpsOfGraph:
         return found
 
     def _op(self, node: fx.Node, call: Call) -> TimedOp:
-        found = self._weighted(node, call) or self._norm(node, call) or self._scaling(node, call)
+        found = self._weighted(node, call) or self._norm(node, call) or self._product(node, call)
+        found = found or self._scaling(node, call)
         return found or TimedOp(node, self._as_called.workload(node), ())
 
     def _is_free(self, node: fx.Node, call: Call) -> bool:
@@ -100,11 +124,15 @@ class OpsOfGraph:
         gate = called_module(node)
         if isinstance(gate, Gated) and ungated(gate) is gate and gate.operands != 2:
             return True  # of channels: they are multiplied into weights
-        if not metadata_in(self._values.metadata(node)) or self._is_folded(node, call):
+        if not metadata_in(self._values.metadata(node)) or self._is_folded(node, call) or self._is_weight(node):
             return True
         if call.module is not None:
             return is_layer(call.module) and self._is_view(node)
         return (node.op == "call_method" or is_torchs_own(node.target)) and self._is_view(node)
+
+    def _is_weight(self, node: fx.Node) -> bool:
+        """Say whether parameters alone tell this value, which the emitted network holds then."""
+        return self._constants.obstacle(node) is None and bool(self._constants.leaves(node))
 
     def _is_view(self, node: fx.Node) -> bool:
         read = {key for one in node.all_input_nodes for key in self._values.storages(one)}
@@ -113,13 +141,10 @@ class OpsOfGraph:
 
     def _is_folded(self, node: fx.Node, call: Call) -> bool:
         """Say whether this is a batch norm that goes into the layer in front of it."""
-        source = call.input
-        if call.op is None or call.op.name != "batch_norm" or call.module is None or source is None:
+        if not isinstance(call.module, NORM_CLASSES):
             return False
-        made = _ungated_call(source)
-        rank = self._rank(source)
-        fits = made.kind in _WEIGHTED and made.kind != "transposed conv" and (made.kind != "linear" or rank == 2)
-        return fits and made.module is not None and only_user(source) is node
+        training = self._graph_module.training
+        return folding_obstacle(node, self._sites, self._shapes, training=training, frozen=self._constants) is None
 
     def _weighted(self, node: fx.Node, call: Call) -> TimedOp | None:
         """Return a conv or a linear layer."""
@@ -143,6 +168,11 @@ class OpsOfGraph:
             return None
         found = norm_workload(call, read, axis)
         return None if found is None else TimedOp(node, found, ((node, axis),))
+
+    def _product(self, node: fx.Node, call: Call) -> TimedOp | None:
+        """Return a product of two values, or attention."""
+        found = product_workload(call, self._meta)
+        return None if found is None else TimedOp(node, *found)
 
     def _scaling(self, node: fx.Node, call: Call) -> TimedOp | None:
         """Return an op that is the same call at any width."""
@@ -227,6 +257,8 @@ class OpsOfGraph:
             return None if node.op == "get_attr" else 1 if rank in (2, 4, 5) else rank - 1
         if call.kind == "linear":
             return rank - 1
+        if call.kind in ("product", "attention"):
+            return 1 if rank == 4 else None  # of heads
         source = next((one for one in node.all_input_nodes if self._axes.get(one) is not None), None)
         read = None if source is None else self._meta(source)
         if call.kind in _WEIGHTED:
@@ -240,10 +272,6 @@ class OpsOfGraph:
     def _meta(self, node: fx.Node) -> TensorMetadata | None:
         found = self._values.metadata(node)
         return found if isinstance(found, TensorMetadata) else None
-
-    def _rank(self, node: fx.Node) -> int:
-        meta = self._meta(node)
-        return -1 if meta is None else len(meta.shape)
 
 
 def _ungated_call(node: fx.Node) -> Call:

@@ -18,6 +18,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from torch.nn import functional
 
 from fxprune.costs.latency.conditions import Conditions
+from fxprune.costs.latency.layouts import lay_out
 
 Widths = tuple[int, ...]
 Alone = tuple[fx.GraphModule, tuple[Any, ...]]
@@ -84,6 +85,7 @@ class Workload:
         steps: what the width of each is a multiple of anyway: of a grouped conv.
         fused: a backend that compiles whole networks joins it with what is in front of it.
         make: returns the op alone at other widths.
+        straight: its time is taken to follow each width in a line, without steps.
     """
 
     family: str
@@ -91,6 +93,7 @@ class Workload:
     steps: Widths = field(compare=False, repr=False)
     fused: bool = field(compare=False, repr=False)
     make: Callable[[Widths, Conditions], Alone] = field(compare=False, repr=False)
+    straight: bool = field(default=False, compare=False, repr=False)
 
     @property
     def kind(self) -> str:
@@ -121,7 +124,9 @@ def layer_workload(
     """Return the work of a layer of one input that ``made`` makes at any widths."""
 
     def make(at: Widths, conditions: Conditions) -> Alone:
-        return alone(_of_layer, [operand.tensor(widths, at, conditions)], conditions.placed(_filled(made, at)))
+        layer = conditions.placed(_filled(made, at))
+        lay_out(layer, conditions.layout)
+        return alone(_of_layer, [operand.tensor(widths, at, conditions)], layer)
 
     return Workload(f"{name}{_ON}{operand.text(widths)}", widths, steps or (1,) * len(widths), fused, make)
 
@@ -131,6 +136,9 @@ def call_workload(
     call: Call,
     operands: Sequence[Operand],
     widths: Widths,
+    *,
+    fused: bool = True,
+    straight: bool = False,
 ) -> Workload:
     """Return the work of a function, a method or a layer without weights, of operands at any widths."""
 
@@ -138,7 +146,7 @@ def call_workload(
         return alone(call, [one.tensor(widths, at, conditions) for one in operands])
 
     told = ", ".join(one.text(widths) for one in operands)
-    return Workload(f"{name}{_ON}{told}", widths, (1,) * len(widths), True, make)
+    return Workload(f"{name}{_ON}{told}", widths, (1,) * len(widths), fused, make, straight)
 
 
 def padded_workload(operand: Operand, axis: int, width: int) -> Workload:

@@ -26,13 +26,13 @@ from fxprune.choosing.criteria.channel_attention import ChannelAttentionShare, G
 from fxprune.choosing.fingerprint import fingerprint
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.targets import Targets
+from fxprune.costs.latency.latency_table import table_of
 from fxprune.errors import FxpruneValueError, FxpruneWarning, TargetError
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graphs
 from fxprune.ir.nodes import require_graph
 from fxprune.passes import RemoveChannels
 from fxprune.pruning.latency_model import LatencyModel
-from fxprune.pruning.predictions import table_of
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.timed_choice import Timed, timed_choice
 from fxprune.rewriting.contract import Log

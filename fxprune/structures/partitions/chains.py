@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
+from fxprune.facts.conv_calls import own_module
 from fxprune.facts.module_uses import CallSites
 from fxprune.ops.call import Call
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import Array
-from fxprune.structures.conv_calls import own_module
 from fxprune.structures.partitions.movable import Movable, units
 
 Flags = NDArray[np.bool_]

@@ -20,6 +20,7 @@ from fxprune.errors import FxpruneError
         ({"layout": "NHWC"}, "layout is contiguous or channels_last; got 'NHWC'"),
         ({"dtype": "float"}, None),
         ({"dtype": "fp32"}, "dtype is one of torch's"),
+        ({"dtype": "int8"}, "dtype is of the weights, a floating point one; got 'int8'"),
     ],
 )
 def test_values_that_make_no_sense(wrong: dict[str, Any], told: str | None) -> None:
@@ -57,10 +58,22 @@ def test_a_dtype_that_the_device_cannot_do() -> None:
         require_backend(Conditions(dtype="float8_e4m3fn"))
 
 
-def test_placed_is_in_dtype_and_layout() -> None:
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"dtype": "bfloat16"}, "ONNX Runtime is timed in float32, float16, float64; got bfloat16"),
+        ({"layout": "channels_last"}, "ONNX Runtime lays tensors out by itself: leave layout out"),
+    ],
+)
+def test_what_onnx_runtime_does_not_take(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(FxpruneError, match=told):
+        require_backend(Conditions("onnxruntime", **wrong))
+
+
+def test_placed_is_in_dtype_and_lies_as_it_did() -> None:
     conditions = Conditions(dtype="bfloat16", layout="channels_last")
-    image = conditions.placed(torch.ones(2, 3, 4, 4))
-    assert image.dtype == torch.bfloat16
-    assert image.is_contiguous(memory_format=torch.channels_last)
+    value = conditions.placed(torch.ones(2, 3, 4, 4))
+    assert value.dtype == torch.bfloat16
+    assert value.is_contiguous()
     assert conditions.placed(torch.ones(2, dtype=torch.long)).dtype == torch.long
     assert str(conditions) == "eager, 1 thread, batch 1, bfloat16, channels_last"

@@ -6,12 +6,16 @@ import functools
 import json
 
 import pytest
+import torch
 from latency_helpers import CONDITIONS, FakeDevice, small_graph
+from torch import nn
 
+import fxprune
+from fxprune.costs.latency.conditions import Conditions
 from fxprune.costs.latency.fit import Fit, FitError
 from fxprune.costs.latency.latency_table import Family, LatencyTable
 from fxprune.costs.latency.measuring import Measuring
-from fxprune.costs.latency.network_ops import ops_of
+from fxprune.costs.latency.network_ops import ops_of, ops_of_all
 from fxprune.costs.latency.timing import Timing
 from fxprune.errors import FxpruneError
 
@@ -79,3 +83,62 @@ def test_times_in_proportion_where_nothing_else_is_known() -> None:
 def test_an_op_that_was_not_measured_is_named() -> None:
     with pytest.raises(FxpruneError, match="stem: no op like it was measured"):
         LatencyTable(CONDITIONS).milliseconds(small_graph())
+
+
+class Inner(nn.Module):
+    """What cannot be traced, with a conv that can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Ask for a value, and convolve."""
+        found: torch.Tensor = self.conv(x + 1 if float(x.sum()) > 1e9 else x)
+        return found
+
+
+class Outer(nn.Module):
+    """What cannot be traced, with a part that can, and has another in it that cannot; called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.last = nn.Sequential(nn.Conv2d(8, 8, 1), Inner()), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Call the part three times, as only a value tells."""
+        for _ in range(int(3 + float(x.sum() > 1e9))):
+            x = self.part(x)
+        found: torch.Tensor = self.last(x)
+        return found
+
+
+class Twice(nn.Module):
+    """The same opaque module twice, once in a branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outer = Outer()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Call it."""
+        found: torch.Tensor = self.outer(x + self.outer(x))
+        return found
+
+
+def test_what_runs_inside_counts_once_however_deep_and_often() -> None:
+    graph = fxprune.trace(Twice().eval(), torch.randn(2, 8, 6, 6))
+    ops = ops_of_all(graph, 2)
+    times = {"Outer": 100.0, "Inner": 9.0, "conv2d": 2.0}  # the outer one calls the others thrice
+    table = LatencyTable(Conditions(batch=2))
+    for op in ops:
+        family = op.workload.family
+        milliseconds = next((time for name, time in times.items() if family.startswith(name)), 1.0)
+        points = {op.workload.widths: Timing(milliseconds, 0.0, 1)}
+        table.families[family] = Family(points=points)
+    alone = {name: [table.op_time(op, op.workload.widths) for op in ops if op.workload.family.startswith(name)]
+             for name in times}  # fmt: skip
+    assert alone["Inner"] == [6 * (9 - 2)]
+    assert sum(alone["conv2d"]) == 2 * 6 * 2
+    assert len(alone["Outer"]) == 2
+    assert table.of_ops(ops) == pytest.approx(2 * 100 + 1)  # and the sum in front of the second

@@ -8,7 +8,7 @@ from torch import nn
 
 import fxprune
 from fxprune.costs.latency.conditions import Conditions
-from fxprune.costs.latency.onnx_session import op_session, session_of
+from fxprune.costs.latency.onnx_session import COPIES, op_session, session_of
 from fxprune.errors import FxpruneError
 
 CONDITIONS = Conditions("onnxruntime")
@@ -23,10 +23,43 @@ def test_it_computes_what_the_graph_does() -> None:
         torch.testing.assert_close(torch.from_numpy(run()[0]), graph(x), rtol=1e-4, atol=1e-5)
 
 
+def test_inputs_are_found_by_name_in_containers_and_where_nothing_reads_one() -> None:
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = nn.Conv2d(3, 8, 3), nn.Linear(4, 8)
+
+        def forward(
+            self, named: dict[str, torch.Tensor], unread: torch.Tensor, added: torch.Tensor
+        ) -> dict[str, torch.Tensor]:
+            return {"y": self.conv(named["b"]) + self.linear(named["a"])[:, :, None, None] + added}
+
+    named = {"a": torch.randn(1, 4), "b": torch.randn(1, 3, 8, 8)}
+    inputs = named, torch.randn(1, 2), torch.randn(1, 1, 1, 1)
+    graph = fxprune.trace(Several().eval(), inputs)
+    run, _ = session_of(graph, inputs, CONDITIONS)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(run()[0]), graph(*inputs)["y"], rtol=1e-4, atol=1e-5)
+
+
 def test_the_share_of_one_op_is_a_share() -> None:
     x = torch.randn(1, 64, 8, 8)
-    _, share = op_session(fxprune.trace(nn.Sequential(nn.Conv2d(64, 64, 3)).eval(), x), (x,), CONDITIONS)
+    _, share = op_session(fxprune.trace(nn.Sequential(nn.Flatten()).eval(), x), (x,), CONDITIONS)
     assert 0 < share <= 1
+
+
+def test_ops_with_weights_run_several_times_each_with_its_own() -> None:
+    x = torch.randn(1, 64, 8, 8)
+    graph = fxprune.trace(nn.Sequential(nn.Conv2d(64, 64, 3)).eval(), x)
+    run, share = op_session(graph, (x,), CONDITIONS)
+    found = run()
+    assert len(found) == COPIES
+    assert 0 < share <= 1 / COPIES
+    assert not (found[0] == found[1]).all()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found[0]), graph(x), rtol=1e-4, atol=1e-5)
+    large = fxprune.trace(nn.Sequential(nn.Linear(1024, 1024)).eval(), torch.randn(1, 1024))
+    assert len(op_session(large, (torch.randn(1, 1024),), CONDITIONS)[0]()) == 1
 
 
 def test_a_provider_that_is_not_there() -> None:

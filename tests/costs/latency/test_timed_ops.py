@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 import fxprune
+from fxprune.costs.latency.conditions import Conditions
 from fxprune.costs.latency.network_ops import ops_of, ops_of_all
 from fxprune.costs.latency.timed_ops import TimedOp
 from fxprune.errors import FxpruneError
@@ -149,3 +150,27 @@ def test_an_op_as_called_is_known_by_what_it_is_called_with_and_by_no_address() 
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == family
+
+
+def test_products_and_attention_are_timed_at_any_heads_rows_and_columns() -> None:
+    class Both(nn.Module):
+        def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            y = functional.scaled_dot_product_attention(q, k, v, mask)
+            return torch.softmax(q @ k.transpose(2, 3), -1) @ y
+
+    q, k, v = torch.randn(1, 4, 6, 8), torch.randn(1, 4, 6, 8), torch.randn(1, 4, 6, 10)
+    ops = ops_of(fxprune.trace(Both().eval(), (q, k, v, torch.randn(1, 4, 6, 6))), 1)
+    attention, scores, softmax, product = ops
+    assert attention.workload.widths == (4, 8, 10)
+    assert [(node.name, axis) for node, axis in attention.axes] == [("q", 1), ("q", 3), ("v", 3)]
+    assert scores.workload.widths == (4, 6, 8, 6)
+    assert softmax.workload.widths == (4,)
+    assert product.workload.widths == (4, 6, 6, 10)
+    graph, inputs = attention.workload.make((3, 5, 7), Conditions())
+    assert [tuple(one.shape) for one in inputs] == [(1, 3, 6, 5), (1, 3, 6, 5), (1, 3, 6, 7), (1, 3, 6, 6)]
+    assert graph(*inputs).shape == (1, 3, 6, 7)
+    graph, inputs = product.workload.make((2, 3, 5, 7), Conditions())
+    assert graph(*inputs).shape == (1, 2, 3, 7)
+    for op in (attention, scores, product):
+        assert op.workload.straight
+        assert not op.workload.fused

@@ -37,7 +37,7 @@ def test_grouped_convs_keep_their_groups() -> None:
 
 
 def test_conditions_are_kept() -> None:
-    op = ops_of(small_graph(), 1)[0]
+    op = ops_of(small_graph(), 1, "channels_last")[0]
     graph, inputs = op.workload.make((3, 32), Conditions(dtype="bfloat16", layout="channels_last"))
     assert graph.get_parameter("op.weight").dtype == inputs[0].dtype == torch.bfloat16
     assert inputs[0].is_contiguous(memory_format=torch.channels_last)
@@ -68,3 +68,15 @@ def test_other_work_is_another_family(other: nn.Module) -> None:
         for layer in (nn.Conv2d(3, 8, 3), other)
     )
     assert one.workload.family != two.workload.family
+
+
+def test_how_a_conv_pads_is_a_part_of_its_work() -> None:
+    zeros, circular = (
+        fxprune.trace(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode=mode)).eval(), torch.randn(1, 3, 6, 6))
+        for mode in ("zeros", "circular")
+    )
+    families = [ops_of(one, 1)[0].workload.family for one in (zeros, circular)]
+    assert families[0] != families[1]
+    graph, inputs = ops_of(circular, 1)[0].workload.make((5, 7), Conditions())
+    assert graph.get_submodule("op").padding_mode == "circular"
+    assert graph(*inputs).shape == (1, 7, 6, 6)

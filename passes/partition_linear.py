@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from fxprune.facts.conv_calls import own_module
 from fxprune.facts.module_uses import CallSites
+from fxprune.facts.own_layers import own_module
 from fxprune.ir.nodes import called_module, graphs_of
 from fxprune.ir.weight_blocks import Assignment, WeightBlocks, blocks_of, forget_blocks
 from fxprune.ops.call import Call, is_a

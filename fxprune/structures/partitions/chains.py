@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import fx, nn
 
-from fxprune.facts.conv_calls import own_module
 from fxprune.facts.module_uses import CallSites
+from fxprune.facts.own_layers import own_module
 from fxprune.ops.call import Call
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import Array

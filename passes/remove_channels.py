@@ -191,7 +191,7 @@ class RemoveChannels(KeepingPass):
         found = []
         for log.region, graph in graphs:
             channels = self._channels(graph)
-            if layers_of_graph(graph):
+            if not all(gate.module.resting for gate in layers_of_graph(graph)):
                 log.warn(
                     "the channels of layers with a gate stay: remove and fuse these first (fxprune.AFTER_TRAINING)"
                 )

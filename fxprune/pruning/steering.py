@@ -21,6 +21,7 @@ from fxprune.choosing.search.base import Search
 from fxprune.choosing.targets import Targets
 from fxprune.choosing.time_asked import require_latency
 from fxprune.errors import FxpruneError
+from fxprune.gates.channel_gate import CLOSED_CLASS
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import example_inputs_of
 from fxprune.ir.processes import is_distributed
@@ -128,7 +129,7 @@ class SteeredL1(ProximalL1):
                 group.module.rest()
         self._gates = self._gates_now()
         self._shut_before = super().closed_channels
-        self._scales = self._scales_now()
+        self._scales = {path: group.gate.detach().cpu().clone() for path, group in self.channels.items()}
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
         self.clock = Clock(self._remaining, targets, latency)
         self._next = self._choosing()
@@ -165,7 +166,7 @@ class SteeredL1(ProximalL1):
         return None if self._closing is None else [*self._closing.sites(self._remaining, self._next.chunks.sizes)]
 
     def _choosing(self) -> NextSite:
-        return NextSite(self.graph_module, self._remaining, self.clock.targets, self.plan, self._probe)
+        return NextSite(self._remaining, self._sites, self.clock.targets, self.plan, self._probe)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and files hold: nothing that follows from the graph."""
@@ -180,6 +181,10 @@ class SteeredL1(ProximalL1):
         self._next = self._choosing()
         self._next.damages, self._next.no_relief = damages, no_relief
         self._planned = self._planned_sites()
+
+    def _go_on_in(self, graph_module: fx.GraphModule) -> None:
+        super()._go_on_in(graph_module)
+        self._next.sites = self._sites
 
     def _story(self) -> str:
         what = self.targets if self._planned is None else "a plan"
@@ -209,7 +214,7 @@ class SteeredL1(ProximalL1):
                 layer.gate.fill_(self._gates[path])  # before the choice, which compares layers as they are
         for path, scales in self._scales.items():
             if not self.channels[path].resting or self.channels[path].gate.requires_grad:
-                self.channels[path].gate.copy_(scales)
+                self._sites.write(path, scales)
         while self._schedule.wants_another(self.steps_done) and not self._enough_chosen:
             self._choose()
         for path, layer in self.layers.items():
@@ -226,9 +231,9 @@ class SteeredL1(ProximalL1):
                 layer.gate.fill_(self._gates[path])
         for path, group in self.channels.items():
             if group.resting:
-                group.gate.copy_(self._scales[path])
+                self._sites.write(path, self._scales[path])
         site, share = self._next_site()
-        gate = site.gate if isinstance(site, Chunk) else site
+        gate = self._sites.gate(site.path)
         key = site.path
         if isinstance(site, Chunk):
             key = f"{site.path}[{sum(one.startswith(f'{site.path}[') for one in self.chunks)}]"
@@ -254,14 +259,15 @@ class SteeredL1(ProximalL1):
     def _lower_chunk(self, key: str) -> None:
         """Lower the scales of chosen channels to where the schedule has them now."""
         path, places = _group_of(key), self.chunks[key]
-        scales, group = self._scales[path], self.channels[path]
+        scales = self._scales[path]
         highest = self._schedule.gate(self.order.index(key), self.steps_done)
-        if not highest and not self._is_shut(key):
-            group.close_classes(places)
-            scales.copy_(group.gate.detach())
-        elif highest:
+        if highest:
             scales[places] = scales[places].clamp(max=highest)
-            group.gate.copy_(scales)
+        elif not self._is_shut(key):
+            scales[places] = CLOSED_CLASS
+        else:
+            return
+        self._sites.write(path, scales)
 
     def _is_shut(self, key: str) -> bool:
         return float(self._scales[_group_of(key)][self.chunks[key][0]]) < 0
@@ -303,9 +309,6 @@ class SteeredL1(ProximalL1):
 
     def _gates_now(self) -> dict[str, float]:
         return {path: float(layer.trained_scale.detach()) for path, layer in self.layers.items()}
-
-    def _scales_now(self) -> dict[str, torch.Tensor]:
-        return {path: group.gate.detach().cpu().clone() for path, group in self.channels.items()}
 
     @property
     def closed_channels(self) -> dict[str, list[int]]:
@@ -364,8 +367,9 @@ class SteeredL1(ProximalL1):
         for path, scales in state.get("channel_scales", {}).items():
             self._scales[path].copy_(scales)
             if self.channels[path].resting and any(_group_of(key) == path for key in self.chunks):
-                self._groups[path].wake()
+                self._sites.gate(path).wake()
             self.channels[path].train_scale(False)
+            self._sites.write(path, self._scales[path])
         self._schedule.shares = list(state["shares"])
         self._next.damages = dict(state["damages"])
         self._next.no_relief = set(state.get("no_relief", ()))
@@ -374,7 +378,7 @@ class SteeredL1(ProximalL1):
             self._next.retarget(self.clock.targets)
         for path, layer in self.layers.items():
             if path in self.order and layer.resting:  # it was chosen in the last step, and its gate is still 1
-                self._found[path].wake()
+                self._sites.gate(path).wake()
             layer.train_scale(False)
         self._gates = {**self._gates_now(), **state.get("gates", {})}
         self._enough_chosen = self._is_enough()

@@ -18,7 +18,8 @@ from fxprune.gates.data_parallel import keep_all_parameters_in_training
 from fxprune.passes import RemoveChannels, RemoveLayers, RemoveUnusedSubmodules
 from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
-from fxprune.pruning.proximal import ProximalL1, parameter_groups
+from fxprune.pruning.own_loops import parameter_groups
+from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.steering import SteeredL1
 from fxprune.rewriting.contract import Pass
 from fxprune.training import engine

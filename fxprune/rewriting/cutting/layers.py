@@ -27,9 +27,7 @@ def narrower(call: Call, kept: Kept, tensors: Mapping[int, torch.Tensor]) -> nn.
     return with_tensors(layer, new, **left)
 
 
-def narrower_at_rest(
-    node: fx.Node, gate: ResConv, kept: Kept, tensors: Mapping[int, torch.Tensor]
-) -> ResConv | None:
+def narrower_at_rest(node: fx.Node, gate: ResConv, kept: Kept, tensors: Mapping[int, torch.Tensor]) -> ResConv | None:
     """Return what is left of a ResConv that rests, called at ``node``; None if it stays as it is."""
     walk, axis = kept.walk, 1
     x, y = (walk.value(one) for one in (input_at(node), node))

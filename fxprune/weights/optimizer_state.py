@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from types import MethodType
 from typing import Any
 
 import torch
@@ -19,7 +18,8 @@ from torch.optim import Optimizer
 from fxprune.errors import FxpruneValueError
 from fxprune.weights.slicing import Slice, part_of
 
-_OWN = ("param_groups", "state")
+_OWN = ("param_groups", "state", "step")
+"""What is made anew; a schedule of the rate leaves a ``step`` that is the old one's."""
 
 
 def narrower_optimizer(
@@ -43,7 +43,7 @@ def narrower_optimizer(
     """
     made: Optimizer = object.__new__(type(optimizer))
     for name, value in vars(optimizer).items():
-        if name in _OWN or (name == "step" and isinstance(value, MethodType)):  # a schedule's, of the old one
+        if name in _OWN:
             continue
         _require_no_parameters(optimizer, name, value)
         setattr(made, name, copy.copy(value))

@@ -36,13 +36,15 @@ class RemoveClosedChannels(RemoveChannels):
 
     def silent(self, channels: Channels) -> set[int]:
         """Return the classes that are closed and can go."""
-        found: set[int] = set()
+        closed: set[int] = set()
+        others: set[int] = set()  # what a removed layer has joined may have several gates
         for node, classes in classes_of_gates(channels).items():
             module = called_module(node)
             assert isinstance(module, ChannelScale)
-            closed = classes[module.closed_classes.cpu().numpy()]
-            found.update(closed[~channels.stays[closed]].tolist())
-        return found - {0}
+            is_closed = module.closed_classes.cpu().numpy()
+            closed.update(classes[is_closed].tolist())
+            others.update(classes[~is_closed].tolist())
+        return (closed - others) & super().silent(channels)
 
 
 class Source(NamedTuple):

@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from fxprune.errors import FxpruneError, LoadError
 from fxprune.gates.data_parallel import keep_all_parameters_in_training
-from fxprune.passes import RemoveChannels, RemoveLayers, RemoveUnusedSubmodules
+from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
 from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pruning.closed_removal import RemoveClosedChannels
 from fxprune.pruning.own_loops import parameter_groups
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.steering import SteeredL1
@@ -167,7 +168,7 @@ class Trainer:
     def _shortening(self) -> list[Pass]:
         """Return the passes that take out what is closed."""
         cuts = self.shrink is not None and self.shrink.closed_channels and not self._readers
-        channels: list[Pass] = [RemoveChannels()] if cuts else []
+        channels: list[Pass] = [RemoveClosedChannels()] if cuts else []
         return [RemoveLayers(threshold=0.0), *channels, RemoveUnusedSubmodules()]
 
     def finish(self) -> None:

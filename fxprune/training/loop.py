@@ -261,7 +261,10 @@ class Trainer:
             scales = {path: round(one.effective_scale, 4) for path, one in gates.items()}
             moved = {path: scale for path, scale in scales.items() if self.metrics.scales.get(path) != scale}
             shares = {"macs_left": self.shrink.left, "params_left": self.shrink.params_left}
-            state |= {**left, **shares, "scales": moved}
+            state |= {**left, **shares, "saved_by": self.shrink.saved_by, "scales": moved}
+            narrower = {path: one for path, one in self.shrink.widths.items() if self.metrics.widths.get(path) != one}
+            if narrower:
+                state["widths"] = narrower
             if went := [path for path in gone if path not in self.metrics.gone]:
                 state["gone"] = went
         return state

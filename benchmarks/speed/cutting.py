@@ -78,7 +78,8 @@ def _own_loop(network: str, what: str) -> tuple[Callable[[], Any], Callable[[], 
         optimizer: Any = torch.optim.SGD(parameter_groups(sparse, 5e-4), lr=0.01, momentum=0.9, nesterov=True)
 
         def step(sparse: Any = sparse, optimizer: Any = optimizer, shrink: Any = shrink) -> None:
-            functional.cross_entropy(sparse(images), labels).backward()
+            loss: Any = functional.cross_entropy(sparse(images), labels)
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             shrink.step()
@@ -102,7 +103,7 @@ def _recipe(network: str, what: str) -> tuple[Callable[[], Any], Callable[[], An
     left = 1.0
     for meet_after in (_NEVER, _SOON):
         sparse, shrink = _steered(network, what, meet_after)
-        sparse.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        sparse.to(memory_format=torch.channels_last)
         trainer = Trainer(sparse, data, settings, Metrics(None, make_accelerator(settings)), shrink=shrink)
 
         def epoch(trainer: Trainer = trainer) -> None:

@@ -29,6 +29,7 @@ from fxprune.pruning.clock import Clock
 from fxprune.pruning.closing import Closing, shares_of
 from fxprune.pruning.next_site import NextSite
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
+from fxprune.pruning.other_sites import suggesting_others
 from fxprune.pruning.predictions import Latency, table_of
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.structures.channel_chunk import Chunk
@@ -132,7 +133,8 @@ class SteeredL1(ProximalL1):
         self._scales = {path: group.gate.detach().cpu().clone() for path, group in self.channels.items()}
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
         self.clock = Clock(self._remaining, targets, latency)
-        self._next = self._choosing()
+        with suggesting_others(graph_module):
+            self._next = self._choosing()
         self._closing = closing
         self._planned = self._planned_sites()
         self._planned_shares = shares_of(self._planned or (), self._remaining)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from channel_training import gated
+from together import of_two_processes
 from torch import fx, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -314,3 +315,60 @@ def test_state_of_unknown_shape_is_refused_by_its_name() -> None:
     assert "\n" not in str(caught.value)
     assert shrink.graph_module is graph  # as before
     trained(graph, optimizer, shrink)
+
+
+TOGETHER = """
+import sys
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+sys.path.insert(0, {tests!r})
+from channel_training import gated
+import fxprune
+from fxprune.pruning.own_loops import parameter_groups
+
+store, rank, out = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+images = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+saved = {{}}
+
+def train(norms, mine, wrap):
+    graph = gated("branches,channels", norms=norms)
+    graph.train()
+    for module in graph.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()  # frozen: with the statistics that it has
+    shrink = fxprune.SteeredL1(graph, targets=fxprune.Targets(macs=0.4), meet_after=20, probe_inputs=(images,))
+    optimizer = torch.optim.SGD(parameter_groups(graph, 5e-4), lr=0.005, momentum=0.9, nesterov=True)
+    network = wrap(graph)
+    for step in range(24):
+        optimizer.zero_grad()
+        network(mine).square().mean().backward()
+        optimizer.step()
+        shrink.step()
+        if step in (9, 15, 21):
+            graph, optimizer = shrink.cut(optimizer)
+            network = wrap(graph)
+    cut = shrink.state_dict()["cut"]
+    return {{"state": graph.state_dict(), "order": shrink.order, "left": shrink.left, "cut": cut}}
+
+for norms in (nn.Identity, nn.BatchNorm2d):
+    saved[f"one {{norms.__name__}}"] = train(norms, images, lambda graph: graph)
+distributed.init_process_group("gloo", init_method=f"file://{{store}}", rank=rank, world_size=2)
+for norms in (nn.Identity, nn.BatchNorm2d):
+    saved[f"two {{norms.__name__}}"] = train(norms, images[rank::2], DistributedDataParallel)
+distributed.destroy_process_group()
+torch.save(saved, out)
+"""
+
+
+def test_two_processes_get_what_one_gets_across_cuts(tmp_path: Path) -> None:
+    first, second = of_two_processes(TOGETHER, tmp_path)
+    for norms in ("Identity", "BatchNorm2d"):
+        one, two, other = first[f"one {norms}"], first[f"two {norms}"], second[f"two {norms}"]
+        assert one["order"] == two["order"] == other["order"]
+        assert one["cut"]["channels"] == two["cut"]["channels"] == other["cut"]["channels"] != {}
+        assert one["left"] == two["left"] <= 0.4
+        assert one["state"].keys() == two["state"].keys()
+        for key, value in one["state"].items():
+            torch.testing.assert_close(two["state"][key], value, rtol=1e-3, atol=1e-6, msg=f"{norms}: {key}")
+            torch.testing.assert_close(other["state"][key], value, rtol=1e-3, atol=1e-6, msg=f"{norms}: {key}")

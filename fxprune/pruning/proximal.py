@@ -12,43 +12,28 @@ been made from the sparse graph's parameters, not from those of the model that w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import torch
 from torch import fx, nn
 
-from fxprune.choosing.remaining import Remaining, Site
-from fxprune.choosing.time_terms import fit_of
-from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import FxpruneError, FxpruneValueError
 from fxprune.gates.data_parallel import keep_all_parameters_in_training
 from fxprune.gates.gate import ScaledLayer, follow_together
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.module_tree import every_module
-from fxprune.ir.nodes import TRACED_MACS, require_graph
+from fxprune.ir.nodes import require_graph
 from fxprune.ir.processes import is_distributed
 from fxprune.pruning.cutting_on import Cutting
-from fxprune.pruning.kept_sites import KeptSites
 from fxprune.pruning.own_loops import measure_inputs
-from fxprune.pruning.predictions import Latency, table_of
-from fxprune.pruning.split import Split, split_of
+from fxprune.pruning.standing import Standing
 from fxprune.structures.channels.labels import LEAST
 from fxprune.structures.missing_scales import why_no_scales
 
 _OF_GRAPH = {"_remaining", "_found", "_groups", "_sites", "layers", "channels", "_known"}
 
 
-class _Left(NamedTuple):
-    """What follows from the sites that are closed: the layers that go with them, and shares of what is left."""
-
-    closed: tuple[list[str], dict[str, list[int]]]
-    gone: list[str]
-    macs: float
-    params: float
-    saved_by: Split
-
-
-class ProximalL1:
+class ProximalL1(Standing):
     """The proximal step of an L1 penalty on the scales of layers and channels, with a strength that the user fixes.
 
     In several processes (DistributedDataParallel) make it once the process group is there; wrap the graph before or
@@ -68,8 +53,6 @@ class ProximalL1:
     Raises:
         FxpruneError: the graph has no gates, or a strength names none.
     """
-
-    latency: Latency | None = None
 
     def __init__(self, graph_module: fx.GraphModule, strength: float | Mapping[str, float] = 1e-3) -> None:
         require_arguments(ProximalL1.__init__, locals())
@@ -96,18 +79,7 @@ class ProximalL1:
         if any(not one >= 0 for one in self.strength.values()):
             raise FxpruneValueError("the strength of an L1 penalty must not be negative")
         self.steps_done = 0
-        self._known: _Left | None = None
-
-    def _find_gates(self) -> None:
-        """Note what the graph has: that of a copy is looked at anew, whose nodes are others."""
-        self._remaining = Remaining(self.whole, latency=table_of(self.latency))
-        self._found, self._groups = self._remaining.layers, self._remaining.channels
-        self._find_kept()
-
-    def _find_kept(self) -> None:
-        """Note what is left of that in the graph that is trained."""
-        self._sites = KeptSites(self._remaining, self.graph_module, self._cutting.channels)
-        self.layers, self.channels = self._sites.layers, self._sites.channels
+        self._known = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and files hold: nothing that follows from the graph."""
@@ -118,11 +90,6 @@ class ProximalL1:
         self.__dict__.update(state, _known=None)
         self._find_gates()
 
-    @property
-    def _modules(self) -> dict[str, ScaledLayer]:
-        """The gates of layers and of channels."""
-        return {**self.layers, **self.channels}
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._story()})"
 
@@ -131,15 +98,6 @@ class ProximalL1:
         strengths = sorted(set(self.strength.values()))
         told = f"{strengths[0]:g}" + (f" to {strengths[-1]:g}" if strengths[1:] else "")
         return f"strength {told}, step {self.steps_done}: {self._left_now()}"
-
-    def _left_now(self) -> str:
-        total = len(self.layers) + sum(one.width for one in self._groups.values())
-        zeros = len(self.zeros) + sum(int((one.effective_scales == 0).sum()) for one in self.channels.values())
-        zeros += sum(map(len, self._cutting.channels.values()))
-        return (
-            f"{zeros} of {total} scales are 0, {self.left:.1%} of the MACs and "
-            f"{self.params_left:.1%} of the parameters are left"
-        )
 
     def _measure(self) -> None:
         measure_inputs(self.graph_module)
@@ -154,95 +112,6 @@ class ProximalL1:
                 layer.close()  # momentum may have moved it
             else:
                 layer.shrink(lr * self.strength[path])
-
-    @property
-    def zeros(self) -> list[str]:
-        """The paths of the layers whose scale is exactly zero."""
-        return [path for path, layer in self.layers.items() if layer.effective_scale == 0]
-
-    @property
-    def closed(self) -> list[str]:
-        """The paths of the layers that were closed: zero for good."""
-        return [path for path, layer in self.layers.items() if layer.closed]
-
-    @property
-    def closed_channels(self) -> dict[str, list[int]]:
-        """The places of the classes that were closed, zero for good, by the path of their group's gate."""
-        return self._sites.closed_channels()
-
-    @property
-    def closed_in_turn(self) -> list[Site]:
-        """What was closed: gates of layers, then the channels of each group."""
-        chunks = [self._remaining.chunk(*one) for one in self.closed_channels.items()]
-        return [*(self._found[path] for path in self.closed), *chunks]
-
-    @property
-    def gone(self) -> list[str]:
-        """The paths of the layers that go with the closed ones: these, and what lies in closed branches."""
-        return self._without_closed().gone
-
-    @property
-    def left(self) -> float:
-        """The share of the traced graph's MACs that is left without the closed layers and channels."""
-        return self._without_closed().macs
-
-    @property
-    def params_left(self) -> float:
-        """The share of the graph's parameters, those of scales left out, that is left likewise."""
-        return self._without_closed().params
-
-    def _without_closed(self) -> _Left:
-        """Return what follows, worked out anew only once another layer was closed: every step asks."""
-        closed = self.closed, self.closed_channels
-        if self._known is not None and self._known.closed == closed:
-            return self._known
-        macs, params = total_macs(self.whole), total_params(self.whole)
-        shut: list[Site] = [self._found[path] for path in closed[0]]
-        nodes: set[fx.Node] = set().union(*(layer.nodes for layer in shut))
-        gone = [path for path, layer in self._found.items() if layer.node in nodes]
-        left = self._remaining.left([*shut, *(self._remaining.chunk(*one) for one in closed[1].items())])
-        traced = self.whole.meta.get(TRACED_MACS, macs)
-        split = split_of(self._remaining, self.closed_in_turn, self._costs(traced, params))
-        self._known = _Left(closed, gone, left.macs / traced, left.params / max(1, params), split)
-        return self._known
-
-    def _costs(self, macs: float, params: float) -> dict[str, float]:
-        """Return the costs that shares are of, by the names of a split."""
-        table = self._remaining.latency
-        timed = {} if table is None else {"ms": fit_of(table)[0] + self._remaining.left(()).milliseconds}
-        return {"macs": macs, "params": float(params), **timed}
-
-    @property
-    def saved_by(self) -> Split:
-        """The shares of the costs that went with closed "convs", "branches" and "channels", those that have gates.
-
-        By kind and cost: {"branches": {"macs": 0.2, "params": 0.3}}; with "ms" where a model predicts times. Each
-        site counts with what it saved beside those that had closed before it.
-        """
-        return self._without_closed().saved_by
-
-    @property
-    def widths(self) -> dict[str, int]:
-        """How many channels of each group are left beside what was closed, by the path of its gate."""
-        closed = self.closed_channels
-        return {path: gate.width - len(closed.get(path, ())) for path, gate in self._groups.items()}
-
-    def standing(self) -> tuple[int, ...]:
-        """Return how many gates are open, how many are closed, and how many channels are."""
-        gates = self._modules.values()
-        closed = sum(map(len, self.closed_channels.values()))
-        return sum(not one.resting for one in gates), sum(one.closed for one in gates), closed
-
-    @property
-    def sites_left(self) -> dict[str, tuple[int, int]]:
-        """How many layers and channels with a gate are left beside what was closed, and how many there were."""
-        widths = sum(one.width for one in self._groups.values())
-        closed = sum(map(len, self.closed_channels.values()))
-        left = {
-            "layers": (len(self.layers) - len(self.gone), len(self.layers)),
-            "channels": (widths - closed, widths),
-        }
-        return {kind: counts for kind, counts in left.items() if counts[1]}
 
     def close_zeros(self) -> None:
         """Close the layers and channels whose scale is exactly zero: they stay so, and need not be computed any more.

@@ -197,7 +197,8 @@ class RemoveChannels(KeepingPass):
             channels = self._channels(graph)
             if not all(gate.module.resting for gate in layers_of_graph(graph)):
                 log.warn(
-                    "the channels of layers with an open gate stay: remove and fuse these first (fxprune.AFTER_TRAINING)"
+                    "the channels of layers with an open gate stay: remove and fuse these first "
+                    "(fxprune.AFTER_TRAINING)"
                 )
             kept, held = kept_classes(channels, self.kept, log.region)
             for node in held:

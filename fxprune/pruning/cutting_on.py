@@ -133,7 +133,10 @@ class Cutting:
             whole.layers[path].module.close()
             whole.layers[path].module.set_units(**units)
         for path, places in wanted["channels"].items():
-            whole.chunk(path, places).module.close_classes(places)
+            gate = whole.chunk(path, places)
+            if gate.module.resting:  # what rests is read as 1
+                gate.gate.wake()
+            gate.module.close_classes(places)
         made = shortened(now)
         graph_module = now if made is None else self._take(made, now)
         if (self.layers.keys(), self.channels) != (wanted["layers"].keys(), wanted["channels"]):

@@ -259,7 +259,7 @@ class _Checkpoints:
                 )
         try:
             _load_state(self._trainer, state)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, LoadError) as error:
             raise LoadError(f"checkpoint {self._path} is of another model: {first_line(error)}") from error
         return True
 

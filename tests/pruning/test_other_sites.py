@@ -27,7 +27,7 @@ from fxprune.pruning.other_sites import require_met
 )
 def test_it_is_said_whether_all_kinds_together_can(what: str, macs: float, said: str) -> None:
     traced = fxprune.trace(Blocks().eval(), torch.randn(2, 3, 8, 8))
-    sparse = insert_scales(traced, what=what).graph_module  # type: ignore[arg-type]
+    sparse = insert_scales(traced, what=what).graph_module
     with pytest.raises(TargetError, match=f"^target_macs={macs:g} cannot be met: without .*{said}") as caught:
         require_met(traced, sparse, Targets(macs=macs))
     assert "\n" not in str(caught.value)

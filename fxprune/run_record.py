@@ -85,13 +85,28 @@ class RunRecord:
 
         Rows hold only what changed since the row before. Both are empty for a run that did not record scales.
         """
+        return self._by_path("scales")
+
+    def widths(self) -> tuple[list[int], dict[str, list[float]]]:
+        """Return the same of how many channels of each group are left."""
+        return self._by_path("widths")
+
+    def saved_by(self, cost: str = "macs") -> tuple[list[int], dict[str, list[float]]]:
+        """Return the steps, and by kind ("convs", "branches", "channels") the share of a cost that went with it."""
+        rows = [row for row in self.rows if isinstance(row.get("saved_by"), dict)]
+        known = [{kind: one[cost] for kind, one in row["saved_by"].items() if _has_number(one, cost)} for row in rows]
+        kinds = dict.fromkeys(kind for one in known for kind in one)
+        return [row["step"] for row in rows], {kind: [one.get(kind, math.nan) for one in known] for kind in kinds}
+
+    def _by_path(self, name: str) -> tuple[list[int], dict[str, list[float]]]:
         rows = [row for row in self.rows if isinstance(row.get("scales"), dict)]
         steps: list[int] = []
         found: dict[str, list[float]] = {}
         for row in rows:
-            for path, scale in row["scales"].items():
-                if _is_number(scale):
-                    found.setdefault(str(path), [math.nan] * len(steps)).append(float(scale))
+            held = row.get(name)
+            for path, value in held.items() if isinstance(held, dict) else ():
+                if _is_number(value):
+                    found.setdefault(str(path), [math.nan] * len(steps)).append(float(value))
             steps.append(row["step"])
             for values in found.values():
                 values.extend(values[-1:] * (len(steps) - len(values)))
@@ -100,7 +115,11 @@ class RunRecord:
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data, with one entry an epoch, and of the scales the last ones."""
         epochs, finetuning = (
-            [{key: value for key, value in row.items() if key != "scales"} for row in rows if "epoch" in row]
+            [
+                {key: value for key, value in row.items() if key not in ("scales", "widths")}
+                for row in rows
+                if "epoch" in row
+            ]
             for rows in (self.rows, self.finetuning)
         )
         return {
@@ -243,6 +262,10 @@ def _series(rows: Sequence[Mapping[str, Any]], name: str, epochs: bool) -> tuple
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _has_number(value: Any, name: str) -> bool:
+    return isinstance(value, dict) and _is_number(value.get(name))
 
 
 def _formatted(value: Any, form: str) -> str:

@@ -184,6 +184,10 @@ class RemoveChannels(KeepingPass):
             log.warnings += [told] if told else []
             return found
 
+    def silent(self, channels: Channels) -> set[int]:
+        """Return the classes that go whatever else is asked for: those that nothing reads."""
+        return unread(channels, self.threshold)
+
     def _channels(self, graph_module: fx.GraphModule) -> Channels:
         return Channels(graph_module, whole=self.groups == "whole", approximate=self.statistics == "approximate")
 
@@ -192,14 +196,15 @@ class RemoveChannels(KeepingPass):
         found = []
         for log.region, graph in graphs:
             channels = self._channels(graph)
-            if layers_of_graph(graph):
+            if not all(gate.module.resting for gate in layers_of_graph(graph)):
                 log.warn(
-                    "the channels of layers with a gate stay: remove and fuse these first (fxprune.AFTER_TRAINING)"
+                    "the channels of layers with an open gate stay: remove and fuse these first "
+                    "(fxprune.AFTER_TRAINING)"
                 )
             kept, held = kept_classes(channels, self.kept, log.region)
             for node in held:
                 log.decline(node, KEPT)
-            found.append(Field(log.region, channels, unread(channels, self.threshold) - kept))
+            found.append(Field(log.region, channels, self.silent(channels) - kept))
             found[-1].bar(kept)
         if not self.amount.is_empty:
             self._score(graphs[0][1], found, log)

@@ -104,6 +104,7 @@ def test_the_compiler_knows_no_pass_by_name() -> None:
             for name in ("choose", "channel_step", "mixed_choice", "layer_sites", "pruning_plan", "partition_plans")
         ),  # of plans
         "fxprune.pruning.emitted",  # what would be emitted
+        "fxprune.pruning.closed_removal",  # what is trained on with
         "fxprune.pruning.random_prunings",  # what a model of latency is fitted to
         "fxprune.pruning.blend.judge",  # what a cut comes to
         "fxprune.passes",

@@ -34,7 +34,8 @@ from fxprune.costs.macs import total_macs
 from fxprune.files import write_json
 from fxprune.passes import InsertResConv, RemoveLayers
 from fxprune.pipelines.chains import insert_scales
-from fxprune.pruning.proximal import ProximalL1, parameter_groups
+from fxprune.pruning.own_loops import parameter_groups
+from fxprune.pruning.proximal import ProximalL1
 from fxprune.sources.models import load_weights
 from fxprune.structures.gated_layers import layers
 from fxprune.training.batches import Seeded, loader, step_batches, steps_per_epoch

@@ -21,7 +21,8 @@ from fxprune.gates.base import Gated
 from fxprune.gates.gate import CLOSED, OPEN, RESTING, ScaledLayer
 from fxprune.weights.slicing import note_slice
 
-_CLOSED = -(2.0**40)
+CLOSED_CLASS = -(2.0**40)
+"""What stands in a gate for a class that is closed for good."""
 _LEAST = -(2.0**20)
 _TRANSPOSED: dict[Any, Any] = {
     nn.ConvTranspose1d: functional.conv_transpose1d,
@@ -112,7 +113,7 @@ class ChannelScale(ScaledLayer):
     def close_classes(self, places: Sequence[int]) -> None:
         """Set the scales of the classes at ``places`` to zero for good."""
         if places:
-            self.gate[list(places)] = _CLOSED
+            self.gate[list(places)] = CLOSED_CLASS
 
     @torch.no_grad()
     def shrink(self, amount: float) -> None:
@@ -133,6 +134,7 @@ class ChannelScale(ScaledLayer):
         made.train(self.training).follow()
         made.gate.requires_grad_(self.gate.requires_grad)
         note_slice(self.gate, made.gate, {0: kept})
+        note_slice(self.history, made.history, {})
         return made
 
     def forward(self) -> torch.Tensor:

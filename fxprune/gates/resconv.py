@@ -38,6 +38,7 @@ from fxprune.gates.gate import CLOSED, OPEN, RESTING, ScaledLayer, size_of
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.module_tree import evaluating, is_parametrized
 from fxprune.ops.layer_classes import Conv
+from fxprune.weights.slicing import note_slice
 
 Parametrization = Literal["gain-gate", "free"]
 WEIGHT_HOOKS = (WeightNorm, SpectralNorm)  # the old style: a hook sets the weight before each forward
@@ -63,6 +64,8 @@ class ResConv(ScaledLayer):
 
     parametrization: Parametrization
     _gauged: tuple[nn.Module | None]  # the norm that the gauge was last read of
+    same_channels: bool = True
+    """Whether the channels that it reads are those that it makes, place by place, as they were at insertion."""
     kind, fused_by = "conv", "FuseResConv"
     wraps, has_shortcut = "conv", True
     units = ("initial_gauge", "gain", "input_rms", "scale_sign", "shortcut_sign", "gauge_factor")
@@ -94,6 +97,25 @@ class ResConv(ScaledLayer):
             self.gate = nn.Parameter(history.new_ones(()))
             if (scale, shortcut) != (1.0, 0.0):
                 self.assign(scale=scale, shortcut=shortcut)
+
+    def narrowed(self, conv: nn.Module, norm: nn.Module | None, *, same_channels: bool) -> ResConv:
+        """Return it at rest around what is left of its conv and norm.
+
+        Its scale and history are copies: when it wakes it is in units of the weights that are left.
+        """
+        made: ResConv = object.__new__(type(self))
+        made.__dict__ = {
+            **vars(self),
+            "_parameters": {"gate": nn.Parameter(self.gate.detach().clone(), self.gate.requires_grad)},
+            "_buffers": {"history": self.history.clone()},
+            "_modules": {"conv": conv, "norm": norm},
+            "_gauged": (norm,),
+            "same_channels": self.same_channels and same_channels,
+        }
+        made.follow()
+        for name, part in (("gate", made.gate), ("history", made.history)):
+            note_slice(getattr(self, name), part, {})
+        return made
 
     @property
     def gain(self) -> torch.Tensor:
@@ -151,7 +173,7 @@ class ResConv(ScaledLayer):
     def removable(self) -> bool:
         """Whether the shortcut alone has the output's shape, so that the layer can be removed."""
         conv = self.conv
-        return conv.in_channels == conv.out_channels and max(conv.stride) == 1
+        return self.same_channels and conv.in_channels == conv.out_channels and max(conv.stride) == 1
 
     def identity(self, x: torch.Tensor, shape: torch.Size) -> torch.Tensor:
         """Return what the conv would compute from ``x`` with the Dirac kernel, in the output's ``shape``.

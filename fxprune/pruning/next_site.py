@@ -18,6 +18,7 @@ from fxprune.choosing.samples import Samples
 from fxprune.choosing.targets import Targets
 from fxprune.errors import TargetError
 from fxprune.facts.shapes import shape
+from fxprune.pruning.kept_sites import KeptSites
 from fxprune.pruning.surplus import Surplus
 from fxprune.structures.channel_chunk import Chunk
 from fxprune.structures.channels.running import Worth
@@ -31,8 +32,8 @@ class NextSite:
     """Picks what closes next, as :class:`fxprune.SteeredL1` says.
 
     Args:
-        graph_module: a graph with gates.
-        remaining: what it costs without some of its sites.
+        remaining: what a graph with gates costs without some of its sites.
+        sites: what is left of these: they are compared in the graph as it is trained now, which may have been cut.
         targets: the shares to leave.
         plan: by which criterion sites are compared, how the next is searched, how many channels close together.
         probe: the inputs on which sites are compared.
@@ -48,21 +49,21 @@ class NextSite:
 
     def __init__(
         self,
-        graph_module: fx.GraphModule,
         remaining: Remaining,
+        sites: KeptSites,
         targets: Targets,
         plan: Plan,
         probe: tuple[Any, ...],
         *,
         training: bool = False,
     ) -> None:
-        self._graph_module, self._remaining, self._targets = graph_module, remaining, targets
+        self._remaining, self.sites, self._targets = remaining, sites, targets
         self._samples = Samples.of_inputs(probe)
         self.criterion = made(plan.criterion, known_criteria(), "criterion")
         self.within = made(plan.within, known_criteria(), "criterion")
         self.search = made(plan.search, known_searches(), "search")
         self.chunks = Chunks(remaining, plan.chunk, plan.multiple_of)
-        self.surplus = self._surplus = Surplus(graph_module, targets, remaining, training=training)
+        self.surplus = self._surplus = Surplus(remaining.graph_module, targets, remaining, training=training)
         saved = remaining.saved(self.first(), ())
         self._params = {path: max(1.0, cost.params) for path, cost in saved.items()}
         self.damages: dict[str, float] = {}
@@ -83,16 +84,17 @@ class NextSite:
         ``comparing`` is told before each site is compared; raises TargetError if nothing is left.
         """
         left = self.left_beside(chosen)
-        gates = [*self._remaining.layers.values(), *self._remaining.channels.values()]
-        with self.criterion.measuring(self._graph_module, gates, self._samples) as missed:
+        with self.criterion.measuring(self.sites.graph_module, self.sites.gates, self._samples) as missed:
             path = self._searched(left, chosen, self._of_sites(missed), comparing)
         return left[path], self._surplus.shares(left.values(), chosen)[path]
 
     def measured(self, site: Site) -> Site:
         """Return ``site``, a layer with the units that it has where layers are compared."""
         if isinstance(site, Gate):
-            with self.criterion.measuring(self._graph_module, [site], self._samples) as missed:
-                missed(site)
+            now = self.sites.now(site)
+            assert isinstance(now, Gate)
+            with self.criterion.measuring(self.sites.graph_module, [now], self._samples) as missed:
+                missed(now)
         return site
 
     def left_beside(self, chosen: Sequence[Site]) -> Left:
@@ -100,7 +102,9 @@ class NextSite:
         gone: set[fx.Node] = set().union(*(one.nodes for one in chosen))
         taken = {one.path for one in chosen if isinstance(one, Gate)}
         layers = [
-            layer for path, layer in self._remaining.layers.items() if layer.node not in gone and path not in taken
+            layer
+            for path, layer in self._remaining.layers.items()
+            if layer.node not in gone and path not in taken and self.sites.is_left(layer)
         ]
         chunks: list[Chunk] = []
         if self._remaining.channels:
@@ -109,7 +113,9 @@ class NextSite:
             for one in chosen:
                 if isinstance(one, Chunk):
                     closed.setdefault(one.path, []).extend(one.places)
-            chunks = self.chunks.after(closed, worth)
+            chunks = [one for one in self.chunks.after(closed, worth) if self.sites.is_left(one)]
+            saved = self._remaining.saved(chunks, chosen)  # nothing where all that reads a group is gone
+            chunks = [one for one in chunks if any(saved[one.path])]
         left = {one.path: one for one in self._compatible([*layers, *chunks], chosen)}
         if not left:
             raise TargetError(f"the targets cannot be met, {self._targets}: no layer is left to remove; ask for more")
@@ -117,17 +123,19 @@ class NextSite:
 
     def _worth(self) -> dict[str, Worth]:
         """Return how much the channels of each group are missed beside each other, by place."""
-        sites = [self._remaining.site(path) for path in self._remaining.channels]
-        with self.within.measuring(self._graph_module, sites, self._samples) as missed:
-            return {site.path: missed(site) for site in sites}
+        sites = self.sites.channel_sites()
+        with self.within.measuring(self.sites.graph_module, sites, self._samples) as missed:
+            known = {site.path: missed(site) for site in sites}
+        return {path: self.sites.by_place(path, known.get(path)) for path in self._remaining.channels}
 
     def _of_sites(self, missed: Callable[[Any], Any]) -> Callable[[Any], float]:
         """Return what says of a layer or a chunk how much it is missed: a chunk as its channels are together."""
 
         def score(site: Site) -> float:
-            if isinstance(site, Gate) or isinstance(self.criterion, HalfGate):
-                return float(missed(site))
-            return float(missed(self._remaining.site(site.path))[list(site.places)].sum())
+            now = self.sites.now(site)
+            if isinstance(now, Gate) or isinstance(self.criterion, HalfGate):
+                return float(missed(now))
+            return float(missed(self.sites.channel_site(now.path))[list(now.places)].sum())
 
         return score
 

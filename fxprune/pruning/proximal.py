@@ -12,41 +12,28 @@ been made from the sparse graph's parameters, not from those of the model that w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, overload
 
 import torch
 from torch import fx, nn
 
-from fxprune.choosing.remaining import Remaining, Site
-from fxprune.costs.latency.latency_table import table_of
-from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import FxpruneError, FxpruneValueError
-from fxprune.facts.input_rms import input_sizes
-from fxprune.gates.channel_gate import ChannelScale
 from fxprune.gates.data_parallel import keep_all_parameters_in_training
 from fxprune.gates.gate import ScaledLayer, follow_together
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.module_tree import every_module
-from fxprune.ir.nodes import TRACED_MACS, called_module, graphs_of, require_graph
+from fxprune.ir.nodes import require_graph
 from fxprune.ir.processes import is_distributed
-from fxprune.pruning.predictions import Latency
+from fxprune.pruning.cutting_on import Cutting
+from fxprune.pruning.own_loops import measure_inputs
+from fxprune.pruning.standing import Standing
 from fxprune.structures.channels.labels import LEAST
-from fxprune.structures.gated_layers import Gate, gates_of
 from fxprune.structures.missing_scales import why_no_scales
 
-_OF_GRAPH = {"_remaining", "_found", "_groups", "layers", "channels", "_known"}
+_OF_GRAPH = {"_remaining", "_found", "_groups", "_sites", "layers", "channels", "_known"}
 
 
-class _Left(NamedTuple):
-    """What follows from the sites that are closed: the layers that go with them, and shares of what is left."""
-
-    closed: tuple[list[str], dict[str, list[int]]]
-    gone: list[str]
-    macs: float
-    params: float
-
-
-class ProximalL1:
+class ProximalL1(Standing):
     """The proximal step of an L1 penalty on the scales of layers and channels, with a strength that the user fixes.
 
     In several processes (DistributedDataParallel) make it once the process group is there; wrap the graph before or
@@ -58,6 +45,8 @@ class ProximalL1:
             a scale falls by ``lr * strength`` a step, against what the loss's gradient does.
 
     Attributes:
+        graph_module: the graph that is trained: after :meth:`cut` another one than it was made of.
+        whole: the graph that it was made of. Sites, shares and plans are of that one, whatever was cut since.
         layers: the gates of layers, by path.
         channels: those of groups of channels, by path, with a scale a class.
 
@@ -65,11 +54,10 @@ class ProximalL1:
         FxpruneError: the graph has no gates, or a strength names none.
     """
 
-    latency: Latency | None = None
-
     def __init__(self, graph_module: fx.GraphModule, strength: float | Mapping[str, float] = 1e-3) -> None:
         require_arguments(ProximalL1.__init__, locals())
-        self.graph_module = graph_module = require_graph(graph_module, type(self).__name__)
+        self.graph_module = self.whole = graph_module = require_graph(graph_module, type(self).__name__)
+        self._cutting = Cutting(graph_module)
         self._find_gates()
         if not self.layers and not self.channels:
             raise FxpruneError(f"the graph has no layer with a scale to shrink; {why_no_scales(graph_module)}")
@@ -91,14 +79,7 @@ class ProximalL1:
         if any(not one >= 0 for one in self.strength.values()):
             raise FxpruneValueError("the strength of an L1 penalty must not be negative")
         self.steps_done = 0
-        self._known: _Left | None = None
-
-    def _find_gates(self) -> None:
-        """Note what the graph has: that of a copy is looked at anew, whose nodes are others."""
-        self._remaining = Remaining(self.graph_module, latency=table_of(self.latency))
-        self._found, self._groups = self._remaining.layers, self._remaining.channels
-        self.layers = {path: layer.module for path, layer in self._found.items()}
-        self.channels = {path: _scales(gate) for path, gate in self._groups.items()}
+        self._known = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and files hold: nothing that follows from the graph."""
@@ -109,11 +90,6 @@ class ProximalL1:
         self.__dict__.update(state, _known=None)
         self._find_gates()
 
-    @property
-    def _modules(self) -> dict[str, ScaledLayer]:
-        """The gates of layers and of channels."""
-        return {**self.layers, **self.channels}
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._story()})"
 
@@ -122,14 +98,6 @@ class ProximalL1:
         strengths = sorted(set(self.strength.values()))
         told = f"{strengths[0]:g}" + (f" to {strengths[-1]:g}" if strengths[1:] else "")
         return f"strength {told}, step {self.steps_done}: {self._left_now()}"
-
-    def _left_now(self) -> str:
-        total = len(self.layers) + sum(one.width for one in self.channels.values())
-        zeros = len(self.zeros) + sum(int((one.effective_scales == 0).sum()) for one in self.channels.values())
-        return (
-            f"{zeros} of {total} scales are 0, {self.left:.1%} of the MACs and "
-            f"{self.params_left:.1%} of the parameters are left"
-        )
 
     def _measure(self) -> None:
         measure_inputs(self.graph_module)
@@ -145,73 +113,6 @@ class ProximalL1:
             else:
                 layer.shrink(lr * self.strength[path])
 
-    @property
-    def zeros(self) -> list[str]:
-        """The paths of the layers whose scale is exactly zero."""
-        return [path for path, layer in self.layers.items() if layer.effective_scale == 0]
-
-    @property
-    def closed(self) -> list[str]:
-        """The paths of the layers that were closed: zero for good."""
-        return [path for path, layer in self.layers.items() if layer.closed]
-
-    @property
-    def closed_channels(self) -> dict[str, list[int]]:
-        """The places of the classes that were closed, zero for good, by the path of their group's gate."""
-        return _places({path: one.closed_classes for path, one in self.channels.items()})
-
-    @property
-    def closed_in_turn(self) -> list[Site]:
-        """What was closed: gates of layers, then the channels of each group."""
-        chunks = [self._remaining.chunk(*one) for one in self.closed_channels.items()]
-        return [*(self._found[path] for path in self.closed), *chunks]
-
-    @property
-    def gone(self) -> list[str]:
-        """The paths of the layers that go with the closed ones: these, and what lies in closed branches."""
-        return self._without_closed().gone
-
-    @property
-    def left(self) -> float:
-        """The share of the traced graph's MACs that is left without the closed layers and channels."""
-        return self._without_closed().macs
-
-    @property
-    def params_left(self) -> float:
-        """The share of the graph's parameters, those of scales left out, that is left likewise."""
-        return self._without_closed().params
-
-    def _without_closed(self) -> _Left:
-        """Return what follows, worked out anew only once another layer was closed: every step asks."""
-        closed = self.closed, self.closed_channels
-        if self._known is not None and self._known.closed == closed:
-            return self._known
-        macs, params = total_macs(self.graph_module), total_params(self.graph_module)
-        shut: list[Site] = [self._found[path] for path in closed[0]]
-        nodes: set[fx.Node] = set().union(*(layer.nodes for layer in shut))
-        gone = [path for path, layer in self._found.items() if layer.node in nodes]
-        left = self._remaining.left([*shut, *(self._remaining.chunk(*one) for one in closed[1].items())])
-        share = left.macs / self.graph_module.meta.get(TRACED_MACS, macs)
-        self._known = _Left(closed, gone, share, left.params / max(1, params))
-        return self._known
-
-    def standing(self) -> tuple[int, ...]:
-        """Return how many gates are open, how many are closed, and how many channels are."""
-        gates = self._modules.values()
-        closed = sum(map(len, self.closed_channels.values()))
-        return sum(not one.resting for one in gates), sum(one.closed for one in gates), closed
-
-    @property
-    def sites_left(self) -> dict[str, tuple[int, int]]:
-        """How many layers and channels with a gate are left beside what was closed, and how many there were."""
-        widths = sum(one.width for one in self.channels.values())
-        closed = sum(map(len, self.closed_channels.values()))
-        left = {
-            "layers": (len(self.layers) - len(self.gone), len(self.layers)),
-            "channels": (widths - closed, widths),
-        }
-        return {kind: counts for kind, counts in left.items() if counts[1]}
-
     def close_zeros(self) -> None:
         """Close the layers and channels whose scale is exactly zero: they stay so, and need not be computed any more.
 
@@ -223,18 +124,89 @@ class ProximalL1:
             for layer, scale in zip(still_open, scales, strict=True):
                 if scale == 0:
                     layer.close()
-        zeros = _places({path: one.gate.detach() == 0 for path, one in self.channels.items()})
+        zeros = self._sites.places({path: one.gate.detach() == 0 for path, one in self.channels.items()})
         closed = self.closed_channels if zeros else {}
         for path, places in zeros.items():
-            spared = max(0, LEAST + len(places) + len(closed.get(path, ())) - self.channels[path].width)
-            self.channels[path].close_classes(places[spared:])
+            spared = max(0, LEAST + len(places) + len(closed.get(path, ())) - self._groups[path].width)
+            self._sites.close(path, places[spared:])
+
+    def cut(self, optimizer: torch.optim.Optimizer) -> tuple[fx.GraphModule, torch.optim.Optimizer]:
+        """Return the graph without what is closed, and the optimizer of what stays, to train on with.
+
+            sparse, optimizer = shrink.cut(optimizer)         # after shrink.step, before the next forward pass
+
+        The next step is that of the uncut graph on what stays. Gates that are open or at rest stay and are moved on
+        by this object, in the new graph. The graph before shares with it all that lost nothing, and is not to be
+        trained any more; ``optimizer`` stays as it is. What was made of either is made anew: DistributedDataParallel,
+        torch.compile, CUDA graphs; averaged copies by :meth:`copies`; a schedule goes on with
+        ``schedule.optimizer = optimizer``.
+
+        Channels around a gate of a layer that is neither at rest nor removed stay until then.
+
+        Args:
+            optimizer: what trains the graph: all of its parameters that want gradients. Others that it holds stay.
+
+        Returns:
+            Both as they were given where nothing has closed since the last time.
+
+        Raises:
+            FxpruneError: the optimizer is of another graph, or of this one before it was cut, or lacks parameters.
+            FxpruneValueError: its state has entries of which the rows cannot be told.
+        """
+        require_arguments(ProximalL1.cut, locals())
+        made = self._cutting.cut(self.graph_module, optimizer)
+        if made is not None:
+            self._go_on_in(made[0])
+            optimizer = made[1]
+        return self.graph_module, optimizer
+
+    def _go_on_in(self, graph_module: fx.GraphModule) -> None:
+        """Steer the gates of ``graph_module``, which the graph until now was cut to."""
+        self.graph_module = graph_module
+        self._find_kept()
+        for gate in (*self.layers.values(), *self.channels.values()):
+            gate.follow()
+        _train_in_processes(graph_module)
+
+    @overload
+    def copies(self, copy: nn.Module, /) -> nn.Module: ...
+
+    @overload
+    def copies(self, copy: nn.Module, other: nn.Module, /, *more: nn.Module) -> tuple[nn.Module, ...]: ...
+
+    def copies(self, copy: nn.Module, /, *others: nn.Module) -> nn.Module | tuple[nn.Module, ...]:
+        """Return copies of the graph before :meth:`cut`, averages say, cut as it was: with values of their own.
+
+        Args:
+            copy: a ``copy.deepcopy`` of the graph, a module with the same keys in its state, or one that holds such a
+                module: torch's AveragedModel.
+            others: more of them.
+
+        Returns:
+            A module for each: of one the module itself.
+
+        Raises:
+            FxpruneError: one is no copy of the graph as it was before the last cut.
+        """
+        made = tuple(self._cutting.copy_of(one, self.graph_module) for one in (copy, *others))
+        return made if others else made[0]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs beside the graph's own state."""
-        return {"steps_done": self.steps_done, "closed": self.closed}
+        """Return what a checkpoint needs beside the state of the graph that is trained."""
+        return {"steps_done": self.steps_done, "closed": self.closed, "cut": self._cutting.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``; load the graph's own state first."""
+        """Go on from ``state``; load the graph's own state first, or, where it was cut, afterwards.
+
+        What was cut by then is cut here too: ``sparse = shrink.graph_module``, whose parameters the optimizer is made
+        of.
+
+        Raises:
+            LoadError: this graph was cut otherwise; a new one is needed, made of the uncut graph.
+        """
+        made = self._cutting.again(state.get("cut"), self._remaining, self.graph_module)
+        if made is not None:
+            self._go_on_in(made)
         self.steps_done = int(state["steps_done"])
         for path in state["closed"]:
             self.layers[path].close()
@@ -251,98 +223,3 @@ def _follow_first_process(graph_module: nn.Module, inputs: Any) -> None:
     """Read what is closed anew: torch gives every process the buffers of the first, and leaves no trace of it."""
     if not torch.compiler.is_compiling():
         follow_together([module for module in every_module(graph_module) if isinstance(module, ScaledLayer)])
-
-
-def _scales(gate: Gate) -> ChannelScale:
-    assert isinstance(gate.module, ChannelScale)
-    return gate.module
-
-
-def _places(masks: Mapping[str, torch.Tensor]) -> dict[str, list[int]]:
-    """Return where each mask holds, of those that hold anywhere: one read for all."""
-    if not masks:
-        return {}
-    sizes = [len(mask) for mask in masks.values()]
-    found = torch.cat([*masks.values()]).nonzero().flatten().cpu()
-    parts = {}
-    first = 0
-    for path, size in zip(masks, sizes, strict=True):
-        mine = found[(found >= first) & (found < first + size)] - first
-        if len(mine):
-            parts[path] = mine.tolist()
-        first += size
-    return parts
-
-
-def _shrinkable(graph_module: fx.GraphModule) -> list[Gate]:
-    """Return the gates that shrinking acts on, in graph order: of layers that can go, and of channels."""
-    return [gate for gate in gates_of(graph_module) if gate.removable or isinstance(gate.module, ChannelScale)]
-
-
-def measure_inputs(graph_module: fx.GraphModule) -> None:
-    """Give every ResConv whose shortcut is still zero the unit of its shortcut: the size of what it reads.
-
-    One forward pass on the graph's example inputs; no output changes. :class:`ProximalL1` does this when it is made;
-    a loop that shrinks gates by other means (:func:`l1_term`) calls it before the first step.
-    """
-    require_arguments(measure_inputs, locals())
-    graph_module = require_graph(graph_module, "measure_inputs")
-    for _, graph in graphs_of(graph_module):
-        modules = {node: called_module(node) for node in graph.graph.nodes}
-        untouched = {n: m for n, m in modules.items() if isinstance(m, ScaledLayer) and m.untouched}
-        for node, size in input_sizes(graph, untouched).items():
-            untouched[node].restate(input_rms=size)
-
-
-def l1_term(graph_module: fx.GraphModule) -> torch.Tensor:
-    """Return the sum of all gates ("gain-gate") or |scales| ("free"), differentiable, to add to a loss.
-
-    Those of channels too.
-
-    A plain L1 term never makes a scale exactly zero; :class:`ProximalL1` does.
-    """
-    require_arguments(l1_term, locals())
-    graph_module = require_graph(graph_module, "l1_term")
-    terms = [gate.module.penalty() for gate in _shrinkable(graph_module)]
-    return torch.stack(terms).sum() if terms else torch.zeros(())
-
-
-def macs_weighted(graph_module: fx.GraphModule, strength: float) -> dict[str, float]:
-    """Return a strength per gate, proportional to the MACs that go with a scale of it, with mean ``strength``."""
-    require_arguments(macs_weighted, locals())
-    graph_module = require_graph(graph_module, "macs_weighted")
-    remaining = Remaining(graph_module)
-    ones: list[Site] = [*remaining.layers.values(), *(remaining.chunk(path, [0]) for path in remaining.channels)]
-    macs = {path: cost.macs for path, cost in remaining.saved(ones, ()).items()}
-    mean = sum(macs.values()) / max(len(macs), 1)
-    return {path: strength * count / mean for path, count in macs.items()}
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return optimizer groups in which layer scales, norms and biases have no weight decay.
-
-    Frozen parameters are left out, but for layer scales: whether those are trained may change at any step.
-    """
-    require_arguments(parameter_groups, locals())
-    scaled = (module for module in model.modules() if isinstance(module, ScaledLayer))
-    scales = {id(module.trained_scale) for module in scaled}
-    trained = [p for p in model.parameters() if p.requires_grad or id(p) in scales]
-    decayed = [p for p in trained if p.dim() > 1]
-    rest = [p for p in trained if p.dim() <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-def report(graph_module: fx.GraphModule) -> str:
-    """Return a table of the gates: effective scale, shortcut (of a branch: 1), MACs a sample that it holds.
-
-    Of channels the mean of their scales, and the MACs that go with all of them but two.
-    """
-    from tabulate import tabulate
-
-    require_arguments(report, locals())
-    graph_module = require_graph(graph_module, "report")
-    remaining = Remaining(graph_module)
-    macs = {path: round(cost.macs) for path, cost in remaining.saved(remaining.all_but(LEAST), ()).items()}
-    gates = _shrinkable(graph_module)
-    rows = [[one.path, one.module.effective_scale, one.coefficients()[1], macs.get(one.path, 0)] for one in gates]
-    return tabulate(rows, headers=["layer", "scale", "shortcut", "MACs"], floatfmt=".4f", intfmt=",")

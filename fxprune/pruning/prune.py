@@ -23,6 +23,7 @@ from fxprune.pipelines.result import PipelineResult, joined
 from fxprune.pruning.closing import Closing, gated_for, require_alone
 from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
+from fxprune.pruning.other_sites import suggesting_others
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.steering import SteeredL1
@@ -102,7 +103,8 @@ def prune(
     steered = meet_after is not None
     threshold = 0.0 if steered and surgery.threshold is None else surgery.threshold
     removal = RemoveLayers(threshold=threshold, target_macs=None if cuts_channels else targets.macs)
-    removal(sparse)  # before any training: raises if the target cannot be met
+    with suggesting_others(sparse):
+        removal(sparse)  # before any training: raises if the target cannot be met
     shrink: ProximalL1
     if meet_after is not None:
         if targets.is_timed:

@@ -8,11 +8,11 @@ for ...:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import distributed, fx
+from torch import fx
 
 from fxprune.choosing.criteria.base import Criterion
 from fxprune.choosing.plan import Plan
@@ -23,22 +23,25 @@ from fxprune.choosing.targets import Targets
 from fxprune.choosing.time_asked import require_latency
 from fxprune.costs.latency.latency_table import table_of
 from fxprune.errors import FxpruneError, FxpruneWarning, TargetError
+from fxprune.gates.channel_gate import CLOSED_CLASS
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import example_inputs_of
 from fxprune.ir.processes import is_distributed
+from fxprune.pruning.agreeing import agreed
 from fxprune.pruning.clock import Clock
 from fxprune.pruning.closing import Closing, shares_of
 from fxprune.pruning.next_site import NextSite
 from fxprune.pruning.old_names import old_steps, old_targets, takes_old_names
+from fxprune.pruning.other_sites import suggesting_others
 from fxprune.pruning.predictions import Latency, of_the_first
-from fxprune.pruning.proximal import ProximalL1
+from fxprune.pruning.steering_state import SteeringState, group_of
 from fxprune.structures.channel_chunk import Chunk
 
 _USUAL = Plan()
 _NOTHING = Targets()
 
 
-class SteeredL1(ProximalL1):
+class SteeredL1(SteeringState):
     """A proximal L1 whose strength is steered so that targets are met by exact zeros after a number of steps.
 
     One layer after the other is shrunk, each over a window of steps, while the others train on as they were at
@@ -131,10 +134,11 @@ class SteeredL1(ProximalL1):
                 group.module.rest()
         self._gates = self._gates_now()
         self._shut_before = super().closed_channels
-        self._scales = self._scales_now()
+        self._scales = {path: group.gate.detach().cpu().clone() for path, group in self.channels.items()}
         self._probe = tuple(probe_inputs) if probe_inputs is not None else example_inputs_of(graph_module)
         self.clock = Clock(self._remaining, targets, self.latency)
-        self._next = NextSite(graph_module, self._remaining, targets, plan, self._probe)
+        with suggesting_others(graph_module):
+            self._next = NextSite(self._remaining, self._sites, targets, plan, self._probe)
         self._closing = closing
         self._planned = self._planned_sites()
         self._planned_shares = shares_of(self._planned or (), self._remaining)
@@ -179,11 +183,15 @@ class SteeredL1(ProximalL1):
         super().__setstate__(state)
         damages, no_relief = state["_next"]
         self.clock = Clock(self._remaining, self.targets, self.latency, state.get("clock"))
-        given = self.graph_module, self._remaining, self.targets, self.plan, self._probe
+        given = self._remaining, self._sites, self.targets, self.plan, self._probe
         self._next = NextSite(*given, training=True)
         self._next.limit_time(self.clock.targets.milliseconds)
         self._next.damages, self._next.no_relief = damages, no_relief
         self._planned = self._planned_sites()
+
+    def _go_on_in(self, graph_module: fx.GraphModule) -> None:
+        super()._go_on_in(graph_module)
+        self._next.sites = self._sites
 
     def _story(self) -> str:
         what = self.targets if self._planned is None else "a plan"
@@ -218,7 +226,7 @@ class SteeredL1(ProximalL1):
                 layer.gate.fill_(self._gates[path])  # before the choice, which compares layers as they are
         for path, scales in self._scales.items():
             if not self.channels[path].resting or self.channels[path].gate.requires_grad:
-                self.channels[path].gate.copy_(scales)
+                self._sites.write(path, scales)
         while self._schedule.wants_another(self.steps_done) and not self._enough_chosen:
             self._choose_if_possible()
         for path, layer in self.layers.items():
@@ -245,9 +253,9 @@ class SteeredL1(ProximalL1):
                 layer.gate.fill_(self._gates[path])
         for path, group in self.channels.items():
             if group.resting:
-                group.gate.copy_(self._scales[path])
+                self._sites.write(path, self._scales[path])
         site, share = self._next_site()
-        gate = site.gate if isinstance(site, Chunk) else site
+        gate = self._sites.gate(site.path)
         key = site.path
         if isinstance(site, Chunk):
             key = f"{site.path}[{sum(one.startswith(f'{site.path}[') for one in self.chunks)}]"
@@ -272,25 +280,26 @@ class SteeredL1(ProximalL1):
 
     def _lower_chunk(self, key: str) -> None:
         """Lower the scales of chosen channels to where the schedule has them now."""
-        path, places = _group_of(key), self.chunks[key]
-        scales, group = self._scales[path], self.channels[path]
+        path, places = group_of(key), self.chunks[key]
+        scales = self._scales[path]
         highest = self._schedule.gate(self.order.index(key), self.steps_done)
-        if not highest and not self._is_shut(key):
-            group.close_classes(places)
-            scales.copy_(group.gate.detach())
-        elif highest:
+        if highest:
             scales[places] = scales[places].clamp(max=highest)
-            group.gate.copy_(scales)
+        elif not self._is_shut(key):
+            scales[places] = CLOSED_CLASS
+        else:
+            return
+        self._sites.write(path, scales)
 
     def _is_shut(self, key: str) -> bool:
-        return float(self._scales[_group_of(key)][self.chunks[key][0]]) < 0
+        return float(self._scales[group_of(key)][self.chunks[key][0]]) < 0
 
     def _chosen(self) -> list[Site]:
         """Return what was chosen, and what was closed before."""
         chosen: list[Site] = [self._remaining.chunk(*one) for one in self._shut_before.items()]
         for key in self.order:
             chunk = self.chunks.get(key)
-            chosen.append(self._found[key] if chunk is None else self._remaining.chunk(_group_of(key), chunk))
+            chosen.append(self._found[key] if chunk is None else self._remaining.chunk(group_of(key), chunk))
         return chosen
 
     def _next_site(self) -> tuple[Site, float]:
@@ -308,23 +317,8 @@ class SteeredL1(ProximalL1):
         """Return the first process's choice, and take over its units: each process has statistics of its own."""
         if not is_distributed():
             return site
-        resconvs = {path: layer for path, layer in self.layers.items() if layer.has_shortcut}
-        places = site.places if isinstance(site, Chunk) else None
-        known: list[Any] = [
-            site.path,
-            {path: float(layer.unit("input_rms")) for path, layer in resconvs.items()},
-            places,
-        ]
-        distributed.broadcast_object_list(known, src=0)
-        for path, layer in resconvs.items():
-            layer.set_units(input_rms=known[1][path])
-        return self._found[known[0]] if known[2] is None else self._remaining.chunk(known[0], known[2])
-
-    def _gates_now(self) -> dict[str, float]:
-        return {path: float(layer.trained_scale.detach()) for path, layer in self.layers.items()}
-
-    def _scales_now(self) -> dict[str, torch.Tensor]:
-        return {path: group.gate.detach().cpu().clone() for path, group in self.channels.items()}
+        path, places = agreed(site, {path: one for path, one in self.layers.items() if one.has_shortcut})
+        return self._found[path] if places is None else self._remaining.chunk(path, places)
 
     @property
     def closed_channels(self) -> dict[str, list[int]]:
@@ -332,7 +326,7 @@ class SteeredL1(ProximalL1):
         known = dict(self._shut_before)
         for key, places in self.chunks.items():
             if self._is_shut(key):
-                known[_group_of(key)] = sorted([*known.get(_group_of(key), ()), *places])
+                known[group_of(key)] = sorted([*known.get(group_of(key), ()), *places])
         return known
 
     @property
@@ -343,7 +337,7 @@ class SteeredL1(ProximalL1):
         found += [self._found[path] for path in self.layers if path in closed and path not in self.order]
         for key in self.order:
             if key in shut:
-                found.append(self._remaining.chunk(_group_of(key), self.chunks[key]))
+                found.append(self._remaining.chunk(group_of(key), self.chunks[key]))
             elif key in closed:
                 found.append(self._found[key])
         return found
@@ -358,50 +352,6 @@ class SteeredL1(ProximalL1):
         if not sizes:
             return told
         return f"{told} (which close {sizes[0]}{f' to {sizes[-1]}' if sizes[1:] else ''} channels at a time)"
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint needs beside the graph's own state."""
-        return {
-            **super().state_dict(),
-            "order": list(self.order),
-            "chunks": {key: list(places) for key, places in self.chunks.items()},
-            "shut_before": dict(self._shut_before),
-            "channel_scales": {path: scales.clone() for path, scales in self._scales.items()},
-            "shares": list(self._schedule.shares),
-            "damages": dict(self._next.damages),
-            "no_relief": sorted(self._next.no_relief),
-            "gates": dict(self._gates),
-            "clock": self.clock.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from ``state``; load the graph's own state too, before or afterwards."""
-        super().load_state_dict(state)
-        self.order = list(state["order"])
-        self.chunks = {key: list(places) for key, places in state.get("chunks", {}).items()}
-        self._shut_before = dict(state.get("shut_before", {}))
-        for path, scales in state.get("channel_scales", {}).items():
-            self._scales[path].copy_(scales)
-            if self.channels[path].resting and any(_group_of(key) == path for key in self.chunks):
-                self._groups[path].wake()
-            self.channels[path].train_scale(False)
-        self._schedule.shares = list(state["shares"])
-        self._next.damages = dict(state["damages"])
-        self._next.no_relief = set(state.get("no_relief", ()))
-        if "clock" in state:
-            self.clock.load_state_dict(state["clock"])
-            self._next.limit_time(self.clock.targets.milliseconds)
-        for path, layer in self.layers.items():
-            if path in self.order and layer.resting:  # it was chosen in the last step, and its gate is still 1
-                self._found[path].wake()
-            layer.train_scale(False)
-        self._gates = {**self._gates_now(), **state.get("gates", {})}
-        self._enough_chosen = self._is_enough()
-
-
-def _group_of(key: str) -> str:
-    """Return the path of the gate that a chunk is of."""
-    return key.rpartition("[")[0]
 
 
 def _say_nothing(done: int, of: int) -> None:

@@ -62,7 +62,9 @@ def run_plots(run: RunRecord) -> str:
         "effective scale of each layer": (run.scales()[0], _scales),
         "layers left": (run.series("layers_left")[0], _layers),
         "channels left": (run.series("channels_left")[0], _channels),
+        "channels left of each group": (run.widths()[0] if run.widths()[1] else [], _widths),
         "MACs left": (run.series("macs_left")[0], _macs),
+        "MACs saved by": (run.saved_by()[0] if len(run.saved_by()[1]) > 1 else [], _saved_by),
         "training loss, mean of each epoch": (run.series("loss", epochs=True)[0], _loss),
         "held-out top-1": (run.series("top1")[0], _top1),
     }
@@ -151,6 +153,21 @@ def _channels(axes: Axes, run: RunRecord) -> None:
 def _macs(axes: Axes, run: RunRecord) -> None:
     _steps(axes, run, "macs_left")
     axes.set_ylim(0, 1.05)
+    axes.yaxis.set_major_formatter(percent)
+
+
+def _widths(axes: Axes, run: RunRecord) -> None:
+    steps, widths = run.widths()
+    for values in widths.values():
+        axes.step(_times(run, steps), values, where="post", color=_KEPT, linewidth=1.0, alpha=0.75)
+    axes.set_ylim(bottom=0)
+
+
+def _saved_by(axes: Axes, run: RunRecord) -> None:
+    steps, saved = run.saved_by()
+    for (kind, values), color, dashes in zip(saved.items(), COLORS, ("-", "--", ":"), strict=False):
+        axes.step(_times(run, steps), values, where="post", color=color, linestyle=dashes, linewidth=1.6, label=kind)
+    axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(percent)
 
 

@@ -61,14 +61,18 @@ class Chunk:
 
 
 def classes_of_gates(channels: Channels) -> dict[fx.Node, Array]:
-    """Return by the call of each gate of channels the class of each of its scales; 0 for one that nothing reads."""
+    """Return by the call of each gate of channels the class of each of its scales; 0 for one that nothing reads.
+
+    Nor has what is read behind a barrier any.
+    """
     found: dict[fx.Node, Array] = {}
     for node in channels.graph_module.graph.find_nodes(op="call_module"):
         module = called_module(node)
         if isinstance(module, ChannelScale):
             found[node] = np.zeros(module.width, dtype=np.int64)
         elif isinstance(module, (ScaledColumns, ScaledAxis)):
-            for vector, places in zip(_vectors(channels, node, module), module.index.cpu().numpy(), strict=True):
+            vectors = _vectors(channels, node, module)
+            for vector, places in zip(vectors, module.index.cpu().numpy(), strict=True) if vectors else ():
                 classes, first = channels.class_of[vector], 1
                 for read in node.args[1:]:
                     assert isinstance(read, fx.Node)

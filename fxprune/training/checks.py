@@ -8,8 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import fx, nn
 
-from fxprune.choosing.remaining import Remaining
-from fxprune.costs.latency.latency_table import table_of
 from fxprune.emission.emit import source_obstacle
 from fxprune.emission.strip import savable
 from fxprune.facts.shapes import shape
@@ -21,7 +19,7 @@ from fxprune.pipelines.chains import insert_scales
 from fxprune.pipelines.result import PipelineResult
 from fxprune.pruning.closing import Closing, gated_for
 from fxprune.pruning.latency_model import LatencyModel
-from fxprune.pruning.surplus import Surplus
+from fxprune.pruning.other_sites import require_met
 from fxprune.tracing.check import require_finite
 from fxprune.tracing.trace import trace
 from fxprune.training.batches import steps_per_epoch
@@ -76,7 +74,7 @@ def prepared(model: nn.Module, examples: torch.Tensor, goal: Goal) -> Prepared:
         step.diff  # noqa: B018 - worked out now: training will change the scales and weights that it compares
     latency = goal.measured(traced)
     graph = inserted.graph_module
-    Surplus(graph, goal.targets, Remaining(graph, latency=table_of(latency)))  # raises if a target cannot be met
+    require_met(traced, graph, goal.targets, latency, keep=goal.keep, only=goal.only)
     return Prepared(traced, inserted, source_obstacle(traced), closing, latency)
 
 

@@ -18,6 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import fx, nn
 
 from fxprune import passes
+from fxprune.choosing.remaining import Remaining, Site
+from fxprune.choosing.time_terms import fit_of
+from fxprune.costs.latency.latency_table import table_of
+from fxprune.costs.macs import total_macs, total_params
 from fxprune.emission.formats import SOURCE_ONLY, Exports
 from fxprune.files import make_folder
 from fxprune.gates.channel_gate import ChannelScale
@@ -28,6 +32,7 @@ from fxprune.pruning.closing import plan_of
 from fxprune.pruning.old_names import takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.pruning_plan import PruningPlan
+from fxprune.pruning.split import Split, split_of
 from fxprune.pruning.steering import SteeredL1
 from fxprune.rewriting.contract import Pass
 from fxprune.run_record import METRICS, PLAN
@@ -142,9 +147,9 @@ class _Work(Work):
         groups = channels_of(sparse)
         unpruned = copy.deepcopy(ready.traced) if self.settings.baseline else None  # before any weight is trained
         before = self.accuracy(ready.traced)
-        sites = [counted(layers_of(sparse))] if layers_of(sparse) or not groups else []
-        sites += [f"{sum(groups.values()):,} channels"] if groups else []
-        self.say(f"traced: {' and '.join(sites)} can go; held-out top-1 {before:.2%} before pruning")
+        told = [counted(layers_of(sparse))] if layers_of(sparse) or not groups else []
+        told += [f"{sum(groups.values()):,} channels"] if groups else []
+        self.say(f"traced: {' and '.join(told)} can go; held-out top-1 {before:.2%} before pruning")
         for line in advice(self.settings, goal, self.data.train_count):
             self.say(line)
         self.accelerator.init_trackers("tensorboard")
@@ -167,7 +172,8 @@ class _Work(Work):
         without = self.accuracy(removed)
         staying = {layer.path for layer in layers_of(removed)}
         gone = [layer for layer in candidates if layer.path not in staying]  # with what lay in branches
-        plan = _plan(ready, shrink, gone, goal)
+        sites = _closed(shrink, gone)
+        plan = _plan(ready, shrink, sites, goal)
         clocked = Clocked()
         if isinstance(shrink, SteeredL1):
             clocked = Clocked(shrink.clock.targets.milliseconds, shrink.clock.points)
@@ -179,6 +185,7 @@ class _Work(Work):
             self.say(str(result))
         layers: dict[str, Any] = {"layers_removable": len(candidates), "layers_removed": [one.path for one in gone]}
         layers |= {"removable": by_kind(candidates), "removed": by_kind(gone)}
+        layers["saved_by"] = _split(ready, sites)
         if groups:
             layers |= {"channels_removable": sum(groups.values()), "channels_removed": closed}
         steps = ("accuracy_before", "accuracy_before_removal", "accuracy_after_removal")
@@ -215,11 +222,15 @@ def channels_of(graph_module: fx.GraphModule) -> dict[str, int]:
     return {gate.path: gate.width for gate in gates_of(graph_module) if gate.kind == ChannelScale.kind}
 
 
-def _plan(ready: Prepared, shrink: ProximalL1 | None, gone: Sequence[Gate], goal: Goal) -> PruningPlan:
-    """Return what training closed, and what was cut at its end, as a plan."""
+def _closed(shrink: ProximalL1 | None, gone: Sequence[Gate]) -> list[Site]:
+    """Return what training closed, in turn, and what was cut at its end."""
     closed = [] if shrink is None else shrink.closed_in_turn
     cut = {one.path for one in gone} - {one.path for one in closed}
-    closed += [one for one in gone if one.path in cut]
+    return [*closed, *(one for one in gone if one.path in cut)]
+
+
+def _plan(ready: Prepared, shrink: ProximalL1 | None, closed: Sequence[Site], goal: Goal) -> PruningPlan:
+    """Return what is gone as a plan."""
     criterion, targets = "", goal.targets
     if goal.plan is not None:
         criterion, targets = goal.plan.criterion, goal.plan.targets
@@ -228,3 +239,13 @@ def _plan(ready: Prepared, shrink: ProximalL1 | None, gone: Sequence[Gate], goal
     elif isinstance(shrink, SteeredL1):
         criterion = shrink.criterion.name
     return plan_of(ready.traced, ready.inserted.graph_module, closed, criterion, targets)
+
+
+def _split(ready: Prepared, closed: Sequence[Site]) -> Split:
+    """Return which shares of the traced network's costs went with layers, and which with channels."""
+    table = table_of(ready.latency)
+    remaining = Remaining(ready.inserted.graph_module, latency=table)
+    costs = {"macs": float(total_macs(ready.traced)), "params": float(total_params(ready.traced))}
+    if table is not None:
+        costs["ms"] = fit_of(table)[0] + remaining.left(()).milliseconds
+    return split_of(remaining, closed, costs)

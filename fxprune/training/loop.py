@@ -15,11 +15,13 @@ from torch.nn import functional
 
 from fxprune.errors import FxpruneError, LoadError
 from fxprune.gates.data_parallel import keep_all_parameters_in_training
-from fxprune.passes import RemoveChannels, RemoveLayers, RemoveUnusedSubmodules
+from fxprune.passes import RemoveLayers, RemoveUnusedSubmodules
 from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
+from fxprune.pruning.closed_removal import RemoveClosedChannels
 from fxprune.pruning.held_partition import HeldPartition, has_blocks
-from fxprune.pruning.proximal import ProximalL1, parameter_groups
+from fxprune.pruning.own_loops import parameter_groups
+from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.steering import SteeredL1
 from fxprune.rewriting.contract import Pass
 from fxprune.training import engine
@@ -169,7 +171,7 @@ class Trainer:
     def _shortening(self) -> list[Pass]:
         """Return the passes that take out what is closed."""
         cuts = self.shrink is not None and self.shrink.closed_channels and not self._readers
-        channels: list[Pass] = [RemoveChannels()] if cuts else []
+        channels: list[Pass] = [RemoveClosedChannels()] if cuts else []
         return [RemoveLayers(threshold=0.0), *channels, RemoveUnusedSubmodules()]
 
     def finish(self) -> None:
@@ -264,7 +266,10 @@ class Trainer:
             scales = {path: round(one.effective_scale, 4) for path, one in gates.items()}
             moved = {path: scale for path, scale in scales.items() if self.metrics.scales.get(path) != scale}
             shares = {"macs_left": self.shrink.left, "params_left": self.shrink.params_left}
-            state |= {**left, **shares, "scales": moved}
+            state |= {**left, **shares, "saved_by": self.shrink.saved_by, "scales": moved}
+            narrower = {path: one for path, one in self.shrink.widths.items() if self.metrics.widths.get(path) != one}
+            if narrower:
+                state["widths"] = narrower
             if went := [path for path in gone if path not in self.metrics.gone]:
                 state["gone"] = went
         return state

@@ -21,7 +21,9 @@ class Metrics:
     """Rows of numbers, appended to a file as JSON lines; each holds the optimizer step after which it was taken.
 
     "scales" holds the effective scales of the layers, by path, that are not what they were in the row before.
-    "gone" holds the paths of those that went since, with a branch around them or by themselves.
+    "widths" holds the channels that are left of each group, likewise. "gone" holds the paths of those that went
+    since, with a branch around them or by themselves. "saved_by" holds the shares of the costs that went with each
+    kind.
 
     Args:
         path: the file; None keeps the rows in memory only.
@@ -32,6 +34,7 @@ class Metrics:
         self.path = path if accelerator.is_main_process else None
         self.rows: list[dict[str, Any]] = []
         self.scales: dict[str, float] = {}  # as the rows so far tell them
+        self.widths: dict[str, int] = {}  # likewise
         self.gone: set[str] = set()  # likewise
         self.accelerator = accelerator
         self._name = "metrics" if path is None else path.stem
@@ -42,27 +45,38 @@ class Metrics:
             return
         self.rows = [row for row in read_rows(self.path)[0] if row["step"] <= step]
         for row in self.rows:
-            self.scales |= row.get("scales", {})
-            self.gone.update(row.get("gone", ()))
+            self._note(row)
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row."""
         self.rows.append(row)
-        self.scales |= row.get("scales", {})
-        self.gone.update(row.get("gone", ()))
+        self._note(row)
         if self.path is not None:
             append_line(self.path, json.dumps(row))
-        scales = {f"scales/{path}": scale for path, scale in row.get("scales", {}).items()}
-        numbers = {name: value for name, value in (row | scales).items() if isinstance(value, (int, float))}
+        numbers = {name: value for name, value in _flat(row).items() if isinstance(value, (int, float))}
         told = {f"{self._name}/{name}": value for name, value in numbers.items() if name != "step"}
         self.accelerator.log(told, step=row["step"])
+
+    def _note(self, row: Mapping[str, Any]) -> None:
+        self.scales |= row.get("scales", {})
+        self.widths |= row.get("widths", {})
+        self.gone.update(row.get("gone", ()))
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a row by names with slashes: "saved_by/channels/macs"."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        inner = {f"{name}/{key}": one for key, one in _flat(value).items()} if isinstance(value, Mapping) else None
+        found |= {name: value} if inner is None else inner
+    return found
 
 
 def epochs(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return what a report tells of each epoch: "seconds" is its time, over restarts too, "device" where it ended."""
     left = ("layers_left", "channels_left", "macs_left", "params_left")
-    names = ("epoch", "loss", "top1", *left, "seconds", "device")
+    names = ("epoch", "loss", "top1", *left, "saved_by", "seconds", "device")
     return [{name: row[name] for name in names if name in row} for row in rows if "epoch" in row]
 
 

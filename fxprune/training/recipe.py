@@ -21,6 +21,7 @@ from fxprune.pruning.closing import Closing
 from fxprune.pruning.old_names import takes_old_names
 from fxprune.pruning.proximal import ProximalL1
 from fxprune.pruning.steering import SteeredL1
+from fxprune.run_results import split_text
 from fxprune.tracing.check import require_finite
 from fxprune.training.batches import Seeded, loader, step_batches, steps_per_epoch
 from fxprune.training.checkpoint import load_checkpoint, save_checkpoint
@@ -258,7 +259,7 @@ class _Checkpoints:
                 )
         try:
             _load_state(self._trainer, state)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, LoadError) as error:
             raise LoadError(f"checkpoint {self._path} is of another model: {first_line(error)}") from error
         return True
 
@@ -287,7 +288,8 @@ def _load_state(trainer: Trainer, state: Mapping[str, Any]) -> None:
 def _left(row: Mapping[str, Any]) -> str:
     macs, params = f"{row['macs_left']:.1%} of the MACs", f"{row['params_left']:.1%} of the parameters"
     counts = "".join(f" {row[f'{kind}_left']} {kind}," for kind in ("layers", "channels") if f"{kind}_left" in row)
-    return f",{counts} {macs} and {params} left"
+    split = split_text(row.get("saved_by", {}))
+    return f",{counts} {macs} and {params} left" + (f" (MACs saved by {split})" if split else "")
 
 
 def _where(trainer: Trainer) -> str:

@@ -32,7 +32,7 @@ from fxprune.training.goal import Goal
 from fxprune.training.preprocessing import CONFIG
 from fxprune.training.settings import Settings
 
-REPORT_SCHEMA = 5
+REPORT_SCHEMA = 6
 Point = tuple[float, float, float]
 """What was predicted of a network, and what was measured, in milliseconds, and the spread of the repeats."""
 

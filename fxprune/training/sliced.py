@@ -24,6 +24,7 @@ class Slices:
         self._slices = [
             Slice(one.whole, one.part, {axis: index.to(one.whole.device) for axis, index in one.places.items()})
             for one in noted
+            if one.places  # scales at rest are as they are
         ]
 
     @torch.no_grad()

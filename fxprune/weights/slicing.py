@@ -49,13 +49,23 @@ def note_slice(whole: torch.Tensor, part: torch.Tensor, places: Places) -> torch
 @keeping_exact
 def narrowed(tensor: torch.Tensor, places: Places) -> torch.Tensor:
     """Return what stays of ``tensor``, a parameter if that is one, with its dtype, device and memory layout."""
-    found = exact(tensor) if is_unrounded() and tensor.is_floating_point() else tensor.detach()
-    found = _taken(found, {axis: places[axis].to(found.device) for axis in sorted(places)})
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+    found = part_of(exact(tensor) if is_unrounded() and tensor.is_floating_point() else tensor, places)
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):  # which exact values may not be
         found = found.contiguous(memory_format=torch.channels_last)
     if isinstance(tensor, nn.Parameter):
         found = nn.Parameter(found, requires_grad=tensor.requires_grad)
     return note_slice(tensor, found, places)
+
+
+def part_of(tensor: torch.Tensor, places: Places) -> torch.Tensor:
+    """Return a copy of what is at ``places`` of ``tensor``, detached, with its memory layout."""
+    found = tensor.detach()
+    if not places:
+        return found.clone()
+    found = _taken(found, {axis: places[axis].to(found.device) for axis in sorted(places)})
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        found = found.contiguous(memory_format=torch.channels_last)
+    return found
 
 
 def _taken(tensor: torch.Tensor, places: Places) -> torch.Tensor:

@@ -52,7 +52,7 @@ def test_one_pipeline_for_both() -> None:
 
 def test_channels_before_the_layers_are_fused_leave_what_these_hold_and_say_so() -> None:
     result = fxprune.Pipeline([passes.RemoveChannels(ratio=0.5), *fxprune.AFTER_TRAINING])(sparse(traced()))
-    assert "the channels of layers with a gate stay" in result.steps[0].result.warnings[0]
+    assert "the channels of layers with an open gate stay" in result.steps[0].result.warnings[0]
     assert result.graph_module(torch.randn(1, 3, 64, 64).double()).shape == (1, 1000)
 
 

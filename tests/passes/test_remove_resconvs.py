@@ -13,7 +13,7 @@ import fxprune
 from fxprune import passes
 from fxprune.costs.macs import total_macs
 from fxprune.errors import TargetError
-from fxprune.pruning.proximal import measure_inputs
+from fxprune.pruning.own_loops import measure_inputs
 
 
 def test_scale_zero_is_removed_exactly() -> None:

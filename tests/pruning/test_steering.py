@@ -19,7 +19,7 @@ from fxprune.choosing.criteria.base import Criterion
 from fxprune.errors import TargetError
 from fxprune.gates.branch_scale import BranchScale
 from fxprune.pipelines.chains import insert_scales
-from fxprune.pruning.proximal import measure_inputs
+from fxprune.pruning.own_loops import measure_inputs
 from fxprune.structures.gated_layers import Gate
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.gates.base import Gated
+from fxprune.gates.base import Gated, ungated
+from fxprune.gates.resconv import ResConv
 from fxprune.ir.kept_channels import KeptPlaces, note_kept
 from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
 from fxprune.ir.nodes import called_modules, input_at
@@ -17,7 +18,7 @@ from fxprune.ops.call import Call
 from fxprune.rewriting.cutting.arguments import Arguments
 from fxprune.rewriting.cutting.gates import NarrowerGates
 from fxprune.rewriting.cutting.kept import Kept
-from fxprune.rewriting.cutting.layers import narrower
+from fxprune.rewriting.cutting.layers import narrower, narrower_at_rest
 from fxprune.rewriting.cutting.proof import require_proof
 from fxprune.structures.channels.values import Value
 from fxprune.structures.channels.walk import Walk
@@ -112,17 +113,19 @@ class Cut:
         made: dict[int, Any] = {}
         told: dict[fx.Node, str] = {}
         for node, module in called_modules(graph_module).items():  # several may call the same
-            if isinstance(module, Gated):
+            if isinstance(module, Gated) and not isinstance(module, ResConv):
                 continue
             if id(module) not in made:
                 made[id(module)] = module, self._narrower(Call(node), tensors)
             new = made[id(module)][1]
             if new is not None:
-                told[node] = describe(module, new)
+                told[node] = describe(ungated(module), ungated(new))
                 set_attribute(graph_module, str(node.target), new)
         return told
 
     def _narrower(self, call: Call, tensors: Mapping[int, torch.Tensor]) -> Any:
+        if isinstance(call.module, ResConv):
+            return narrower_at_rest(call.node, call.module, self.kept, tensors) if call.module.resting else None
         return None if call.exact is None else narrower(call, self.kept, tensors)
 
     def _replace_tensor(self, node: fx.Node, tensors: Mapping[int, torch.Tensor]) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
+from fxprune.gates.resconv import ResConv
+from fxprune.ir.nodes import input_at
 from fxprune.ops.call import Call
 from fxprune.rewriting.cutting.argument_rules import groups_left
 from fxprune.rewriting.cutting.kept import Kept
@@ -23,6 +25,24 @@ def narrower(call: Call, kept: Kept, tensors: Mapping[int, torch.Tensor]) -> nn.
     if not new and all(getattr(layer, name) == count for name, count in left.items()):
         return None
     return with_tensors(layer, new, **left)
+
+
+def narrower_at_rest(node: fx.Node, gate: ResConv, kept: Kept, tensors: Mapping[int, torch.Tensor]) -> ResConv | None:
+    """Return what is left of a ResConv that rests, called at ``node``; None if it stays as it is."""
+    walk, axis = kept.walk, 1
+    x, y = (walk.value(one) for one in (input_at(node), node))
+    conv = narrower(Call(node, gate.conv), kept, tensors)
+    norm = gate.norm and _narrower_norm(gate.norm, kept.shape(y)[axis], tensors)
+    if conv is None and norm is gate.norm:
+        return None
+    classes = [[walk.labels.classes[one].tolist() for one in walk.along(v, axis)] for v in (x, y)]
+    return gate.narrowed(conv or gate.conv, norm, same_channels=classes[0] == classes[1])
+
+
+def _narrower_norm(norm: nn.Module, width: int, tensors: Mapping[int, torch.Tensor]) -> nn.Module:
+    own = {**norm._parameters, **norm._buffers}
+    new = {name: tensors[id(one)] for name, one in own.items() if id(one) in tensors}
+    return with_tensors(norm, new, num_features=width) if new else norm
 
 
 def counts(call: Call, kept: Kept, new: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Walk:
     """The labels of one graph.
 
     ``whole``: whole groups and heads go, not the same channel of each of them. ``gated``: gates of layers are what
-    they gate; a barrier otherwise, but for sums at rest.
+    they gate; a barrier otherwise, but for those at rest.
     """
 
     def __init__(

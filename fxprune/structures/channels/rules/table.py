@@ -80,7 +80,7 @@ def rule(walk: Walk, call: Call) -> Any:
         call = Call(call.node, call.module.layer)
     elif isinstance(call.module, ScaledAxis):
         return walk.value(call.node.args[0])
-    elif isinstance(call.module, Gated) and (walk.gated or _is_sum(call.module)):
+    elif isinstance(call.module, Gated) and (walk.gated or _rests(call.module)):
         return weights.gated(walk, call)
     op = call.exact
     found = None if op is None else _BY_NAME.get(op.name) or _BY_KIND.get(op.kind)
@@ -93,9 +93,9 @@ def rule(walk: Walk, call: Call) -> Any:
     return found(walk, call)
 
 
-def _is_sum(gate: Gated) -> bool:
-    """Say whether a gate is a plain sum: it rests, and wraps nothing whose channels it would have to cut."""
-    return gate.wraps is None and isinstance(gate, ScaledLayer) and gate.resting
+def _rests(gate: Gated) -> bool:
+    """Say whether a gate computes what it gates alone, whatever the size of its weights: these may lose channels."""
+    return isinstance(gate, ScaledLayer) and gate.resting
 
 
 def _extra(call: Call) -> bool:

@@ -75,7 +75,7 @@ def measure_attention(graph_module: fx.GraphModule, data: Iterable[Any] | None =
     gates = list(_gates(graph_module))
     if not gates:
         raise FxpruneError("the graph has no gates of channel attention: insert_attention puts them in")
-    sums = {path: _Sum(len(gate.attention[2].weight)) for path, gate in gates}
+    sums = {path: _Sum(gate.channels) for path, gate in gates}
     with keeping_state(graph_module), evaluating(graph_module), ExitStack() as held:
         for path, gate in gates:
             held.callback(gate.attention.register_forward_hook(sums[path].note).remove)
@@ -124,7 +124,7 @@ class _Sum:
         """Return the mean over the images of all processes, which talk over ``device``."""
         over_all = self._sum.to(device) if is_one_of_several() else self._sum
         sum_up(over_all)
-        *_, count = over_all.tolist()
+        count = float(over_all[-1])
         if not count:
             raise FxpruneError("there are no images to measure gates on: give data=")
         if not bool(over_all.isfinite().all()):

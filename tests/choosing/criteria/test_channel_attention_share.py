@@ -13,7 +13,7 @@ import fxprune
 from benchmarks import networks
 from fxprune.choosing.criteria.channel_attention import ChannelAttentionShare
 from fxprune.choosing.criteria.width_shares import WidthShares
-from fxprune.errors import FxpruneValueError
+from fxprune.errors import FxpruneValueError, FxpruneWarning
 
 
 def test_a_channel_of_several_convs_is_worth_their_mean_over_that_of_all() -> None:
@@ -28,6 +28,16 @@ def test_what_no_gate_is_behind_stays() -> None:
     _, graph, _, _ = small()
     found = scores(graph, ChannelAttentionShare({"one": [0.2, 0.4, 0.6, 0.8]}))
     assert found[STREAM] == pytest.approx(np.array([0.2, 0.4, 0.6, 0.8]) / 0.5)
+    assert np.isposinf(found[MIDDLE]).all()
+
+
+def test_gates_that_are_all_alike_say_nothing() -> None:
+    _, graph, _, _ = small()
+    gates = {"one": [0.2, 0.4, 0.6, 0.8], "two": [0.4, 0.4, 0.2, 0.6], "three": [0.5] * 5}
+    with pytest.warns(FxpruneWarning, match="all gates behind three are alike") as caught:
+        found = scores(graph, ChannelAttentionShare(gates))
+    assert len(caught) == 1
+    assert found[STREAM] == pytest.approx(np.array([0.3, 0.4, 0.4, 0.7]) / 0.45)
     assert np.isposinf(found[MIDDLE]).all()
 
 

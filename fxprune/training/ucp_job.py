@@ -29,7 +29,7 @@ from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.ucp.attention import measure_attention
 from fxprune.run_record import ATTENTION, METRICS, PLAN
 from fxprune.structures.channels.running import Worth
-from fxprune.training.batches import loader
+from fxprune.training.batches import in_order, loader
 from fxprune.training.checks import Prepared, warnings_of
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
@@ -182,9 +182,8 @@ class _Work(Work):
 
     def _images(self) -> DataLoader[Any]:
         """Return this process's share of the training images, without augmentation."""
-        count = self.data.train_count
-        batches = [list(range(first, min(first + _BATCH, count))) for first in range(0, count, _BATCH)]
-        return loader(self.data.plain_train, share_of(batches), workers=self.settings.workers)
+        batches = share_of(in_order(self.data.train_count, _BATCH))
+        return loader(self.data.plain_train, batches, workers=self.settings.workers)
 
     def report(self, ready: Prepared, outcome: _Outcome, goal: Goal, way: ByAttention) -> dict[str, Any]:
         """Measure what came out, beside what went in, and return what the report tells."""

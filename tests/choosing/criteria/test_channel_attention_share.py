@@ -70,8 +70,8 @@ def test_gates_of_another_network_are_refused() -> None:
 def test_uniform_shares_are_the_same_everywhere_and_random_ones_are_not() -> None:
     _, graph, _, _ = small()
     uniform = scores(graph, WidthShares())
-    assert uniform[STREAM].tolist() == [0.25, 0.5, 0.75, 1]
-    assert uniform[MIDDLE] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
+    assert uniform[STREAM].tolist() == [0.125, 0.375, 0.625, 0.875]
+    assert uniform[MIDDLE] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
     one, again, other = (scores(graph, WidthShares(seed)) for seed in (0, 0, 1))
     assert one[STREAM].tolist() == again[STREAM].tolist() != other[STREAM].tolist()
     shares = [uniform[group] / one[group] for group in (STREAM, MIDDLE)]
@@ -83,5 +83,5 @@ def test_a_stage_that_is_a_part_of_the_next_one_loses_the_same_share() -> None:
     graph = fxprune.trace(networks.resnet20().eval(), torch.randn(2, 3, 32, 32))
     stream = np.sort(scores(graph, WidthShares())["conv1"])
     assert stream.tolist() == sorted(
-        [*(np.arange(16) + 1) / 16, *(np.arange(16) + 1) / 16, *(np.arange(32) + 1) / 32]
+        [*(np.arange(16) + 0.5) / 16, *(np.arange(16) + 0.5) / 16, *(np.arange(32) + 0.5) / 32]
     )

@@ -30,7 +30,8 @@ class ResetWeights(Pass):
     """Draw the weights of every layer anew, as its class does; batch norms begin without statistics.
 
     They are drawn on the CPU, in the order of the graph: the same ones on every device. Layers that share a weight
-    share it afterwards. What is frozen, and what has weights but no ``reset_parameters``, stays as it is.
+    share it afterwards. What is drawn is the result's own: training it leaves the network that it was made of as it
+    was. What is frozen, and what has weights but no ``reset_parameters``, stays as it is, and is shared.
 
     Args:
         seed: of the weights.
@@ -65,13 +66,13 @@ class _Drawn:
         self._copies: dict[int, Any] = {}
 
     def put(self, node: fx.Node, layer: nn.Module, rewriter: Rewriter) -> None:
-        """Have ``node`` call ``layer`` with weights that are drawn anew, unless it has just these."""
+        """Have ``node`` call ``layer`` with weights that are drawn anew; nothing is told where it has just these."""
         if id(layer) not in self._copies:
             _draw(copy_module(layer, memo=self._copies))
         new = self._copies[id(layer)]
         if not _same_state(layer, new):
             rewriter.log.rewrote(node, f"the weights of its {type(layer).__name__} are drawn anew")
-            rewriter.set_layer(node, new)
+        rewriter.set_layer(node, new)  # in any case: what is trained then must not train the layers of the input
 
 
 def _draw(layer: nn.Module) -> None:

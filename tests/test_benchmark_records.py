@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from benchmarks.accuracy import ucp
 from benchmarks.accuracy.equal_time import WHAT, Row
 from benchmarks.accuracy.equal_time_record import record
 from benchmarks.accuracy.paired import packed
-from benchmarks.report import in_time, untrained
+from benchmarks.report import accuracy, in_time, untrained
 
 
 def row(right: int, ratio: float) -> dict[str, object]:
@@ -50,3 +54,35 @@ def test_the_table_of_repairs_has_a_row_a_repair_and_the_unpruned_network_in_its
         ("ours", "80.00%", ""),
         ("GRAIL", "70.00%", "-10.00 ± 1.00"),
     ]
+
+
+def seeds_of(folder: Path, arm: str, right: dict[int, int], **more: float) -> None:
+    """Write what the runs of an arm tell that had so many of ten test images right, by seed."""
+    for seed, count in right.items():
+        out = folder / f"ucp-net-seed{seed}" / arm
+        out.mkdir(parents=True)
+        flags = packed(np.arange(10) < count)
+        told = {"macs": 50, "params": 60, "top1_choosing": 0.9, "top1": count / 10, "correct": flags, "path": []}
+        (out / "report.json").write_text(json.dumps({**told, **more}))
+
+
+def test_the_page_of_widths_compares_each_arm_with_its_own(tmp_path: Path) -> None:
+    seeds_of(tmp_path, "unpruned", {0: 8, 1: 8}, macs=100, params=100)
+    seeds_of(tmp_path, "UCP", {0: 6, 1: 8}, alpha=0.95)
+    seeds_of(tmp_path, "uniform, MACs", {0: 5}, alpha=0.4)
+    seeds_of(tmp_path, "UCP, a small rate", {0: 9, 1: 9}, alpha=0.8)
+    for seed in (0, 1):
+        settings = {"seed": seed, "target": 0.5, "small": 0.9, "choosing": 5000, "epochs": 3, "precision": "bf16"}
+        told = {"settings": settings, "macs": 100, "params": 100, "test_images": 10}
+        (tmp_path / f"ucp-net-seed{seed}" / "settings.json").write_text(json.dumps(told))
+    found = ucp.record(tmp_path, "net")
+    section = accuracy.ucp("net", found)
+    cells = {row[0]: row[1:] for row in section.rows}
+    assert all(len(row) == len(section.headers) for row in section.rows)
+    assert cells["unpruned"] == [2, "", "100.0%", "100.0%", "90.00%", "80.00%", "+10.00 ± 6.67"]
+    assert cells["uniform, MACs"][-1] == "-10.00 ± 10.00"  # of the seed that both were run with
+    assert cells["UCP, a small rate"][-1] == "+10.00 ± 10.00"  # against the unpruned network, not against UCP
+    assert (cells["UCP"][1], cells["uniform, MACs"][1]) == ("0.95", "")
+    assert "less that of UCP, or for 'UCP, a small rate' that of 'unpruned'" in section.text
+    assert "Not run: with gates; random, MACs; uniform, parameters; random, parameters." in section.text
+    assert "## net, widths alone" in section.markdown("ucp_net", found)

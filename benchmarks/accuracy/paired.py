@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from fxprune.training.batches import loader
+from fxprune.training.batches import in_order, loader
 from fxprune.training.data import IMAGENET_MEAN, IMAGENET_STD, ImageData
 from fxprune.training.evaluation import to_device
 from fxprune.training.in_memory import InMemory
@@ -53,8 +53,7 @@ def correct(model: nn.Module, images: Dataset[Any], *, workers: int = 0) -> Corr
 
 def answers(model: nn.Module, images: Dataset[Any], *, workers: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the classes that ``model``, in eval mode then and on the CPU, gives images, and their own; (N,) each."""
-    indices = range(len(images))  # type: ignore[arg-type]  # every map-style data set has a length
-    batches = [list(indices[start : start + 256]) for start in range(0, len(indices), 256)]
+    batches = in_order(len(images), 256)  # type: ignore[arg-type]  # every map-style data set has a length
     model.eval()
     found, known = [], []
     with torch.no_grad():

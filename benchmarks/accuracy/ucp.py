@@ -44,7 +44,8 @@ from fxprune.passes import ResetWeights
 from fxprune.pruning.ucp.attention import insert_attention, measure_attention
 from fxprune.pruning.ucp.controls import control_widths
 from fxprune.pruning.ucp.widths import Widths, choose_widths
-from fxprune.training.data import load_data, sample_batches
+from fxprune.training.batches import in_order, loader
+from fxprune.training.data import load_data
 
 GATES = "with gates"
 OURS = "UCP"
@@ -123,7 +124,8 @@ def with_gates(work: Work, folder: Path, out: Path) -> dict[str, Any]:
     """Train with gates of attention, and measure these on all training images."""
     graph = insert_attention(reset(work, work.traced()), seed=work.settings.seed).graph_module
     path = work.train(graph, out, "training", work.settings)
-    gates = measure_attention(graph, sample_batches(work.data, work.data.train_count, 256))
+    images = loader(work.data.plain_train, in_order(work.data.train_count, 256), workers=work.settings.workers)
+    gates = measure_attention(graph, images)
     return {**work.finished(graph, path), "gates": {name: gate.tolist() for name, gate in gates.items()}}
 
 

@@ -1,4 +1,4 @@
-"""The page of trainings: what cifar10, channels, removal, shrinking and plain of accuracy/ recorded."""
+"""The page of trainings: what cifar10, channels, ucp, removal, shrinking and plain of accuracy/ recorded."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ _NARROWED_HEADERS = (
     *("the cut alone", "norms anew", "after an epoch", "at the end"),
     *("top-1, test", "against the first chosen"),
 )
+_WIDTHS_HEADERS = (
+    *("", "seeds", "alpha", "MACs left", "parameters left"),
+    *("top-1, held out", "top-1, test", "difference"),
+)
 
 
 def page() -> Page:
@@ -27,6 +31,7 @@ def page() -> Page:
     sections = {
         "cifar10": pruned,
         "channels": channels,
+        "ucp": ucp,
         "removal": removal,
         "shrinking": shrinking,
         "plain": plain,
@@ -142,6 +147,39 @@ def _narrowed_cells(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> list
     if against is None:
         return [*shares, *cells, ""]
     return [*shares, *cells, signed(against)]
+
+
+def ucp(network: str, record: Record) -> Section:
+    """Return the section of widths by gates of attention, against others at equal counts."""
+    settings, compared = record["settings"], record["compared_with"]
+    others = "".join(f", or for '{arm}' that of '{other}'" for arm, other in compared.items() if other != "UCP")
+    not_run = f" Not run: {'; '.join(record['not_run'])}." if record["not_run"] else ""
+    text = (
+        f"Every network from scratch, {settings['epochs']} epochs, {settings['precision']}, seeds "
+        f"{', '.join(map(str, record['seeds']))}. UCP: {settings['target']:g} of the MACs wanted, the small rate "
+        f"{settings['small']:g}; uniform and random widths at its MACs, or at its parameters. "
+        f"{settings['choosing']:,} training images are held out. The last column is test top-1 less that of UCP"
+        f"{others}, with the paired standard error over the test images, in points."
+        f"{not_run}"
+    )
+    rows = [
+        [arm, len(one["seeds"]), _alpha(arm, one), *_widths_cells(one, record["unpruned"])]
+        for arm, one in record["arms"].items()
+    ]
+    draw = _drawn({arm: one["path"] for arm, one in record["arms"].items()}, f"{network}: one seed, held-out images")
+    return Section(f"{network}, widths alone", text, rows, _WIDTHS_HEADERS, draw)
+
+
+def _alpha(arm: str, one: Mapping[str, Any]) -> str:
+    """Return the mean alpha; of controls it is a level of theirs, and not told."""
+    return f"{one['mean']['alpha']:.4g}" if arm.startswith("UCP") else ""
+
+
+def _widths_cells(arm: Mapping[str, Any], unpruned: Mapping[str, Any]) -> list[str]:
+    mean, against = arm["mean"], arm.get("against")
+    shares = [f"{mean[name] / unpruned[name]:.1%}" for name in ("macs", "params")]
+    top1 = [percent(mean[name]) for name in ("top1_choosing", "top1")]
+    return [*shares, *top1, "" if against is None else signed(against)]
 
 
 def removal(network: str, record: Record) -> Section:

@@ -24,11 +24,13 @@ class ChannelAttention(nn.Module):
         channels: how many channels the values have, C.
 
     Attributes:
+        channels: C.
         attention: the two linear layers with their activations, (N, C) -> (N, C).
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.channels = channels
         is_narrow = channels <= REDUCTION
         hidden = 1 if is_narrow else channels // REDUCTION
         self.attention = nn.Sequential(

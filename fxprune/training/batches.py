@@ -27,6 +27,11 @@ def step_batches(count: int, batch_size: int, seed: int) -> list[list[int]]:
     return [order[step * batch_size : (step + 1) * batch_size] for step in range(steps_per_epoch(count, batch_size))]
 
 
+def in_order(count: int, batch_size: int) -> list[list[int]]:
+    """Return the indices of ``count`` samples in batches, in their order; the last one may be smaller."""
+    return [list(range(first, min(first + batch_size, count))) for first in range(0, count, batch_size)]
+
+
 def loader(
     data: Dataset[Any],
     index_batches: Sequence[Sequence[int]],

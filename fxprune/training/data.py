@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from fxprune.errors import FxpruneError, FxpruneValueError, FxpruneWarning, LoadError
-from fxprune.training.batches import default_workers, loader
+from fxprune.training.batches import default_workers, in_order, loader
 from fxprune.training.in_memory import InMemory
 from fxprune.training.preprocessing import SMALL, Preprocessing, read_image, usual_preprocessing
 
@@ -96,8 +96,7 @@ def _decoded(data: ImageData) -> ImageData:
     """Return ``data``, of uint8 images, with all of them decoded."""
 
     def decode(images: Dataset[Any]) -> InMemory:
-        count = len(images)  # type: ignore[arg-type]  # every map-style data set has a length
-        indices = [list(range(first, min(first + 1000, count))) for first in range(0, count, 1000)]
+        indices = in_order(len(images), 1000)  # type: ignore[arg-type]  # every map-style data set has a length
         batches = [batch for batch in loader(images, indices, workers=default_workers()) if batch is not None]
         if not batches:
             raise LoadError("none of the images can be read")

@@ -11,31 +11,26 @@ weight decay of 1e-4; here the settings decide, for both trainings.
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import fx, nn
+from torch import nn
+from torch.utils.data import DataLoader
 
-from fxprune.emission.emit import source_obstacle
-from fxprune.errors import FxpruneValueError, FxpruneWarning, TargetError
-from fxprune.files import make_folder, write_json
-from fxprune.ir.processes import by_the_first
+from fxprune.files import make_folder
+from fxprune.ir.processes import by_the_first, share_of
 from fxprune.passes import ResetWeights
 from fxprune.passes.chains import FINISHING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
-from fxprune.pruning.choose import choose
-from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.pruning_plan import PruningPlan
-from fxprune.pruning.ucp.attention import insert_attention, measure_attention
-from fxprune.pruning.ucp.widths import Widths, choose_widths, require_one
-from fxprune.run_record import ATTENTION, METRICS, PLAN, WIDTHS, read_json
-from fxprune.training.batches import loader
-from fxprune.training.checks import Prepared, traced_for_images, warnings_of
+from fxprune.pruning.ucp.attention import measure_attention
+from fxprune.run_record import ATTENTION, METRICS, PLAN
+from fxprune.structures.channels.running import Worth
+from fxprune.training.batches import in_order, loader
+from fxprune.training.checks import Prepared, warnings_of
 from fxprune.training.data import ImageData, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
 from fxprune.training.goal import Goal
@@ -51,6 +46,8 @@ from fxprune.training.report import (
     write_results,
 )
 from fxprune.training.settings import Settings
+from fxprune.training.ucp_checks import prepared_with_gates, require_sense, ucp_advice
+from fxprune.training.ucp_widths import ChosenWidths, choose_and_write, chosen_before
 from fxprune.training.work import Rows, Work, settled, teacher_of
 
 _EXAMPLES, _BATCH = 16, 256
@@ -102,15 +99,15 @@ def prune_by_attention(
         FxpruneError: no conv can be judged (says why), or alpha keeps nothing of a layer, or feature maps are to be
             learned, whose widths differ.
         TargetError: the targets cannot be met; says what can.
-        LoadError: a checkpoint in ``out`` is of another run.
+        LoadError: a checkpoint, or widths, in ``out`` are of another run.
     """
     way = way or ByAttention()
-    _require_sense(goal, way, settings)
+    require_sense(goal, way.alpha, settings)
     make_folder(out)
     accelerator = run.accelerator or make_accelerator(settings, out)
     examples = sample_inputs(data, _EXAMPLES)
-    ready = _prepared(model, examples, goal, settings.seed)
-    for line in (*warnings_of(ready, goal, data.classes), *_advice(ready)):
+    ready = prepared_with_gates(model, examples, goal, settings.seed)
+    for line in (*warnings_of(ready, goal, data.classes), *ucp_advice(ready.traced)):
         run.say(line)
     taught_by = teacher_of(teacher or ready.traced, examples, settings)
     work = _Work(data.to(accelerator.device), out, settings, run.say, taught_by, accelerator)
@@ -123,64 +120,11 @@ def prune_by_attention(
     return report
 
 
-def _require_sense(goal: Goal, way: ByAttention, settings: Settings) -> None:
-    """Raise FxpruneValueError for what makes no sense beside gates of attention."""
-    if goal.sites != ("channels",) or goal.strength is not None or goal.plan is not None:
-        raise FxpruneValueError(
-            "uniform channel pruning chooses channels by itself: give Goal(Targets(...), what='channels')"
-        )
-    require_one(goal.targets, way.alpha)
-    if settings.distill_features:
-        raise FxpruneValueError("distill_features compares feature maps, whose widths differ here: leave it out")
-
-
-def _prepared(model: nn.Module, examples: torch.Tensor, goal: Goal, seed: int) -> Prepared:
-    """Trace ``model``, and put gates into a copy with new weights; raises what cannot be met by channels at all."""
-    traced = traced_for_images(model, examples).eval()
-    reset = Pipeline([ResetWeights(seed)], verify=False)(traced).graph_module
-    inserted = insert_attention(reset, keep=goal.keep, only=goal.only, seed=seed)
-    latency = goal.measured(traced)
-    _require_possible(traced, goal, latency)
-    return Prepared(traced, inserted, source_obstacle(traced), latency=latency)
-
-
-def _require_possible(traced: fx.GraphModule, goal: Goal, latency: LatencyModel | None) -> None:
-    """Raise TargetError, before anything is trained, if no choice of channels meets the targets."""
-    if goal.targets.is_empty:
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FxpruneWarning)
-        try:
-            choose(traced, "channels", goal.targets, latency=latency, keep=goal.keep, only=goal.only, scope="global")
-        except TargetError as error:
-            raise TargetError(f"{error}; layers can go too: fxprune prune --what all, without --method") from error
-
-
-def _advice(ready: Prepared) -> Iterator[str]:
-    """Yield what to say of layers whose weights are not drawn anew."""
-    declined = Pipeline([ResetWeights()], verify=False)(ready.traced).declined
-    if declined:
-        more = f", and {len(declined) - 1} more" if declined[1:] else ""
-        yield f"not all weights are drawn anew: {declined[0]}{more}"
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """What was chosen, and what is told of how; as widths.json has it, but for the plan."""
-
-    alpha: float
-    widths: Mapping[str, list[int]]
-    accuracy: float
-    seconds: float
-    points: list[list[float]]
-    gates: Mapping[str, list[float]]
-
-
 @dataclass(frozen=True)
 class _Outcome:
     """What came of a run."""
 
-    chosen: _Chosen
+    chosen: ChosenWidths
     results: list[PipelineResult]
     rows: Rows  # of the narrow network
     accuracies: Mapping[str, float]
@@ -218,46 +162,28 @@ class _Work(Work):
             accuracies["accuracy_baseline"] = self.baseline(copy.deepcopy(unpruned))
         return _Outcome(chosen, [cut, reset, finished], rows, accuracies)
 
-    def _chosen(self, ready: Prepared, goal: Goal, way: ByAttention) -> tuple[_Chosen, PruningPlan]:
+    def _chosen(self, ready: Prepared, goal: Goal, way: ByAttention) -> tuple[ChosenWidths, PruningPlan]:
         """Return what was chosen before, or train with gates and choose."""
-        known = by_the_first(lambda: read_json(self.out / WIDTHS))
-        if known is None:
-            gated = copy.deepcopy(ready.inserted.graph_module)
-            rows = self.train(gated, self.settings, "attention.pt", ATTENTION).rows
-            accuracy = self.accuracy(gated)
-            self.say(f"trained with gates of attention: held-out top-1 {accuracy:.2%}; measuring them")
-            settled(gated)
-            seconds = sum(epoch["seconds"] for epoch in epochs(rows))
-            known = by_the_first(lambda: self._choose(gated, ready, goal, way, (accuracy, seconds)))
-        return _Chosen(**known), by_the_first(lambda: PruningPlan.load(self.out / PLAN))
+        chosen = by_the_first(lambda: chosen_before(self.out, goal, way.alpha))
+        if chosen is None:
+            gates, trained = self._gates(ready)
+            chosen = by_the_first(lambda: choose_and_write(self.out, ready, goal, way.alpha, gates, trained))
+        return chosen, by_the_first(lambda: PruningPlan.load(self.out / PLAN))
 
-    def _choose(
-        self, gated: fx.GraphModule, ready: Prepared, goal: Goal, way: ByAttention, trained: tuple[float, float]
-    ) -> dict[str, Any]:
-        """Measure the gates on all training images, choose, and write down what comes of it."""
-        gated.to(self.accelerator.device)
+    def _gates(self, ready: Prepared) -> tuple[dict[str, Worth], tuple[float, float]]:
+        """Train with gates; return what they are on all training images, the accuracy, and the seconds it took."""
+        gated = copy.deepcopy(ready.inserted.graph_module)
+        rows = self.train(gated, self.settings, "attention.pt", ATTENTION).rows
+        accuracy = self.accuracy(gated)
+        self.say(f"trained with gates of attention: held-out top-1 {accuracy:.2%}; measuring them")
+        settled(gated).to(self.accelerator.device)
         gates = measure_attention(gated, self._images())
-        gated.cpu()
-        kept: dict[str, Any] = {"keep": goal.keep, "only": goal.only}
-        found = choose_widths(ready.traced, gates, goal.targets, alpha=way.alpha, latency=ready.latency, **kept)
-        told = _Chosen(
-            found.alpha,
-            {path: list(width) for path, width in found.widths.items()},
-            *trained,
-            _points(found),
-            {path: gate.tolist() for path, gate in gates.items()},
-        )
-        found.plan.save(self.out / PLAN)
-        write_json(self.out / WIDTHS, asdict(told))
-        return asdict(told)
+        return gates, (accuracy, sum(epoch["seconds"] for epoch in epochs(rows)))
 
-    def _images(self) -> Iterator[torch.Tensor]:
-        """Yield the training images, without augmentation."""
-        count = self.data.train_count
-        batches = [list(range(first, min(first + _BATCH, count))) for first in range(0, count, _BATCH)]
-        for batch in loader(self.data.plain_train, batches, workers=self.settings.workers):
-            if batch is not None:
-                yield batch[0]
+    def _images(self) -> DataLoader[Any]:
+        """Return this process's share of the training images, without augmentation."""
+        batches = share_of(in_order(self.data.train_count, _BATCH))
+        return loader(self.data.plain_train, batches, workers=self.settings.workers)
 
     def report(self, ready: Prepared, outcome: _Outcome, goal: Goal, way: ByAttention) -> dict[str, Any]:
         """Measure what came out, beside what went in, and return what the report tells."""
@@ -290,8 +216,3 @@ class _Work(Work):
             "hardware": hardware(self.accelerator),
             "seconds": round(chosen.seconds + own, 1),
         }
-
-
-def _points(found: Widths) -> list[list[float]]:
-    """Return what was predicted and measured on the way to a time."""
-    return [] if found.timed is None else [[one.predicted, one.measured, one.spread] for one in found.timed.tries]

@@ -131,3 +131,16 @@ def test_gates_are_fused_first() -> None:
     gated = fxprune.insert_scales(graph, what="convs").graph_module
     declined = passes.ResetWeights()(gated).declined
     assert "is a gate; fuse it first" in str(declined[0])
+
+
+def test_training_what_comes_out_leaves_the_input_as_it_was() -> None:
+    torch.manual_seed(3)
+    graph = fxprune.trace(model(), torch.randn(2, 3, 8, 8))  # its norm is as it is drawn
+    state = state_of(graph)
+    made = passes.ResetWeights()(graph)
+    assert [site.path for site in made.rewritten] == ["0", "5"]
+    made.graph_module.train()
+    torch.autograd.backward(made.graph_module(torch.randn(2, 3, 8, 8)).sum())
+    assert all(one.grad is None for one in graph.parameters())
+    assert_state_equal(graph, state)
+    assert not passes.ResetWeights()(made.graph_module.eval()).rewritten[1:]  # the norm's statistics alone moved

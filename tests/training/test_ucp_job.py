@@ -15,7 +15,7 @@ from torch import nn
 
 from fxprune.choosing.targets import Targets
 from fxprune.emission.emit import load_emitted
-from fxprune.errors import FxpruneError, FxpruneValueError, TargetError
+from fxprune.errors import FxpruneError, FxpruneValueError, LoadError, TargetError
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.render.run_page import run_page
 from fxprune.run_record import read_run
@@ -183,6 +183,35 @@ def test_weights_that_stay_are_told(data: ImageData, tmp_path: Path) -> None:
             run=Run(say),
         )
     assert any(line.startswith("not all weights are drawn anew: 0: is frozen") for line in said)
+
+
+def test_widths_of_another_goal_are_not_taken(data: ImageData, tmp_path: Path) -> None:
+    settings = replace(QUICK, epochs=1)
+    with pytest.raises(Killed):
+        prune_by_attention(network(), data, tmp_path, settings, goal=HALF, run=Run(until("alpha ")))
+    other = Goal(Targets(macs=0.8), what="channels")
+    with pytest.raises(LoadError, match=r"were chosen for target_macs 0\.5, not 0\.8; use the same") as caught:
+        prune_by_attention(network(), data, tmp_path, settings, goal=other)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(LoadError, match="were chosen for keep"):
+        prune_by_attention(network(), data, tmp_path, settings, goal=replace(HALF, keep=["0"]))
+    (tmp_path / "widths.json").write_text("{}")
+    with pytest.raises(LoadError, match=r"widths\.json is damaged: remove it"):
+        prune_by_attention(network(), data, tmp_path, settings, goal=HALF)
+
+
+def test_weights_that_will_be_plain_are_told(data: ImageData, tmp_path: Path) -> None:
+    model = network()
+    model[0] = nn.utils.parametrizations.weight_norm(model[0])
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        until("plain ones")(line)
+
+    with pytest.raises(Killed, match="weights are computed from others in 0: the network of the found widths has"):
+        prune_by_attention(model, data, tmp_path, QUICK, goal=HALF, run=Run(say))
+    assert any(line.startswith("not all weights are drawn anew: 0: its weight is computed") for line in said)
 
 
 def test_a_run_is_read_back(data: ImageData, tmp_path: Path) -> None:

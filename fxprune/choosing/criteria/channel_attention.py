@@ -3,11 +3,14 @@
     I_c / mean(I)        I_c: the mean gate of channel c over images; above alpha it stays
 
 [paper] the convs of basic blocks at one place of a stage are judged as one: I_c is the mean over them. Ours: what
-goes together, in any graph, is judged together, by the mean over the convs that make it; mean(I) is over the group.
+goes together, in any graph, is judged together, by the mean over the convs that make it; mean(I) is over the group;
+and channels stay where all gates are alike. They are exactly where the hidden numbers of a gate without biases died,
+which is likely where these are few: all gates are a half then, and the rule would take all channels or none.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,11 +23,12 @@ from torch import fx
 from fxprune.choosing.criteria.base import Criterion, Needs, Score
 from fxprune.choosing.samples import Samples
 from fxprune.choosing.sites import ChannelSite, Site
-from fxprune.errors import FxpruneValueError
+from fxprune.errors import FxpruneValueError, FxpruneWarning
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.running import Worth
 from fxprune.structures.judged_convs import JudgedConv, judged_convs
 
+_ALIKE = 1e-9
 Gates = Mapping[str, Sequence[float] | Worth]
 """The mean gate of each output channel over images, by the paths of convs."""
 
@@ -53,12 +57,25 @@ class ChannelAttentionShare(Criterion):
                 )
             if id(site.channels) not in known:
                 known[id(site.channels)] = site.channels, self.by_class(site.channels, site.region)
-            worth = known[id(site.channels)][1]
-            mean = _mean(worth[site.group.classes])
-            found: Worth = worth[site.group.free] / mean if mean > 0 else worth[site.group.free]
-            return found
+            return self._shares(site, known[id(site.channels)][1])
 
         yield score
+
+    def _shares(self, site: ChannelSite, worth: Worth) -> Worth:
+        """Return the gates of the channels that may go over the mean of their group; infinite if all are alike."""
+        gates, found = worth[site.group.classes], worth[site.group.free]
+        known = gates[np.isfinite(gates)]
+        if not len(known):
+            return found
+        mean = float(known.mean())
+        if np.ptp(known) <= _ALIKE * mean:
+            warnings.warn(
+                f"all gates behind {site.path} are alike, and say nothing of its channels: it keeps its width",
+                FxpruneWarning,
+                stacklevel=2,
+            )
+            return np.full(len(found), np.inf)
+        return found / mean
 
     def by_class(self, channels: Channels, region: str = "") -> Worth:
         """Return the mean gate of each class, by label; infinite where there is none."""
@@ -85,8 +102,3 @@ class ChannelAttentionShare(Criterion):
 
 def _tie(conv: JudgedConv) -> Hashable:
     return conv if conv.tie is None else conv.tie
-
-
-def _mean(gates: Worth) -> float:
-    known = gates[np.isfinite(gates)]
-    return float(known.mean()) if len(known) else 0.0

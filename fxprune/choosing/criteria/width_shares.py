@@ -1,6 +1,6 @@
 """Uniform and random widths, as scores: the controls of whatever chooses widths.
 
-    (i + 1) / C / u        the score of channel i of C; up to a level l, the share l u of the channels goes
+    (i + 1/2) / C / u        the score of channel i of C; up to a level l, the share l u of the channels goes, rounded
 
 Uniform: u is 1. Random: u is drawn for each layer, and is the same for convs that have to be alike. The C channels
 are those that the same convs make: where one stage's are a part of the next one's, the share is that of each. Ours.
@@ -64,7 +64,7 @@ class WidthShares(Criterion):
             if key not in shares:
                 shares[key] = 1.0 if self.seed is None else draw.uniform(_LEAST, 1)
             levels = {
-                one: (place + 1) / len(part) / shares[key] if convs else np.inf
+                one: (place + 0.5) / len(part) / shares[key] if convs else np.inf
                 for convs, part in parts.items()
                 for place, one in enumerate(part)
             }

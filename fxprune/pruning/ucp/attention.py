@@ -7,12 +7,10 @@ gates = measure_attention(attended, loader)             # {"conv1": array([0.52,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 
@@ -23,6 +21,7 @@ from fxprune.gates.channel_attention import ChannelAttention
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.module_tree import evaluating
 from fxprune.ir.nodes import as_taken_now, called_module, graphs_of, input_at, require_graph
+from fxprune.ir.processes import is_one_of_several, sum_up
 from fxprune.ir.trace_notes import hiding_convs
 from fxprune.passes import InsertChannelAttention
 from fxprune.pipelines.pipeline import Pipeline
@@ -60,7 +59,8 @@ def insert_attention(
 def measure_attention(graph_module: fx.GraphModule, data: Iterable[Any] | None = None) -> dict[str, Worth]:
     """Return the mean gate of each channel over images, in eval mode, by the paths of the convs; (C,), float64.
 
-    Images are looked at a batch at a time. Of a conv that is called several times it is the mean over its calls.
+    Images are looked at a batch at a time, and none is kept. Of a conv that is called several times it is the mean
+    over its calls. Several processes all call it, each with its share: the means are over the images of all.
 
     Args:
         graph_module: a graph with gates of :class:`fxprune.passes.InsertChannelAttention`; it is not changed.
@@ -72,26 +72,33 @@ def measure_attention(graph_module: fx.GraphModule, data: Iterable[Any] | None =
     """
     require_arguments(measure_attention, locals())
     graph_module = require_graph(graph_module, "measure_attention")
-    sums: dict[str, torch.Tensor] = {}
-    counts: Counter[str] = Counter()
+    gates = list(_gates(graph_module))
+    if not gates:
+        raise FxpruneError("the graph has no gates of channel attention: insert_attention puts them in")
+    sums = {path: _Sum(gate.channels) for path, gate in gates}
     with keeping_state(graph_module), evaluating(graph_module), ExitStack() as held:
-        gates = list(_gates(graph_module))
-        if not gates:
-            raise FxpruneError("the graph has no gates of channel attention: insert_attention puts them in")
         for path, gate in gates:
-            note = partial(_note, path, sums, counts)
-            held.callback(gate.attention.register_forward_hook(note).remove)
-        for batch in Samples.of(graph_module, data):
+            held.callback(gate.attention.register_forward_hook(sums[path].note).remove)
+        for batch in Samples.of(graph_module, _Once(data) if isinstance(data, Iterator) else data):
             try:
                 graph_module(*as_taken_now(graph_module, batch.inputs))
             except RuntimeError as error:
                 raise FxpruneValueError(f"the graph does not take a batch of data: {first_line(error)}") from error
-    if not counts:
-        raise FxpruneError("there are no images to measure gates on: give data=")
-    return {path: _mean(path, total, counts[path]) for path, total in sums.items()}
+    device = next(graph_module.parameters()).device
+    return {path: one.mean(path, device) for path, one in sums.items()}
 
 
-def _gates(graph_module: fx.GraphModule) -> Iterable[tuple[str, ChannelAttention]]:
+class _Once:
+    """What can be read only once, and is: of an iterator, samples would keep all batches to read them again."""
+
+    def __init__(self, given: Iterator[Any]) -> None:
+        self._given = given
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._given
+
+
+def _gates(graph_module: fx.GraphModule) -> Iterator[tuple[str, ChannelAttention]]:
     """Yield every gate, with the path of the conv that it is behind."""
     for region, graph in graphs_of(graph_module):
         for node in graph.graph.nodes:
@@ -102,16 +109,25 @@ def _gates(graph_module: fx.GraphModule) -> Iterable[tuple[str, ChannelAttention
                 yield f"{region}.{path}" if region else path, gate
 
 
-def _note(
-    path: str, sums: dict[str, torch.Tensor], counts: Counter[str], layer: nn.Module, _: Any, gates: torch.Tensor
-) -> None:
-    total = gates.detach().double().sum(0).cpu()
-    sums[path] = sums[path] + total if path in sums else total
-    counts[path] += len(gates)
+class _Sum:
+    """The sum of gates over images, (C,), in float64, and how many there were."""
 
+    def __init__(self, channels: int) -> None:
+        self._sum = torch.zeros(channels + 1, dtype=torch.float64)
 
-def _mean(path: str, total: torch.Tensor, count: int) -> Worth:
-    if not bool(total.isfinite().all()):
-        raise FxpruneValueError(f"the gates behind {path} are NaN: train the network with a lower learning rate")
-    mean: Worth = (total / count).numpy().astype(np.float64)
-    return mean
+    def note(self, layer: nn.Module, _: Any, gates: torch.Tensor) -> None:
+        """Add gates (N, C), as a hook on what computes them."""
+        rows = gates.detach().cpu().double()
+        self._sum += torch.cat([rows.sum(0), rows.new_tensor([len(rows)])])
+
+    def mean(self, path: str, device: torch.device) -> Worth:
+        """Return the mean over the images of all processes, which talk over ``device``."""
+        over_all = self._sum.to(device) if is_one_of_several() else self._sum
+        sum_up(over_all)
+        count = float(over_all[-1])
+        if not count:
+            raise FxpruneError("there are no images to measure gates on: give data=")
+        if not bool(over_all.isfinite().all()):
+            raise FxpruneValueError(f"the gates behind {path} are NaN: train the network with a lower learning rate")
+        found: Worth = (over_all[:-1] / count).cpu().numpy()
+        return found

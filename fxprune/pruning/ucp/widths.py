@@ -189,9 +189,10 @@ class _Rule:
         if unmet:
             count = sum(map(len, gone))
             refusal = left.refusal(unmet, f"{count:,} channels" if count else "")
+            beyond = f"the same alpha in all layers goes up to {most:.4g}, beyond which {path} keeps none"
             raise TargetError(
-                f"{refusal}; the same alpha in all layers goes up to {most:.4g}, beyond which {path} keeps none; "
-                "another method takes more: fxprune prune --what channels, or --what all, which takes layers too"
+                f"{refusal}; {beyond if path else 'no gate tells channels apart: train for longer'}; another method "
+                "takes more: fxprune prune --what channels, or --what all, which takes layers too"
             )
 
 
@@ -204,12 +205,12 @@ def _free(one: Field) -> Iterator[tuple[str, Array, bool]]:
 
 
 def _narrowest(fields: Sequence[Field]) -> tuple[str, float]:
-    """Return the layer that is the first to keep nothing, and the alpha from which on it does."""
+    """Return the layer that is the first to keep nothing, and the alpha from which on it does; "" if none is."""
     found = [
         (float(one.worth[free].max()), f"{one.region}.{name}" if one.region else name)
         for one in fields
         for name, free, others_stay in _free(one)
-        if not others_stay
+        if not (others_stay or np.isposinf(one.worth[free]).any())
     ]
     most, path = min(found, default=(math.inf, ""))
     return path, most

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import assert_state_equal, module_at, state_of
-from torch import nn
+from together import of_two_processes
+from torch import fx, nn
 
 import fxprune
 from benchmarks import networks
@@ -21,6 +26,11 @@ def network() -> nn.Sequential:
 
 
 X = torch.randn(10, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def attended() -> fx.GraphModule:
+    """Return it with gates, the same in every process."""
+    return insert_attention(fxprune.trace(network(), X[:2])).graph_module
 
 
 def test_they_are_means_over_images_however_these_come() -> None:
@@ -39,6 +49,46 @@ def test_they_are_means_over_images_however_these_come() -> None:
     z = module_at(graph, "4")(module_at(graph, "1")(gate(y)).relu())
     expected = module_at(graph, "4_attention").attention(z.mean((2, 3))).mean(0)
     torch.testing.assert_close(torch.from_numpy(found["4"]), expected.detach())
+
+
+def test_of_an_iterator_no_batch_is_kept() -> None:
+    seen: list[weakref.ref[torch.Tensor]] = []
+
+    def batches() -> Iterator[torch.Tensor]:
+        for first in range(0, 10, 2):
+            assert all(one() is None for one in seen[:-1])
+            batch = X[first : first + 2].clone()
+            seen.append(weakref.ref(batch))
+            yield batch
+
+    graph = insert_attention(fxprune.trace(network(), X[:2])).graph_module
+    found, expected = measure_attention(graph, batches()), measure_attention(graph, [X])
+    assert len(seen) == 5
+    for path, gates in expected.items():
+        assert found[path] == pytest.approx(gates, abs=1e-12)
+
+
+TOGETHER = """
+import sys
+import torch
+sys.path[:0] = [{tests!r}, {tests!r} + "/pruning/ucp"]
+from torch import distributed
+from test_attention import X, attended
+from fxprune.pruning.ucp.attention import measure_attention
+
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=int(sys.argv[2]), world_size=2)
+share = [X[:3]] if sys.argv[2] == "0" else [X[3:8], X[8:]]
+gates = measure_attention(attended(), share)
+torch.save({{path: torch.from_numpy(one) for path, one in gates.items()}}, sys.argv[3])
+"""
+
+
+def test_two_processes_measure_over_the_images_of_both(tmp_path: Path) -> None:
+    expected = measure_attention(attended(), [X])
+    for found in of_two_processes(TOGETHER, tmp_path):
+        assert found.keys() == expected.keys()
+        for path, gates in expected.items():
+            torch.testing.assert_close(found[path], torch.from_numpy(gates), rtol=0, atol=1e-12)
 
 
 class Twice(nn.Module):

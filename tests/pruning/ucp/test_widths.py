@@ -133,6 +133,27 @@ def test_a_target_that_no_alpha_meets_says_what_can() -> None:
         choose_widths(graph, {**gates_of(graph), "18": np.linspace(0.4999, 0.5001, 512)}, Targets(macs=0.05))
 
 
+def test_a_layer_whose_gates_are_alike_does_not_hold_the_others_back() -> None:
+    graph = graph_of("vgg11")
+    gates = {**gates_of(graph), "18": np.full(512, 0.5)}
+    with pytest.warns(fxprune.FxpruneWarning, match="all gates behind 18 are alike"):
+        found = choose_widths(graph, gates, Targets(macs=0.3))
+    assert found.alpha > 1
+    assert found.widths["18"] == (512, 512)
+    assert all(after < before for path, (before, after) in found.widths.items() if path != "18")
+    cut = found.plan.apply(graph, verify=False).graph_module
+    assert total_macs(cut) <= 0.3 * total_macs(graph)
+
+
+@pytest.mark.filterwarnings("ignore:all gates behind")
+def test_gates_that_are_alike_everywhere_meet_no_target() -> None:
+    graph = graph_of("vgg11")
+    gates = {path: np.full(len(one), 0.5) for path, one in gates_of(graph).items()}
+    with pytest.raises(TargetError, match="no gate tells channels apart: train for longer") as caught:
+        choose_widths(graph, gates, Targets(macs=0.5))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["vgg11", "resnet20"])
 @pytest.mark.parametrize("seed", [None, 0, 1])
 def test_controls_meet_the_same_counts(name: str, seed: int | None) -> None:

@@ -194,7 +194,6 @@ class _Work(Work):
         widths = list(chosen.widths.values())
         options = options_and_versions(self.settings, goal)
         options["settings"] |= way.options()
-        points: Any = [tuple(one) for one in chosen.points]
         return {
             **costs(traced, pruned),
             "opaque": ready.opaque,
@@ -210,7 +209,7 @@ class _Work(Work):
             "accuracy_after": self.accuracy(pruned),
             "max_relative_difference": max(one.max_relative or 0.0 for one in outcome.results),
             "latency_ms": latencies(traced.to(self.accelerator.device), pruned),
-            **timed(ready.latency, traced, pruned, Clocked(goal.targets.milliseconds, points)),
+            **timed(ready.latency, traced, pruned, Clocked.from_json(chosen.clocked)),
             "path": epochs(outcome.rows),
             **options,
             "hardware": hardware(self.accelerator),

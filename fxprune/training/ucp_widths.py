@@ -18,6 +18,7 @@ from fxprune.run_record import PLAN, WIDTHS, read_json
 from fxprune.structures.channels.running import Worth
 from fxprune.training.checks import Prepared
 from fxprune.training.goal import Goal
+from fxprune.training.report import Clocked
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ChosenWidths:
         widths: channels before and left of each judged conv, by its path.
         accuracy: the held-out top-1 of the network with gates, between 0 and 1.
         seconds: how long that was trained.
-        points: for a target in time what was predicted and measured on the way, in milliseconds, and the spread.
+        clocked: for a target in time what the clock said, as :class:`fxprune.training.report.Clocked` has it.
         gates: the mean gate of each channel, by the paths of convs.
     """
 
@@ -39,7 +40,7 @@ class ChosenWidths:
     widths: Mapping[str, list[int]]
     accuracy: float
     seconds: float
-    points: list[list[float]]
+    clocked: Mapping[str, Any]
     gates: Mapping[str, list[float]]
 
 
@@ -72,7 +73,7 @@ def choose_and_write(
         found.alpha,
         {path: list(width) for path, width in found.widths.items()},
         *trained,
-        _points(found),
+        _clocked(found).to_json(),
         {path: gate.tolist() for path, gate in gates.items()},
     )
     found.plan.save(out / PLAN)
@@ -106,5 +107,8 @@ def _asked(goal: Goal, alpha: float | None) -> dict[str, Any]:
     return found
 
 
-def _points(found: Widths) -> list[list[float]]:
-    return [] if found.timed is None else [[one.predicted, one.measured, one.spread] for one in found.timed.tries]
+def _clocked(found: Widths) -> Clocked:
+    timed = found.timed
+    if timed is None:
+        return Clocked()
+    return Clocked(timed.limit, [(one.predicted, one.measured, one.spread) for one in timed.tries])

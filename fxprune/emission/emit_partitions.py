@@ -44,7 +44,8 @@ def emit_partitions(graph_module: fx.GraphModule, folder: str | Path) -> list[Pa
     """Write ``graph_module`` as a network for each of its blocks, and run.py, which runs them as so many processes.
 
     Each reads all inputs of the network, and computes what comes before the chain too: of the layer that feeds it
-    only the channels that enter its block, where nothing else reads them. Nothing is exchanged but the sum of the outputs, once.
+    only the channels that enter its block, where nothing else reads them. Nothing is exchanged but the sum of the
+    outputs, once.
 
     Args:
         graph_module: what :class:`fxprune.passes.MaskPartition` returned, trained or not.

@@ -13,6 +13,7 @@ from fxprune.gates.base import Gated
 from fxprune.ir.kept_channels import KeptPlaces, note_kept
 from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
 from fxprune.ir.nodes import called_modules, input_at
+from fxprune.ir.weight_blocks import move_blocks
 from fxprune.ops.call import Call
 from fxprune.rewriting.cutting.arguments import Arguments
 from fxprune.rewriting.cutting.gates import NarrowerGates
@@ -33,6 +34,7 @@ class Cut:
         self.walk = walk
         self.kept = Kept(walk, gone)
         self.edits = self._plan()
+        self._places: dict[int, Mapping[int, torch.Tensor]] = {}  # what is left of tensors, by their identity
         require_proof(self.kept, self.edits)
 
     def _plan(self) -> Mapping[fx.Node, Edit]:
@@ -83,6 +85,7 @@ class Cut:
                     cut[axis] = places[id(mask)]
             if cut:
                 found[id(record.tensor)] = narrowed(record.tensor, cut)
+                self._places[id(record.tensor)] = cut
         return found
 
     def _replace_gates(self, tensors: Mapping[int, torch.Tensor]) -> dict[fx.Node, str]:
@@ -120,6 +123,7 @@ class Cut:
             if new is not None:
                 told[node] = describe(module, new)
                 set_attribute(graph_module, str(node.target), new)
+                move_blocks(node, self._places.get(id(module._parameters.get("weight")), {}))
         return told
 
     def _narrower(self, call: Call, tensors: Mapping[int, torch.Tensor]) -> Any:

@@ -196,8 +196,8 @@ def prune(
     method, alpha = options.pop("method"), options.pop("alpha")
     settings = Settings(**options)
     _require_method(method, goal_options, alpha)
-    _require_way(way["no_train"], () if partition.partition else ("images",))
     split = partition.way(goal_options, not way["no_train"], way["images"])
+    _require_way(way["no_train"], () if partition.partition else ("images",))
     _require_use(settings, goal_options, source.teacher_weights)
     if split is not None:
         _seed(settings.seed)

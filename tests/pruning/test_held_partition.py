@@ -101,6 +101,16 @@ def test_a_resume_in_another_copy_goes_on() -> None:
     assert is_in_blocks(again)
 
 
+def test_blocks_are_held_inside_of_gates_of_channels_and_when_these_go() -> None:
+    gated = fxprune.Pipeline([passes.InsertChannelGate()], verify=False)(masked().eval()).graph_module.train()
+    assert len(fxprune.PartitionPlan.of(gated).layers) == 2
+    steps(gated, gated)
+    chain = [passes.RemoveChannels(indices={"fc1": [2, 7]}), passes.FuseChannelGate()]
+    fewer = fxprune.Pipeline(chain, verify=False)(gated.eval()).graph_module
+    assert fewer.get_parameter("fc2.weight").shape == (18, 22)
+    assert is_in_blocks(fewer)
+
+
 def test_a_graph_without_blocks_is_refused() -> None:
     with pytest.raises(FxpruneValueError, match="apply MaskPartition"):
         fxprune.HeldPartition(conv_head())

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import fx
 
-from fxprune.gates.base import Gated
+from fxprune.gates.base import Gated, ungated
 from fxprune.ir.kept_channels import KeptPlaces, note_kept
 from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
-from fxprune.ir.nodes import called_modules, input_at
+from fxprune.ir.nodes import called_module, called_modules, input_at
 from fxprune.ir.weight_blocks import move_blocks
 from fxprune.ops.call import Call
 from fxprune.rewriting.cutting.arguments import Arguments
@@ -100,6 +100,7 @@ class Cut:
                 node.graph.erase_node(node)
             elif new is not None:
                 told[node] = "multiplies the columns that are left"
+                self._move_blocks(node, called_module(node))
                 set_attribute(self.walk.graph_module, str(node.target), new)
                 node.args = gates.reads(node) if isinstance(new, Gated) else node.args[:1]
         for node, scale in scales.items():
@@ -123,8 +124,12 @@ class Cut:
             if new is not None:
                 told[node] = describe(module, new)
                 set_attribute(graph_module, str(node.target), new)
-                move_blocks(node, self._places.get(id(module._parameters.get("weight")), {}))
+                self._move_blocks(node, module)
         return told
+
+    def _move_blocks(self, node: fx.Node, module: torch.nn.Module) -> None:
+        """Have the noted blocks of what ``node`` called, a layer or a gate around one, be of what is left of it."""
+        move_blocks(node, self._places.get(id(ungated(module)._parameters.get("weight")), {}))
 
     def _narrower(self, call: Call, tensors: Mapping[int, torch.Tensor]) -> Any:
         return None if call.exact is None else narrower(call, self.kept, tensors)

@@ -12,7 +12,7 @@ from torch import fx
 from fxprune.gates.base import Gated, ungated
 from fxprune.ir.kept_channels import KeptPlaces, note_kept
 from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
-from fxprune.ir.nodes import called_module, called_modules, input_at
+from fxprune.ir.nodes import called_modules, input_at
 from fxprune.ir.weight_blocks import move_blocks
 from fxprune.ops.call import Call
 from fxprune.rewriting.cutting.arguments import Arguments
@@ -100,7 +100,7 @@ class Cut:
                 node.graph.erase_node(node)
             elif new is not None:
                 told[node] = "multiplies the columns that are left"
-                self._move_blocks(node, called_module(node))
+                self._move_blocks(node, gates.readers[node])
                 set_attribute(self.walk.graph_module, str(node.target), new)
                 node.args = gates.reads(node) if isinstance(new, Gated) else node.args[:1]
         for node, scale in scales.items():

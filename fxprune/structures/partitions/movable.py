@@ -38,7 +38,7 @@ class Movable:
         for where, labels in self._held:
             held = self.channels.class_of[labels]
             hit = wanted[held]
-            if hit.any() and not _in_order(held, classes):
+            if hit.any() and not in_order(held, classes):
                 return f"{where}: holds them in another order, or only some of them"
         return None
 
@@ -62,7 +62,7 @@ class Movable:
                     yield node, layer.labels
 
 
-def _in_order(held: Array, classes: Array) -> bool:
+def in_order(held: Array, classes: Array) -> bool:
     """Say whether an array holds all ``classes`` in their order, each equally often in a row."""
     times, rest = divmod(len(held), len(classes))
     return held.ndim == 1 and rest == 0 and np.array_equal(held, np.repeat(classes, times))

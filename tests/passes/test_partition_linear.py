@@ -77,6 +77,29 @@ def test_what_is_an_output_too_stays_in_its_order() -> None:
     assert len(targets(result.graph_module)) == 1
 
 
+class Apart(nn.Module):
+    """Features of a linear layer and channels of a conv are flattened to one axis, which one layer reads."""
+
+    def __init__(self, swaps: bool) -> None:
+        super().__init__()
+        self.conv, self.up, self.both = nn.Conv1d(3, 12, 1), nn.Linear(6, 8), nn.Linear(96, 7)
+        self.of_features = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+        self.of_channels = nn.Sequential(nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3))
+        self.swaps = swaps
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.up(self.conv(x)))
+        flat = self.both((x.transpose(1, 2) if self.swaps else x).flatten(1))
+        return flat, self.of_features(x.mean(1)), self.of_channels(x.mean(2))
+
+
+@pytest.mark.parametrize("swaps", [False, True])
+def test_channels_that_share_an_axis_with_others_stay_in_their_order(swaps: bool) -> None:
+    graph = masked(fxprune.trace(Apart(swaps).eval(), torch.randn(2, 3, 6)), 3, search="random")
+    result = assert_rewrites(graph, passes.PartitionLinear(), count=4)
+    assert len(targets(result.graph_module)) == 2
+
+
 class Tokens(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -42,7 +42,8 @@ class PartitionLinear(Pass):
     """Make layers of the blocks of linear layers that :class:`MaskPartition` has masked.
 
     Blocks that are in the weights and were noted by nothing are found where a chain of layers has them
-    (:mod:`fxprune.structures.partitions.zero_blocks`): of a network that was masked, trained and loaded.
+    (:mod:`fxprune.structures.partitions.zero_blocks`), if they leave out a quarter: of a network that was masked,
+    trained and loaded.
 
     Args:
         form: how the product is written (:mod:`fxprune.rewriting.block_products`): "linears", a layer a block;
@@ -115,6 +116,8 @@ def _sites(graph_module: fx.GraphModule, channels: Channels, log: Log) -> list[_
         if blocks is None:
             continue
         obstacle = own_module(layer, (nn.Linear,), sites)
+        if obstacle is None and 0 in {one for size in blocks.sizes for one in size}:
+            obstacle = f"nothing is left of one of its blocks: {blocks}"
         if obstacle is None and bool(layer.weight.detach()[~blocks.mask().to(layer.weight.device)].any()):
             obstacle = "its weight is not zero across its blocks: fxprune.HeldPartition holds it in a training"
         if obstacle is None:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from benchmarks.accuracy import partition as choosing
 from benchmarks.accuracy import ucp
 from benchmarks.accuracy.equal_time import WHAT, Row
 from benchmarks.accuracy.equal_time_record import record
 from benchmarks.accuracy.paired import packed
-from benchmarks.report import accuracy, in_time, untrained
+from benchmarks.report import accuracy, in_time, partition, untrained
+from benchmarks.report.pages import Draw
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def of_a_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records tell of the running command, which is a benchmark."""
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks" / "accuracy" / "partition.py"), "net"])
 
 
 def row(right: int, ratio: float) -> dict[str, object]:
@@ -86,3 +98,39 @@ def test_the_page_of_widths_compares_each_arm_with_its_own(tmp_path: Path) -> No
     assert "less that of UCP, or for 'UCP, a small rate' that of 'unpruned'" in section.text
     assert "Not run: with gates; random, MACs; uniform, parameters; random, parameters." in section.text
     assert "## net, widths alone" in section.markdown("ucp_net", found)
+
+
+def test_the_table_of_choices_is_of_means_and_differences_to_drawn_blocks_of_the_same_seed() -> None:
+    numbers = {"macs_left": 0.5, "top1_choosing": 0.0, "settings": {"epochs": 1}}
+    tops = {"random": (0.5, 0.6), "alternating, weight": (0.7, 0.9)}
+    rows = {choosing.Row("a", 1, "", 0, "unpruned"): {**numbers, "top1": 0.95}}
+    for choice, of in tops.items():
+        rows |= {
+            choosing.Row("a", 4, choice, seed, "masked"): {**numbers, "top1": top} for seed, top in enumerate(of)
+        }
+    section = partition.accuracy("net", choosing.record(rows, "net"))
+    assert "(1; 95.00% unpruned)" in section.text
+    assert section.rows == [
+        [4, "random", "masked", 2, "50.0%", "55.00%", ""],
+        [4, "alternating, weight", "masked", 2, "50.0%", "80.00%", "+25.00 ± 5.00"],
+    ]
+    draw(section.draw)
+
+
+def test_the_table_of_times_says_how_many_times_as_fast_blocks_are() -> None:
+    times = {"unpruned": 8.0, "linears": 4.0, "conv": 2.0, "bmm": 8.0, "drawn, picked by index": 5.0, "sparse": 16.0}
+    whole = {"macs": 100, "weight_bytes": 400, "millijoules_of_model": 2.0}
+    blocks = {"macs": 50, "weight_bytes": 220, "millijoules_of_model": 1.0}
+    two = {"unpruned": 5.0, "linears": 3.0}
+    row = {"one_thread_ms": times, "two_threads_ms": two, "processes_ms": 3.2, "unpruned": whole, "blocks": blocks}
+    section = partition.speed({"rows": {"vgg16/1/2": row}})
+    ratios = ["2.00", "4.00", "1.00", "1.60", "0.50", "2.50"]
+    assert section.rows == [["vgg16", "1", "2", "8.00", *ratios, "5.00", "3.00", "50.0%", "55.0%", "50.0%"]]
+    assert len(section.rows[0]) == len(section.headers)
+    draw(section.draw)
+
+
+def draw(how: Draw) -> None:
+    """Draw a plot, and throw it away."""
+    figure = Figure()
+    how(figure.subplots())

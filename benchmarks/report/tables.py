@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib import pyplot
 
 from benchmarks import RESULTS
-from benchmarks.report import accuracy, channels, in_time, inference, latency, untrained, zoo
+from benchmarks.report import accuracy, channels, in_time, inference, latency, partition, untrained, zoo
 from benchmarks.report import compile as compile_time
 from benchmarks.report.pages import Page, Plot
 
@@ -27,7 +27,7 @@ def main() -> None:
 
 def pages() -> list[Page]:
     """Return all pages that there are records for, from these as they are now."""
-    modules = (accuracy, untrained, latency, in_time, compile_time, channels, inference, zoo)
+    modules = (accuracy, untrained, latency, in_time, compile_time, channels, partition, inference, zoo)
     return [page for page in (module.page() for module in modules) if page.parts]
 
 

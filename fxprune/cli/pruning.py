@@ -198,9 +198,9 @@ def prune(
     method, alpha = options.pop("method"), options.pop("alpha")
     settings = Settings(**options)
     _require_method(method, goal_options, alpha)
+    split = partition.way(goal_options, not way["no_train"], way["images"])
     is_timed = _is_timed(goal_options) or bool(frontier)
     _require_way(way["no_train"], () if partition.partition else ("images",), is_timed=is_timed)
-    split = partition.way(goal_options, not way["no_train"], way["images"])
     _require_use(settings, goal_options, source.teacher_weights)
     if split is not None:
         _seed(settings.seed)

@@ -5,7 +5,7 @@ fc3 relu(fc2 relu(fc1 x))  with blocks b   ->   sum over b of fc3_b relu(fc2_b r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +21,15 @@ from fxprune.facts.shapes import renew_shapes
 from fxprune.files import make_folder, write_text
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graph_module
-from fxprune.ir.nodes import called_module, called_modules, remove_unused_state, require_graph
+from fxprune.ir.nodes import called_module, called_modules, example_inputs_of, remove_unused_state, require_graph
 from fxprune.ir.weight_blocks import WeightBlocks, blocks_of, forget_blocks
 from fxprune.ops.call import Call
 from fxprune.rewriting.block_products import BlockWriter
 from fxprune.rewriting.contract import Log
 from fxprune.rewriting.cutting.cut import Cut
+from fxprune.rewriting.float64 import run_float64
 from fxprune.rewriting.rewriter import Rewriter
+from fxprune.rewriting.verify import TOLERANCE, difference
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import Array
 from fxprune.structures.partitions.chains import Chain, find_chains
@@ -42,7 +44,8 @@ def emit_partitions(graph_module: fx.GraphModule, folder: str | Path) -> list[Pa
     """Write ``graph_module`` as a network for each of its blocks, and run.py, which runs them as so many processes.
 
     Each reads all inputs of the network, and computes what comes before the chain too: of the layer that feeds it
-    only the channels that enter its block. Nothing is exchanged but the sum of the outputs, once.
+    only the channels that enter its block, where nothing else reads them. Nothing is exchanged but the sum of the
+    outputs, once.
 
     Args:
         graph_module: what :class:`fxprune.passes.MaskPartition` returned, trained or not.
@@ -63,10 +66,11 @@ def emit_partitions(graph_module: fx.GraphModule, folder: str | Path) -> list[Pa
     make_folder(folder)
     if any(folder.iterdir()):
         raise EmitError(f"{folder} is not empty; give another folder")
-    found = []
-    for block in range(split.blocks[0].count):
-        found.append(folder / f"part{block}")
-        emit(_network(graph_module, split, block), found[-1])
+    networks = [_network(graph_module, split, block) for block in range(split.blocks[0].count)]
+    _require_sum(graph_module, networks)
+    found = [folder / f"part{block}" for block in range(len(networks))]
+    for network, part_folder in zip(networks, found, strict=True):
+        emit(network, part_folder)
     PartitionPlan.of(graph_module).save(folder / "partition.json")
     write_text(folder / "run.py", SCRIPT)
     return found
@@ -123,13 +127,30 @@ def _require_exact(graph_module: fx.GraphModule, split: _Split) -> None:
 
 
 def _enters_by(channels: Channels, chain: Chain) -> str:
-    """Return the layer whose channels enter a chain, if what does not enter a block can be left out."""
+    """Return the layer whose channels enter a chain, if what does not enter a block can be left out.
+
+    It cannot where others read the channels too: each block needs all that these compute.
+    """
     readers = {one.node: one for one in channels.walk.readers}
     reader = readers.get(chain.nodes[0])
     if not chain.enters_by or reader is None:
         return ""
     classes = channels.class_of[reader.vectors[0]]
-    return chain.enters_by if Movable(channels).obstacle(in_order_of_making(classes)) is None else ""
+    wanted = channels.flagged(np.unique(classes).tolist())
+    read = [one for one in channels.walk.readers if any(wanted[channels.class_of[of]].any() for of in one.vectors)]
+    if len(read) > 1 or Movable(channels).obstacle(in_order_of_making(classes)) is not None:
+        return ""
+    return chain.enters_by
+
+
+def _require_sum(graph_module: fx.GraphModule, networks: Sequence[fx.GraphModule]) -> None:
+    """Raise EmitError unless the parts add up to the network, in float64 on the example inputs."""
+    inputs = example_inputs_of(graph_module)
+    whole = run_float64(graph_module, inputs)[:1]
+    parts = [run_float64(network, inputs)[0] for network in networks]
+    _, relative = difference(whole, [torch.stack(parts).sum(0)])
+    if relative > TOLERANCE:
+        raise EmitError(f"the parts do not add up to the network: they are {relative:.1e} apart; please report it")
 
 
 def _network(graph_module: fx.GraphModule, split: _Split, block: int) -> fx.GraphModule:

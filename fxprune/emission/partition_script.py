@@ -56,8 +56,8 @@ def work(source, target, *meeting):
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     who = f"partition {meeting[1] if meeting else os.environ['RANK']}"
     try:
-        rank = join(*meeting)
         inputs = torch.load(source, weights_only=True)
+        rank = join(*meeting)
         logits = output(part(rank), inputs if isinstance(inputs, tuple) else (inputs,))
         if rank == 0:
             torch.save(logits, target)

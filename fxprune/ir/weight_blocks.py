@@ -8,8 +8,8 @@ columns = [0, 0, 1, 1]              | w w . . |
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -71,6 +71,17 @@ def told_sizes(sizes: list[tuple[int, int]]) -> str:
 def note_blocks(node: fx.Node, blocks: WeightBlocks) -> None:
     """Note the blocks of the layer that ``node`` calls."""
     node.meta[BLOCKS] = blocks
+
+
+def move_blocks(node: fx.Node, places: Mapping[int, torch.Tensor]) -> None:
+    """Note that of the weight's rows (axis 0) and columns (1) these are left, in this order; of no entry all are."""
+    found: WeightBlocks | None = node.meta.get(BLOCKS)
+    if found is not None and places:
+        rows, columns = (
+            side[places[axis].numpy()] if axis in places else side
+            for axis, side in enumerate((found.rows, found.columns))
+        )
+        note_blocks(node, replace(found, rows=rows, columns=columns))
 
 
 def forget_blocks(node: fx.Node) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import FxpruneValueError
+from fxprune.gates.base import ungated
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.nodes import called_modules, graphs_of, require_graph
 from fxprune.ir.weight_blocks import WeightBlocks, blocks_of
@@ -57,7 +58,8 @@ def has_blocks(graph_module: fx.GraphModule) -> bool:
 def _layers(graph_module: fx.GraphModule) -> list[tuple[nn.Linear, WeightBlocks]]:
     found = []
     for _, graph in graphs_of(graph_module):
-        for node, layer in called_modules(graph).items():
+        for node, module in called_modules(graph).items():
+            layer = ungated(module)
             blocks = blocks_of(node, layer.weight) if isinstance(layer, nn.Linear) else None
             if blocks is not None and isinstance(layer, nn.Linear):
                 found.append((layer, blocks))

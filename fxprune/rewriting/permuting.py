@@ -16,6 +16,7 @@ from fxprune.gates.base import Gated
 from fxprune.ir.kept_channels import KeptPlaces, note_kept
 from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
 from fxprune.ir.nodes import called_modules
+from fxprune.ir.weight_blocks import move_blocks
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import Array
 from fxprune.structures.channels.values import Value
@@ -33,6 +34,7 @@ class Permutation:
         self.channels = channels
         self._rank = np.arange(len(channels.labels), dtype=np.int64)
         self._moved = np.zeros(len(channels.labels), dtype=bool)
+        self._places: dict[int, Mapping[int, torch.Tensor]] = {}  # of each tensor that changes, by its identity
 
     def move(self, classes: Array, blocks: Array) -> None:
         """Have ``classes``, in the order in which they are made, be sorted by the numbers in ``blocks``."""
@@ -71,6 +73,7 @@ class Permutation:
             places = {axis: torch.from_numpy(one) for axis, one in orders.items() if one is not None}
             if places:
                 found[id(record.tensor)] = narrowed(record.tensor, places)
+                self._places[id(record.tensor)] = places
         return found
 
     def _replace_layers(self, tensors: Mapping[int, torch.Tensor]) -> list[fx.Node]:
@@ -84,6 +87,7 @@ class Permutation:
             if id(module) not in made:
                 made[id(module)] = module, with_tensors(module, new)
             set_attribute(self.channels.graph_module, str(node.target), made[id(module)][1])
+            move_blocks(node, self._places.get(id(module._parameters.get("weight")), {}))
             told.append(node)
         return told
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import fx, nn
 
 from fxprune import passes
@@ -29,19 +28,18 @@ from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
 from fxprune.pruning.partition_plans import require_any
 from fxprune.rewriting.contract import Pass
-from fxprune.run_record import METRICS, PARTITION, UNPRUNED
+from fxprune.run_record import METRICS, PARTITION
 from fxprune.training.checks import traced_for_images
 from fxprune.training.data import ImageData, sample_batches, sample_inputs
 from fxprune.training.engine import hardware, make_accelerator
-from fxprune.training.evaluation import evaluate
 from fxprune.training.job import CHECKPOINT, Run
 from fxprune.training.metrics import epochs
-from fxprune.training.recipe import Session, train
 from fxprune.training.report import REPORT_SCHEMA, costs, latencies, versions, write_results
 from fxprune.training.settings import Settings
+from fxprune.training.work import Work, settled, teacher_of
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    pass
 
 PARTS = "parts"
 _EXAMPLES = 16
@@ -104,8 +102,11 @@ def partition_on_data(
     """
     make_folder(out)
     accelerator = run.accelerator or make_accelerator(settings, out)
-    traced = traced_for_images(model, sample_inputs(data, _EXAMPLES)).eval()
-    work = _Work(data.to(accelerator.device), out, settings, way, run, accelerator, teacher)
+    examples = sample_inputs(data, _EXAMPLES)
+    traced = traced_for_images(model, examples).eval()
+    taught_by = teacher_of(teacher or traced, examples, settings)
+    alone = replace(settings, finetune_epochs=0)  # nothing is trained on behind the one training
+    work = _Work(data.to(accelerator.device), out, alone, run.say, taught_by, accelerator, way)
     split = work.split(traced, list(sample_batches(data, way.images)))
     report = {"schema": REPORT_SCHEMA, **(run.extra or {}), **work.report(traced, split)}
     if accelerator.is_main_process:
@@ -129,22 +130,14 @@ class _Split(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Work(Work):
     """A run at work on its device."""
 
-    data: ImageData
-    out: Path
-    settings: Settings
     way: Partitioning
-    run: Run
-    accelerator: Accelerator
-    teacher: nn.Module | None
 
     def top1(self, graph_module: fx.GraphModule) -> float:
         """Return the held-out top-1 of a graph, which is on the CPU again then."""
-        graph_module.to(self.accelerator.device)
-        workers = self.settings.workers
-        found = evaluate(graph_module, self.data.held_out, workers=workers, accelerator=self.accelerator)
+        found = self.accuracy(graph_module)
         graph_module.cpu()
         return found
 
@@ -161,27 +154,18 @@ class _Work:
         accuracies = {f"accuracy_{name}": self.top1(graph) for name, graph in stages.items()}
         self._say(masked, *accuracies.values())
         graph = repaired.graph_module
-        rows = self.trained(graph, CHECKPOINT, METRICS) if self.way.trains else []
+        rows = self.train(graph, self.settings, CHECKPOINT, METRICS).rows if self.way.trains else []
         if unpruned is not None:
-            self.run.say("training the unpruned network as long, for comparison")
-            self.trained(unpruned, "unpruned.pt", UNPRUNED)
-            accuracies["accuracy_baseline"] = self.top1(unpruned)
-        plain = Pipeline([*FINISHING[self.way.norms]])(graph)
+            accuracies["accuracy_baseline"] = self.baseline(unpruned)
+        plain = Pipeline([*FINISHING[self.way.norms]])(settled(graph))
         split = Pipeline([passes.PartitionLinear()])(plain.graph_module)
         accuracies["accuracy_after"] = self.top1(split.graph_module)
         return _Split(plain.graph_module, [masked, repaired, plain, split], _told(masked), accuracies, rows)
 
     def _say(self, masked: PipelineResult, before: float, after_mask: float, after_repair: float) -> None:
-        self.run.say(f"held-out top-1 {before:.2%}, {after_mask:.2%} masked, {after_repair:.2%} repaired")
+        self.say(f"held-out top-1 {before:.2%}, {after_mask:.2%} masked, {after_repair:.2%} repaired")
         for line in _told(masked):
-            self.run.say(line)
-
-    def trained(self, graph_module: fx.GraphModule, checkpoint: str, metrics: str) -> list[dict[str, Any]]:
-        """Train a graph in place, which is on the CPU then; return the metrics."""
-        session = Session(self.out / checkpoint, self.out / metrics, self.accelerator)
-        rows = train(graph_module, self.data, self.settings, self.run.say, teacher=self.teacher, session=session)
-        graph_module.cpu().to(memory_format=torch.contiguous_format).eval()
-        return rows
+            self.say(line)
 
     def report(self, traced: fx.GraphModule, split: _Split) -> dict[str, Any]:
         """Measure what came out, beside what went in, and return what the report tells."""

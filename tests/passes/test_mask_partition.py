@@ -178,3 +178,11 @@ def test_a_rest_of_less_than_a_rank_is_told() -> None:
     rest = passes.MaskPartition(blocks=2, keep_cross=0.5)(conv_head()).graph_module
     with pytest.raises(fxprune.FxpruneError, match="leave it out"):
         fxprune.emit_partitions(rest, "nowhere")
+
+
+@pytest.mark.parametrize("search", ["random", "alternating", "spectral", "min-cut"])
+def test_weights_that_are_not_finite_are_told_of(search: Any) -> None:
+    graph = conv_head()
+    graph.get_parameter("fc2.weight").data[0, 0] = float("nan")
+    with pytest.raises(FxpruneValueError, match="fc2 has weights, or reads numbers, that are not finite"):
+        passes.MaskPartition(blocks=2, search=search)(graph)

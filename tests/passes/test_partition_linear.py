@@ -77,6 +77,29 @@ def test_what_is_an_output_too_stays_in_its_order() -> None:
     assert len(targets(result.graph_module)) == 1
 
 
+class Apart(nn.Module):
+    """Features of a linear layer and channels of a conv are flattened to one axis, which one layer reads."""
+
+    def __init__(self, swaps: bool) -> None:
+        super().__init__()
+        self.conv, self.up, self.both = nn.Conv1d(3, 12, 1), nn.Linear(6, 8), nn.Linear(96, 7)
+        self.of_features = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+        self.of_channels = nn.Sequential(nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3))
+        self.swaps = swaps
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = torch.relu(self.up(self.conv(x)))
+        flat = self.both((x.transpose(1, 2) if self.swaps else x).flatten(1))
+        return flat, self.of_features(x.mean(1)), self.of_channels(x.mean(2))
+
+
+@pytest.mark.parametrize("swaps", [False, True])
+def test_channels_that_share_an_axis_with_others_stay_in_their_order(swaps: bool) -> None:
+    graph = masked(fxprune.trace(Apart(swaps).eval(), torch.randn(2, 3, 6)), 3, search="random")
+    result = assert_rewrites(graph, passes.PartitionLinear(), count=4)
+    assert len(targets(result.graph_module)) == 2
+
+
 class Tokens(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -117,6 +140,40 @@ def test_features_that_nothing_joins_are_put_into_a_block() -> None:
     result = assert_rewrites(graph, passes.PartitionLinear(), count=2)
     shapes = [tuple(one.weight.shape) for one in result.graph_module.modules() if isinstance(one, nn.Linear)]
     assert sum(out for out, _ in shapes[:-1]) == 8
+
+
+def test_what_does_not_go_through_all_layers_is_put_into_a_block() -> None:
+    graph = mlp(10, 12, 12, 3)
+    first, second = (graph.get_parameter(f"{path}.weight").data for path in ("0", "2"))
+    first.zero_()
+    second.zero_()
+    first[:3, :3] = first[3:6, 3:6] = second[:3, :3] = second[3:6, 3:6] = 1.0
+    first[6:9, 6:] = 1.0  # is not read by the second
+    second[6:, 9:] = 1.0  # is of its biases alone
+    result = assert_rewrites(graph, passes.PartitionLinear(), count=3)
+    layers = [one for one in result.graph_module.modules() if isinstance(one, nn.Linear)]
+    assert len(layers) == 2 + 2 + 1
+    assert min(one.in_features for one in layers) >= 3
+
+
+def test_blocks_that_leave_out_next_to_nothing_are_left() -> None:
+    graph = mlp(16, 16, 3)
+    weight = graph.get_parameter("0.weight").data
+    weight[torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.4] = 0.0
+    weight[:, 5] = weight[5] = 0.0
+    weight[5, 5] = 1.0
+    assert_rewrites(graph, passes.PartitionLinear(), count=0)
+
+
+def test_the_blocks_of_a_layer_that_is_left_follow_its_columns() -> None:
+    graph = masked(conv_head(), search="random")
+    across = ~fxprune.PartitionPlan.of(graph).layers["fc2"].mask()
+    graph.get_parameter("fc2.weight").data[across] = 7.0
+    result = passes.PartitionLinear()(graph)
+    assert [site.path for site in result.declined if "not zero across" in site.why] == ["fc2"]
+    moved = fxprune.PartitionPlan.of(result.graph_module).layers["fc2"]
+    weight = result.graph_module.get_parameter("fc2.weight")
+    assert bool((weight[~moved.mask()] == 7.0).all())  # what would be set to zero is what lay across
 
 
 def test_a_diagonal_is_sixteen_blocks_at_most() -> None:

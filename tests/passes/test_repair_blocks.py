@@ -49,3 +49,17 @@ def test_a_permuted_network_is_compared_in_its_own_order() -> None:
     repaired = passes.Repair(data=data, reference=split)(less).graph_module
     lost, left = (float((one(x).detach() - wanted).square().mean()) for one in (less, repaired))
     assert left < lost
+
+
+def test_blocks_hold_when_channels_went_meanwhile() -> None:
+    graph = conv_head()
+    masked = passes.MaskPartition(blocks=3)(graph).graph_module
+    fewer = passes.RemoveChannels(indices={"fc1": [0, 5], "trunk.0": [3]})(masked).graph_module
+    result = passes.Repair(data=[torch.randn(200, 3, 8, 8)], reference=graph)(fewer)
+    plan = fxprune.PartitionPlan.of(result.graph_module)
+    assert {path: one.shape for path, one in plan.layers.items()} == {"fc1": (22, 44), "fc2": (18, 22)}
+    for path, one in plan.layers.items():
+        weight = result.graph_module.get_parameter(f"{path}.weight")
+        assert not torch.equal(weight, fewer.get_parameter(f"{path}.weight"))
+        assert not weight[~one.mask()].any()
+    assert passes.PartitionLinear()(result.graph_module).modified

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from partition_nets import conv_head
+from partition_nets import conv_head, mlp
+from together import of_two_processes
 from torch import fx, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -99,6 +101,52 @@ def test_a_resume_in_another_copy_goes_on() -> None:
     assert is_in_blocks(again)
 
 
+def test_blocks_are_held_inside_of_gates_of_channels_and_when_these_go() -> None:
+    gated = fxprune.Pipeline([passes.InsertChannelGate()], verify=False)(masked().eval()).graph_module.train()
+    assert len(fxprune.PartitionPlan.of(gated).layers) == 2
+    steps(gated, gated)
+    chain = [passes.RemoveChannels(indices={"fc1": [2, 7]}), passes.FuseChannelGate()]
+    fewer = fxprune.Pipeline(chain, verify=False)(gated.eval()).graph_module
+    assert fewer.get_parameter("fc2.weight").shape == (18, 22)
+    assert is_in_blocks(fewer)
+
+
 def test_a_graph_without_blocks_is_refused() -> None:
     with pytest.raises(FxpruneValueError, match="apply MaskPartition"):
         fxprune.HeldPartition(conv_head())
+
+
+TOGETHER = """
+import sys
+import torch
+from torch import distributed, nn
+sys.path.insert(0, {tests!r})
+from partition_nets import mlp
+import fxprune
+from fxprune import passes
+
+rank = int(sys.argv[2])
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=rank, world_size=2)
+graph = passes.MaskPartition(blocks=3)(mlp(12, 9, 9, 4)).graph_module.train()
+wrapped = nn.parallel.DistributedDataParallel(graph)
+held = fxprune.HeldPartition(wrapped)
+optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.05, momentum=0.9)
+torch.manual_seed(rank)
+for _ in range(4):
+    loss = wrapped(torch.randn(4, 12)).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    held.step()
+torch.save({{key: value.clone() for key, value in graph.state_dict().items()}}, sys.argv[3])
+distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_hold_the_same_blocks(tmp_path: Path) -> None:
+    first, second = of_two_processes(TOGETHER, tmp_path)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    graph = passes.MaskPartition(blocks=3)(mlp(12, 9, 9, 4)).graph_module
+    assert not torch.equal(first["0.weight"], graph.get_parameter("0.weight"))
+    graph.load_state_dict(first)
+    assert is_in_blocks(graph)

@@ -98,6 +98,16 @@ def test_a_run_goes_on_from_its_blocks_and_its_checkpoint(
     assert "partition 2, not 4" in err
 
 
+@pytest.mark.parametrize("option", ["--distill", "--distill-features"])
+def test_the_unpruned_network_teaches(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, option: str
+) -> None:
+    out = tmp_path / "out"
+    code, _, err = run(capsys, *command, str(out), "--partition", "2", "--epochs", "1", option, "0.5")
+    assert (code, err) == (0, "")
+    assert blocks_hold(out)
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [

@@ -78,13 +78,16 @@ def choose_blocks(
         seed: of what is drawn.
 
     Raises:
-        FxpruneValueError: a layer has fewer features than blocks.
+        FxpruneValueError: a layer has fewer features than blocks, or numbers are not finite.
     """
     require_room(chain, blocks)
     split = chain.layers[:-1]
     plain = (np.arange(one.in_features, dtype=np.int64) for one in split[1:])
     units = [chain.entry, *plain]
     masses = [mass_of(layer, by, read, of) for layer, read, of in zip(split, reads, units, strict=True)]
+    for path, mass in zip(chain.paths, masses, strict=False):
+        if not np.isfinite(mass).all():
+            raise FxpruneValueError(f"{path} has weights, or reads numbers, that are not finite: mend them first")
     found = search.find(masses, blocks, np.random.default_rng(seed))
     totals = [max(float(one.sum()), 1e-300) for one in masses]
     kept = tuple(part / whole for part, whole in zip(kept_mass(masses, found), totals, strict=True))

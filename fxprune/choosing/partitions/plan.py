@@ -19,6 +19,7 @@ from torch import fx
 
 from fxprune.errors import LoadError
 from fxprune.files import read_json_of, write_text
+from fxprune.gates.base import ungated
 from fxprune.ir.arguments import option_kinds, require_arguments, require_kind
 from fxprune.ir.nodes import called_modules, graphs_of
 from fxprune.ir.weight_blocks import WeightBlocks, blocks_of
@@ -43,7 +44,7 @@ class PartitionPlan:
         found = {}
         for region, graph in graphs_of(graph_module):
             for node, module in called_modules(graph).items():
-                weight = module._parameters.get("weight")
+                weight = ungated(module)._parameters.get("weight")
                 blocks = None if weight is None else blocks_of(node, weight)
                 if blocks is not None:
                     found[f"{region}.{node.target}" if region else str(node.target)] = blocks

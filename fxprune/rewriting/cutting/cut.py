@@ -14,6 +14,7 @@ from fxprune.gates.resconv import ResConv
 from fxprune.ir.kept_channels import KeptPlaces, note_kept
 from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
 from fxprune.ir.nodes import called_modules, input_at
+from fxprune.ir.weight_blocks import move_blocks
 from fxprune.ops.call import Call
 from fxprune.rewriting.cutting.arguments import Arguments
 from fxprune.rewriting.cutting.gates import NarrowerGates
@@ -34,6 +35,7 @@ class Cut:
         self.walk = walk
         self.kept = Kept(walk, gone)
         self.edits = self._plan()
+        self._places: dict[int, Mapping[int, torch.Tensor]] = {}  # what is left of tensors, by their identity
         require_proof(self.kept, self.edits)
 
     def _plan(self) -> Mapping[fx.Node, Edit]:
@@ -84,6 +86,7 @@ class Cut:
                     cut[axis] = places[id(mask)]
             if cut:
                 found[id(record.tensor)] = narrowed(record.tensor, cut)
+                self._places[id(record.tensor)] = cut
         return found
 
     def _replace_gates(self, tensors: Mapping[int, torch.Tensor]) -> dict[fx.Node, str]:
@@ -98,6 +101,7 @@ class Cut:
                 node.graph.erase_node(node)
             elif new is not None:
                 told[node] = "multiplies the columns that are left"
+                self._move_blocks(node, gates.readers[node])
                 set_attribute(self.walk.graph_module, str(node.target), new)
                 node.args = gates.reads(node) if isinstance(new, Gated) else node.args[:1]
         for node, scale in scales.items():
@@ -121,7 +125,12 @@ class Cut:
             if new is not None:
                 told[node] = describe(ungated(module), ungated(new))
                 set_attribute(graph_module, str(node.target), new)
+                self._move_blocks(node, module)
         return told
+
+    def _move_blocks(self, node: fx.Node, module: torch.nn.Module) -> None:
+        """Have the noted blocks of what ``node`` called, a layer or a gate around one, be of what is left of it."""
+        move_blocks(node, self._places.get(id(ungated(module)._parameters.get("weight")), {}))
 
     def _narrower(self, call: Call, tensors: Mapping[int, torch.Tensor]) -> Any:
         if isinstance(call.module, ResConv):

@@ -22,7 +22,7 @@ from fxprune.facts.own_layers import own_module
 from fxprune.ops.call import Call
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import Array
-from fxprune.structures.partitions.movable import Movable, units
+from fxprune.structures.partitions.movable import Movable, in_order, in_order_of_making, units
 
 Flags = NDArray[np.bool_]
 _FUNCTION = "its weight is not a layer's: apply freeze-weights first"
@@ -111,10 +111,22 @@ class _Finder:
     def _chain(self, nodes: list[fx.Node]) -> Chain:
         layers = tuple(self._layers[node] for node in nodes)
         columns = self._columns(nodes[0])
+        if columns is not None and self._are_joined(columns):
+            columns = None
         entry = units(columns, layers[0].in_features)
         by_unit = columns is not None and int(entry.max()) + 1 == len(np.unique(columns))
         made_by = self.channels.name_of(int(columns[0])) if by_unit and columns is not None else ""
         return Chain(tuple(nodes), layers, entry, made_by)
+
+    def _are_joined(self, columns: Array) -> bool:
+        """Say whether channels go with others of their layer that stand apart, as the same one of each group does."""
+        path = self.channels.name_of(int(columns[0]))
+        made = self.channels.outputs.get(path)
+        if made is None:
+            return False
+        layer = self.channels.graph_module.get_submodule(path)
+        count = getattr(layer, "out_channels", len(made))  # of a transposed conv rows are those of one group
+        return len(np.unique(made)) < count and not in_order(columns, in_order_of_making(columns))
 
     def _columns(self, node: fx.Node) -> Array | None:
         """Return the class of each input of a layer; None if they have none, or several."""

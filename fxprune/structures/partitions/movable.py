@@ -3,8 +3,8 @@
 W2 relu(norm(W1 x))   ->   W2[:, order] relu(norm[order](W1[order] x))      the same function, whatever the order
 
 Whatever holds the channels must hold all of them, in the order in which they are made, each as often as the others in
-a row (a channel's H x W places once it is flattened). Then each op does the same to every one of them, and a stable
-sort by the new places is the same move everywhere.
+a row (a channel's H x W places once it is flattened), and no others along the same axis. Then each op does the same
+to every one of them, and a stable sort by the new places is the same move everywhere.
 """
 
 from __future__ import annotations
@@ -37,10 +37,24 @@ class Movable:
         wanted = self.channels.flagged(classes.tolist())
         for where, labels in self._held:
             held = self.channels.class_of[labels]
-            hit = wanted[held]
-            if hit.any() and not _in_order(held, classes):
+            if not wanted[held].any():
+                continue
+            if not in_order(held, classes):
                 return f"{where}: holds them in another order, or only some of them"
+            if id(labels) in self._beside:
+                return f"{where}: holds others along the same axis"
         return None
+
+    @cached_property
+    def _beside(self) -> set[int]:
+        """The arrays of labels, by identity, that share an axis with another one: what moves one moves both."""
+        walk = self.channels.walk
+        axes = [vectors for record in walk.records for vectors in record.axes.values()]
+        for nest in (*walk.values.values(), *walk.hidden.values()):
+            for value in values_in(nest):
+                along = range(len(value.shape))
+                axes += [tuple(one.labels for one in value.layers if axis in one.axes) for axis in along]
+        return {id(one) for vectors in axes if len(vectors) > 1 for one in vectors}
 
     @cached_property
     def _held(self) -> list[tuple[str, Array]]:
@@ -62,7 +76,7 @@ class Movable:
                     yield node, layer.labels
 
 
-def _in_order(held: Array, classes: Array) -> bool:
+def in_order(held: Array, classes: Array) -> bool:
     """Say whether an array holds all ``classes`` in their order, each equally often in a row."""
     times, rest = divmod(len(held), len(classes))
     return held.ndim == 1 and rest == 0 and np.array_equal(held, np.repeat(classes, times))

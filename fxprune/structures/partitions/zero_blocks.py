@@ -6,7 +6,7 @@ W1 = | a . |    W2 = | b . |      two blocks: outputs 0 of both with input 0, ou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -17,13 +17,14 @@ from fxprune.structures.partitions.chains import Chain
 
 _MOST = 16
 _SPARSE = 0.25
-"""Layers that have no more zeros than this are not looked into."""
+"""Layers that have fewer zeros than this are not looked into, and blocks that leave out less are none."""
 
 
 def blocks_in_zeros(chain: Chain) -> list[WeightBlocks] | None:
-    """Return the blocks of all layers of a chain but for the last; None if all is joined with all.
+    """Return the blocks of all layers of a chain but for the last; None if all, or nearly all, is joined with all.
 
-    More than 16 are put together, the largest with the smallest; what nothing reaches is in the smallest.
+    More than 16 are put together, the largest with the smallest; what does not go through all layers is in the
+    smallest.
     """
     split = chain.layers[:-1]
     if any(_zeros(one.weight.detach()) < _SPARSE for one in split):
@@ -34,7 +35,9 @@ def blocks_in_zeros(chain: Chain) -> list[WeightBlocks] | None:
     if found is None:
         return None
     columns = [found[0][chain.entry], *found[1:-1]]
-    return [WeightBlocks(rows, read) for rows, read in zip(found[1:], columns, strict=True)]
+    blocks = [WeightBlocks(rows, read) for rows, read in zip(found[1:], columns, strict=True)]
+    inside = sum(out * of for one in blocks for out, of in one.sizes)
+    return blocks if inside <= (1 - _SPARSE) * sum(one.weight.numel() for one in split) else None
 
 
 def _zeros(weight: torch.Tensor) -> float:
@@ -57,10 +60,12 @@ def _components(joined: Sequence[NDArray[np.bool_]]) -> list[Assignment] | None:
         for unit in range(len(row)):
             if row[unit] < 0 and _has_any(joined, place, unit):
                 sizes.append(_reach(joined, found, place, unit, len(sizes)))
-    if len(sizes) < 2:
+    through = set.intersection(*(set(row[row >= 0].tolist()) for row in found))
+    if len(through) < 2:
         return None
-    numbers, packed = _packed(sizes)
-    return [np.where(row < 0, int(np.argmin(packed)), numbers[row]) for row in found]
+    numbers, packed = _packed({one: sizes[one] for one in sorted(through)})
+    numbers = np.append(numbers, int(np.argmin(packed)))  # of -1, what nothing reaches
+    return [numbers[np.where(np.isin(row, list(through)), row, -1)] for row in found]
 
 
 def _has_any(joined: Sequence[NDArray[np.bool_]], place: int, unit: int) -> bool:
@@ -86,11 +91,11 @@ def _reach(joined: Sequence[NDArray[np.bool_]], found: list[Assignment], place: 
     return size
 
 
-def _packed(sizes: Sequence[int]) -> tuple[Assignment, NDArray[np.int64]]:
+def _packed(sizes: Mapping[int, int]) -> tuple[Assignment, NDArray[np.int64]]:
     """Return the block of each component, of 16 at most, and how large each block is then."""
     count = min(len(sizes), _MOST)
-    numbers, packed = np.zeros(len(sizes), dtype=np.int64), np.zeros(count, dtype=np.int64)
-    for one in sorted(range(len(sizes)), key=lambda one: -sizes[one]):
+    numbers, packed = np.zeros(max(sizes) + 1, dtype=np.int64), np.zeros(count, dtype=np.int64)
+    for one in sorted(sizes, key=lambda one: -sizes[one]):
         numbers[one] = int(np.argmin(packed))
         packed[numbers[one]] += sizes[one]
     return numbers, packed

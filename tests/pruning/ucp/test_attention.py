@@ -72,6 +72,7 @@ TOGETHER = """
 import sys
 import torch
 sys.path[:0] = [{tests!r}, {tests!r} + "/pruning/ucp"]
+sys.path.append({tests!r} + "/..")  # for the benchmarks
 from torch import distributed
 from test_attention import X, attended
 from fxprune.pruning.ucp.attention import measure_attention

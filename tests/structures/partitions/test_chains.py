@@ -11,6 +11,7 @@ from partition_nets import conv_head, mlp
 from torch import fx, nn
 
 import fxprune
+from fxprune import passes
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.partitions.chains import find_chains
 
@@ -148,3 +149,26 @@ def test_a_transformers_mlp_is_a_chain() -> None:
 def test_what_is_mixed_already_enters_feature_by_feature() -> None:
     graph = traced(nn.Softmax(1), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4), nn.Softmax(1), nn.Linear(4, 4))
     assert find_chains(Channels(graph)).chains[0].widths == (8, 6)
+
+
+class Grouped(nn.Module):
+    """Channels of a conv of two or more groups enter: the same ones of each group go together, or none does."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        super().__init__()
+        self.conv = conv
+        self.head = nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 3))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.head(self.conv(torch.relu(x)).flatten(1))
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d(8, 16, 1, groups=2), nn.ConvTranspose2d(8, 16, 1, groups=8)])
+def test_features_enter_one_by_one_where_a_channel_goes_with_others_of_its_layer(conv: nn.Module) -> None:
+    graph = fxprune.trace(Grouped(conv).eval(), torch.randn(2, 8, 2, 2))
+    ((chain,), _) = find_chains(Channels(graph))
+    assert chain.enters_by == ""
+    assert chain.widths == (64, 12)
+    masked = passes.MaskPartition(blocks=5)(graph).graph_module
+    x = torch.randn(3, 8, 2, 2)
+    assert torch.allclose(passes.PartitionLinear()(masked).graph_module(x), masked(x), atol=1e-6)

@@ -372,6 +372,7 @@ class SteeredL1(ProximalL1):
             "no_relief": sorted(self._next.no_relief),
             "gates": dict(self._gates),
             "clock": self.clock.state_dict(),
+            "is_short": self._is_short,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -396,7 +397,8 @@ class SteeredL1(ProximalL1):
                 self._found[path].wake()
             layer.train_scale(False)
         self._gates = {**self._gates_now(), **state.get("gates", {})}
-        self._enough_chosen = self._is_enough()
+        self._is_short = state.get("is_short", False)
+        self._enough_chosen = self._is_short or self._is_enough()
 
 
 def _group_of(key: str) -> str:

@@ -174,6 +174,7 @@ class _Chosen:
     seconds: float
     points: list[list[float]]
     gates: Mapping[str, list[float]]
+    limit: float | None = None  # the milliseconds that were asked for
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,7 @@ class _Work(Work):
             *trained,
             _points(found),
             {path: gate.tolist() for path, gate in gates.items()},
+            None if found.timed is None else found.timed.limit,
         )
         found.plan.save(self.out / PLAN)
         write_json(self.out / WIDTHS, asdict(told))
@@ -284,7 +286,7 @@ class _Work(Work):
             "accuracy_after": self.accuracy(pruned),
             "max_relative_difference": max(one.max_relative or 0.0 for one in outcome.results),
             "latency_ms": latencies(traced.to(self.accelerator.device), pruned),
-            **timed(ready.latency, traced, pruned, Clocked(goal.targets.milliseconds, points)),
+            **timed(ready.latency, traced, pruned, Clocked(chosen.limit, points)),
             "path": epochs(outcome.rows),
             **options,
             "hardware": hardware(self.accelerator),

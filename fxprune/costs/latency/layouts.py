@@ -14,12 +14,13 @@ import torch
 from torch import fx, nn
 
 from fxprune.costs.latency.conditions import Layout
+from fxprune.gates.base import ungated
 from fxprune.ir.copies import copy_module
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module
 from fxprune.ir.pytrees import map_tensors
 from fxprune.ops.call import Call, is_conv
-from fxprune.ops.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES
+from fxprune.ops.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES, WEIGHTED_CLASSES
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _OF_IMAGES = ("conv", "transposed conv", "window", "adaptive pool", "resize")
@@ -53,7 +54,7 @@ def _is_image(node: fx.Node) -> bool:
         for user in one.users:
             call = Call(user)
             if call.op is None:
-                if called_module(user) is not None:  # a gate, or what could not be traced
+                if (module := called_module(user)) is not None and _may_be_of_images(module):
                     return True
             elif call.kind in _OF_IMAGES and call.input is one and call.op.axes != 1:
                 return True
@@ -61,6 +62,12 @@ def _is_image(node: fx.Node) -> bool:
                 seen.add(user)
                 left.append(user)
     return False
+
+
+def _may_be_of_images(module: nn.Module) -> bool:
+    """Say whether a gate, or what could not be traced, reads images: all that is not known to read other values."""
+    layer = ungated(module)
+    return not isinstance(layer, WEIGHTED_CLASSES) or isinstance(layer, CONV_CLASSES)
 
 
 def in_layout_of(graph_module: fx.GraphModule, layout: Layout) -> fx.GraphModule:

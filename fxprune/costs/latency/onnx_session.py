@@ -25,7 +25,7 @@ from fxprune.ir.pytrees import map_tensors, tensors_in
 Running = tuple[Callable[[], Any], float]
 """What runs a graph once, and the share of that time that counts."""
 _RUNS = 6
-COPIES = 8
+_COPIES = 8
 """So many of an op are timed side by side, unless their weights are large."""
 _LARGE = 1 << 22  # bytes, more than the nearest caches of a core hold
 _REORDERS = ("ReorderInput", "ReorderOutput")
@@ -49,6 +49,12 @@ def op_session(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions
     return _running(_session(model, conditions), inputs), _share_of_ops(events) / len(beside.copies)
 
 
+def copies_of(graph_module: fx.GraphModule) -> int:
+    """Return how many of a graph of one op are timed side by side: one, if it has no weights."""
+    size = sum(one.nbytes for one in graph_module.parameters())
+    return min(_COPIES, max(1, _LARGE // size)) if size else 1
+
+
 class _Beside(nn.Module):
     """An op with weights several times, each with weights of its own: in a network they come from slower memory.
 
@@ -58,8 +64,7 @@ class _Beside(nn.Module):
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__()
-        size = sum(one.nbytes for one in graph_module.parameters())
-        count = min(COPIES, max(1, _LARGE // size)) if size else 1
+        count = copies_of(graph_module)
         self.copies = nn.ModuleList(copy_module(graph_module) for _ in range(count))
         for place, one in enumerate(self.copies):
             for weight in one.parameters():

@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from fxprune.costs.latency.conditions import Layout
-from fxprune.gates.base import ungated
+from fxprune.gates.base import Gated, ungated
 from fxprune.ir.copies import copy_module
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module
@@ -52,22 +52,31 @@ def _is_image(node: fx.Node) -> bool:
     while left:
         one = left.pop()
         for user in one.users:
-            call = Call(user)
-            if call.op is None:
-                if (module := called_module(user)) is not None and _may_be_of_images(module):
-                    return True
-            elif call.kind in _OF_IMAGES and call.input is one and call.op.axes != 1:
+            call, module = Call(user), called_module(user)
+            if call.op is None and module is not None and _may_be_of_images(module):
                 return True
-            if (call.kind in _KEEPING or user.target is operator.getitem) and user not in seen and user is not node:
+            if call.kind in _OF_IMAGES and call.input is one and call.op is not None and call.op.axes != 1:
+                return True
+            if _is_keeping(user, call, module) and user not in seen:
                 seen.add(user)
                 left.append(user)
     return False
 
 
+def _is_keeping(node: fx.Node, call: Call, module: nn.Module | None) -> bool:
+    """Say whether a value has its channels where what it is made of has them."""
+    return call.kind in _KEEPING or node.target is operator.getitem or _is_bare(module)
+
+
+def _is_bare(module: nn.Module | None) -> bool:
+    """Say whether it is a gate that wraps no layer: of a branch, or of channels."""
+    return isinstance(module, Gated) and module.wrapped is None
+
+
 def _may_be_of_images(module: nn.Module) -> bool:
-    """Say whether a gate, or what could not be traced, reads images: all that is not known to read other values."""
+    """Say whether a gate of a layer, or what could not be traced, may read images: all but linear layers."""
     layer = ungated(module)
-    return not isinstance(layer, WEIGHTED_CLASSES) or isinstance(layer, CONV_CLASSES)
+    return not _is_bare(module) and not isinstance(layer, WEIGHTED_CLASSES) or isinstance(layer, CONV_CLASSES)
 
 
 def in_layout_of(graph_module: fx.GraphModule, layout: Layout) -> fx.GraphModule:

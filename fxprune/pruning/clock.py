@@ -84,7 +84,9 @@ class Clock:
                 self._measure(chosen)
             except (FxpruneError, RuntimeError) as error:  # memory is over, say: what was trained is worth more
                 self._model = None
-                warnings.warn(f"predictions of time go on uncorrected: {first_line(error)}", FxpruneWarning, stacklevel=2)
+                warnings.warn(
+                    f"predictions of time go on uncorrected: {first_line(error)}", FxpruneWarning, stacklevel=2
+                )
         return len(self.points) > before
 
     def _predicted(self, chosen: Sequence[Site]) -> float:

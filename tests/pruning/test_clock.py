@@ -179,7 +179,7 @@ def test_a_copy_in_the_middle_is_timed_beside_the_unpruned_network() -> None:
     copied = copy.deepcopy(first)
     trained(copied, STEPS - 8)
     assert copied.order == through.order
-    assert copied.clock.points == [tuple(map(pytest.approx, one)) for one in through.clock.points]
+    assert torch.tensor(copied.clock.points).allclose(torch.tensor(through.clock.points))
 
 
 def test_a_timer_that_fails_at_once_is_told_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ def test_a_timer_that_fails_at_once_is_told_before_anything_is_trained(monkeypat
 
     graph = resnet("branches")
     monkeypatch.setattr(FakeLatency, "measured_in_turns", lost)
-    with pytest.raises(FxpruneError, match="^no route to phone$"):
+    with pytest.raises(FxpruneError, match=r"^no route to phone$"):
         SteeredL1(graph, targets=Targets(latency=0.6), meet_after=STEPS, latency=FakeLatency())
     assert not any(gate.module.closed for gate in gates_of(graph))
 

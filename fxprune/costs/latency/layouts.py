@@ -76,7 +76,7 @@ def _is_bare(module: nn.Module | None) -> bool:
 def _may_be_of_images(module: nn.Module) -> bool:
     """Say whether a gate of a layer, or what could not be traced, may read images: all but linear layers."""
     layer = ungated(module)
-    return not _is_bare(module) and not isinstance(layer, WEIGHTED_CLASSES) or isinstance(layer, CONV_CLASSES)
+    return isinstance(layer, CONV_CLASSES) or not (_is_bare(module) or isinstance(layer, WEIGHTED_CLASSES))
 
 
 def in_layout_of(graph_module: fx.GraphModule, layout: Layout) -> fx.GraphModule:

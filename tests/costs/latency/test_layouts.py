@@ -128,7 +128,8 @@ class Permuted(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Keep the shape."""
-        return x + self.down(functional.gelu(self.up(x)))
+        y: torch.Tensor = x + self.down(functional.gelu(self.up(x)))
+        return y
 
 
 @pytest.mark.parametrize("what", [None, "branches", "channels"])
@@ -159,4 +160,5 @@ class Beside(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Keep the shape."""
-        return x + self.conv(functional.relu(x))
+        y: torch.Tensor = x + self.conv(functional.relu(x))
+        return y

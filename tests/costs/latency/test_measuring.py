@@ -64,13 +64,11 @@ def test_what_there_was_no_time_for_is_named_and_stands_in_proportion() -> None:
 
 
 def test_what_is_held_side_by_side_counts_its_weights_and_results() -> None:
-    """A conv 1x1 of 32 to 48 channels with a bias at 8 x 8: 6,336 bytes of weights, 12,288 it makes, 8,192 it reads."""
+    """A conv of 32 to 48 channels with a bias: 6,336 bytes of weights, 12,288 that it makes, 8,192 that it reads."""
     device, ops = FakeDevice(), ops_of(small_graph(), 1)
     wide = next(one for one in ops if one.node.name == "wide").workload
-    for copies, size in ((1, 26_816), (8, 157_184)):
-        instrument = device.instrument._replace(copies=lambda graph, copies=copies: copies)
-        measuring = Measuring(CONDITIONS, instrument, {})
-        _, held = measuring._prepared_one(wide, wide.widths)
+    for instrument, size in ((device.instrument, 26_816), (device.instrument._replace(copies=lambda _: 8), 157_184)):
+        _, held = Measuring(CONDITIONS, instrument, {})._prepared_one(wide, wide.widths)
         assert held == size
 
 

@@ -143,12 +143,14 @@ def test_time_and_parameters_are_both_met() -> None:
     assert shrink.clock.points[-1][1] <= 0.8 * shrink.clock.points[0][1]
 
 
+@pytest.mark.parametrize(("target", "off"), [("share", 1.15), ("milliseconds", 1.6)])
 @pytest.mark.parametrize("stop", [3, 6, 9])
-def test_a_run_that_was_stopped_goes_on_with_what_was_measured(stop: int) -> None:
+def test_a_run_that_was_stopped_goes_on_with_what_was_measured(stop: int, target: str, off: float) -> None:
     def made() -> tuple[fx.GraphModule, SteeredL1]:
-        graph = resnet("branches")
-        latency = FakeLatency(off=1.15)
-        return graph, SteeredL1(graph, targets=Targets(latency=0.5), meet_after=STEPS, latency=latency)
+        graph, latency = resnet("branches"), FakeLatency(off=off)
+        whole = latency.milliseconds(plain(graph))
+        targets = Targets(latency=0.5) if target == "share" else Targets(milliseconds=whole)  # met by the prediction
+        return graph, SteeredL1(graph, targets=targets, meet_after=STEPS, latency=latency)
 
     _, through = made()
     trained(through)

@@ -25,6 +25,7 @@ from fxprune.errors import FxpruneError, first_line
 Measure = Callable[[fx.GraphModule, tuple[Any, ...]], float]
 """A user's timer."""
 Prepare = Callable[[fx.GraphModule, tuple[Any, ...]], Timer]
+Copies = Callable[[fx.GraphModule, Any, Any], int]
 _WARM_UP = 2
 _ASKED = Turns(2, 4, warm=False)
 _SEVERAL = Turns(4, 8)  # of ops that are timed several at a time
@@ -52,7 +53,8 @@ class Instrument(NamedTuple):
         of_ops: how often an op is timed.
         of_networks: how often a network is.
         pace: tells when the machine is slow; None if nobody can.
-        copies: how often a timer of an op holds its weights and what it makes of its inputs.
+        copies: how often a timer of an op holds its weights and what it makes; called with its graph, what that reads
+            and what it makes.
     """
 
     alone: Prepare
@@ -60,7 +62,7 @@ class Instrument(NamedTuple):
     of_ops: Turns = Turns(6, 12)
     of_networks: Turns = Turns(5, 60)
     pace: Pace | None = None
-    copies: Callable[[fx.GraphModule], int] = lambda graph_module: 1
+    copies: Copies = lambda graph_module, inputs, made: 1
 
 
 def instrument(conditions: Conditions, measure: Measure | None = None) -> Instrument:

@@ -170,7 +170,8 @@ class Measuring:
             milliseconds = own.milliseconds
             return lambda: milliseconds, 0
         own_of_each = sum(one.nbytes for one in (*graph.parameters(), *tensors_in(made)))
-        return timer, self._instrument.copies(graph) * own_of_each + sum(one.nbytes for one in tensors_in(inputs))
+        copies = self._instrument.copies(graph, inputs, made)
+        return timer, copies * own_of_each + sum(one.nbytes for one in tensors_in(inputs))
 
     def _is_known(self, workload: Workload, widths: Widths) -> bool:
         """Say whether it was timed, and the machine was as usual then."""

@@ -56,7 +56,7 @@ def _of_attention(values: list[fx.Node], metas: Mapping[fx.Node, TensorMetadata]
     query, key, value = values
     heads = _heads(values, metas)
     last = len(metas[query].shape) - 1
-    if last == 3 and not heads:  # fewer of keys than of queries
+    if last == 3 and not heads:  # fewer heads of keys than of queries
         return None
     for one in metas.keys() - {query, key, value}:  # a mask
         axis = _HEADS - 4 + len(metas[one].shape)

@@ -209,7 +209,7 @@ def test_masks_that_are_broadcast_stay(shape: tuple[int, ...]) -> None:
     assert graph(*made).shape == (2, 3, 6, 7)
 
 
-def test_attention_with_fewer_keys_or_of_one_value_is_timed_as_it_is_called() -> None:
+def test_attention_with_fewer_heads_of_keys_or_of_one_value_is_timed_as_it_is_called() -> None:
     class Grouped(nn.Module):
         def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             attend = functional.scaled_dot_product_attention

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from torch import fx
@@ -12,9 +13,9 @@ from torch import fx
 from fxprune.choosing.remaining import Remaining, Site
 from fxprune.choosing.targets import Targets
 from fxprune.choosing.time_terms import fit_of
-from fxprune.errors import FxpruneError, FxpruneWarning
-from fxprune.ir.processes import by_the_first, is_the_first
-from fxprune.pruning.emitted import emitted_without
+from fxprune.errors import FxpruneError, FxpruneWarning, first_line
+from fxprune.ir.processes import by_the_first
+from fxprune.pruning.emitted import emitted_whole, emitted_without
 from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.predictions import Latency
 
@@ -50,7 +51,6 @@ class Clock:
         self._usual = 0.0  # milliseconds of the unpruned network when it was first timed
         self.points: list[tuple[float, float, float]] = []
         self.targets = targets
-        self._whole = self._unpruned()
         if state is not None:
             self.load_state_dict(state)
         elif targets.latency is not None and self._model is not None and not self._is_pruned:
@@ -63,11 +63,10 @@ class Clock:
         gates = (*self._remaining.layers.values(), *self._remaining.channels.values())
         return any(bool((gate.scale == 0).any()) for gate in gates)
 
-    def _unpruned(self) -> fx.GraphModule | None:
-        """Return the unpruned network as it would be emitted, where it is to be timed, and nothing is closed yet."""
-        if self._model is None or not self.targets.is_timed or not is_the_first() or self._is_pruned:
-            return None
-        return self._emitted(())
+    @cached_property
+    def _whole(self) -> fx.GraphModule:
+        """The unpruned network as it would be emitted."""
+        return emitted_whole(self._remaining.graph_module)
 
     def _emitted(self, chosen: Sequence[Site]) -> fx.GraphModule:
         return emitted_without(self._remaining.graph_module, chosen, channels=bool(self._remaining.channels))
@@ -83,9 +82,11 @@ class Clock:
                 self._at += 1
             try:
                 self._measure(chosen)
-            except FxpruneError as error:  # what was trained till now is worth more
+            except (FxpruneError, RuntimeError) as error:  # memory is over, say: what was trained is worth more
                 self._model = None
-                warnings.warn(f"predictions of time go on uncorrected: {error}", FxpruneWarning, stacklevel=2)
+                warnings.warn(
+                    f"predictions of time go on uncorrected: {first_line(error)}", FxpruneWarning, stacklevel=2
+                )
         return len(self.points) > before
 
     def _predicted(self, chosen: Sequence[Site]) -> float:
@@ -94,16 +95,14 @@ class Clock:
 
     def _measure(self, chosen: Sequence[Site]) -> None:
         def point() -> tuple[tuple[float, float, float], float]:
-            model, whole, usual = self._model, self._whole, self._usual
+            model, usual = self._model, self._usual
             assert model is not None
-            if whole is None:
-                timing = model.measured(self._emitted(chosen))
-            elif not chosen:
-                timing = model.measured(whole)
-                usual = timing.milliseconds
+            if not chosen and not self._is_pruned:
+                timing = model.measured(self._whole)
+                usual = usual or timing.milliseconds
             else:
-                usual = usual or model.measured(whole).milliseconds
-                timing = model.measured_beside(self._emitted(chosen), whole, usual)
+                usual = usual or model.measured(self._whole).milliseconds
+                timing = model.measured_beside(self._emitted(chosen), self._whole, usual)
             return (self._predicted(chosen), timing.milliseconds, timing.spread), usual
 
         found, self._usual = by_the_first(point)

@@ -9,12 +9,13 @@ import torch
 from torch import fx
 
 from fxprune.choosing.remaining import Site
+from fxprune.ir.copies import copy_module
 from fxprune.ir.module_tree import evaluating
 from fxprune.passes import RemoveChannels, RemoveLayers
 from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.structures.channel_chunk import Chunk
-from fxprune.structures.gated_layers import Gate, awake
+from fxprune.structures.gated_layers import Gate, awake, gates_of
 
 _COMPILE = Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING], verify=False)
 _COMPILE_CHANNELS = Pipeline([RemoveLayers(threshold=0.0), *AFTER_TRAINING, RemoveChannels()], verify=False)
@@ -31,6 +32,16 @@ def emitted_without(graph_module: fx.GraphModule, removed: Collection[Site], *, 
                 closed.enter_context(awake(site))
                 set_gate(site, 0.0)
         return (_COMPILE_CHANNELS if channels else _COMPILE)(graph_module).graph_module
+
+
+def emitted_whole(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Return the plain network without any gate, as if none were closed: it takes the time of the unpruned one."""
+    opened = copy_module(graph_module)
+    assert isinstance(opened, fx.GraphModule)
+    for gate in gates_of(opened):
+        if not bool(gate.scale.all()):
+            gate.assign(scale=1.0)
+    return emitted_without(opened, (), channels=False)
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ class SteeringState(ProximalL1):
     _scales: dict[str, torch.Tensor]
     _shut_before: dict[str, list[int]]
     _enough_chosen: bool
+    _is_short: bool
 
     def _is_enough(self) -> bool:
         """Say whether nothing else has to be chosen."""
@@ -49,6 +50,7 @@ class SteeringState(ProximalL1):
             "no_relief": sorted(self._next.no_relief),
             "gates": dict(self._gates),
             "clock": self.clock.state_dict(),
+            "is_short": self._is_short,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -76,7 +78,8 @@ class SteeringState(ProximalL1):
                 self._sites.gate(path).wake()
             layer.train_scale(False)
         self._gates = {**self._gates_now(), **state.get("gates", {})}
-        self._enough_chosen = self._is_enough()
+        self._is_short = state.get("is_short", False)
+        self._enough_chosen = self._is_short or self._is_enough()
 
 
 def group_of(key: str) -> str:

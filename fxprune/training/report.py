@@ -21,6 +21,7 @@ from fxprune.emission.formats import SOURCE_ONLY, Exports
 from fxprune.emission.strip import savable
 from fxprune.errors import EmitError, FxpruneWarning
 from fxprune.files import save_with_torch, write_json
+from fxprune.ir.processes import by_the_first
 from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
@@ -85,11 +86,14 @@ def timed(
 ) -> dict[str, Any]:
     """Return what a report tells of times, where one is asked for: predicted and measured, with their spread.
 
-    Of the networks with their norms folded, whether what is written keeps them or not, timed in turns. Predictions
-    are those of the model as it was measured; ``found`` says what was asked of it, and corrected it, on the way.
+    Of the networks with their norms folded, whether what is written keeps them or not, timed in turns; of several
+    processes by the first, while the others wait. Predictions are those of the model as it was measured; ``found``
+    says what was asked of it, and corrected it, on the way.
     """
-    if latency is None:
-        return {}
+    return {} if latency is None else by_the_first(lambda: _timed(latency, before, after, found))
+
+
+def _timed(latency: LatencyModel, before: fx.GraphModule, after: fx.GraphModule, found: Clocked) -> dict[str, Any]:
     told: dict[str, Any] = {"conditions": str(latency.table.conditions)}
     timings = latency.measured_in_turns([before, after])
     for name, one, timing in zip(("before", "after"), (before, after), timings, strict=True):

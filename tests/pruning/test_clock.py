@@ -113,19 +113,23 @@ def test_a_training_goes_on_where_the_clock_says_that_a_time_cannot_be_met() -> 
     )
     again_graph.load_state_dict(graph.state_dict())
     again.load_state_dict(shrink.state_dict())
-    with pytest.warns(FxpruneWarning, match="the training goes on"):
-        trained(copy.deepcopy(again), 1)
+    for one in (again, copy.deepcopy(again)):
+        assert one.is_settled  # what was said once is known
+        assert not one.is_met
+        trained(one, 1)
+        assert one.order == shrink.order
 
 
-def test_a_clock_that_fails_on_the_way_costs_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [FxpruneError("no route to phone"), RuntimeError("no route to phone\nat all")])
+def test_a_clock_that_fails_on_the_way_costs_no_training(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     graph, latency = resnet("branches"), FakeLatency(off=1.1)
     shrink = SteeredL1(graph, targets=Targets(latency=0.6), meet_after=STEPS, latency=latency)
 
     def lost(self: FakeLatency, graph_modules: object) -> None:
-        raise FxpruneError("no route to phone")
+        raise error
 
     monkeypatch.setattr(FakeLatency, "measured_in_turns", lost)
-    with pytest.warns(FxpruneWarning, match="predictions of time go on uncorrected: no route to phone"):
+    with pytest.warns(FxpruneWarning, match=r"predictions of time go on uncorrected: no route to phone$"):
         trained(shrink)
     assert shrink.is_met
     assert len(shrink.clock.points) == 1
@@ -139,12 +143,14 @@ def test_time_and_parameters_are_both_met() -> None:
     assert shrink.clock.points[-1][1] <= 0.8 * shrink.clock.points[0][1]
 
 
+@pytest.mark.parametrize(("target", "off"), [("share", 1.15), ("milliseconds", 1.6)])
 @pytest.mark.parametrize("stop", [3, 6, 9])
-def test_a_run_that_was_stopped_goes_on_with_what_was_measured(stop: int) -> None:
+def test_a_run_that_was_stopped_goes_on_with_what_was_measured(stop: int, target: str, off: float) -> None:
     def made() -> tuple[fx.GraphModule, SteeredL1]:
-        graph = resnet("branches")
-        latency = FakeLatency(off=1.15)
-        return graph, SteeredL1(graph, targets=Targets(latency=0.5), meet_after=STEPS, latency=latency)
+        graph, latency = resnet("branches"), FakeLatency(off=off)
+        whole = latency.milliseconds(plain(graph))
+        targets = Targets(latency=0.5) if target == "share" else Targets(milliseconds=whole)  # met by the prediction
+        return graph, SteeredL1(graph, targets=targets, meet_after=STEPS, latency=latency)
 
     _, through = made()
     trained(through)
@@ -160,6 +166,33 @@ def test_a_run_that_was_stopped_goes_on_with_what_was_measured(stop: int) -> Non
     assert copied.clock.points == first.clock.points
     trained(copied, STEPS - stop)
     assert copied.order == through.order
+
+
+def test_a_copy_in_the_middle_is_timed_beside_the_unpruned_network() -> None:
+    through = SteeredL1(
+        resnet("branches"), targets=Targets(latency=0.5), meet_after=STEPS, latency=FakeLatency(off=1.15)
+    )
+    trained(through)
+    latency = FakeLatency(off=1.15)
+    first = SteeredL1(resnet("branches"), targets=Targets(latency=0.5), meet_after=STEPS, latency=latency)
+    trained(first, 8)
+    assert first.closed
+    object.__setattr__(latency, "off", 1.6)  # the machine is slower now
+    copied = copy.deepcopy(first)
+    trained(copied, STEPS - 8)
+    assert copied.order == through.order
+    assert torch.tensor(copied.clock.points).allclose(torch.tensor(through.clock.points))
+
+
+def test_a_timer_that_fails_at_once_is_told_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(self: FakeLatency, graph_modules: object) -> None:
+        raise FxpruneError("no route to phone")
+
+    graph = resnet("branches")
+    monkeypatch.setattr(FakeLatency, "measured_in_turns", lost)
+    with pytest.raises(FxpruneError, match=r"^no route to phone$"):
+        SteeredL1(graph, targets=Targets(latency=0.6), meet_after=STEPS, latency=FakeLatency())
+    assert not any(gate.module.closed for gate in gates_of(graph))
 
 
 def test_a_table_alone_predicts() -> None:

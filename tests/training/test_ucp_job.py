@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from fake_latency import FakeLatency
 from safetensors.torch import load_file
 from torch import nn
 
 from fxprune.choosing.targets import Targets
 from fxprune.emission.emit import load_emitted
 from fxprune.errors import FxpruneError, FxpruneValueError, LoadError, TargetError
+from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.render.run_page import run_page
 from fxprune.run_record import read_run
@@ -121,6 +123,19 @@ def test_the_same_call_goes_on_wherever_it_was_killed(data: ImageData, tmp_path:
     weights = [load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "killed")]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert not any("trained with gates" in line for line in said)
+
+
+def test_a_share_of_the_time_is_told_in_milliseconds(
+    data: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LatencyModel, "measure", lambda graph_module, **how: FakeLatency(off=1.1))
+    goal = Goal(Targets(latency=0.8), what="channels")
+    for _ in range(2):  # the second time what was chosen is read back
+        report = prune_by_attention(network(), data, tmp_path, replace(QUICK, epochs=1), goal=goal)
+        told = report["latency"]
+        assert told["target_ms"] == pytest.approx(0.8 * told["before_ms"])
+        assert told["after_ms"] <= 1.02 * told["target_ms"]
+        assert told["points"]
 
 
 def test_alpha_stands_in_the_place_of_targets(data: ImageData, tmp_path: Path) -> None:

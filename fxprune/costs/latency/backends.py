@@ -17,7 +17,7 @@ from torch import fx
 
 from fxprune.costs.latency.conditions import Conditions, require_backend
 from fxprune.costs.latency.in_place import in_place_copy
-from fxprune.costs.latency.onnx_session import COPIES, Running, op_session, session_of
+from fxprune.costs.latency.onnx_session import Running, copies_of, op_session, session_of
 from fxprune.costs.latency.pace import Pace, pace_of
 from fxprune.costs.latency.timing import Timer, Turns
 from fxprune.errors import FxpruneError, first_line
@@ -25,6 +25,7 @@ from fxprune.errors import FxpruneError, first_line
 Measure = Callable[[fx.GraphModule, tuple[Any, ...]], float]
 """A user's timer."""
 Prepare = Callable[[fx.GraphModule, tuple[Any, ...]], Timer]
+Copies = Callable[[fx.GraphModule, Any, Any], int]
 _WARM_UP = 2
 _ASKED = Turns(2, 4, warm=False)
 _SEVERAL = Turns(4, 8)  # of ops that are timed several at a time
@@ -52,7 +53,8 @@ class Instrument(NamedTuple):
         of_ops: how often an op is timed.
         of_networks: how often a network is.
         pace: tells when the machine is slow; None if nobody can.
-        copies: how often a timer of an op holds its weights at most.
+        copies: how often a timer of an op holds its weights and what it makes; called with its graph, what that reads
+            and what it makes.
     """
 
     alone: Prepare
@@ -60,7 +62,7 @@ class Instrument(NamedTuple):
     of_ops: Turns = Turns(6, 12)
     of_networks: Turns = Turns(5, 60)
     pace: Pace | None = None
-    copies: int = 1
+    copies: Copies = lambda graph_module, inputs, made: 1
 
 
 def instrument(conditions: Conditions, measure: Measure | None = None) -> Instrument:
@@ -76,7 +78,7 @@ def instrument(conditions: Conditions, measure: Measure | None = None) -> Instru
     pace = pace_of(conditions)
     if conditions.backend == "onnxruntime":
         of_op, of_network = _preparing(op_session, conditions), _preparing(session_of, conditions)
-        return Instrument(of_op, of_network, of_ops=_SEVERAL, pace=pace, copies=COPIES)
+        return Instrument(of_op, of_network, of_ops=_SEVERAL, pace=pace, copies=copies_of)
     whole = _compiled if conditions.backend == "compile" else _eager
     return Instrument(_preparing(_eager, conditions), _preparing(whole, conditions), pace=pace)
 

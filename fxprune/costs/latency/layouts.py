@@ -14,12 +14,13 @@ import torch
 from torch import fx, nn
 
 from fxprune.costs.latency.conditions import Layout
+from fxprune.gates.base import Gated, ungated
 from fxprune.ir.copies import copy_module
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module
 from fxprune.ir.pytrees import map_tensors
 from fxprune.ops.call import Call, is_conv
-from fxprune.ops.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES
+from fxprune.ops.layer_classes import CONV_CLASSES, TRANSPOSED_CLASSES, WEIGHTED_CLASSES
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _OF_IMAGES = ("conv", "transposed conv", "window", "adaptive pool", "resize")
@@ -51,16 +52,31 @@ def _is_image(node: fx.Node) -> bool:
     while left:
         one = left.pop()
         for user in one.users:
-            call = Call(user)
-            if call.op is None:
-                if called_module(user) is not None:  # a gate, or what could not be traced
-                    return True
-            elif call.kind in _OF_IMAGES and call.input is one and call.op.axes != 1:
+            call, module = Call(user), called_module(user)
+            if call.op is None and module is not None and _may_be_of_images(module):
                 return True
-            if (call.kind in _KEEPING or user.target is operator.getitem) and user not in seen and user is not node:
+            if call.kind in _OF_IMAGES and call.input is one and call.op is not None and call.op.axes != 1:
+                return True
+            if _is_keeping(user, call, module) and user not in seen:
                 seen.add(user)
                 left.append(user)
     return False
+
+
+def _is_keeping(node: fx.Node, call: Call, module: nn.Module | None) -> bool:
+    """Say whether a value has its channels where what it is made of has them."""
+    return call.kind in _KEEPING or node.target is operator.getitem or _is_bare(module)
+
+
+def _is_bare(module: nn.Module | None) -> bool:
+    """Say whether it is a gate that wraps no layer: of a branch, or of channels."""
+    return isinstance(module, Gated) and module.wrapped is None
+
+
+def _may_be_of_images(module: nn.Module) -> bool:
+    """Say whether a gate of a layer, or what could not be traced, may read images: all but linear layers."""
+    layer = ungated(module)
+    return isinstance(layer, CONV_CLASSES) or not (_is_bare(module) or isinstance(layer, WEIGHTED_CLASSES))
 
 
 def in_layout_of(graph_module: fx.GraphModule, layout: Layout) -> fx.GraphModule:

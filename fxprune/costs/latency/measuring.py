@@ -162,16 +162,16 @@ class Measuring:
         own = self._known(workload).get(workload.widths)
         try:
             graph, inputs = workload.make(widths, self._conditions)
-            if widths != workload.widths:
-                fx.Interpreter(graph).run(*inputs)  # raises if it cannot be
+            made = fx.Interpreter(graph).run(*inputs)  # raises if it cannot be
             timer = self._instrument.alone(graph, inputs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             if own is None or isinstance(error, FxpruneError):
                 raise FxpruneError(f"{workload.family} cannot be run alone: {first_line(error)}") from error
             milliseconds = own.milliseconds
             return lambda: milliseconds, 0
-        weights = self._instrument.copies * sum(one.nbytes for one in graph.parameters())
-        return timer, weights + sum(one.nbytes for one in tensors_in(inputs))
+        own_of_each = sum(one.nbytes for one in (*graph.parameters(), *tensors_in(made)))
+        copies = self._instrument.copies(graph, inputs, made)
+        return timer, copies * own_of_each + sum(one.nbytes for one in tensors_in(inputs))
 
     def _is_known(self, workload: Workload, widths: Widths) -> bool:
         """Say whether it was timed, and the machine was as usual then."""

@@ -25,8 +25,8 @@ from fxprune.ir.pytrees import map_tensors, tensors_in
 Running = tuple[Callable[[], Any], float]
 """What runs a graph once, and the share of that time that counts."""
 _RUNS = 6
-COPIES = 8
-"""So many of an op are timed side by side, unless their weights are large."""
+_COPIES = 8
+"""So many of an op are timed side by side, unless they are large."""
 _LARGE = 1 << 22  # bytes, more than the nearest caches of a core hold
 _REORDERS = ("ReorderInput", "ReorderOutput")
 
@@ -38,7 +38,8 @@ def session_of(graph_module: nn.Module, inputs: tuple[Any, ...], conditions: Con
 
 def op_session(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions: Conditions) -> Running:
     """Return what runs a graph of one op, and how much of that is one op's, without bringing tensors into layouts."""
-    beside = _Beside(graph_module)
+    with torch.no_grad():
+        beside = _Beside(graph_module, copies_of(graph_module, inputs, graph_module(*inputs)))
     model = as_onnx(beside, inputs)
     with tempfile.TemporaryDirectory() as folder:
         session = _session(model, conditions, profile=Path(folder) / "profile")
@@ -49,6 +50,16 @@ def op_session(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions
     return _running(_session(model, conditions), inputs), _share_of_ops(events) / len(beside.copies)
 
 
+def copies_of(graph_module: fx.GraphModule, inputs: Any, made: Any) -> int:
+    """Return how many of a graph of one op are timed side by side: one, if it has no weights.
+
+    One too where what it reads and makes is more than a cache holds: its weights come from slower memory then anyway.
+    """
+    weights = sum(one.nbytes for one in graph_module.parameters())
+    size = weights + sum(one.nbytes for one in tensors_in((inputs, made)))
+    return min(_COPIES, max(1, _LARGE // size)) if weights else 1
+
+
 class _Beside(nn.Module):
     """An op with weights several times, each with weights of its own: in a network they come from slower memory.
 
@@ -56,10 +67,8 @@ class _Beside(nn.Module):
     them.
     """
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
+    def __init__(self, graph_module: fx.GraphModule, count: int) -> None:
         super().__init__()
-        size = sum(one.nbytes for one in graph_module.parameters())
-        count = min(COPIES, max(1, _LARGE // size)) if size else 1
         self.copies = nn.ModuleList(copy_module(graph_module) for _ in range(count))
         for place, one in enumerate(self.copies):
             for weight in one.parameters():

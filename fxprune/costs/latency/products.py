@@ -18,7 +18,9 @@ from fxprune.ops.free_ops import op_name
 
 MetaOf = Callable[[fx.Node], TensorMetadata | None]
 Axis = tuple[fx.Node, int]
-_PRODUCTS = ("matmul", "bmm")
+_ATTENTION = "scaled_dot_product_attention"
+_VALUES = {"matmul": ("input", "other"), "bmm": ("input", "mat2"), _ATTENTION: ("query", "key", "value")}
+"""The parameters that are values, of what is timed so."""
 _HEADS = 1  # the axis of heads, of four
 
 
@@ -28,26 +30,20 @@ def product_workload(call: Call, meta_of: MetaOf) -> tuple[Workload, tuple[Axis,
     None of one that is not written so: it is timed as it is called.
     """
     name = "" if call.op is None else call.op.name
-    if name not in (*_PRODUCTS, "scaled_dot_product_attention"):
+    if name not in _VALUES:
         return None
-    is_product = name in _PRODUCTS
-    read = call.node.all_input_nodes
-    values = read if is_product else [one for one in _attended(call) if one is not None]
+    read, given = call.node.all_input_nodes, [call.argument(one) for one in _VALUES[name]]
+    values = [one for one in given if isinstance(one, fx.Node)]
     metas = {one: meta for one in read if (meta := meta_of(one)) is not None}
-    if len(metas) < len(read) or len(set(values)) < (2 if is_product else 3):
+    if len(metas) < len(read) or len(set(values)) < len(given):
         return None
     ranks = {len(metas[one].shape) for one in values}
     if len(ranks) != 1 or min(ranks) < 3:
         return None
-    groups = _of_product(values, metas) if is_product else _of_attention(values, metas)
+    groups = _of_attention(values, metas) if name == _ATTENTION else _of_product(values, metas)
     if groups is None:
         return None
     return _workload(call.node, groups, metas)
-
-
-def _attended(call: Call) -> list[fx.Node | None]:
-    found = [call.argument(name) for name in ("query", "key", "value")]
-    return [one if isinstance(one, fx.Node) else None for one in found]
 
 
 def _of_product(values: list[fx.Node], metas: Mapping[fx.Node, TensorMetadata]) -> list[list[Axis]] | None:
@@ -60,7 +56,7 @@ def _of_attention(values: list[fx.Node], metas: Mapping[fx.Node, TensorMetadata]
     query, key, value = values
     heads = _heads(values, metas)
     last = len(metas[query].shape) - 1
-    if last == 3 and not heads:  # fewer of keys than of queries
+    if last == 3 and not heads:  # fewer heads of keys than of queries
         return None
     for one in metas.keys() - {query, key, value}:  # a mask
         axis = _HEADS - 4 + len(metas[one].shape)

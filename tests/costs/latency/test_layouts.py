@@ -14,6 +14,7 @@ from fxprune.costs.latency.conditions import Conditions, Layout
 from fxprune.costs.latency.layouts import in_layout_of, inputs_in
 from fxprune.costs.latency.network_ops import ops_of
 from fxprune.ir.nodes import example_inputs_of
+from fxprune.pipelines.chains import insert_scales
 from fxprune.pruning.latency_model import LatencyModel
 
 
@@ -116,3 +117,48 @@ def test_images_of_whole_numbers_stay_whole_numbers() -> None:
     (image,) = inputs_in(graph, example_inputs_of(graph), "channels_last")
     assert image.dtype == torch.uint8
     assert image.is_contiguous(memory_format=torch.channels_last)
+
+
+class Permuted(nn.Module):
+    """A residual branch of linear layers on (N, H, W, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Keep the shape."""
+        y: torch.Tensor = x + self.down(functional.gelu(self.up(x)))
+        return y
+
+
+@pytest.mark.parametrize("what", [None, "branches", "channels"])
+def test_what_gates_read_is_no_image_by_that(what: str | None) -> None:
+    x = torch.randn(2, 5, 6, 8)
+    graph = fxprune.trace(Permuted().eval(), x)
+    if what is not None:
+        graph = insert_scales(graph, what=what, verify=False).graph_module
+    assert inputs_in(graph, (x,), "channels_last")[0].stride() == x.stride()
+
+
+@pytest.mark.parametrize("what", [None, "branches", "convs"])
+def test_images_that_gates_read_are_laid_out(what: str | None) -> None:
+    x = torch.randn(2, 8, 6, 5)
+    graph = fxprune.trace(Beside().eval(), x)
+    if what is not None:
+        graph = insert_scales(graph, what=what, verify=False).graph_module
+    laid_out = inputs_in(graph, (x,), "channels_last")[0]
+    assert laid_out.is_contiguous(memory_format=torch.channels_last)
+
+
+class Beside(nn.Module):
+    """A conv in a residual branch on images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Keep the shape."""
+        y: torch.Tensor = x + self.conv(functional.relu(x))
+        return y

@@ -63,6 +63,15 @@ def test_what_there_was_no_time_for_is_named_and_stands_in_proportion() -> None:
     assert families[wide.family].time((16, 48)) == pytest.approx(full / 2)
 
 
+def test_what_is_held_side_by_side_counts_its_weights_and_results() -> None:
+    """A conv of 32 to 48 channels with a bias: 6,336 bytes of weights, 12,288 that it makes, 8,192 that it reads."""
+    device, ops = FakeDevice(), ops_of(small_graph(), 1)
+    wide = next(one for one in ops if one.node.name == "wide").workload
+    for instrument, size in ((device.instrument, 26_816), (device.instrument._replace(copies=lambda *_: 8), 157_184)):
+        _, held = Measuring(CONDITIONS, instrument, {})._prepared_one(wide, wide.widths)
+        assert held == size
+
+
 def test_progress_is_told() -> None:
     told: list[str] = []
     Measuring(CONDITIONS, FakeDevice().instrument, {}, tell=lambda share, doing: told.append(doing)).measure(

@@ -8,7 +8,7 @@ from torch import nn
 
 import fxprune
 from fxprune.costs.latency.conditions import Conditions
-from fxprune.costs.latency.onnx_session import COPIES, op_session, session_of
+from fxprune.costs.latency.onnx_session import copies_of, op_session, session_of
 from fxprune.errors import FxpruneError
 
 CONDITIONS = Conditions("onnxruntime")
@@ -48,13 +48,30 @@ def test_the_share_of_one_op_is_a_share() -> None:
     assert 0 < share <= 1
 
 
+@pytest.mark.parametrize(
+    ("channels", "size", "copies"),
+    [
+        (16, 32, 8),  # 64 KiB read and made, 9 KiB of weights
+        (64, 56, 2),  # 784 KiB each, 144 KiB of weights: 1,712 KiB of 4,096
+        (64, 112, 1),
+        (512, 7, 1),  # 9 MiB of weights
+    ],
+)
+def test_of_large_ops_fewer_run_side_by_side(channels: int, size: int, copies: int) -> None:
+    x = torch.randn(1, channels, size, size)
+    graph = fxprune.trace(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False)).eval(), x)
+    assert copies_of(graph, (x,), graph(x)) == copies
+    pool = fxprune.trace(nn.Sequential(nn.MaxPool2d(2)).eval(), x)
+    assert copies_of(pool, (x,), pool(x)) == 1
+
+
 def test_ops_with_weights_run_several_times_each_with_its_own() -> None:
     x = torch.randn(1, 64, 8, 8)
     graph = fxprune.trace(nn.Sequential(nn.Conv2d(64, 64, 3)).eval(), x)
     run, share = op_session(graph, (x,), CONDITIONS)
     found = run()
-    assert len(found) == COPIES
-    assert 0 < share <= 1 / COPIES
+    assert len(found) == 8
+    assert 0 < share <= 1 / 8
     assert not (found[0] == found[1]).all()
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(found[0]), graph(x), rtol=1e-4, atol=1e-5)

@@ -174,3 +174,52 @@ def test_products_and_attention_are_timed_at_any_heads_rows_and_columns() -> Non
     for op in (attention, scores, product):
         assert op.workload.straight
         assert not op.workload.fused
+
+
+@pytest.mark.parametrize("way", ["by place", "by name", "bmm"])
+def test_rows_and_columns_of_a_product_are_known_however_it_is_written(way: str) -> None:
+    class Product(nn.Module):
+        def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            if way == "bmm":
+                return torch.bmm(a, mat2=b)
+            return torch.matmul(a, b) if way == "by place" else torch.matmul(other=b, input=a)
+
+    (op,) = ops_of(fxprune.trace(Product().eval(), (torch.randn(3, 5, 4), torch.randn(3, 4, 7))), 3)
+    assert op.workload.widths == (5, 4, 7)
+    assert [(node.name, axis) for node, axis in op.axes] == [("a", 1), ("a", 2), ("b", 2)]
+    graph, inputs = op.workload.make((2, 3, 6), Conditions())
+    assert graph(*inputs).shape == (3, 2, 6)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 6, 6), (1, 1, 6, 6), (6, 6), (2, 4, 6, 6), (1, 4, 6, 6)])
+def test_masks_that_are_broadcast_stay(shape: tuple[int, ...]) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mask = nn.Buffer(torch.randn(shape))
+
+        def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return functional.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
+
+    inputs = (torch.randn(2, 4, 6, 8), torch.randn(2, 4, 6, 8), torch.randn(2, 4, 6, 8))
+    (op,) = ops_of(fxprune.trace(Masked().eval(), inputs), 2)
+    graph, made = op.workload.make((3, 5, 7), Conditions())
+    heads = 3 if shape[-3:-2] == (4,) else 1
+    assert made[3].shape == (shape if len(shape) == 2 else (shape[0], heads, 6, 6))
+    assert graph(*made).shape == (2, 3, 6, 7)
+
+
+def test_attention_with_fewer_heads_of_keys_or_of_one_value_is_timed_as_it_is_called() -> None:
+    class Grouped(nn.Module):
+        def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            attend = functional.scaled_dot_product_attention
+            return attend(q, k, v, enable_gqa=True), attend(q, q, q)
+
+    graph = fxprune.trace(
+        Grouped().eval(), (torch.randn(2, 4, 6, 8), torch.randn(2, 2, 6, 8), torch.randn(2, 2, 6, 8))
+    )
+    found = ops_of(graph, 2)
+    assert [one.workload.widths for one in found] == [(), ()]
+    for one in found:
+        alone, inputs = one.workload.make((), Conditions())
+        assert alone(*inputs).shape == (2, 4, 6, 8)

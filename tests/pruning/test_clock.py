@@ -49,6 +49,20 @@ def test_the_network_is_as_fast_as_asked_by_the_clock(what: str, off: float) -> 
     assert shrink.clock.points[-1][1] == pytest.approx(measured)
 
 
+@pytest.mark.parametrize("what", ["branches", "channels"])
+def test_a_time_is_met_across_cuts(what: str) -> None:
+    graph, latency = resnet(what), FakeLatency(off=1.1, stairs=2)
+    limit = 0.7 * latency.off * latency.milliseconds(plain(graph))
+    shrink = SteeredL1(graph, targets=Targets(milliseconds=limit), meet_after=STEPS, latency=latency)
+    optimizer = torch.optim.SGD(graph.parameters(), lr=0.1)
+    for _ in range(3):
+        trained(shrink, STEPS // 3)
+        graph, optimizer = shrink.cut(optimizer)
+    assert shrink.is_met
+    assert 0.6 / 0.7 * limit <= latency.measured(plain(graph)).milliseconds <= 1.0001 * limit
+    assert shrink.saved_by
+
+
 def test_a_share_is_of_what_is_measured() -> None:
     graph, latency = resnet("branches"), FakeLatency(off=1.15)
     shrink = SteeredL1(graph, targets=Targets(latency=0.5), meet_after=STEPS, latency=latency)

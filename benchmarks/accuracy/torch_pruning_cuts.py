@@ -9,10 +9,10 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
-import torch_pruning as tp
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -33,6 +33,7 @@ def cut_by_l1(
 
     ``target`` is the share to leave of what ``cost`` says, the MACs by default.
     """
+    tp = _package()
     importance = tp.importance.GroupMagnitudeImportance(p=1)
 
     def cut(ratio: float) -> nn.Module:
@@ -67,11 +68,17 @@ def group_lasso(network: nn.Module, examples: torch.Tensor, only: list[str], reg
 
 
 def _group_norm_pruner(network: nn.Module, examples: torch.Tensor, only: list[str], **options: Any) -> Any:
+    tp = _package()
     importance = tp.importance.GroupMagnitudeImportance(p=2)
     kept = _ignored(network, only)
     return tp.pruner.GroupNormPruner(
         network, examples, importance, global_pruning=True, ignored_layers=kept, **options
     )
+
+
+def _package() -> Any:
+    """Return Torch-Pruning, which is of the extra ``bench``: records are read and drawn without it."""
+    return import_module("torch_pruning")
 
 
 def _ignored(network: nn.Module, only: list[str]) -> list[nn.Module]:

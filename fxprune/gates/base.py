@@ -71,6 +71,11 @@ class Gated(nn.Module):
         return False
 
     @property
+    def narrows(self) -> bool:
+        """Whether it goes on, now, without some channels of the layer that it wraps, by a method ``narrowed``."""
+        return False
+
+    @property
     def untouched(self) -> bool:
         """Whether the unit of its shortcut, the size of its input, is still to be measured."""
         return False

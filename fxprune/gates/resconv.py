@@ -98,6 +98,11 @@ class ResConv(ScaledLayer):
             if (scale, shortcut) != (1.0, 0.0):
                 self.assign(scale=scale, shortcut=shortcut)
 
+    @property
+    def narrows(self) -> bool:
+        """Whether it rests: what it computes then is its conv and norm."""
+        return self.resting
+
     def narrowed(self, conv: nn.Module, norm: nn.Module | None, *, same_channels: bool) -> ResConv:
         """Return it at rest around what is left of its conv and norm.
 

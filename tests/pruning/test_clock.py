@@ -54,7 +54,7 @@ def test_a_time_is_met_across_cuts(what: str) -> None:
     graph, latency = resnet(what), FakeLatency(off=1.1, stairs=2)
     limit = 0.7 * latency.off * latency.milliseconds(plain(graph))
     shrink = SteeredL1(graph, targets=Targets(milliseconds=limit), meet_after=STEPS, latency=latency)
-    optimizer = torch.optim.SGD(graph.parameters(), lr=0.1)
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(graph.parameters(), lr=0.1)
     for _ in range(3):
         trained(shrink, STEPS // 3)
         graph, optimizer = shrink.cut(optimizer)

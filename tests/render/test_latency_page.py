@@ -55,5 +55,5 @@ def test_tables_are_sorted_by_numbers(opened: Open) -> None:
     cells = sites.locator("tbody tr").all_inner_texts()
     assert cells[0].split("\t") == ["c", "channels", "8 of 64", "1", "50.0%", "2,000", "2"]
     assert tab.locator("table").first.locator("tbody tr").first.inner_text().split("\t") == [
-        *("a<b>$x$", "conv 3x3", "1.5", "75.0%", "3,000,000", "10", "2")
+        *("a<b>$x$", "conv 3x3", "1.5", "75.0%", "3,000,000", "10", "8")
     ]

@@ -10,7 +10,6 @@ import torch
 from torch import fx
 
 from fxprune.gates.base import Gated, ungated
-from fxprune.gates.resconv import ResConv
 from fxprune.ir.kept_channels import KeptPlaces, note_kept
 from fxprune.ir.node_targets import attribute, set_attribute, set_buffer
 from fxprune.ir.nodes import called_modules, input_at
@@ -117,7 +116,7 @@ class Cut:
         made: dict[int, Any] = {}
         told: dict[fx.Node, str] = {}
         for node, module in called_modules(graph_module).items():  # several may call the same
-            if isinstance(module, Gated) and not isinstance(module, ResConv):
+            if isinstance(module, Gated) and not module.narrows:
                 continue
             if id(module) not in made:
                 made[id(module)] = module, self._narrower(Call(node), tensors)
@@ -133,8 +132,8 @@ class Cut:
         move_blocks(node, self._places.get(id(ungated(module)._parameters.get("weight")), {}))
 
     def _narrower(self, call: Call, tensors: Mapping[int, torch.Tensor]) -> Any:
-        if isinstance(call.module, ResConv):
-            return narrower_at_rest(call.node, call.module, self.kept, tensors) if call.module.resting else None
+        if isinstance(call.module, Gated):
+            return narrower_at_rest(call.node, call.module, self.kept, tensors)
         return None if call.exact is None else narrower(call, self.kept, tensors)
 
     def _replace_tensor(self, node: fx.Node, tensors: Mapping[int, torch.Tensor]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fxprune.gates.resconv import ResConv
+from fxprune.gates.base import Gated
 from fxprune.ir.nodes import input_at
 from fxprune.ops.call import Call
 from fxprune.rewriting.cutting.argument_rules import groups_left
@@ -27,8 +27,8 @@ def narrower(call: Call, kept: Kept, tensors: Mapping[int, torch.Tensor]) -> nn.
     return with_tensors(layer, new, **left)
 
 
-def narrower_at_rest(node: fx.Node, gate: ResConv, kept: Kept, tensors: Mapping[int, torch.Tensor]) -> ResConv | None:
-    """Return what is left of a ResConv that rests, called at ``node``; None if it stays as it is."""
+def narrower_at_rest(node: fx.Node, gate: Any, kept: Kept, tensors: Mapping[int, torch.Tensor]) -> Gated | None:
+    """Return what is left of a gate of a conv and its norm, called at ``node``; None if it stays as it is."""
     walk, axis = kept.walk, 1
     x, y = (walk.value(one) for one in (input_at(node), node))
     conv = narrower(Call(node, gate.conv), kept, tensors)
@@ -36,7 +36,8 @@ def narrower_at_rest(node: fx.Node, gate: ResConv, kept: Kept, tensors: Mapping[
     if conv is None and norm is gate.norm:
         return None
     classes = [[walk.labels.classes[one].tolist() for one in walk.along(v, axis)] for v in (x, y)]
-    return gate.narrowed(conv or gate.conv, norm, same_channels=classes[0] == classes[1])
+    left: Gated = gate.narrowed(conv or gate.conv, norm, same_channels=classes[0] == classes[1])
+    return left
 
 
 def _narrower_norm(norm: nn.Module, width: int, tensors: Mapping[int, torch.Tensor]) -> nn.Module:

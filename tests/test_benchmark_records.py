@@ -15,6 +15,7 @@ from benchmarks.accuracy import ucp
 from benchmarks.accuracy.equal_time import WHAT, Row
 from benchmarks.accuracy.equal_time_record import record
 from benchmarks.accuracy.paired import packed
+from benchmarks.provenance import provenance
 from benchmarks.report import accuracy, in_time, partition, untrained
 from benchmarks.report.pages import Draw
 
@@ -40,7 +41,7 @@ def test_the_record_says_how_far_both_is_above_the_others_and_how_many_hit_their
         Row("a", 1, 0.5, "both", 0): row(8, 0.50),
         Row("a", 1, 0.5, "Torch-Pruning", 0): row(6, 0.60),
     }
-    found = record(rows, "net", WHAT, "Torch-Pruning")
+    found = {**provenance(), **record(rows, "net", WHAT, "Torch-Pruning")}
     above = {one["arm"]: one.get("both_above", {}).get("difference") for one in found["rows"]}
     assert above == {"layers": pytest.approx(0.3), "both": None, "Torch-Pruning": pytest.approx(0.2)}
     assert (found["on_target"]["hit"], found["on_target"]["of"]) == (1, 2)  # the peer's is not ours to hit

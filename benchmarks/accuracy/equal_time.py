@@ -40,6 +40,7 @@ from benchmarks.accuracy.paired import answers, packed, without_choosing
 from benchmarks.accuracy.repairs import traced
 from benchmarks.accuracy.rows import read_rows
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
+from benchmarks.provenance import provenance
 from benchmarks.speed.emitted_in_turns import in_turns
 from fxprune.choosing.targets import Targets
 from fxprune.costs.macs import total_macs
@@ -112,7 +113,7 @@ def main() -> None:
     file = arguments.runs / f"equal-time-{arguments.network}.jsonl"
     rows = read_rows(file, Row)
     if arguments.table:
-        found = record(rows, arguments.network, WHAT, PEER)
+        found = {**provenance("torch-pruning"), **record(rows, arguments.network, WHAT, PEER)}
         write_json(RESULTS / f"equal_time_{arguments.network}.json", found)
         return
     make_folder(arguments.runs)

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from benchmarks.accuracy.paired import difference, unpacked
-from benchmarks.provenance import provenance
 
 BOTH = "both"
 MOST, LEAST = 1.02, 0.93
@@ -20,7 +19,6 @@ def record(rows: Mapping[Any, dict[str, Any]], network: str, ours: Collection[st
     mine = [found["clock"]["ratio"] / row.left for row, found in rows.items() if row.arm in ours]
     hit = sum(LEAST <= share <= MOST for share in mine)
     return {
-        **provenance("torch-pruning"),
         "network": network,
         "rows": [_told(row, found, rows) for row, found in rows.items()],
         "on_target": {"hit": hit, "of": len(mine), "shares": sorted(mine), "most": MOST, "least": LEAST},

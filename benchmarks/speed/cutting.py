@@ -5,7 +5,7 @@
 Random images; nothing is learned but what closes. Of each kind of sites two trainings of the same network, one at its
 start (all gates rest) and one after the target is met: in a loop with ``shrink.cut``, steps in turns, and in the
 recipe of ``fxprune prune``, which computes without what is closed, epochs in turns. Seconds are of the process.
-Writes results/cutting.json.
+Writes results/cutting_NETWORK.json.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def main() -> None:
             before, after = (median(one) for one in zip(*turns, strict=True))
             rows.append({"what": what, "way": way.__name__[1:], "macs_left": left, "before": before, "after": after})
             print(f"{rows[-1]}, {before / after:.2f} times as fast", flush=True)
-    write_json(RESULTS / "cutting.json", {**provenance(), "network": arguments.network, "rows": rows})
+    write_json(
+        RESULTS / f"cutting_{arguments.network}.json", {**provenance(), "network": arguments.network, "rows": rows}
+    )
 
 
 def _seconds(run: Callable[[], Any]) -> float:

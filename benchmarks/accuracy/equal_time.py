@@ -30,13 +30,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 import fxprune
 from benchmarks import RESULTS, networks
 from benchmarks.accuracy import torch_pruning_cuts
 from benchmarks.accuracy.equal_time_record import record
-from benchmarks.accuracy.paired import answers, packed, without_choosing
+from benchmarks.accuracy.paired import answers, packed, spread, without_choosing
 from benchmarks.accuracy.repairs import traced
 from benchmarks.accuracy.rows import read_rows
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
@@ -129,8 +129,7 @@ def worked_out(arguments: argparse.Namespace, known: Mapping[Row, Any]) -> Itera
     data = load_data(arguments.data, networks.image_size(arguments.network), in_memory=arguments.in_memory)
     data, test = without_choosing(data, arguments.choosing, settings.seed)
     if arguments.test_images:
-        count = len(test)  # type: ignore[arg-type]  # every map-style data set has a length
-        test = Subset(test, torch.linspace(0, count - 1, arguments.test_images).long().tolist())
+        test = spread(test, arguments.test_images)
     for weights in arguments.weights:
         graph = traced(arguments.network, weights, data).eval()
         classes, labels = answers(graph, test)

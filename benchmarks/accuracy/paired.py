@@ -39,6 +39,12 @@ def without_choosing(data: ImageData, count: int, seed: int) -> tuple[ImageData,
     return split, data.held_out
 
 
+def spread(images: Dataset[Any], count: int) -> Dataset[Any]:
+    """Return ``count`` of the images, spread over all."""
+    whole = len(images)  # type: ignore[arg-type]  # every map-style data set has a length
+    return Subset(images, torch.linspace(0, whole - 1, count).long().tolist())
+
+
 def _part(images: Dataset[Any], indices: Sequence[int]) -> Dataset[Any]:
     if isinstance(images, InMemory):
         return InMemory(images.images[indices], images.labels[indices], IMAGENET_MEAN, IMAGENET_STD)

@@ -26,13 +26,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 import fxprune
 from benchmarks import RESULTS, networks
-from benchmarks.accuracy.paired import correct, difference, packed, unpacked, without_choosing
+from benchmarks.accuracy.paired import correct, difference, packed, spread, unpacked, without_choosing
 from benchmarks.accuracy.repair_arms import MASKS, REPAIRS, cut, repaired
-from benchmarks.accuracy.rows import read_rows
+from benchmarks.accuracy.rows import read_rows, require_settings
 from benchmarks.provenance import provenance
 from fxprune.costs.macs import total_macs
 from fxprune.files import append_line, make_folder, write_json
@@ -67,12 +67,10 @@ def main() -> None:
     data = load_data(arguments.data, networks.image_size(arguments.network), in_memory=arguments.in_memory)
     data, test = without_choosing(data, arguments.choosing, arguments.seed)
     if arguments.test_images:
-        count = len(test)  # type: ignore[arg-type]  # every map-style data set has a length
-        test = Subset(test, torch.linspace(0, count - 1, arguments.test_images).long().tolist())
+        test = spread(test, arguments.test_images)
     settings = {name: getattr(arguments, name) for name in ("choosing", "seed", "mask_images")}
     settings["test_images"] = len(test)  # type: ignore[arg-type]  # every map-style data set has a length
-    if any(one["settings"] != settings for one in rows.values()):
-        raise SystemExit(f"{file} has rows of other settings than {settings}: use the same, or other --runs")
+    require_settings(file, rows, settings)
     for weights in arguments.weights:
         for row, found in worked_out(arguments, weights, data, test, rows):
             append_line(file, json.dumps({**row._asdict(), **found, "settings": settings}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,3 +18,9 @@ def read_rows(file: Path, kind: type[_Row]) -> dict[_Row, dict[str, Any]]:
         names: tuple[str, ...] = kind._fields  # type: ignore[attr-defined]  # of a NamedTuple
         found[kind(*(content.pop(name) for name in names))] = content
     return found
+
+
+def require_settings(file: Path, rows: Mapping[Any, dict[str, Any]], settings: Mapping[str, Any]) -> None:
+    """End the program if rows of ``file`` are of other settings."""
+    if any(one["settings"] != settings for one in rows.values()):
+        raise SystemExit(f"{file} has rows of other settings than {settings}: use the same, or other --runs")

@@ -34,7 +34,7 @@ from torch.utils.data import Dataset
 from benchmarks import RESULTS, networks
 from benchmarks.accuracy.paired import without_choosing
 from benchmarks.accuracy.repairs import finished, traced
-from benchmarks.accuracy.rows import read_rows
+from benchmarks.accuracy.rows import read_rows, require_settings
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
 from benchmarks.accuracy.untrained_record import record
 from fxprune.choosing.sites import channel_sites
@@ -84,8 +84,7 @@ def main() -> None:
     make_folder(arguments.runs)
     settings = settings_from(arguments)
     shared = {**settings.shared(), "images": arguments.images, "choosing": arguments.choosing}
-    if any(one["settings"] != shared for one in rows.values()):
-        raise SystemExit(f"{file} has rows of other settings than {shared}: use the same, or other --runs")
+    require_settings(file, rows, shared)
     data = load_data(arguments.data, networks.image_size(arguments.network), in_memory=arguments.in_memory)
     data, test = without_choosing(data, arguments.choosing, settings.seed)
     for row, found in worked_out(arguments, settings, data, test, rows):

@@ -111,3 +111,12 @@ def percent(share: float) -> str:
 def signed(found: Mapping[str, float]) -> str:
     """Return a difference of two shares in points, with its standard error."""
     return f"{100 * found['difference']:+.2f} ± {100 * found['standard_error']:.2f}"
+
+
+def grouped_bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[float]], small: int = 7) -> None:
+    """Draw a group of bars for each of ``groups``, in it a bar of each of ``series``; ``small`` is the text's size."""
+    for number, (label, heights) in enumerate(series.items()):
+        places = [at + 0.8 * number / len(series) for at in range(len(groups))]
+        axes.bar(places, heights, 0.8 / len(series), label=label)
+    axes.set_xticks(range(len(groups)), groups, fontsize=small)
+    axes.legend(fontsize=small)

@@ -13,6 +13,7 @@ from benchmarks.report.pages import (
     Plot,
     Record,
     Section,
+    grouped_bars,
     page_of_records,
     percent,
     read_record,
@@ -111,12 +112,9 @@ def _accuracy_drawn(rows: Sequence[Mapping[str, Any]]) -> Draw:
     choices = list(dict.fromkeys(row["choice"] for row in rows))
 
     def draw(axes: Axes) -> None:
-        for number, choice in enumerate(choices):
-            found = {(row["blocks"], row["stage"]): 100 * row["top1"] for row in rows if row["choice"] == choice}
-            places = [at + 0.8 * number / len(choices) for at in range(len(kinds))]
-            axes.bar(places, [found.get(kind, 0.0) for kind in kinds], 0.8 / len(choices), label=choice)
-        axes.set_xticks(range(len(kinds)), [f"{blocks}\n{stage}" for blocks, stage in kinds], fontsize=6)
+        known = {(row["blocks"], row["stage"], row["choice"]): 100 * row["top1"] for row in rows}
+        series = {choice: [known.get((*kind, choice), 0.0) for kind in kinds] for choice in choices}
+        grouped_bars(axes, [f"{blocks}\n{stage}" for blocks, stage in kinds], series, small=6)
         axes.set(ylabel="test top-1, %", title="by the way blocks are chosen")
-        axes.legend(fontsize=6)
 
     return draw

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.report.pages import Draw, Page, Record, Section, page_of_records, percent, signed
+from benchmarks.report.pages import Draw, Page, Record, Section, grouped_bars, page_of_records, percent, signed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,13 +81,10 @@ def _repairs_drawn(rows: Sequence[Mapping[str, Any]]) -> Draw:
 
     def draw(axes: Axes) -> None:
         kinds = list(dict.fromkeys((row["left"], row["mask"]) for row in shown))
-        for number, repair in enumerate(repairs):
-            found = {(row["left"], row["mask"]): 100 * row["top1"] for row in shown if row["repair"] == repair}
-            places = [place + 0.8 * number / len(repairs) for place in range(len(kinds))]
-            axes.bar(places, [found.get(kind, 0.0) for kind in kinds], 0.8 / len(repairs), label=repair)
-        axes.set_xticks(range(len(kinds)), [f"{left:g}\n{mask}" for left, mask in kinds], fontsize=7)
+        known = {(row["left"], row["mask"], row["repair"]): 100 * row["top1"] for row in shown}
+        series = {repair: [known.get((*kind, repair), 0.0) for kind in kinds] for repair in repairs}
+        grouped_bars(axes, [f"{left:g}\n{mask}" for left, mask in kinds], series)
         axes.set(ylabel="test top-1, %", title="repairs on 512 images")
-        axes.legend(fontsize=7)
 
     return draw
 
@@ -112,13 +109,11 @@ def blend(network: str, record: Record) -> Section:
 
 def _blend_drawn(record: Record) -> Draw:
     def draw(axes: Axes) -> None:
-        names = list(record["rows"])
-        for place, label in enumerate(("cut", "an epoch later")):
-            heights = [100 * one["after"][place]["top1"] for one in record["rows"].values()]
-            axes.bar([at + 0.4 * place for at in range(len(names))], heights, 0.4, label=label)
-        axes.set_xticks(range(len(names)), names, fontsize=7)
+        found = [one["after"] for one in record["rows"].values()]
+        labels = ("cut", "an epoch later")
+        series = {label: [100 * after[place]["top1"] for after in found] for place, label in enumerate(labels)}
+        grouped_bars(axes, list(record["rows"]), series)
         axes.set(ylabel="test top-1, %", title="channels by a blend of criteria")
-        axes.legend(fontsize=7)
 
     return draw
 
@@ -127,12 +122,11 @@ def _bars(rows: Sequence[Sequence[Any]], first: int, stages: Sequence[str]) -> D
     """Return what draws the columns from ``first`` on, a group of bars a row."""
 
     def draw(axes: Axes) -> None:
-        for number, stage in enumerate(stages):
-            heights = [float(str(row[first + number]).rstrip("%") or 0) for row in rows]
-            places = [at + 0.8 * number / len(stages) for at in range(len(rows))]
-            axes.bar(places, heights, 0.8 / len(stages), label=stage)
-        axes.set_xticks(range(len(rows)), [f"{row[0]}\n{row[1]}\n{row[2]}" for row in rows], fontsize=6)
+        series = {
+            stage: [float(str(row[first + number]).rstrip("%") or 0) for row in rows]
+            for number, stage in enumerate(stages)
+        }
+        grouped_bars(axes, [f"{row[0]}\n{row[1]}\n{row[2]}" for row in rows], series, small=6)
         axes.set(ylabel="test top-1, %", title="without training, and an epoch later")
-        axes.legend(fontsize=6)
 
     return draw

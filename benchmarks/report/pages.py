@@ -114,7 +114,7 @@ def signed(found: Mapping[str, float]) -> str:
 
 
 def grouped_bars(axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[float]], small: int = 7) -> None:
-    """Draw a group of bars for each of ``groups``, in it a bar of each of ``series``; ``small`` is the text's size."""
+    """Draw a group of bars for each of ``groups``, one of each of ``series``; ``small`` is the size of text."""
     for number, (label, heights) in enumerate(series.items()):
         places = [at + 0.8 * number / len(series) for at in range(len(groups))]
         axes.bar(places, heights, 0.8 / len(series), label=label)

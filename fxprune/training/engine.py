@@ -104,6 +104,15 @@ def hardware(accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
+def end_together(accelerator: Accelerator) -> None:
+    """End a run once each of its processes is here: the first has written the report.
+
+    In this order: without the group of processes, which ends with the training, nobody can wait for the others.
+    """
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
 def device_name(accelerator: Accelerator) -> str:
     """Return the GPU's name; of any other device its type, such as "cpu"."""
     device = accelerator.device

@@ -40,7 +40,7 @@ from fxprune.structures.gated_layers import Gate, by_kind, counted, gates_of
 from fxprune.structures.gated_layers import layers as layers_of
 from fxprune.training.checks import Prepared, advice, prepared, warnings_of
 from fxprune.training.data import ImageData, sample_inputs
-from fxprune.training.engine import hardware, make_accelerator
+from fxprune.training.engine import end_together, hardware, make_accelerator
 from fxprune.training.goal import Goal
 from fxprune.training.metrics import epochs
 from fxprune.training.recipe import Say
@@ -120,8 +120,7 @@ def prune_on_data(
     if accelerator.is_main_process:
         outcome.plan.save(out / PLAN)
         write_results(out, ready.traced, [ready.inserted, *outcome.results], report, run.exports)
-    accelerator.wait_for_everyone()  # the report is written
-    accelerator.end_training()
+    end_together(accelerator)
     return report
 
 

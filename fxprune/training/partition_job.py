@@ -31,7 +31,7 @@ from fxprune.rewriting.contract import Pass
 from fxprune.run_record import METRICS, PARTITION
 from fxprune.training.checks import traced_for_images
 from fxprune.training.data import ImageData, sample_batches, sample_inputs
-from fxprune.training.engine import hardware, make_accelerator
+from fxprune.training.engine import end_together, hardware, make_accelerator
 from fxprune.training.job import CHECKPOINT, Run
 from fxprune.training.metrics import epochs
 from fxprune.training.report import REPORT_SCHEMA, costs, latencies, versions, write_results
@@ -114,8 +114,7 @@ def partition_on_data(
             shutil.rmtree(out / PARTS, ignore_errors=True)  # what a run that was killed had begun to write
             emit_partitions(split.masked, out / PARTS)
         write_results(out, traced, split.results, report, run.exports)
-    accelerator.wait_for_everyone()  # the report is written
-    accelerator.end_training()
+    end_together(accelerator)
     return report
 
 

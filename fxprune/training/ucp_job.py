@@ -32,7 +32,7 @@ from fxprune.structures.channels.running import Worth
 from fxprune.training.batches import in_order, loader
 from fxprune.training.checks import Prepared, warnings_of
 from fxprune.training.data import ImageData, sample_inputs
-from fxprune.training.engine import hardware, make_accelerator
+from fxprune.training.engine import end_together, hardware, make_accelerator
 from fxprune.training.goal import Goal
 from fxprune.training.job import CHECKPOINT, Run
 from fxprune.training.metrics import epochs
@@ -115,8 +115,7 @@ def prune_by_attention(
     report = {"schema": REPORT_SCHEMA, **(run.extra or {}), **work.report(ready, outcome, goal, way)}
     if accelerator.is_main_process:
         write_results(out, ready.traced, outcome.results, report, run.exports)
-    accelerator.wait_for_everyone()  # the report is written
-    accelerator.end_training()
+    end_together(accelerator)
     return report
 
 

@@ -21,17 +21,19 @@ class FakeDevice:
     """A device whose convs take as long as if their channels were multiples of ``step``, and a call ``overhead`` ms.
 
     Attributes:
+        other: how many times as long it takes where the channels that are read are not a multiple of 4, or fewer than
+            a step: there it goes by what these are.
         calls: how often it was asked.
     """
 
-    def __init__(self, step: int = 1, overhead: float = 0.0) -> None:
-        self.step, self.overhead = step, overhead
+    def __init__(self, step: int = 1, overhead: float = 0.0, other: float | None = None) -> None:
+        self.step, self.overhead, self.other = step, overhead, other
         self.calls = 0
 
     def __call__(self, graph_module: fx.GraphModule, inputs: tuple[Any, ...]) -> float:
         """Return milliseconds."""
         self.calls += 1
-        run = _Run(graph_module, self.step)
+        run = _Run(graph_module, self.step, self.other)
         run.run(*inputs)
         return run.milliseconds + (self.overhead if len(graph_module.graph.nodes) > 6 else 0.0)
 
@@ -42,9 +44,9 @@ class FakeDevice:
 
 
 class _Run(fx.Interpreter):
-    def __init__(self, graph_module: fx.GraphModule, step: int) -> None:
+    def __init__(self, graph_module: fx.GraphModule, step: int, other: float | None) -> None:
         super().__init__(graph_module)
-        self._step = step
+        self._step, self._other = step, other
         self.milliseconds = 0.0
 
     def run_node(self, n: fx.Node) -> Any:
@@ -52,8 +54,14 @@ class _Run(fx.Interpreter):
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         if isinstance(module, _WEIGHTED):
             rows, columns = (math.ceil(size / self._step) * self._step for size in module.weight.shape[:2])
-            places = value.numel() / value.shape[1 if value.dim() == 4 else -1]
-            self.milliseconds += 1e-3 + 1e-6 * rows * columns * module.weight[0, 0].numel() * places
+            places, factor, read = (
+                value.numel() / value.shape[1 if value.dim() == 4 else -1],
+                1.0,
+                module.weight.shape[1],
+            )
+            if self._other is not None and (read % 4 or read < self._step):
+                factor, columns = self._other, read
+            self.milliseconds += 1e-3 + 1e-6 * factor * rows * columns * module.weight[0, 0].numel() * places
         elif n.op.startswith("call") and isinstance(value, torch.Tensor):
             self.milliseconds += 1e-3 + 1e-6 * value.numel()
         return value

@@ -21,7 +21,7 @@ from torch import fx
 from fxprune.costs.latency.conditions import Conditions
 from fxprune.costs.latency.fit import Fit, FitError, Sums, as_json
 from fxprune.costs.latency.network_ops import ops_of, ops_of_all
-from fxprune.costs.latency.stairs import Stairs
+from fxprune.costs.latency.stairs import Stairs, Way
 from fxprune.costs.latency.timed_ops import TimedOp
 from fxprune.costs.latency.timing import Timing
 from fxprune.costs.latency.workloads import Widths
@@ -30,6 +30,9 @@ from fxprune.ir.nodes import place
 
 __all__ = ["LatencyTable", "TimedOp"]
 
+Ways = tuple[Way, ...]
+Lines = tuple[tuple[int, ...], ...]
+
 
 @dataclass
 class Family:
@@ -37,12 +40,13 @@ class Family:
 
     Attributes:
         stairs: of each parameter.
-        lines: of each parameter the widths that times are known at, in all combinations; none until that is so.
+        grids: by the way that each parameter takes: of each the widths that times are known at, in all combinations;
+            none until that is so.
         points: what was measured, by widths.
     """
 
     stairs: tuple[Stairs, ...] = ()
-    lines: tuple[tuple[int, ...], ...] = ()
+    grids: dict[Ways, Lines] = field(default_factory=dict)
     points: dict[Widths, Timing] = field(default_factory=dict)
 
     def time(self, widths: Sequence[float]) -> float | None:
@@ -51,17 +55,18 @@ class Family:
             return None
         if not widths:
             return self.points[()].milliseconds
-        if not self.lines:
-            return self._in_proportion(widths)
-        read = [one.read_as(width) for one, width in zip(self.stairs, widths, strict=True)]
-        found = self._between([width for width, _ in read])
-        for _, factor in read:
-            found *= factor
-        return found
+        along = list(zip(self.stairs, widths, strict=False))
+        read = [one.read_as(width) for one, width in along]
+        own: Ways = tuple(one.way(width) for one, width in along)
+        stepped: Ways = tuple("stepped" for _ in along)
+        for ways in (own, stepped):
+            if ways in self.grids:
+                return self._between(self.grids[ways], read)
+        return self._in_proportion(widths)
 
-    def _between(self, widths: Sequence[float]) -> float:
+    def _between(self, lines: Lines, widths: Sequence[float]) -> float:
         """Return the time between lines, linear along each parameter; beyond them as between the last two."""
-        cells = [_cell(lines, width) for lines, width in zip(self.lines, widths, strict=True)]
+        cells = [_cell(one, width) for one, width in zip(lines, widths, strict=True)]
         total = sum(
             math.prod(share for _, share in corner) * self.points[tuple(width for width, _ in corner)].milliseconds
             for corner in product(*cells)
@@ -209,7 +214,7 @@ def families_to_json(families: Mapping[str, Family]) -> dict[str, Any]:
     return {
         name: {
             "stairs": [list(one) for one in family.stairs],
-            "lines": [list(one) for one in family.lines],
+            "grids": [[list(ways), [list(one) for one in lines]] for ways, lines in family.grids.items()],
             "points": [[list(widths), list(timing)] for widths, timing in family.points.items()],
         }
         for name, family in families.items()
@@ -221,7 +226,7 @@ def families_from_json(data: Mapping[str, Any]) -> dict[str, Family]:
     return {
         name: Family(
             tuple(Stairs(*one) for one in family["stairs"]),
-            tuple(tuple(one) for one in family["lines"]),
+            {tuple(ways): tuple(tuple(one) for one in lines) for ways, lines in family["grids"]},
             {tuple(widths): Timing(*timing) for widths, timing in family["points"]},
         )
         for name, family in data.items()

@@ -14,8 +14,8 @@ from torch import fx
 
 from fxprune.costs.latency.backends import Instrument, as_before
 from fxprune.costs.latency.conditions import Conditions
-from fxprune.costs.latency.latency_table import Family
-from fxprune.costs.latency.stairs import SWEEP, Stairs, stairs_of
+from fxprune.costs.latency.latency_table import Family, Lines, Ways
+from fxprune.costs.latency.stairs import SWEEP, Stairs, Way, stairs_of
 from fxprune.costs.latency.timed_ops import TimedOp
 from fxprune.costs.latency.timing import Timer, Timing, in_turns
 from fxprune.costs.latency.workloads import Widths, Workload
@@ -108,27 +108,42 @@ class Measuring:
 
     def _measure_between(self, by_family: Mapping[str, Sequence[Workload]]) -> list[str]:
         """Measure families at the crossings of lines; return what is missing."""
-        lines: dict[str, tuple[tuple[int, ...], ...]] = {}
-        for name, works in by_family.items():
-            family = self.families[name]
-            before = family.lines or ((),) * len(works[0].widths)
-            lines[name] = tuple(
-                _lines(works, place, stairs.step, before[place]) for place, stairs in enumerate(family.stairs)
-            )
-        wanted = [(by_family[name][0], at) for name, each in lines.items() if each for at in product(*each)]
+        grids = {name: self._grids(works) for name, works in by_family.items()}
+        wanted = {
+            name: [(by_family[name][0], at) for lines in each.values() for at in product(*lines)]
+            for name, each in grids.items()
+        }
         own = {(each[0].family, one.widths) for each in by_family.values() for one in each}
-        again = [
-            (work, at) for work, at in wanted if (work.family, at) in own and not self.families[work.family].lines
+        again = [  # those at full width too: all under the same circumstances
+            (work, at)
+            for name, points in wanted.items()
+            if not self.families[name].grids
+            for work, at in points
+            if (work.family, at) in own
         ]
-        self._time(wanted, "between widths", again=again)  # those at full width too: all under the same circumstances
+        self._time([one for points in wanted.values() for one in points], "between widths", again=again)
         missing = []
-        for name, each in lines.items():
-            if each and all(at in self.families[name].points for at in product(*each)):
-                self.families[name].lines = each
+        for name, each in grids.items():
+            if each and all(at in self.families[name].points for _, at in wanted[name]):
+                self.families[name].grids = each
             else:
                 missing.append(f"{name}: between widths, in proportion to them")
         self._keep()
         return missing
+
+    def _grids(self, works: Sequence[Workload]) -> dict[Ways, Lines]:
+        """Return the lines at whose crossings a family is measured: fewer where a way has no steps."""
+        family = self.families[works[0].family]
+        ways = [stairs.ways(max(one.widths[place] for one in works)) for place, stairs in enumerate(family.stairs)]
+        grids = {}
+        for chosen in product(*ways) if ways else ():
+            shares = _SHARES if set(chosen) == {"stepped"} and not works[0].straight else _STRAIGHT
+            before = family.grids.get(chosen) or ((),) * len(chosen)
+            grids[chosen] = tuple(
+                _lines(works, place, way, family.stairs[place], (shares, before[place]))
+                for place, way in enumerate(chosen)
+            )
+        return grids
 
     def _time(self, points: Sequence[Point], doing: str, again: Sequence[Point] = ()) -> bool:
         """Time what is not known yet, and some ``again``; return whether all is known then."""
@@ -192,13 +207,24 @@ def _sweep(work: Workload, place: int) -> list[Widths]:
     return [(*others[:place], width, *others[place + 1 :]) for width in SWEEP]
 
 
-def _lines(works: Sequence[Workload], place: int, step: int, before: Sequence[int]) -> tuple[int, ...]:
-    """Return the widths at which times are measured: those of the ops, shares of the widest, on the staircase."""
+def _lines(
+    works: Sequence[Workload], place: int, way: Way, stairs: Stairs, known: tuple[Sequence[float], Sequence[int]]
+) -> tuple[int, ...]:
+    """Return the widths at which times are measured: those of the ops, shares of the widest, where a way has widths.
+
+    ``known`` are the shares, and the widths that are lines already.
+    """
     widths = [one.widths[place] for one in works]
-    unit, found = max(step, works[0].steps[place]), set(before)
-    shares = _STRAIGHT if works[0].straight else _SHARES
-    for width in (*(max(widths) * share for share in shares), *widths):
-        rounded = max(unit, -(-int(width) // unit) * unit)
-        if all(abs(rounded - one) > _NEAR * max(rounded, one) for one in found):
+    unit, found = max(stairs.step, works[0].steps[place]), set(known[1])
+    own = widths if way == "narrow" or known[0] is _SHARES else []
+    widest = min(max(widths), stairs.step - 1) if way == "narrow" else max(widths)
+    for width in (*(widest * share for share in known[0]), *own):
+        if way == "stepped":
+            rounded = max(unit, -(-int(width) // unit) * unit)
+        elif way == "narrow":
+            rounded = max(1, int(width))
+        else:
+            rounded = max(stairs.step, int(width)) // stairs.aligned * stairs.aligned + 1
+        if stairs.way(rounded) == way and all(abs(rounded - one) > _NEAR * max(rounded, one) for one in found):
             found.add(rounded)
     return tuple(sorted(found)) if len(found) > 1 else (*found, 2 * max(found))

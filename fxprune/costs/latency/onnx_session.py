@@ -27,7 +27,7 @@ Running = tuple[Callable[[], Any], float]
 _RUNS = 6
 _COPIES = 8
 """So many of an op are timed side by side, unless they are large."""
-_LARGE = 1 << 22  # bytes, more than the nearest caches of a core hold
+_LARGE = 1 << 25  # bytes, more than a core's share of the last cache usually is
 _REORDERS = ("ReorderInput", "ReorderOutput")
 
 
@@ -53,11 +53,11 @@ def op_session(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions
 def copies_of(graph_module: fx.GraphModule, inputs: Any, made: Any) -> int:
     """Return how many of a graph of one op are timed side by side: one, if it has no weights.
 
-    One too where what it reads and makes is more than a cache holds: its weights come from slower memory then anyway.
+    As few as no cache holds, where its weights are large.
     """
     weights = sum(one.nbytes for one in graph_module.parameters())
     size = weights + sum(one.nbytes for one in tensors_in((inputs, made)))
-    return min(_COPIES, max(1, _LARGE // size)) if weights else 1
+    return min(_COPIES, -(-_LARGE // size)) if weights else 1
 
 
 class _Beside(nn.Module):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
@@ -37,22 +37,29 @@ class Pace:
     def __init__(self, work: Callable[[], float], patience: float = _PATIENCE) -> None:
         self._work = work
         self._known: deque[float] = deque(maxlen=_KNOWN)
+        self._usual: float | None = None  # until there is more to know
         self._patience = patience
 
     def note(self, usual: float) -> None:
         """Take over what it usually took before on this machine; 0 if nobody looked."""
-        self._known.extend([usual] * _FROM_BEFORE if usual else [])
+        self._add([usual] * _FROM_BEFORE if usual else [])
 
     @property
     def usual(self) -> float:
         """The milliseconds that the fixed work usually takes; 0 if nobody looked."""
-        return median(self._known) if self._known else 0.0
+        if self._usual is None:
+            self._usual = median(self._known) if self._known else 0.0
+        return self._usual
 
     def now(self) -> float:
         """Return the milliseconds that the fixed work takes now."""
         found = median(self._work() for _ in range(_RUNS))
-        self._known.append(found)
+        self._add([found])
         return found
+
+    def _add(self, milliseconds: Sequence[float]) -> None:
+        self._known.extend(milliseconds)
+        self._usual = None
 
     def is_off(self, milliseconds: float) -> bool:
         """Say whether the machine was off when the fixed work took so long; 0 if nobody looked."""

@@ -16,6 +16,7 @@ from fxprune.costs.latency.fit import Fit, FitError
 from fxprune.costs.latency.latency_table import Family, LatencyTable
 from fxprune.costs.latency.measuring import Measuring
 from fxprune.costs.latency.network_ops import ops_of, ops_of_all
+from fxprune.costs.latency.stairs import Stairs
 from fxprune.costs.latency.timing import Timing
 from fxprune.errors import FxpruneError
 
@@ -38,6 +39,24 @@ def test_interpolation_stairs_and_steps(step: int) -> None:
         for widths in ((16, 16), (21, 30), (3, 17), (32, 9)):
             expected = device(*op.workload.make(widths, CONDITIONS))
             assert table.op_time(op, widths) == pytest.approx(expected, rel=0.02), (op.workload.family, widths)
+
+
+def test_ways_without_steps_are_measured_apart() -> None:
+    device, families = FakeDevice(16, other=1.7), dict[str, Family]()
+    ops = [one for one in ops_of(small_graph(), 1) if one.node.name in ("stem", "wide", "same")]
+    assert Measuring(CONDITIONS, device.instrument, families).measure(ops) == []
+    table = LatencyTable(CONDITIONS, families)
+    for op in ops:
+        read = op.workload.widths[0]
+        for widths in ((read, 32), (read, 17), *(((32, 9), (30, 30), (21, 16), (13, 32)) if read > 3 else ())):
+            expected = device(*op.workload.make(widths, CONDITIONS))
+            assert table.op_time(op, widths) == pytest.approx(expected, rel=0.02), (op.workload.family, widths)
+
+
+def test_a_narrow_layer_of_a_wide_family_goes_by_its_steps() -> None:
+    family = Family((Stairs(4, 16),), {("stepped",): ((16, 128),)})
+    family.points |= {(16,): Timing(1.0, 0.0, 4), (128,): Timing(8.0, 0.0, 4)}
+    assert family.time((8,)) == pytest.approx(0.5)
 
 
 def test_nothing_is_left_at_width_zero() -> None:

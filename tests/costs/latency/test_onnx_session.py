@@ -52,12 +52,12 @@ def test_the_share_of_one_op_is_a_share() -> None:
     ("channels", "size", "copies"),
     [
         (16, 32, 8),  # 64 KiB read and made, 9 KiB of weights
-        (64, 56, 2),  # 784 KiB each, 144 KiB of weights: 1,712 KiB of 4,096
-        (64, 112, 1),
-        (512, 7, 1),  # 9 MiB of weights
+        (64, 112, 6),  # 3,136 KiB each, 144 KiB of weights: 6,416 KiB of 32,768
+        (512, 7, 4),  # 9,216 KiB of weights, 98 read and made each
+        (1024, 7, 1),  # 36 MiB of weights
     ],
 )
-def test_of_large_ops_fewer_run_side_by_side(channels: int, size: int, copies: int) -> None:
+def test_so_many_run_side_by_side_that_no_cache_holds_their_weights(channels: int, size: int, copies: int) -> None:
     x = torch.randn(1, channels, size, size)
     graph = fxprune.trace(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False)).eval(), x)
     assert copies_of(graph, (x,), graph(x)) == copies
@@ -75,8 +75,8 @@ def test_ops_with_weights_run_several_times_each_with_its_own() -> None:
     assert not (found[0] == found[1]).all()
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(found[0]), graph(x), rtol=1e-4, atol=1e-5)
-    large = fxprune.trace(nn.Sequential(nn.Linear(1024, 1024)).eval(), torch.randn(1, 1024))
-    assert len(op_session(large, (torch.randn(1, 1024),), CONDITIONS)[0]()) == 1
+    large = fxprune.trace(nn.Sequential(nn.Linear(2048, 2048)).eval(), torch.randn(1, 2048))
+    assert len(op_session(large, (torch.randn(1, 2048),), CONDITIONS)[0]()) == 2
 
 
 def test_a_provider_that_is_not_there() -> None:

@@ -5,8 +5,9 @@
     python -m benchmarks.accuracy.channels resnet20 --data imagefolder:DIR --weights resnet20.th --table
 
 The first trains the arms of a seed that are not done yet (``--arm`` one alone), the second writes
-results/channels_NETWORK.json of all seeds that are. The baseline is the checkpoint, fine-tuned for ``--epochs``; each
-arm goes on from it for as many epochs, with the same images in the same order:
+results/channels_NETWORK.json, or channels_NAME.json with ``--name``, of all seeds that are. The baseline is the
+checkpoint, fine-tuned for ``--epochs``; each arm goes on from it for as many epochs, with the same images in the same
+order:
 
     baseline trained on       nothing is cut
     trained to zero           SteeredL1 on gates of channels in the first quarter, or half, of the steps
@@ -27,7 +28,7 @@ differences have a paired standard error. An arm that was killed goes on from it
 from __future__ import annotations
 
 import argparse
-import json
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -37,6 +38,7 @@ from torch import nn
 
 import fxprune
 from benchmarks import RESULTS, networks
+from benchmarks.accuracy.arms import Reports, done_in, read, require_alike, run, seeds_in
 from benchmarks.accuracy.channel_arms import ARMS, FAMILIES, Work
 from benchmarks.accuracy.paired import row_of, without_choosing
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
@@ -64,16 +66,18 @@ def main() -> None:
     parser.add_argument("--choosing", type=int, default=5000, help="training images held out to choose on")
     parser.add_argument("--arm", choices=ARMS, nargs="+", help="run only these")
     parser.add_argument("--table", action="store_true", help="write the result of the seeds that were run")
+    parser.add_argument("--name", help="of the result, beside that of other seeds; the network's by default")
     add_training_arguments(parser, epochs=12, lr=0.05)
     arguments = parser.parse_args()
     if arguments.table:
-        write_json(RESULTS / f"channels_{arguments.network}.json", record(arguments.runs, arguments.network))
+        name = arguments.name or arguments.network
+        write_json(RESULTS / f"channels_{name}.json", record(arguments.runs, arguments.network))
         return
     settings = settings_from(arguments)
     folder = arguments.runs / f"channels-{arguments.network}-seed{settings.seed}"
     work = prepared(arguments, settings, folder)
     for arm in arguments.arm or ARMS:
-        run(arm, work, folder)
+        run(arm, folder, settings.seed, partial(ARMS[arm], work))
 
 
 def prepared(arguments: argparse.Namespace, settings: Settings, folder: Path) -> Work:
@@ -86,7 +90,7 @@ def prepared(arguments: argparse.Namespace, settings: Settings, folder: Path) ->
     own.mkdir(parents=True, exist_ok=True)
     weights, told = own / "weights.pt", own / "report.json"
     shared = {**settings.shared(), "target": arguments.target, "choosing": arguments.choosing}
-    if told.exists() and (known := _read(own)["settings"]) != shared:
+    if told.exists() and (known := read(own)["settings"]) != shared:
         raise SystemExit(f"{own} was run with other settings, {known}: use the same, or other --runs")
     if not told.exists():
         before = evaluate(network, data.held_out, workers=settings.workers)
@@ -112,34 +116,14 @@ def checkpoint(name: str, weights: Path) -> nn.Module:
     return network
 
 
-def run(arm: str, work: Work, folder: Path) -> None:
-    """Train one arm, unless it is done: its folder gets report.json."""
-    out = folder / arm
-    if (out / "report.json").exists():
-        return
-    out.mkdir(exist_ok=True)
-    torch.manual_seed(work.settings.seed)
-    report = ARMS[arm](work, out)
-    write_json(out / "report.json", report)
-    print(f"{arm}: {report['top1_choosing']:.2%} held out, {report['top1']:.2%} of the test images", flush=True)
-
-
 def record(runs: Path, network: str) -> dict[str, Any]:
     """Return the record of all seeds in ``runs``."""
-    seeds = {int(one.name.rpartition("seed")[2]): one for one in sorted(runs.glob(f"channels-{network}-seed*"))}
-    baselines = {seed: _read(folder / "fine-tuned") for seed, folder in seeds.items()}
-    if not baselines:
-        raise SystemExit(f"no seed of {network} was run in {runs}")
-    _require_alike(baselines)
-    first = next(iter(baselines.values()))
-    arms: dict[str, dict[int, dict[str, Any]]] = {}
-    for arm in ARMS:
-        done = {seed: _read(seeds[seed] / arm) for seed in seeds if (seeds[seed] / arm / "report.json").exists()}
-        if done:
-            arms[arm] = done
+    seeds = seeds_in(runs, f"channels-{network}")
+    baselines = {seed: read(folder / "fine-tuned") for seed, folder in seeds.items()}
+    settings = require_alike({seed: one["settings"] for seed, one in baselines.items()})
+    first, arms = next(iter(baselines.values())), done_in(seeds, ARMS)
     chosen = {family: best for family in FAMILIES if (best := _best(family, arms))}
     ours = arms.get(chosen.get(FAMILIES[0], ""), {})
-    settings = {key: value for key, value in first["settings"].items() if key != "seed"}
     return {
         **provenance("torch-pruning"),
         "settings": settings,
@@ -152,25 +136,13 @@ def record(runs: Path, network: str) -> dict[str, Any]:
     }
 
 
-def _best(family: str, arms: dict[str, dict[int, dict[str, Any]]]) -> str | None:
+def _best(family: str, arms: dict[str, Reports]) -> str | None:
     """Return the arm of a family that is best on the images held out of training, by those run with most seeds."""
     own = {arm: done for arm, done in arms.items() if arm.startswith(family)}
     most = max(map(len, own.values()), default=0)
     full = {arm: list(done.values()) for arm, done in own.items() if len(done) == most}
     means = {arm: mean(one["top1_choosing"] for one in reports) for arm, reports in full.items()}
     return max(means, key=means.__getitem__, default=None)
-
-
-def _require_alike(baselines: dict[int, dict[str, Any]]) -> None:
-    """End the program if seeds were run with different settings."""
-    settings = [{**one["settings"], "seed": 0} for one in baselines.values()]
-    if any(one != settings[0] for one in settings):
-        raise SystemExit(f"the seeds {', '.join(map(str, baselines))} were run with different settings: remove some")
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    return report
 
 
 if __name__ == "__main__":

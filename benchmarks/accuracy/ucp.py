@@ -34,6 +34,7 @@ from torch import fx
 
 import fxprune
 from benchmarks import RESULTS, networks
+from benchmarks.accuracy.arms import done_in, read, require_alike, run, seeds_in
 from benchmarks.accuracy.channel_arms import Work
 from benchmarks.accuracy.paired import row_of, without_choosing
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
@@ -69,7 +70,7 @@ def main() -> None:
         return
     work, folder = prepared(arguments)
     for arm in arguments.arm or ARMS:
-        run(arm, work, folder)
+        train_arm(arm, work, folder)
 
 
 def prepared(arguments: argparse.Namespace) -> tuple[Work, Path]:
@@ -97,16 +98,10 @@ def prepared(arguments: argparse.Namespace) -> tuple[Work, Path]:
     return work, folder
 
 
-def run(arm: str, work: Work, folder: Path) -> None:
-    """Train one arm, unless it is done: its folder gets report.json."""
-    out = folder / arm
-    if (out / "report.json").exists():
-        return
-    out.mkdir(exist_ok=True)
-    torch.manual_seed(work.settings.seed)
-    report = ARMS[arm](work, folder, out)
-    write_json(out / "report.json", report)
-    print(f"{arm}: {report['top1_choosing']:.2%} held out, {report['top1']:.2%} of the test images", flush=True)
+def train_arm(arm: str, work: Work, folder: Path) -> dict[str, Any]:
+    """Train an arm, unless it is done, and return its report."""
+    run(arm, folder, work.settings.seed, partial(ARMS[arm], work, folder))
+    return read(folder / arm)
 
 
 def reset(work: Work, graph: fx.GraphModule) -> fx.GraphModule:
@@ -140,16 +135,14 @@ def at_widths(work: Work, folder: Path, out: Path, widths: Callable[[Work, Path]
 
 def by_gates(work: Work, folder: Path, small: bool = False) -> Widths:
     """Return the widths that the gates tell, for the target or the small rate."""
-    run(GATES, work, folder)
-    gates = _read(folder / GATES / "report.json")["gates"]
+    gates = train_arm(GATES, work, folder)["gates"]
     share = _read(folder / "settings.json")["settings"]["small" if small else "target"]
     return choose_widths(work.traced(), gates, fxprune.Targets(macs=share))
 
 
 def control(work: Work, folder: Path, cost: str, random: bool) -> Widths:
     """Return uniform or random widths at the MACs, or at the parameters, of UCP's."""
-    run(OURS, work, folder)
-    ours, whole = _read(folder / OURS / "report.json"), _read(folder / "settings.json")
+    ours, whole = train_arm(OURS, work, folder), _read(folder / "settings.json")
     targets = fxprune.Targets(**{cost: ours[cost] / whole[cost]})
     return control_widths(work.traced(), targets, seed=work.settings.seed if random else None)
 
@@ -169,20 +162,11 @@ ARMS: dict[str, Callable[[Work, Path, Path], dict[str, Any]]] = {
 
 def record(runs: Path, network: str) -> dict[str, Any]:
     """Return the record of all seeds in ``runs``: every arm against UCP, and UCP's small rate against unpruned."""
-    seeds = {int(one.name.rpartition("seed")[2]): one for one in sorted(runs.glob(f"ucp-{network}-seed*"))}
-    if not seeds:
-        raise SystemExit(f"no seed of {network} was run in {runs}")
+    seeds = seeds_in(runs, f"ucp-{network}")
     told = {seed: _read(folder / "settings.json") for seed, folder in seeds.items()}
-    _require_alike(told)
-    first = next(iter(told.values()))
-    arms: dict[str, dict[int, dict[str, Any]]] = {}
-    for arm in ARMS:
-        files = {seed: folder / arm / "report.json" for seed, folder in seeds.items()}
-        done = {seed: _read(file) for seed, file in files.items() if file.exists()}
-        if done:
-            arms[arm] = done
+    settings = require_alike({seed: one["settings"] for seed, one in told.items()})
+    first, arms = next(iter(told.values())), done_in(seeds, ARMS)
     compared = {arm: arms.get(UNPRUNED if arm == SMALL else OURS, {}) for arm in arms}
-    settings = {key: value for key, value in first["settings"].items() if key != "seed"}
     rows = {arm: row_of(done, compared[arm], first["test_images"]) for arm, done in arms.items()}
     return {
         **provenance(),
@@ -193,13 +177,6 @@ def record(runs: Path, network: str) -> dict[str, Any]:
         "arms": rows,
         "not_run": [arm for arm in ARMS if arm not in arms],
     }
-
-
-def _require_alike(told: dict[int, dict[str, Any]]) -> None:
-    """End the program if seeds were run with different settings."""
-    settings = [{**one["settings"], "seed": 0} for one in told.values()]
-    if any(one != settings[0] for one in settings):
-        raise SystemExit(f"the seeds {', '.join(map(str, told))} were run with different settings: remove some")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The page of trainings: what cifar10, channels, ucp, removal, shrinking and plain of accuracy/ recorded."""
+"""The page of trainings: what those of accuracy/ recorded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BATCH_SIZES = ("1", "64")
+_KINDS = ("convs", "branches", "channels")
 _PRUNED_HEADERS = (
     *("", "top-1", "against the baseline", "MACs", "parameters", "time, batch 1", "batch 64"),
     *("distillation: outputs, maps, teachers", "shrunk in"),
@@ -19,6 +20,10 @@ _NARROWED_HEADERS = (
     *("", "seeds", "MACs left", "parameters left"),
     *("the cut alone", "norms anew", "after an epoch", "at the end"),
     *("top-1, test", "against the first chosen"),
+)
+_SPLIT_HEADERS = (
+    *("", "seeds", "MACs left", "parameters left", "saved by layers, by channels", "time, batch 1", "batch 64"),
+    *("top-1, held out", "top-1, test", "against both", "against the baseline"),
 )
 _WIDTHS_HEADERS = (
     *("", "seeds", "alpha", "MACs left", "parameters left"),
@@ -31,6 +36,7 @@ def page() -> Page:
     sections = {
         "cifar10": pruned,
         "channels": channels,
+        "depth_and_width": depth_and_width,
         "ucp": ucp,
         "removal": removal,
         "shrinking": shrinking,
@@ -147,6 +153,44 @@ def _narrowed_cells(arm: Mapping[str, Any], baseline: Mapping[str, Any]) -> list
     if against is None:
         return [*shares, *cells, ""]
     return [*shares, *cells, signed(against)]
+
+
+def depth_and_width(network: str, record: Record) -> Section:
+    """Return the section of layers, channels and both, to the same share of a cost."""
+    settings = record["settings"]
+    tuned = [one["fine_tuned"] for one in record["baseline"]["top1_choosing"].values()]
+    runs = [run for one in record["arms"].values() for run in one["seeds"].values()]
+    most = max((abs(run["at_removal"]) for run in runs if "at_removal" in run), default=0.0)
+    not_run = f" Not run: {'; '.join(record['not_run'])}." if record["not_run"] else ""
+    text = (
+        f"{settings['target']:g} of the MACs, or of the parameters, wanted; seeds "
+        f"{', '.join(map(str, record['seeds']))}, {settings['precision']}; {settings['epochs']} epochs of "
+        f"fine-tuning ({percent(sum(tuned) / len(tuned))} of the images held out), then as many for every arm. "
+        "Shares saved are of the cost that is wanted. The last columns are test top-1 less that of both, and less "
+        "that of the baseline trained on, with the paired standard error over the test images, in points. Removal "
+        f"changed top-1 by at most {100 * most:.2f} points.{not_run}"
+    )
+    rows = [
+        [arm, len(one["seeds"]), *_split_cells(arm, one, record["baseline"])] for arm, one in record["arms"].items()
+    ]
+    draw = _drawn({arm: one["path"] for arm, one in record["arms"].items()}, f"{network}: one seed, held-out images")
+    return Section(f"{network}, depth and width", text, rows, _SPLIT_HEADERS, draw)
+
+
+def _split_cells(arm: str, one: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
+    mean, runs = one["mean"], list(one["seeds"].values())
+    shares = [f"{mean[name] / baseline[name]:.1%}" for name in ("macs", "params")]
+    cost, saved = "params" if arm.endswith("parameters") else "macs", ""
+    if "saved_by" in runs[0]:
+        kinds = [{kind: run["saved_by"].get(kind, {}).get(cost, 0.0) for kind in _KINDS} for run in runs]
+        layers = [one["convs"] + one["branches"] for one in kinds]
+        channels = [one["channels"] for one in kinds]
+        saved = ", ".join(f"{sum(each) / len(each):.1%}" for each in (layers, channels))
+    times = [[run[batch]["ratio"] for run in one["times"].values()] for batch in BATCH_SIZES]
+    times_told = [f"{sum(each) / len(each):.2f}" if each else "" for each in times]
+    top1 = [percent(mean[name]) for name in ("top1_choosing", "top1")]
+    against = [signed(found) if (found := one.get(name)) else "" for name in ("against", "against_baseline")]
+    return [*shares, saved, *times_told, *top1, *against]
 
 
 def ucp(network: str, record: Record) -> Section:

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from benchmarks.accuracy import partition as choosing
-from benchmarks.accuracy import ucp
+from benchmarks.accuracy import depth_and_width, ucp
 from benchmarks.accuracy.equal_time import WHAT, Row
 from benchmarks.accuracy.equal_time_record import record
 from benchmarks.accuracy.paired import packed
@@ -99,6 +99,36 @@ def test_the_page_of_widths_compares_each_arm_with_its_own(tmp_path: Path) -> No
     assert "less that of UCP, or for 'UCP, a small rate' that of 'unpruned'" in section.text
     assert "Not run: with gates; random, MACs; uniform, parameters; random, parameters." in section.text
     assert "## net, widths alone" in section.markdown("ucp_net", found)
+
+
+def test_the_table_of_depth_and_width_is_against_both_and_against_the_baseline(tmp_path: Path) -> None:
+    arms: dict[str, tuple[int, dict[str, object]]] = {
+        "baseline trained on": (9, {}),
+        "layers, MACs": (7, {"saved_by": {"convs": {"macs": 0.2}, "branches": {"macs": 0.3}}, "at_removal": 0.0}),
+        "both, MACs": (8, {"saved_by": {"branches": {"macs": 0.1}, "channels": {"macs": 0.4}}, "at_removal": 0.0}),
+    }
+    for seed in (0, 1):
+        tuned = tmp_path / f"channels-net-seed{seed}" / "fine-tuned"
+        tuned.mkdir(parents=True)
+        told = {"macs": 100, "params": 100, "top1_choosing": {"fine_tuned": 0.9}}
+        (tuned / "report.json").write_text(json.dumps(told))
+        for arm, (right, more) in arms.items():
+            out = tmp_path / f"depth-and-width-net-seed{seed}" / arm
+            out.mkdir(parents=True)
+            settings = {"seed": seed, "epochs": 6, "precision": "bf16", "target": 0.5, "test_images": 10}
+            costs = {"macs": 50, "params": 60, "top1_choosing": right / 10, "top1": right / 10, "path": []}
+            flags = {"correct": packed(np.arange(10) < right), "settings": settings}
+            (out / "report.json").write_text(json.dumps({**costs, **flags, **more}))
+        (out / "times.json").write_text(json.dumps({"1": {"ratio": 0.4 + seed / 5}, "64": {"ratio": 0.5}}))
+    found = depth_and_width.record(tmp_path, "net")
+    section = accuracy.depth_and_width("net", found)
+    cells = {row[0]: row[1:] for row in section.rows}
+    assert all(len(row) == len(section.headers) for row in section.rows)
+    assert cells["both, MACs"][3:6] == ["10.0%, 40.0%", "0.50", "0.50"]
+    assert cells["layers, MACs"][3:6] == ["50.0%, 0.0%", "", ""]
+    assert cells["layers, MACs"][-2:] == ["-10.00 ± 10.00", "-20.00 ± 13.33"]
+    assert cells["baseline trained on"][-2:] == ["", "+0.00 ± 0.00"]
+    assert "Not run: channels, MACs;" in section.text
 
 
 def test_the_table_of_choices_is_of_means_and_differences_to_drawn_blocks_of_the_same_seed() -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks.accuracy import partition as choosing
 from benchmarks.accuracy import depth_and_width, ucp
+from benchmarks.accuracy import partition as choosing
 from benchmarks.accuracy.equal_time import WHAT, Row
 from benchmarks.accuracy.equal_time_record import record
 from benchmarks.accuracy.paired import packed

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fxprune.gates.channel_gate import ChannelScale
 from fxprune.gates.gate import ScaledLayer
 from fxprune.ir.nodes import called_module
-from fxprune.passes import RemoveChannels, RemoveLayers, RemoveUnusedSubmodules
+from fxprune.passes import EliminateDeadCode, RemoveChannels, RemoveLayers, RemoveUnusedSubmodules
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.rewriting.contract import Pass
 from fxprune.structures.channel_chunk import classes_of_gates
@@ -74,7 +74,8 @@ def shortened(graph_module: fx.GraphModule) -> Shortened | None:
     """Return ``graph_module``, which is not changed, without its closed layers and channels; None if none can go."""
     gates = gates_of(graph_module)
     layers = {gate.path: gate.module for gate in gates if _can_go(gate)}
-    steps: list[Pass] = [RemoveLayers(paths=tuple(layers))] if layers else []
+    # scales that layers shared go with the last one: what is left is the same, in however many cuts they went
+    steps: list[Pass] = [RemoveLayers(paths=tuple(layers)), EliminateDeadCode()] if layers else []
     if any(isinstance(gate.module, ChannelScale) and bool(gate.module.closed_classes.any()) for gate in gates):
         steps.append(RemoveClosedChannels())
     if not steps:
@@ -127,6 +128,11 @@ def tensors_of(module: Any) -> dict[str, torch.Tensor]:
     return found | dict(module.named_buffers(remove_duplicate=False))
 
 
-def narrowed_state(state: Mapping[str, torch.Tensor], sources: Mapping[str, Source]) -> dict[str, torch.Tensor]:
-    """Return the state of a graph once it is cut, by its own keys; copies."""
-    return {key: part_of(state[one.key], one.places) for key, one in sources.items() if one.key in state}
+def narrowed_state(tensors: Mapping[str, torch.Tensor], sources: Mapping[str, Source]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a graph once it is cut, by their own keys; copies, parameters of parameters."""
+    return {key: _kept(tensors[one.key], one) for key, one in sources.items()}
+
+
+def _kept(tensor: torch.Tensor, source: Source) -> torch.Tensor:
+    found = part_of(tensor, source.places)
+    return nn.Parameter(found, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else found

@@ -103,12 +103,8 @@ class Cutting:
                 "give averages to copies after every cut, or make them anew"
             )
         before = duplicate.get_submodule(path)
-        made = copy.deepcopy(graph_module)
-        made.load_state_dict(narrowed_state(before.state_dict(), self._last[1]), assign=True)
-        known = tensors_of(before)
-        for key, tensor in tensors_of(made).items():
-            if isinstance(tensor, nn.Parameter):
-                tensor.requires_grad_(known[self._last[1][key].key].requires_grad)
+        made = copy.deepcopy(graph_module).to(next(before.parameters()).device)
+        made.load_state_dict(_tied(narrowed_state(tensors_of(before), self._last[1]), tensors_of(made)), assign=True)
         return _with(duplicate, path, made.train(before.training))
 
     def again(self, state: Mapping[str, Any] | None, whole: Remaining, now: fx.GraphModule) -> fx.GraphModule | None:
@@ -155,6 +151,12 @@ def _shapes(module: nn.Module) -> Shapes:
 def _path_of(module: nn.Module, shapes: Shapes) -> str | None:
     """Return the path of the module in ``module`` whose state has these keys and shapes; None if there is none."""
     return next((path for path, one in module.named_modules() if _shapes(one) == shapes), None)
+
+
+def _tied(state: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return ``state`` with one tensor for all keys that have one in ``like``."""
+    firsts: dict[int, torch.Tensor] = {}
+    return {key: firsts.setdefault(id(like[key]), one) for key, one in state.items()}
 
 
 def _with(module: nn.Module, path: str, made: nn.Module) -> nn.Module:

@@ -139,7 +139,7 @@ class ProximalL1(Standing):
         by this object, in the new graph. The graph before shares with it all that lost nothing, and is not to be
         trained any more; ``optimizer`` stays as it is. What was made of either is made anew: DistributedDataParallel,
         torch.compile, CUDA graphs; averaged copies by :meth:`copies`; a schedule goes on with
-        ``schedule.optimizer = optimizer``.
+        ``schedule.optimizer = optimizer``, and one made of others (SequentialLR, ChainedScheduler) with that of each.
 
         Channels around a gate of a layer that is neither at rest nor removed stay until then.
 

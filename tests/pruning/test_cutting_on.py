@@ -12,6 +12,7 @@ import torch
 from channel_training import gated
 from together import of_two_processes
 from torch import fx, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import fxprune
@@ -145,6 +146,26 @@ def test_the_graph_and_the_optimizer_before_stay_as_they_were() -> None:
     schedule.step()
     assert follows.param_groups[0]["lr"] == pytest.approx(1e-5)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+
+
+def test_schedules_inside_of_a_schedule_go_on_too() -> None:
+    rates: list[list[float]] = []
+    for cuts in ((), (6, 10)):
+        graph = gated().train()
+        shrink, optimizer = steered(graph), OPTIMIZERS["plain"](parameter_groups(graph, 5e-4))
+        parts = [LinearLR(optimizer, 0.1, total_iters=4), CosineAnnealingLR(optimizer, 10)]
+        schedule: Any = SequentialLR(optimizer, parts, [4])
+        rates.append([])
+        for step in range(13):
+            trained(graph, optimizer, shrink)
+            schedule.step()
+            rates[-1].append(optimizer.param_groups[0]["lr"])
+            if step in cuts:
+                graph, optimizer = shrink.cut(optimizer)
+                for one in [schedule, *schedule._schedulers]:
+                    one.optimizer = optimizer
+    assert rates[0] == rates[1]
+    assert len({*rates[0]}) == 13
 
 
 def test_where_nothing_closed_both_are_what_was_given() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -19,7 +20,7 @@ from fxprune.ir.nodes import called_module
 from fxprune.passes import EliminateDeadCode, RemoveChannels, RemoveLayers, RemoveUnusedSubmodules
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.rewriting.contract import Pass
-from fxprune.structures.channel_chunk import classes_of_gates
+from fxprune.structures.channel_chunk import columns_of_gates
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.gated_layers import Gate, gates_of
 from fxprune.weights.slicing import Slice, noting_slices, part_of
@@ -35,16 +36,19 @@ class RemoveClosedChannels(RemoveChannels):
     name: ClassVar[str] = "remove-closed-channels"
 
     def silent(self, channels: Channels) -> set[int]:
-        """Return the classes that are closed and can go."""
-        closed: set[int] = set()
+        """Return the classes that are closed and can go: of a scale that several have all or none."""
+        closed: list[set[int]] = []  # by scale
         others: set[int] = set()  # what a removed layer has joined may have several gates
-        for node, classes in classes_of_gates(channels).items():
+        for node, (places, classes) in columns_of_gates(channels).items():
             module = called_module(node)
             assert isinstance(module, ChannelScale)
             is_closed = module.closed_classes.cpu().numpy()
-            closed.update(classes[is_closed].tolist())
-            others.update(classes[~is_closed].tolist())
-        return (closed - others) & super().silent(channels)
+            closed += [set(classes[places == one].tolist()) for one in np.flatnonzero(is_closed)]
+            others.update(classes[~is_closed[places]].tolist())
+        found = (set().union(*closed) - others) & super().silent(channels)
+        while torn := found & set().union(*(one for one in closed if not one <= found)):
+            found -= torn
+        return found
 
 
 class Source(NamedTuple):

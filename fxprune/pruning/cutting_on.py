@@ -57,8 +57,12 @@ class Cutting:
 
     def _take(self, made: Shortened, before: fx.GraphModule) -> fx.GraphModule:
         """Take note of a cut; return the graph."""
-        widths = {gate.path: gate.width for gate in gates_of(self.whole)}
-        self.layers = self.layers | {path: module.unit_numbers() for path, module in made.layers.items()}
+        gates = {gate.path: gate for gate in gates_of(self.whole)}
+        widths = {path: gate.width for path, gate in gates.items()}
+        gone = {path: module.unit_numbers() for path, module in made.layers.items()}
+        for path, units in gone.items():
+            _close(gates[path].module, units)  # what went may be a copy of that, which a cut before made narrower
+        self.layers = self.layers | gone
         for path, places in made.channels.items():
             left = np.setdiff1d(np.arange(widths[path]), self.channels.get(path, []))
             if places:
@@ -126,8 +130,7 @@ class Cutting:
         ):
             raise LoadError("this state is of another network: what was cut of it has no gate here")
         for path, units in wanted["layers"].items():
-            whole.layers[path].module.close()
-            whole.layers[path].module.set_units(**units)
+            _close(whole.layers[path].module, units)
         for path, places in wanted["channels"].items():
             gate = whole.chunk(path, places)
             if gate.module.resting:  # what rests is read as 1
@@ -142,6 +145,13 @@ class Cutting:
     def state_dict(self) -> dict[str, Any]:
         """Return what was cut, as plain data."""
         return {"layers": dict(self.layers), "channels": {path: [*places] for path, places in self.channels.items()}}
+
+
+def _close(layer: Any, units: Mapping[str, float]) -> None:
+    """Close a layer that goes, in the units that it has."""
+    if not layer.closed:
+        layer.close()
+        layer.set_units(**units)
 
 
 def _shapes(module: nn.Module) -> Shapes:

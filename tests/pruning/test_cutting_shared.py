@@ -145,3 +145,82 @@ def test_the_same_channel_of_each_group_goes_until_two_are_left(gone: list[int])
     cut, optimizer = shrink.cut(optimizer)
     torch.testing.assert_close(cut(IMAGES), uncut(IMAGES), rtol=1e-9, atol=1e-9)
     stepped(cut, optimizer)
+
+
+class Removed(nn.Module):
+    """A conv of four groups that can go: its channels are then those of the stem, which it tied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.grouped = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1, groups=4)
+        self.last, self.head = nn.Conv2d(16, 12, 1), nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.grouped(torch.relu(self.stem(x))))
+        y: torch.Tensor = self.head(torch.relu(self.last(x)).mean((2, 3)))
+        return y
+
+
+def test_what_a_removed_conv_tied_goes_whole_with_its_scale() -> None:
+    graph, shrink = shrinking(Removed, "convs,channels")
+    narrowed(shrink, "grouped_channels", [2, 3])
+    narrowed(shrink, "stem_channels", [2, 3])
+    shrink.layers["grouped"].close()
+    uncut = copy.deepcopy(graph)
+    cut, _ = shrink.cut(sgd(graph))
+    assert cut.get_parameter("stem.weight").shape[0] == 8  # two of each group's four, though no group is left
+    torch.testing.assert_close(cut(IMAGES), uncut(IMAGES), rtol=1e-9, atol=1e-9)
+    again = shrinking(Removed, "convs,channels")[1]
+    again.load_state_dict(shrink.state_dict())
+    again.graph_module.load_state_dict(cut.state_dict())
+    assert torch.equal(again.graph_module(IMAGES), cut(IMAGES))
+
+
+class Depthwise(nn.Module):
+    """A depthwise conv, which can go, whole or with some of its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(torch.relu(self.deep(torch.relu(self.stem(x)))).mean((2, 3)))
+        return y
+
+
+def test_a_layer_that_a_cut_made_narrower_and_the_next_took_out_is_told_as_closed() -> None:
+    graph, shrink = shrinking(Depthwise, "convs,channels")
+    optimizer = sgd(graph)
+    narrowed(shrink, "stem_channels", [0, 1, 2])
+    graph, optimizer = shrink.cut(optimizer)
+    assert graph.get_submodule("deep").conv.in_channels == 5
+    shrink.layers["deep"].close()
+    left, uncut = shrink.left, copy.deepcopy(graph)
+    assert shrink.closed == ["deep"]
+    graph, optimizer = shrink.cut(optimizer)
+    assert shrink.closed == ["deep"]
+    assert shrink.left == left
+    torch.testing.assert_close(graph(IMAGES), uncut(IMAGES), rtol=1e-9, atol=1e-9)
+
+
+def test_zeros_close_beside_scales_that_went_with_their_branch_and_each_is_told_once() -> None:
+    graph, shrink = shrinking(Twice, "branches,channels")
+    optimizer = sgd(graph)
+    narrowed(shrink, "first_channels", [0, 1])
+    for path in ("branch_scale", "branch_scale_1"):
+        shrink.layers[path].close()
+    graph, optimizer = shrink.cut(optimizer)
+    assert repr(shrink).startswith("ProximalL1(strength 0, step 0: 4 of 28 scales are 0,")
+    with torch.no_grad():
+        shrink.channels["last_channels"].wake()
+        shrink.channels["last_channels"].gate[3] = 0
+    shrink.close_zeros()
+    assert shrink.closed_channels == {"first_channels": [0, 1], "last_channels": [3]}
+    assert shrink.cut(optimizer)[0].get_parameter("last.layer.weight").shape[0] == 7
+
+
+def test_what_is_no_module_is_refused_as_a_copy() -> None:
+    _, shrink = shrinking(Twice, "channels")
+    with pytest.raises(fxprune.FxpruneError, match=r"^ProximalL1.copies takes a sequence of a Module for copies"):
+        shrink.copies(shrink.graph_module, 3)

@@ -108,7 +108,11 @@ class Cutting:
             )
         before = duplicate.get_submodule(path)
         made = copy.deepcopy(graph_module).to(next(before.parameters()).device)
-        made.load_state_dict(_tied(narrowed_state(tensors_of(before), self._last[1]), tensors_of(made)), assign=True)
+        state = _tied(narrowed_state(tensors_of(before), self._last[1]), tensors_of(made))
+        trained = {key: one.requires_grad for key, one in state.items()}
+        made.load_state_dict(state, assign=True)
+        for key, parameter in made.named_parameters():
+            parameter.requires_grad_(trained[key])  # those of gates follow their state
         return _with(duplicate, path, made.train(before.training))
 
     def again(self, state: Mapping[str, Any] | None, whole: Remaining, now: fx.GraphModule) -> fx.GraphModule | None:

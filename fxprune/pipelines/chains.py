@@ -72,4 +72,5 @@ def insert_scales(
     )
     hidden = "".join(f"; {one}" for one in hiding_convs(graph_module)[:1])
     kinds = " or ".join(_KINDS[one] for one in sites)
-    raise FxpruneError(f"the model has no removable {kinds}: {why or 'it has no convs at all'}{hidden}")
+    why = why or ("no two activations are added in it" if set(sites) == {"branches"} else "it has no convs at all")
+    raise FxpruneError(f"the model has no removable {kinds}: {why}{hidden}")

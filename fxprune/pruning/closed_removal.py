@@ -10,16 +10,17 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fxprune.gates.channel_gate import ChannelScale
 from fxprune.gates.gate import ScaledLayer
 from fxprune.ir.nodes import called_module
-from fxprune.passes import RemoveChannels, RemoveLayers, RemoveUnusedSubmodules
+from fxprune.passes import EliminateDeadCode, RemoveChannels, RemoveLayers, RemoveUnusedSubmodules
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.rewriting.contract import Pass
-from fxprune.structures.channel_chunk import classes_of_gates
+from fxprune.structures.channel_chunk import columns_of_gates
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.gated_layers import Gate, gates_of
 from fxprune.weights.slicing import Slice, noting_slices, part_of
@@ -35,16 +36,19 @@ class RemoveClosedChannels(RemoveChannels):
     name: ClassVar[str] = "remove-closed-channels"
 
     def silent(self, channels: Channels) -> set[int]:
-        """Return the classes that are closed and can go."""
-        closed: set[int] = set()
+        """Return the classes that are closed and can go: of a scale that several have all or none."""
+        closed: list[set[int]] = []  # by scale
         others: set[int] = set()  # what a removed layer has joined may have several gates
-        for node, classes in classes_of_gates(channels).items():
+        for node, (places, classes) in columns_of_gates(channels).items():
             module = called_module(node)
             assert isinstance(module, ChannelScale)
             is_closed = module.closed_classes.cpu().numpy()
-            closed.update(classes[is_closed].tolist())
-            others.update(classes[~is_closed].tolist())
-        return (closed - others) & super().silent(channels)
+            closed += [set(classes[places == one].tolist()) for one in np.flatnonzero(is_closed)]
+            others.update(classes[~is_closed[places]].tolist())
+        found = (set().union(*closed) - others) & super().silent(channels)
+        while torn := found & set().union(*(one for one in closed if not one <= found)):
+            found -= torn
+        return found
 
 
 class Source(NamedTuple):
@@ -74,7 +78,8 @@ def shortened(graph_module: fx.GraphModule) -> Shortened | None:
     """Return ``graph_module``, which is not changed, without its closed layers and channels; None if none can go."""
     gates = gates_of(graph_module)
     layers = {gate.path: gate.module for gate in gates if _can_go(gate)}
-    steps: list[Pass] = [RemoveLayers(paths=tuple(layers))] if layers else []
+    # scales that layers shared go with the last one: what is left is the same, in however many cuts they went
+    steps: list[Pass] = [RemoveLayers(paths=tuple(layers)), EliminateDeadCode()] if layers else []
     if any(isinstance(gate.module, ChannelScale) and bool(gate.module.closed_classes.any()) for gate in gates):
         steps.append(RemoveClosedChannels())
     if not steps:
@@ -127,6 +132,11 @@ def tensors_of(module: Any) -> dict[str, torch.Tensor]:
     return found | dict(module.named_buffers(remove_duplicate=False))
 
 
-def narrowed_state(state: Mapping[str, torch.Tensor], sources: Mapping[str, Source]) -> dict[str, torch.Tensor]:
-    """Return the state of a graph once it is cut, by its own keys; copies."""
-    return {key: part_of(state[one.key], one.places) for key, one in sources.items() if one.key in state}
+def narrowed_state(tensors: Mapping[str, torch.Tensor], sources: Mapping[str, Source]) -> dict[str, torch.Tensor]:
+    """Return the tensors of a graph once it is cut, by their own keys; copies, parameters of parameters."""
+    return {key: _kept(tensors[one.key], one) for key, one in sources.items()}
+
+
+def _kept(tensor: torch.Tensor, source: Source) -> torch.Tensor:
+    found = part_of(tensor, source.places)
+    return nn.Parameter(found, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else found

@@ -57,8 +57,12 @@ class Cutting:
 
     def _take(self, made: Shortened, before: fx.GraphModule) -> fx.GraphModule:
         """Take note of a cut; return the graph."""
-        widths = {gate.path: gate.width for gate in gates_of(self.whole)}
-        self.layers = self.layers | {path: module.unit_numbers() for path, module in made.layers.items()}
+        gates = {gate.path: gate for gate in gates_of(self.whole)}
+        widths = {path: gate.width for path, gate in gates.items()}
+        gone = {path: module.unit_numbers() for path, module in made.layers.items()}
+        for path, units in gone.items():
+            _close(gates[path].module, units)  # what went may be a copy of that, which a cut before made narrower
+        self.layers = self.layers | gone
         for path, places in made.channels.items():
             left = np.setdiff1d(np.arange(widths[path]), self.channels.get(path, []))
             if places:
@@ -103,12 +107,12 @@ class Cutting:
                 "give averages to copies after every cut, or make them anew"
             )
         before = duplicate.get_submodule(path)
-        made = copy.deepcopy(graph_module)
-        made.load_state_dict(narrowed_state(before.state_dict(), self._last[1]), assign=True)
-        known = tensors_of(before)
-        for key, tensor in tensors_of(made).items():
-            if isinstance(tensor, nn.Parameter):
-                tensor.requires_grad_(known[self._last[1][key].key].requires_grad)
+        made = copy.deepcopy(graph_module).to(next(before.parameters()).device)
+        state = _tied(narrowed_state(tensors_of(before), self._last[1]), tensors_of(made))
+        trained = {key: one.requires_grad for key, one in state.items()}
+        made.load_state_dict(state, assign=True)
+        for key, parameter in made.named_parameters():
+            parameter.requires_grad_(trained[key])  # those of gates follow their state
         return _with(duplicate, path, made.train(before.training))
 
     def again(self, state: Mapping[str, Any] | None, whole: Remaining, now: fx.GraphModule) -> fx.GraphModule | None:
@@ -130,8 +134,7 @@ class Cutting:
         ):
             raise LoadError("this state is of another network: what was cut of it has no gate here")
         for path, units in wanted["layers"].items():
-            whole.layers[path].module.close()
-            whole.layers[path].module.set_units(**units)
+            _close(whole.layers[path].module, units)
         for path, places in wanted["channels"].items():
             gate = whole.chunk(path, places)
             if gate.module.resting:  # what rests is read as 1
@@ -148,6 +151,13 @@ class Cutting:
         return {"layers": dict(self.layers), "channels": {path: [*places] for path, places in self.channels.items()}}
 
 
+def _close(layer: Any, units: Mapping[str, float]) -> None:
+    """Close a layer that goes, in the units that it has."""
+    if not layer.closed:
+        layer.close()
+        layer.set_units(**units)
+
+
 def _shapes(module: nn.Module) -> Shapes:
     return {key: tuple(one.shape) for key, one in module.state_dict().items() if isinstance(one, torch.Tensor)}
 
@@ -155,6 +165,12 @@ def _shapes(module: nn.Module) -> Shapes:
 def _path_of(module: nn.Module, shapes: Shapes) -> str | None:
     """Return the path of the module in ``module`` whose state has these keys and shapes; None if there is none."""
     return next((path for path, one in module.named_modules() if _shapes(one) == shapes), None)
+
+
+def _tied(state: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return ``state`` with one tensor for all keys that have one in ``like``."""
+    firsts: dict[int, torch.Tensor] = {}
+    return {key: firsts.setdefault(id(like[key]), one) for key, one in state.items()}
 
 
 def _with(module: nn.Module, path: str, made: nn.Module) -> nn.Module:

@@ -57,6 +57,11 @@ class KeptSites:
         """All that can still be compared: of layers that can go, and of channels."""
         return [*self._now.layers.values(), *self._now.channels.values()]
 
+    @property
+    def scales_left(self) -> dict[str, ChannelScale]:
+        """The gates of channels that are left, by path."""
+        return {path: one for path, one in self.channels.items() if path in self._left}
+
     def is_left(self, site: Site) -> bool:
         """Say whether a site of the uncut graph is left, whole."""
         if isinstance(site, Gate):
@@ -96,7 +101,7 @@ class KeptSites:
 
     def closed_channels(self) -> dict[str, list[int]]:
         """Return the places of the channels that are closed, those that were cut too, by the path of their gate."""
-        closed = self.places({path: one.closed_classes for path, one in self.channels.items() if path in self._left})
+        closed = self.places({path: one.closed_classes for path, one in self.scales_left.items()})
         both = {path: sorted([*self._cut.get(path, ()), *closed.get(path, ())]) for path in self._whole.channels}
         return {path: places for path, places in both.items() if places}
 

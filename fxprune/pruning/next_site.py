@@ -89,8 +89,8 @@ class NextSite:
         return left[path], self._surplus.shares(left.values(), chosen)[path]
 
     def measured(self, site: Site) -> Site:
-        """Return ``site``, a layer with the units that it has where layers are compared."""
-        if isinstance(site, Gate):
+        """Return ``site``, a layer with the units that it has where layers are compared, if it is left there."""
+        if isinstance(site, Gate) and self.sites.is_left(site):
             now = self.sites.now(site)
             assert isinstance(now, Gate)
             with self.criterion.measuring(self.sites.graph_module, [now], self._samples) as missed:

@@ -34,7 +34,7 @@ def suggesting_others(gated: fx.GraphModule) -> Iterator[None]:
         if not others or not kinds:
             raise
         told = f"{', '.join(others[:-1])} and {others[-1]}" if others[1:] else others[0]
-        raise TargetError(f'{error}; or give {told} scales too: what="all" (--what all)') from error
+        raise TargetError(f'{error}; or give {told} scales too, if any can go: what="all" (--what all)') from error
 
 
 def require_met(

@@ -11,7 +11,7 @@ been made from the sparse graph's parameters, not from those of the model that w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
 import torch
@@ -20,7 +20,7 @@ from torch import fx, nn
 from fxprune.errors import FxpruneError, FxpruneValueError
 from fxprune.gates.data_parallel import keep_all_parameters_in_training
 from fxprune.gates.gate import ScaledLayer, follow_together
-from fxprune.ir.arguments import require_arguments
+from fxprune.ir.arguments import require_arguments, require_kind
 from fxprune.ir.module_tree import every_module
 from fxprune.ir.nodes import require_graph
 from fxprune.ir.processes import is_distributed
@@ -30,6 +30,7 @@ from fxprune.pruning.standing import Standing
 from fxprune.structures.channels.labels import LEAST
 from fxprune.structures.missing_scales import why_no_scales
 
+_COPIES = Sequence[nn.Module]
 _OF_GRAPH = {"_remaining", "_found", "_groups", "_sites", "layers", "channels", "_known"}
 
 
@@ -124,7 +125,7 @@ class ProximalL1(Standing):
             for layer, scale in zip(still_open, scales, strict=True):
                 if scale == 0:
                     layer.close()
-        zeros = self._sites.places({path: one.gate.detach() == 0 for path, one in self.channels.items()})
+        zeros = self._sites.places({path: one.gate.detach() == 0 for path, one in self._sites.scales_left.items()})
         closed = self.closed_channels if zeros else {}
         for path, places in zeros.items():
             spared = max(0, LEAST + len(places) + len(closed.get(path, ())) - self._groups[path].width)
@@ -139,7 +140,7 @@ class ProximalL1(Standing):
         by this object, in the new graph. The graph before shares with it all that lost nothing, and is not to be
         trained any more; ``optimizer`` stays as it is. What was made of either is made anew: DistributedDataParallel,
         torch.compile, CUDA graphs; averaged copies by :meth:`copies`; a schedule goes on with
-        ``schedule.optimizer = optimizer``.
+        ``schedule.optimizer = optimizer``, and one made of others (SequentialLR, ChainedScheduler) with that of each.
 
         Channels around a gate of a layer that is neither at rest nor removed stay until then.
 
@@ -188,6 +189,7 @@ class ProximalL1(Standing):
         Raises:
             FxpruneError: one is no copy of the graph as it was before the last cut.
         """
+        require_kind((copy, *others), _COPIES, "ProximalL1.copies", "copies")
         made = tuple(self._cutting.copy_of(one, self.graph_module) for one in (copy, *others))
         return made if others else made[0]
 

@@ -58,8 +58,8 @@ class Standing:
 
     def _left_now(self) -> str:
         total = len(self.layers) + sum(one.width for one in self._groups.values())
-        zeros = len(self.zeros) + sum(int((one.effective_scales == 0).sum()) for one in self.channels.values())
-        zeros += sum(map(len, self._cutting.channels.values()))
+        zeros = len(self.zeros) + sum(map(len, self._cutting.channels.values()))
+        zeros += sum(int((one.effective_scales == 0).sum()) for one in self._sites.scales_left.values())
         return (
             f"{zeros} of {total} scales are 0, {self.left:.1%} of the MACs and "
             f"{self.params_left:.1%} of the parameters are left"

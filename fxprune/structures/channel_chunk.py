@@ -63,24 +63,38 @@ class Chunk:
 def classes_of_gates(channels: Channels) -> dict[fx.Node, Array]:
     """Return by the call of each gate of channels the class of each of its scales; 0 for one that nothing reads.
 
-    Nor has what is read behind a barrier any.
+    Nor has what is read behind a barrier any. Of several, where a conv that tied them is gone, it is the last.
     """
     found: dict[fx.Node, Array] = {}
+    for node, (places, classes) in columns_of_gates(channels).items():
+        module = called_module(node)
+        assert isinstance(module, ChannelScale)
+        found[node] = np.zeros(module.width, dtype=np.int64)
+        found[node][places] = classes
+    return found
+
+
+def columns_of_gates(channels: Channels) -> dict[fx.Node, tuple[Array, Array]]:
+    """Return by the call of each gate of channels the columns that read it: the place of the scale, and the class."""
+    found: dict[fx.Node, list[Array]] = {}
     for node in channels.graph_module.graph.find_nodes(op="call_module"):
         module = called_module(node)
         if isinstance(module, ChannelScale):
-            found[node] = np.zeros(module.width, dtype=np.int64)
+            found[node] = []
         elif isinstance(module, (ScaledColumns, ScaledAxis)):
             vectors = _vectors(channels, node, module)
             for vector, places in zip(vectors, module.index.cpu().numpy(), strict=True) if vectors else ():
                 classes, first = channels.class_of[vector], 1
                 for read in node.args[1:]:
                     assert isinstance(read, fx.Node)
-                    own = found[read]
-                    mine = (places >= first) & (places < first + len(own))
-                    own[places[mine] - first] = classes[mine]
-                    first += len(own)
-    return found
+                    scales = called_module(read)
+                    assert isinstance(scales, ChannelScale)
+                    mine = (places >= first) & (places < first + scales.width)
+                    found[read].append(np.stack([places[mine] - first, classes[mine]]))
+                    first += scales.width
+    nothing = np.zeros((2, 0), dtype=np.int64)
+    pairs = {node: np.concatenate([nothing, *parts], axis=1) for node, parts in found.items()}
+    return {node: (places, classes) for node, (places, classes) in pairs.items()}
 
 
 def _vectors(channels: Channels, node: fx.Node, module: ScaledColumns | ScaledAxis) -> Vectors:

@@ -12,14 +12,16 @@ import torch
 from channel_training import gated
 from together import of_two_processes
 from torch import fx, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import fxprune
 from fxprune.costs.macs import total_macs
 from fxprune.errors import FxpruneValueError, LoadError
 from fxprune.passes import RemoveChannels, RemoveLayers
-from fxprune.pruning.closing import plan_of
+from fxprune.pruning.closing import Closing, plan_of
 from fxprune.pruning.own_loops import parameter_groups
+from fxprune.structures.gated_layers import gates_of
 
 IMAGES = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
 Make = Callable[[Any], torch.optim.Optimizer]
@@ -77,6 +79,24 @@ def test_the_next_step_is_that_of_the_uncut_graph_with_all_kinds_of_gates(what: 
     uncut = [trained(whole, again, other) for _ in range(3)]
     assert [trained(sparse, following, shrink) for _ in range(3)] == pytest.approx(uncut, rel=1e-9)
     torch.testing.assert_close(sparse.eval()(IMAGES), whole.eval()(IMAGES), rtol=1e-9, atol=1e-9)
+
+
+def test_a_plan_may_have_a_conv_of_a_branch_that_was_cut() -> None:
+    told = []
+    for cuts in ((), range(24)):
+        graph = gated("all").train()
+        branch = next(one.path for one in gates_of(graph) if one.kind == "branch" and one.path.startswith("two"))
+        closing = Closing(((branch, ()), ("one.first_channels", (0, 1, 2, 3, 4, 5)), ("two.second", ())))
+        in_turn = fxprune.Plan(window=0.5)
+        shrink: Any = fxprune.SteeredL1(graph, closing=closing, meet_after=20, plan=in_turn)
+        optimizer = OPTIMIZERS["plain"](parameter_groups(graph, 5e-4))
+        for step in range(24):
+            loss = trained(graph, optimizer, shrink)
+            if step in cuts:
+                graph, optimizer = shrink.cut(optimizer)
+        assert shrink.is_met
+        told.append((shrink.closed, shrink.closed_channels, shrink.left, round(loss, 9)))
+    assert told[0] == told[1]
 
 
 def test_a_fixed_strength_goes_on_after_a_cut() -> None:
@@ -145,6 +165,26 @@ def test_the_graph_and_the_optimizer_before_stay_as_they_were() -> None:
     schedule.step()
     assert follows.param_groups[0]["lr"] == pytest.approx(1e-5)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+
+
+def test_schedules_inside_of_a_schedule_go_on_too() -> None:
+    rates: list[list[float]] = []
+    for cuts in ((), (6, 10)):
+        graph = gated().train()
+        shrink, optimizer = steered(graph), OPTIMIZERS["plain"](parameter_groups(graph, 5e-4))
+        parts = [LinearLR(optimizer, 0.1, total_iters=4), CosineAnnealingLR(optimizer, 10)]
+        schedule: Any = SequentialLR(optimizer, parts, [4])
+        rates.append([])
+        for step in range(13):
+            trained(graph, optimizer, shrink)
+            schedule.step()
+            rates[-1].append(optimizer.param_groups[0]["lr"])
+            if step in cuts:
+                graph, optimizer = shrink.cut(optimizer)
+                for one in [schedule, *schedule._schedulers]:
+                    one.optimizer = optimizer
+    assert rates[0] == rates[1]
+    assert len({*rates[0]}) == 13
 
 
 def test_where_nothing_closed_both_are_what_was_given() -> None:

@@ -35,7 +35,9 @@ def test_it_is_said_whether_all_kinds_together_can(what: str, macs: float, said:
 
 
 def test_in_a_loop_of_ones_own_the_kinds_without_scales_are_named() -> None:
-    with pytest.raises(TargetError, match=r'; or give convs and branches scales too: what="all" \(--what all\)$'):
+    with pytest.raises(
+        TargetError, match=r'; or give convs and branches scales too, if any can go: what="all" \(--what all\)$'
+    ):
         fxprune.SteeredL1(gated("channels"), targets=Targets(macs=0.001), meet_after=9)
     with pytest.raises(TargetError, match=r"ask for at least 0\.\d+$"):
         fxprune.SteeredL1(gated("all"), targets=Targets(macs=1e-6), meet_after=9)

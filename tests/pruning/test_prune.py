@@ -143,6 +143,8 @@ def test_a_model_without_removable_layers_lists_why() -> None:
         insert(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 3)), x)
     with pytest.raises(fxprune.FxpruneError, match="no convs at all"):
         insert(nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 4), "convs")
+    with pytest.raises(fxprune.FxpruneError, match=r"no removable residual branch: no two activations are added"):
+        insert(nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 4, 3)), x, "branches")
     with pytest.raises(fxprune.FxpruneError, match=r"insert_scales takes 'all' or .* for layers, got str 'some'"):
         insert(nn.Sequential(nn.Linear(4, 4)), torch.randn(2, 4), "some")
 

@@ -65,9 +65,10 @@ class NarrowerGates:
         module = self.readers[node]
         reads = [one for one in node.args[1:] if isinstance(one, fx.Node)]
         layer = narrower(Call(node, module.layer), self._kept, tensors) if isinstance(module, ScaledColumns) else None
-        if layer is None and all(self._left[one].all() for one in reads):
+        columns = self._index(node, module, reads)
+        if layer is None and columns.shape == module.index.shape and all(self._left[one].all() for one in reads):
             return None
-        index = torch.from_numpy(self._index(node, module, reads)).to(module.index.device)
+        index = torch.from_numpy(columns).to(module.index.device)
         has_scales = any(self._left[one].any() for one in reads)
         if isinstance(module, ScaledAxis):
             return ScaledAxis(index, module.axis) if has_scales else nn.Identity()

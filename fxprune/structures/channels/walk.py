@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from fxprune.facts.shapes import META, metadata_in
-from fxprune.gates.channel_gate import ScaledAxis
+from fxprune.gates.channel_gate import ScaledAxis, ScaledColumns
 from fxprune.ir.by_mode import is_by_mode
 from fxprune.ir.node_targets import attribute
 from fxprune.ir.nodes import called_module
@@ -82,7 +82,7 @@ class Walk:
 
     def goes_whole(self, node: fx.Node, of_few: bool) -> bool:
         """Say whether whole groups go of what ``node`` computes: as is asked, or where of so few none could go."""
-        if of_few:
+        if of_few and not isinstance(called_module(node), ScaledColumns):  # which had more, and goes on within
             self._whole_at.add(node)
         return self.whole or node in self._whole_at
 

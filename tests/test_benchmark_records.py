@@ -132,7 +132,7 @@ def test_the_table_of_depth_and_width_is_against_both_and_against_the_baseline(t
 
 
 def test_the_table_of_choices_is_of_means_and_differences_to_drawn_blocks_of_the_same_seed() -> None:
-    numbers = {"macs_left": 0.5, "top1_choosing": 0.0, "settings": {"epochs": 1}}
+    numbers = {"macs_left": 0.5, "top1_choosing": 0.0, "settings": {"epochs": 1, "lr": 0.01}}
     tops = {"random": (0.5, 0.6), "alternating, weight": (0.7, 0.9)}
     rows = {choosing.Row("a", 1, "", 0, "unpruned"): {**numbers, "top1": 0.95}}
     for choice, of in tops.items():

@@ -9,7 +9,7 @@ results/partition_NETWORK.json. For each checkpoint, number of blocks, way to ch
 
     masked     what lies across the blocks is zero
     repaired   least squares inside of the blocks, on ``--images`` training images
-    an epoch   and ``--epochs`` of training with the masks held
+    trained    and for ``--epochs`` more with the masks held, as the recipe trains
 
 Blocks are chosen on the same images. ``--choosing`` training images are held out; test images are seen by finished
 networks alone. Differences to drawn blocks are paired by checkpoint and seed, their standard error is over these.
@@ -51,7 +51,7 @@ CHOICES = {
     "spectral, activation": ("spectral", "activation"),
     "min-cut, activation": ("min-cut", "activation"),
 }
-STAGES = ("masked", "repaired", "an epoch")
+STAGES = ("masked", "repaired", "trained")
 NUMBERS = ("macs_left", "top1_choosing", "top1")
 
 

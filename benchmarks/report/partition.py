@@ -92,7 +92,8 @@ def accuracy(network: str, record: Record) -> Section:
     unpruned = mean(one["top1"] for one in record["unpruned"].values())
     count = len(record["unpruned"])
     text = (
-        f"Test top-1, the mean over checkpoints ({count}; {percent(unpruned)} unpruned) and seeds of choosing. The "
+        f"Test top-1, the mean over checkpoints ({count}; {percent(unpruned)} unpruned) and seeds of choosing; "
+        f"trained: for {record['settings']['epochs']} epochs at a rate of {record['settings']['lr']:g} at most. The "
         "last column is less drawn blocks of the same checkpoint and seed, with the standard error over these, in "
         "points."
     )

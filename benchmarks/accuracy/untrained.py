@@ -11,8 +11,9 @@ and branches), or all of them:
     random   as many of the same kinds, drawn: channels at the same widths, layers of the same number
 
 each as it is cut, with its norms measured anew, repaired, and both; and, of what was cut and of what was repaired,
-one epoch of training later. 5,000 training images are held out to choose on; test images are seen by finished
-networks alone. Rows keep which of them are right, so that differences have a paired standard error.
+one epoch of training later. What each is missed is measured once for all shares. 5,000 training images are held out
+to choose on; test images are seen by finished networks alone. Rows keep which of them are right, so that differences
+have a paired standard error.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from fxprune.pruning.layer_sites import names_of_layers
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.surgery import Surgery
 from fxprune.pruning.untrained.no_train import choose_untrained
+from fxprune.pruning.untrained.repaired_damage import RepairedDamage
 from fxprune.training.data import ImageData, load_data, sample_batches
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
@@ -108,7 +110,10 @@ def worked_out(
             if all(row in known for row in of):
                 continue
             start = time.monotonic()
-            plan = choose_untrained(graph, images, Targets(macs=left), surgery=Surgery(what=WHAT[what]))
+            criterion = RepairedDamage(graph, state=arguments.runs / f"untrained-{arguments.network}-{name}.json")
+            plan = choose_untrained(
+                graph, images, Targets(macs=left), surgery=Surgery(what=WHAT[what]), criterion=criterion
+            )
             seconds = round(time.monotonic() - start, 1)
             plans = {"chosen": plan, "random": at_random(graph, plan, settings.seed)}
             for row in of:

@@ -62,10 +62,15 @@ def at_once(one: Reading, x: torch.Tensor, y: torch.Tensor) -> Iterator[tuple[to
     yield from zip(torch.split(x, step), torch.split(y, step), strict=True)
 
 
-def missed(one: Reading, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the patches of ``x``, what is missed of ``y``, and ``y``, as rows; (groups, places, ...), float64."""
+def missed(
+    one: Reading, x: torch.Tensor, y: torch.Tensor, every: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the patches of ``x``, what is missed of ``y``, and ``y``, as rows; (groups, places, ...), float64.
+
+    Of so many places one, by ``every``.
+    """
     geometry = one.geometry
-    patches, wanted = geometry.patches(x).double(), geometry.rows_of(y).double()
+    patches, wanted = (rows[:, ::every].double() for rows in (geometry.patches(x), geometry.rows_of(y)))
     found = patches @ geometry.matrix(exact(one.layer.weight)).transpose(1, 2)  # type: ignore[arg-type]
     bias = one.layer.bias
     if bias is not None:

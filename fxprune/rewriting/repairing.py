@@ -37,16 +37,22 @@ Sums = Moments | Rows | BlockSums
 _UNCHANGED = 1e-12
 _ROUNDED = 8
 _WIDE = 4096
+_ENOUGH = 8192
 _COPIES = 4
 
 
 class Fitting(NamedTuple):
-    """How layers are fitted, see :class:`fxprune.passes.Repair`."""
+    """How layers are fitted, see :class:`fxprune.passes.Repair`.
+
+    ``samples`` is about how many places of a layer's outputs are looked at, for each number that one of them reads,
+    spread over all images; None: all.
+    """
 
     ridge: float
     statistics: Statistics
     taps: Taps
     memory: int
+    samples: int | None = None
 
 
 class Repairing:
@@ -176,13 +182,21 @@ class Repairing:
             return self._share(one, read, before.values(self._others[one.source].node))
         wanted = self._wanted(one, before, after)
         samples = sum(value.numel() for value in wanted) // (one.geometry.groups * one.geometry.rows)
-        sums = self._sums(one, samples, wanted)
+        every = self._every(one, samples)
+        sums = self._sums(one, samples // every, wanted)
         if sums is None:
             return False
         for x, y in zip(read, wanted, strict=True):
             for parts in at_once(one, x, y):
-                sums.add(*missed(one, *parts))
+                sums.add(*missed(one, *parts, every=every))
         return self._put(one, sums)
+
+    def _every(self, one: Reading, samples: int) -> int:
+        """Return of how many samples one is looked at: an odd number, which meets all columns of an image."""
+        if self._fitting.samples is None:
+            return 1
+        enough = max(_ENOUGH, self._fitting.samples * one.geometry.columns)
+        return max(1, samples // enough - 1) | 1
 
     def _sums(self, one: Reading, samples: int, wanted: Sequence[torch.Tensor]) -> Sums | None:
         """Return what sums up what a layer reads; None, and a reason, if that takes too much memory."""

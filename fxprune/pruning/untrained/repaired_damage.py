@@ -36,6 +36,8 @@ from fxprune.structures.gated_layers import Gate
 
 _SHARES = (0.25, 0.5, 0.75)
 _READERS = 2
+_SAMPLES = 32
+"""What is fitted to find out a damage is fitted to so many places of outputs for each number that one reads."""
 
 
 class RepairedDamage(Criterion):
@@ -45,7 +47,8 @@ class RepairedDamage(Criterion):
     measures it (:mod:`fxprune.pruning.sensitivity.output_change`): of logits it is the total variation.
     Of the channels of a group the order is another criterion's; a quarter, a half and three quarters of them are
     removed, and a channel's score is the slope between, of the convex curve below these: what it adds to what went
-    before it.
+    before it. Layers are fitted on a part of the places of their outputs, spread over all images, where these are
+    many; outputs are compared in full.
 
     Args:
         graph_module: the traced graph that is chosen of.
@@ -210,7 +213,7 @@ class _Damages:
                 self._graph_module,
                 pruned,
                 self._batches,
-                Fitting(Repair.ridge, "layer after layer", "apart", MEMORY),
+                Fitting(Repair.ridge, "layer after layer", "apart", MEMORY, _SAMPLES),
                 Log(),
                 "",
             )

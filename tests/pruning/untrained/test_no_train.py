@@ -1,20 +1,24 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import Block, randomize, state_of
 from torch import nn
 
 import fxprune
+from fxprune.choosing.samples import Samples
+from fxprune.choosing.sites import channel_sites
 from fxprune.costs.macs import total_macs
 from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError, TargetError
 from fxprune.pruning.surgery import Surgery
-from fxprune.pruning.untrained import no_train
+from fxprune.pruning.untrained import no_train, repaired_damage
 from fxprune.pruning.untrained.no_train import choose_untrained, prune_untrained
 from fxprune.pruning.untrained.quality import Quality
 from fxprune.pruning.untrained.repaired_damage import RepairedDamage, _slopes
 from fxprune.rewriting.repairing import Repairing
+from fxprune.weights.least_squares import Moments
 
 X = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(96) % 5
@@ -122,6 +126,26 @@ def test_the_criterion_is_at_hand_in_choose() -> None:
         graph, "all", fxprune.Targets(macs=0.7), criterion=RepairedDamage(graph), data=[X[:32]], scope="global"
     )
     assert plan.sites
+
+
+def test_damages_are_told_from_a_part_of_the_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    graph = fxprune.trace(network(), images[:4])
+    seen: list[int] = []
+    added = Moments.add
+
+    def noting(self: Moments, x: torch.Tensor, r: torch.Tensor, y: torch.Tensor) -> None:
+        seen.append(x.shape[1])
+        added(self, x, r, y)
+
+    monkeypatch.setattr(Moments, "add", noting)
+    damages, sites = {}, channel_sites(graph)
+    for samples in (None, 32):
+        monkeypatch.setattr(repaired_damage, "_SAMPLES", samples)
+        with RepairedDamage(graph).measuring(graph, sites, Samples([images])) as score:
+            damages[samples] = np.concatenate([score(site) for site in sites])
+    assert {64, 9363, 65536} <= set(seen)  # of seven places one: 8,192 are enough for 108 inputs, 64 images not
+    np.testing.assert_allclose(damages[32], damages[None], atol=0.03 * damages[None].max())
 
 
 def test_damages_are_kept_and_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

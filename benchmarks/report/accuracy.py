@@ -138,8 +138,8 @@ def _how_it_was_narrowed(record: Record) -> str:
         f"{settings['target']:g} of the MACs wanted, seeds {', '.join(map(str, record['seeds']))}, "
         f"{settings['precision']}; {settings['epochs']} epochs of fine-tuning, then as many for every arm. "
         f"{settings['choosing']:,} training images are held out to choose on, and columns but the last two are of "
-        f"these: {percent(sum(tuned) / len(tuned))} before anything is cut. Chosen by them, each among its variants that "
-        f"were run: {'; '.join(record['chosen'].values())}. The last column is test top-1 less "
+        f"these: {percent(sum(tuned) / len(tuned))} before anything is cut. Chosen by them, each among its "
+        f"variants that were run: {'; '.join(record['chosen'].values())}. The last column is test top-1 less "
         f"that of the first chosen, with the paired standard error over the test images, in points."
         f"{at_removal}{not_run}"
     )

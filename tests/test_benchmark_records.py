@@ -8,16 +8,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 
+import fxprune
+from benchmarks import networks
 from benchmarks.accuracy import depth_and_width, ucp
 from benchmarks.accuracy import partition as choosing
 from benchmarks.accuracy.equal_time import WHAT, Row
 from benchmarks.accuracy.equal_time_record import record
 from benchmarks.accuracy.paired import packed
+from benchmarks.accuracy.untrained import at_random
 from benchmarks.provenance import provenance
 from benchmarks.report import accuracy, in_time, partition, untrained
 from benchmarks.report.pages import Draw
+from fxprune.costs.macs import total_macs
 
 ROOT = Path(__file__).parent.parent
 
@@ -99,6 +104,18 @@ def test_the_page_of_widths_compares_each_arm_with_its_own(tmp_path: Path) -> No
     assert "less that of UCP, or for 'UCP, a small rate' that of 'unpruned'" in section.text
     assert "Not run: with gates; random, MACs; uniform, parameters; random, parameters." in section.text
     assert "## net, widths alone" in section.markdown("ucp_net", found)
+
+
+def test_as_many_are_drawn_of_padded_streams_too() -> None:
+    graph = fxprune.trace(networks.resnet20().eval(), torch.randn(2, 3, 32, 32))
+    plan = fxprune.choose(graph, "all", fxprune.Targets(macs=0.5), criterion="l1", scope="global")
+    assert {"channels", "branch"} <= {one.kind for one in plan.sites}
+    assert {one.path: len(one.indices) for one in plan.sites if one.path == "conv1"}  # of a stream of 64 it has 16
+    drawn = at_random(graph, plan, 1)
+    assert [(one.kind, len(one.indices)) for one in drawn.sites] == [
+        (one.kind, len(one.indices)) for one in plan.sites
+    ]
+    assert total_macs(drawn.apply(graph).graph_module) < 0.8 * total_macs(graph)
 
 
 def test_the_table_of_depth_and_width_is_against_both_and_against_the_baseline(tmp_path: Path) -> None:

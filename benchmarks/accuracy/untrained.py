@@ -38,7 +38,6 @@ from benchmarks.accuracy.repairs import finished, traced
 from benchmarks.accuracy.rows import read_rows, require_settings
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
 from benchmarks.accuracy.untrained_record import record
-from fxprune.choosing.sites import channel_sites
 from fxprune.choosing.targets import Targets
 from fxprune.files import append_line, make_folder, write_json
 from fxprune.passes import MeasureNorms, Repair
@@ -142,7 +141,6 @@ def of_stage(
 def at_random(graph: fx.GraphModule, plan: PruningPlan, seed: int) -> PruningPlan:
     """Return a plan of as many channels of the same groups, and layers of the same kinds, drawn by ``seed``."""
     draw = random.Random(seed)
-    width = {site.path: site.width for site in channel_sites(graph)}
     names: dict[str, list[str]] = {}
     for (kind, _, _), name in names_of_layers(graph).items():
         names.setdefault(kind, []).append(name)
@@ -150,7 +148,7 @@ def at_random(graph: fx.GraphModule, plan: PruningPlan, seed: int) -> PruningPla
     sites = []
     for one in plan.sites:
         if one.kind == "channels":
-            places = sorted(draw.sample(range(width.get(one.path, one.width)), k=len(one.indices)))
+            places = sorted(draw.sample(range(one.width), k=len(one.indices)))
             sites.append(replace(one, indices=tuple(places)))
         else:
             sites.append(replace(one, path=drawn[one.kind].pop()))

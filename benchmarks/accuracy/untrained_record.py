@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.accuracy.paired import difference, unpacked
 from benchmarks.provenance import provenance
 
-NUMBERS = ("macs_left", "top1_choosing", "top1", "seconds_choosing")
+NUMBERS = ("macs_left", "top1_choosing", "top1")
 
 
 def record(rows: Mapping[Any, dict[str, Any]], network: str, stages: Sequence[str]) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def record(rows: Mapping[Any, dict[str, Any]], network: str, stages: Sequence[st
     return {
         **provenance(),
         "settings": next(iter(rows.values()))["settings"],
-        "checkpoints": {name: {key: found[key] for key in NUMBERS[:3]} for name, found in whole.items()},
+        "checkpoints": {name: {key: found[key] for key in NUMBERS} for name, found in whole.items()},
         "stages": list(stages),
         "rows": [_told(kind, rows, whole) for kind in kinds if kind.stage != "unpruned"],
     }

@@ -29,18 +29,17 @@ def untrained(network: str, record: Record) -> Section:
         of = [known.get((*kind, stage)) for stage in stages]
         first = next(one for one in of if one is not None)
         last = known.get((*kind, "repaired"))
-        seconds = f"{first['seconds_choosing']:.0f}" if kind[2] == "chosen" else ""
         against = signed(last["against_unpruned"]) if last else ""
         cells = [percent(one["top1"]) if one else "" for one in of]
-        rows.append([f"{kind[0]:g}", kind[1], kind[2], f"{first['macs_left']:.1%}", *cells, against, seconds])
+        rows.append([f"{kind[0]:g}", kind[1], kind[2], f"{first['macs_left']:.1%}", *cells, against])
     unpruned = ", ".join(percent(one["top1"]) for one in record["checkpoints"].values())
     settings = record["settings"]
     text = (
         f"Test top-1 of {_checkpoints(record)} ({unpruned} unpruned), chosen and repaired on {settings['images']} "
-        f"training images; random: as many of the same kinds. The last columns: repaired, less unpruned, with the "
-        f"paired standard error over the test images, in points; seconds to choose."
+        f"training images; random: as many of the same kinds. The last column: repaired, less unpruned, with the "
+        f"paired standard error over the test images, in points."
     )
-    headers = ["MACs wanted", "what", "choice", "MACs left", *stages, "against unpruned", "seconds"]
+    headers = ["MACs wanted", "what", "choice", "MACs left", *stages, "against unpruned"]
     return Section(f"{network}, without training", text, rows, headers, _bars(rows, 4, stages))
 
 

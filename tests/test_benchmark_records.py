@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -110,12 +111,14 @@ def test_as_many_are_drawn_of_padded_streams_too() -> None:
     graph = fxprune.trace(networks.resnet20().eval(), torch.randn(2, 3, 32, 32))
     plan = fxprune.choose(graph, "all", fxprune.Targets(macs=0.5), criterion="l1", scope="global")
     assert {"channels", "branch"} <= {one.kind for one in plan.sites}
-    assert {one.path: len(one.indices) for one in plan.sites if one.path == "conv1"}  # of a stream of 64 it has 16
     drawn = at_random(graph, plan, 1)
-    assert [(one.kind, len(one.indices)) for one in drawn.sites] == [
-        (one.kind, len(one.indices)) for one in plan.sites
-    ]
-    assert total_macs(drawn.apply(graph).graph_module) < 0.8 * total_macs(graph)
+    assert {one.path for one in drawn.sites} != {one.path for one in plan.sites}
+    counts = [Counter({one.kind: 0 for one in each.sites}) for each in (plan, drawn)]
+    for count, each in zip(counts, (plan, drawn), strict=True):
+        for one in each.sites:
+            count[one.kind] += len(one.indices)
+    assert counts[0] == counts[1]
+    assert total_macs(drawn.apply(graph).graph_module) < 0.65 * total_macs(graph)
 
 
 def test_the_table_of_depth_and_width_is_against_both_and_against_the_baseline(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import fx
 from torch.utils.data import Dataset
@@ -37,6 +38,7 @@ from benchmarks.accuracy.repairs import finished, traced
 from benchmarks.accuracy.rows import read_rows, require_settings
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
 from benchmarks.accuracy.untrained_record import record
+from fxprune.choosing.planned_sites import planned_channels
 from fxprune.choosing.targets import Targets
 from fxprune.files import append_line, make_folder, write_json
 from fxprune.passes import MeasureNorms, Repair
@@ -45,6 +47,7 @@ from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.surgery import Surgery
 from fxprune.pruning.untrained.no_train import choose_untrained
 from fxprune.pruning.untrained.repaired_damage import RepairedDamage
+from fxprune.structures.channels.groups import Channels
 from fxprune.training.data import ImageData, load_data, sample_batches
 from fxprune.training.recipe import train
 from fxprune.training.settings import Settings
@@ -135,20 +138,20 @@ def of_stage(
 
 
 def at_random(graph: fx.GraphModule, plan: PruningPlan, seed: int) -> PruningPlan:
-    """Return a plan of as many channels of the same groups, and layers of the same kinds, drawn by ``seed``."""
+    """Return a plan of as many channels of each group, and layers of the same kinds, drawn by ``seed``."""
     draw = random.Random(seed)
     names: dict[str, list[str]] = {}
     for (kind, _, _), name in names_of_layers(graph).items():
         names.setdefault(kind, []).append(name)
     drawn = {kind: draw.sample(known, k=len(plan.layers(kind))) for kind, known in names.items()}
-    sites = []
-    for one in plan.sites:
-        if one.kind == "channels":
-            places = sorted(draw.sample(range(one.width), k=len(one.indices)))
-            sites.append(replace(one, indices=tuple(places)))
-        else:
-            sites.append(replace(one, path=drawn[one.kind].pop()))
-    return replace(plan, sites=sites, criterion="random")
+    layers = [replace(one, path=drawn[one.kind].pop()) for one in plan.sites if one.kind != "channels"]
+    channels, indices = Channels(graph), plan.indices
+    gone = {int(channels.outputs[path][place]) for path, places in indices.items() for place in places}
+    others: set[int] = set()
+    for group in channels.groups:
+        others |= set(draw.sample(sorted(group.free.tolist()), k=len(gone & set(group.free.tolist()))))
+    sites = planned_channels(channels, others, np.zeros(len(channels.labels)))
+    return replace(plan, sites=[*sites, *layers], criterion="random")
 
 
 if __name__ == "__main__":

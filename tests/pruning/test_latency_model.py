@@ -16,9 +16,12 @@ from torch import nn
 from torch.nn import functional
 
 import fxprune
+from fxprune.costs.latency.backends import instrument
 from fxprune.costs.latency.conditions import Conditions
+from fxprune.costs.latency.pace import Pace
 from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError, FxpruneWarning
 from fxprune.passes import RemoveChannels
+from fxprune.pruning import latency_run
 from fxprune.pruning.latency_model import LatencyModel
 
 
@@ -133,6 +136,18 @@ def test_from_the_cache_nothing_is_measured(tmp_path: Path) -> None:
     assert device.calls == asked
     assert again.milliseconds(small_graph()) == first.milliseconds(small_graph())
     assert again.table.error == first.table.error
+
+
+def test_what_was_timed_while_the_machine_was_off_is_measured_again_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace, device, calls = Pace(lambda: 1.0, patience=0.0), FakeDevice(), []
+    monkeypatch.setattr(pace, "is_off", lambda milliseconds: True)
+    monkeypatch.setattr(latency_run, "instrument", lambda *given: instrument(*given)._replace(pace=pace))
+    for _ in range(3):
+        LatencyModel.measure(small_graph(), measure=device, cache=tmp_path)
+        calls.append(device.calls)
+    assert 0 < calls[0] < calls[1] == calls[2]
 
 
 def test_a_layer_that_was_never_seen_is_measured_when_it_is_asked_for(model: LatencyModel) -> None:

@@ -27,7 +27,9 @@ Running = tuple[Callable[[], Any], float]
 _RUNS = 6
 _COPIES = 8
 """So many of an op are timed side by side, unless they are large."""
-_LARGE = 1 << 25  # bytes, more than a core's share of the last cache usually is
+_NEAR, _LAST = 1 << 22, 1 << 25  # bytes, more than the caches of a core hold, and the last one
+_HEAVY = 1 << 20
+"""Weights of as many bytes take their time from the last cache, or from behind it."""
 _REORDERS = ("ReorderInput", "ReorderOutput")
 
 
@@ -53,11 +55,12 @@ def op_session(graph_module: fx.GraphModule, inputs: tuple[Any, ...], conditions
 def copies_of(graph_module: fx.GraphModule, inputs: Any, made: Any) -> int:
     """Return how many of a graph of one op are timed side by side: one, if it has no weights.
 
-    As few as no cache holds, where its weights are large.
+    As few as the caches of a core do not hold; where its weights are large, the last one.
     """
     weights = sum(one.nbytes for one in graph_module.parameters())
     size = weights + sum(one.nbytes for one in tensors_in((inputs, made)))
-    return min(_COPIES, -(-_LARGE // size)) if weights else 1
+    enough = _LAST if weights >= _HEAVY else _NEAR
+    return min(_COPIES, -(-enough // size)) if weights else 1
 
 
 class _Beside(nn.Module):

@@ -52,7 +52,8 @@ def test_the_share_of_one_op_is_a_share() -> None:
     ("channels", "size", "copies"),
     [
         (16, 32, 8),  # 64 KiB read and made, 9 KiB of weights
-        (64, 112, 6),  # 3,136 KiB each, 144 KiB of weights: 6,416 KiB of 32,768
+        (64, 56, 3),  # 784 KiB each, 144 KiB of weights: 1,712 KiB of 4,096
+        (64, 112, 1),
         (512, 7, 4),  # 9,216 KiB of weights, 98 read and made each
         (1024, 7, 1),  # 36 MiB of weights
     ],

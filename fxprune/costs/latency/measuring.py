@@ -137,11 +137,18 @@ class Measuring:
         ways = [stairs.ways(max(one.widths[place] for one in works)) for place, stairs in enumerate(family.stairs)]
         grids = {}
         for chosen in product(*ways) if ways else ():
-            shares = _SHARES if set(chosen) == {"stepped"} and not works[0].straight else _STRAIGHT
+            is_stepped = set(chosen) == {"stepped"}
+            shares = _SHARES if is_stepped and not works[0].straight else _STRAIGHT
             before = family.grids.get(chosen) or ((),) * len(chosen)
             grids[chosen] = tuple(
-                _lines(works, place, way, family.stairs[place], (shares, before[place]))
-                for place, way in enumerate(chosen)
+                _lines(
+                    _wanted(works, place, shares, stairs.step if way == "narrow" else None, is_stepped),
+                    way,
+                    stairs,
+                    works[0].steps[place],
+                    before[place],
+                )
+                for place, (way, stairs) in enumerate(zip(chosen, family.stairs, strict=True))
             )
         return grids
 
@@ -207,18 +214,22 @@ def _sweep(work: Workload, place: int) -> list[Widths]:
     return [(*others[:place], width, *others[place + 1 :]) for width in SWEEP]
 
 
-def _lines(
-    works: Sequence[Workload], place: int, way: Way, stairs: Stairs, known: tuple[Sequence[float], Sequence[int]]
-) -> tuple[int, ...]:
-    """Return the widths at which times are measured: those of the ops, shares of the widest, where a way has widths.
+def _wanted(
+    works: Sequence[Workload], place: int, shares: Sequence[float], below: int | None, is_stepped: bool
+) -> list[float]:
+    """Return the widths to measure: shares of the widest, if any ``below`` that, and those of the ops themselves.
 
-    ``known`` are the shares, and the widths that are lines already.
+    The ops' own are left out where a way without steps is taken, but of what is narrow.
     """
     widths = [one.widths[place] for one in works]
-    unit, found = max(stairs.step, works[0].steps[place]), set(known[1])
-    own = widths if way == "narrow" or known[0] is _SHARES else []
-    widest = min(max(widths), stairs.step - 1) if way == "narrow" else max(widths)
-    for width in (*(widest * share for share in known[0]), *own):
+    widest = max(widths) if below is None else min(max(widths), below - 1)
+    return [*(widest * share for share in shares), *(widths if is_stepped or below is not None else ())]
+
+
+def _lines(wanted: Sequence[float], way: Way, stairs: Stairs, step: int, before: Sequence[int]) -> tuple[int, ...]:
+    """Return the widths at which times are measured: ``before`` and those wanted that a way has, on the staircase."""
+    unit, found = max(stairs.step, step), set(before)
+    for width in wanted:
         if way == "stepped":
             rounded = max(unit, -(-int(width) // unit) * unit)
         elif way == "narrow":

@@ -97,7 +97,8 @@ def pruned(work: Work, folder: Path, out: Path, *, what: str, cost: str) -> dict
     )
     network = loaded(out / _PRUNED)
     right = work.right(network)
-    emit_unpruned(work, out)
+    if not (folder / _UNPRUNED).exists():
+        emit_unpruned(work, folder)
     return {
         **{name: told[f"{name}_after"] for name in COSTS},
         "layers_removed": len(told["layers_removed"]),
@@ -136,16 +137,16 @@ def _settings(work: Work) -> dict[str, Any]:
     return {**work.settings.shared(), "target": work.target, "test_images": images}
 
 
-def emit_unpruned(work: Work, out: Path) -> None:
-    """Write the baseline as an emitted network, to be timed beside a pruned one."""
-    fxprune.emit(fxprune.Pipeline(AFTER_TRAINING)(work.traced()).graph_module, out / _UNPRUNED)
+def emit_unpruned(work: Work, folder: Path) -> None:
+    """Write the baseline of a seed as an emitted network, to be timed beside the pruned ones."""
+    fxprune.emit(fxprune.Pipeline(AFTER_TRAINING)(work.traced()).graph_module, folder / _UNPRUNED)
 
 
 def measure(out: Path) -> None:
     """Time the emitted network of an arm, unless that is done; arms that emitted none are left out."""
     if (out / _PRUNED).exists() and not (out / _TIMES).exists():
         shape = (3, IMAGE_SIZE, IMAGE_SIZE)
-        times = {n: in_turns(out / _UNPRUNED, out / _PRUNED, (n, *shape)) for n in BATCHES}
+        times = {n: in_turns(out.parent / _UNPRUNED, out / _PRUNED, (n, *shape)) for n in BATCHES}
         write_json(out / _TIMES, times)
         print(f"{out.name}: {times}", flush=True)
 

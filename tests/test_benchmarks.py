@@ -15,7 +15,7 @@ import torch
 import fxprune
 from benchmarks import networks
 from benchmarks.accuracy.paired import difference, packed, unpacked, without_choosing
-from benchmarks.report.accuracy import channels
+from benchmarks.report.narrowed import channels
 from fxprune.passes import RemoveChannels
 from fxprune.training.data import load_data
 

@@ -33,7 +33,7 @@ from benchmarks.accuracy.arms import done_in, read, require_alike, run, seeds_in
 from benchmarks.accuracy.channel_arms import Work, trained_on
 from benchmarks.accuracy.channels import IMAGE_SIZE, prepared
 from benchmarks.accuracy.paired import packed, row_of
-from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
+from benchmarks.accuracy.training_arguments import add_arm_arguments, add_training_arguments, settings_from
 from benchmarks.provenance import provenance
 from benchmarks.speed.emitted_in_turns import in_turns, loaded
 from fxprune.files import read_json_of, write_json
@@ -56,11 +56,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", help="a CIFAR ResNet of benchmarks/networks.py")
     parser.add_argument("--weights", required=True, type=Path)
-    parser.add_argument("--target", type=float, default=0.5, help="share of the MACs, or parameters, to leave")
-    parser.add_argument("--choosing", type=int, default=5000, help="training images held out to choose on")
-    parser.add_argument("--arm", choices=ARMS, nargs="+", help="run only these, and what they need")
     parser.add_argument("--time", action="store_true", help="measure what the emitted networks take")
-    parser.add_argument("--table", action="store_true", help="write the result of the seeds that were run")
+    add_arm_arguments(parser, ARMS)
     add_training_arguments(parser, epochs=12, lr=0.05)
     arguments = parser.parse_args()
     network, runs = arguments.network, arguments.runs

@@ -37,7 +37,7 @@ from benchmarks import RESULTS, networks
 from benchmarks.accuracy.arms import done_in, read, require_alike, run, seeds_in
 from benchmarks.accuracy.channel_arms import Work
 from benchmarks.accuracy.paired import row_of, without_choosing
-from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
+from benchmarks.accuracy.training_arguments import add_arm_arguments, add_training_arguments, settings_from
 from benchmarks.provenance import provenance
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.files import write_json
@@ -58,11 +58,8 @@ def main() -> None:
     """Run the arms that are not done yet, or write the table of those that are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("network", help="a network of benchmarks/networks.py")
-    parser.add_argument("--target", type=float, default=0.5, help="share of the MACs to leave")
     parser.add_argument("--small", type=float, default=0.9, help="share that the small rate leaves")
-    parser.add_argument("--choosing", type=int, default=5000, help="training images held out to choose on")
-    parser.add_argument("--arm", choices=ARMS, nargs="+", help="run only these, and what they need")
-    parser.add_argument("--table", action="store_true", help="write the result of the seeds that were run")
+    add_arm_arguments(parser, ARMS)
     add_training_arguments(parser, epochs=30, lr=0.1)
     arguments = parser.parse_args()
     if arguments.table:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 Draw = Callable[["Axes"], None]
+BATCH_SIZES = ("1", "64")
+"""At which networks are timed."""
 _NOTE = "Written by `python -m benchmarks.report.tables`; [README.md](../README.md) says how it was measured."
 
 

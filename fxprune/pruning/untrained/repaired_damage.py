@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import math
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +21,7 @@ from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.samples import Batch, Samples
 from fxprune.choosing.sites import ChannelSite, Site
 from fxprune.choosing.targets import Targets
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneError, FxpruneWarning, first_line
 from fxprune.facts.common_start import common_start
 from fxprune.facts.layer_by_layer import MEMORY, LayerByLayer, bytes_held, room_for
 from fxprune.files import write_json
@@ -89,12 +91,14 @@ class RepairedDamage(Criterion):
             needed = 3 * bytes_held(self._graph_module, sum(batch.size for batch in batches))
             folder = held.enter_context(room_for(needed, self._memory))
             damages = _Damages(self._graph_module, batches, self._readers, folder, self._state)
+            held.callback(_warn_of, damages.reasons)
             orders = self._orders([one for one in sites if isinstance(one, ChannelSite) and not one.region], samples)
 
             def score(site: Any) -> Any:
                 nonlocal done
                 first, done = done, done + (len(_SHARES) if isinstance(site, ChannelSite) else 1)
                 if site.region:
+                    damages.reasons.setdefault(site.region, "it is called as a region, and measured nowhere")
                     return np.full(site.width, np.inf) if isinstance(site, ChannelSite) else np.inf
                 if isinstance(site, ChannelSite):
                     return self._of_channels(site, orders[site], damages, (first, of))
@@ -132,6 +136,15 @@ class RepairedDamage(Criterion):
         scores = np.empty(site.width)
         scores[order] = slopes
         return scores
+
+
+def _warn_of(reasons: Mapping[str, str]) -> None:
+    """Say what stays because it cannot go alone, and why the first does."""
+    if reasons:
+        (path, why), *others = reasons.items()
+        more = f", and {len(others)} more" if others else ""
+        message = f"{path}{more} cannot be removed and repaired alone, and stays: {why}"
+        warnings.warn(message, FxpruneWarning, stacklevel=2)
 
 
 def _ranks(site: ChannelSite, order: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -191,12 +204,17 @@ class _Damages:
         self._state = state
         self._known = _read(state, self._fingerprint)
         self._wanted = outputs_of(graph_module, batches)
+        self.reasons: dict[str, str] = {}
+        """Why what cannot go alone stays, by its path."""
 
     def of(self, sites: Sequence[PlannedSite]) -> float:
-        """Return the damage, measured now or before; infinite if it cannot go."""
+        """Return the damage, measured now or before; infinite if it cannot go, which is tried again."""
         key = "; ".join(f"{one.kind} {one.path} {','.join(map(str, one.indices))}" for one in sites)
         if key not in self._known:
-            self._known[key] = self._measured(sites)
+            found = self._measured(sites)
+            if math.isinf(found):
+                return found
+            self._known[key] = found
             if self._state is not None:
                 write_json(self._state, {"network": self._fingerprint, "damages": self._known}, indent=0)
         return self._known[key]
@@ -205,7 +223,8 @@ class _Damages:
         plan = PruningPlan(list(sites), self._fingerprint, "", Targets(), "within", "exact")
         try:
             pruned = copy_graphs(plan.apply(self._graph_module, verify=False).graph_module)[0][1]
-        except FxpruneError:
+        except FxpruneError as error:
+            self.reasons[sites[0].path] = first_line(error)
             return float("inf")
         same = common_start(pruned, self._graph_module)
         with self._reference(list(same.values())).running() as reference:
@@ -224,7 +243,10 @@ class _Damages:
                     repairing.fit(before, after, most=self._readers)
                 *_, output = pruned.graph.nodes
                 after.until(output)
-                return change_of(self._batches, self._wanted, after.values(output)).missed
+                change = change_of(self._batches, self._wanted, after.values(output))
+                if change.why:
+                    self.reasons[sites[0].path] = change.why
+                return change.missed
 
     def _reference(self, start: Sequence[fx.Node]) -> LayerByLayer:
         """Return a run of the unpruned graph that has worked out ``start`` and nothing else."""

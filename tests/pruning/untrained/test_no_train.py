@@ -11,7 +11,8 @@ import fxprune
 from fxprune.choosing.samples import Samples
 from fxprune.choosing.sites import channel_sites
 from fxprune.costs.macs import total_macs
-from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError, TargetError
+from fxprune.errors import FxpruneError, FxpruneTypeError, FxpruneValueError, FxpruneWarning, TargetError
+from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.surgery import Surgery
 from fxprune.pruning.untrained import no_train, repaired_damage
 from fxprune.pruning.untrained.no_train import choose_untrained, prune_untrained
@@ -161,6 +162,20 @@ def test_damages_are_kept_and_not_measured_again(tmp_path: Path, monkeypatch: py
     state.write_text("{")
     with pytest.raises(FxpruneError, match="is damaged"):
         plan()
+
+
+def test_what_cannot_go_alone_stays_and_why_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    graph, state = traced(), tmp_path / "state.json"
+
+    def apply(*_: Any, **__: Any) -> None:
+        raise FxpruneError("it is read elsewhere")
+
+    monkeypatch.setattr(PruningPlan, "apply", apply)
+    sites = channel_sites(graph)
+    telling = pytest.warns(FxpruneWarning, match="cannot be removed and repaired alone, and stays: it is read elsew")
+    with telling, RepairedDamage(graph, state=state).measuring(graph, sites, Samples([X[:8]])) as score:
+        assert all(np.isinf(score(site)).any() for site in sites)
+    assert not state.exists()
 
 
 def test_bad_input() -> None:

@@ -14,7 +14,7 @@ from criterion_nets import MIDDLE, STREAM, scores, small
 from benchmarks.accuracy import repairs
 from benchmarks.accuracy.paired import difference, packed
 from benchmarks.accuracy.repair_arms import L1TimesL1
-from benchmarks.accuracy.rows import read_rows
+from benchmarks.accuracy.rows import checkpoint_name, read_rows
 
 
 def of_rows(layer: Any) -> torch.Tensor:
@@ -56,3 +56,9 @@ def test_the_record_has_means_and_differences_to_ours(tmp_path: Path, monkeypatc
     wanted = difference(*([right[one, repair] for one in "ab"] for repair in ("CaP", "ours")))
     assert tuple(cap["against_ours"].values()) == pytest.approx(wanted)
     assert read_rows(tmp_path / "none.jsonl", repairs.Row) == {}
+
+
+def test_rows_tell_checkpoints_of_the_same_name_apart(tmp_path: Path) -> None:
+    weights = [tmp_path / "runs" / f"seed{seed}" / "weights.pt" for seed in (0, 1)]
+    assert [checkpoint_name(one, tmp_path / "runs") for one in weights] == ["seed0/weights", "seed1/weights"]
+    assert checkpoint_name(tmp_path / "mine.pt", tmp_path / "runs") == "mine"

@@ -38,7 +38,7 @@ from benchmarks.accuracy import torch_pruning_cuts
 from benchmarks.accuracy.equal_time_record import record
 from benchmarks.accuracy.paired import answers, packed, spread, without_choosing
 from benchmarks.accuracy.repairs import traced
-from benchmarks.accuracy.rows import read_rows
+from benchmarks.accuracy.rows import checkpoint_name, read_rows
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
 from benchmarks.provenance import provenance
 from benchmarks.speed.emitted_in_turns import in_turns
@@ -131,12 +131,13 @@ def worked_out(arguments: argparse.Namespace, known: Mapping[Row, Any]) -> Itera
     if arguments.test_images:
         test = spread(test, arguments.test_images)
     for weights in arguments.weights:
+        name = checkpoint_name(weights, arguments.runs)
         graph = traced(arguments.network, weights, data).eval()
         classes, labels = answers(graph, test)
         own = {"top1_unpruned": float((classes == labels).double().mean()), "settings": settings.shared()}
         for batch in arguments.batch:
             of = [
-                Row(weights.stem, batch, arguments.left, arm, epochs)
+                Row(name, batch, arguments.left, arm, epochs)
                 for arm in arguments.arm
                 for epochs in dict.fromkeys((0, settings.epochs))
             ]

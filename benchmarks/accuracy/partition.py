@@ -34,7 +34,7 @@ from torch.utils.data import Dataset
 from benchmarks import RESULTS, networks
 from benchmarks.accuracy.paired import without_choosing
 from benchmarks.accuracy.repairs import finished, traced
-from benchmarks.accuracy.rows import read_rows, require_settings
+from benchmarks.accuracy.rows import checkpoint_name, read_rows, require_settings
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
 from benchmarks.provenance import provenance
 from fxprune.files import append_line, make_folder, write_json
@@ -100,7 +100,7 @@ def worked_out(
     """Yield the rows that are not known, each with what became of it."""
     images = list(sample_batches(data, arguments.images))
     for weights in arguments.weights:
-        name = f"{weights.parent.name}-{weights.stem}"
+        name = checkpoint_name(weights, arguments.runs)
         graph = traced(arguments.network, weights, data).eval()
         whole = Row(name, 1, "", 0, "unpruned")
         if whole not in known:

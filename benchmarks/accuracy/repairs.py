@@ -32,7 +32,7 @@ import fxprune
 from benchmarks import RESULTS, networks
 from benchmarks.accuracy.paired import correct, difference, packed, spread, unpacked, without_choosing
 from benchmarks.accuracy.repair_arms import MASKS, REPAIRS, cut, repaired
-from benchmarks.accuracy.rows import read_rows, require_settings
+from benchmarks.accuracy.rows import checkpoint_name, read_rows, require_settings
 from benchmarks.provenance import provenance
 from fxprune.costs.macs import total_macs
 from fxprune.files import append_line, make_folder, write_json
@@ -100,13 +100,14 @@ def worked_out(
     arguments: argparse.Namespace, weights: Path, data: ImageData, test: Dataset[Any], known: dict[Row, Any]
 ) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Yield the rows of a checkpoint that are not known, each with what became of it."""
+    name = checkpoint_name(weights, arguments.runs)
     graph = traced(arguments.network, weights, data)
-    whole = Row(weights.stem, "", 1.0, "none", 0, False)
+    whole = Row(name, "", 1.0, "none", 0, False)
     if whole not in known:
         yield whole, finished(graph, graph, data, test)
     for mask, left in product(arguments.masks, arguments.left):
         rows = [
-            Row(weights.stem, mask, left, repair, images if repair != "none" or norms else 0, norms)
+            Row(name, mask, left, repair, images if repair != "none" or norms else 0, norms)
             for images, repair, norms in product(arguments.images, arguments.repairs, (False, True))
         ]
         rows = [row for row in dict.fromkeys(rows) if row not in known]

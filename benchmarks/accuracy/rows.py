@@ -10,6 +10,13 @@ from typing import Any, TypeVar
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
 
 
+def checkpoint_name(weights: Path, runs: Path) -> str:
+    """Return what rows call a file of weights: its path in the folder of the runs, or else its name."""
+    file, folder = weights.resolve(), runs.resolve()
+    inside = file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name)
+    return str(inside.with_suffix(""))
+
+
 def read_rows(file: Path, kind: type[_Row]) -> dict[_Row, dict[str, Any]]:
     """Return the rows of a file, by the NamedTuple that names each; none if there is none."""
     found: dict[_Row, dict[str, Any]] = {}

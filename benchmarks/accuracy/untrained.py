@@ -35,7 +35,7 @@ from torch.utils.data import Dataset
 from benchmarks import RESULTS, networks
 from benchmarks.accuracy.paired import without_choosing
 from benchmarks.accuracy.repairs import finished, traced
-from benchmarks.accuracy.rows import read_rows, require_settings
+from benchmarks.accuracy.rows import checkpoint_name, read_rows, require_settings
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
 from benchmarks.accuracy.untrained_record import record
 from fxprune.choosing.planned_sites import planned_channels
@@ -101,7 +101,7 @@ def worked_out(
     """Yield the rows that are not known, each with what became of it."""
     images = sample_batches(data, arguments.images)
     for weights in arguments.weights:
-        name = f"{weights.parent.parent.name or ''}-{weights.stem}"
+        name = checkpoint_name(weights, arguments.runs)
         graph = traced(arguments.network, weights, data).eval()
         whole = Row(name, 1.0, "", "", "unpruned")
         if whole not in known:
@@ -110,7 +110,8 @@ def worked_out(
             of = [Row(name, left, what, choice, stage) for choice in ("chosen", "random") for stage in STAGES]
             if all(row in known for row in of):
                 continue
-            criterion = RepairedDamage(graph, state=arguments.runs / f"untrained-{arguments.network}-{name}.json")
+            state = arguments.runs / f"untrained-{arguments.network}-{name.replace('/', '-')}.json"
+            criterion = RepairedDamage(graph, state=state)
             plan = choose_untrained(
                 graph, images, Targets(macs=left), surgery=Surgery(what=WHAT[what]), criterion=criterion
             )

@@ -134,7 +134,7 @@ class Measuring:
     def _grids(self, works: Sequence[Workload]) -> dict[Ways, Lines]:
         """Return the lines at whose crossings a family is measured: fewer where a way has no steps."""
         family = self.families[works[0].family]
-        ways = [stairs.ways(max(one.widths[place] for one in works)) for place, stairs in enumerate(family.stairs)]
+        ways = [stairs.ways([one.widths[place] for one in works]) for place, stairs in enumerate(family.stairs)]
         grids = {}
         for chosen in product(*ways) if ways else ():
             is_stepped = set(chosen) == {"stepped"}
@@ -142,7 +142,7 @@ class Measuring:
             before = family.grids.get(chosen) or ((),) * len(chosen)
             grids[chosen] = tuple(
                 _lines(
-                    _wanted(works, place, shares, stairs.step if way == "narrow" else None, is_stepped),
+                    _wanted(works, place, shares, stairs.narrow if way == "narrow" else None, is_stepped),
                     way,
                     stairs,
                     works[0].steps[place],

@@ -54,7 +54,7 @@ def test_ways_without_steps_are_measured_apart() -> None:
 
 
 def test_a_narrow_layer_of_a_wide_family_goes_by_its_steps() -> None:
-    family = Family((Stairs(4, 16),), {("stepped",): ((16, 128),)})
+    family = Family((Stairs(4, 16, 16),), {("stepped",): ((16, 128),)})
     family.points |= {(16,): Timing(1.0, 0.0, 4), (128,): Timing(8.0, 0.0, 4)}
     assert family.time((8,)) == pytest.approx(0.5)
 

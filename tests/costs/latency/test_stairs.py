@@ -14,7 +14,11 @@ _LAWS: dict[Stairs, Callable[[int], float]] = {
     Stairs(): lambda width: 1 + 0.1 * width,
     Stairs(1, 16): lambda width: 1 + 0.1 * math.ceil(width / 16) * 16,
     Stairs(1, 8): lambda width: 1 + 0.1 * math.ceil(width / 8) * 8,
-    Stairs(4, 16): lambda width: 1 + 0.1 * math.ceil(width / 16) * 16 if width % 4 == 0 else 1.5 * (1 + 0.1 * width),
+    Stairs(4, 16, 16): lambda width: (
+        1 + 0.1 * math.ceil(width / 16) * 16 if width % 4 == 0 else 1.5 * (1 + 0.1 * width)
+    ),
+    Stairs(1, 1, 16): lambda width: (1 if width >= 16 else 2) * (1 + 0.1 * width),
+    Stairs(1, 16, 16): lambda width: 1 + 0.1 * (math.ceil(width / 16) * 16 if width >= 16 else width),
 }
 
 
@@ -27,7 +31,7 @@ def test_a_law_is_found(expected: Stairs, noise: float) -> None:
 
 
 def test_what_is_read_for_a_width() -> None:
-    stairs = Stairs(4, 16)
+    stairs = Stairs(4, 16, 16)
     assert [(stairs.way(one), stairs.read_as(one)) for one in (20, 32.0, 21, 12)] == [
         ("stepped", 32),
         ("stepped", 32),
@@ -36,14 +40,19 @@ def test_what_is_read_for_a_width() -> None:
     ]
     assert (Stairs().way(21.5), Stairs().read_as(21.5)) == ("stepped", 21.5)
     assert (Stairs(1, 16).way(3), Stairs(1, 16).read_as(3)) == ("stepped", 16)
+    assert (Stairs(1, 16, 16).way(3), Stairs(1, 16, 16).read_as(3)) == ("narrow", 3)
 
 
-def test_which_ways_widths_can_take() -> None:
-    stairs = Stairs(4, 16)
-    assert [stairs.ways(widest) for widest in (3, 16, 64, 65)] == [
-        ("narrow",),
-        ("stepped", "narrow"),
-        ("stepped", "unaligned", "narrow"),
-        ("stepped", "unaligned"),
-    ]
-    assert Stairs(1, 16).ways(3) == ("stepped",)
+@pytest.mark.parametrize(
+    ("stairs", "ways"),
+    [
+        (
+            Stairs(4, 16, 16),
+            [("narrow",), ("stepped", "narrow"), ("stepped", "unaligned", "narrow"), ("stepped", "unaligned")],
+        ),
+        (Stairs(1, 1, 16), [("narrow",), ("stepped", "narrow"), ("stepped", "narrow"), ("stepped",)]),
+        (Stairs(1, 16), [("stepped",)] * 4),
+    ],
+)
+def test_which_ways_widths_can_take(stairs: Stairs, ways: list[tuple[str, ...]]) -> None:
+    assert [stairs.ways(widths) for widths in ([3, 4], [16], [64, 256], [65, 256])] == ways

@@ -7,6 +7,7 @@ import warnings
 
 from torch import fx
 
+from fxprune.costs.macs import total_macs
 from fxprune.errors import FxpruneError, FxpruneWarning
 from fxprune.ir.nodes import graphs_of
 from fxprune.passes import RemoveChannels, RemoveLayers
@@ -27,7 +28,7 @@ def plain(graph_module: fx.GraphModule) -> fx.GraphModule:
 
 
 def random_prunings(graph_module: fx.GraphModule, count: int, *, seed: int = 0) -> list[fx.GraphModule]:
-    """Return so many networks as they would be emitted; the first is ``graph_module`` itself, each loses more.
+    """Return so many networks as they would be emitted; the first is ``graph_module`` itself, each has fewer MACs.
 
     Of each group of channels a random share goes, in every other network a multiple of 8 or 16 is left; of the layers
     that can go some do. Networks of which nothing can go are all the same.
@@ -38,7 +39,7 @@ def random_prunings(graph_module: fx.GraphModule, count: int, *, seed: int = 0) 
         gated = _with_gates(graph_module)
         for place in range(1, count):
             found.append(_pruned(gated, place, place / max(1, count - 1), random.Random(f"{seed} {place}")))
-    return found
+        return sorted(found, key=total_macs, reverse=True)
 
 
 def _with_gates(graph_module: fx.GraphModule) -> fx.GraphModule:

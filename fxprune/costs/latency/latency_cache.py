@@ -19,7 +19,7 @@ from fxprune.costs.latency.workloads import digest
 from fxprune.errors import LoadError
 from fxprune.files import make_folder, read_json_of, write_json
 
-_SCHEMA = 6
+_SCHEMA = 7
 _PACKAGES = ("fxprune", "torch", "onnxruntime")
 
 

@@ -83,6 +83,8 @@ class RemoveLayers(KeepingPass):
             raise FxpruneValueError(
                 f"kinds names some of {', '.join(known)}; got {unknown[0]!r}{did_you_mean(unknown[0], known)}"
             )
+        if self.target_macs is None and self.rank not in (None, *BY_SCALE):
+            raise FxpruneValueError(f"rank={self.rank!r} says what goes first for target_macs: give that too")
 
     @property
     def contract(self) -> Contract:  # type: ignore[override]  # depends on the option
@@ -107,11 +109,11 @@ class RemoveLayers(KeepingPass):
         if self.target_macs is not None:
             warn_of_unknown_macs(graphs[0][1], stacklevel=3)
         taken = _take_out(removal, {region: Rewriter(graph, log, self.name) for region, graph in graphs}, log)
-        if any(gate.kind == ChannelScale.kind for gate in gates_of(graphs[0][1])):
-            return  # it need not be layers that were trained to zero
-        if not found:
+        has_channels = any(gate.kind == ChannelScale.kind for gate in gates_of(graphs[0][1]))
+        if not found and not has_channels:
             log.warn(f"nothing can be removed: the graph has no layer with a scale; {why_no_scales(graphs[0][1])}")
-        log.warnings += removal.warnings(taken)
+        if taken or not has_channels:  # it need not be layers that were trained to zero
+            log.warnings += removal.warnings(taken)
 
 
 def _take_out(removal: Removal, rewriters: Mapping[str, Rewriter], log: Log) -> set[fx.Node]:

@@ -1,4 +1,6 @@
-"""What binds a plan to an architecture: a short line for each layer of a network that has a kernel or a matrix.
+"""What binds a plan to an architecture, and what was measured to weights and images too.
+
+The first is a short line for each layer of a network that has a kernel or a matrix.
 
     layer1.0.conv1 Conv2d 64x64x3x3
 
@@ -7,9 +9,11 @@ Norms and biases are left out, so that folding norms changes nothing, and a laye
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
+import torch
 from torch import fx, nn
 
 from fxprune.gates.base import Gated
@@ -44,6 +48,21 @@ def _lines(graph_module: fx.GraphModule, node: fx.Node, region: str) -> Iterator
 
 def _shape(tensor: nn.Parameter) -> str:
     return "x".join(map(str, tensor.shape))
+
+
+def weights_of(graph_module: fx.GraphModule) -> str:
+    """Return a checksum of the parameters and buffers of a graph, in the order of their names."""
+    state = sorted(graph_module.state_dict().items())
+    return digest_of(one for _, one in state if isinstance(one, torch.Tensor))
+
+
+def digest_of(tensors: Iterable[torch.Tensor | None]) -> str:
+    """Return a checksum of the values of ``tensors``, in this order."""
+    found = hashlib.sha256()
+    for one in tensors:
+        if one is not None:
+            found.update(one.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def first_difference(noted: Sequence[str], now: Sequence[str]) -> str | None:

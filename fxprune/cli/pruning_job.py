@@ -116,6 +116,7 @@ class Job:
         return self._trained(self.way, out, goal)
 
     def _untrained(self, way: Without, out: Path, goal: Goal) -> Done:
+        goal = goal.without_training
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise click.UsageError(
                 "--no-train runs in one process: leave torchrun out (in Python passes.Repair takes it)"

@@ -16,15 +16,19 @@ What = str | Sequence[str]
 LAYERS = ("convs", "branches")
 
 
-def sites_named(what: What | None = None, layers: Layers | None = None) -> tuple[str, ...]:
-    """Return which of :data:`SITES` are meant, in that order; convs and branches where nothing says.
+def sites_named(
+    what: What | None = None, layers: Layers | None = None, usual: tuple[str, ...] = LAYERS
+) -> tuple[str, ...]:
+    """Return which of :data:`SITES` are meant, in that order; ``usual`` where nothing says.
 
     Raises FxpruneValueError for another word, or if both the new and the old name say something.
     """
     if what is not None and layers is not None:
         raise FxpruneValueError("layers is the old name of what: give one of them")
     if what is None:
-        return LAYERS if layers in (None, "all") else (str(layers),)
+        if layers is None:
+            return usual
+        return LAYERS if layers == "all" else (str(layers),)
     words = [one.strip() for one in what.split(",")] if isinstance(what, str) else [*what]
     for one in words:
         if one not in (*SITES, "all"):

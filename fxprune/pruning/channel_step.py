@@ -11,6 +11,17 @@ from fxprune.passes import RemoveChannels
 from fxprune.pipelines.registry import options_of
 
 
+def require_options(taker: str, options: Collection[str], without: Collection[str] = ()) -> None:
+    """Raise FxpruneTypeError for an option that is none of ``taker``: see :func:`channel_step`."""
+    known = [one for one in options_of(RemoveChannels) if not one.startswith("target_") and one != "indices"]
+    known = [one for one in known if one not in without]
+    for name in options:
+        if name not in known:
+            raise FxpruneTypeError(
+                f"{taker} has no option {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}"
+            )
+
+
 def channel_step(
     taker: str, targets: Targets, options: Mapping[str, Any], without: Collection[str] = ()
 ) -> RemoveChannels:
@@ -25,13 +36,7 @@ def channel_step(
     Raises:
         FxpruneError: an option is none, or makes no sense, or nothing says how much is to go.
     """
-    known = [one for one in options_of(RemoveChannels) if not one.startswith("target_") and one != "indices"]
-    known = [one for one in known if one not in without]
-    for name in options:
-        if name not in known:
-            raise FxpruneTypeError(
-                f"{taker} has no option {name!r}{did_you_mean(name, known)}; it has {', '.join(known)}"
-            )
+    require_options(taker, options, without)
     step = RemoveChannels(**{**options, **targets.options()})
     if step.amount.is_empty:
         raise FxpruneValueError(f"{taker} takes targets, or a ratio of channels: how much is to go?")

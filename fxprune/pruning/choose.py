@@ -5,7 +5,6 @@ plan = fxprune.choose(traced, "channels", fxprune.Targets(macs=0.5), criterion="
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,7 @@ from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.targets import Targets
 from fxprune.choosing.time_asked import require_latency
 from fxprune.costs.latency.latency_table import table_of
-from fxprune.errors import FxpruneValueError, FxpruneWarning
+from fxprune.errors import FxpruneValueError
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graphs
 from fxprune.ir.nodes import require_graph
@@ -79,8 +78,7 @@ def choose(
     found += [] if mixed is None else mixed.planned()
     if not found:
         log.warn(why_nothing([one.field for one in chosen], step.amount) if mixed is None else "nothing has to go")
-    for message in dict.fromkeys(log.warnings):
-        warnings.warn(message, FxpruneWarning, stacklevel=2)
+    log.show(stacklevel=2)
     return PruningPlan(
         found,
         fingerprint(graph_module),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
 
 from torch import fx
 
@@ -12,10 +11,9 @@ from fxprune.choosing.remaining import Remaining, Site
 from fxprune.costs.activation_memory import activation_bytes
 from fxprune.errors import TargetError
 from fxprune.ir.nodes import origins, place
-from fxprune.pruning.emitted import emitted_without, set_gate
+from fxprune.pruning.emitted import emitted_whole, emitted_without
 from fxprune.structures.channel_chunk import Chunk
 from fxprune.structures.channels.labels import LEAST
-from fxprune.structures.gated_layers import awake
 
 
 class MemoryBudget(Budget):
@@ -34,12 +32,7 @@ class MemoryBudget(Budget):
         self.graph_module = graph_module
         self._remaining = remaining or Remaining(graph_module)
         everything = self._remaining.all_but(LEAST)
-        with ExitStack() as opened:
-            for layer in self._remaining.layers.values():
-                if layer.module.closed:
-                    opened.enter_context(awake(layer))
-                    set_gate(layer, 1.0)
-            whole = max(self._bytes_without(()).values())
+        whole = max(activation_bytes(emitted_whole(graph_module)).values())
         self.limit = share * whole
         held = self._bytes_without(everything)
         peak = max(held, key=held.__getitem__)

@@ -6,6 +6,7 @@ untouched submodule. Its contract says what stays true; :class:`fxprune.Pipeline
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -13,7 +14,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import fx
 
-from fxprune.errors import ContractError, TraceError
+from fxprune.errors import ContractError, FxpruneWarning, TraceError
 from fxprune.facts.shapes import renew_shapes, require_shapes
 from fxprune.ir.arguments import option_kinds, require_kind
 from fxprune.ir.autocast import under_autocast
@@ -106,6 +107,11 @@ class Log:
     def warn(self, message: str) -> None:
         """Note something that the user should know about the result."""
         self.warnings.append(message)
+
+    def show(self, stacklevel: int = 1) -> None:
+        """Warn of all that was noted, each once, at the caller or ``stacklevel`` - 1 calls above it."""
+        for message in dict.fromkeys(self.warnings):
+            warnings.warn(message, FxpruneWarning, stacklevel=stacklevel + 1)
 
 
 class Pass:

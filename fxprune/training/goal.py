@@ -43,7 +43,7 @@ class Goal:
         only: likewise: layers that none of these matches stay too (see :mod:`fxprune.choosing.keeping`).
         norms: "fold" batch norms into the weights, for inference, or "keep" them, to train on what comes out.
         what: what to prune: some of "convs", "branches" and "channels", or "all" of the three; convs and branches by
-            default.
+            default, all where nothing trains.
         plan: what goes, in turn, in the place of all that says what may go and how much.
         timed: how the network will run, where a time is asked for: options of
             :meth:`fxprune.LatencyModel.measure`.
@@ -68,6 +68,12 @@ class Goal:
             require_alone(self.targets, strength=self.strength, layers=self.layers, what=self.what, **kept)
         require_either(replace(self.targets, macs=None), self.strength)
         sites_named(self.what, self.layers)  # raises
+
+    @property
+    def without_training(self) -> Goal:
+        """The goal of a run that does not train: where nothing says what may go, all may."""
+        is_said = self.what is not None or self.layers is not None or self.plan is not None
+        return self if is_said else replace(self, what="all")
 
     @property
     def sites(self) -> tuple[str, ...]:

@@ -19,7 +19,6 @@ from fxprune.emission.formats import SOURCE_ONLY, Exports
 from fxprune.errors import FxpruneValueError
 from fxprune.files import make_folder, read_json_of, write_json
 from fxprune.ir.trace_notes import opaque_modules
-from fxprune.pipelines import sites_named
 from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.surgery import Surgery
@@ -73,13 +72,13 @@ def prune_on_images(
     ``model`` is not changed. Raises what :func:`fxprune.pruning.untrained.no_train.prune_untrained` raises, and
     FxpruneError if it does not take the images.
     """
-    start = time.monotonic()
+    start, goal = time.monotonic(), goal.without_training
     _require_sense(goal, way)
     make_folder(out)
     traced = traced_for_images(model, sample_inputs(data, _EXAMPLES)).eval()
     before = evaluate(traced, data.held_out, workers=way.workers)
     say(f"traced: held-out top-1 {before:.2%} before pruning; looking at {way.images:,} training images")
-    surgery = Surgery(what=goal.what or goal.layers or "all", keep=goal.keep, only=goal.only, norms=goal.norms)
+    surgery = Surgery(what=goal.sites, keep=goal.keep, only=goal.only, norms=goal.norms)
     batches = sample_batches(data, way.images)
     latency = goal.measured(traced)
     plan = goal.plan or _known_plan(out)
@@ -130,7 +129,7 @@ def _require_sense(goal: Goal, way: Without) -> None:
         return
     if goal.targets.is_timed:
         raise FxpruneValueError("search cap knows no target in time: leave --search out, or give other targets")
-    if sites_named(goal.what or goal.layers or "all") != ("channels",):
+    if goal.sites != ("channels",):
         raise FxpruneValueError("search cap is of channels alone: give --what channels too")
 
 

@@ -13,6 +13,7 @@ from fxprune import passes
 from fxprune.costs.macs import total_macs
 from fxprune.errors import FxpruneValueError, TargetError
 from fxprune.gates.branch_scale import BranchScale
+from fxprune.pipelines.chains import insert_scales
 from fxprune.rewriting.contract import Contract
 from fxprune.structures.gated_layers import layers
 
@@ -131,3 +132,16 @@ def test_layers_go_by_name() -> None:
         passes.RemoveLayers(paths=["block1.conv1"], keep=["block1"])(graph)
     with pytest.raises(FxpruneValueError, match="paths says what goes: it excludes threshold, target_macs and rank"):
         passes.RemoveLayers(paths=["block1.conv1"], threshold=0.5)
+
+
+def test_a_cut_that_changes_outputs_is_told_beside_gates_of_channels_too() -> None:
+    sparse = insert_scales(tiny(), what="all").graph_module
+    assert passes.RemoveLayers(threshold=0.0)(sparse).warnings == ()
+    found = passes.RemoveLayers(target_macs=0.7)(sparse)
+    assert found.rewritten
+    assert "layers were cut for target_macs=0.7 though their scales go up to 1" in " ".join(found.warnings)
+
+
+def test_a_criterion_without_a_target_is_refused() -> None:
+    with pytest.raises(FxpruneValueError, match="rank='half-gate' says what goes first for target_macs"):
+        passes.RemoveLayers(rank="half-gate", threshold=0.5)

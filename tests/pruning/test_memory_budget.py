@@ -173,3 +173,12 @@ def test_memory_that_no_removal_lowers_is_refused_before_training() -> None:
     graph = passes.InsertResConv()(fxprune.trace(stem_and_one, torch.randn(4, 3, 8, 8))).graph_module
     with pytest.raises(TargetError, match=r"no removal lowers that, which is the most at _1 \(1\): leave"):
         fxprune.SteeredL1(graph, targets=fxprune.Targets(memory=0.9), meet_after=10)
+
+
+def test_the_limit_is_of_the_whole_network_when_channels_are_closed() -> None:
+    graph = insert_scales(blocks(), what="channels").graph_module
+    limit = MemoryBudget(graph, 0.95).limit
+    for gate in fxprune.gates_of(graph):
+        if gate.kind == "channels":
+            gate.assign(scale=torch.cat([torch.zeros(3), gate.scale[3:]]))
+    assert MemoryBudget(graph, 0.95).limit == limit

@@ -33,3 +33,11 @@ def test_records_of_runs_have_the_names_of_the_shell() -> None:
     shares = {**none, "target_params": 0.3}
     staying = {"keep": ["stem"], "only": [], "norms": "fold"}
     assert goal.options() == {**shares, "strength": None, "layers": "convs", **staying}
+
+
+def test_without_training_all_may_go_unless_something_is_said() -> None:
+    goal = Goal(Targets(macs=0.5))
+    assert goal.without_training.sites == ("convs", "branches", "channels")
+    assert goal.without_training.options() == Goal(Targets(macs=0.5), what="all").options() != goal.options()
+    for said in (Goal(Targets(macs=0.5), layers="all"), Goal(Targets(macs=0.5), what="convs,branches")):
+        assert said.without_training is said

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import fx
 
+from fxprune.choosing.fingerprint import digest_of
 from fxprune.choosing.samples import Batch, Samples
 from fxprune.errors import FxpruneValueError, FxpruneWarning, first_line
 
@@ -28,15 +28,6 @@ class Split(NamedTuple):
         """What tells these images from others."""
         tensors = [one for batch in (*self.seen, *self.held_out) for one in (*batch.inputs, batch.labels)]
         return digest_of(tensors)
-
-
-def digest_of(tensors: Iterable[torch.Tensor | None]) -> str:
-    """Return a checksum of the values of ``tensors``, in this order."""
-    found = hashlib.sha256()
-    for one in tensors:
-        if one is not None:
-            found.update(one.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 def split(

@@ -25,7 +25,7 @@ from fxprune.choosing.channel_scores import site_scores
 from fxprune.choosing.criteria.base import Criterion, Needs, Score
 from fxprune.choosing.criterion_blend import Factors, blended, key_of, only_channels
 from fxprune.choosing.criterion_clusters import Clusters, clusters_of
-from fxprune.choosing.fingerprint import fingerprint
+from fxprune.choosing.fingerprint import fingerprint, weights_of
 from fxprune.choosing.named import known_criteria, made
 from fxprune.choosing.planned_sites import planned_channels
 from fxprune.choosing.samples import Batch, Samples
@@ -35,7 +35,7 @@ from fxprune.ir.copies import copy_graphs, copy_module
 from fxprune.ir.nodes import as_taken_now, require_graph
 from fxprune.ops.layer_classes import NORM_CLASSES
 from fxprune.passes import MeasureNorms, RemoveChannels
-from fxprune.pruning.blend.images import Split, digest_of, split
+from fxprune.pruning.blend.images import Split, split
 from fxprune.rewriting.contract import Log
 from fxprune.structures.channels.running import Worth
 
@@ -149,10 +149,9 @@ class Judge:
     @property
     def asked(self) -> dict[str, Any]:
         """What tells this from any other judge, as plain data."""
-        tensors = [one for _, one in sorted(self.graph_module.state_dict().items()) if isinstance(one, torch.Tensor)]
         return {
             "network": list(fingerprint(self.graph_module)),
-            "weights": digest_of(tensors),
+            "weights": weights_of(self.graph_module),
             "images": self.images.digest,
             "pool": list(self.pool),
             "options": {name: str(value) for name, value in vars(self.step).items() if name not in _UNSEEN},

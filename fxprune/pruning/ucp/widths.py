@@ -9,7 +9,6 @@ target. Only the widths count: a network of them is trained from scratch.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +26,7 @@ from fxprune.choosing.fingerprint import fingerprint
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.targets import Targets
 from fxprune.costs.latency.latency_table import table_of
-from fxprune.errors import FxpruneValueError, FxpruneWarning, TargetError
+from fxprune.errors import FxpruneValueError, TargetError
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.copies import copy_graphs
 from fxprune.ir.nodes import require_graph
@@ -146,8 +145,7 @@ def chosen_by(
     for one, gone, _ in chosen:
         sites += planned_channels(one.channels, gone, one.worth, one.region)
         widths |= dict(_widths(one, gone))
-    for message in dict.fromkeys(log.warnings):
-        warnings.warn(message, FxpruneWarning, stacklevel=4)
+    log.show(stacklevel=4)
     return Widths(PruningPlan(sites, fingerprint(graph_module), criterion.name, targets), rule.alpha, widths)
 
 

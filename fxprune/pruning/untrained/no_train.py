@@ -30,6 +30,7 @@ from fxprune.ir.nodes import require_graph
 from fxprune.ir.time_left import Progress
 from fxprune.passes import MeasureNorms, Repair
 from fxprune.passes.chains import FINISHING
+from fxprune.pipelines import SITES, sites_named
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult, joined
 from fxprune.pruning.choose import choose
@@ -202,7 +203,7 @@ def choose_and_time(
         state = Path(folder) / "damages.json" if targets.is_timed else None  # they stay, whatever the times are
         one = RepairedDamage(graph_module, state=state) if criterion is None else copy(_made(criterion))
         one.comparing = _telling()
-        what = surgery.what or surgery.layers or "all"
+        what = sites_named(surgery.what, surgery.layers, SITES)
         options: dict[str, Any] = {"scope": "global", "keep": surgery.keep, "only": surgery.only}
 
         def chosen(targets: Targets, latency: LatencyModel | None) -> PruningPlan:

@@ -16,7 +16,7 @@ from torch import fx
 
 from fxprune.choosing.channel_scores import site_scores
 from fxprune.choosing.criteria.base import Criterion, Needs, Score
-from fxprune.choosing.fingerprint import fingerprint
+from fxprune.choosing.fingerprint import digest_of, fingerprint, weights_of
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.samples import Batch, Samples
 from fxprune.choosing.sites import ChannelSite, Site
@@ -27,6 +27,7 @@ from fxprune.facts.layer_by_layer import MEMORY, LayerByLayer, bytes_held, room_
 from fxprune.files import write_json
 from fxprune.ir.copies import copy_graphs
 from fxprune.ir.nodes import as_taken_now
+from fxprune.ir.pytrees import tensors_in
 from fxprune.passes import Repair
 from fxprune.pruning.layer_sites import name_of, names_of_layers
 from fxprune.pruning.pruning_plan import PruningPlan
@@ -57,7 +58,7 @@ class RepairedDamage(Criterion):
         within: the order of the channels of a group.
         readers: how many of the layers behind a removal are fitted for it.
         memory: bytes that values may take in memory; what is more is in temporary files.
-        state: a JSON file of what was measured; after a kill the same on the same images goes on from there.
+        state: a JSON file of what was measured; after a kill the same network on the same images goes on from there.
 
     Raises:
         LoadError: the state cannot be read.
@@ -174,10 +175,10 @@ def _slope(counts: Sequence[int], damages: Sequence[float], first: int, last: in
     return (damages[last] - damages[first]) / (counts[last] - counts[first])
 
 
-def _read(state: Path | None, network: Sequence[str]) -> dict[str, float]:
-    """Return the damages that a file of this network holds; none if there is none."""
+def _read(state: Path | None, asked: Mapping[str, Any]) -> dict[str, float]:
+    """Return the damages that a file holds of this network on these images; none if there is none."""
     known = read_json(state) if state is not None else None
-    if known is None or known.get("network") != list(network):
+    if known is None or any(known.get(name) != value for name, value in asked.items()):
         return {}
     return {key: float(damage) for key, damage in known.get("damages", {}).items()}
 
@@ -202,7 +203,9 @@ class _Damages:
         self._run: LayerByLayer | None = None
         self._at = 0
         self._state = state
-        self._known = _read(state, self._fingerprint)
+        images = digest_of(one for batch in batches for one in tensors_in(batch.inputs))
+        self._asked = {"network": list(self._fingerprint), "weights": weights_of(graph_module), "images": images}
+        self._known = _read(state, self._asked)
         self._wanted = outputs_of(graph_module, batches)
         self.reasons: dict[str, str] = {}
         """Why what cannot go alone stays, by its path."""
@@ -216,7 +219,7 @@ class _Damages:
                 return found
             self._known[key] = found
             if self._state is not None:
-                write_json(self._state, {"network": self._fingerprint, "damages": self._known}, indent=0)
+                write_json(self._state, {**self._asked, "damages": self._known}, indent=0)
         return self._known[key]
 
     def _measured(self, sites: Sequence[PlannedSite]) -> float:

@@ -33,11 +33,14 @@ from fxprune.ir.copies import copy_graphs
 from fxprune.ir.module_tree import evaluating
 from fxprune.ir.nodes import as_taken_now, require_graph
 from fxprune.passes import RemoveChannels
+from fxprune.pruning.channel_step import require_options
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.untrained.step_network import Numbers, Order, StepNetwork
 from fxprune.pruning.untrained.step_state import State
 from fxprune.rewriting.contract import Log
 
+_UNUSED = ("data", "ratio", "scope", "multiple_of", "least", "normalize", "threshold", "latency")
+"""Options of :class:`fxprune.passes.RemoveChannels` that mean nothing where accuracy says how many go."""
 _ROUNDS = 6
 """So often the drop of accuracy that a target takes is halved."""
 
@@ -108,6 +111,7 @@ def search(
         raise FxpruneValueError(f"targets as a number is a held-out accuracy, above 0 and at most 1; got {p_end:g}")
     if p_end is None and wanted.is_empty:
         raise FxpruneValueError("search takes targets, or the held-out accuracy to end at: how much is to go?")
+    require_options("search", options, without=_UNUSED)
     amount = {"ratio": 0.5} if wanted.is_empty else wanted.options()  # some amount, so that channels are ranked
     step = RemoveChannels(**{"criterion": "cap", **options, **amount}, data=data)
     right = _HeldOut(graph_module, held_out)
@@ -118,6 +122,7 @@ def search(
     sites: list[PlannedSite] = []
     for one, classes, _ in step.chosen(copy_graphs(graph_module), log, found.choose):
         sites += planned_channels(one.channels, classes, one.worth, one.region)
+    log.show(stacklevel=2)
     name = made(step.criterion, known_criteria(), "criterion").name
     return PruningPlan(sites, fingerprint(graph_module), name, wanted, step.groups, step.statistics)
 

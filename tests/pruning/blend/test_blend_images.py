@@ -10,8 +10,9 @@ import torch
 from criterion_nets import small
 
 import fxprune
+from fxprune.choosing.fingerprint import digest_of
 from fxprune.errors import FxpruneWarning
-from fxprune.pruning.blend.images import digest_of, split
+from fxprune.pruning.blend.images import split
 
 pytestmark = pytest.mark.filterwarnings("ignore:a blend is chosen by top-1 on:fxprune.errors.FxpruneWarning")
 

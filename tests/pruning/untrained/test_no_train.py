@@ -164,6 +164,27 @@ def test_damages_are_kept_and_not_measured_again(tmp_path: Path, monkeypatch: py
         plan()
 
 
+def test_the_old_name_of_what_means_layers() -> None:
+    plan = choose_untrained(
+        traced(), [X], fxprune.Targets(macs=0.8), surgery=Surgery(layers="all"), criterion="half-gate"
+    )
+    assert {one.kind for one in plan.sites} <= {"conv", "branch"}
+
+
+def test_damages_are_of_these_weights_and_images(tmp_path: Path) -> None:
+    state, sites = tmp_path / "state.json", None
+    found = []
+    for images, seed in ((X[:8], 0), (X[:8], 1), (X[8:16], 1), (X[:8], 0)):
+        graph = traced()
+        with torch.no_grad():
+            next(iter(graph.parameters())).mul_(1 + seed)
+        sites = channel_sites(graph)
+        with RepairedDamage(graph, state=state).measuring(graph, sites, Samples([images])) as score:
+            found.append([float(score(site)[0]) for site in sites])
+    assert found[0] == found[3]
+    assert found[0] != found[1] != found[2]
+
+
 def test_what_cannot_go_alone_stays_and_why_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     graph, state = traced(), tmp_path / "state.json"
 

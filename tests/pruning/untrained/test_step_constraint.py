@@ -14,7 +14,7 @@ import fxprune
 from fxprune.choosing.channel_ranking import Field
 from fxprune.choosing.samples import Batch
 from fxprune.costs.macs import total_macs
-from fxprune.errors import TargetError
+from fxprune.errors import FxpruneTypeError, TargetError
 from fxprune.passes import RemoveChannels
 from fxprune.pruning.untrained import step_constraint
 from fxprune.pruning.untrained.step_constraint import Progress, Session, search
@@ -179,6 +179,9 @@ def test_bad_input(given: Any, tmp_path: Path) -> None:
         search(graph, [images], [images], 0.5)
     with pytest.raises(TargetError, match=r"target_macs=0.001 cannot be met: without all \d+ channels"):
         search(graph, [images], pairs, fxprune.Targets(macs=0.001))
+    for name in ("criterium", "multiple_of"):
+        with pytest.raises(FxpruneTypeError, match=f"search has no option '{name}'"):
+            search(graph, [images], pairs, 0.5, **{name: "l1"})
     file = tmp_path / "other.json"
     file.write_text("[]")
     with pytest.raises(fxprune.FxpruneError, match="is no state of a search"):

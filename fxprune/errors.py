@@ -56,6 +56,10 @@ class FxpruneWarning(UserWarning):
     """Something that works, but not quite as a user may think."""
 
 
+class FxpruneDeprecationWarning(FxpruneWarning, DeprecationWarning):
+    """Something that goes with a later version, and what to take in its place."""
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what ``error`` says, or its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].strip()

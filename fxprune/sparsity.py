@@ -2,6 +2,7 @@
 
 import warnings
 
+from fxprune.errors import FxpruneDeprecationWarning
 from fxprune.pruning import (
     ProximalL1,
     l1_term,
@@ -22,6 +23,6 @@ __all__ = [
 
 warnings.warn(
     "fxprune.sparsity goes with 0.2; its functions are in fxprune.pruning",
-    DeprecationWarning,
+    FxpruneDeprecationWarning,
     stacklevel=2,
 )

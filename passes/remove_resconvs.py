@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from fxprune.errors import FxpruneDeprecationWarning
 from fxprune.passes.remove_layers import RemoveLayers
 
 
@@ -21,6 +22,6 @@ class RemoveResConvs(RemoveLayers):
         super().__post_init__()
         warnings.warn(
             'RemoveResConvs goes with 0.2; use RemoveLayers(kinds=("conv",)), or remove-layers{kinds=conv}',
-            DeprecationWarning,
+            FxpruneDeprecationWarning,
             stacklevel=3,  # past __init__, which the dataclass writes
         )

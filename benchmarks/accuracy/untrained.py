@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -54,7 +54,6 @@ from fxprune.training.settings import Settings
 
 WHAT = {"channels": "channels", "layers": "convs,branches", "all": "all"}
 STAGES = ("cut", "norms anew", "repaired", "repaired, norms anew", "cut, an epoch", "repaired, an epoch")
-Network = Callable[[], fx.GraphModule]
 
 
 class Row(NamedTuple):

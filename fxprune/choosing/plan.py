@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fxprune.choosing.criteria.base import Criterion
@@ -37,6 +38,8 @@ class Plan:
     def __post_init__(self) -> None:
         for name, hint in option_kinds(Plan).items():
             require_kind(getattr(self, name), hint, "Plan", name)
+        if not 0 < self.window < math.inf:
+            raise FxpruneValueError(f"window of Plan is a number above 0; got {self.window}")
         if not 0 < self.chunk <= 0.5:
             raise FxpruneValueError(f"chunk of Plan is a share of a group's channels, at most 0.5; got {self.chunk}")
         if self.multiple_of < 1:

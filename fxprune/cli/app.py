@@ -31,7 +31,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 @click.version_option(fxprune.__version__)
 @click.pass_context
 def cli(context: click.Context, debug: bool) -> None:
-    """Prune whole layers of CNNs on the torch.fx graph; the result is plain PyTorch."""
+    """Prune layers and channels of CNNs on the torch.fx graph; the result is plain PyTorch."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

@@ -150,7 +150,8 @@ def what_option(command: Callable[..., Any]) -> Callable[..., Any]:
     what = click.option(
         "--what",
         metavar="SITES",
-        help=f"What to prune: some of {', '.join(SITES)}, as convs,branches (the default), or all of the three.",
+        help=f"What to prune: some of {', '.join(SITES)}, as convs,branches (the default with training), or all "
+        "of the three (without).",
     )
     old = click.option(
         "--layers", type=click.Choice(get_args(Layers)), help="The old name of --what: all are convs and branches."

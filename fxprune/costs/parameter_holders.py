@@ -45,17 +45,12 @@ class Holders:
         own = {key: one for node in graph.graph.nodes for key, one in self._params.get(node, {}).items()}
         return {key: (one, frozenset(self._nodes[key])) for key, one in own.items()}
 
-    def only_by(self, nodes: Collection[fx.Node], gone: Collection[fx.Node] = ()) -> int:
-        """Return how many parameters no other nodes than these hold, once the nodes ``gone`` are removed already."""
+    def only_by(self, nodes: Collection[fx.Node]) -> int:
+        """Return how many parameters no other nodes than these hold."""
         params: dict[int, nn.Parameter] = {}
         for node in nodes:
-            if node not in gone:
-                params |= self._params.get(node, {})
-        own = (
-            parameter
-            for key, parameter in params.items()
-            if all(node in nodes or node in gone for node in self._nodes[key])
-        )
+            params |= self._params.get(node, {})
+        own = (parameter for key, parameter in params.items() if all(node in nodes for node in self._nodes[key]))
         return sum(parameter.numel() for parameter in own)
 
 

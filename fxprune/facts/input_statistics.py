@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from itertools import chain
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 from fxprune.ops.call import Call
@@ -124,9 +123,3 @@ def _spread(x: torch.Tensor, stride: Sequence[int]) -> torch.Tensor:
     found = x.new_zeros(*x.shape[:2], *sizes)
     found[(slice(None), slice(None), *(slice(None, None, step) for step in stride))] = x
     return found
-
-
-def own_tensor(call: Call, name: str) -> torch.Tensor | None:
-    """Return the weight or the bias of the layer of ``call``; None if it has none of its own."""
-    tensor = None if call.module is None else call.module._parameters.get(name)
-    return tensor if isinstance(tensor, nn.Parameter) else None

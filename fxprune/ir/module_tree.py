@@ -126,12 +126,9 @@ def is_layer(module: nn.Module) -> bool:
     return type(module).__module__.startswith(("torch.nn", "torch.ao.nn")) and not isinstance(module, nn.Sequential)
 
 
-def mark_opaque(module: nn.Module, opaque: bool = True) -> None:
+def mark_opaque(module: nn.Module) -> None:
     """Mark ``module`` as one whose calls are kept whatever happens to what they return, and need real tensors."""
-    if opaque:
-        module.__dict__["_is_impure"] = True  # the name that torch.fx asks for
-    else:
-        module.__dict__.pop("_is_impure", None)
+    module.__dict__["_is_impure"] = True  # the name that torch.fx asks for
 
 
 def is_opaque(module: nn.Module | None) -> bool:

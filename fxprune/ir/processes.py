@@ -23,11 +23,6 @@ def is_one_of_several() -> bool:
     return is_distributed() and distributed.get_world_size() > 1
 
 
-def is_the_first() -> bool:
-    """Say whether this process is alone, or the first of several."""
-    return not is_one_of_several() or distributed.get_rank() == 0
-
-
 def share_of(items: Iterable[_Item]) -> list[_Item]:
     """Return what this process takes of ``items``; all if it is alone."""
     every = list(items)

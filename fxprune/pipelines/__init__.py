@@ -9,8 +9,12 @@ from fxprune.errors import FxpruneValueError, did_you_mean
 
 Layers = Literal["all", "convs", "branches"]
 """The old way to say which layers get gates: "all" are convs and branches."""
-SITES = ("convs", "branches", "channels")
+KIND_OF = {"convs": "conv", "branches": "branch", "channels": "channels"}
+"""Of each word for what may go the kind of its gates, and of its sites in plans."""
+SITES = tuple(KIND_OF)
 """What may go: single convs, whole residual branches, channels."""
+SITES_OF = {kind: word for word, kind in KIND_OF.items()}
+"""Of each kind its word."""
 What = str | Sequence[str]
 """Some of :data:`SITES`, as ``"convs,branches"`` or a sequence of these; "all" are the three."""
 LAYERS = ("convs", "branches")

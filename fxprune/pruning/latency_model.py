@@ -4,7 +4,7 @@
     model.milliseconds(traced), model.measured(traced).milliseconds
     print(model.table.error)                                   # on prunings that the fit has not seen
 
-    t(net) = a + b (sum of the ops, each timed alone) + c (number of ops)
+    t(net) = a + b (x + f y) + c n        x, y: sums of ops timed alone, y of those that a backend may join
 
 fitted to random prunings of this very network, and judged by others.
 """

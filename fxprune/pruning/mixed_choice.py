@@ -28,6 +28,7 @@ from fxprune.facts.ranges import bounds_of_values
 from fxprune.gates.words import told_by_kind
 from fxprune.passes import RemoveChannels
 from fxprune.passes.chains import AFTER_TRAINING
+from fxprune.pipelines import KIND_OF
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pruning.layer_sites import gates_by_name, removing
 from fxprune.structures.channels.groups import Group
@@ -36,7 +37,6 @@ from fxprune.structures.gated_layers import layers as gates_that_go
 from fxprune.structures.idle_activations import idle_without
 
 _TRIES = 8
-_KINDS = {"convs": "conv", "branches": "branch"}
 
 
 @dataclass(eq=False)
@@ -85,7 +85,7 @@ class Mixed:
         self._graphs = dict(graphs)
         self.step = step
         self._has_channels = "channels" in sites
-        self.layers = list(self._found({_KINDS[one] for one in sites if one in _KINDS}))
+        self.layers = list(self._found({KIND_OF[one] for one in sites if one != "channels"}))
         self.taken: list[Layer] = []
         if not self.layers and not self._has_channels:
             raise FxpruneError(f"the model has no {' or '.join(sites)} that may go; fxprune inspect tells why")
@@ -214,7 +214,7 @@ class Mixed:
         }
         step = self.step
         cut = RemoveChannels(indices=indices, groups=step.groups, statistics=step.statistics) if indices else None
-        steps = removing(self._graph_module, cut, {kind: self.names(kind) for kind in _KINDS.values()})
+        steps = removing(self._graph_module, cut, {kind: self.names(kind) for kind in ("conv", "branch")})
         plain = Pipeline([*steps, *AFTER_TRAINING], verify=False)(self._graph_module).graph_module
         return max(activation_bytes(plain).values(), default=0)
 

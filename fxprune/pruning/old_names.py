@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from fxprune.choosing.targets import Targets
-from fxprune.errors import FxpruneError
+from fxprune.errors import FxpruneDeprecationWarning, FxpruneError
 
 _Params = ParamSpec("_Params")
 _Result = TypeVar("_Result")
@@ -61,7 +61,9 @@ def _rename(taker: str, given: dict[str, Any], old: dict[str, str], makers: Make
         if parts := {one: given.pop(one) for one, of in old.items() if of == name}:
             new[name] = make(**parts)
     advice = ", ".join(f"{name}={_shown(value)}" for name, value in new.items())
-    warnings.warn(f"{named} of {taker} will go in fxprune 0.2: give {advice}", DeprecationWarning, stacklevel=3)
+    warnings.warn(
+        f"{named} of {taker} will go in fxprune 0.2: give {advice}", FxpruneDeprecationWarning, stacklevel=3
+    )
     given |= new
 
 

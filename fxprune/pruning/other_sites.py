@@ -14,13 +14,11 @@ from fxprune.choosing.remaining import Remaining
 from fxprune.choosing.targets import Targets
 from fxprune.costs.latency.latency_table import table_of
 from fxprune.errors import FxpruneError, TargetError
-from fxprune.pipelines import What
+from fxprune.pipelines import SITES_OF, What
 from fxprune.pipelines.chains import insert_scales
 from fxprune.pruning.predictions import Latency
 from fxprune.pruning.surplus import Surplus
 from fxprune.structures.gated_layers import gates_of
-
-_KINDS = {"conv": "convs", "branch": "branches", "channels": "channels"}
 
 
 @contextmanager
@@ -30,7 +28,7 @@ def suggesting_others(gated: fx.GraphModule) -> Iterator[None]:
         yield
     except TargetError as error:
         kinds = {gate.kind for gate in gates_of(gated)}
-        others = [words for kind, words in _KINDS.items() if kind not in kinds]
+        others = [words for kind, words in SITES_OF.items() if kind not in kinds]
         if not others or not kinds:
             raise
         told = f"{', '.join(others[:-1])} and {others[-1]}" if others[1:] else others[0]
@@ -52,7 +50,7 @@ def require_met(
         Surplus(gated, targets, Remaining(gated, latency=table))
     except TargetError as error:
         kinds = {gate.kind for gate in gates_of(gated)}
-        if kinds >= _KINDS.keys():
+        if kinds >= SITES_OF.keys():
             raise
         sites: What = "all"
         try:

@@ -13,7 +13,7 @@ from torch import fx, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fxprune.choosing.targets import Targets
-from fxprune.errors import FxpruneError, FxpruneWarning
+from fxprune.errors import FxpruneDeprecationWarning, FxpruneError, FxpruneWarning
 from fxprune.ir.arguments import require_arguments
 from fxprune.ir.processes import by_the_first
 from fxprune.passes import RemoveChannels, RemoveLayers
@@ -207,7 +207,7 @@ def _fit(fit: Callable[..., Any], sparse: fx.GraphModule, shrink: ProximalL1) ->
         warnings.warn(
             "fit(sparse, shrink) is deprecated: give fit(sparse), whose layers shrink after each step of its "
             "optimizer, or call shrink.step in a loop of your own on what fxprune.insert_scales returns",
-            DeprecationWarning,
+            FxpruneDeprecationWarning,
             stacklevel=4,  # prune is wrapped
         )
         if is_named:

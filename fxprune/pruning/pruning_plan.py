@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import fx
 
 from fxprune.choosing.fingerprint import fingerprint, first_difference
-from fxprune.choosing.planned_sites import KINDS, PlannedSite, widths_of
+from fxprune.choosing.planned_sites import PlannedSite, widths_of
 from fxprune.choosing.sites import Groups, Statistics
 from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneTypeError, FxpruneValueError, LoadError
@@ -24,7 +24,7 @@ from fxprune.gates.words import told_by_kind
 from fxprune.ir.arguments import option_kinds, require_arguments, require_kind
 from fxprune.passes import RemoveChannels
 from fxprune.passes.chains import FINISHING, Norms
-from fxprune.pipelines import SITES
+from fxprune.pipelines import KIND_OF
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
 from fxprune.pruning.layer_sites import removing
@@ -84,7 +84,7 @@ class PruningPlan:
     def what(self) -> tuple[str, ...]:
         """Of what it has sites, of "convs", "branches" and "channels"."""
         kinds = {one.kind for one in self.sites if one.indices}
-        return tuple(name for name, kind in zip(SITES, KINDS, strict=True) if kind in kinds)
+        return tuple(word for word, kind in KIND_OF.items() if kind in kinds)
 
     def layers(self, kind: str) -> list[str]:
         """Return the paths of the "conv" or "branch" sites that go."""

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from fxprune.choosing.graph_costs import Cost
 from fxprune.choosing.remaining import Remaining, Site
+from fxprune.pipelines import SITES_OF
 from fxprune.structures.gated_layers import Gate
 
-_KINDS = {"conv": "convs", "branch": "branches"}
 Split = dict[str, dict[str, float]]
 """By kind, "convs", "branches" and "channels", the shares of "macs", "params" and, where ops are timed, "ms"."""
 
@@ -37,7 +37,7 @@ def split_of(remaining: Remaining, closed: Sequence[Site], traced: Mapping[str, 
 
 
 def _kind_of(site: Site) -> str:
-    return _KINDS.get(site.kind, site.kind) if isinstance(site, Gate) else "channels"
+    return SITES_OF.get(site.kind, site.kind) if isinstance(site, Gate) else "channels"
 
 
 def _kinds_in(remaining: Remaining) -> list[str]:

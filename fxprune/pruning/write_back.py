@@ -108,11 +108,14 @@ def _difference(written: nn.Module, graph_module: fx.GraphModule, model: nn.Modu
 
     ``model`` is what it was before.
     """
-    for inputs in _examples(graph_module):
+    for number, inputs in enumerate(_examples(graph_module)):
         try:
             expected = run_float64(graph_module, inputs)[:count]  # those of regions come after them
-        except Exception:  # the graph takes no other batch size
-            continue
+        except Exception as error:
+            if number:  # the graph takes no other batch size
+                continue
+            cause = error.__cause__ or error
+            return f"the graph cannot run on its example inputs: {line_of_error(cause)}: {first_line(cause)}"
         try:
             found = run_model_float64(written, graph_module, inputs)[0]
         except Exception as error:

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import fx, nn
 
@@ -37,9 +37,6 @@ from fxprune.training.metrics import epochs
 from fxprune.training.report import REPORT_SCHEMA, costs, latencies, versions, write_results
 from fxprune.training.settings import Settings
 from fxprune.training.work import Work, settled, teacher_of
-
-if TYPE_CHECKING:
-    pass
 
 PARTS = "parts"
 _EXAMPLES = 16

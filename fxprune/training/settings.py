@@ -78,6 +78,8 @@ class Settings:
             raise FxpruneValueError(
                 "cuda_graphs goes neither with compile nor with accumulate: leave one of them out"
             )
+        if not 0 < self.shrink_share <= 1:
+            raise FxpruneValueError(f"shrink_share is of the steps, above 0 and at most 1; got {self.shrink_share}")
         if not 0 <= self.distill <= 1:
             raise FxpruneValueError(f"distill is a weight between 0 and 1; got {self.distill}")
         if not 0 <= self.distill_features < math.inf:

@@ -125,7 +125,9 @@ def _chosen(
 
 def _require_sense(goal: Goal, way: Without) -> None:
     """Raise FxpruneValueError where a search cannot do what is asked for, before anything is measured."""
-    if way.search is None or goal.plan is not None:
+    if goal.plan is not None and (way.search is not None or way.criterion is not None):
+        raise FxpruneValueError("a plan says what goes: leave criterion and search out")
+    if way.search is None:
         return
     if goal.targets.is_timed:
         raise FxpruneValueError("search cap knows no target in time: leave --search out, or give other targets")

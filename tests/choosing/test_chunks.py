@@ -27,5 +27,7 @@ def test_sizes_follow_the_width_and_two_stay() -> None:
 def test_bad_settings_are_refused() -> None:
     with pytest.raises(fxprune.FxpruneError, match=r"chunk of Plan is a share .* got 0.7"):
         fxprune.Plan(chunk=0.7)
+    with pytest.raises(fxprune.FxpruneError, match="window of Plan is a number above 0; got -3"):
+        fxprune.Plan(window=-3.0)
     with pytest.raises(fxprune.FxpruneError, match="multiple_of of Plan is 1 at least; got 0"):
         fxprune.Plan(multiple_of=0)

@@ -23,7 +23,7 @@ def told(call: Callable[[], Any]) -> tuple[Any, list[warnings.WarningMessage]]:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         result = call()
-    return result, [one for one in found if one.category is DeprecationWarning]
+    return result, [one for one in found if issubclass(one.category, DeprecationWarning)]
 
 
 def sparse_graph() -> fx.GraphModule:

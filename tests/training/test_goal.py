@@ -8,6 +8,7 @@ from fxprune.choosing.targets import Targets
 from fxprune.errors import FxpruneError
 from fxprune.training.goal import Goal
 from fxprune.training.recipe import shrink_of
+from fxprune.training.settings import Settings
 
 
 def test_further_targets_are_for_steering() -> None:
@@ -41,3 +42,8 @@ def test_without_training_all_may_go_unless_something_is_said() -> None:
     assert goal.without_training.options() == Goal(Targets(macs=0.5), what="all").options() != goal.options()
     for said in (Goal(Targets(macs=0.5), layers="all"), Goal(Targets(macs=0.5), what="convs,branches")):
         assert said.without_training is said
+
+
+def test_scales_shrink_over_a_share_of_the_steps() -> None:
+    with pytest.raises(FxpruneError, match=r"shrink_share is of the steps, above 0 and at most 1; got 1\.5"):
+        Settings(shrink_share=1.5)

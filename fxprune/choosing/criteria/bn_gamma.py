@@ -23,8 +23,8 @@ from fxprune.structures.channels.tensors import Record
 class BatchNormGamma(ChannelCriterion):
     """|gamma| of the batch norm of a channel: network slimming (Liu et al., arXiv 1708.06519).
 
-    The paper trains with an L1 penalty on all gammas first (:class:`fxprune.ProximalL1` does). The sum over all batch
-    norms of what goes together is ours; what has none stays: its score is infinite.
+    The paper trains with an L1 penalty on all gammas first (:class:`fxprune.NetworkSlimming` does). The sum over all
+    batch norms of what goes together is ours; what has none stays: its score is infinite.
 
     Args:
         aggregate: the "sum" over all batch norms of a class, or their "mean".

@@ -10,7 +10,7 @@ an input that others make up for has little of it, or less than nothing.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import nn
@@ -19,7 +19,6 @@ from fxprune.choosing.partitions.base import Mass
 from fxprune.ir.weight_blocks import Assignment
 
 By = Literal["weight", "activation", "cap"]
-BYS: tuple[By, ...] = get_args(By)
 _AT_ONCE = 1 << 24
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from fxprune.costs.latency.conditions import Conditions
 from fxprune.costs.latency.latency_table import Family, families_from_json, families_to_json
 from fxprune.costs.latency.workloads import digest
-from fxprune.errors import LoadError
+from fxprune.errors import FxpruneWarning, LoadError, first_line
 from fxprune.files import make_folder, read_json_of, write_json
 
 _SCHEMA = 7
@@ -53,8 +54,9 @@ class LatencyCache:
             if data["made_by"] == self._made_by:
                 self.families, self.networks = families_from_json(data["families"]), dict(data["networks"])
                 self.pace = float(data["pace"])
-        except (LoadError, KeyError, TypeError, ValueError, AttributeError):
-            return
+        except (LoadError, KeyError, TypeError, ValueError, AttributeError) as error:
+            message = f"the latencies in {path} cannot be read, and are measured anew: {first_line(error)}"
+            warnings.warn(message, FxpruneWarning, stacklevel=4)
 
     def keep(self) -> None:
         """Write what is known, whole or not at all; raises LoadError where nothing can be written."""

@@ -23,6 +23,7 @@ from fxprune.choosing.sites import sites_of
 from fxprune.costs.macs import batch_size, node_macs
 from fxprune.costs.parameter_holders import Holders
 from fxprune.ir.nodes import graphs_of
+from fxprune.pipelines import KIND_OF
 from fxprune.pruning.layer_sites import gates_by_name
 from fxprune.pruning.sensitivity.removal_runs import Run, WithoutLayer, without_channels
 from fxprune.rewriting.cutting.cut import Cut
@@ -30,8 +31,6 @@ from fxprune.rewriting.cutting.sizes import Fault
 from fxprune.structures.channels.groups import Channels, Group
 from fxprune.structures.channels.labels import Array
 from fxprune.structures.channels.reading import unread
-
-KINDS = {"convs": "conv", "branches": "branch", "channels": "channels"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +78,7 @@ class Removals:
 
     def __init__(self, graph_module: fx.GraphModule, what: Collection[str], kept: Kept, channels: Channels) -> None:
         self._graph_module = graph_module
-        self._kinds = [KINDS[one] for one in what]
+        self._kinds = [KIND_OF[one] for one in what]
         self._kept = kept
         self._channels = channels
         self._refused: list[NotMeasured] = []

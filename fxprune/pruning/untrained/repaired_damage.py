@@ -91,7 +91,7 @@ class RepairedDamage(Criterion):
         with ExitStack() as held:
             needed = 3 * bytes_held(self._graph_module, sum(batch.size for batch in batches))
             folder = held.enter_context(room_for(needed, self._memory))
-            damages = _Damages(self._graph_module, batches, self._readers, folder, self._state)
+            damages = _Damages(self._graph_module, batches, (self._readers, self._memory, folder), self._state)
             held.callback(_warn_of, damages.reasons)
             orders = self._orders([one for one in sites if isinstance(one, ChannelSite) and not one.region], samples)
 
@@ -190,15 +190,13 @@ class _Damages:
         self,
         graph_module: fx.GraphModule,
         batches: Sequence[Batch],
-        readers: int,
-        folder: str | None,
+        how: tuple[int, int, str | None],
         state: Path | None,
     ) -> None:
         self._graph_module = graph_module
         self._batches = batches
         self._inputs = [as_taken_now(graph_module, batch.inputs) for batch in batches]
-        self._readers = readers
-        self._folder = folder
+        self._readers, self._memory, self._folder = how
         self._fingerprint = fingerprint(graph_module)
         self._run: LayerByLayer | None = None
         self._at = 0
@@ -235,7 +233,7 @@ class _Damages:
                 self._graph_module,
                 pruned,
                 self._batches,
-                Fitting(Repair.ridge, "layer after layer", "apart", MEMORY, _SAMPLES),
+                Fitting(Repair.ridge, "layer after layer", "apart", self._memory, _SAMPLES),
                 Log(),
                 "",
             )

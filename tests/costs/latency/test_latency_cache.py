@@ -11,7 +11,7 @@ from fxprune.costs.latency.conditions import Conditions
 from fxprune.costs.latency.latency_cache import LatencyCache, cache_folder
 from fxprune.costs.latency.latency_table import Family
 from fxprune.costs.latency.timing import Timing
-from fxprune.errors import LoadError
+from fxprune.errors import FxpruneWarning, LoadError
 
 FAMILY = Family(points={(8, 16): Timing(1.5, 0.01, 12)})
 
@@ -44,12 +44,15 @@ def test_another_version_measures_anew(tmp_path: Path, monkeypatch: pytest.Monke
     assert not LatencyCache(Conditions(), tmp_path).families
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"made_by": 1}', "null"])
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null"])
 def test_a_damaged_file_is_measured_anew(tmp_path: Path, damage: str) -> None:
     path = kept(tmp_path).path
     assert path is not None
     path.write_text(damage)
-    assert not LatencyCache(Conditions(), tmp_path).families
+    with pytest.warns(FxpruneWarning, match=rf"^the latencies in {path} cannot be read, and are measured anew: "):
+        cache = LatencyCache(Conditions(), tmp_path)
+    assert not cache.families
+    path.unlink()
     kept(tmp_path)
     assert LatencyCache(Conditions(), tmp_path).families
 

@@ -16,15 +16,14 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from fxprune.costs.macs import batch_size, node_macs
-from fxprune.gates.base import ungated
-from fxprune.ops.call import Call
+from fxprune.gates.base import ungated_call
+from fxprune.ops.op import WEIGHTED
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import Array
 from fxprune.structures.channels.tensors import Record, Vectors
 from fxprune.structures.channels.values import Value
 
 ALL = 0
-_WEIGHTED = ("conv", "transposed conv", "linear")
 Amounts = NDArray[np.float64]
 Nodes = frozenset[fx.Node]
 Term = tuple[float, Sequence[Vectors]]  # an amount, and the labels along each axis of what has it
@@ -105,19 +104,13 @@ def macs_by_node(channels: Channels) -> Iterator[tuple[Nodes, Term]]:
 
 def weight_of(channels: Channels, node: fx.Node) -> Record | None:
     """Return the labels of the weight that ``node`` multiplies by; None if it is no conv or linear layer."""
-    call = _call(node)
-    return channels.walk.record(call, "weight") if call.kind in _WEIGHTED else None
-
-
-def _call(node: fx.Node) -> Call:
-    """Return what ``node`` computes, without its gate."""
-    call = Call(node)
-    return call if call.module is None else Call(node, ungated(call.module))
+    call = ungated_call(node)
+    return channels.walk.record(call, "weight") if call.kind in WEIGHTED else None
 
 
 def _multiplied(channels: Channels, node: fx.Node, summed: list[Vectors]) -> Iterator[Term]:
     """Yield the axes over which ``node`` multiplies, with what share of its MACs: those of a weight, or of values."""
-    walk, call, weight = channels.walk, _call(node), weight_of(channels, node)
+    walk, call, weight = channels.walk, ungated_call(node), weight_of(channels, node)
     if weight is not None:
         yield 1, list(weight.axes.values())
         return

@@ -14,14 +14,12 @@ from torch.nn import functional
 
 from fxprune.ops.call import Call
 
-KINDS = ("conv", "transposed conv", "linear")
-
 
 class Geometry:
     """How a call of a conv or a linear layer reads its input.
 
     Args:
-        call: of one of :data:`KINDS`.
+        call: of one of :data:`fxprune.ops.op.WEIGHTED`.
         weight: its weight, (out, in / groups, *kernel), of a transposed conv (in, out / groups, *kernel).
 
     Attributes:

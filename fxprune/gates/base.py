@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import fx, nn
+
+from fxprune.ops.call import Call
 
 
 class Gated(nn.Module):
@@ -139,6 +141,12 @@ def ungated(module: nn.Module) -> nn.Module:
     """Return the layer that ``module``, a gate, wraps; ``module`` itself if it is none, or wraps nothing."""
     wrapped = module.wrapped if isinstance(module, Gated) else None
     return module if wrapped is None else wrapped
+
+
+def ungated_call(node: fx.Node) -> Call:
+    """Return what ``node`` computes, of a gate the layer that it wraps."""
+    call = Call(node)
+    return call if call.module is None else Call(node, ungated(call.module))
 
 
 def known_kinds(base: type[Gated] = Gated) -> Iterator[str]:

@@ -34,7 +34,9 @@ from those along one axis), movement
 conv, transposed conv, linear, product (of matrices), attention, recurrent, lookup (rows by indices), random (drawn
 by values), new (made from sizes, whatever the values), size (no tensor), check (assertions).
 """
-MULTIPLYING = ("conv", "transposed conv", "linear", "product", "attention", "recurrent")
+WEIGHTED = ("conv", "transposed conv", "linear")
+"""The kinds that multiply by a weight of one kernel, or one matrix."""
+MULTIPLYING = (*WEIGHTED, "product", "attention", "recurrent")
 """The kinds that have MACs."""
 Values = Literal["", "selects", "averages", "pads", "drops"]
 """What each element of the result is: an element of the input, an average of some, either of these or zeros beside

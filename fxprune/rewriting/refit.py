@@ -12,13 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import fx, nn
 
-from fxprune.facts.input_statistics import KINDS, Geometry
+from fxprune.facts.input_statistics import Geometry
 from fxprune.facts.module_uses import CallSites
 from fxprune.facts.own_layers import own_module
 from fxprune.facts.shapes import shape
 from fxprune.ir.nodes import called_module, only_user
 from fxprune.ops.call import Call
 from fxprune.ops.layer_classes import CONV_CLASSES, NORM_CLASSES, TRANSPOSED_CLASSES
+from fxprune.ops.op import WEIGHTED
 from fxprune.rewriting.rewriter import Rewriter
 from fxprune.weights.exact import exact, make_parameter
 from fxprune.weights.folding import norm_obstacle
@@ -41,7 +42,7 @@ class Reading(NamedTuple):
 def reading(node: fx.Node, sites: CallSites) -> Reading | str | None:
     """Return ``node`` as what can be fitted, or why it cannot be; None if it has no weights of these kinds."""
     call = Call(node)
-    if call.kind not in KINDS:
+    if call.kind not in WEIGHTED:
         return None
     if call.module is None:
         return "its weight is not a layer's: it is read by the graph"

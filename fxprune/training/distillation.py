@@ -19,6 +19,7 @@ from fxprune.gates.channel_gate import ScaledColumns
 from fxprune.ir.copies import copy_graph_module
 from fxprune.ir.nodes import origins
 from fxprune.ops.call import Call
+from fxprune.ops.op import WEIGHTED
 from fxprune.structures.gated_layers import layers_of_graph
 
 _SMALLEST_SQUARE = 1e-8  # mean of a map's squares, below which it counts as zeros
@@ -107,7 +108,7 @@ def with_feature_maps(graph_module: fx.GraphModule, readers: Iterable[str]) -> f
 
 
 def _is_conv_or_linear(node: fx.Node) -> bool:
-    return _call(node).kind in ("conv", "transposed conv", "linear")
+    return _call(node).kind in WEIGHTED
 
 
 def _same_map(a: fx.Node, b: fx.Node | None) -> bool:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from fxprune.choosing.targets import Targets
 from fxprune.errors import LoadError
 from fxprune.files import cannot_write, make_folder, remove_unfinished, write_json
-from fxprune.run_record import PARTITION, PLAN, REPORT, RUN, SEARCHED, WIDTHS
+from fxprune.run_record import PARTITION, PLAN, REPORT, RUN, SEARCHED, WIDTHS, read_json
 from fxprune.training.goal import Goal
 from fxprune.training.settings import Settings
 
@@ -86,9 +86,9 @@ def _changes(out: Path, record: Path, run: Mapping[str, Any]) -> dict[str, tuple
     """Return what is another than when the run of ``record`` began: what was, and what is wanted now."""
     wanted = json.loads(json.dumps(run))
     try:
-        known = json.loads(record.read_text())
-    except ValueError as error:
-        raise LoadError(f"{record} is damaged; give another folder with --out") from error
+        known = read_json(record) or {}
+    except LoadError as error:
+        raise LoadError(f"{error}; give another folder with --out") from error
     newer = {key: value for key, value in (Settings().shared() | {"norms": Goal.norms}).items() if key in wanted}
     known = {**newer, **known}  # it may be older than some settings
     pairs = {key: (known.get(key), wanted.get(key)) for key in {**known, **wanted}}

@@ -18,11 +18,11 @@ from torch import fx
 
 from fxprune.choosing.criteria.activations import look
 from fxprune.choosing.samples import Batch
-from fxprune.facts.input_statistics import KINDS, Geometry
+from fxprune.facts.input_statistics import Geometry
 from fxprune.facts.patch_products import patch_sums
 from fxprune.facts.shapes import shape
-from fxprune.gates.base import ungated
-from fxprune.ops.call import Call
+from fxprune.gates.base import ungated_call
+from fxprune.ops.op import WEIGHTED
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import Array
 from fxprune.structures.channels.running import Read
@@ -50,7 +50,7 @@ class ReaderMoments:
     def __init__(self, channels: Channels, reader: Reader, most_columns: int = MOST_COLUMNS) -> None:
         assert reader.weight is not None
         self.reader = reader
-        self.geometry = geometry = Geometry(_call(reader), reader.weight)
+        self.geometry = geometry = Geometry(ungated_call(reader.node), reader.weight)
         of_channels = [channels.class_of[one][: geometry.channels] for one in reader.vectors]
         kernel = math.prod(geometry.kernel)
         self.taps = 1
@@ -131,7 +131,7 @@ class ReaderMoments:
 
     def as_matrix(self, weight: torch.Tensor) -> torch.Tensor:
         """Return a weight of these groups and taps, maybe of fewer channels, as :attr:`matrix`."""
-        found = Geometry(_call(self.reader), weight).matrix(weight.detach().double())
+        found = Geometry(ungated_call(self.reader.node), weight).matrix(weight.detach().double())
         if self.taps == 1:
             return found
         return torch.unflatten(found, 2, (-1, self.taps)).movedim(3, 1).flatten(1, 2)
@@ -143,12 +143,7 @@ class ReaderMoments:
 
 def can_be_measured(reader: Reader) -> bool:
     """Say whether a reader has columns of weights that are known."""
-    return reader.weight is not None and _call(reader).kind in KINDS
-
-
-def _call(reader: Reader) -> Call:
-    module = Call(reader.node).module
-    return Call(reader.node, None if module is None else ungated(module))
+    return reader.weight is not None and ungated_call(reader.node).kind in WEIGHTED
 
 
 def _in_a_row(classes: Sequence[Array]) -> int:

@@ -31,17 +31,17 @@ from fxprune.facts.module_uses import CallSites
 from fxprune.facts.overwriting import is_sum
 from fxprune.facts.shape_cache import Values
 from fxprune.facts.shapes import metadata_in, values_of
-from fxprune.gates.base import Gated, ungated
+from fxprune.gates.base import Gated, ungated, ungated_call
 from fxprune.ir.by_mode import is_by_mode, only_in
 from fxprune.ir.module_tree import is_layer
 from fxprune.ir.nodes import called_module, only_user
 from fxprune.ops.call import Call
 from fxprune.ops.free_ops import op_name
 from fxprune.ops.layer_classes import NORM_CLASSES
+from fxprune.ops.op import WEIGHTED
 from fxprune.ops.operators import is_torchs_own
 
 _FREE = ("identity", "dropout", "size", "check")
-_WEIGHTED = ("conv", "transposed conv", "linear")
 _SCALING = (
     *("elementwise", "arithmetic", "axis", "movement", "join", "pad", "resize"),
     *("window", "adaptive pool", "reduction", "cast"),
@@ -106,7 +106,7 @@ class OpsOfGraph:
         for node in self._graph_module.graph.nodes:
             if node in in_training:
                 continue
-            call = _ungated_call(node)
+            call = ungated_call(node)
             self._axes[node] = self._axis(node, call)
             if not self._is_free(node, call):
                 found.append(self._op(node, call))
@@ -150,7 +150,7 @@ class OpsOfGraph:
         """Return a conv or a linear layer."""
         source, meta = call.input, self._meta(node)
         read = None if source is None else self._meta(source)
-        if call.kind not in _WEIGHTED or source is None or read is None or meta is None:
+        if call.kind not in WEIGHTED or source is None or read is None or meta is None:
             return None
         user = only_user(node)
         has_norm = (user is not None and self._is_folded(user, Call(user))) or isinstance(called_module(node), Gated)
@@ -232,7 +232,7 @@ class OpsOfGraph:
         if source is None or only_user(source) is None:
             return False
         module = called_module(source)
-        op = _ungated_call(source).op
+        op = ungated_call(source).op
         return (isinstance(module, Gated) and module.operands == 2) or (op is not None and op.fresh and op.unsaved)
 
     def _scaled(
@@ -261,7 +261,7 @@ class OpsOfGraph:
             return 1 if rank == 4 else None  # of heads
         source = next((one for one in node.all_input_nodes if self._axes.get(one) is not None), None)
         read = None if source is None else self._meta(source)
-        if call.kind in _WEIGHTED:
+        if call.kind in WEIGHTED:
             return None if read is None else _channels_of_conv(call, read)
         if source is None or read is None:
             return None
@@ -272,11 +272,6 @@ class OpsOfGraph:
     def _meta(self, node: fx.Node) -> TensorMetadata | None:
         found = self._values.metadata(node)
         return found if isinstance(found, TensorMetadata) else None
-
-
-def _ungated_call(node: fx.Node) -> Call:
-    call = Call(node)
-    return call if call.module is None else Call(node, ungated(call.module))
 
 
 def _channels_of_conv(call: Call, read: TensorMetadata) -> int:

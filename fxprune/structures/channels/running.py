@@ -16,9 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from fxprune.gates.base import ungated
+from fxprune.gates.base import ungated_call
 from fxprune.ir.interpreter import Interpreter, plain
-from fxprune.ops.call import Call
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.labels import Array
 from fxprune.structures.channels.walk import Reader
@@ -61,8 +60,7 @@ def reads_of(channels: Channels) -> list[Read]:
 
 
 def _read(channels: Channels, reader: Reader) -> Read:
-    module = Call(reader.node).module
-    call = Call(reader.node, None if module is None else ungated(module))
+    call = ungated_call(reader.node)
     assert call.op is not None
     operand = call.operand(0) if reader.operand is None else reader.operand
     shape = channels.walk.value(operand).shape

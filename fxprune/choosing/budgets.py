@@ -10,7 +10,6 @@ from fxprune.choosing.budget import SumBudget
 from fxprune.choosing.remaining import Remaining, Site
 from fxprune.choosing.targets import Targets
 from fxprune.choosing.time_asked import milliseconds_asked, require_milliseconds
-from fxprune.choosing.time_terms import fit_of
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.errors import TargetError
 from fxprune.ir.nodes import TRACED_MACS
@@ -99,8 +98,7 @@ class LatencyBudget(SumBudget):
 
     def left(self, removed: Sequence[Site]) -> float:
         """Return the milliseconds of the network without these sites."""
-        assert self._remaining.latency is not None
-        return fit_of(self._remaining.latency)[0] + self._remaining.left(removed).milliseconds
+        return self._remaining.milliseconds(removed)
 
     def excess(self, removed: Sequence[Site]) -> float:
         """Return the milliseconds that are above the target."""

@@ -10,6 +10,7 @@ from torch import fx
 from fxprune.choosing.cost_terms import NO_NODES, Nodes
 from fxprune.choosing.graph_costs import Cost, GraphCosts, inside_opaque, total
 from fxprune.choosing.sites import ChannelSite
+from fxprune.choosing.time_terms import fit_of
 from fxprune.costs.latency.latency_table import LatencyTable
 from fxprune.costs.parameter_holders import Holders
 from fxprune.facts.ranges import bounds_of_values
@@ -31,7 +32,6 @@ class Remaining:
 
     Args:
         graph_module: a graph with gates, as it is now.
-        holders: who holds which parameter of the graph, where somebody asked already.
         latency: what says how long its ops take, where time counts; costs have no milliseconds otherwise.
 
     Attributes:
@@ -39,10 +39,8 @@ class Remaining:
         channels: those of channels, by path.
     """
 
-    def __init__(
-        self, graph_module: fx.GraphModule, holders: Holders | None = None, latency: LatencyTable | None = None
-    ) -> None:
-        holders = holders or Holders(graph_module)
+    def __init__(self, graph_module: fx.GraphModule, *, latency: LatencyTable | None = None) -> None:
+        holders = Holders(graph_module)
         self.graph_module, self.latency = graph_module, latency
         gates = gates_of(graph_module)
         self.layers = {gate.path: gate for gate in gates if gate.removable}
@@ -108,6 +106,11 @@ class Remaining:
         gone = self._nodes(removed)
         parts = [costs.left(_classes(removed, region), gone) for region, costs in self._graphs.items()]
         return total(parts)
+
+    def milliseconds(self, removed: Sequence[Site]) -> float:
+        """Return what the whole network takes without ``removed``, as predicted; there is a ``latency``."""
+        assert self.latency is not None
+        return fit_of(self.latency)[0] + self.left(removed).milliseconds
 
     def saved(self, candidates: Collection[Site], removed: Sequence[Site]) -> dict[str, Cost]:
         """Return by path what each candidate saves once ``removed`` is gone already."""

@@ -12,7 +12,6 @@ from torch import fx
 
 from fxprune.choosing.remaining import Remaining, Site
 from fxprune.choosing.targets import Targets
-from fxprune.choosing.time_terms import fit_of
 from fxprune.errors import FxpruneError, FxpruneWarning, first_line
 from fxprune.ir.processes import by_the_first
 from fxprune.pruning.emitted import emitted_whole, emitted_without
@@ -90,8 +89,7 @@ class Clock:
         return len(self.points) > before
 
     def _predicted(self, chosen: Sequence[Site]) -> float:
-        assert self._remaining.latency is not None
-        return fit_of(self._remaining.latency)[0] + self._remaining.left(chosen).milliseconds
+        return self._remaining.milliseconds(chosen)
 
     def _measure(self, chosen: Sequence[Site]) -> None:
         def point() -> tuple[tuple[float, float, float], float]:

@@ -5,7 +5,7 @@ saved of a kind = sum over its sites, in the order in which they closed, of what
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from fxprune.choosing.graph_costs import Cost
 from fxprune.choosing.remaining import Remaining, Site
@@ -16,14 +16,16 @@ Split = dict[str, dict[str, float]]
 """By kind, "convs", "branches" and "channels", the shares of "macs", "params" and, where ops are timed, "ms"."""
 
 
-def split_of(remaining: Remaining, closed: Sequence[Site], traced: Mapping[str, float]) -> Split:
+def split_of(remaining: Remaining, closed: Sequence[Site], macs: float, params: int) -> Split:
     """Return the shares of the costs that went with the sites of each kind.
 
     Args:
         remaining: the costs of the graph with all of them.
         closed: what is gone, in turn.
-        traced: the whole costs by name, "macs", "params" and, where ops are timed, "ms": what shares are of.
+        macs, params: of the traced network: what shares are of.
     """
+    timed = {} if remaining.latency is None else {"ms": remaining.milliseconds(())}
+    traced = {"macs": macs, "params": float(params), **timed}
     found: Split = {kind: dict.fromkeys(traced, 0.0) for kind in _kinds_in(remaining)}
     before = remaining.left(())
     for count, site in enumerate(closed, start=1):

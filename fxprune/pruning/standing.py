@@ -10,7 +10,6 @@ from typing import NamedTuple
 from torch import fx
 
 from fxprune.choosing.remaining import Remaining, Site
-from fxprune.choosing.time_terms import fit_of
 from fxprune.costs.latency.latency_table import table_of
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.gates.gate import ScaledLayer
@@ -112,15 +111,9 @@ class Standing:
         gone = [path for path, layer in self._found.items() if layer.node in nodes]
         left = self._remaining.left([*shut, *(self._remaining.chunk(*one) for one in closed[1].items())])
         traced = self.whole.meta.get(TRACED_MACS, macs)
-        split = split_of(self._remaining, self.closed_in_turn, self._costs(traced, params))
+        split = split_of(self._remaining, self.closed_in_turn, traced, params)
         self._known = _Left(closed, gone, left.macs / traced, left.params / max(1, params), split)
         return self._known
-
-    def _costs(self, macs: float, params: float) -> dict[str, float]:
-        """Return the costs that shares are of, by the names of a split."""
-        table = self._remaining.latency
-        timed = {} if table is None else {"ms": fit_of(table)[0] + self._remaining.left(()).milliseconds}
-        return {"macs": macs, "params": float(params), **timed}
 
     @property
     def saved_by(self) -> Split:

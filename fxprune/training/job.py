@@ -19,7 +19,6 @@ from torch import fx, nn
 
 from fxprune import passes
 from fxprune.choosing.remaining import Remaining, Site
-from fxprune.choosing.time_terms import fit_of
 from fxprune.costs.latency.latency_table import table_of
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.emission.formats import SOURCE_ONLY, Exports
@@ -242,9 +241,5 @@ def _plan(ready: Prepared, shrink: ProximalL1 | None, closed: Sequence[Site], go
 
 def _split(ready: Prepared, closed: Sequence[Site]) -> Split:
     """Return which shares of the traced network's costs went with layers, and which with channels."""
-    table = table_of(ready.latency)
-    remaining = Remaining(ready.inserted.graph_module, latency=table)
-    costs = {"macs": float(total_macs(ready.traced)), "params": float(total_params(ready.traced))}
-    if table is not None:
-        costs["ms"] = fit_of(table)[0] + remaining.left(()).milliseconds
-    return split_of(remaining, closed, costs)
+    remaining = Remaining(ready.inserted.graph_module, latency=table_of(ready.latency))
+    return split_of(remaining, closed, total_macs(ready.traced), total_params(ready.traced))

@@ -16,9 +16,11 @@ from torch.utils.data import Dataset
 
 import fxprune
 from benchmarks.accuracy import torch_pruning_cuts
+from benchmarks.accuracy.arms import read
 from benchmarks.accuracy.paired import correct, packed
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.passes import RemoveChannels
+from fxprune.structures.channels.groups import Channels
 from fxprune.training.batches import Seeded, loader, step_batches
 from fxprune.training.data import ImageData, sample_batches, sample_inputs
 from fxprune.training.evaluation import evaluate, recalibrate
@@ -142,6 +144,19 @@ def one_shot(work: Work, folder: Path, *, criterion: str, scope: Any) -> dict[st
     return _cut_and_trained(work, folder, cut, work.settings)
 
 
+def at_its_widths(work: Work, folder: Path) -> dict[str, Any]:
+    """Cut to the widths that channels trained to zero left, in each group by L1, then train on."""
+    report = read(folder.parent / "trained to zero")
+    graph = work.traced()
+    groups = [group for group in Channels(graph).groups if group.name in report["widths"]]
+    ratio = {one.name: 1 - report["widths"][one.name] / graph.get_submodule(one.name).out_channels for one in groups}
+
+    def cut() -> nn.Module:
+        return RemoveChannels(ratio={name: one for name, one in ratio.items() if one > 0})(graph).graph_module
+
+    return _cut_and_trained(work, folder, cut, work.settings)
+
+
 def torch_pruning_l1(work: Work, folder: Path) -> dict[str, Any]:
     """Cut by Torch-Pruning's group L1, then train on."""
     network = copy.deepcopy(work.network).eval()
@@ -184,6 +199,8 @@ ARMS: dict[str, Callable[[Work, Path], dict[str, Any]]] = {
     "baseline trained on": trained_on,
     "trained to zero": trained_to_zero,
     "trained to zero, over half": partial(trained_to_zero, shrink_share=0.5),
+    "trained to zero, over a tenth": partial(trained_to_zero, shrink_share=0.1),
+    "l1, at the widths of trained to zero": at_its_widths,
     **{f"{name}, uniform": partial(one_shot, criterion=name, scope="uniform") for name in CRITERIA},
     **{f"{name}, global": partial(one_shot, criterion=name, scope="global") for name in RANKED_TOGETHER},
     "Torch-Pruning, L1": torch_pruning_l1,

@@ -10,7 +10,8 @@ checkpoint, fine-tuned for ``--epochs``; each arm goes on from it for as many ep
 order:
 
     baseline trained on       nothing is cut
-    trained to zero           SteeredL1 on gates of channels in the first quarter, or half, of the steps
+    trained to zero           SteeredL1 on gates of channels in the first quarter, tenth, or half, of the steps
+    l1, at the widths of trained to zero   cut to these at once, then training: the control for how they closed
     CRITERION, uniform        RemoveChannels(target_macs=, scope="uniform"), then training; likewise "global"
     Torch-Pruning, L1         one ratio everywhere, then training
     Torch-Pruning, group lasso   its penalty in the first half of the epochs, a cut, training in the second

@@ -8,7 +8,8 @@ results/untrained_NETWORK.json. For each checkpoint, each share of the MACs that
 and branches), or all of them:
 
     chosen   as fxprune prune --no-train chooses, on ``--images`` training images
-    random   as many of the same kinds, drawn: channels at the same widths, layers of the same number
+    random   layers of the same number and kinds, drawn, and channels: alone at the same widths, beside layers of
+             all groups the same share, for as many MACs
 
 each as it is cut, with its norms measured anew, repaired, and both; and, of what was cut and of what was repaired,
 one epoch of training later. What each is missed is measured once for all shares. 5,000 training images are held out
@@ -32,14 +33,16 @@ import torch
 from torch import fx
 from torch.utils.data import Dataset
 
+import fxprune
 from benchmarks import RESULTS, networks
 from benchmarks.accuracy.paired import without_choosing
 from benchmarks.accuracy.repairs import finished, traced
 from benchmarks.accuracy.rows import checkpoint_name, read_rows, require_settings
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
 from benchmarks.accuracy.untrained_record import record
-from fxprune.choosing.planned_sites import planned_channels
+from fxprune.choosing.planned_sites import PlannedSite, planned_channels
 from fxprune.choosing.targets import Targets
+from fxprune.costs.macs import total_macs
 from fxprune.files import append_line, make_folder, write_json
 from fxprune.passes import MeasureNorms, Repair
 from fxprune.pruning.layer_sites import names_of_layers
@@ -138,20 +141,44 @@ def of_stage(
 
 
 def at_random(graph: fx.GraphModule, plan: PruningPlan, seed: int) -> PruningPlan:
-    """Return a plan of as many channels of each group, and layers of the same kinds, drawn by ``seed``."""
+    """Return a plan of as many layers of the same kinds, and of channels, drawn by ``seed``.
+
+    Of channels alone as many go of each group. Beside layers, other ones than those of ``plan``, each group loses the
+    same share, for as many MACs.
+    """
     draw = random.Random(seed)
     names: dict[str, list[str]] = {}
     for (kind, _, _), name in names_of_layers(graph).items():
         names.setdefault(kind, []).append(name)
     drawn = {kind: draw.sample(known, k=len(plan.layers(kind))) for kind, known in names.items()}
     layers = [replace(one, path=drawn[one.kind].pop()) for one in plan.sites if one.kind != "channels"]
-    channels, indices = Channels(graph), plan.indices
-    gone = {int(channels.outputs[path][place]) for path, places in indices.items() for place in places}
+    found = replace(plan, sites=layers, criterion="random")
+    if not plan.indices:
+        return found
+    if not layers:
+        return replace(found, sites=_as_many(graph, plan, draw))
+    left = total_macs(plan.apply(graph).graph_module) / total_macs(graph)
+    options: dict[str, Any] = {"criterion": "random", "seed": seed, "groups": plan.groups}
+    narrow = fxprune.choose(found.apply(graph).graph_module, "channels", Targets(macs=left), **options)
+    return replace(found, sites=[*narrow.sites, *layers])
+
+
+def _as_many(graph: fx.GraphModule, plan: PruningPlan, draw: random.Random) -> list[PlannedSite]:
+    """Return channels that are drawn, as many as go in ``plan`` of those that the same layers make."""
+    channels = Channels(graph)
+    makers: dict[int, tuple[str, ...]] = {}
+    for path, classes in channels.outputs.items():
+        for one in dict.fromkeys(classes.tolist()):
+            makers[one] = (*makers.get(one, ()), path)
+    gone = {int(channels.outputs[path][place]) for path, places in plan.indices.items() for place in places}
     others: set[int] = set()
     for group in channels.groups:
-        others |= set(draw.sample(sorted(group.free.tolist()), k=len(gone & set(group.free.tolist()))))
-    sites = planned_channels(channels, others, np.zeros(len(channels.labels)))
-    return replace(plan, sites=[*sites, *layers], criterion="random")
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for one in group.free.tolist():
+            alike.setdefault(makers.get(one, ()), []).append(one)
+        for mine in alike.values():
+            others |= set(draw.sample(mine, k=len(gone.intersection(mine))))
+    return planned_channels(channels, others, np.zeros(len(channels.labels)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ What takes torch is imported where it is used: help and errors of usage come at 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from fxprune.cli.options import (
     what_option,
 )
 from fxprune.cli.partitioning import Partition, partition_options
+from fxprune.cli.pruning_checks import TARGETS, is_timed, require_method, require_use, require_way
 from fxprune.cli.report import show_finished, show_results
 from fxprune.cli.timed import Timed, timed_options
 from fxprune.cli.training_options import training_options
@@ -36,9 +36,8 @@ if TYPE_CHECKING:
     from fxprune.passes.chains import Norms
     from fxprune.training.goal import Goal
 
-_TARGETS = ("target_macs", "target_params", "target_memory", "target_ms", "target_latency")
 _GOAL = (
-    *_TARGETS,
+    *TARGETS,
     "strength",
     "layers",
     "what",
@@ -47,8 +46,6 @@ _GOAL = (
     "norms",
     "plan",
 )
-
-_NOT_OF_UCP = ("strength", "plan", "no_train", "frontier", "shrink_share", "distill_features")
 
 
 class _WithFrontier(click.Command):
@@ -197,11 +194,11 @@ def prune(
     way = {name: options.pop(name) for name in ("no_train", "images", "criterion", "search")}
     method, alpha = options.pop("method"), options.pop("alpha")
     settings = Settings(**options)
-    _require_method(method, goal_options, alpha)
+    require_method(method, goal_options, alpha)
     split = partition.way(goal_options, not way["no_train"], way["images"])
-    is_timed = _is_timed(goal_options) or bool(frontier)
-    _require_way(way["no_train"], () if partition.partition else ("images",), is_timed=is_timed)
-    _require_use(settings, goal_options, source.teacher_weights)
+    asks_time = is_timed(goal_options) or bool(frontier)
+    require_way(way["no_train"], () if partition.partition else ("images",), is_timed=asks_time)
+    require_use(settings, goal_options, source.teacher_weights)
     if split is not None:
         _seed(settings.seed)
         _show(Job(source, images, settings, None, exports, as_json).split(out, split), out, as_json)
@@ -236,10 +233,6 @@ def _latency_device(asked: str | None, device: str) -> dict[str, str]:
     return {} if found is None else {"device": found}
 
 
-def _is_timed(goal: Mapping[str, Any]) -> bool:
-    return goal["target_ms"] is not None or goal["target_latency"] is not None
-
-
 def _goal(
     strength: float | None,
     norms: Norms | None,
@@ -269,57 +262,3 @@ def _goal(
         raise click.UsageError("--frontier says what is asked for: leave other targets, --strength and --plan out")
     conditions = {**timed.conditions, **where}
     return Goal(targets, strength, layers, what=what, **kept, norms=norms or Goal.norms, plan=known, timed=conditions)
-
-
-def _require_way(no_train: bool, without: Sequence[str], *, is_timed: bool) -> None:
-    """Raise UsageError for an option of a training with --no-train, or of that, or ``without``, without it.
-
-    With a target in time --device says where times are measured too.
-    """
-    given = click.get_current_context().get_parameter_source
-    of_training = {*(field.name for field in fields(Settings))} - {"workers", "seed"} | {
-        "strength",
-        "teacher_weights",
-    }
-    of_training -= {"device"} if is_timed else set()
-    for option in of_training if no_train else (*without, "criterion", "search"):
-        if given(option) is click.core.ParameterSource.COMMANDLINE:
-            name = f"--{option.replace('_', '-')}"
-            raise click.UsageError(
-                f"{name} is of a training: leave it out" if no_train else f"{name} needs --no-train"
-            )
-
-
-def _require_method(method: str | None, goal: Mapping[str, Any], alpha: float | None) -> None:
-    """Raise UsageError for an option that has no meaning for --method ucp, or for --alpha without it."""
-    if method is None:
-        if alpha is not None:
-            raise click.UsageError("--alpha needs --method ucp")
-        return
-    given = click.get_current_context().get_parameter_source
-    for option in _NOT_OF_UCP:
-        if given(option) is click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"--{option.replace('_', '-')} makes no sense with --method ucp: leave one out")
-    if goal["layers"] is not None or goal["what"] not in (None, "channels"):
-        raise click.UsageError("--method ucp is of channels: leave --what out, or give --what channels")
-    for name in _TARGETS if alpha is not None else ():
-        if goal[name] is not None:
-            raise click.UsageError(f"--alpha says how much goes: leave --{name.replace('_', '-')} out")
-
-
-def _require_use(settings: Settings, goal: Mapping[str, Any], teacher_weights: Sequence[Path]) -> None:
-    """Raise UsageError for an option that would do nothing beside the others."""
-    given = click.get_current_context().get_parameter_source
-    strength = goal["strength"]
-    for option, needed, is_there in (
-        ("teacher_weights", "--distill or --distill-features", settings.learns_from_teacher),
-        ("temperature", "--distill", settings.distill > 0),
-        ("shrink_share", "no --strength", strength is None),
-        ("target_memory", "no --strength", strength is None),
-        *((one, "no --strength", strength is None) for one in ("target_params", "target_ms", "target_latency")),
-        *((one, "no --plan: that says what goes", goal["plan"] is None) for one in goal.keys() - {"norms", "plan"}),
-    ):
-        if given(option) is click.core.ParameterSource.COMMANDLINE and not is_there:
-            raise click.UsageError(f"--{option.replace('_', '-')} needs {needed}")
-    if settings.distill_features and len(teacher_weights) > 1:
-        raise click.UsageError("--distill-features learns from one teacher: give --teacher-weights once")

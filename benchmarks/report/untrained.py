@@ -36,7 +36,7 @@ def untrained(network: str, record: Record) -> Section:
     settings = record["settings"]
     text = (
         f"Test top-1 of {_checkpoints(record)} ({unpruned} unpruned), chosen and repaired on {settings['images']} "
-        f"training images; random: as many of the same kinds. The last column: repaired, less unpruned, with the "
+        f"training images; random: as many layers, and channels, drawn. The last column: repaired, less unpruned, with the "
         f"paired standard error over the test images, in points."
     )
     headers = ["MACs wanted", "what", "choice", "MACs left", *stages, "against unpruned"]

@@ -36,8 +36,8 @@ def untrained(network: str, record: Record) -> Section:
     settings = record["settings"]
     text = (
         f"Test top-1 of {_checkpoints(record)} ({unpruned} unpruned), chosen and repaired on {settings['images']} "
-        f"training images; random: as many layers, and channels, drawn. The last column: repaired, less unpruned, with "
-        f"the paired standard error over the test images, in points."
+        f"training images; random: as many layers, and channels, drawn. The last column: repaired, less unpruned, "
+        f"with the paired standard error over the test images, in points."
     )
     headers = ["MACs wanted", "what", "choice", "MACs left", *stages, "against unpruned"]
     return Section(f"{network}, without training", text, rows, headers, _bars(rows, 4, stages))

@@ -21,7 +21,7 @@ from benchmarks.accuracy.equal_time_record import record
 from benchmarks.accuracy.paired import packed
 from benchmarks.accuracy.untrained import at_random
 from benchmarks.provenance import provenance
-from benchmarks.report import accuracy, in_time, partition, untrained
+from benchmarks.report import in_time, narrowed, partition, untrained
 from benchmarks.report.pages import Draw
 from fxprune.costs.macs import total_macs
 
@@ -95,7 +95,7 @@ def test_the_page_of_widths_compares_each_arm_with_its_own(tmp_path: Path) -> No
         told = {"settings": settings, "macs": 100, "params": 100, "test_images": 10}
         (tmp_path / f"ucp-net-seed{seed}" / "settings.json").write_text(json.dumps(told))
     found = ucp.record(tmp_path, "net")
-    section = accuracy.ucp("net", found)
+    section = narrowed.ucp("net", found)
     cells = {row[0]: row[1:] for row in section.rows}
     assert all(len(row) == len(section.headers) for row in section.rows)
     assert cells["unpruned"] == [2, "", "100.0%", "100.0%", "90.00%", "80.00%", "+10.00 ± 6.67"]
@@ -140,7 +140,7 @@ def test_the_table_of_depth_and_width_is_against_both_and_against_the_baseline(t
             (out / "report.json").write_text(json.dumps({**costs, **flags, **more}))
         (out / "times.json").write_text(json.dumps({"1": {"ratio": 0.4 + seed / 5}, "64": {"ratio": 0.5}}))
     found = depth_and_width.record(tmp_path, "net")
-    section = accuracy.depth_and_width("net", found)
+    section = narrowed.depth_and_width("net", found)
     cells = {row[0]: row[1:] for row in section.rows}
     assert all(len(row) == len(section.headers) for row in section.rows)
     assert cells["both, MACs"][3:6] == ["10.0%, 40.0%", "0.50", "0.50"]

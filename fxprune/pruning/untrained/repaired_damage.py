@@ -201,8 +201,10 @@ class _Damages:
         self._run: LayerByLayer | None = None
         self._at = 0
         self._state = state
-        images = digest_of(one for batch in batches for one in tensors_in(batch.inputs))
-        self._asked = {"network": list(self._fingerprint), "weights": weights_of(graph_module), "images": images}
+        self._asked: dict[str, Any] = {}
+        if state is not None:  # all weights and images are read for it
+            images = digest_of(one for batch in batches for one in tensors_in(batch.inputs))
+            self._asked = {"network": list(self._fingerprint), "weights": weights_of(graph_module), "images": images}
         self._known = _read(state, self._asked)
         self._wanted = outputs_of(graph_module, batches)
         self.reasons: dict[str, str] = {}

@@ -63,7 +63,7 @@ class Work:
     @property
     def examples(self) -> torch.Tensor:
         """A few training images, (N, C, H, W)."""
-        return sample_inputs(self.data, 16)
+        return sample_inputs(self.data)
 
     def traced(self) -> fx.GraphModule:
         """Return the graph of a copy of the baseline, in eval mode."""

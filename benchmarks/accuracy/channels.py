@@ -95,7 +95,7 @@ def prepared(arguments: argparse.Namespace, settings: Settings, folder: Path) ->
         train(network, data, settings, print, session=Session(own / "checkpoint.pt", own / "metrics.jsonl"))
         network.cpu().to(memory_format=torch.contiguous_format)
         torch.save(network.state_dict(), weights)
-        traced = fxprune.trace(network.eval(), sample_inputs(data, 16))
+        traced = fxprune.trace(network.eval(), sample_inputs(data))
         top1 = {"checkpoint": before, "fine_tuned": evaluate(network, data.held_out, workers=settings.workers)}
         costs = {"macs": total_macs(traced), "params": total_params(traced)}
         images = len(test)  # type: ignore[arg-type]  # every map-style data set has a length

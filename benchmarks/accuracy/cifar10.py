@@ -130,7 +130,7 @@ def prune(arguments: argparse.Namespace, settings: Settings, target: float, fold
 def measure(arguments: argparse.Namespace, settings: Settings, folder: Path) -> dict[str, Any]:
     """Return the record: accuracies as the runs reported them, costs, and latencies taken side by side."""
     baseline = build(arguments.network, None if arguments.baseline else folder / "baseline" / "weights.pt").eval()
-    traced = fxprune.trace(baseline, sample_inputs(load_data(arguments.data, IMAGE_SIZE), 16))
+    traced = fxprune.trace(baseline, sample_inputs(load_data(arguments.data, IMAGE_SIZE)))
     costs = {"macs": total_macs(traced), "params": total_params(traced)}
     if arguments.baseline is None:
         own = _read(folder / "baseline")

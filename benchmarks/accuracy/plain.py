@@ -67,7 +67,7 @@ def run(name: str, arm: str, data: ImageData, settings: Settings, folder: Path) 
     """Train one arm; return its accuracy, and for "resconv" what fusing makes of it."""
     torch.manual_seed(settings.seed)
     network: nn.Module = getattr(networks, name)()
-    examples = sample_inputs(data, 16)
+    examples = sample_inputs(data)
     trained = fxprune.trace(network, examples)
     if arm == "resconv":
         insert = InsertResConv(shortcut=1.0, parametrization="free", include_reshaping=True)

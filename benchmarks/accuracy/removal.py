@@ -44,7 +44,7 @@ def main() -> None:
     data = load_data(arguments.data, 32)
     network = getattr(networks, arguments.network)()
     load_weights(network, arguments.weights)
-    traced = fxprune.trace(network, sample_inputs(data, 16))
+    traced = fxprune.trace(network, sample_inputs(data))
     unpruned = evaluate(traced, data.held_out, workers=arguments.workers)
     sparse = insert_scales(traced, "all").graph_module
     optimizer = torch.optim.SGD(

@@ -126,7 +126,7 @@ def traced(network: str, weights: Path, data: ImageData) -> fx.GraphModule:
     """Return the graph of a network with the weights of a file."""
     model = getattr(networks, network)()
     load_weights(model, weights)
-    return fxprune.trace(model.eval(), sample_inputs(data, 16))
+    return fxprune.trace(model.eval(), sample_inputs(data))
 
 
 def inputs(data: ImageData, count: int) -> list[torch.Tensor]:

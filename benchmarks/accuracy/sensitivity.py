@@ -51,7 +51,7 @@ def main() -> None:
     data = load_data(arguments.data, IMAGE_SIZE)
     network = getattr(networks, arguments.network)()
     load_weights(network, arguments.weights)
-    traced = fxprune.trace(network.eval(), sample_inputs(data, 16)).eval()
+    traced = fxprune.trace(network.eval(), sample_inputs(data)).eval()
     draw = random.Random(arguments.seed)
     shares = sorted(round(draw.uniform(0.05, 0.95), 3) for _ in range(SHARES))
     images = sample_batches(data, arguments.images)

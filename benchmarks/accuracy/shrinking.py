@@ -69,7 +69,7 @@ def main() -> None:
         if not done.exists():
             network = getattr(networks, arguments.network)()
             load_weights(network, arguments.weights)
-            traced = fxprune.trace(network, sample_inputs(data, 16))
+            traced = fxprune.trace(network, sample_inputs(data))
             write_json(done, run(arm, traced, data, settings, arguments.target))
         arms[arm] = json.loads(done.read_text())
         print(arm, arms[arm], flush=True)

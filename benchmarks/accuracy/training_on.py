@@ -59,7 +59,7 @@ def main() -> None:
     budget = Budget(**options)
     network = getattr(networks, name)()
     load_weights(network, weights)
-    traced = fxprune.trace(network, sample_inputs(data, 16))
+    traced = fxprune.trace(network, sample_inputs(data))
     cut = RemoveLayers(threshold=0.0)(pruned(traced, data, budget)).graph_module
     rows = [trained_on(cut, norms, data, budget) for norms in ("keep", "fold")]
     record = {**provenance(), "checkpoint_top1": top1(traced, data, budget), "settings": options, "rows": rows}

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from fxprune.rewriting.contract import Pass
     from fxprune.training.data import ImageData
 
-_EXAMPLES = 16
 _IMAGES = 512
 
 
@@ -83,7 +82,7 @@ class Images:
 
         if given.input_shape is not None:
             raise click.UsageError("--data and --input exclude one another: images have their own shape")
-        images = sample_inputs(self._loaded, _EXAMPLES)
+        images = sample_inputs(self._loaded)
         return trace(given.load(model).model, images)
 
     @cached_property

@@ -234,10 +234,11 @@ def _open_image(path: str | Path) -> Any:
         raise LoadError(f"cannot read image {path}: {error}; --on-bad-image skip leaves such images out") from error
 
 
-def sample_inputs(data: ImageData, count: int) -> torch.Tensor:
+def sample_inputs(data: ImageData, count: int = 16) -> torch.Tensor:
     """Return ``count`` training images without augmentation, spread over the data set, as (N, C, H, W).
 
-    Those that cannot be read are left out; raises LoadError if none of them can be.
+    By default as many as networks are traced with. Those that cannot be read are left out; raises LoadError if none
+    of them can be.
     """
     return torch.stack([image for image, _ in _samples(data, count)])
 

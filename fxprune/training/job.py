@@ -46,8 +46,7 @@ from fxprune.training.recipe import Say
 from fxprune.training.report import (
     REPORT_SCHEMA,
     Clocked,
-    costs,
-    latencies,
+    compared,
     options_and_versions,
     timed,
     write_results,
@@ -59,7 +58,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 CHECKPOINT = "checkpoint.pt"
-_EXAMPLES = 16
 
 
 def say_nothing(_: str) -> None:
@@ -108,7 +106,7 @@ def prune_on_data(
     """
     make_folder(out)
     accelerator = run.accelerator or make_accelerator(settings, out)
-    examples = sample_inputs(data, _EXAMPLES)
+    examples = sample_inputs(data)
     ready = prepared(model, examples, goal)
     for line in warnings_of(ready, goal, data.classes):
         run.say(line)
@@ -195,18 +193,12 @@ class _Work(Work):
     def report(self, ready: Prepared, outcome: _Outcome, goal: Goal) -> dict[str, Any]:
         """Measure what came out, beside what went in, and return what the report tells."""
         traced, pruned = ready.traced, outcome.results[-1].graph_module
-        prepared_by = self.data.preprocessing
-        for graph_module in (traced, pruned):  # they share weights with graphs that were evaluated elsewhere
-            graph_module.cpu()
+        results = [ready.inserted, *outcome.results]
         return {
-            **costs(traced, pruned),
-            "opaque": ready.opaque,
-            "preprocessing": prepared_by and prepared_by.to_config(),
+            **compared(traced, pruned, results, self.data, self.accelerator.device),
             **outcome.layers,
             **outcome.accuracies,
             "accuracy_after": self.accuracy(pruned),
-            "max_relative_difference": max(one.max_relative or 0.0 for one in (ready.inserted, *outcome.results)),
-            "latency_ms": latencies(traced.to(self.accelerator.device), pruned),
             **timed(ready.latency, traced, pruned, outcome.clocked),
             "path": outcome.path,
             **options_and_versions(self.settings, goal),

@@ -22,7 +22,6 @@ from fxprune.choosing.partitions.choose import SearchName, require_blocks
 from fxprune.choosing.partitions.plan import PartitionPlan
 from fxprune.emission.emit_partitions import emit_partitions, require_partitions
 from fxprune.files import make_folder
-from fxprune.ir.trace_notes import opaque_modules
 from fxprune.passes.chains import FINISHING, Norms
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
@@ -34,12 +33,11 @@ from fxprune.training.data import ImageData, sample_batches, sample_inputs
 from fxprune.training.engine import end_together, hardware, make_accelerator
 from fxprune.training.job import CHECKPOINT, Run
 from fxprune.training.metrics import epochs
-from fxprune.training.report import REPORT_SCHEMA, costs, latencies, versions, write_results
+from fxprune.training.report import REPORT_SCHEMA, compared, versions, write_results
 from fxprune.training.settings import Settings
 from fxprune.training.work import Work, settled, teacher_of
 
 PARTS = "parts"
-_EXAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def partition_on_data(
     """
     make_folder(out)
     accelerator = run.accelerator or make_accelerator(settings, out)
-    examples = sample_inputs(data, _EXAMPLES)
+    examples = sample_inputs(data)
     traced = traced_for_images(model, examples).eval()
     taught_by = teacher_of(teacher or traced, examples, settings)
     alone = replace(settings, finetune_epochs=0)  # nothing is trained on behind the one training
@@ -166,15 +164,10 @@ class _Work(Work):
     def report(self, traced: fx.GraphModule, split: _Split) -> dict[str, Any]:
         """Measure what came out, beside what went in, and return what the report tells."""
         after = split.results[-1].graph_module
-        prepared_by = self.data.preprocessing
         return {
-            **costs(traced, after),
-            "opaque": [one.path for one in opaque_modules(traced)],
-            "preprocessing": prepared_by and prepared_by.to_config(),
+            **compared(traced, after, split.results, self.data, self.accelerator.device),
             "blocks": split.blocks,
             **split.accuracies,
-            "max_relative_difference": max(one.max_relative or 0.0 for one in split.results),
-            "latency_ms": latencies(traced, after),
             "settings": {**self.way.options(), **(self.settings.shared() if self.way.trains else {})},
             "versions": versions(),
             "hardware": hardware(self.accelerator),

@@ -22,6 +22,7 @@ from fxprune.emission.strip import savable
 from fxprune.errors import EmitError, FxpruneWarning
 from fxprune.files import save_with_torch, write_json
 from fxprune.ir.processes import by_the_first
+from fxprune.ir.trace_notes import opaque_modules
 from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
@@ -29,6 +30,7 @@ from fxprune.pruning.latency_model import LatencyModel
 from fxprune.render.folder import write_diff
 from fxprune.run_record import REPORT
 from fxprune.training.checks import PICKLED
+from fxprune.training.data import ImageData
 from fxprune.training.goal import Goal
 from fxprune.training.preprocessing import CONFIG
 from fxprune.training.settings import Settings
@@ -54,7 +56,25 @@ class Clocked(NamedTuple):
         return cls(data["target_ms"], [(float(a), float(b), float(c)) for a, b, c in data["points"]])
 
 
-def costs(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, int]:
+def compared(
+    before: fx.GraphModule,
+    after: fx.GraphModule,
+    results: Sequence[PipelineResult],
+    data: ImageData,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """Return what the report of any run tells of what came out, beside what went in: timed on ``device``."""
+    prepared_by = data.preprocessing
+    return {
+        **_costs(before.cpu(), after.cpu()),
+        "opaque": [one.path for one in opaque_modules(before)],
+        "preprocessing": prepared_by and prepared_by.to_config(),
+        "max_relative_difference": max(one.max_relative or 0.0 for one in results),
+        "latency_ms": _latencies(before.to(device), after.to(device)),
+    }
+
+
+def _costs(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, int]:
     """Return what both cost; activations are those of the networks that they make for inference."""
     activations = [peak_activation_bytes(_for_inference(one)) for one in (before, after)]
     return {
@@ -71,7 +91,7 @@ def _for_inference(graph_module: fx.GraphModule) -> fx.GraphModule:
     return Pipeline(AFTER_TRAINING, verify=False)(graph_module).graph_module
 
 
-def latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[str, float]]:
+def _latencies(before: fx.GraphModule, after: fx.GraphModule) -> dict[str, dict[str, float]]:
     """Return median milliseconds at batch 1 and 64 of both, with their norms folded, to be fair."""
     ways = {"before": _for_inference(before), "after": _for_inference(after)}
     measured = {}

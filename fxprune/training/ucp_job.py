@@ -39,8 +39,7 @@ from fxprune.training.metrics import epochs
 from fxprune.training.report import (
     REPORT_SCHEMA,
     Clocked,
-    costs,
-    latencies,
+    compared,
     options_and_versions,
     timed,
     write_results,
@@ -50,7 +49,7 @@ from fxprune.training.ucp_checks import prepared_with_gates, require_sense, ucp_
 from fxprune.training.ucp_widths import ChosenWidths, choose_and_write, chosen_before
 from fxprune.training.work import Rows, Work, settled, teacher_of
 
-_EXAMPLES, _BATCH = 16, 256
+_BATCH = 256
 _ALONE = Run()
 
 
@@ -105,7 +104,7 @@ def prune_by_attention(
     require_sense(goal, way.alpha, settings)
     make_folder(out)
     accelerator = run.accelerator or make_accelerator(settings, out)
-    examples = sample_inputs(data, _EXAMPLES)
+    examples = sample_inputs(data)
     ready = prepared_with_gates(model, examples, goal, settings.seed)
     for line in (*warnings_of(ready, goal, data.classes), *ucp_advice(ready.traced)):
         run.say(line)
@@ -186,17 +185,14 @@ class _Work(Work):
 
     def report(self, ready: Prepared, outcome: _Outcome, goal: Goal, way: ByAttention) -> dict[str, Any]:
         """Measure what came out, beside what went in, and return what the report tells."""
-        traced, pruned, chosen = ready.traced.cpu(), outcome.results[-1].graph_module.cpu(), outcome.chosen
-        prepared_by = self.data.preprocessing
+        traced, pruned, chosen = ready.traced, outcome.results[-1].graph_module, outcome.chosen
         told = {key: value for key, value in asdict(chosen).items() if key in ("alpha", "widths")}
         own = round(sum(epoch["seconds"] for epoch in epochs(outcome.rows)), 1)
         widths = list(chosen.widths.values())
         options = options_and_versions(self.settings, goal)
         options["settings"] |= way.options()
         return {
-            **costs(traced, pruned),
-            "opaque": ready.opaque,
-            "preprocessing": prepared_by and prepared_by.to_config(),
+            **compared(traced, pruned, outcome.results, self.data, self.accelerator.device),
             "ucp": {**told, "seconds": {"with attention": round(chosen.seconds, 1), "from scratch": own}},
             "layers_removable": 0,
             "layers_removed": [],
@@ -206,8 +202,6 @@ class _Work(Work):
             "channels_removed": sum(before - after for before, after in widths),
             **outcome.accuracies,
             "accuracy_after": self.accuracy(pruned),
-            "max_relative_difference": max(one.max_relative or 0.0 for one in outcome.results),
-            "latency_ms": latencies(traced.to(self.accelerator.device), pruned),
             **timed(ready.latency, traced, pruned, Clocked.from_json(chosen.clocked)),
             "path": epochs(outcome.rows),
             **options,

@@ -18,7 +18,6 @@ from torch import fx, nn
 from fxprune.emission.formats import SOURCE_ONLY, Exports
 from fxprune.errors import FxpruneValueError
 from fxprune.files import make_folder, read_json_of, write_json
-from fxprune.ir.trace_notes import opaque_modules
 from fxprune.pruning.latency_model import LatencyModel
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.surgery import Surgery
@@ -32,10 +31,9 @@ from fxprune.training.data import ImageData, sample_batches, sample_inputs
 from fxprune.training.evaluation import evaluate
 from fxprune.training.goal import Goal
 from fxprune.training.recipe import Say
-from fxprune.training.report import REPORT_SCHEMA, Clocked, costs, latencies, timed, versions, write_results
+from fxprune.training.report import REPORT_SCHEMA, Clocked, compared, timed, versions, write_results
 
 _LOG = logging.getLogger(__name__)
-_EXAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def prune_on_images(
     start, goal = time.monotonic(), goal.without_training
     _require_sense(goal, way)
     make_folder(out)
-    traced = traced_for_images(model, sample_inputs(data, _EXAMPLES)).eval()
+    traced = traced_for_images(model, sample_inputs(data)).eval()
     before = evaluate(traced, data.held_out, workers=way.workers)
     say(f"traced: held-out top-1 {before:.2%} before pruning; looking at {way.images:,} training images")
     surgery = Surgery(what=goal.sites, keep=goal.keep, only=goal.only, norms=goal.norms)
@@ -162,15 +160,9 @@ def _known_clock(out: Path) -> Clocked:
 
 def _measured(traced: fx.GraphModule, found: Untrained, data: ImageData) -> dict[str, Any]:
     """Return what the report tells of what came out, beside what went in."""
-    pruned = found.result.graph_module
-    prepared_by = data.preprocessing
     return {
-        **costs(traced, pruned),
-        "opaque": [one.path for one in opaque_modules(traced)],
-        "preprocessing": prepared_by and prepared_by.to_config(),
+        **compared(traced, found.result.graph_module, [found.result], data),
         "stages": {name: one.to_json() for name, one in found.stages.items()},
         "kept_stage": found.kept,
         "repaired": {site.path: site.why for site in found.repaired},
-        "max_relative_difference": found.result.max_relative or 0.0,
-        "latency_ms": latencies(traced, pruned),
     }

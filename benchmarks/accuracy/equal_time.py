@@ -37,11 +37,12 @@ from benchmarks import RESULTS, networks
 from benchmarks.accuracy import torch_pruning_cuts
 from benchmarks.accuracy.equal_time_record import record
 from benchmarks.accuracy.paired import answers, packed, spread, without_choosing
-from benchmarks.accuracy.repairs import traced
+from benchmarks.accuracy.repairs import kept_damage, traced
 from benchmarks.accuracy.rows import checkpoint_name, read_rows
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
 from benchmarks.provenance import provenance
 from benchmarks.speed.emitted_in_turns import in_turns
+from fxprune.choosing.criteria.base import Criterion
 from fxprune.choosing.targets import Targets
 from fxprune.costs.macs import total_macs
 from fxprune.files import append_line, make_folder, write_json
@@ -80,6 +81,7 @@ class Contest:
     Args:
         graph: the unpruned network; ``answers`` are the classes that it gives the test images.
         latency: what predicts and measures times of it.
+        criterion: how much what may go is missed.
         limit: the milliseconds that are left, and ``unpruned`` those that it takes.
         images: what is looked at, pairs of inputs and labels in batches.
     """
@@ -88,6 +90,7 @@ class Contest:
     graph: fx.GraphModule
     answers: torch.Tensor
     latency: LatencyModel
+    criterion: Criterion
     unpruned: float
     limit: float
     images: list[Any]
@@ -151,6 +154,7 @@ def worked_out(arguments: argparse.Namespace, known: Mapping[Row, Any]) -> Itera
                 graph,
                 classes,
                 latency,
+                kept_damage(graph, arguments.network, name, arguments.runs),
                 whole,
                 arguments.left * whole,
                 images,
@@ -196,7 +200,14 @@ def untrained(row: Row, contest: Contest) -> tuple[fx.GraphModule, dict[str, Any
     """Choose, cut and repair without training; return the network with its norms, and how it was found."""
     surgery = Surgery(what=WHAT[row.arm], norms="keep")
     targets = Targets(milliseconds=contest.limit)
-    found = prune_untrained(contest.graph, contest.images, targets, surgery=surgery, latency=contest.latency)
+    found = prune_untrained(
+        contest.graph,
+        contest.images,
+        targets,
+        surgery=surgery,
+        criterion=contest.criterion,
+        latency=contest.latency,
+    )
     assert found.timed is not None
     best = found.timed.best
     told = {"plan": str(found.plan), "kept": found.kept, "tries": len(found.timed.tries)}

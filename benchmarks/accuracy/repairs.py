@@ -36,6 +36,7 @@ from benchmarks.accuracy.rows import checkpoint_name, read_rows, require_setting
 from benchmarks.provenance import provenance
 from fxprune.costs.macs import total_macs
 from fxprune.files import append_line, make_folder, write_json
+from fxprune.pruning.untrained.repaired_damage import RepairedDamage
 from fxprune.sources.models import load_weights
 from fxprune.training.data import ImageData, load_data, sample_batches, sample_inputs
 from fxprune.training.evaluation import evaluate
@@ -127,6 +128,11 @@ def traced(network: str, weights: Path, data: ImageData) -> fx.GraphModule:
     model = getattr(networks, network)()
     load_weights(model, weights)
     return fxprune.trace(model.eval(), sample_inputs(data))
+
+
+def kept_damage(graph: fx.GraphModule, network: str, checkpoint: str, runs: Path) -> RepairedDamage:
+    """Return the criterion of pruning without training, measured once for all that asks for it in these runs."""
+    return RepairedDamage(graph, state=runs / f"damages-{network}-{checkpoint.replace('/', '-')}.json")
 
 
 def inputs(data: ImageData, count: int) -> list[torch.Tensor]:

@@ -36,7 +36,7 @@ from torch.utils.data import Dataset
 import fxprune
 from benchmarks import RESULTS, networks
 from benchmarks.accuracy.paired import without_choosing
-from benchmarks.accuracy.repairs import finished, traced
+from benchmarks.accuracy.repairs import finished, kept_damage, traced
 from benchmarks.accuracy.rows import checkpoint_name, read_rows, require_settings
 from benchmarks.accuracy.training_arguments import add_training_arguments, settings_from
 from benchmarks.accuracy.untrained_record import record
@@ -49,7 +49,6 @@ from fxprune.pruning.layer_sites import names_of_layers
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.surgery import Surgery
 from fxprune.pruning.untrained.no_train import choose_untrained
-from fxprune.pruning.untrained.repaired_damage import RepairedDamage
 from fxprune.structures.channels.groups import Channels
 from fxprune.training.data import ImageData, load_data, sample_batches
 from fxprune.training.recipe import train
@@ -112,8 +111,7 @@ def worked_out(
             of = [Row(name, left, what, choice, stage) for choice in ("chosen", "random") for stage in STAGES]
             if all(row in known for row in of):
                 continue
-            state = arguments.runs / f"untrained-{arguments.network}-{name.replace('/', '-')}.json"
-            criterion = RepairedDamage(graph, state=state)
+            criterion = kept_damage(graph, arguments.network, name, arguments.runs)
             plan = choose_untrained(
                 graph, images, Targets(macs=left), surgery=Surgery(what=WHAT[what]), criterion=criterion
             )

@@ -27,6 +27,7 @@ from fxprune.passes.chains import AFTER_TRAINING
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pipelines.result import PipelineResult
 from fxprune.pruning.latency_model import LatencyModel
+from fxprune.pruning.timed_choice import Timed
 from fxprune.render.folder import write_diff
 from fxprune.run_record import REPORT
 from fxprune.training.checks import PICKLED
@@ -45,6 +46,13 @@ class Clocked(NamedTuple):
 
     limit: float | None = None
     points: Sequence[Point] = ()
+
+    @classmethod
+    def of(cls, timed: Timed | None) -> Clocked:
+        """Return what the clock said on the way to a choice; None is one without a clock."""
+        if timed is None:
+            return cls()
+        return cls(timed.limit, [(one.predicted, one.measured, one.spread) for one in timed.tries])
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain data."""

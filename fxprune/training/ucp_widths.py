@@ -13,7 +13,7 @@ from typing import Any
 
 from fxprune.errors import LoadError
 from fxprune.files import write_json
-from fxprune.pruning.ucp.widths import Widths, choose_widths
+from fxprune.pruning.ucp.widths import choose_widths
 from fxprune.run_record import PLAN, WIDTHS, read_json
 from fxprune.structures.channels.running import Worth
 from fxprune.training.checks import Prepared
@@ -73,7 +73,7 @@ def choose_and_write(
         found.alpha,
         {path: list(width) for path, width in found.widths.items()},
         *trained,
-        _clocked(found).to_json(),
+        Clocked.of(found.timed).to_json(),
         {path: gate.tolist() for path, gate in gates.items()},
     )
     found.plan.save(out / PLAN)
@@ -105,10 +105,3 @@ def _asked(goal: Goal, alpha: float | None) -> dict[str, Any]:
     asked = {"alpha": alpha, **goal.targets.options(), "keep": list(goal.keep), "only": list(goal.only)}
     found: dict[str, Any] = json.loads(json.dumps(asked))
     return found
-
-
-def _clocked(found: Widths) -> Clocked:
-    timed = found.timed
-    if timed is None:
-        return Clocked()
-    return Clocked(timed.limit, [(one.predicted, one.measured, one.spread) for one in timed.tries])

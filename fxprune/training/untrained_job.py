@@ -83,7 +83,7 @@ def prune_on_images(
     if plan is None:
         plan, found_by = _chosen(traced, batches, (goal, surgery, latency), way, out)
         if found_by is not None:
-            write_json(out / CLOCKED, _clocked(found_by).to_json())  # before the plan, which says that all is chosen
+            write_json(out / CLOCKED, Clocked.of(found_by).to_json())  # before the plan: then all is chosen
     plan.save(out / PLAN)
     say(f"chosen: {plan}")
     found = prune_untrained(traced, batches, plan, surgery=surgery)
@@ -131,10 +131,6 @@ def _require_sense(goal: Goal, way: Without) -> None:
         raise FxpruneValueError("search cap knows no target in time: leave --search out, or give other targets")
     if goal.sites != ("channels",):
         raise FxpruneValueError("search cap is of channels alone: give --what channels too")
-
-
-def _clocked(found_by: Timed) -> Clocked:
-    return Clocked(found_by.limit, [(one.predicted, one.measured, one.spread) for one in found_by.tries])
 
 
 def _tell(one: Progress) -> None:

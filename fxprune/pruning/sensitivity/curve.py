@@ -16,12 +16,12 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
 from torch import fx
 
+from fxprune.choosing.convex_slopes import convex_slopes
 from fxprune.choosing.criteria.base import Criterion, Needs, Score
 from fxprune.choosing.samples import Samples
 from fxprune.choosing.sites import ChannelSite, Site
@@ -129,26 +129,10 @@ class _Line:
     def scores(self) -> Worth:
         """Return a score for each, in order: ascending, and infinite beyond what was measured."""
         found = np.full(len(self.order), np.inf)
-        hull = _lower_hull(self._counts, self._values)
-        for first, last in pairwise(hull):
-            begin, end = self._counts[first], self._counts[last]
-            found[begin:end] = (self._values[last] - self._values[first]) / (end - begin)
-        known = np.isfinite(found)
-        found[known] = found[known] * (1 + _STEP * np.arange(known.sum())) + 1e-12 * np.arange(known.sum())
+        slopes = convex_slopes(self._counts.tolist(), self._values.tolist())
+        place = np.arange(len(slopes))
+        found[: len(slopes)] = slopes * (1 + _STEP * place) + 1e-12 * place
         return found
-
-
-def _lower_hull(x: Worth, y: Worth) -> list[int]:
-    """Return which points are on the lower convex hull, x ascending."""
-    found: list[int] = []
-    for new in range(len(x)):
-        while len(found) > 1:
-            last, before = found[-1], found[-2]
-            if (y[last] - y[before]) * (x[new] - x[last]) < (y[new] - y[last]) * (x[last] - x[before]):
-                break
-            found.pop()
-        found.append(new)
-    return found
 
 
 @dataclass(frozen=True, eq=False)

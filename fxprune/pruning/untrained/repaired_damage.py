@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import fx
 
 from fxprune.choosing.channel_scores import site_scores
+from fxprune.choosing.convex_slopes import convex_slopes
 from fxprune.choosing.criteria.base import Criterion, Needs, Score
 from fxprune.choosing.fingerprint import digest_of, fingerprint, weights_of
 from fxprune.choosing.planned_sites import PlannedSite, planned_channels
@@ -133,7 +133,7 @@ class RepairedDamage(Criterion):
                 found.append(
                     damages.of(planned_channels(site.channels, gone, np.zeros(len(site.channels.labels)), ""))
                 )
-        slopes = _slopes(counts, found, site.width)
+        slopes = _scores(counts, found, site.width)
         scores = np.empty(site.width)
         scores[order] = slopes
         return scores
@@ -154,25 +154,11 @@ def _ranks(site: ChannelSite, order: NDArray[np.int64]) -> NDArray[np.float64]:
     return worth
 
 
-def _slopes(counts: Sequence[int], damages: Sequence[float], width: int) -> NDArray[np.float64]:
-    """Return what each channel adds to those before: slopes of the convex curve below, which never fall; (width,)."""
-    hull: list[int] = []
-    for index in range(len(counts)):
-        while len(hull) > 1 and _slope(counts, damages, hull[-2], hull[-1]) >= _slope(
-            counts, damages, hull[-1], index
-        ):
-            hull.pop()
-        hull.append(index)
-    found = np.zeros(width)
-    for first, last in pairwise(hull):
-        found[counts[first] : counts[last]] = max(_slope(counts, damages, first, last), 0.0)
-    steepest = found[counts[-1] - 1] if counts[-1] else 0.0
-    found[counts[-1] :] = 2 * steepest  # nobody measured it: the last quarter is missed most
-    return found
-
-
-def _slope(counts: Sequence[int], damages: Sequence[float], first: int, last: int) -> float:
-    return (damages[last] - damages[first]) / (counts[last] - counts[first])
+def _scores(counts: Sequence[int], damages: Sequence[float], width: int) -> NDArray[np.float64]:
+    """Return what each channel adds to those before; nobody measured the last quarter, which is missed most."""
+    found = np.maximum(convex_slopes(counts, damages), 0.0)
+    steepest = found[-1] if len(found) else 0.0
+    return np.concatenate([found, np.full(width - len(found), 2 * steepest)])
 
 
 def _read(state: Path | None, asked: Mapping[str, Any]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from fxprune.pruning.surgery import Surgery
 from fxprune.pruning.untrained import no_train, repaired_damage
 from fxprune.pruning.untrained.no_train import choose_untrained, prune_untrained
 from fxprune.pruning.untrained.quality import Quality
-from fxprune.pruning.untrained.repaired_damage import RepairedDamage, _slopes
+from fxprune.pruning.untrained.repaired_damage import RepairedDamage, _scores
 from fxprune.rewriting.repairing import Repairing
 from fxprune.weights.least_squares import Moments
 
@@ -116,9 +116,9 @@ def test_what_returns_nan_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_slopes_are_of_the_convex_curve_below() -> None:
-    assert _slopes([0, 2, 4], [0.0, 1.0, 4.0], 5).tolist() == [0.5, 0.5, 1.5, 1.5, 3.0]
-    assert _slopes([0, 2, 4], [0.0, 3.0, 4.0], 4).tolist() == [1.0] * 4
-    assert _slopes([0, 2], [0.0, -1.0], 3).tolist() == [0.0] * 3
+    assert _scores([0, 2, 4], [0.0, 1.0, 4.0], 5).tolist() == [0.5, 0.5, 1.5, 1.5, 3.0]
+    assert _scores([0, 2, 4], [0.0, 3.0, 4.0], 4).tolist() == [1.0] * 4
+    assert _scores([0, 2], [0.0, -1.0], 3).tolist() == [0.0] * 3
 
 
 def test_the_criterion_is_at_hand_in_choose() -> None:

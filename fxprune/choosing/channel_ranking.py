@@ -114,7 +114,7 @@ def weights_of(targets: Targets, balance: float) -> dict[str, float]:
     return found if targets.params is None else {**found, "params": 1 - balance if others else 1.0}
 
 
-class Ranking:
+class ChannelRanking:
     """The channels of all graphs in the order in which they go; ``levels`` say when, by graph and class.
 
     ``balance`` is how much MACs matter beside parameters, where both have a target and the ranking is by savings.

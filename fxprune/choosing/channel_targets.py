@@ -10,7 +10,7 @@ import numpy as np
 from torch import fx
 
 from fxprune.choosing.channel_amounts import Amount
-from fxprune.choosing.channel_ranking import ALL, Field, Ranking, count_together, weights_of
+from fxprune.choosing.channel_ranking import ALL, ChannelRanking, Field, count_together, weights_of
 from fxprune.choosing.graph_costs import Cost, total
 from fxprune.choosing.keeping import KEPT
 from fxprune.choosing.removal import OVERSHOOT
@@ -135,12 +135,12 @@ def choose(fields: Sequence[Field], amount: Amount, left: Left) -> list[set[int]
         TargetError: a target is not met when all goes that may; says what can be.
     """
     if amount.targets.is_empty:
-        return Ranking(fields, amount).at(ALL if amount.ratio is not None else 0.0)
-    found = [_fewest(Ranking(fields, amount, balance), left) for balance in balances(amount)]
+        return ChannelRanking(fields, amount).at(ALL if amount.ratio is not None else 0.0)
+    found = [_fewest(ChannelRanking(fields, amount, balance), left) for balance in balances(amount)]
     return min(found, key=lambda gone: lost(fields, gone))
 
 
-def _fewest(ranking: Ranking, left: Left) -> list[set[int]]:
+def _fewest(ranking: ChannelRanking, left: Left) -> list[set[int]]:
     least = ranking.at(ALL)
     unmet = left.unmet(least)
     if unmet:

@@ -16,7 +16,7 @@ import numpy as np
 from torch import fx
 
 from fxprune.choosing.channel_amounts import Amount
-from fxprune.choosing.channel_ranking import ALL, Field, Ranking, weights_of
+from fxprune.choosing.channel_ranking import ALL, ChannelRanking, Field, weights_of
 from fxprune.choosing.channel_scores import normalized
 from fxprune.choosing.channel_targets import Gone, Left, balances, lost, lowest
 from fxprune.choosing.named import known_criteria, made
@@ -126,7 +126,7 @@ class Mixed:
         refused: list[TargetError] = []
         for balance in balances(amount):
             try:
-                found += self._enough(fields, Ranking(fields, amount, balance), left)
+                found += self._enough(fields, ChannelRanking(fields, amount, balance), left)
             except TargetError as error:  # what goes first excludes others
                 refused.append(error)
         if not found:
@@ -135,7 +135,7 @@ class Mixed:
         self._take(best.layers, left)
         return best.gone
 
-    def _enough(self, fields: Sequence[Field], ranking: Ranking, left: Left) -> Iterator[_Choice]:
+    def _enough(self, fields: Sequence[Field], ranking: ChannelRanking, left: Left) -> Iterator[_Choice]:
         """Yield what goes up to the lowest level that meets the targets, and without a layer that it ends with.
 
         Another that comes later may overshoot less. Raises TargetError if nothing is enough.
@@ -164,7 +164,7 @@ class Mixed:
         self.taken = taken
         left.without = frozenset().union(*(one.nodes | one.idle for one in taken))
 
-    def _merge(self, fields: Sequence[Field], ranking: Ranking, left: Left) -> list[float]:
+    def _merge(self, fields: Sequence[Field], ranking: ChannelRanking, left: Left) -> list[float]:
         """Give layers and classes levels in one ranking; return these in order."""
         items: list[tuple[float, Layer | tuple[int, int]]] = [
             (one.score / max(self._saved(one, ranking.balance, left), 1e-12), one) for one in self.layers

@@ -16,7 +16,7 @@ import fxprune
 from fxprune import passes
 from fxprune.choosing.channel_amounts import Amount
 from fxprune.choosing.channel_costs import held
-from fxprune.choosing.channel_ranking import Field, Ranking
+from fxprune.choosing.channel_ranking import ChannelRanking, Field
 from fxprune.choosing.channel_scores import channel_scores
 from fxprune.costs.macs import total_macs, total_params
 from fxprune.structures.channels.groups import Channels
@@ -43,7 +43,7 @@ def test_they_hold_what_a_cut_takes_away(name: str) -> None:
     field, scores = Field("", channels, unread(channels)), channel_scores(traced, "random")
     for group in channels.groups if scores else ():
         field.score(group, scores[""][group.free])
-    (gone,) = Ranking([field], Amount(ratio=0.5)).at(1.0)
+    (gone,) = ChannelRanking([field], Amount(ratio=0.5)).at(1.0)
     cut = passes.RemoveChannels(ratio=0.5, criterion="random")(traced).graph_module
     told = [a - b for a, b in zip(field.costs.left()[:2], field.costs.left(gone)[:2], strict=True)]
     for before, after, found, saved in zip(costs(traced), costs(cut), held_by(channels, gone), told, strict=True):

@@ -13,7 +13,7 @@ from torch import nn
 
 import fxprune
 from fxprune.choosing.channel_amounts import Amount
-from fxprune.choosing.channel_ranking import Field, Ranking
+from fxprune.choosing.channel_ranking import ChannelRanking, Field
 from fxprune.choosing.targets import Targets
 from fxprune.structures.channels.groups import Channels
 
@@ -35,7 +35,7 @@ def field_of(model: nn.Module, worth: Sequence[float] = (), **options: Any) -> F
 
 
 def left(field: Field, amount: Amount, level: float = 1.0) -> list[int]:
-    (gone,) = Ranking([field], amount).at(level)
+    (gone,) = ChannelRanking([field], amount).at(level)
     return [len(set(group.classes.tolist()) - gone) for group in field.channels.groups[:-1]]
 
 
@@ -101,7 +101,7 @@ def test_what_nobody_reads_goes_first_and_counts() -> None:
     silent = set(first.classes[-3:].tolist())
     dead = field_of(chain(*WIDTHS), silent=silent)
     assert left(dead, Amount(), 0.0) == [7, 20, 30]
-    (gone,) = Ranking([dead], Amount(ratio=0.5)).at(1.0)
+    (gone,) = ChannelRanking([dead], Amount(ratio=0.5)).at(1.0)
     assert set(first.classes.tolist()) & gone == {*silent, *first.classes[:2].tolist()}
     assert left(dead, Amount(least=9), 0.0) == [9, 20, 30]
 

@@ -30,11 +30,11 @@ from fxprune.errors import FxpruneWarning, TargetError
 from fxprune.pruning.choose import choose
 from fxprune.pruning.layer_sites import name_of, names_of_layers
 from fxprune.pruning.pruning_plan import PruningPlan
-from fxprune.pruning.sensitivity.single_removals import Removal
+from fxprune.pruning.sensitivity.single_removals import SingleRemoval
 from fxprune.structures.channels.groups import Channels
 from fxprune.structures.channels.running import Worth
 
-Missed = Sequence[tuple[Removal, float]]
+Missed = Sequence[tuple[SingleRemoval, float]]
 """Single removals, each with how much it is missed."""
 _STEP = 1e-6  # so much more, relatively, each next channel on a line scores: they go in order
 

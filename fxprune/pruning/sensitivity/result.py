@@ -15,7 +15,7 @@ from fxprune.costs.macs import total_macs, total_params
 from fxprune.pruning.pruning_plan import PruningPlan
 from fxprune.pruning.sensitivity.curve import Chosen
 from fxprune.pruning.sensitivity.output_change import Change
-from fxprune.pruning.sensitivity.single_removals import NotMeasured, Removal
+from fxprune.pruning.sensitivity.single_removals import NotMeasured, SingleRemoval
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class SiteSensitivity:
     planned: tuple[PlannedSite, ...]
 
     @classmethod
-    def of(cls, one: Removal, change: Change) -> SiteSensitivity:
+    def of(cls, one: SingleRemoval, change: Change) -> SiteSensitivity:
         """Return what ``change`` says of ``one``."""
         return cls(one.kind, one.path, one.goes, one.width, one.macs, one.params, Moved.of(change), one.planned)
 

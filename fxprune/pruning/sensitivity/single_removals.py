@@ -34,7 +34,7 @@ from fxprune.structures.channels.reading import unread
 
 
 @dataclass(frozen=True, eq=False)
-class Removal:
+class SingleRemoval:
     """One thing that may go.
 
     Attributes:
@@ -85,7 +85,7 @@ class Removals:
         self._holders = Holders(graph_module)
         kept.require_sense(graphs_of(graph_module))
 
-    def layers(self) -> Iterator[Removal]:
+    def layers(self) -> Iterator[SingleRemoval]:
         """Yield the convs and branches that may go, in the order of the graph."""
         kinds = [kind for kind in self._kinds if kind != "channels"]
         gates = gates_by_name(self._graph_module, kinds)[1] if kinds else {}
@@ -96,7 +96,7 @@ class Removals:
         yield from self._convs(factors)
         yield from self._branches(factors)
 
-    def _convs(self, factors: Mapping[tuple[str, str], float]) -> Iterator[Removal]:
+    def _convs(self, factors: Mapping[tuple[str, str], float]) -> Iterator[SingleRemoval]:
         """Yield the convs that have a factor, which is of what is left of their input."""
         for site in self._kept.conv_sites(self._graph_module):
             key = "conv", site.path or site.node.name
@@ -105,7 +105,7 @@ class Removals:
                 run = WithoutLayer(site.node, site.conv.input, site.norm or site.node, factors[key], nodes)
                 yield self._layer(*key, nodes, run)
 
-    def _branches(self, factors: Mapping[tuple[str, str], float]) -> Iterator[Removal]:
+    def _branches(self, factors: Mapping[tuple[str, str], float]) -> Iterator[SingleRemoval]:
         """Yield the branches that have a factor."""
         for branch in self._kept.branches(self._graph_module):
             key = "branch", branch.path
@@ -113,11 +113,15 @@ class Removals:
                 run = WithoutLayer(branch.addition, branch.shortcut, branch.addition, factors[key])
                 yield self._layer(*key, frozenset(branch.nodes), run)
 
-    def _layer(self, kind: str, path: str, nodes: frozenset[fx.Node], run: Run) -> Removal:
+    def _layer(self, kind: str, path: str, nodes: frozenset[fx.Node], run: Run) -> SingleRemoval:
         macs = float(sum(map(node_macs, nodes)) / batch_size(self._graph_module))
-        return Removal(kind, path, 1, 1, macs, self._holders.only_by(nodes), (PlannedSite(kind, path, 1, (0,)),), run)
+        return SingleRemoval(
+            kind, path, 1, 1, macs, self._holders.only_by(nodes), (PlannedSite(kind, path, 1, (0,)),), run
+        )
 
-    def channels(self, criterion: str | Criterion, samples: Samples, shares: Sequence[float]) -> Iterator[Removal]:
+    def channels(
+        self, criterion: str | Criterion, samples: Samples, shares: Sequence[float]
+    ) -> Iterator[SingleRemoval]:
         """Yield ``shares`` of each group, in the order of the graph: what ``criterion`` puts last on ``samples``.
 
         What nobody reads goes first. A share of which as many go as of the one before is left out.
@@ -131,7 +135,7 @@ class Removals:
         for group in (site.group for site in sites):
             yield from self._of_group(field, group, sorted(shares))
 
-    def _of_group(self, field: Field, group: Group, shares: Sequence[float]) -> Iterator[Removal]:
+    def _of_group(self, field: Field, group: Group, shares: Sequence[float]) -> Iterator[SingleRemoval]:
         order = field.in_order(group)
         wanted = [set(order[: round(share * group.width)].tolist()) for share in shares]
         by_count = {len(gone): gone for gone in (self._channels.spared(one, field.worth) for one in wanted) if gone}
@@ -144,7 +148,7 @@ class Removals:
             run = without_channels(self._channels, gone)
             planned = self._planned(gone, order)
             place = "channels", group.name, count, group.width
-            yield Removal(*place, saved.macs, saved.params, planned, run, tuple(order.tolist()))
+            yield SingleRemoval(*place, saved.macs, saved.params, planned, run, tuple(order.tolist()))
 
     def _planned(self, gone: Collection[int], order: Array) -> tuple[PlannedSite, ...]:
         """Return these classes as plans name them, with their places in ``order`` for scores."""

@@ -33,7 +33,7 @@ from fxprune.pruning.sensitivity.curve import Chosen, Curve
 from fxprune.pruning.sensitivity.measuring import LEAST_IMAGES, Measuring
 from fxprune.pruning.sensitivity.output_change import Change
 from fxprune.pruning.sensitivity.result import Point, Sensitivity, SiteSensitivity, Whole
-from fxprune.pruning.sensitivity.single_removals import NotMeasured, Removal, Removals
+from fxprune.pruning.sensitivity.single_removals import NotMeasured, Removals, SingleRemoval
 from fxprune.structures.channels.groups import Channels
 
 _LOG = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class Study:
         self._warn_of_few(samples)
         self.takes = self._measuring.takes([one.run for one in self._removals])
 
-    def _found(self, samples: Samples) -> tuple[list[Removal], list[NotMeasured]]:
+    def _found(self, samples: Samples) -> tuple[list[SingleRemoval], list[NotMeasured]]:
         options = self._options
         all_removals = Removals(self._graph_module, self._what, Kept(options.keep, options.only), self._channels)
         found = list(all_removals.layers())
@@ -165,7 +165,7 @@ class Study:
             time.monotonic() - self._start,
         )
 
-    def _curve(self, known: Sequence[tuple[Removal, Change]]) -> list[Point]:
+    def _curve(self, known: Sequence[tuple[SingleRemoval, Change]]) -> list[Point]:
         curve = Curve(self._graph_module, self._channels, [(one, change.missed) for one, change in known])
         regions = [path for path, _ in graphs_of(self._graph_module)[1:]]
         options = {"keep": [*self._options.keep, *regions], "only": self._options.only}

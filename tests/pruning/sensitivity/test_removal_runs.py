@@ -20,16 +20,16 @@ from fxprune.passes import RemoveChannels
 from fxprune.pipelines.pipeline import Pipeline
 from fxprune.pruning.layer_sites import removing
 from fxprune.pruning.sensitivity.removal_runs import Run, Runs
-from fxprune.pruning.sensitivity.single_removals import Removal, Removals
+from fxprune.pruning.sensitivity.single_removals import Removals, SingleRemoval
 from fxprune.structures.channels.groups import Channels
 
 
-def removals_of(graph: fx.GraphModule, channels: Channels) -> list[Removal]:
+def removals_of(graph: fx.GraphModule, channels: Channels) -> list[SingleRemoval]:
     found = Removals(graph, ("convs", "branches", "channels"), Kept(), channels)
     return [*found.layers(), *found.channels("l1", Samples(()), (0.4,))]
 
 
-def outputs_without_each(graph: fx.GraphModule, *inputs: torch.Tensor) -> list[tuple[Removal, Any]]:
+def outputs_without_each(graph: fx.GraphModule, *inputs: torch.Tensor) -> list[tuple[SingleRemoval, Any]]:
     channels = Channels(graph)
     removals = removals_of(graph, channels)
     found: dict[Run, Any] = {}
@@ -38,7 +38,7 @@ def outputs_without_each(graph: fx.GraphModule, *inputs: torch.Tensor) -> list[t
     return [(one, found[one.run]) for one in removals]
 
 
-def without(graph: fx.GraphModule, one: Removal) -> nn.Module:
+def without(graph: fx.GraphModule, one: SingleRemoval) -> nn.Module:
     """Return the graph from which ``one`` is really cut."""
     if one.kind == "channels":
         indices = {site.path: list(site.indices) for site in one.planned}

@@ -13,7 +13,7 @@ import fxprune
 from fxprune.choosing.keeping import Kept
 from fxprune.choosing.samples import Samples
 from fxprune.pruning.sensitivity.curve import Curve
-from fxprune.pruning.sensitivity.single_removals import Removal, Removals
+from fxprune.pruning.sensitivity.single_removals import Removals, SingleRemoval
 from fxprune.structures.channels.groups import Channels
 from fxprune.training.cifar_resnet import CifarResNet
 
@@ -24,7 +24,7 @@ def traced() -> fx.GraphModule:
     return fxprune.trace(CifarResNet(depth=8).eval(), torch.randn(2, 3, 12, 12))
 
 
-def removals(graph: fx.GraphModule, channels: Channels, *what: str) -> list[Removal]:
+def removals(graph: fx.GraphModule, channels: Channels, *what: str) -> list[SingleRemoval]:
     found = Removals(graph, what, Kept(), channels)
     groups = found.channels("l1", Samples(()), (0.25, 0.5, 0.75)) if "channels" in what else ()
     return [*found.layers(), *groups]
@@ -68,7 +68,7 @@ def test_between_shares_it_is_on_straight_lines(traced: fx.GraphModule) -> None:
     assert scores[40] == pytest.approx(0.6 / 32, rel=1e-3)  # below 0.6 at 32, on the line from 16 to 48
 
 
-def _first(channels: Channels, one: Removal, count: int) -> list[int]:
+def _first(channels: Channels, one: SingleRemoval, count: int) -> list[int]:
     outputs = channels.outputs[one.path].tolist()
     return [outputs.index(each) for each in one.order[:count]]
 

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -65,9 +65,8 @@ class LatencyRun:
         name = digest(*(one.workload for one in ops))
         known = self._cache.networks.get(name)
         families = self._cache.families
-        if known is None or self._was_off(known) or not all(one.workload.family in families for one in ops):
-            tries = 0 if known is None else known["tries"]
-            known = {**self._measured(graph_module, ops), "tries": tries + 1}
+        if known is None or not all(one.workload.family in families for one in ops):
+            known = self._measured(graph_module, ops)
             if not self._missing:
                 self._cache.networks[name] = known
                 self._cache.keep()
@@ -75,10 +74,6 @@ class LatencyRun:
         table = LatencyTable(self._conditions, families, Fit(**known["fit"]), error, self._missing)
         self._tell_problems(table)
         return table
-
-    def _was_off(self, known: Mapping[str, Any]) -> bool:
-        """Say whether a network was timed while the machine was off: measured again once, and then it is so."""
-        return self._pace is not None and known["tries"] == 1 and self._pace.is_off(known["pace"])
 
     def _measured(self, graph_module: fx.GraphModule, ops: Sequence[TimedOp]) -> dict[str, Any]:
         networks = random_prunings(graph_module, _NETWORKS)
@@ -116,14 +111,18 @@ class LatencyRun:
             self._missing.append(f"{len(order) - len(timings)} of {len(order)} whole networks")
         table = LatencyTable(self._conditions, self._cache.families)
         sums = [table.sums(of_networks[one]) for one in order[: len(timings)]]
-        times = [one.milliseconds for one in timings]
+        times = [self._at_usual_pace(one) for one in timings]
         count = len(_FITTED)
         fit = fitted(sums[:count], times[:count]) if len(times) > 2 else Fit()
         error = None
         if len(times) > count + 1:
             spread = median(one.spread for one in timings)
             error = judged([fit.of(one) for one in sums[count:]], times[count:], spread)._asdict()
-        return {"fit": fit._asdict(), "error": error, "pace": median(one.pace for one in timings)}
+        return {"fit": fit._asdict(), "error": error}
+
+    def _at_usual_pace(self, timing: Timing) -> float:
+        """Return the milliseconds that a network would have taken, had the machine been as usual."""
+        return timing.milliseconds if self._pace is None else self._pace.as_usual(timing.milliseconds, timing.pace)
 
     def _tell_problems(self, table: LatencyTable) -> None:
         if self._missing:

@@ -138,16 +138,18 @@ def test_from_the_cache_nothing_is_measured(tmp_path: Path) -> None:
     assert again.table.error == first.table.error
 
 
-def test_what_was_timed_while_the_machine_was_off_is_measured_again_once(
+def test_what_was_timed_while_the_machine_was_off_is_told_at_its_usual_pace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pace, device, calls = Pace(lambda: 1.0, patience=0.0), FakeDevice(), []
-    monkeypatch.setattr(pace, "is_off", lambda milliseconds: True)
+    usual = LatencyModel.measure(small_graph(), measure=FakeDevice(), cache=False)
+    pace, device, calls = Pace(lambda: 1.5, patience=0.0), FakeDevice(), []
+    monkeypatch.setattr(Pace, "usual", 1.0)  # the fixed work takes half as long again as it usually does
     monkeypatch.setattr(latency_run, "instrument", lambda *given: instrument(*given)._replace(pace=pace))
-    for _ in range(3):
-        LatencyModel.measure(small_graph(), measure=device, cache=tmp_path)
+    for _ in range(2):
+        found = LatencyModel.measure(small_graph(), measure=device, cache=tmp_path)
         calls.append(device.calls)
-    assert 0 < calls[0] < calls[1] == calls[2]
+    assert found.milliseconds(small_graph()) == pytest.approx(usual.milliseconds(small_graph()) / 1.5)
+    assert calls[0] == calls[1]
 
 
 def test_a_layer_that_was_never_seen_is_measured_when_it_is_asked_for(model: LatencyModel) -> None:

@@ -20,7 +20,7 @@ from fxprune.costs.latency.workloads import digest
 from fxprune.errors import FxpruneWarning, LoadError, first_line
 from fxprune.files import make_folder, read_json_of, write_json
 
-_SCHEMA = 7
+_SCHEMA = 8
 _PACKAGES = ("fxprune", "torch", "onnxruntime")
 
 

@@ -66,6 +66,10 @@ class Pace:
         usual = self.usual
         return bool(milliseconds and usual) and abs(math.log(milliseconds / usual)) > math.log(OFF)
 
+    def as_usual(self, milliseconds: float, pace: float) -> float:
+        """Return what took so long while the fixed work took ``pace`` at the usual one, if the machine was off."""
+        return milliseconds * self.usual / pace if self.is_off(pace) else milliseconds
+
     def look(self, until: float = math.inf) -> None:
         """Find out how fast it is, for a second."""
         until = min(until, time.monotonic() + _FIRST_LOOK)

@@ -3,7 +3,8 @@
 oneDNN, 3x3 conv:       16 k + 1, ..., 16 (k + 1) channels take the same time            aligned 1, step 16
 ONNX Runtime, 3x3 conv: so too, but a number of channels that 4 does not divide, and     aligned 4, step 16,
                         one below 16, take ways of their own, without steps              narrow 16
-ONNX Runtime, 1x1 conv: no steps along what is read, but another way below 16            narrow 16
+ONNX Runtime, 1x1 conv: so too along what is read, from some sizes of inputs on;        aligned 4, step 16
+                        along what is made steps alone                                   aligned 1, step 16
 """
 
 from __future__ import annotations
@@ -63,13 +64,14 @@ def stairs_of(sweeps: Sequence[Mapping[int, float]]) -> Stairs:
         sweeps: milliseconds by width, of one kind of op on inputs of several sizes.
     """
     wide = [{width: time for width, time in one.items() if width >= _NARROW} for one in sweeps]
-    plain = sum(_told(one, 1, 1) for one in wide)
+    plain = sum(_told(one, 1, 1).score for one in wide)
     best, found = plain - _CLEARLY * len(wide), Stairs()
     for aligned in _ALIGNED:
         for step in _STEPS:
             if step % aligned == 0 and step > 1:
-                score = sum(_told(one, aligned, step) for one in wide)
-                if score < best:
+                told = [_told(one, aligned, step) for one in wide]
+                score = sum(one.score for one in told)
+                if score < best and (aligned == 1 or max(one.apart for one in told) > _APART):
                     best, found = score, Stairs(aligned, step)
     if found.aligned > 1:
         return found._replace(narrow=found.step)
@@ -85,8 +87,14 @@ def _narrow_ratios(milliseconds: Mapping[int, float], stairs: Stairs) -> list[fl
     return [milliseconds[width] / time for width, time in told.items() if time > 0]
 
 
-def _told(milliseconds: Mapping[int, float], aligned: int, step: int) -> float:
-    """Return how badly stairs explain a sweep, for so many numbers; not at all, if all widths cost alike."""
+class _Told(NamedTuple):
+    """How badly stairs explain a sweep, for so many numbers, and how many times longer one way takes."""
+
+    score: float
+    apart: float
+
+
+def _told(milliseconds: Mapping[int, float], aligned: int, step: int) -> _Told:
     widths = np.array(sorted(milliseconds))
     times = np.array([milliseconds[one] for one in widths.tolist()])
     fast = widths % aligned == 0
@@ -99,6 +107,6 @@ def _told(milliseconds: Mapping[int, float], aligned: int, step: int) -> float:
     error = float(np.mean((fitted / times - 1) ** 2)) + 1e-6
     score = len(widths) * math.log(error) + (2 * len(lines) + 2) * math.log(len(widths))
     if len(lines) == 1:
-        return score
+        return _Told(score, 1.0)
     ways = [float(np.polyval(lines[is_fast], np.median(widths))) for is_fast in (False, True)]
-    return score if max(ways) > _APART * min(ways) else math.inf
+    return _Told(score, max(ways) / min(ways) if min(ways) > 0 else math.inf)

@@ -56,3 +56,11 @@ def test_what_is_read_for_a_width() -> None:
 )
 def test_which_ways_widths_can_take(stairs: Stairs, ways: list[tuple[str, ...]]) -> None:
     assert [stairs.ways(widths) for widths in ([3, 4], [16], [64, 256], [65, 256])] == ways
+
+
+def test_ways_that_differ_on_large_inputs_alone_are_two() -> None:
+    law = _LAWS[Stairs(4, 16, 16)]
+    large = {at: law(at) for at in SWEEP}
+    small = {at: law(at) if at % 4 == 0 else 1.02 * (1 + 0.1 * math.ceil(at / 16) * 16) for at in SWEEP}
+    assert stairs_of([large, small]) == Stairs(4, 16, 16)
+    assert stairs_of([small, small]) == Stairs(1, 16)

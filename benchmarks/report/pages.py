@@ -48,13 +48,14 @@ class Page:
 
 @dataclass(frozen=True)
 class Section:
-    """What a page says of the record results/NAME.json."""
+    """What a page says of the record results/NAME.json; the picture is the higher the more rows the table has."""
 
     title: str
     text: str
     rows: Sequence[Sequence[Any]]
     headers: Sequence[str]
     draw: Draw
+    size: tuple[float, float] | None = None  # inches of the picture, whatever the rows
 
     def markdown(self, name: str, record: Record) -> str:
         """Return the text of the section."""
@@ -63,13 +64,13 @@ class Section:
         return "\n\n".join([f"## {self.title}", self.text, table(self.rows, self.headers), picture, origin])
 
     def plot(self, name: str) -> Plot:
-        """Return the picture, the higher the more rows the table has."""
+        """Return the picture."""
 
         def draw(axes: Axes) -> None:
             self.draw(axes)
             axes.spines[["top", "right"]].set_visible(False)
 
-        return Plot(name, draw, (6, max(3.2, 0.16 * len(self.rows))), dpi=80)
+        return Plot(name, draw, self.size or (6, max(3.2, 0.16 * len(self.rows))), dpi=80)
 
 
 def page_of_records(name: str, title: str, sections: Mapping[str, Callable[[str, Record], Section]]) -> Page:

@@ -66,7 +66,8 @@ def repairs(network: str, record: Record) -> Section:
         f"the paired standard error over the test images, in points."
     )
     headers = ["MACs wanted", "mask", "repair", "images", "MACs left", "top-1", "against ours"]
-    return Section(f"{network}, repairs at the same masks", text, rows, headers, _repairs_drawn(record["rows"]))
+    draw = _repairs_drawn(record["rows"])
+    return Section(f"{network}, repairs at the same masks", text, rows, headers, draw, (8, 3.4))
 
 
 def _checkpoints(record: Record) -> str:
@@ -83,7 +84,8 @@ def _repairs_drawn(rows: Sequence[Mapping[str, Any]]) -> Draw:
         known = {(row["left"], row["mask"], row["repair"]): 100 * row["top1"] for row in shown}
         series = {repair: [known.get((*kind, repair), 0.0) for kind in kinds] for repair in repairs}
         grouped_bars(axes, [f"{left:g}\n{mask}" for left, mask in kinds], series)
-        axes.set(ylabel="test top-1, %", title="repairs on 512 images")
+        axes.set(ylabel="test top-1, %", title="repairs on 512 images", ylim=(0, 105))
+        axes.legend(fontsize=7, ncols=len(series), loc="upper center")
 
     return draw
 

@@ -9,6 +9,7 @@ go: a cut then takes no run.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,15 @@ from fxprune.weights.least_squares import Fit, Moments
 Order = Sequence[tuple[str, int]]
 """Channels in the order in which they go: of layers, by path, the places of their outputs."""
 Numbers = tuple[int, ...]
+
+
+class _Next(NamedTuple):
+    """What is to be known of the group after ``before``."""
+
+    before: Numbers
+    channels: Channels
+    makers: list[str]  # all layers that have channels of it: what nobody reads of other groups waits for its turn
+    moments: dict[str, ReaderMoments]  # what its readers read, by their paths
 
 
 class StepNetwork:
@@ -56,7 +66,7 @@ class StepNetwork:
         self._batches = batches
         self._groups, self._statistics = groups, statistics
         self._known: dict[Numbers, fx.GraphModule] = {(): graph_module}
-        self._measured: tuple[Numbers, Channels, dict[str, ReaderMoments]] | None = None
+        self._next: _Next | None = None
 
     def at(self, numbers: Numbers) -> fx.GraphModule:
         """Return the network without the first so many channels of each of the first groups."""
@@ -74,30 +84,28 @@ class StepNetwork:
         indices: dict[str, list[int]] = {}
         for path, place in order[:number]:
             indices.setdefault(path, []).append(place)
-        makers = list(
-            dict.fromkeys(path for path, _ in order)
-        )  # what nobody reads of other groups waits for its turn
+        if self._next is None or self._next.before != before:
+            self._next = self._found(graph, before)
+        channels, makers = self._next.channels, self._next.makers
         remove = RemoveChannels(indices=indices, groups=self._groups, statistics=self._statistics, only=makers)
         found = remove(graph).graph_module
         if self._batches is not None:
-            channels, moments = self._moments(graph, before)
             gone = channels.flagged({int(channels.outputs[path][place]) for path, place in order[:number]})
-            _refit(found, moments, gone, self._ridge)
+            _refit(found, self._next.moments, gone, self._ridge)
         return found
 
-    def _moments(self, graph: fx.GraphModule, before: Numbers) -> tuple[Channels, dict[str, ReaderMoments]]:
-        """Return what the readers of the group after ``before`` read, by their paths."""
-        if self._measured is None or self._measured[0] != before:
-            channels = Channels(graph, whole=self._groups == "whole", approximate=self._statistics == "approximate")
-            mine = channels.flagged({int(channels.outputs[path][at]) for path, at in self._orders[len(before)]})
-            found = {}
+    def _found(self, graph: fx.GraphModule, before: Numbers) -> _Next:
+        """Return what is to be known of the group after ``before``."""
+        channels = Channels(graph, whole=self._groups == "whole", approximate=self._statistics == "approximate")
+        mine = channels.flagged({int(channels.outputs[path][at]) for path, at in self._orders[len(before)]})
+        makers = [path for path, classes in channels.outputs.items() if mine[classes].any()]
+        found = {}
+        if self._batches is not None:
             for reader, read in zip(channels.walk.readers, reads_of(channels), strict=True):
                 if can_be_measured(reader) and any(mine[one].any() for one in read.classes):
                     found[read.node, read.axis] = ReaderMoments(channels, reader)
-            assert self._batches is not None
             measure(channels, self._batches, found)
-            self._measured = before, channels, {str(node.target): one for (node, _), one in found.items()}
-        return self._measured[1:]
+        return _Next(before, channels, makers, {str(node.target): one for (node, _), one in found.items()})
 
 
 def _refit(graph_module: fx.GraphModule, moments: dict[str, ReaderMoments], gone: np.ndarray, ridge: float) -> None:

@@ -134,6 +134,39 @@ def test_a_copy_goes_without_loss(given: Any) -> None:
     assert off[1] < 0.05 * off[0]
 
 
+class Residual(nn.Module):
+    """Blocks that add to one stream, whose channels several layers make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 8, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1)) for _ in range(2)
+        )
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = torch.relu(x + block(x))
+        logits: torch.Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("repair", [True, False])
+def test_channels_that_several_layers_make_are_cut_of_all_of_them(repair: bool) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(100, 2, 6, 6).double()
+    graph = fxprune.trace(Residual().double().eval(), images[:2])
+    _, names = step_constraint.orders_of(field_of(graph, images))
+    network = StepNetwork(graph, names, [batch_of(images)] if repair else None)
+    found, before = network.at((4, 0, 2)), total_macs(graph)
+    weights = {name: tuple(one.shape[:2]) for name, one in found.named_parameters() if one.dim() == 4}
+    assert len(names) == 3
+    assert sorted(weights.values()) == [(4, 2), (4, 4), (4, 4), (4, 6), (6, 4)]
+    assert total_macs(found) < 0.5 * before
+
+
 def test_goes_on_where_it_was_killed(given: Any, tmp_path: Path) -> None:
     graph, images, labels = given
     state, data, held_out = tmp_path / "state.json", [images], [(images, labels)]

@@ -32,6 +32,7 @@ from torch.nn import functional
 import fxprune
 from benchmarks import RESULTS
 from benchmarks.provenance import provenance
+from benchmarks.speed.emitted_in_turns import KEEPS_MEMORY
 from benchmarks.report.inference import ratios
 from benchmarks.speed.emitted import emitted_model
 from fxprune.files import write_json
@@ -45,7 +46,7 @@ from fxprune.training.cifar_resnet import CifarResNet
 # for next is paid for by the page; whether that happens in a forward pass is a matter of luck.
 ALLOCATORS = {
     "glibc": {},
-    "glibc, keeps its memory": {"MALLOC_TRIM_THRESHOLD_": "1073741824", "MALLOC_MMAP_THRESHOLD_": "33554432"},
+    "glibc, keeps its memory": KEEPS_MEMORY,
 }
 
 

@@ -32,9 +32,9 @@ from torch.nn import functional
 import fxprune
 from benchmarks import RESULTS
 from benchmarks.provenance import provenance
-from benchmarks.speed.emitted_in_turns import KEEPS_MEMORY
 from benchmarks.report.inference import ratios
 from benchmarks.speed.emitted import emitted_model
+from benchmarks.speed.emitted_in_turns import KEEPS_MEMORY
 from fxprune.files import write_json
 from fxprune.ir.nodes import called_module
 from fxprune.passes import InsertBranchScale, RemoveLayers

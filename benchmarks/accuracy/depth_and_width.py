@@ -27,6 +27,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import fxprune
 from benchmarks import RESULTS
 from benchmarks.accuracy.arms import done_in, read, require_alike, run, seeds_in
@@ -142,8 +144,8 @@ def emit_unpruned(work: Work, folder: Path) -> None:
 def measure(out: Path) -> None:
     """Time the emitted network of an arm, unless that is done; arms that emitted none are left out."""
     if (out / _PRUNED).exists() and not (out / _TIMES).exists():
-        shape = (3, IMAGE_SIZE, IMAGE_SIZE)
-        times = {n: in_turns(out.parent / _UNPRUNED, out / _PRUNED, (n, *shape)) for n in BATCHES}
+        inputs = torch.randn(max(BATCHES), 3, IMAGE_SIZE, IMAGE_SIZE)
+        times = {n: in_turns(out.parent / _UNPRUNED, out / _PRUNED, inputs[:n]) for n in BATCHES}
         write_json(out / _TIMES, times)
         print(f"{out.name}: {times}", flush=True)
 

@@ -44,6 +44,7 @@ from benchmarks.provenance import provenance
 from benchmarks.speed.emitted_in_turns import in_turns
 from fxprune.choosing.criteria.base import Criterion
 from fxprune.choosing.targets import Targets
+from fxprune.costs.latency.network_ops import inputs_at
 from fxprune.costs.macs import total_macs
 from fxprune.files import append_line, make_folder, write_json
 from fxprune.passes import MeasureNorms
@@ -177,12 +178,13 @@ def finished(row: Row, contest: Contest) -> dict[str, Any]:
         train(network, contest.data, contest.settings, print)
         network.cpu().to(memory_format=torch.contiguous_format)
     classes, labels = answers(network, contest.test)
-    plain, size = _plain(network), networks.image_size(contest.network)
+    plain = _plain(network)
     with TemporaryDirectory() as folder:
         folders = [Path(folder) / name for name in ("unpruned", "pruned")]
         for graph, into in zip((_plain(contest.graph), plain), folders, strict=True):
             fxprune.emit(graph, into)
-        clock = in_turns(folders[0], folders[1], (row.batch, 3, size, size))
+        (inputs,) = inputs_at(contest.graph, row.batch)  # the model's own: times depend on what max pools see
+        clock = in_turns(folders[0], folders[1], inputs)
     return {
         **told,
         "unpruned_ms": contest.unpruned,

@@ -165,7 +165,7 @@ class _Work(Work):
         """Measure what came out, beside what went in, and return what the report tells."""
         after = split.results[-1].graph_module
         return {
-            **compared(traced, after, split.results, self.data, self.accelerator.device),
+            **compared(traced, after, split.results, self.data),
             "blocks": split.blocks,
             **split.accuracies,
             "settings": {**self.way.options(), **(self.settings.shared() if self.way.trains else {})},

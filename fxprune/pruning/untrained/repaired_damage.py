@@ -133,9 +133,8 @@ class RepairedDamage(Criterion):
                 found.append(
                     damages.of(planned_channels(site.channels, gone, np.zeros(len(site.channels.labels)), ""))
                 )
-        slopes = _scores(counts, found, site.width)
         scores = np.empty(site.width)
-        scores[order] = slopes
+        scores[order] = _scores(counts, found, site.width)
         return scores
 
 
